@@ -1,0 +1,1 @@
+"""What runs on the person's device and nowhere else."""

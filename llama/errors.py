@@ -1,0 +1,79 @@
+"""Every error that is told to a person, in one family.
+
+    SplitLlamaError            one line: what was wrong, where, and what to do; exit code 1
+    ├── UsageError             a flag that does not exist or does not parse; exit code 2
+    ├── CheckpointError        a directory, file, tensor or field of a checkpoint
+    ├── TokenizerError         a tokenizer file, or a dialogue that cannot be encoded
+    ├── PromptError            a prompt file, or a prompt that does not fit
+    ├── DeviceError            a torch device or dtype this machine does not have
+    ├── BindError              an address the cloud cannot listen on
+    └── LinkError              the device's side of the network
+        ├── CloudUnreachable   nobody answered before the deadline
+        ├── ProtocolMismatch   somebody answered, but not in this protocol
+        └── CloudRefused       the cloud answered with a typed error (``code``)
+
+A message never holds personal data: it may name a file, a field, a flag, a shape or an address, never text from a
+prompt.
+"""
+
+from __future__ import annotations
+
+
+class SplitLlamaError(Exception):
+    """Base of the family: the message is complete as it stands and is printed without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(SplitLlamaError):
+    """The command line itself is wrong; nothing has been run."""
+
+    exit_code = 2
+
+
+class CheckpointError(SplitLlamaError):
+    """A checkpoint directory, or something in it, is missing, damaged or of another kind than expected."""
+
+
+class TokenizerError(SplitLlamaError):
+    """A tokenizer file cannot be used, or a dialogue cannot be written in the model's chat format."""
+
+
+class PromptError(SplitLlamaError):
+    """The prompt file cannot be read, or the prompt does not fit the model's context."""
+
+
+class DeviceError(SplitLlamaError):
+    """The torch device or dtype asked for is not available here."""
+
+
+class BindError(SplitLlamaError):
+    """The cloud cannot listen on the address it was given."""
+
+
+class LinkError(SplitLlamaError):
+    """Something between the device and the cloud went wrong."""
+
+
+class CloudUnreachable(LinkError):
+    """No answer from the cloud within the deadline."""
+
+
+class ProtocolMismatch(LinkError):
+    """The peer answered, but its bytes are not this protocol (or not this version of it)."""
+
+
+class CloudRefused(LinkError):
+    """The cloud answered with a typed error.
+
+    Args:
+        code: one of ``llama.wire.ErrorCode``.
+        message: what was wrong.
+        advice: what to do about it.
+        retry_after_s: seconds after which the same request may succeed, or None.
+    """
+
+    def __init__(self, code: str, message: str, advice: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"the cloud refused ({code}): {message}; {advice}" if advice else f"{code}: {message}")
+        self.code = code
+        self.retry_after_s = retry_after_s

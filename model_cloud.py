@@ -1,0 +1,36 @@
+"""The cloud's half of the model: layers ``k … n-1``, the final norm and the output head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
+from llama.parallel import ColumnParallelLinear
+
+
+class CloudTransformer(TransformerLayers):
+    """The device's rows in, logits out.
+
+    Args:
+        args: Meta's hyperparameters of the whole model.
+        split_layer: k, the first layer that is here, ``1 … n_layers-1``.
+    """
+
+    def __init__(self, args: ModelArgs, split_layer: int) -> None:
+        super().__init__(args, range(split_layer, args.n_layers))
+        self.norm = RMSNorm(args.dim, eps=args.norm_eps)
+        self.output = ColumnParallelLinear(args.dim, args.vocab_size, gather_output=True)
+
+    @torch.inference_mode()
+    def forward(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
+        """Rows ``(B, T, dim)`` at positions ``start_pos[b] …`` to float32 logits ``(B, want, vocab)``.
+
+        Only the last ``want`` positions get logits: a prompt needs one, and every row of them costs a vocabulary.
+        """
+        h = self.run_layers(h, start_pos, cache)
+        if want == 0:
+            return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
+        logits: torch.Tensor = self.output(self.norm(h[:, -want:]))
+        return logits.float()

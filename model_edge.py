@@ -1,0 +1,38 @@
+"""The device's half of the model: token embeddings and layers ``0 … k-1``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from llama.model import KVCache, ModelArgs, TransformerLayers
+from llama.parallel import VocabParallelEmbedding
+
+
+class EdgeTransformer(TransformerLayers):
+    """Token ids in, the residual stream after layer k-1 out; that tensor is all that leaves the device.
+
+    Args:
+        args: Meta's hyperparameters of the whole model.
+        split_layer: k, the number of layers kept here, ``1 … n_layers-1``.
+    """
+
+    def __init__(self, args: ModelArgs, split_layer: int) -> None:
+        super().__init__(args, range(split_layer))
+        self.tok_embeddings = VocabParallelEmbedding(args.vocab_size, args.dim)
+
+    @torch.inference_mode()
+    def forward(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
+        """int64 ids ``(B, T)`` at positions ``start_pos[b] …`` to the rows to send, ``(B, T, dim)``.
+
+        The embedding table may be of another dtype than the layers: it is memory-mapped from the checkpoint, and only
+        the rows looked up are cast.
+        """
+        h = self.tok_embeddings(tokens).to(self.compute_dtype)
+        return self.run_layers(h, start_pos, cache)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the layers, and of the rows sent."""
+        return next(self.layers.parameters()).dtype
