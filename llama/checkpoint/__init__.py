@@ -1,0 +1,1 @@
+"""Checkpoints on disk: reading releases of every kind, cutting them in two, loading the halves."""
