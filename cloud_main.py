@@ -1,0 +1,149 @@
+"""The cloud: serves the remaining layers of the model to devices.
+
+    torchrun --nproc_per_node N cloud_main.py --ckpt_dir OUT/cloud --bind tcp://127.0.0.1:5555
+    python cloud_main.py --ckpt_dir OUT/cloud                                  (one rank)
+"""
+
+from __future__ import annotations
+
+import os
+
+# See edge_main.py: a cloud that waits for a device on the same machine must not keep its cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+
+import signal
+import sys
+import time
+from types import FrameType
+
+import torch
+
+from llama import parallel, wire
+from llama.checkpoint.halves import Half, load_weights, read_half, tokenizer_of
+from llama.cloud.ranks import Ranks
+from llama.cloud.server import Server
+from llama.command import run
+from llama.device import cpu_threads, torch_device
+from llama.errors import SplitLlamaError, UsageError
+from llama.wire import Welcome
+from model_cloud import CloudTransformer
+
+MAX_ROWS = 256  # prompt rows per request
+GRACE_S = 10  # a rank that was told to end waits so long for rank 0 to say so
+
+
+def main(
+    ckpt_dir: str,
+    bind: str = "tcp://127.0.0.1:5555",
+    max_seq_len: int | None = None,
+    max_batch_size: int = 8,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    idle_timeout: float = 120.0,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        ckpt_dir: the cloud half that split_checkpoint.py wrote.
+        bind: where to listen, tcp://HOST:PORT; tcp://0.0.0.0:PORT is every network of this machine.
+        max_seq_len: most tokens of prompt and reply together; by default 2048, or the model's context if less.
+        max_batch_size: sessions held at a time.
+        device: cpu or cuda; by default CUDA where there is a GPU.
+        dtype: float32, bfloat16 or float16; by default the checkpoint's.
+        threads: CPU threads per rank; by default the cores shared among the ranks.
+        idle_timeout: seconds after which an unused session is closed.
+    """
+    started = time.monotonic()
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local_rank, local_ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+    half = read_half(ckpt_dir, "cloud")
+    max_seq_len = _max_seq_len(max_seq_len, half)
+    if max_batch_size < 1:
+        raise UsageError(f"--max_batch_size {max_batch_size}: give 1 or more")
+    if dtype is not None and dtype not in wire.DTYPES:
+        raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
+    if idle_timeout <= 0:
+        raise UsageError(f"--idle_timeout {idle_timeout}: give seconds above 0")
+    where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
+    n_threads = cpu_threads(threads, local_ranks)
+    torch.set_num_threads(n_threads)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+
+    # Plans and rows travel through gloo also where the layers reduce through NCCL.
+    parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
+    with parallel.unfilled_weights(compute):
+        model = CloudTransformer(half.args, half.split_layer)
+    load_weights(model, half, rank=rank, world_size=world_size, dtype=compute, device=where, keep_mapped=False)
+    ranks = Ranks(model, model.new_cache(max_batch_size, max_seq_len), half.args.dim)
+    if rank > 0:
+        _follow(ranks)
+        return
+
+    welcome = Welcome(
+        wire.VERSION, half.fingerprint, wire.DTYPE_NAMES[compute], half.args.dim, half.split_layer, max_seq_len,
+        min(MAX_ROWS, max_seq_len),
+    )  # fmt: skip
+    server = Server(ranks, tokenizer_of(half), welcome, vocab_size=half.args.vocab_size, slots=max_batch_size,
+                    idle_timeout_s=idle_timeout, threads=n_threads)  # fmt: skip
+    stop = _StopOnSignal()
+    try:
+        endpoint = server.bind(bind)
+        print(
+            f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
+            f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, "
+            f"{wire.DTYPE_NAMES[compute]}), context {max_seq_len}, listening on {endpoint}, pid {os.getpid()}",
+            flush=True,
+        )
+        server.serve(stop.requested)
+    except RuntimeError as err:
+        raise SplitLlamaError(f"{err}; start the cloud again") from None
+    parallel.stop()
+    print("stopped", flush=True)
+
+
+def _max_seq_len(flag: int | None, half: Half) -> int:
+    if flag is None:
+        return min(2048, half.context_length)
+    if not 2 <= flag <= half.context_length:
+        raise UsageError(f"--max_seq_len {flag} must lie between 2 and this model's context of {half.context_length}")
+    return flag
+
+
+class _StopOnSignal:
+    """Remembers SIGINT and SIGTERM instead of ending the process in the middle of a step."""
+
+    def __init__(self) -> None:
+        self._stop = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+
+    def requested(self) -> bool:
+        """True once a signal has come."""
+        return self._stop
+
+
+def _follow(ranks: Ranks) -> None:
+    """Ranks 1 …: work until rank 0 shuts down; a signal only starts a timer, since rank 0 gets it too."""
+
+    def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
+        signal.alarm(GRACE_S)  # its default action ends the process
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, wait_for_rank_0)
+    try:
+        ranks.follow()
+        parallel.stop()
+    except RuntimeError:
+        print("error: rank 0 is gone; start the cloud again", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # a gloo group with a dead member may abort at a normal exit
+
+
+if __name__ == "__main__":
+    run(main)

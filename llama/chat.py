@@ -1,0 +1,162 @@
+"""Chat formats: how a dialogue becomes the ids a model was trained on.
+
+========== ===========================================================================================================
+``llama3`` ``<|begin_of_text|>``, then per message ``<|start_header_id|>role<|end_header_id|>``, a blank line, the
+           content without surrounding whitespace, ``<|eot_id|>``; at the end an open header of the assistant
+           (github.com/meta-llama/llama3, ``ChatFormat``)
+``chatml`` per message ``<|im_start|>role``, a newline, the content as it is, ``<|im_end|>``, a newline; at the end an
+           open message of the assistant; the model's own system message in front where the dialogue has none
+========== ===========================================================================================================
+
+Special tokens are put in as ids; what people wrote is encoded as ordinary text, so that it cannot close its own
+message. Each stretch between two special tokens is encoded as the model's makers do it: in ``llama3`` header, blank
+line and content one by one, in ``chatml`` all in one.
+
+Knows nothing about: where a dialogue comes from, how long it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from llama.errors import TokenizerError
+from llama.tokenizer import Tokenizer
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a dialogue. Its printed form leaves the content out, which may be personal."""
+
+    role: str
+    content: str
+
+    def __repr__(self) -> str:
+        return f"Message(role={self.role!r}, content=…)"
+
+    def __rich_repr__(self) -> list[tuple[str, str]]:
+        return [("role", self.role)]
+
+
+class ChatFormat(Protocol):
+    """What both formats offer."""
+
+    stop_ids: tuple[int, ...]
+    """Ids after which the reply is over."""
+
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue with the assistant's next message opened.
+
+        Raises:
+            TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
+        """
+
+
+def chat_format(name: str, tokenizer: Tokenizer, default_system: str | None) -> ChatFormat:
+    """The format called ``name``.
+
+    Args:
+        name: ``llama3`` or ``chatml``.
+        tokenizer: a vocabulary with the format's special tokens.
+        default_system: system message for dialogues that do not begin with one, or None.
+
+    Raises:
+        TokenizerError: unknown name, or special tokens that the vocabulary lacks.
+    """
+    if name == "llama3":
+        return Llama3Format(tokenizer, default_system)
+    if name == "chatml":
+        return ChatMLFormat(tokenizer, default_system)
+    raise TokenizerError(f"chat format {name!r} is not known; known are llama3 and chatml")
+
+
+class Llama3Format:
+    """Meta's format since Llama 3."""
+
+    roles = ("system", "user", "assistant", "ipython")
+
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._default_system = default_system
+        self._begin_of_text, self._start_header, self._end_header, self._eot, end_of_text = _special_ids(
+            tokenizer,
+            ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
+        )
+        self.stop_ids: tuple[int, ...] = (end_of_text, self._eot)
+
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue with the assistant's next message opened."""
+        dialog = _checked(dialog, self.roles, self._default_system)
+        ids = [self._begin_of_text]
+        for message in dialog:
+            ids += self.encode_message(message)
+        return ids + self.encode_header("assistant")
+
+    def encode_message(self, message: Message) -> list[int]:
+        """Ids of one whole message."""
+        return [*self.encode_header(message.role), *_encode(self._tokenizer, message.content.strip()), self._eot]
+
+    def encode_header(self, role: str) -> list[int]:
+        """Ids of what stands before a message's content."""
+        return [
+            self._start_header,
+            *_encode(self._tokenizer, role),
+            self._end_header,
+            *_encode(self._tokenizer, "\n\n"),
+        ]
+
+
+class ChatMLFormat:
+    """ChatML, as SmolLM2 and others use it."""
+
+    roles = ("system", "user", "assistant")
+
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._default_system = default_system
+        self._im_start, self._im_end = _special_ids(tokenizer, ("<|im_start|>", "<|im_end|>"))
+        self.stop_ids: tuple[int, ...] = (self._im_end,)
+
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue with the assistant's next message opened."""
+        dialog = _checked(dialog, self.roles, self._default_system)
+        ids: list[int] = []
+        for message in dialog:
+            ids += self.encode_message(message)
+        return [*ids, self._im_start, *_encode(self._tokenizer, "assistant\n")]
+
+    def encode_message(self, message: Message) -> list[int]:
+        """Ids of one whole message."""
+        text = f"{message.role}\n{message.content}"
+        return [self._im_start, *_encode(self._tokenizer, text), self._im_end, *_encode(self._tokenizer, "\n")]
+
+
+def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, bos=False, eos=False)
+
+
+def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
+    missing = [name for name in names if name not in tokenizer.special_tokens]
+    if missing:
+        raise TokenizerError(f"the vocabulary lacks {' and '.join(missing)}, which the chat format needs")
+    return [tokenizer.special_tokens[name] for name in names]
+
+
+def _checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
+    """The dialogue, found to be one that can be encoded, with the default system message where it has none."""
+    if not dialog:
+        raise TokenizerError("the dialogue has no message; give at least one")
+    for i, message in enumerate(dialog, start=1):
+        place = f"message {i} of {len(dialog)}"
+        if message.role not in roles:
+            raise TokenizerError(f"{place}: its role is not one of {', '.join(roles)}")
+        if not isinstance(message.content, str):
+            raise TokenizerError(f"{place}: its content is not text but {type(message.content).__name__}")
+        try:
+            message.content.encode()
+        except UnicodeEncodeError:
+            raise TokenizerError(f"{place}: a lone surrogate, which is not Unicode; save the prompt as UTF-8") from None
+    if default_system is None or dialog[0].role == "system":
+        return list(dialog)
+    return [Message("system", default_system), *dialog]

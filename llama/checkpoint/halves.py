@@ -1,0 +1,340 @@
+"""The halves of a split checkpoint: what their directories hold, and loading one into a model.
+
+A half is a directory in Meta's layout: ``params.json`` (Meta's fields, and ``context_length``, ``tokenizer`` and
+``split``), ``tokenizer.model``, one ``consolidated.NN.pth`` per model-parallel rank under Meta's state-dict keys
+(layers numbered as in the whole model), and ``manifest.json`` with the size and SHA-256 of every other file.
+
+Knows: this format, version 1.
+Knows nothing about: where a half came from, which process loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import torch
+from torch import nn
+
+from llama.chat import ChatFormat, chat_format
+from llama.checkpoint import layout
+from llama.checkpoint.shards import open_pth
+from llama.checkpoint.source import DTYPES
+from llama.errors import CheckpointError
+from llama.model import ModelArgs
+from llama.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+PARAMS, TOKENIZER, MANIFEST = "params.json", "tokenizer.model", "manifest.json"
+_FINGERPRINT_BYTES = 32
+_GROUP_BYTES = 64 << 20  # how much of a file may stay mapped while it is copied; see `load_weights`
+
+T = TypeVar("T")
+
+
+class TokenizerParams(msgspec.Struct, omit_defaults=True):
+    """``tokenizer`` in params.json: what the rank file does not say. Absent fields mean Meta's rule."""
+
+    chat_format: str
+    special_tokens: dict[str, int] | None = None
+    pattern: str | None = None
+    default_system: str | None = None
+
+
+class SplitParams(msgspec.Struct):
+    """``split`` in params.json; the same in both halves, but for ``half`` and ``model_parallel_size``."""
+
+    half: str
+    split_layer: int
+    fingerprint: str
+    dtype: str
+    model_parallel_size: int
+    format: int = FORMAT_VERSION
+
+
+class HalfParams(msgspec.Struct, omit_defaults=True):
+    """A half's params.json."""
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    vocab_size: int
+    multiple_of: int
+    norm_eps: float
+    rope_theta: float
+    use_scaled_rope: bool
+    rope_scaling_factor: float
+    context_length: int
+    tokenizer: TokenizerParams
+    split: SplitParams
+    ffn_dim_multiplier: float | None = None
+
+
+class FileEntry(msgspec.Struct):
+    """Size and SHA-256 (in hexadecimal) of one file."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct):
+    """manifest.json: every other file of the directory."""
+
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Half:
+    """What a half's params.json says.
+
+    Attributes:
+        directory: where it lies.
+        half: ``edge`` or ``cloud``.
+        args: hyperparameters of the whole model.
+        split_layer: the edge has layers ``0 … split_layer-1``, the cloud the others.
+        fingerprint: 32 bytes, equal for halves that belong together.
+        dtype: of the stored weights.
+        model_parallel_size: number of ranks that this half is cut for.
+        context_length: longest context, in positions, that the model was made for.
+        special_tokens: id by text, or None for Meta's rule.
+        pattern: of the pre-tokeniser, or None for Meta's.
+        chat_format: name of the chat format.
+        default_system: system message for dialogues without one, or None.
+    """
+
+    directory: Path
+    half: str
+    args: ModelArgs
+    split_layer: int
+    fingerprint: bytes
+    dtype: torch.dtype
+    model_parallel_size: int
+    context_length: int
+    special_tokens: dict[str, int] | None
+    pattern: str | None
+    chat_format: str
+    default_system: str | None
+
+
+def shard_name(rank: int) -> str:
+    """File name of a rank's weights."""
+    return f"consolidated.{rank:02d}.pth"
+
+
+def read_half(ckpt_dir: str | Path, expect: str) -> Half:
+    """Read and check a half's directory, without its weights.
+
+    Args:
+        ckpt_dir: the directory.
+        expect: ``edge`` or ``cloud``.
+
+    Raises:
+        CheckpointError: missing or empty directory, the other half or no half at all, a file missing or of another
+            size than the manifest says, a field missing or malformed.
+    """
+    directory = Path(ckpt_dir)
+    _check_is_a_half(directory, expect)
+    params_path = directory / PARAMS
+    params = _read(params_path, HalfParams)
+    if params.split.format != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{params_path}: split format {params.split.format} is not known (this version knows {FORMAT_VERSION}); "
+            "split the original checkpoint again with this version"
+        )
+    if params.split.half != expect:
+        other = directory.parent / expect
+        hint = f"use {other}" if (other / PARAMS).is_file() else f"use the directory named {expect} beside it"
+        raise CheckpointError(f"{directory} is the {params.split.half} half, the {expect} half is needed; {hint}")
+    half = _half(directory, params)
+    _check_files(directory, half.model_parallel_size)
+    return half
+
+
+def load_weights(
+    model: nn.Module,
+    half: Half,
+    *,
+    rank: int,
+    world_size: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    keep_mapped: bool,
+) -> None:
+    """Give ``model`` its weights from rank ``rank``'s file; it should be built under ``parallel.unfilled_weights``.
+
+    Weights are read through a memory map and copied one by one, cast where ``dtype`` differs, so that beside the copies
+    no more than 64 MiB or the largest tensor of the file are in memory at once.
+
+    Args:
+        model: the half's model; its parameters are replaced and need no gradient.
+        half: from :func:`read_half`.
+        rank: this process's model-parallel rank.
+        world_size: number of model-parallel ranks.
+        dtype: of the weights in the model.
+        device: where they go.
+        keep_mapped: leave the token embeddings in the file, on the CPU and in the file's dtype: only rows that are
+            looked up are ever read.
+
+    Raises:
+        CheckpointError: the half is cut for another number of ranks; or a tensor is missing, unexpected or of another
+            shape than the model's.
+    """
+    if half.model_parallel_size != world_size:
+        raise CheckpointError(
+            f"{half.directory} is cut for {half.model_parallel_size} rank(s), but {world_size} run; start "
+            f"{half.model_parallel_size} rank(s), or cut it anew: python split_checkpoint.py --ckpt_dir SOURCE "
+            f"--output_dir OUT --split_layer {half.split_layer} --cloud_model_parallel_size {world_size} "
+            "(SOURCE: the original checkpoint)"
+        )
+    path = half.directory / shard_name(rank)
+    stored = open_pth(path)
+    _check_tensors(path, stored, model)
+    mapped = {layout.EMBEDDINGS} & stored.keys() if keep_mapped else set[str]()
+    weights = {name: stored[name] for name in mapped}
+    for names in _groups(stored, [name for name in stored if name not in mapped]):
+        # A map of its own for each group: pages that were read count as this process's memory until it goes.
+        group = open_pth(path)
+        weights |= {name: group[name].to(device=device, dtype=dtype, copy=True) for name in names}
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.requires_grad_(False)
+
+
+def tokenizer_of(half: Half) -> Tokenizer:
+    """The half's tokenizer.
+
+    Raises:
+        TokenizerError: its tokenizer.model is damaged.
+    """
+    return Tokenizer(half.directory / TOKENIZER, special_tokens=half.special_tokens, pattern=half.pattern)
+
+
+def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
+    """The chat format that the model was trained on.
+
+    Raises:
+        TokenizerError: a format that is not known, or special tokens that the vocabulary lacks.
+    """
+    return chat_format(half.chat_format, tokenizer, half.default_system)
+
+
+def _check_is_a_half(directory: Path, expect: str) -> None:
+    if not directory.exists():
+        raise CheckpointError(f"{directory} does not exist; make it with split_checkpoint.py")
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is a file; give the {expect} directory that split_checkpoint.py made")
+    if not any(directory.iterdir()):
+        raise CheckpointError(f"{directory} is empty; make it with split_checkpoint.py")
+    if not (directory / PARAMS).is_file():
+        if (directory / expect / PARAMS).is_file():
+            raise CheckpointError(f"{directory} holds both halves; use {directory / expect}")
+        raise CheckpointError(f"{directory} has no params.json, so it is no half; make one with split_checkpoint.py")
+    if "split" not in _read(directory / PARAMS, dict[str, object]):
+        raise CheckpointError(
+            f"{directory} is a whole checkpoint; cut it in two first: python split_checkpoint.py "
+            f"--ckpt_dir {directory} --output_dir OUT"
+        )
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+    except msgspec.ValidationError as err:
+        raise CheckpointError(f"{path}: {err}; split the original checkpoint again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is not JSON; split the original checkpoint again") from None
+
+
+def _half(directory: Path, params: HalfParams) -> Half:
+    split, tokenizer, where = params.split, params.tokenizer, directory / PARAMS
+    try:
+        fingerprint = bytes.fromhex(split.fingerprint)
+    except ValueError:
+        fingerprint = b""
+    if len(fingerprint) != _FINGERPRINT_BYTES:
+        raise CheckpointError(f"{where}: the fingerprint is not 64 hexadecimal digits; split the checkpoint again")
+    if split.dtype not in DTYPES:
+        raise CheckpointError(f"{where}: dtype '{split.dtype}' is none of {', '.join(DTYPES)}; split again")
+    sizes = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of)
+    if min(*sizes, params.context_length, split.model_parallel_size) < 1:
+        raise CheckpointError(f"{where}: a size is not positive; split the original checkpoint again")
+    args = ModelArgs(
+        dim=params.dim,
+        n_layers=params.n_layers,
+        n_heads=params.n_heads,
+        n_kv_heads=params.n_kv_heads,
+        vocab_size=params.vocab_size,
+        multiple_of=params.multiple_of,
+        ffn_dim_multiplier=params.ffn_dim_multiplier,
+        norm_eps=params.norm_eps,
+        rope_theta=params.rope_theta,
+        use_scaled_rope=params.use_scaled_rope,
+        rope_scaling_factor=params.rope_scaling_factor,
+    )
+    layout.check_split_layer(args, split.split_layer)
+    layout.check_ranks(args, split.model_parallel_size)
+    return Half(
+        directory=directory,
+        half=split.half,
+        args=args,
+        split_layer=split.split_layer,
+        fingerprint=fingerprint,
+        dtype=DTYPES[split.dtype],
+        model_parallel_size=split.model_parallel_size,
+        context_length=params.context_length,
+        special_tokens=tokenizer.special_tokens,
+        pattern=tokenizer.pattern,
+        chat_format=tokenizer.chat_format,
+        default_system=tokenizer.default_system,
+    )
+
+
+def _check_files(directory: Path, ranks: int) -> None:
+    """The files are those of the manifest, in size too. (Digests are not computed: that would read everything.)"""
+    listed = _read(directory / MANIFEST, Manifest).files
+    for name in [PARAMS, TOKENIZER, *(shard_name(rank) for rank in range(ranks))]:
+        if name not in listed:
+            raise CheckpointError(f"{directory / 'manifest.json'} does not list {name}; split the checkpoint again")
+        if not (directory / name).is_file():
+            raise CheckpointError(f"{directory} lacks {name}; copy it again, or split the checkpoint again")
+        size = (directory / name).stat().st_size
+        if size != listed[name].bytes:
+            raise CheckpointError(
+                f"{directory / name} has {size} bytes instead of {listed[name].bytes}; copy it again, or split the "
+                "checkpoint again"
+            )
+
+
+def _check_tensors(path: Path, stored: dict[str, torch.Tensor], model: nn.Module) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    if found == expected:
+        return
+    common = [name for name in expected if name in found]
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "wrong shape": [f"{k} {found[k]} instead of {expected[k]}" for k in common if found[k] != expected[k]],
+    }
+    told = "; ".join(
+        f"{kind}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" for kind, names in problems.items() if names
+    )
+    raise CheckpointError(f"{path} does not fit the model ({told}); split the original checkpoint again")
+
+
+def _groups(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[list[str]]:
+    """Cut ``names`` into runs whose tensors take about ``_GROUP_BYTES`` together."""
+    group, size = list[str](), 0
+    for name in names:
+        if group and size + tensors[name].nbytes > _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += tensors[name].nbytes
+    if group:
+        yield group

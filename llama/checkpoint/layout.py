@@ -1,0 +1,129 @@
+"""Which tensors a Llama checkpoint holds, which half each belongs to, and how each is cut among ranks.
+
+Knows: Meta's state-dict keys, the shapes that follow from the hyperparameters, and fairscale's division of each layer
+(github.com/meta-llama/llama3, ``llama/model.py``: column-parallel layers are cut along ``out``, row-parallel ones along
+``in``, norms not at all).
+Knows nothing about: files, dtypes, other checkpoint families.
+"""
+
+from __future__ import annotations
+
+from llama.errors import CheckpointError
+from llama.model import ModelArgs
+
+EMBEDDINGS = "tok_embeddings.weight"
+NORM = "norm.weight"
+OUTPUT = "output.weight"
+HALVES = ("edge", "cloud")
+
+LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
+
+Region = tuple[slice, ...]
+"""The part of a tensor that one rank holds: a slice per dimension, with start and stop."""
+
+_CUT_ALONG = {
+    "tok_embeddings": 0,
+    "wq": 0,
+    "wk": 0,
+    "wv": 0,
+    "wo": 1,
+    "w1": 0,
+    "w2": 1,
+    "w3": 0,
+    "attention_norm": None,
+    "ffn_norm": None,
+    "norm": None,
+    "output": 0,
+}
+
+
+def tensor_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the whole model with its unsharded shape, in the order of Meta's state dict.
+
+    Each key/value head counts once, whatever number of ranks it is repeated on.
+    """
+    kv_dim = args.kv_heads * args.head_dim
+    layer: dict[str, tuple[int, ...]] = {
+        "attention.wq.weight": (args.dim, args.dim),
+        "attention.wk.weight": (kv_dim, args.dim),
+        "attention.wv.weight": (kv_dim, args.dim),
+        "attention.wo.weight": (args.dim, args.dim),
+        "feed_forward.w1.weight": (args.hidden_dim, args.dim),
+        "feed_forward.w2.weight": (args.dim, args.hidden_dim),
+        "feed_forward.w3.weight": (args.hidden_dim, args.dim),
+        "attention_norm.weight": (args.dim,),
+        "ffn_norm.weight": (args.dim,),
+    }
+    layers = {f"layers.{i}.{name}": shape for i in range(args.n_layers) for name, shape in layer.items()}
+    vocabulary = (args.vocab_size, args.dim)
+    return {EMBEDDINGS: vocabulary, **layers, NORM: (args.dim,), OUTPUT: vocabulary}
+
+
+def half_of(name: str, split_layer: int) -> str:
+    """``edge`` for the embeddings and layers ``0 … split_layer-1``, ``cloud`` for the rest."""
+    if name == EMBEDDINGS:
+        return "edge"
+    if name in (NORM, OUTPUT):
+        return "cloud"
+    return "edge" if int(name.split(".")[1]) < split_layer else "cloud"
+
+
+def region(
+    name: str, shape: tuple[int, ...], args: ModelArgs, rank: int, ranks: int, *, embeddings_along: int = 0
+) -> Region:
+    """What rank ``rank`` of ``ranks`` holds of the tensor ``name`` of unsharded shape ``shape``.
+
+    With more ranks than key/value heads, each head is held by the adjacent ranks whose query heads read it.
+
+    ``embeddings_along`` is 1 for Llama 2, whose embedding table is cut along its columns.
+    """
+    layer = name.split(".")[-2]
+    along = embeddings_along if name == EMBEDDINGS else _CUT_ALONG[layer]
+    whole = tuple(slice(0, size) for size in shape)
+    if along is None:
+        return whole
+    parts, part = ranks, rank
+    if layer in ("wk", "wv") and ranks > args.kv_heads:
+        parts, part = args.kv_heads, rank * args.kv_heads // ranks
+    width = shape[along] // parts
+    return (*whole[:along], slice(part * width, (part + 1) * width), *whole[along + 1 :])
+
+
+def region_shape(region: Region) -> tuple[int, ...]:
+    """Shape of what a region holds."""
+    return tuple(part.stop - part.start for part in region)
+
+
+def fits(args: ModelArgs, ranks: int) -> bool:
+    """Whether the model can be divided among ``ranks`` ranks."""
+    heads_fit = args.kv_heads % ranks == 0 or ranks % args.kv_heads == 0
+    return heads_fit and all(size % ranks == 0 for size in (args.n_heads, args.hidden_dim, args.vocab_size))
+
+
+def check_ranks(args: ModelArgs, ranks: int) -> None:
+    """Refuse a number of model-parallel ranks that does not divide the model.
+
+    Raises:
+        CheckpointError: names what is not divisible and the counts up to 64 that would fit.
+    """
+    if ranks >= 1 and fits(args, ranks):
+        return
+    counts = ", ".join(str(n) for n in range(1, LARGEST_RANK_COUNT + 1) if fits(args, n))
+    raise CheckpointError(
+        f"a model with {args.n_heads} heads, {args.kv_heads} key/value heads, feed-forward width {args.hidden_dim} and "
+        f"{args.vocab_size} tokens cannot be divided among {ranks} ranks; counts that fit: {counts}"
+    )
+
+
+def check_split_layer(args: ModelArgs, split_layer: int) -> None:
+    """Refuse a cut that leaves one half without a layer.
+
+    Raises:
+        CheckpointError: names the range.
+    """
+    if args.n_layers < 2:
+        raise CheckpointError(f"a model of {args.n_layers} layer cannot be cut in two")
+    if not 1 <= split_layer < args.n_layers:
+        raise CheckpointError(
+            f"the split layer must be 1 to {args.n_layers - 1} for a model of {args.n_layers} layers, not {split_layer}"
+        )

@@ -1,0 +1,233 @@
+"""Meta's release directories: params.json, tokenizer.model, consolidated.00.pth ….
+
+Knows: the fields of params.json, the rules that released files leave unsaid (rotary base, scaling factor, context
+length), and the peculiarities of single releases.
+Knows nothing about: Hugging Face, GGUF, halves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from llama.checkpoint import layout, vocabulary
+from llama.checkpoint.shape_rules import scaling_factor
+from llama.checkpoint.shards import ShardedTensors, open_pth
+from llama.checkpoint.source import check_vocabulary, prevailing_dtype
+from llama.errors import CheckpointError
+from llama.model import ModelArgs
+
+_LLAMA_2_THETA, _LLAMA_3_THETA = 10000.0, 500000.0
+_LLAMA_2_CONTEXT, _LLAMA_3_CONTEXT, _CODE_LLAMA_CONTEXT, _SCALED_CONTEXT = 4096, 8192, 16384, 131072
+
+_SHARD = re.compile(r"consolidated(?:\.(\d+))?\.pth")
+_DROPPED = ("rope.freqs",)  # Llama 1 and 2 store the rotary frequencies; they follow from rope_theta
+_QUANTISED = ("quantization_args", "lora_args")
+
+
+class _Params(msgspec.Struct):
+    """Fields of params.json; those without a default are in every release."""
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    multiple_of: int
+    norm_eps: float
+    n_kv_heads: int | None = None
+    vocab_size: int = -1
+    ffn_dim_multiplier: float | None = None
+    rope_theta: float = _LLAMA_2_THETA
+    use_scaled_rope: bool = False
+    rope_scaling_factor: float | None = None
+    max_seq_len: int | None = None
+    max_batch_size: int | None = None
+
+
+class MetaSource:
+    """A directory as Meta releases them, at any model-parallel size; see ``source.Source`` for the attributes.
+
+    Args:
+        directory: where params.json, tokenizer.model and the shards lie.
+        rope_scaling_factor: overrules the factor of the scaled rotary embedding.
+
+    Raises:
+        CheckpointError: something is missing, damaged, contradictory or of a kind that is not supported.
+        TokenizerError: its tokenizer is not supported.
+    """
+
+    def __init__(self, directory: Path, rope_scaling_factor: float | None = None) -> None:
+        params = read_params(directory / "params.json")
+        self.vocabulary = vocabulary.from_meta(directory / "tokenizer.model")
+        files = shard_files(directory)
+        shards = [open_pth(file) for file in files]
+        vocab_size = self.vocabulary.n_words if params.vocab_size == -1 else params.vocab_size
+        args = ModelArgs(
+            dim=params.dim,
+            n_layers=params.n_layers,
+            n_heads=params.n_heads,
+            n_kv_heads=params.n_heads if params.n_kv_heads is None else params.n_kv_heads,
+            vocab_size=vocab_size,
+            multiple_of=params.multiple_of,
+            ffn_dim_multiplier=params.ffn_dim_multiplier,
+            norm_eps=params.norm_eps,
+            rope_theta=params.rope_theta,
+            use_scaled_rope=params.use_scaled_rope,
+            rope_scaling_factor=scaling_factor(
+                params.use_scaled_rope, params.rope_scaling_factor, rope_scaling_factor, params.dim, str(directory)
+            ),
+        )
+        _check_names(directory, args, files, shards)
+        _check_shard_count(directory, args, shards[0])
+        self.tied = layout.OUTPUT not in shards[0]
+        self.args = _without_doubled_heads(args, files, shards)
+        self._tensors = _sharded(self.args, files, shards, tied=self.tied)
+        check_vocabulary(self.vocabulary, vocab_size, str(directory))
+        self.context_length = _context_length(params)
+        self.dtype = prevailing_dtype(((k, t.numel(), t.dtype) for k, t in shards[0].items()), str(directory))
+        self.description = f"Meta directory, {len(files)} shard(s)"
+
+    def rows(self, name: str) -> Iterator[torch.Tensor]:
+        """Slabs of the tensor ``name`` in the files' dtype; see ``source.Source``."""
+        return self._tensors.rows(name)
+
+
+def read_params(path: Path) -> _Params:
+    """The fields of a params.json; also when nested under ``model``. Unknown ones are named on stderr and ignored.
+
+    Raises:
+        CheckpointError: missing, malformed, a needed field missing, or of a model that is not supported.
+    """
+    try:
+        fields: Any = msgspec.json.decode(path.read_bytes())
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise CheckpointError(f"{path} is not JSON; get the file again") from None
+    if isinstance(fields, dict) and isinstance(fields.get("model"), dict):
+        fields = fields["model"]
+    if isinstance(fields, dict):
+        _refuse_other_kinds(fields, path)
+        unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
+        if unknown:
+            print(f"warning: {path}: fields not known and ignored: {', '.join(unknown)}", file=sys.stderr)
+    try:
+        params = msgspec.convert(fields, _Params)
+    except msgspec.ValidationError as err:
+        raise CheckpointError(f"{path}: {err}; get the file again") from None
+    sizes = (params.dim, params.n_layers, params.n_heads, params.multiple_of, params.n_kv_heads or 1)
+    heads_fit = min(sizes) > 0 and params.dim % params.n_heads == 0 and params.n_heads % (params.n_kv_heads or 1) == 0
+    if not heads_fit or params.dim // params.n_heads % 2:
+        raise CheckpointError(f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together")
+    return params
+
+
+def _refuse_other_kinds(fields: dict[str, Any], path: Path) -> None:
+    if any(fields.get(key) for key in _QUANTISED):
+        raise CheckpointError(f"{path} is of a quantised checkpoint, which is not supported; use the bf16 release")
+    if any(key.startswith("vision_") and fields[key] not in (None, -1) for key in fields):
+        raise CheckpointError(f"{path} is of a vision model, which is not supported; use a text model")
+    if fields.get("moe_args"):
+        raise CheckpointError(f"{path} is of a mixture of experts, which is not supported")
+    if "split" in fields:
+        raise CheckpointError(f"{path.parent} is already one half of a split checkpoint; give the original checkpoint")
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """``consolidated.00.pth`` … in order (or a lone ``consolidated.pth``).
+
+    Raises:
+        CheckpointError: there is none, one is missing between others, or they belong to an fp8 release.
+    """
+    found = {path: match for path in sorted(directory.iterdir()) if (match := _SHARD.fullmatch(path.name))}
+    if not found:
+        raise CheckpointError(f"{directory} has no consolidated.*.pth; finish the download")
+    if any(directory.glob("fp8_scales_*.pt")):
+        raise CheckpointError(f"{directory} is an fp8 release, which is not supported; use the bf16 release")
+    by_number = {int(match[1] or 0): path for path, match in found.items()}
+    if len(by_number) < len(found):
+        raise CheckpointError(f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}")
+    missing = [number for number in range(max(by_number) + 1) if number not in by_number]
+    if missing:
+        raise CheckpointError(f"{directory} lacks consolidated.{missing[0]:02d}.pth; finish the download")
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def _check_names(
+    directory: Path, args: ModelArgs, files: Sequence[Path], shards: Sequence[dict[str, torch.Tensor]]
+) -> None:
+    """No shard holds a tensor that a Llama text model does not have. (Missing ones are found later.)"""
+    expected = layout.tensor_shapes(args).keys()
+    for file, shard in zip(files, shards, strict=True):
+        unknown = sorted(shard.keys() - expected - set(_DROPPED))
+        if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
+            raise CheckpointError(f"{directory} holds a vision model, which is not supported; use a text model")
+        if any(name.endswith((".scales", ".zeros")) or "lora" in name or "adaptor" in name for name in unknown):
+            raise CheckpointError(f"{directory} holds a quantised model, which is not supported; use the bf16 release")
+        if unknown:
+            raise CheckpointError(
+                f"{file} holds tensors that a model of these hyperparameters does not have: {unknown[0]}"
+                f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all)"
+            )
+
+
+def _check_shard_count(directory: Path, args: ModelArgs, shard: dict[str, torch.Tensor]) -> None:
+    """The query projection, always cut by whole heads, tells how many shards there should be."""
+    held = shard.get("layers.0.attention.wq.weight")
+    found = len(shard_files(directory))
+    if held is not None and held.dim() == 2 and 0 < len(held) != args.dim // found and args.dim % len(held) == 0:
+        raise CheckpointError(
+            f"{directory} has {found} shard(s) of a checkpoint of {args.dim // len(held)}; "
+            "finish the download, or use shards of one release only"
+        )
+
+
+def _sharded(
+    args: ModelArgs, files: Sequence[Path], shards: Sequence[dict[str, torch.Tensor]], *, tied: bool
+) -> ShardedTensors:
+    shapes = layout.tensor_shapes(args)
+    if tied:
+        del shapes[layout.OUTPUT]
+    ranks, embeddings = len(files), shards[0].get(layout.EMBEDDINGS)
+    along = 1 if ranks > 1 and embeddings is not None and len(embeddings) == args.vocab_size else 0
+    return ShardedTensors(
+        files,
+        shards,
+        {
+            name: [layout.region(name, shape, args, rank, ranks, embeddings_along=along) for rank in range(ranks)]
+            for name, shape in shapes.items()
+        },
+    )
+
+
+def _without_doubled_heads(
+    args: ModelArgs, files: Sequence[Path], shards: Sequence[dict[str, torch.Tensor]]
+) -> ModelArgs:
+    """Undo what 405B's 16-way release does: each key/value head twice, so that every one of 16 shards has one.
+
+    Its params.json counts 16 heads, of which each pair is equal in every layer; one of each is left.
+    """
+    if args.kv_heads != len(files) or args.kv_heads % 2:
+        return args
+    for layer in range(args.n_layers):
+        for weight in ("wk", "wv"):
+            name = f"layers.{layer}.attention.{weight}.weight"
+            heads = [shard.get(name) for shard in shards]
+            pairs = zip(heads[::2], heads[1::2], strict=True)
+            if not all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs):
+                return args
+    return dataclasses.replace(args, n_kv_heads=args.kv_heads // 2)
+
+
+def _context_length(params: _Params) -> int:
+    """What the release was made for; params.json does not say it."""
+    if params.use_scaled_rope:
+        return _SCALED_CONTEXT
+    by_theta = {_LLAMA_2_THETA: _LLAMA_2_CONTEXT, _LLAMA_3_THETA: _LLAMA_3_CONTEXT}
+    return by_theta.get(params.rope_theta, _CODE_LLAMA_CONTEXT)

@@ -1,0 +1,72 @@
+"""What every kind of checkpoint looks like once it is open: Meta's names, Meta's layout, whole tensors.
+
+Knows: what the readers have in common.
+Knows nothing about: any file format.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import torch
+
+from llama.checkpoint.vocabulary import Vocabulary
+from llama.errors import CheckpointError
+from llama.model import ModelArgs
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Source(Protocol):
+    """An open checkpoint that holds exactly the tensors of ``layout.tensor_shapes(args)``."""
+
+    description: str
+    """What it is, for people."""
+    args: ModelArgs
+    """Hyperparameters; ``vocab_size`` and ``n_kv_heads`` are always given."""
+    vocabulary: Vocabulary
+    context_length: int
+    """Positions of the longest context that the model was made for."""
+    dtype: torch.dtype
+    """What the halves are written in unless asked otherwise."""
+    tied: bool
+    """There is no ``output.weight``; the embeddings serve as the output head."""
+
+    def rows(self, name: str) -> Iterator[torch.Tensor]:
+        """The tensor ``name``, unsharded, as consecutive contiguous slabs along its first dimension.
+
+        Raises:
+            CheckpointError: the data turn out to be damaged or contradictory.
+        """
+
+
+def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str) -> torch.dtype:
+    """The dtype that most elements have, out of (name, number of elements, dtype) of each tensor.
+
+    Raises:
+        CheckpointError: a tensor has a dtype other than the three that a half can have, as quantised ones do.
+    """
+    elements: Counter[torch.dtype] = Counter()
+    for name, count, dtype in tensors:
+        if dtype not in DTYPES.values():
+            raise CheckpointError(
+                f"{where}: {name} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are not "
+                f"supported, use one in {', '.join(DTYPES)}"
+            )
+        elements[dtype] += count
+    return elements.most_common(1)[0][0]
+
+
+def check_vocabulary(vocabulary: Vocabulary, vocab_size: int, where: str) -> None:
+    """Refuse a tokenizer with ids that the embedding table lacks.
+
+    Raises:
+        CheckpointError: more tokens than embeddings.
+    """
+    if vocabulary.n_words > vocab_size:
+        raise CheckpointError(
+            f"{where}: the tokenizer has {vocabulary.n_words} tokens, the model embeddings for {vocab_size}; "
+            "the tokenizer belongs to another model"
+        )

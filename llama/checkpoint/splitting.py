@@ -1,0 +1,363 @@
+"""Cuts an open checkpoint in two: writes both halves, verifies them, and only then puts them in place.
+
+Knows: the order of the work, what a half's directory holds, and what the fingerprint is made of.
+Knows nothing about: where the source's tensors come from (``source``), file formats (``writing``), the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from llama.checkpoint import layout
+from llama.checkpoint.halves import (
+    MANIFEST,
+    PARAMS,
+    TOKENIZER,
+    FileEntry,
+    HalfParams,
+    Manifest,
+    SplitParams,
+    TokenizerParams,
+    shard_name,
+)
+from llama.checkpoint.shards import SLAB_BYTES, ShardedTensors, open_pth
+from llama.checkpoint.source import DTYPES, Source
+from llama.checkpoint.vocabulary import Vocabulary
+from llama.checkpoint.writing import PthFile, raw_bytes
+from llama.errors import CheckpointError
+from llama.model import ModelArgs
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being done, bytes done, bytes in all) now and then."""
+
+
+@dataclass(frozen=True)
+class TensorDigest:
+    """What a tensor is, shape and dtype included, without its bytes: two equal ones are the same tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything decided before the first byte is written.
+
+    Attributes:
+        ranks: number of files of each half.
+        names: the tensors of each half.
+        shapes: unsharded shape of every tensor.
+    """
+
+    source: Source
+    split_layer: int
+    dtype: torch.dtype
+    ranks: dict[str, int]
+    names: dict[str, list[str]]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensors that both halves hold, without replicas."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
+
+    def regions(self, half: str) -> dict[str, list[layout.Region]]:
+        """For each tensor of a half, the region that each of its ranks holds."""
+        ranks = self.ranks[half]
+        return {
+            name: [layout.region(name, self.shapes[name], self.source.args, rank, ranks) for rank in range(ranks)]
+            for name in self.names[half]
+        }
+
+
+def split(
+    source: Source,
+    output_dir: Path,
+    *,
+    split_layer: int = 1,
+    cloud_model_parallel_size: int = 1,
+    dtype: torch.dtype | None = None,
+    progress: Progress = lambda *_: None,
+) -> bytes:
+    """Write ``output_dir/edge`` and ``output_dir/cloud``; return their fingerprint.
+
+    Everything is made in ``.NAME.partial`` beside ``output_dir`` and renamed at the end, so that ``output_dir`` is
+    either absent or whole. Whatever ends the work early takes the partial directory away.
+
+    Args:
+        source: the checkpoint.
+        output_dir: absent or empty.
+        split_layer: number of layers of the edge half.
+        cloud_model_parallel_size: number of ranks (and files) of the cloud half.
+        dtype: what to store, or None for ``source.dtype``.
+        progress: told how far the work is.
+
+    Raises:
+        CheckpointError: an argument does not fit the model, ``output_dir`` is in use, there is no room, or what was
+            written differs from the source.
+    """
+    plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
+    _check_output(output_dir, plan)
+    try:
+        with _partial_directory(output_dir) as partial:
+            digests = _write_tensors(plan, partial, progress)
+            print_of_both = fingerprint(source.args, source.vocabulary, split_layer, digests)
+            for half in layout.HALVES:
+                _write_params(plan, half, partial / half, print_of_both)
+            _verify(plan, partial, digests, progress)
+            _write_manifests(partial, progress)
+    except OSError as err:
+        raise CheckpointError(
+            f"writing beside {output_dir} failed: {err.strerror or err}; nothing was left behind"
+        ) from None
+    return print_of_both
+
+
+def fingerprint(
+    args: ModelArgs, vocabulary: Vocabulary, split_layer: int, digests: Mapping[str, TensorDigest]
+) -> bytes:
+    """32 bytes that two halves share exactly if they come from the same cut of the same checkpoint.
+
+    SHA-256 over lines of UTF-8, each ended by a newline:
+
+    1. ``split-llama fingerprint 1``;
+    2. a JSON object with sorted keys and no spaces: ``dim``, ``hidden_dim``, ``n_heads``, ``n_kv_heads``, ``n_layers``,
+       ``norm_eps``, ``rope_scaling_factor`` (null without scaling), ``rope_theta``, ``split_layer``, ``vocab_size``;
+    3. another: ``model`` (SHA-256 of tokenizer.model, in hexadecimal), ``pattern``, ``special_tokens``;
+    4. for each tensor, sorted by name: name, dtype, shape as ``AxB`` and the SHA-256 of its bytes, separated by spaces.
+
+    A tensor counts as stored (after any change of dtype), unsharded, row-major, little-endian, each key/value head
+    once; the output head counts as such when it is tied. So neither the number of ranks nor the family of files that
+    the checkpoint came in makes a difference. It detects mistakes; it does not authenticate.
+    """
+    numbers = {
+        "dim": args.dim,
+        "hidden_dim": args.hidden_dim,
+        "n_heads": args.n_heads,
+        "n_kv_heads": args.kv_heads,
+        "n_layers": args.n_layers,
+        "norm_eps": float(args.norm_eps),
+        "rope_scaling_factor": float(args.rope_scaling_factor) if args.use_scaled_rope else None,
+        "rope_theta": float(args.rope_theta),
+        "split_layer": split_layer,
+        "vocab_size": args.vocab_size,
+    }
+    tokenizer = {
+        "model": hashlib.sha256(vocabulary.model).hexdigest(),
+        "pattern": vocabulary.pattern,
+        "special_tokens": vocabulary.special_tokens,
+    }
+    lines = [b"split-llama fingerprint 1"]
+    lines += [msgspec.json.encode(part, order="sorted") for part in (numbers, tokenizer)]
+    for name, digest in sorted(digests.items()):
+        shape = "x".join(map(str, digest.shape))
+        lines.append(f"{name} {dtype_name(digest.dtype)} {shape} {digest.sha256.hex()}".encode())
+    return hashlib.sha256(b"".join(line + b"\n" for line in lines)).digest()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32``, ``bfloat16`` or ``float16``."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def _plan(source: Source, split_layer: int, ranks: int, dtype: torch.dtype) -> _Plan:
+    layout.check_split_layer(source.args, split_layer)
+    layout.check_ranks(source.args, ranks)
+    shapes = layout.tensor_shapes(source.args)
+    names = {half: [name for name in shapes if layout.half_of(name, split_layer) == half] for half in layout.HALVES}
+    return _Plan(source, split_layer, dtype, {"edge": 1, "cloud": ranks}, names, shapes)
+
+
+def _check_output(output_dir: Path, plan: _Plan) -> None:
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise CheckpointError(f"{output_dir} exists already; delete it or choose another --output_dir")
+    parent = output_dir.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(parent).free
+    except OSError as err:
+        raise CheckpointError(f"{parent} cannot be used for --output_dir: {err.strerror or err}") from None
+    needed = sum(
+        torch.Size(layout.region_shape(region)).numel() * plan.dtype.itemsize
+        for half in layout.HALVES
+        for regions in plan.regions(half).values()
+        for region in regions
+    )
+    if free < needed:
+        raise CheckpointError(
+            f"{parent} has {free / 1e9:.1f} GB free, the halves need {needed / 1e9:.1f} GB; make room or choose "
+            "another --output_dir"
+        )
+
+
+@contextlib.contextmanager
+def _partial_directory(output_dir: Path) -> Iterator[Path]:
+    """A fresh directory beside ``output_dir`` that becomes it at the end, or vanishes if anything goes wrong.
+
+    It is locked while in use: what a killed run left is taken over, what another run is writing is not.
+    """
+    output_dir = output_dir.absolute()
+    partial = output_dir.parent / f".{output_dir.name}.partial"
+    partial.mkdir(exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process is writing {output_dir} right now; wait for it") from None
+        try:
+            for left_over in partial.iterdir():
+                shutil.rmtree(left_over)
+            yield partial
+            partial.rename(output_dir)
+        except BaseException:
+            with _uninterrupted():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back, so that a second one does not stop the clearing up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, TensorDigest]:
+    """Read every tensor of the source once and write it into its half; return what each came to."""
+    digests, done = dict[str, TensorDigest](), 0
+    for half in layout.HALVES:
+        (partial / half).mkdir()
+        regions = plan.regions(half)
+        with contextlib.ExitStack() as stack:
+            files = [
+                stack.enter_context(
+                    PthFile(
+                        partial / half / shard_name(rank),
+                        {name: layout.region_shape(held[rank]) for name, held in regions.items()},
+                        plan.dtype,
+                    )
+                )
+                for rank in range(plan.ranks[half])
+            ]
+            for name in plan.names[half]:
+                tied = plan.source.tied and name == layout.OUTPUT
+                digest, row = hashlib.sha256(), 0
+                for read in plan.source.rows(layout.EMBEDDINGS if tied else name):
+                    slab = read.to(plan.dtype)
+                    digest.update(raw_bytes(slab))
+                    for file, region in zip(files, regions[name], strict=True):
+                        file.append(name, _part(slab, row, region))
+                    row += len(slab)
+                    done += slab.nbytes
+                    progress("writing", done, plan.bytes)
+                digests[name] = TensorDigest(plan.shapes[name], plan.dtype, digest.digest())
+            for file in files:
+                file.finish()
+    return digests
+
+
+def _part(slab: torch.Tensor, row: int, region: layout.Region) -> torch.Tensor:
+    """What of ``slab``, whose first row is row ``row`` of the tensor, lies in ``region``."""
+    rows, *columns = region
+    return slab[(slice(max(0, rows.start - row), max(0, rows.stop - row)), *columns)]
+
+
+def _write_params(plan: _Plan, half: str, directory: Path, print_of_both: bytes) -> None:
+    args, vocabulary = plan.source.args, plan.source.vocabulary
+    params = HalfParams(
+        dim=args.dim,
+        n_layers=args.n_layers,
+        n_heads=args.n_heads,
+        n_kv_heads=args.kv_heads,
+        vocab_size=args.vocab_size,
+        multiple_of=args.multiple_of,
+        ffn_dim_multiplier=args.ffn_dim_multiplier,
+        norm_eps=args.norm_eps,
+        rope_theta=args.rope_theta,
+        use_scaled_rope=args.use_scaled_rope,
+        rope_scaling_factor=args.rope_scaling_factor,
+        context_length=plan.source.context_length,
+        tokenizer=TokenizerParams(
+            chat_format=vocabulary.chat_format,
+            special_tokens=vocabulary.special_tokens,
+            pattern=vocabulary.pattern,
+            default_system=vocabulary.default_system,
+        ),
+        split=SplitParams(
+            half=half,
+            split_layer=plan.split_layer,
+            fingerprint=print_of_both.hex(),
+            dtype=dtype_name(plan.dtype),
+            model_parallel_size=plan.ranks[half],
+        ),
+    )
+    encoded = msgspec.json.format(msgspec.json.encode(params), indent=1)
+    (directory / PARAMS).write_bytes(encoded + b"\n")
+    (directory / TOKENIZER).write_bytes(vocabulary.model)
+
+
+def _verify(plan: _Plan, partial: Path, digests: Mapping[str, TensorDigest], progress: Progress) -> None:
+    """Read the halves back: every tensor of the source is in exactly one of them, whole and unchanged.
+
+    (Of tied embeddings the edge has the table and the cloud a copy of it, as its output head.)
+    """
+    seen, done = set[str](), 0
+    for half in layout.HALVES:
+        files = [partial / half / shard_name(rank) for rank in range(plan.ranks[half])]
+        shards = [open_pth(file) for file in files]
+        held = {name for shard in shards for name in shard}
+        if held & seen or held != set(plan.names[half]):
+            raise CheckpointError(f"verification failed: the {half} half does not hold its tensors; nothing was kept")
+        seen |= held
+        tensors = ShardedTensors(files, shards, plan.regions(half))
+        for name in plan.names[half]:
+            digest = hashlib.sha256()
+            for slab in tensors.rows(name):
+                digest.update(raw_bytes(slab))
+                done += slab.nbytes
+                progress("verifying", done, plan.bytes)
+            written = TensorDigest(plan.shapes[name], shards[0][name].dtype, digest.digest())
+            if written != digests[name]:
+                raise CheckpointError(f"verification failed: {name} reads back differently; the disk may be failing")
+    if seen != digests.keys():
+        raise CheckpointError("verification failed: not every tensor of the source was written")
+
+
+def _write_manifests(partial: Path, progress: Progress) -> None:
+    paths = {half: sorted((partial / half).iterdir()) for half in layout.HALVES}
+    total, done = sum(path.stat().st_size for half in layout.HALVES for path in paths[half]), 0
+    for half in layout.HALVES:
+        entries = {}
+        for path in paths[half]:
+            digest, size = hashlib.sha256(), 0
+            with path.open("rb") as file:
+                while chunk := file.read(SLAB_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    progress("checksums", done + size, total)
+            done += size
+            entries[path.name] = FileEntry(bytes=size, sha256=digest.hexdigest())
+        encoded = msgspec.json.format(msgspec.json.encode(Manifest(files=entries)), indent=1)
+        (partial / half / MANIFEST).write_bytes(encoded + b"\n")

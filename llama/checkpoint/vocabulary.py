@@ -1,0 +1,396 @@
+"""Vocabularies of other formats, made into what ``llama.tokenizer`` and ``llama.chat`` take.
+
+From Meta's rank file, a GGUF's metadata or a Hugging Face directory come: a rank file, special tokens, the pattern that
+cuts text before byte-pair encoding, and the chat format with the model's own system message. Token ids are never
+renumbered.
+
+GGUF and Hugging Face describe byte-pair encoding by a list of merges, tiktoken by the order of ids. The two agree only
+if the list follows the ids; that is proven for every vocabulary that comes in, see :func:`_check_merges`. Whatever else
+would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser, another chat template) is
+refused by name.
+
+Knows nothing about: tensors, the halves.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import gguf
+import msgspec
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llama.errors import TokenizerError
+from llama.tokenizer import META_PATTERN, meta_special_tokens, parse_ranks, read_file, token_table
+
+# SmolLM2 cuts out each digit, then applies GPT-2's pattern to what lies between (`tokenizers`: Digits, ByteLevel).
+# One pattern does both, if a digit ends whitespace as the end of the text does: "  1" is "  " and "1", in two pieces.
+SMOLLM_PATTERN = (
+    r"\p{N}"
+    r"|'(?:s|t|re|ve|m|ll|d)"
+    r"| ?\p{L}+"
+    r"| ?[^\s\p{L}\p{N}]+"
+    r"|\s+(?![^\s\p{N}])"
+    r"|\s+"
+)
+
+T = TypeVar("T")
+Merges = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary as a half of a split checkpoint holds it.
+
+    Attributes:
+        model: a rank file, ready to be written as ``tokenizer.model``.
+        special_tokens: id by text; None for Meta's rule.
+        pattern: regular expression that cuts text; None for Meta's.
+        chat_format: ``llama3`` or ``chatml``.
+        default_system: system message for dialogues without one, or None.
+        n_words: number of ids, special tokens included.
+    """
+
+    model: bytes
+    special_tokens: dict[str, int] | None
+    pattern: str | None
+    chat_format: str
+    default_system: str | None
+    n_words: int
+
+
+@dataclass(frozen=True)
+class _PreTokenizer:
+    """How a family cuts text, and whether a piece that is a token is taken whole, however it would be merged."""
+
+    pattern: str | None
+    ignore_merges: bool
+
+
+# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`).
+_GGUF_PRE_TOKENIZERS = {
+    "llama-bpe": _PreTokenizer(None, ignore_merges=True),
+    "smollm": _PreTokenizer(SMOLLM_PATTERN, ignore_merges=False),
+}
+
+
+def from_meta(tokenizer_model: Path) -> Vocabulary:
+    """The vocabulary of a Meta release: its rank file as it is.
+
+    Raises:
+        TokenizerError: missing, damaged, or a SentencePiece model (Llama 2).
+    """
+    data = read_file(tokenizer_model)
+    ranks = parse_ranks(data, tokenizer_model)
+    tokens = token_table(ranks, meta_special_tokens(len(ranks)), f"tokenizer {tokenizer_model}")
+    return Vocabulary(data, None, None, "llama3", None, len(tokens))
+
+
+def from_gguf(reader: gguf.GGUFReader, where: str) -> Vocabulary:
+    """The vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
+
+    Args:
+        reader: the open file.
+        where: its name, for errors.
+
+    Raises:
+        TokenizerError: a field missing or malformed, or a tokenizer that is not supported.
+    """
+    kind = _gguf_field(reader, "tokenizer.ggml.model", str, where)
+    if kind != "gpt2":
+        raise TokenizerError(f"{where}: tokenizer.ggml.model is {kind!r}; supported is gpt2 (byte-pair encoding)")
+    pre = _gguf_field(reader, "tokenizer.ggml.pre", str, where)
+    if pre not in _GGUF_PRE_TOKENIZERS:
+        known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
+        raise TokenizerError(f"{where}: tokenizer.ggml.pre is {pre!r}; supported are {known}")
+    tokens = _gguf_field(reader, "tokenizer.ggml.tokens", list[str], where)
+    types = _gguf_field(reader, "tokenizer.ggml.token_type", list[int], where)
+    merges = _gguf_field(reader, "tokenizer.ggml.merges", list[str], where)
+    if len(types) != len(tokens):
+        raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; get the file again")
+    normal = [kind == gguf.TokenType.NORMAL for kind in types]
+    template = None
+    if gguf.Keys.Tokenizer.CHAT_TEMPLATE in reader.fields:
+        template = _gguf_field(reader, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str, where)
+    return _convert(
+        [(id, token) for id, token in enumerate(tokens) if normal[id]],
+        [(id, token) for id, token in enumerate(tokens) if not normal[id]],
+        merges,
+        _GGUF_PRE_TOKENIZERS[pre],
+        template,
+        where,
+    )
+
+
+def _gguf_field(reader: gguf.GGUFReader, name: str, kind: type[T], where: str) -> T:
+    field = reader.get_field(name)
+    if field is None:
+        raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
+    try:
+        return msgspec.convert(field.contents(), kind)
+    except (msgspec.ValidationError, UnicodeDecodeError) as err:
+        raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; get the file again") from None
+
+
+class _AddedToken(msgspec.Struct):
+    id: int
+    content: str
+
+
+class _Bpe(msgspec.Struct):
+    vocab: dict[str, int]
+    merges: list[str | tuple[str, str]]
+    ignore_merges: bool = False
+    byte_fallback: bool = False
+    dropout: float | None = None
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+
+
+class _TokenizerJson(msgspec.Struct):
+    model: dict[str, Any]
+    added_tokens: list[_AddedToken] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+
+
+class _NamedTemplate(msgspec.Struct):
+    name: str
+    template: str
+
+
+class _TokenizerConfig(msgspec.Struct):
+    chat_template: str | list[_NamedTemplate] | None = None
+
+
+def from_hugging_face(directory: Path) -> Vocabulary:
+    """The vocabulary of a Hugging Face directory: ``tokenizer.json`` and the chat template beside it.
+
+    Raises:
+        TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
+    """
+    where = str(directory / "tokenizer.json")
+    source = _decode_json(directory / "tokenizer.json", _TokenizerJson)
+    kind = source.model.get("type", "BPE")
+    if kind != "BPE":
+        raise TokenizerError(f"{where}: model type {kind!r}; supported is BPE (byte-pair encoding)")
+    if source.normalizer is not None:
+        raise TokenizerError(f"{where}: a normalizer of type {source.normalizer.get('type')!r}; supported is none")
+    try:
+        model = msgspec.convert(source.model, _Bpe)
+    except msgspec.ValidationError as err:
+        raise TokenizerError(f"{where}: field model is malformed: {err}; get the file again") from None
+    for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
+        if getattr(model, option):
+            raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
+    added = [(token.id, token.content) for token in source.added_tokens]
+    texts = {text for _, text in added}
+    return _convert(
+        [(id, token) for token, id in model.vocab.items() if token not in texts],
+        added,
+        model.merges,
+        _PreTokenizer(_hugging_face_pattern(source.pre_tokenizer, where), model.ignore_merges),
+        _hugging_face_template(directory),
+        where,
+    )
+
+
+def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -> str | None:
+    """The pattern that does what Llama 3's or SmolLM2's pre-tokeniser does; all others are refused."""
+    steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    # How offsets into the text are reported has no bearing on ids.
+    match [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]:
+        case [
+            {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ] if pattern == META_PATTERN:
+            return None
+        case [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, **options},
+        ] if options.get("use_regex", True):
+            return SMOLLM_PATTERN
+    found = ", ".join(str(step.get("type")) for step in steps) or "none"
+    raise TokenizerError(
+        f"{where}: a pre-tokeniser that is not supported ({found}, with its options); "
+        "supported are Llama 3's (Split, ByteLevel) and SmolLM2's (Digits, ByteLevel)"
+    )
+
+
+def _hugging_face_template(directory: Path) -> str | None:
+    """The chat template: from its own file, or the tokenizer's configuration, or None."""
+    own_file, config_file = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    if own_file.is_file():
+        try:
+            return read_file(own_file).decode()
+        except UnicodeDecodeError as err:
+            raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); get the file again") from None
+    if not config_file.is_file():
+        return None
+    template = _decode_json(config_file, _TokenizerConfig).chat_template
+    if isinstance(template, list):
+        return next((named.template for named in template if named.name == "default"), None)
+    return template
+
+
+def _decode_json(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(read_file(path), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise TokenizerError(f"{path}: malformed: {err}; get the file again") from None
+
+
+def _convert(
+    normal: Sequence[tuple[int, str]],
+    special: Sequence[tuple[int, str]],
+    merges: Sequence[str | tuple[str, str]],
+    pre_tokenizer: _PreTokenizer,
+    template: str | None,
+    where: str,
+) -> Vocabulary:
+    """A vocabulary from tokens by id (written in GPT-2's characters), special tokens, and merges."""
+    ranks = {_to_bytes(token, f"{where}, token {id}"): id for id, token in sorted(normal)}
+    special_tokens = {text: id for id, text in sorted(special)}
+    if len(ranks) != len(normal) or len(special_tokens) != len(special):
+        raise TokenizerError(f"{where}: two tokens have the same text; get the file again")
+    if not ranks:
+        raise TokenizerError(f"{where}: no tokens but special ones; get the file again")
+    n_words = len(token_table(ranks, special_tokens, where))
+    _check_merges(ranks, _parse_merges(merges, where), pre_tokenizer.ignore_merges, where)
+    chat_format = _chat_format(template, special_tokens, where)
+    return Vocabulary(
+        model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
+        special_tokens=special_tokens,
+        pattern=pre_tokenizer.pattern,
+        chat_format=chat_format,
+        default_system=_default_system(template, where) if template and chat_format == "chatml" else None,
+        n_words=n_words,
+    )
+
+
+def _byte_of_char() -> dict[str, int]:
+    """GPT-2's way to write bytes as visible characters (github.com/openai/gpt-2, ``bytes_to_unicode``), undone.
+
+    Bytes that Latin-1 shows stand for themselves; the others, in order, for the characters from U+0100 on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF_CHAR = _byte_of_char()
+
+
+def _to_bytes(token: str, place: str) -> bytes:
+    try:
+        if token:
+            return bytes([_BYTE_OF_CHAR[char] for char in token])
+    except KeyError:
+        pass
+    raise TokenizerError(f"{place}: not written in byte-level BPE's characters; get the file again")
+
+
+def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges:
+    pairs: Merges = []
+    for number, merge in enumerate(merges):
+        place = f"{where}, merge {number}"
+        left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])
+        pairs.append((_to_bytes(left, place), _to_bytes(right, place)))
+    return pairs
+
+
+def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: bool, where: str) -> None:
+    """Prove that merging by the list gives what tiktoken gives, which merges whatever makes the lowest id.
+
+    Where tiktoken joins two neighbours into a token, all that could be merged into lower ids has been. No such merge
+    crossed the token's ends, so inside it went as if the token stood alone. The pair is therefore the one that is left
+    when the token alone is merged with lower ids only: one pair per token. If the list has that pair, and its order
+    is that of the ids, both ways take the same steps. A token for which more than a pair is left is never merged
+    into; tiktoken gives it only for a piece that equals it, and so does ``ignore_merges``.
+
+    Raises:
+        TokenizerError: it does not hold.
+    """
+    last = -1
+    for number, (left, right) in enumerate(merges):
+        rank = ranks.get(left + right)
+        if rank is None or rank < last:
+            reason = "makes no token" if rank is None else "comes after merges of higher ids"
+            raise TokenizerError(f"{where}: merge {number} {reason}; such a vocabulary is not supported")
+        last = rank
+    listed = set(merges)
+    for token, rank in ranks.items():
+        parts = _merge_below(token, rank, ranks)
+        unmerged = len(token) == 1 or (ignore_merges and len(parts) > 2)
+        if not unmerged and tuple(parts) not in listed:
+            raise TokenizerError(f"{where}: no merge leads to token {rank}; such a vocabulary is not supported")
+
+
+def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[bytes]:
+    """The parts of a token after all merges into ids below ``limit``, lowest id first, leftmost first."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        candidates = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
+        lowest = min(candidates)
+        if lowest >= limit:
+            break
+        at = candidates.index(lowest)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+def _chat_format(template: str | None, special_tokens: Iterable[str], where: str) -> str:
+    """``chatml`` or ``llama3``, by what the template mentions; without a template, by the special tokens."""
+    mentioned = template if template else " ".join(special_tokens)
+    if "<|im_start|>" in mentioned:
+        return "chatml"
+    if "<|start_header_id|>" in mentioned:
+        return "llama3"
+    source = "chat template" if template else "special tokens"
+    raise TokenizerError(f"{where}: the {source} are of no known format; supported are llama3 and chatml")
+
+
+def _default_system(template: str, where: str) -> str | None:
+    """The system message that a ChatML template puts before a dialogue without one, or None.
+
+    The template is somebody's program: it runs in jinja's sandbox, and on two dialogues it must give plain ChatML,
+    because ``llama.chat`` will.
+
+    Raises:
+        TokenizerError: it does not, or it fails.
+    """
+    question = {"role": "user", "content": " question\n"}
+    answer = {"role": "assistant", "content": "yes\n"}
+    dialog = [{"role": "system", "content": " be brief "}, question, answer, question]
+    bare, whole = _render(template, [question], where), _render(template, dialog, where)
+    start = re.fullmatch(r"(?:<\|im_start\|>system\n(.*)<\|im_end\|>\n)?", bare.removesuffix(_chatml([question])), re.S)
+    if start is None or whole != _chatml(dialog) or not bare.endswith(_chatml([question])):
+        raise TokenizerError(f"{where}: its chat template is not plain ChatML; such a model is not supported")
+    return start[1]
+
+
+def _chatml(dialog: Sequence[Mapping[str, str]]) -> str:
+    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in dialog)
+    return turns + "<|im_start|>assistant\n"
+
+
+def _render(template: str, dialog: Sequence[Mapping[str, str]], where: str) -> str:
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    # As transformers sets it up (`utils/chat_template_utils.py`), for which templates are written.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(template).render(messages=dialog, add_generation_prompt=True)
+    except Exception as err:  # a foreign program may raise anything
+        raise TokenizerError(f"{where}: its chat template cannot be rendered ({type(err).__name__})") from None

@@ -1,0 +1,100 @@
+"""One model on one or several ranks: rank 0 leads, the others do what it does.
+
+Before every action rank 0 sends a *plan*, five int64 numbers, and for a step the rows. Both go through gloo on the CPU:
+they are small, and a GPU that waits for the next plan is left idle. Nothing that is pickled is ever sent.
+
+Knows: the model, its cache, the ranks. Does not know: sessions, sockets, sampling.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import torch
+import torch.distributed as dist
+
+from llama import parallel
+from llama.model import KVCache
+from llama.wire import DTYPES
+
+
+class Action(enum.IntEnum):
+    """First number of a plan."""
+
+    STEP = 1  # slot, position, rows, want; the rows follow
+    CLEAR = 2  # slot, end
+    NOTHING = 3  # a sign of life, so that no rank's wait times out
+    SHUT_DOWN = 4
+
+
+class Ranks:
+    """The cloud's half on all ranks.
+
+    Args:
+        model: called as ``model(h, start_pos, cache, want)``, see ``CloudTransformer``.
+        cache: of ``max_batch_size`` rows.
+        dim: width of a row of the residual stream.
+    """
+
+    def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int) -> None:
+        self.model = model
+        self.cache = cache
+        self.dim = dim
+        weight = next(model.parameters())
+        self.dtype, self.device = weight.dtype, weight.device
+        self.alone = parallel.world_size() == 1
+        assert self.dtype in DTYPES.values()
+
+    # ---- rank 0
+
+    def step(self, slot: int, position: int, rows: torch.Tensor, want: int) -> torch.Tensor:
+        """Rows ``(T, dim)`` at ``position …`` of one slot to float32 logits ``(want, vocab)``, on the device."""
+        self._tell(Action.STEP, slot, position, len(rows), want)
+        if not self.alone:
+            dist.broadcast(rows, 0)
+        return self._step(slot, position, rows, want)
+
+    def clear(self, slot: int, end: int) -> None:
+        """Zero positions ``0 … end-1`` of a slot."""
+        self._tell(Action.CLEAR, slot, end)
+        self.cache.row(slot).clear(end)
+
+    def sign_of_life(self) -> None:
+        """To be called at least every few minutes: a rank that hears nothing gives up."""
+        self._tell(Action.NOTHING)
+
+    def shut_down(self) -> None:
+        """The other ranks leave :meth:`follow`."""
+        self._tell(Action.SHUT_DOWN)
+
+    # ---- the others
+
+    def follow(self) -> None:
+        """Do what rank 0 does until it shuts down.
+
+        Raises:
+            RuntimeError: from torch, when rank 0 is gone.
+        """
+        plan = torch.empty(5, dtype=torch.int64)
+        while True:
+            dist.broadcast(plan, 0)
+            action, slot, position, length, want = plan.tolist()
+            if action == Action.STEP:
+                rows = torch.empty(length, self.dim, dtype=self.dtype)
+                dist.broadcast(rows, 0)
+                self._step(slot, position, rows, want)
+            elif action == Action.CLEAR:
+                self.cache.row(slot).clear(position)
+            elif action == Action.SHUT_DOWN:
+                return
+
+    # ---- all
+
+    def _tell(self, action: Action, *numbers: int) -> None:
+        if not self.alone:
+            plan = torch.tensor([action, *numbers, *[0] * (4 - len(numbers))], dtype=torch.int64)
+            dist.broadcast(plan, 0)
+
+    def _step(self, slot: int, position: int, rows: torch.Tensor, want: int) -> torch.Tensor:
+        logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self.cache.row(slot), want)[0]
+        return logits

@@ -1,0 +1,307 @@
+"""The cloud's socket loop: questions every request, keeps one computing thread busy, answers.
+
+Two threads. The *door* (here, in the main thread) owns the socket and the sessions and never computes, so a handshake
+is answered at once however long a prompt is being worked on. The *worker* owns the model; it takes one job at a time.
+
+Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
+not even a request is dropped.
+
+Does not know: who the person is, what a prompt says. Not covered: several sessions in one forward pass.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import zmq
+
+from llama import wire
+from llama.cloud.ranks import Ranks
+from llama.cloud.sessions import Session, Sessions, digest_of
+from llama.errors import BindError
+from llama.sampling import sample
+from llama.tokenizer import Tokenizer
+from llama.wire import (
+    Close, Closed, ErrorCode, Final, Finish, Hello, Open, Opened, Refused, Reply, Request, Step, Tokens, Usage, Welcome,
+)  # fmt: skip
+
+POLL_MS = 200  # how soon a signal is noticed
+SIGN_OF_LIFE_S = 20.0
+PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
+
+
+@dataclass(frozen=True)
+class _StepJob:
+    session: Session
+    step: Step
+    rows: torch.Tensor
+    arrived: float  # monotonic seconds
+
+
+@dataclass(frozen=True)
+class _ClearJob:
+    slot: int
+    end: int
+
+
+_Job = _StepJob | _ClearJob
+_Result = list[int] | Refused | None
+
+
+class Server:
+    """Serves one model to many devices.
+
+    Args:
+        ranks: the model.
+        tokenizer: for the text of finished replies.
+        welcome: what devices are told; its limits are enforced.
+        vocab_size: ids at or beyond it are refused.
+        slots: rows of the cache, so sessions at a time.
+        idle_timeout_s: an unused session is closed after this.
+        threads: CPU threads of the worker; None leaves torch's own choice.
+    """
+
+    def __init__(
+        self, ranks: Ranks, tokenizer: Tokenizer, welcome: Welcome, *,
+        vocab_size: int, slots: int, idle_timeout_s: float = 120.0, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self.ranks, self.tokenizer, self.welcome = ranks, tokenizer, welcome
+        self.vocab_size, self.threads = vocab_size, threads
+        self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._results: deque[tuple[_Job, _Result]] = deque()
+        self._failure: BaseException | None = None
+        self._context = zmq.Context()
+        self._door = self._context.socket(zmq.ROUTER)
+        self._bell = self._context.socket(zmq.PULL)  # rung by the worker when a result lies ready
+        self._bell.bind("inproc://bell")
+
+    def bind(self, address: str) -> str:
+        """Listen on a ZeroMQ address, and give the actual one (``tcp://…:*`` lets the system pick the port).
+
+        Raises:
+            BindError: in use, malformed, or not an address of this machine.
+        """
+        largest_rows = self.welcome.max_rows * self.welcome.dim * self.ranks.dtype.itemsize
+        self._door.setsockopt(zmq.MAXMSGSIZE, max(wire.MAX_HEADER_BYTES, largest_rows))
+        self._door.setsockopt(zmq.RCVHWM, PEER_QUEUE)
+        self._door.setsockopt(zmq.SNDHWM, PEER_QUEUE)
+        self._door.setsockopt(zmq.LINGER, 500)
+        self._door.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # a peer that vanished without a word is dropped
+        self._door.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+        if address.startswith("tcp://["):
+            self._door.setsockopt(zmq.IPV6, 1)
+        try:
+            self._door.bind(address)
+        except zmq.ZMQError as err:
+            reasons = {
+                zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
+                zmq.ENODEV: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
+                zmq.EADDRNOTAVAIL: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
+                zmq.EACCES: "this user may not listen there; choose a port above 1023",
+            }
+            reason = reasons.get(err.errno or 0, "not an address to listen on; write --bind tcp://HOST:PORT")
+            raise BindError(f"cannot listen on {address}: {reason}") from None
+        return self._door.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def serve(self, stopping: Callable[[], bool]) -> None:
+        """Answer requests until ``stopping()``; then finish the job in hand and close.
+
+        Raises:
+            RuntimeError: the worker failed in a way that leaves the ranks out of step.
+        """
+        worker = threading.Thread(target=self._work, name="worker")
+        worker.start()
+        poller = zmq.Poller()
+        poller.register(self._door, zmq.POLLIN)
+        poller.register(self._bell, zmq.POLLIN)
+        try:
+            while not stopping() and self._failure is None:
+                events = dict(poller.poll(POLL_MS))
+                if self._bell in events:
+                    self._bell.recv()
+                    self._answer_finished_jobs()
+                if self._door in events:
+                    self._receive()
+                for session in self.sessions.idle():
+                    self._end(session)
+        finally:
+            self._jobs.put(None)
+            worker.join()
+            self._answer_finished_jobs()
+            self._door.close()
+            self._bell.close()
+            self._context.term()
+        if self._failure is not None:
+            raise RuntimeError(f"computing failed: {self._failure}") from self._failure
+
+    # ---- the door
+
+    def _receive(self) -> None:
+        frames = self._door.recv_multipart(copy=False)
+        arrived = time.monotonic()
+        if len(frames) < 3 or len(frames[1]) != 0:
+            return  # not the envelope of a REQ peer: nobody to answer
+        peer, body = frames[0].bytes, frames[2:]
+        try:
+            if len(body) > 2:
+                raise Refused(ErrorCode.BAD_REQUEST, f"{len(body)} frames; a request has one, a Step two")
+            header = body[0].bytes
+            request = wire.decode_request(header)
+            if (len(body) == 2) != isinstance(request, Step):
+                raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
+            reply = self._handle(request, header, body[1].buffer if len(body) == 2 else b"", peer, arrived)
+        except Refused as refusal:
+            reply = wire.encode(refusal.error)
+        except Exception as err:  # ours to answer for, and no reason to leave the others unserved
+            print(f"cloud: {type(err).__name__} while answering a request", file=sys.stderr, flush=True)
+            reply = wire.encode(wire.Error(ErrorCode.INTERNAL, "the cloud failed on this request"))
+        if reply is not None:
+            self._send(peer, reply)
+
+    def _handle(
+        self, request: Request, header: bytes, rows: bytes | memoryview, peer: bytes, arrived: float
+    ) -> bytes | None:
+        """The reply, or None when it will follow."""
+        if isinstance(request, Hello):
+            return wire.encode(self._welcome(request))
+        if isinstance(request, Open):
+            return wire.encode(self._open(request, digest_of(header)))
+        if isinstance(request, Close):
+            return wire.encode(self._close(request))
+        session, digest = self.sessions.find(request.session), digest_of(header, rows)
+        if session.is_repeat(request.seq, digest):
+            session.waiter = peer
+            return session.reply
+        if isinstance(request, Finish):
+            reply = wire.encode(self._finish(session, request))
+            session.accept(request.seq, digest, peer)
+            session.reply = reply
+            return reply
+        session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
+        tensor = wire.rows_from_frame(request, rows, dtype=self.ranks.dtype, dim=self.welcome.dim)
+        session.accept(request.seq, digest, peer)
+        session.high_water = max(session.high_water, request.position + request.rows)
+        self._jobs.put(_StepJob(session, request, tensor, arrived))
+        return None
+
+    def _welcome(self, request: Hello) -> Welcome:
+        if request.version != wire.VERSION:
+            raise Refused(ErrorCode.UNSUPPORTED_VERSION, f"the device speaks protocol {request.version}, the cloud "
+                          f"{wire.VERSION}", "install the same release on both")  # fmt: skip
+        return self.welcome
+
+    def _open(self, request: Open, digest: bytes) -> Opened:
+        existing = self.sessions.running(request.run_id)
+        if existing is not None and existing.opening_digest == digest:
+            return Opened(self.sessions.find(existing.id).id)
+        if request.fingerprint != self.welcome.fingerprint:
+            raise Refused(ErrorCode.WRONG_CHECKPOINT, "the device's half and the cloud's are not from the same split",
+                          "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
+        wire.check_settings(request)
+        wire.check_ids(request.resumed_ids, self.vocab_size, "resumed_ids")
+        wire.check_ids(request.stop_ids, self.vocab_size, "stop_ids")
+        if request.prompt_tokens + len(request.resumed_ids) > self.welcome.max_seq_len:
+            raise Refused(ErrorCode.OUT_OF_RANGE, f"{request.prompt_tokens} prompt tokens and "
+                          f"{len(request.resumed_ids)} resumed ones, but the context is {self.welcome.max_seq_len}",
+                          "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
+        if existing is not None:
+            self._end(existing)
+        return Opened(self.sessions.open(request, digest).id)
+
+    def _close(self, request: Close) -> Closed:
+        if not self.sessions.was_closed(request.session):
+            self._end(self.sessions.find(request.session))
+        return Closed()
+
+    def _finish(self, session: Session, request: Finish) -> Final:
+        ids = session.reply_ids(request.end)
+        usage = Usage(session.opening.prompt_tokens, len(ids), session.compute_us)
+        return Final(self.tokenizer.decode(ids), usage)
+
+    def _end(self, session: Session) -> None:
+        """Close a session; its row is cleared after whatever still runs in it, and only then free."""
+        self.sessions.close(session)
+        session.closing = True
+        self._jobs.put(_ClearJob(session.slot, session.high_water))
+
+    def _answer_finished_jobs(self) -> None:
+        while self._results:
+            job, result = self._results.popleft()
+            if isinstance(job, _ClearJob):
+                self.sessions.release(job.slot)
+                continue
+            session, step = job.session, job.step
+            session.last_used = time.monotonic()
+            elapsed_us = round((session.last_used - job.arrived) * 1e6)
+            session.compute_us += elapsed_us
+            reply: Reply
+            if isinstance(result, list):
+                session.stepped(step, result)
+                reply = Tokens(tuple(result), elapsed_us)
+            else:
+                assert isinstance(result, Refused)
+                session.filled = min(session.filled, step.position)  # what was written there does not count
+                reply = result.error
+            session.reply = wire.encode(reply)
+            if not session.closing:
+                self._send(session.waiter, session.reply)
+
+    def _send(self, peer: bytes, reply: bytes) -> None:
+        try:
+            self._door.send_multipart([peer, b"", reply], flags=zmq.DONTWAIT)
+        except zmq.ZMQError:
+            pass  # the peer has left or does not read; it will ask again if it cares
+
+    # ---- the worker
+
+    def _work(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        bell = self._context.socket(zmq.PUSH)
+        bell.setsockopt(zmq.LINGER, 0)
+        bell.connect("inproc://bell")
+        try:
+            while True:
+                try:
+                    job = self._jobs.get(timeout=SIGN_OF_LIFE_S)
+                except queue.Empty:
+                    self.ranks.sign_of_life()
+                    continue
+                if job is None:
+                    self.ranks.shut_down()
+                    return
+                self._results.append((job, self._run(job)))
+                bell.send(b"")
+        except BaseException as err:
+            self._failure = err
+            bell.send(b"", flags=zmq.DONTWAIT)
+        finally:
+            bell.close()
+
+    @torch.inference_mode()
+    def _run(self, job: _Job) -> _Result:
+        if isinstance(job, _ClearJob):
+            self.ranks.clear(job.slot, job.end)
+            return None
+        if not job.rows.isfinite().all():
+            return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
+        session, step = job.session, job.step
+        try:
+            logits = self.ranks.step(session.slot, step.position, job.rows, step.want)
+        except torch.OutOfMemoryError:
+            if not self.ranks.alone:
+                raise  # the other ranks are inside a step that this one has left
+            return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
+        if step.want and not logits.sum().isfinite():  # one NaN or infinity anywhere makes the sum one
+            return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
+                           "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
+        first = session.first_output(step)
+        return [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]

@@ -1,0 +1,217 @@
+"""Who holds which row of the cloud's cache, how far it is filled, and what was answered last.
+
+Bookkeeping only. Knows: ids, positions, sequence numbers, the clock.
+Does not know: sockets, tensors, text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llama.sampling import Sampling
+from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
+
+REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
+
+
+@dataclass
+class Session:
+    """One run of one device.
+
+    Args:
+        id: 16 random bytes; knowing them is owning the session.
+        slot: its row of the cache.
+        opening: what it was opened with.
+        filled: cached positions that count.
+        high_water: positions ever written, to be cleared when the slot is given back.
+        outputs: sampled id per output index.
+        seq: the last request accepted; ``digest`` is of its bytes.
+        reply: the answer to it, or None while it is being computed.
+        waiter: who wants that answer; the newest socket that asked.
+    """
+
+    id: bytes
+    slot: int
+    opening: Open = field(repr=False)
+    opening_digest: bytes
+    last_used: float
+    sampling: Sampling
+    filled: int = 0
+    high_water: int = 0
+    outputs: list[int] = field(default_factory=list, repr=False)
+    seq: int = 0
+    digest: bytes = b""
+    reply: bytes | None = field(default=b"", repr=False)
+    waiter: bytes = b""
+    compute_us: int = 0
+    closing: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """A request of this session is being computed."""
+        return self.reply is None
+
+    def is_repeat(self, seq: int, digest: bytes) -> bool:
+        """True for the last accepted request once more, False for the next one.
+
+        Raises:
+            Refused: ``out_of_sequence`` for any other.
+        """
+        if seq == self.seq and digest == self.digest:
+            return True
+        if seq == self.seq + 1 and not self.busy:
+            return False
+        what = "came before with other bytes" if seq == self.seq else f"came after {self.seq}"
+        raise Refused(ErrorCode.OUT_OF_SEQUENCE, f"request {seq} {what}", "send each request once, in order")
+
+    def accept(self, seq: int, digest: bytes, waiter: bytes) -> None:
+        """Take request ``seq`` on: its answer is owed to ``waiter``."""
+        self.seq, self.digest, self.waiter, self.reply = seq, digest, waiter, None
+
+    def check_step(self, step: Step, max_seq_len: int, max_rows: int) -> None:
+        """The rows lie where rows may lie.
+
+        Raises:
+            Refused: ``out_of_range``, with what the bounds are.
+        """
+        end, prompt = step.position + step.rows, self.opening.prompt_tokens
+        first_output = end - step.want + 1 - prompt
+
+        def refuse_if(wrong: bool, message: str, advice: str) -> None:
+            if wrong:
+                raise Refused(ErrorCode.OUT_OF_RANGE, message, advice)
+
+        refuse_if(step.rows > max_rows, f"{step.rows} rows in one step; the most is {max_rows}", "send smaller chunks")
+        refuse_if(
+            step.position > self.filled,
+            f"rows at position {step.position}, but only {self.filled} are cached",
+            f"resend from position {self.filled}",
+        )
+        refuse_if(
+            end > max_seq_len,
+            f"positions up to {end}, but the context is {max_seq_len}",
+            "shorten the prompt or start the cloud with a larger --max_seq_len",
+        )
+        refuse_if(step.want > step.rows, f"{step.want} ids wanted of {step.rows} rows", "want at most one id per row")
+        if step.want:
+            refuse_if(
+                not 0 <= first_output <= len(self.outputs),
+                f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
+                f"the prompt has {prompt} tokens: want ids from its last row on, without a gap",
+            )
+
+    def first_output(self, step: Step) -> int:
+        """Output index of the first id that ``step`` wants."""
+        return step.position + step.rows - step.want + 1 - self.opening.prompt_tokens
+
+    def stepped(self, step: Step, ids: list[int]) -> None:
+        """Rows were cached and ids sampled."""
+        self.filled = step.position + step.rows
+        if ids:
+            first = self.first_output(step)
+            self.outputs[first : first + len(ids)] = ids
+
+    def reply_ids(self, end: int) -> list[int]:
+        """Outputs ``0 … end-1``, cut before the first stop id.
+
+        Raises:
+            Refused: ``out_of_range`` when there are fewer.
+        """
+        if end > len(self.outputs):
+            raise Refused(ErrorCode.OUT_OF_RANGE, f"the reply cannot end at {end}: {len(self.outputs)} ids were sampled",
+                          "finish at or before the last id received")  # fmt: skip
+        stop = set(self.opening.stop_ids)
+        first_stop = next((i for i, token in enumerate(self.outputs[:end]) if token in stop), end)
+        return self.outputs[:first_stop]
+
+
+class Sessions:
+    """All sessions, and the rows they hold.
+
+    Args:
+        slots: rows of the cache.
+        idle_timeout_s: a session unused for so long is closed and its row given to the next.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
+        self.idle_timeout_s = idle_timeout_s
+        self._clock = clock
+        self._free = list(range(slots))
+        self._by_id: dict[bytes, Session] = {}
+        self._by_run: dict[bytes, Session] = {}
+        self._closed: OrderedDict[bytes, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, session_id: bytes) -> Session:
+        """The session, marked as used now.
+
+        Raises:
+            Refused: ``unknown_session``.
+        """
+        session = self._by_id.get(session_id)
+        if session is None or session.closing:
+            raise Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
+                          "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
+        session.last_used = self._clock()
+        return session
+
+    def running(self, run_id: bytes) -> Session | None:
+        """The open session of a run, if there is one."""
+        return self._by_run.get(run_id)
+
+    def open(self, request: Open, digest: bytes) -> Session:
+        """A new session in a free row.
+
+        Raises:
+            Refused: ``busy`` with the seconds after which a row may be free.
+        """
+        if not self._free:
+            oldest = min(s.last_used for s in self._by_id.values())
+            wait = max(0.1, self.idle_timeout_s - (self._clock() - oldest))
+            # A row is usually freed by a run that ends, long before one idles out.
+            raise Refused(ErrorCode.BUSY, f"all {len(self)} places are taken", "wait for one", min(wait, 2.0))
+        sampling = Sampling(request.temperature, request.top_p, request.seed)
+        session = Session(
+            secrets.token_bytes(SESSION_BYTES), self._free.pop(0), request, digest, self._clock(), sampling,
+            outputs=list(request.resumed_ids),
+        )  # fmt: skip
+        self._by_id[session.id] = self._by_run[request.run_id] = session
+        return session
+
+    def close(self, session: Session) -> None:
+        """Forget the session. Its row stays taken until :meth:`release`, so that it can be cleared in between."""
+        self._by_id.pop(session.id, None)
+        if self._by_run.get(session.opening.run_id) is session:
+            del self._by_run[session.opening.run_id]
+        self._closed[session.id] = None
+        if len(self._closed) > REMEMBERED_CLOSED:
+            self._closed.popitem(last=False)
+
+    def release(self, slot: int) -> None:
+        """The row is cleared and can be given away."""
+        self._free.append(slot)
+
+    def was_closed(self, session_id: bytes) -> bool:
+        """True when the session existed and was closed not too long ago."""
+        return session_id in self._closed
+
+    def idle(self) -> list[Session]:
+        """Sessions that have been unused for too long."""
+        deadline = self._clock() - self.idle_timeout_s
+        return [s for s in self._by_id.values() if s.last_used < deadline and not s.busy]
+
+
+def digest_of(*frames: bytes | memoryview) -> bytes:
+    """Digest by which a repeated request is recognised."""
+    h = hashlib.blake2b(digest_size=16)
+    for frame in frames:
+        h.update(len(frame).to_bytes(8, "little"))
+        h.update(frame)
+    return h.digest()

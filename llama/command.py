@@ -1,0 +1,110 @@
+"""Runs a command line with python-fire, strictly: nothing starts unless every flag is known and parses.
+
+python-fire alone runs the function before it rejects an unknown flag, and guesses types from text (``--title 42`` would
+arrive as an int). Here the flags are checked against the function's signature first, and each text is converted to the
+type that the signature declares.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_type_hints
+
+import fire
+
+from llama.errors import SplitLlamaError, UsageError
+
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+
+
+def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
+    """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
+
+    Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not {"--help", "-h"} & set(argv):
+            check_flags(main, argv)
+        fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=argv)
+    except SplitLlamaError as err:
+        print(f"error: {err}", file=sys.stderr)
+        sys.exit(err.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
+    """The values that ``argv`` gives to the parameters of ``main``.
+
+    Raises:
+        UsageError: an unknown flag (with the nearest known one), a missing or unparsable value, a flag given twice,
+            a word that belongs to no flag, or a required flag that is not there.
+    """
+    known = inspect.signature(main).parameters
+    convert, values, words = _converters(main), dict[str, Any](), list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or word == "--":
+            raise UsageError(f"'{word}' belongs to no flag; write --name value")
+        name, has_value, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name not in known and name.startswith("no") and name[2:] in known and _is_switch(main, name[2:]):
+            name, has_value, value = name[2:], "=", "false"
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean --{nearest[0]}?" if nearest else "the flags are " + ", ".join(f"--{k}" for k in known)
+            raise UsageError(f"unknown flag --{name}; {hint}")
+        if name in values:
+            raise UsageError(f"--{name} is given twice")
+        if not has_value:
+            if words and not words[0].startswith("--"):
+                value = words.pop(0)
+            elif _is_switch(main, name):
+                value = "true"
+            else:
+                raise UsageError(f"--{name} needs a value")
+        values[name] = convert[name](value)
+    missing = [f"--{k}" for k, p in known.items() if p.default is p.empty and k not in values]
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given; --help lists all flags")
+    return values
+
+
+def _is_switch(main: Callable[..., None], name: str) -> bool:
+    return get_type_hints(main)[name] is bool
+
+
+def _converters(main: Callable[..., None]) -> dict[str, Callable[[str], Any]]:
+    """For each parameter of ``main``, text to its declared type (``X | None`` counts as X)."""
+
+    def converter(name: str, hint: Any) -> Callable[[str], Any]:
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            hint = next(h for h in get_args(hint) if h is not type(None))
+
+        def convert(text: str) -> Any:
+            text = str(text)
+            if hint is bool:
+                if text.lower() in _TRUE | _FALSE:
+                    return text.lower() in _TRUE
+                raise UsageError(f"--{name} is a switch: true or false, not '{text}'")
+            try:
+                return hint(text)
+            except ValueError:
+                kind = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
+                raise UsageError(f"--{name} needs {kind}, not '{text}'") from None
+
+        return convert
+
+    hints = get_type_hints(main)
+    return {name: converter(name, hints[name]) for name in inspect.signature(main).parameters}

@@ -1,0 +1,49 @@
+"""Which torch device and how many CPU threads: flags to what torch wants."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from llama.errors import DeviceError, UsageError
+
+
+def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device of a ``--device`` flag; None is this rank's GPU where there is one, else the CPU.
+
+    Raises:
+        DeviceError: not available here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"--device {name} is not a device; use cpu, cuda or mps") from None
+    if device.type == "cuda":
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise DeviceError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
+                              f"{index} is not among them; use --device cpu, or fewer ranks")  # fmt: skip
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("--device mps: this machine has no Apple GPU; use --device cpu")
+    if device.type not in ("cpu", "mps"):
+        raise DeviceError(f"--device {name} is not supported; use cpu, cuda or mps")
+    return device
+
+
+def cpu_threads(flag: int | None, processes: int = 1) -> int:
+    """Threads per process: ``--threads``, or this process's cores shared among the ``processes`` of one machine.
+
+    torchrun would leave every process one thread.
+
+    Raises:
+        UsageError: below 1.
+    """
+    if flag is None:
+        return max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if flag < 1:
+        raise UsageError(f"--threads {flag}: give 1 or more")
+    return flag

@@ -1,0 +1,261 @@
+"""The device's side of the network: one REQ socket, and patience.
+
+ZeroMQ's Lazy Pirate: a request whose answer does not come is asked again on a fresh socket, since a REQ socket that
+waits for a lost reply is of no further use. Asking again is safe because the cloud recognises a repeated request. A
+late answer may also mean a long computation; so silence is followed by Hello, and only a cloud that does not answer
+that either is counted as gone.
+
+Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import torch
+import zmq
+
+from llama import wire
+from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama.sampling import Sampling
+from llama.wire import (
+    Close, Error, ErrorCode, Final, Finish, Hello, Open, Opened, Reply, Request, Step, Tokens, Welcome,
+)  # fmt: skip
+
+HELLO_PATIENCE_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
+STEP_PATIENCE_S = 5.0  # a computation may take longer: then the cloud is asked whether it lives
+MAX_REPLY_BYTES = 64 << 20
+
+
+class Link:
+    """A connection to one cloud, remade as often as needed.
+
+    Args:
+        address: ``tcp://HOST:PORT``.
+        deadline_s: a cloud that gives no sign of life for so long is given up.
+        on_notice: told in words about every retry.
+    """
+
+    def __init__(self, address: str, *, deadline_s: float = 30.0, on_notice: Callable[[str], None] = print) -> None:
+        self.address, self.deadline_s, self.on_notice = address, deadline_s, on_notice
+        self.bytes_sent = self.bytes_received = 0
+        self._context = zmq.Context()
+        self._pending: tuple[Request, list[bytes | memoryview]] | None = None
+        self._socket = self._connect()
+
+    def close(self) -> None:
+        """Drop the connection and whatever is unsent."""
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hello(self) -> Welcome:
+        """Who is there.
+
+        Raises:
+            CloudUnreachable, CloudRefused, ProtocolMismatch: see :meth:`ask`.
+        """
+        welcome = self.ask(Hello(wire.VERSION))
+        if not isinstance(welcome, Welcome) or welcome.version != wire.VERSION or welcome.dtype not in wire.DTYPES:
+            raise ProtocolMismatch(f"{self.address} answered Hello with something else; is it a cloud of this release?")
+        return welcome
+
+    def ask(self, request: Request, rows: torch.Tensor | None = None) -> Reply:
+        """One request, one reply.
+
+        Raises:
+            CloudUnreachable: no sign of life for ``deadline_s``.
+            CloudRefused: a typed Error.
+            ProtocolMismatch: the answer is not of this protocol.
+        """
+        self.begin(request, rows)
+        return self.finish()
+
+    def begin(self, request: Request, rows: torch.Tensor | None = None) -> None:
+        """Send a request; :meth:`finish` waits for the reply. In between the caller may compute."""
+        assert self._pending is None, "a REQ socket has one request at a time"
+        frames: list[bytes | memoryview] = [wire.encode(request)]
+        if rows is not None:
+            frames.append(wire.rows_to_frame(rows))
+        self._pending = (request, frames)
+        self._send(frames)
+
+    def finish(self) -> Reply:
+        """The reply to what was begun. Raises as :meth:`ask`."""
+        assert self._pending is not None, "nothing was begun"
+        request, frames = self._pending
+        reply = self._wait_for_reply(request, frames)
+        self._pending = None
+        if isinstance(reply, Error):
+            raise CloudRefused(reply.code, reply.message, reply.advice, reply.retry_after_s)
+        return reply
+
+    def abandon(self) -> None:
+        """Forget a request that was begun; its reply can no longer arrive."""
+        if self._pending is not None:
+            self._pending = None
+            self._remake()
+
+    # ---- inside
+
+    def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
+        is_hello = isinstance(request, Hello)
+        reply = self._receive(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S)
+        attempt, heard = 0, time.monotonic() - (HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S)
+        while reply is None:
+            silent_s = time.monotonic() - heard
+            if silent_s >= self.deadline_s:
+                raise CloudUnreachable(
+                    f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that the "
+                    f"address is right and that no firewall is in between"
+                )
+            self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
+                           f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
+            attempt += 1
+            patience = HELLO_PATIENCE_S[min(attempt, len(HELLO_PATIENCE_S) - 1)]
+            patience = min(patience, max(0.1, self.deadline_s - silent_s))
+            self._remake()
+            self._send([wire.encode(Hello(wire.VERSION))])
+            sign_of_life = self._receive(patience)
+            if sign_of_life is None:
+                continue
+            if is_hello:
+                return sign_of_life
+            heard, attempt = time.monotonic(), 0
+            self._send(frames)
+            reply = self._receive(STEP_PATIENCE_S)
+        return reply
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+        if self.address.startswith("tcp://["):
+            socket.setsockopt(zmq.IPV6, 1)
+        try:
+            socket.connect(self.address)
+        except zmq.ZMQError:
+            socket.close()
+            raise UsageError(f"--cloud {self.address} is not an address to connect to; write tcp://HOST:PORT") from None
+        return socket
+
+    def _remake(self) -> None:
+        self._socket.close(linger=0)
+        self._socket = self._connect()
+
+    def _send(self, frames: Sequence[bytes | memoryview]) -> None:
+        self.bytes_sent += sum(map(len, frames))
+        self._socket.send_multipart(frames, copy=len(frames) == 1)
+
+    def _receive(self, patience_s: float) -> Reply | None:
+        if not self._socket.poll(round(patience_s * 1000)):
+            return None
+        frames = self._socket.recv_multipart()
+        self.bytes_received += sum(map(len, frames))
+        try:
+            if len(frames) != 1:
+                raise ValueError(f"{len(frames)} frames")
+            return wire.decode_reply(frames[0])
+        except ValueError as err:
+            raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})") from None
+
+
+class Session:
+    """One run's place in the cloud; a context manager, so that the place is always given back.
+
+    Args:
+        link: the connection.
+        welcome: what the cloud said.
+        prompt_tokens: P.
+        sampling: settings, used by the cloud.
+        stop_ids: where the cloud cuts the text.
+        prompt_id: the prompt sheet's id, or empty.
+    """
+
+    def __init__(
+        self, link: Link, welcome: Welcome, *,
+        prompt_tokens: int, sampling: Sampling, stop_ids: Sequence[int], prompt_id: str = "",
+    ) -> None:  # fmt: skip
+        self._link, self._id, self._seq = link, b"", 0
+        self._dtype, self._dim = wire.DTYPES[welcome.dtype], welcome.dim
+        self._opening = Open(
+            os.urandom(wire.RUN_ID_BYTES), welcome.fingerprint, prompt_tokens, sampling.temperature, sampling.top_p,
+            sampling.seed, tuple(stop_ids), prompt_id,
+        )  # fmt: skip
+
+    def open(self, resumed_ids: Sequence[int] = ()) -> None:
+        """Get a place, waiting for one if the cloud is full; with the ids so far if a place was lost.
+
+        Raises:
+            CloudRefused: full for longer than the link's deadline, or another reason.
+        """
+        import msgspec  # noqa: PLC0415
+
+        request = msgspec.structs.replace(self._opening, resumed_ids=tuple(resumed_ids))
+        give_up = time.monotonic() + self._link.deadline_s
+        while True:
+            try:
+                opened = self._link.ask(request)
+                break
+            except CloudRefused as err:
+                if err.code != ErrorCode.BUSY or time.monotonic() > give_up:
+                    raise
+                wait = min(max(err.retry_after_s or 1.0, 0.1), 10.0)
+                self._link.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
+                time.sleep(wait)
+        if not isinstance(opened, Opened):
+            raise self._mismatch("Open")
+        self._id, self._seq = opened.session, 0
+
+    def begin_step(self, rows: torch.Tensor, position: int, want: int) -> None:
+        """Send rows ``(T, dim)``; :meth:`finish_step` waits for the ids."""
+        if rows.dtype != self._dtype or rows.shape[1] != self._dim:
+            raise ValueError("the rows are not of the cloud's dtype and width")
+        self._seq += 1
+        step = Step(self._id, self._seq, position, want, wire.DTYPE_NAMES[rows.dtype], rows.shape[0], rows.shape[1])
+        self._want = want
+        self._link.begin(step, rows)
+
+    def finish_step(self) -> Tokens:
+        """The ids for the rows sent last."""
+        tokens = self._link.finish()
+        if not isinstance(tokens, Tokens) or len(tokens.ids) != self._want:
+            raise self._mismatch("Step")
+        return tokens
+
+    def finish(self, end: int) -> Final:
+        """The reply is outputs ``0 … end-1``: its text."""
+        self._seq += 1
+        final = self._link.ask(Finish(self._id, self._seq, end))
+        if not isinstance(final, Final):
+            raise self._mismatch("Finish")
+        return final
+
+    def __enter__(self) -> Session:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Give the place back. After a failure this is tried once, briefly: the cloud also frees idle places itself."""
+        self._link.abandon()
+        if isinstance(error, CloudUnreachable):
+            return
+        deadline, self._link.deadline_s = self._link.deadline_s, 2.0
+        notice, self._link.on_notice = self._link.on_notice, lambda _: None
+        try:
+            self._link.ask(Close(self._id, self._seq + 1))
+        except (CloudUnreachable, CloudRefused, ProtocolMismatch):
+            pass
+        finally:
+            self._link.deadline_s, self._link.on_notice = deadline, notice
+
+    def _mismatch(self, request: str) -> ProtocolMismatch:
+        return ProtocolMismatch(f"{self._link.address} answered {request} with another kind of reply")

@@ -1,0 +1,54 @@
+"""What the person sees: the reply as it streams, and one line that answers "why is it slow".
+
+The reply goes to stdout; everything else goes to stderr, so that stdout can be piped.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from llama.generation import Reply, Timing
+
+# Control characters in a reply could move the cursor or rewrite what the terminal shows; only these two mean text.
+_UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def show_text(text: str) -> None:
+    """A piece of the reply, at once, without control and escape characters."""
+    sys.stdout.write(text.translate(_UNPRINTABLE))
+    sys.stdout.flush()
+
+
+def notice(text: str) -> None:
+    """A line for the person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def timing_line(timing: Timing) -> str:
+    """Prompt, speed, time to first token, and per token the milliseconds and bytes of each place."""
+    line = f"{timing.prompt_tokens} prompt tokens, first token after {timing.time_to_first_token_s:.2f} s"
+    if timing.tokens_per_s is None:
+        return line
+    return (
+        f"{line}; {timing.reply_tokens} tokens at {timing.tokens_per_s:.1f} tokens/s; per token: "
+        f"device {timing.device_ms_per_token:.1f} ms, network {timing.network_ms_per_token:.1f} ms, "
+        f"cloud {timing.cloud_ms_per_token:.1f} ms, {timing.sent_bytes_per_token:.0f} bytes out, "
+        f"{timing.received_bytes_per_token:.0f} in"
+    )
+
+
+def show_json(reply: Reply) -> None:
+    """The whole reply as one JSON object on stdout."""
+    fields: dict[str, Any] = {
+        "text": reply.text,
+        "tokens": reply.tokens,
+        "prompt_tokens": reply.prompt_tokens,
+        "stop_reason": reply.stop_reason,
+        "timing": asdict(reply.timing),
+    }
+    sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,254 @@
+"""THE JOURNEY: one prompt in, one reply out, token by token, on the device.
+
+    ids ─ edge half ─ rows ─ Step ──►  cloud  ──► Tokens ─ next id ─┐
+     ▲                                                              │
+     └──────────────────────────────────────────────────────────────┘
+
+Knows: ids, rows, the edge half, the session in the cloud, the clock.
+Does not know: files, flags, screens. Runs on the device only; the cloud never imports it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar
+
+import torch
+
+from llama.edge.link import Link, Session
+from llama.errors import CloudRefused, LinkError, PromptError, UsageError
+from llama.model import KVCache
+from llama.sampling import Sampling
+from llama.tokenizer import StreamDecoder, Tokenizer
+from llama.wire import ErrorCode, Final, Welcome
+
+_T = TypeVar("_T")
+
+CHUNK = 256  # prompt rows per Step; the cloud may allow fewer
+MAX_REOPENS = 3  # in a row, without a token in between
+
+StopReason = Literal["stop_token", "max_gen_len", "max_seq_len"]
+
+
+class EdgeHalf(Protocol):
+    """What the journey needs of ``model_edge.EdgeTransformer``."""
+
+    def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
+        """ids ``(1, T)`` to rows ``(1, T, dim)``."""
+
+    def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
+        """A cache for the edge's layers."""
+
+
+@dataclass
+class Timing:
+    """Where the time and the bytes went. Seconds, milliseconds and bytes; "per token" is per decoded token.
+
+    The first token is not a decoded one: it comes out of the prompt's last chunk. With a reply of one token the
+    per-token figures are None.
+    """
+
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    time_to_first_token_s: float = 0.0
+    total_s: float = 0.0
+    tokens_per_s: float | None = None
+    device_ms_per_token: float | None = None
+    network_ms_per_token: float | None = None
+    cloud_ms_per_token: float | None = None
+    sent_bytes_per_token: float | None = None
+    received_bytes_per_token: float | None = None
+    prompt_sent_bytes: int = 0
+    reopened: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A finished reply. ``tokens`` excludes the stop token; ``prompt_tokens`` is everything that was fed."""
+
+    text: str = field(repr=False)
+    tokens: list[int] = field(repr=False)
+    prompt_tokens: list[int] = field(repr=False)
+    stop_reason: StopReason
+    timing: Timing
+
+
+def reply_to(
+    prompt_tokens: Sequence[int], *,
+    edge: EdgeHalf, link: Link, welcome: Welcome, tokenizer: Tokenizer, stop_ids: Sequence[int], sampling: Sampling,
+    max_gen_len: int | None = None, prompt_id: str = "", chunk: int = CHUNK,
+    on_text: Callable[[str], None] = lambda text: None,
+) -> Reply:  # fmt: skip
+    """Run a prompt through both halves until a stop id or the limit.
+
+    Args:
+        prompt_tokens: ids of the whole prompt, template included.
+        edge: the device's half, in the dtype of ``welcome``.
+        link: the connection to the cloud.
+        welcome: what the cloud said.
+        tokenizer: turns ids into the text that streams.
+        stop_ids: ids that end the reply.
+        sampling: how the cloud chooses.
+        max_gen_len: most tokens of the reply; None is whatever the context leaves.
+        prompt_id: the prompt sheet's id, or empty.
+        chunk: most prompt rows per request.
+        on_text: called with each new piece of text.
+
+    Raises:
+        PromptError: the prompt leaves no room for a reply.
+        LinkError: the cloud is gone, refuses, or says another text than the ids say.
+    """
+    limit, limited_by = _reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
+    decoder, meter = StreamDecoder(tokenizer), _Meter(link)
+    stop, stop_reason = frozenset(stop_ids), limited_by
+    session = Session(
+        link, welcome, prompt_tokens=len(prompt_tokens), sampling=sampling, stop_ids=stop_ids, prompt_id=prompt_id
+    )
+    with session:
+        run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit)
+        for _ in range(limit):
+            token = run.next_token()
+            if token in stop:
+                stop_reason = "stop_token"
+                break
+            on_text(decoder.push(token))
+            run.tokens.append(token)
+        on_text(decoder.finish())
+        final = run.finish()
+    text = tokenizer.decode(run.tokens)
+    if final.text != text:
+        raise LinkError("the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
+                        "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
+    timing = meter.summary(len(prompt_tokens), len(run.tokens))
+    return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing)
+
+
+def _reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
+    if max_gen_len is not None and max_gen_len < 1:
+        raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
+    if prompt < 1:
+        raise PromptError("the prompt has no tokens")
+    room = max_seq_len - prompt
+    if room < 1:
+        raise PromptError(f"the prompt has {prompt} tokens, but prompt and reply together may have {max_seq_len}; "
+                          f"shorten it, or start the cloud with a larger --max_seq_len")  # fmt: skip
+    if max_gen_len is None or max_gen_len > room:
+        return room, "max_seq_len"
+    return max_gen_len, "max_gen_len"
+
+
+class _Run:
+    """Feeds ids that have not been fed yet, and gets the id that follows.
+
+    That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the
+    old one was lost (everything again).
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], edge: EdgeHalf, session: Session, meter: _Meter, chunk: int, limit: int
+    ) -> None:
+        self.prompt, self.tokens = list(prompt), list[int]()
+        self.edge, self.session, self.meter, self.chunk = edge, session, meter, chunk
+        self.cache = edge.new_cache(1, len(prompt) + limit)
+        self.fed = 0
+
+    def next_token(self) -> int:
+        """The id after everything so far."""
+        return self._with_a_session(self._feed)
+
+    def finish(self) -> Final:
+        """The reply's text according to the cloud."""
+        return self._with_a_session(lambda: self.session.finish(len(self.tokens)))
+
+    def _feed(self) -> int:
+        ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]
+        decoding = len(ids) == 1 and bool(self.tokens)
+        rows = self._rows(ids, 0)
+        for start in range(0, len(ids), self.chunk):
+            is_last = start + self.chunk >= len(ids)
+            sent_at = time.monotonic()
+            self.session.begin_step(rows, self.fed + start, want=int(is_last))
+            if not is_last:
+                rows = self._rows(ids, start + self.chunk)  # while the cloud works on the chunk before
+            answer = self.session.finish_step()
+            self.meter.round_trip(time.monotonic() - sent_at, answer.compute_us / 1e6)
+        self.fed += len(ids)
+        self.meter.token(decoding)
+        return answer.ids[0]
+
+    def _rows(self, ids: list[int], start: int) -> torch.Tensor:
+        """Rows ``(T, dim)`` of one chunk; the device's cache is filled on the way."""
+        with self.meter.on_device():
+            tokens = torch.tensor([ids[start : start + self.chunk]])
+            return self.edge(tokens, [self.fed + start], self.cache)[0]
+
+    def _with_a_session(self, ask: Callable[[], _T]) -> _T:
+        """``ask()``; if the cloud has lost the session, open it again with the ids so far and replay everything."""
+        for _ in range(MAX_REOPENS):
+            try:
+                return ask()
+            except CloudRefused as err:
+                if err.code != ErrorCode.UNKNOWN_SESSION:
+                    raise
+                self.session.open(self.tokens)
+                self.fed = 0
+                self.meter.timing.reopened += 1
+        return ask()
+
+
+class _Meter:
+    """Adds up where the time and the bytes go."""
+
+    def __init__(self, link: Link) -> None:
+        self.timing = Timing()
+        self._link = link
+        self._started = time.monotonic()
+        self._device_s = self._network_s = self._cloud_s = 0.0
+        self._bytes_before = (link.bytes_sent, link.bytes_received)
+        self._totals = (0.0, 0.0, 0.0)  # device, network, cloud seconds of the decoded tokens
+        self._bytes = (0, 0)
+        self._decoded = 0
+        self._first_at = self._last_at = 0.0
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        before = time.monotonic()
+        yield
+        self._device_s += time.monotonic() - before
+
+    def round_trip(self, seconds: float, cloud_s: float) -> None:
+        cloud_s = min(cloud_s, seconds)
+        self._cloud_s += cloud_s
+        self._network_s += seconds - cloud_s
+
+    def token(self, decoding: bool) -> None:
+        """A token has arrived; what was added up since the last one belongs to it."""
+        now = time.monotonic()
+        sent, received = self._link.bytes_sent, self._link.bytes_received
+        if not self._first_at:
+            self._first_at = now
+            self.timing.prompt_sent_bytes = sent - self._bytes_before[0]
+        if decoding:
+            self._decoded += 1
+            device, network, cloud = self._totals
+            self._totals = (device + self._device_s, network + self._network_s, cloud + self._cloud_s)
+            self._bytes = (
+                self._bytes[0] + sent - self._bytes_before[0], self._bytes[1] + received - self._bytes_before[1]
+            )  # fmt: skip
+        self._last_at, self._bytes_before = now, (sent, received)
+        self._device_s = self._network_s = self._cloud_s = 0.0
+
+    def summary(self, prompt_tokens: int, reply_tokens: int) -> Timing:
+        timing, n = self.timing, self._decoded
+        timing.prompt_tokens, timing.reply_tokens = prompt_tokens, reply_tokens
+        timing.time_to_first_token_s = self._first_at - self._started
+        timing.total_s = time.monotonic() - self._started
+        if n:
+            timing.tokens_per_s = n / (self._last_at - self._first_at)
+            per_token = (1000 * total / n for total in self._totals)
+            timing.device_ms_per_token, timing.network_ms_per_token, timing.cloud_ms_per_token = per_token
+            timing.sent_bytes_per_token, timing.received_bytes_per_token = (total / n for total in self._bytes)
+        return timing

@@ -1,0 +1,301 @@
+"""Text to token ids and back.
+
+The vocabulary is Meta's file format: text, one token per line, its bytes in base64, a space, its id. Encoding is
+tiktoken's byte-pair encoding, for which an id is also a merge priority (lower first). Released Llama 3 files need
+nothing else: Meta's 256 special tokens follow the last line, and the text is cut by Meta's pattern first. A vocabulary
+of another model comes with its own special tokens and pattern (``llama.checkpoint.vocabulary`` makes all three).
+
+Special tokens never come out of :meth:`Tokenizer.encode`: text that looks like one is ordinary text. Who wants one
+puts its id there, as ``llama.chat`` does.
+
+Knows nothing about: chat formats, other file formats.
+"""
+
+from __future__ import annotations
+
+import binascii
+import codecs
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import blobfile as bf
+import regex  # type: ignore[import-untyped]
+import tiktoken
+
+from llama.errors import TokenizerError
+
+# Meta's split pattern (github.com/meta-llama/llama3, `llama/tokenizer.py`, `pat_str`).
+META_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+"
+    r"|\s+(?!\S)"
+    r"|\s+"
+)
+
+# Meta's special tokens by offset from the end of the rank file, as numbered since Llama 3.1 (llama-models,
+# `models/llama3/tokenizer.py`); Llama 3.0 has the same ids, and reserved names where 3.1 has new ones.
+_NAMED_SPECIAL_TOKENS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+    "<|image|>",
+)
+NUM_SPECIAL_TOKENS = 256
+
+# Ids after which a reply is over, by family; the first family whose tokens the vocabulary has.
+_STOP_TOKENS = (("<|end_of_text|>", "<|eot_id|>"), ("<|im_end|>",))
+
+# The reference's limits: tiktoken overflows its stack on very long runs of whitespace.
+MAX_PIECE_CHARS = 400_000
+MAX_RUN_CHARS = 25_000
+
+_RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
+
+
+def meta_special_tokens(num_base_tokens: int) -> dict[str, int]:
+    """Meta's 256 special tokens, numbered from ``num_base_tokens`` (the rank file's number of lines)."""
+    unnamed = range(2, 2 + NUM_SPECIAL_TOKENS - len(_NAMED_SPECIAL_TOKENS))
+    names = [*_NAMED_SPECIAL_TOKENS, *(f"<|reserved_special_token_{i}|>" for i in unnamed)]
+    return {name: num_base_tokens + i for i, name in enumerate(names)}
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a tokenizer file, local or in cloud storage (whatever blobfile opens).
+
+    Raises:
+        TokenizerError: it cannot be read.
+    """
+    # Not tiktoken's loader: that caches by path, so a file that has changed would be served stale.
+    try:
+        with bf.BlobFile(str(path), "rb") as f:
+            data: bytes = f.read()
+    except FileNotFoundError:
+        raise TokenizerError(f"tokenizer {path}: no such file") from None
+    except IsADirectoryError:
+        raise TokenizerError(f"tokenizer {path}: a directory; name the file in it") from None
+    except (OSError, bf.Error) as err:
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({type(err).__name__})") from None
+    return data
+
+
+def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
+    """The tokens of a rank file and their ids, in the file's order.
+
+    Args:
+        data: the file's bytes.
+        where: its name, for errors.
+
+    Raises:
+        TokenizerError: not a rank file, or a damaged one; names the line.
+    """
+    if data.startswith(b"\n") and b"<unk>" in data[:64]:  # the first entry of a SentencePiece protobuf
+        raise TokenizerError(
+            f"tokenizer {where}: a SentencePiece model (Llama 2 or older), which is not supported; "
+            "use a checkpoint of Llama 3 or later"
+        )
+    ranks: dict[bytes, int] = {}
+    seen: set[int] = set()
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line:
+            continue
+        token, rank = _parse_line(line, f"tokenizer {where}, line {number}")
+        if token in ranks:
+            raise TokenizerError(f"tokenizer {where}, line {number}: a token that stood before; get the file again")
+        if rank in seen:
+            raise TokenizerError(f"tokenizer {where}, line {number}: id {rank} stood before; get the file again")
+        ranks[token] = rank
+        seen.add(rank)
+    if not ranks:
+        raise TokenizerError(f"tokenizer {where}: empty; get the file again")
+    return ranks
+
+
+def _parse_line(line: bytes, place: str) -> tuple[bytes, int]:
+    encoded, _, rank = line.partition(b" ")
+    try:
+        token = binascii.a2b_base64(encoded, strict_mode=True)
+        if not token or not rank.isdigit():
+            raise ValueError
+        return token, int(rank)
+    except ValueError:
+        raise TokenizerError(f"{place}: not a token in base64, a space and its id; get the file again") from None
+
+
+class Tokenizer:
+    """A vocabulary, with the attributes of Meta's tokenizer.
+
+    Attributes:
+        n_words: number of ids, special tokens included; every id below it is a token.
+        special_tokens: id by text.
+        bos_id: id of begin-of-text, or None where the vocabulary has none.
+        eos_id: id of end-of-text (Llama 3) or end-of-message (ChatML), or None.
+        pad_id: -1, which is no token.
+        stop_tokens: ids that end a reply.
+    """
+
+    n_words: int
+    special_tokens: dict[str, int]
+    bos_id: int | None
+    eos_id: int | None
+    pad_id: int
+    stop_tokens: set[int]
+
+    def __init__(
+        self, model_path: str | Path, *, special_tokens: Mapping[str, int] | None = None, pattern: str | None = None
+    ) -> None:
+        """Read a rank file.
+
+        Args:
+            model_path: the file, local or in cloud storage.
+            special_tokens: id by text; None for Meta's 256, numbered from the number of lines.
+            pattern: regular expression whose matches are encoded one by one; None for Meta's.
+
+        Raises:
+            TokenizerError: missing, damaged or of another kind; or ids that are taken twice or left out.
+        """
+        ranks = parse_ranks(read_file(model_path), model_path)
+        self.special_tokens = meta_special_tokens(len(ranks)) if special_tokens is None else dict(special_tokens)
+        self._token_bytes = token_table(ranks, self.special_tokens, f"tokenizer {model_path}")
+        self.n_words = len(self._token_bytes)
+        self.bos_id = self.special_tokens.get("<|begin_of_text|>")
+        stops = [[self.special_tokens[t] for t in names if t in self.special_tokens] for names in _STOP_TOKENS]
+        family = next(filter(None, stops), [])
+        self.eos_id = family[0] if family else None
+        self.pad_id = -1
+        self.stop_tokens = set(family)
+        self._pattern = META_PATTERN if pattern is None else pattern
+        self._missing_bytes = bytes(b for b in range(256) if bytes([b]) not in ranks)
+        try:
+            self.model = tiktoken.Encoding(
+                Path(model_path).name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens=self.special_tokens
+            )
+        except ValueError as err:
+            raise TokenizerError(f"tokenizer {model_path}: its split pattern cannot be used: {err}") from None
+
+    def encode(self, s: str, *, bos: bool, eos: bool) -> list[int]:
+        """Ids of a text. Text that looks like a special token is ordinary text.
+
+        Bytes for which the vocabulary has no token are left out.
+
+        Args:
+            s: the text.
+            bos: put begin-of-text before it.
+            eos: put end-of-text after it.
+
+        Raises:
+            TokenizerError: a lone surrogate in the text, or a begin or end asked for that the vocabulary lacks.
+        """
+        for asked, id, name in ((bos, self.bos_id, "begin"), (eos, self.eos_id, "end")):
+            if asked and id is None:
+                raise TokenizerError(f"this vocabulary has no {name}-of-text token; encode without it")
+        ids = [self.bos_id] if bos and self.bos_id is not None else []
+        for piece in _split_long(s):
+            ids += self._encode_piece(piece)
+        if eos and self.eos_id is not None:
+            ids.append(self.eos_id)
+        return ids
+
+    def _encode_piece(self, s: str) -> list[int]:
+        try:
+            raw = s.encode()
+        except UnicodeEncodeError:
+            raise TokenizerError("the text holds a lone surrogate, which is not Unicode; save it as UTF-8") from None
+        if len(raw.translate(None, self._missing_bytes)) == len(raw):
+            return self.model.encode_ordinary(s)
+        # tiktoken panics on a byte without a token, so such bytes go before it sees them, but after the cut, as in the
+        # `tokenizers` library. The cut is `regex`'s, whose Unicode tables may know letters that tiktoken's do not.
+        ids: list[int] = []
+        for match in self._cut.finditer(s):
+            kept = match[0].encode().translate(None, self._missing_bytes)
+            if kept:
+                ids += self.model._encode_single_piece(kept)
+        return ids
+
+    @cached_property
+    def _cut(self) -> regex.Pattern[str]:
+        return regex.compile(self._pattern)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; bytes that are not UTF-8 become U+FFFD, special tokens their text.
+
+        Raises:
+            TokenizerError: an id that is no token.
+        """
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes one id stands for; a special token's are its text in UTF-8.
+
+        Raises:
+            TokenizerError: an id that is no token.
+        """
+        if not 0 <= id < self.n_words:
+            raise TokenizerError(f"token id {id} is outside the vocabulary (0 to {self.n_words - 1})")
+        return self._token_bytes[id]
+
+
+class StreamDecoder:
+    """Text of ids that arrive one by one: a character is given out once all its bytes have come.
+
+    ``"".join(map(push, ids)) + finish()`` equals ``tokenizer.decode(ids)`` for any ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The characters that this id completes, possibly none.
+
+        Raises:
+            TokenizerError: an id that is no token.
+        """
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for a character that never became whole, else nothing. Ready for the next reply."""
+        return self._decoder.decode(b"", final=True)
+
+
+def token_table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], where: str) -> list[bytes]:
+    """Every token's bytes, at its id; each id from 0 on has exactly one."""
+    tokens = {id: text.encode() for text, id in special_tokens.items()}
+    twice = next((id for id in ranks.values() if id in tokens), None)
+    if twice is not None or len(tokens) != len(special_tokens):
+        raise TokenizerError(f"{where}: id {twice if twice is not None else 'of a special token'} is given out twice")
+    tokens.update((id, token) for token, id in ranks.items())
+    gap = next((id for id in range(len(tokens)) if id not in tokens), None)
+    if gap is not None:
+        raise TokenizerError(f"{where}: id {gap} has no token; the file and its special tokens do not belong together")
+    return [tokens[id] for id in range(len(tokens))]
+
+
+def _split_long(s: str, max_piece: int = MAX_PIECE_CHARS, max_run: int = MAX_RUN_CHARS) -> Iterator[str]:
+    """The text in pieces that tiktoken can bear, cut where the reference cuts.
+
+    A piece has at most ``max_piece`` characters; inside it a run of whitespace, or of anything else, is cut after each
+    ``max_run``. As in the reference, runs are counted anew in each piece.
+    """
+    for start in range(0, len(s), max_piece):
+        piece = s[start : start + max_piece]
+        cuts = [0]
+        if len(piece) > max_run:
+            for run in _RUN.finditer(piece):
+                cuts += range(run.start() + max_run, run.end(), max_run)
+        cuts.append(len(piece))
+        for begin, end in pairwise(cuts):
+            yield piece[begin:end]

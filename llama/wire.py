@@ -1,0 +1,286 @@
+"""THE CONTRACT: every message that crosses the network, byte by byte.
+
+Any ZeroMQ REQ client, in any language, that follows this page can be a device.
+
+**Transport.** The device has a REQ socket, the cloud binds a ROUTER (which REQ peers see as a REP). One request, one
+reply. A message is one or two frames::
+
+    [header]            all but Step
+    [header, rows]      Step
+
+``header`` is a MessagePack map with the key ``type`` and the fields of the class of that name below: all of them
+(those shown with a default may be left out), and no others. ``bytes`` fields are MessagePack *bin*, never *str*. A
+header is at most 1 MiB.
+
+``rows`` is the tensor's raw buffer, ``rows × dim`` numbers of ``dtype``, little-endian, row after row, nothing before
+or after. Dtype and width are those of ``Welcome``.
+
+**A run.** Hello → Welcome; Open → Opened; Step → Tokens, many times; Finish → Final; Close → Closed. Anything may be
+answered with Error instead. Connections carry no state: a request may arrive on a fresh socket at any time.
+
+=========  ===========================================================  ==========================================
+request    asks                                                         reply
+=========  ===========================================================  ==========================================
+Hello      who are you                                                  Welcome
+Open       cache room for one run; idempotent by ``run_id``             Opened, with the session
+Step       compute rows ``position …``; next ids of the last ``want``   Tokens
+Finish     outputs ``0 … end-1`` are the reply: its text                Final
+Close      give the room back                                           Closed
+=========  ===========================================================  ==========================================
+
+**Output index.** With a prompt of P tokens, the id sampled from the row at position p is output ``p + 1 - P``.
+``resumed_ids`` fills outputs ``0 …`` when a lost session is opened again.
+
+**seq** counts the requests of a session: 1, 2, 3 … A repeat with the same bytes gets the same reply, and nothing runs
+twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except ``not_finite``.
+
+**position** may lie before what is cached: the cache is cut back to it first.
+
+**Errors.** ``code`` is one of :class:`ErrorCode`; ``advice`` is one sentence for the person; ``retry_after_s`` is there
+when waiting helps.
+
+Never pickled, never evaluated: the header is decoded into typed structs, the rows into numbers.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from msgspec import Meta
+
+VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_STOP_IDS = 64
+MAX_WANT = 64
+SESSION_BYTES = 16
+RUN_ID_BYTES = 16
+FINGERPRINT_BYTES = 32
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Seq = Annotated[int, Meta(ge=1, le=2**53)]
+Micros = Annotated[int, Meta(ge=0, le=2**53)]
+SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
+RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
+Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
+
+
+class ErrorCode(enum.StrEnum):
+    """Why a request was refused."""
+
+    BAD_REQUEST = "bad_request"  # not this protocol: undecodable, unknown type or field, wrong frame count
+    UNSUPPORTED_VERSION = "unsupported_version"
+    WRONG_CHECKPOINT = "wrong_checkpoint"  # the device's half and the cloud's are not of the same split
+    BUSY = "busy"  # no cache room now; see retry_after_s
+    UNKNOWN_SESSION = "unknown_session"  # closed, idled out or the cloud restarted: open again with resumed_ids
+    OUT_OF_SEQUENCE = "out_of_sequence"
+    WRONG_TENSOR = "wrong_tensor"  # dtype, shape or length of the rows
+    NOT_FINITE = "not_finite"  # NaN or infinity in the rows, or in what they were computed to
+    OUT_OF_RANGE = "out_of_range"  # a position, want, end, id or setting outside its bounds
+    INTERNAL = "internal"  # the cloud's own fault
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+    """Base of all messages: immutable, tagged with the lower-case class name, strict."""
+
+
+class Hello(Message):
+    """Who are you; also the sign of life asked for when a reply is late."""
+
+    version: Count  # of this protocol
+
+
+class Welcome(Message):
+    """What the cloud serves."""
+
+    version: Count
+    fingerprint: Fingerprint  # of the split checkpoint, llama.checkpoint
+    dtype: str  # of the rows: a key of DTYPES
+    dim: Count  # width of a row
+    split_layer: Count
+    max_seq_len: Count  # prompt and reply together
+    max_rows: Count  # rows per Step
+
+
+class Open(Message):
+    """Cache room for one run. The same ``run_id`` with the same bytes gets the same session."""
+
+    run_id: RunId  # random; also what a delivery is known by
+    fingerprint: Fingerprint
+    prompt_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    temperature: float
+    top_p: float
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    stop_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_STOP_IDS)]
+    prompt_id: Annotated[str, Meta(max_length=200)] = ""  # which prompt sheet, if one
+    resumed_ids: tuple[Count, ...] = ()  # outputs so far, when a lost session is opened again
+
+
+class Opened(Message):
+    """The session: whoever knows it owns it."""
+
+    session: SessionId
+
+
+class Step(Message):
+    """Rows at ``position …``, with the frame that holds them."""
+
+    session: SessionId
+    seq: Seq
+    position: Count
+    want: Annotated[int, Meta(ge=0, le=MAX_WANT)]  # how many of the last rows need a next token
+    dtype: str
+    rows: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    dim: Count
+
+
+class Tokens(Message):
+    """One id per wanted row."""
+
+    ids: tuple[Count, ...]
+    compute_us: Micros  # time from the request's arrival to this reply
+
+
+class Finish(Message):
+    """The reply is outputs ``0 … end-1``."""
+
+    session: SessionId
+    seq: Seq
+    end: Count
+
+
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the run cost."""
+
+    prompt_tokens: Count
+    output_tokens: Count
+    compute_us: Micros
+
+
+class Final(Message):
+    """The reply as text, cut before the first stop id."""
+
+    text: str
+    usage: Usage
+
+
+class Close(Message):
+    """Give the cache room back."""
+
+    session: SessionId
+    seq: Seq
+
+
+class Closed(Message):
+    """Done; also said of a session that was closed before."""
+
+
+class Error(Message):
+    """A request was refused."""
+
+    code: ErrorCode
+    message: str
+    advice: str = ""
+    retry_after_s: float | None = None
+
+
+Request = Hello | Open | Step | Finish | Close
+Reply = Welcome | Opened | Tokens | Final | Closed | Error
+
+_encoder = msgspec.msgpack.Encoder()
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)  # type: ignore[arg-type]
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, strict=True)  # type: ignore[arg-type]
+
+
+class Refused(Exception):
+    """A request that the cloud answers with ``error``; raised wherever the fault is found."""
+
+    def __init__(self, code: ErrorCode, message: str, advice: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.error = Error(code, message, advice, retry_after_s)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """The header frame of a message."""
+    return _encoder.encode(message)
+
+
+def decode_request(header: bytes) -> Request:
+    """The request in a header frame.
+
+    Raises:
+        Refused: ``bad_request``; the text names the field, never its value.
+    """
+    if len(header) > MAX_HEADER_BYTES:
+        raise Refused(ErrorCode.BAD_REQUEST, f"a header of {len(header)} bytes; the most is {MAX_HEADER_BYTES}")
+    try:
+        return _request_decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        reason = str(err) if isinstance(err, msgspec.ValidationError) else "not a MessagePack map"
+        raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason}", "see llama/wire.py for the protocol") from None
+
+
+def decode_reply(header: bytes) -> Reply:
+    """The reply in a header frame.
+
+    Raises:
+        ValueError: the bytes are not a reply of this protocol.
+    """
+    try:
+        return _reply_decoder.decode(header)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise ValueError(str(err)) from None
+
+
+def rows_to_frame(rows: torch.Tensor) -> memoryview:
+    """The rows ``(T, dim)`` as the bytes of a Step's second frame; on CPU the tensor's own memory, not a copy."""
+    if sys.byteorder != "little":
+        raise NotImplementedError("rows are sent little-endian; this machine is big-endian")
+    return memoryview(rows.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B")
+
+
+def rows_from_frame(step: Step, frame: Any, *, dtype: torch.dtype, dim: int) -> torch.Tensor:
+    """The rows ``(T, dim)`` of a Step, checked before anything is allocated.
+
+    Raises:
+        Refused: ``wrong_tensor`` when dtype, width or length is not what the header and the model say.
+    """
+    if step.dtype != DTYPE_NAMES[dtype] or step.dim != dim:
+        expected = f"rows of {DTYPE_NAMES[dtype]} × {dim}"
+        raise Refused(ErrorCode.WRONG_TENSOR, f"{expected} expected, the header says another dtype or width",
+                      "send rows as Welcome describes them")  # fmt: skip
+    wanted = step.rows * dim * dtype.itemsize
+    if len(frame) != wanted:
+        raise Refused(ErrorCode.WRONG_TENSOR, f"{wanted} bytes of rows expected, {len(frame)} came",
+                      "send rows as Welcome describes them")  # fmt: skip
+    return torch.frombuffer(bytearray(frame), dtype=dtype).view(step.rows, dim)
+
+
+def check_settings(request: Open) -> None:
+    """What the field types of Open cannot say.
+
+    Raises:
+        Refused: ``out_of_range``.
+    """
+    if not (math.isfinite(request.temperature) and 0 <= request.temperature <= 100):
+        raise Refused(ErrorCode.OUT_OF_RANGE, "temperature must lie between 0 and 100", "0 is greedy, 0.6 usual")
+    if not 0 <= request.top_p <= 1:
+        raise Refused(ErrorCode.OUT_OF_RANGE, "top_p must lie between 0 and 1", "0.9 is usual")
+
+
+def check_ids(ids: Sequence[int], vocab_size: int, field: str) -> None:
+    """Every id is in the vocabulary.
+
+    Raises:
+        Refused: ``out_of_range``.
+    """
+    if any(i >= vocab_size for i in ids):
+        raise Refused(ErrorCode.OUT_OF_RANGE, f"{field} holds an id beyond the vocabulary of {vocab_size}")

@@ -1,0 +1,116 @@
+"""Cuts a Llama checkpoint in two: the device's half and the cloud's.
+
+The command line and its progress bar; the work itself is in ``llama.checkpoint``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from llama.checkpoint import splitting
+from llama.checkpoint.opening import open_source
+from llama.checkpoint.source import DTYPES
+from llama.command import run
+from llama.errors import UsageError
+
+
+def main(
+    ckpt_dir: str,
+    output_dir: str,
+    split_layer: int = 1,
+    cloud_model_parallel_size: int = 1,
+    dtype: str | None = None,
+    rope_scaling_factor: float | None = None,
+) -> None:
+    """Cut a Llama checkpoint into OUTPUT_DIR/edge and OUTPUT_DIR/cloud.
+
+    Args:
+        ckpt_dir: a Meta directory, a Hugging Face directory or a .gguf file.
+        output_dir: where the halves go; must not exist yet, or be empty.
+        split_layer: number of layers that the device computes.
+        cloud_model_parallel_size: number of ranks (GPUs) that the cloud's half is cut for.
+        dtype: float32, bfloat16 or float16; without it the source's own, float32 for GGUF.
+        rope_scaling_factor: overrules the factor of Llama 3.1's scaled rotary embedding.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
+    started = time.monotonic()
+    with _terminating_cleanly():
+        source = open_source(Path(ckpt_dir), rope_scaling_factor)
+        _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
+        with _progress_bar() as progress:
+            fingerprint = splitting.split(
+                source,
+                Path(output_dir),
+                split_layer=split_layer,
+                cloud_model_parallel_size=cloud_model_parallel_size,
+                dtype=None if dtype is None else DTYPES[dtype],
+                progress=progress,
+            )
+    _say(
+        f"{output_dir}: edge has layers 0-{split_layer - 1}, cloud {split_layer}-{source.args.n_layers - 1}; verified; "
+        f"fingerprint {fingerprint.hex()[:16]}; {time.monotonic() - started:.1f} s"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[splitting.Progress]:
+    """A bar per stage on a terminal; elsewhere a line when a stage begins."""
+    console = Console(stderr=True)
+    stages: dict[str, TaskID] = {}
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in stages:
+                stages[stage] = bar.add_task(stage, total=total)
+                if not console.is_terminal:
+                    _say(f"{stage} ({total / 1e6:.0f} MB)")
+            bar.update(stages[stage], completed=done)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _terminating_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does: by an exception, so that what is half-written goes."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    run(main)
