@@ -64,11 +64,10 @@ def main(
         raise UsageError(f"--max_batch_size {max_batch_size}: give 1 or more")
     if dtype is not None and dtype not in wire.DTYPES:
         raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
-    if idle_timeout <= 0:
+    if not idle_timeout > 0:  # nor NaN
         raise UsageError(f"--idle_timeout {idle_timeout}: give seconds above 0")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
-    n_threads = cpu_threads(threads, local_ranks)
-    torch.set_num_threads(n_threads)
+    torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)
 
@@ -87,7 +86,7 @@ def main(
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
     server = Server(ranks, tokenizer_of(half), welcome, vocab_size=half.args.vocab_size, slots=max_batch_size,
-                    idle_timeout_s=idle_timeout, threads=n_threads)  # fmt: skip
+                    idle_timeout_s=idle_timeout)  # fmt: skip
     stop = _StopOnSignal()
     try:
         endpoint = server.bind(bind)

@@ -58,7 +58,7 @@ def main(
     sampling = _sampling(temperature, top_p, seed)
     if max_gen_len is not None and max_gen_len < 1:
         raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
-    if deadline <= 0:
+    if not deadline > 0:  # nor NaN
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
     where = torch_device(device)
     torch.set_num_threads(cpu_threads(threads))

@@ -30,11 +30,14 @@ def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not {"--help", "-h"} & set(argv):
-            check_flags(main, argv)
-        fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=argv)
+        if {"--help", "-h"} & set(argv):
+            checked = ["--help"]
+        else:  # each flag and its value as one word, which python-fire cannot take apart in another way
+            checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
+        fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
     except SplitLlamaError as err:
-        print(f"error: {err}", file=sys.stderr)
+        # A message may quote a file name or what a cloud said: neither may add lines or steer the terminal.
+        print("error: " + "".join(c if c.isprintable() else "?" for c in str(err)), file=sys.stderr)
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

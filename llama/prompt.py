@@ -12,6 +12,7 @@ Knows nothing about: tokens, the model. Errors name the file and the place in it
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -69,8 +70,9 @@ def read_prompt(path: str) -> Prompt:
     try:
         return _PARSERS[kind](text)
     except msgspec.ValidationError as err:
-        raise PromptError(f"prompt file {path}: {err}; {_SHAPES[kind]}") from None
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+        problem = re.sub("value '.*'", "value", str(err), flags=re.DOTALL)  # a value may be personal
+        raise PromptError(f"prompt file {path}: {problem}; {_SHAPES[kind]}") from None
+    except (ValueError, RecursionError) as err:
         # Both libraries say where, and may quote a character; only the place is passed on.
         place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
         raise PromptError(f"prompt file {path}: not valid {kind[1:].upper()} {place}".rstrip()) from None

@@ -46,7 +46,8 @@ def sample(logits: torch.Tensor, sampling: Sampling, index: int) -> int:
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probs = torch.softmax(logits.double() / sampling.temperature, dim=-1)
+    # The largest becomes 0 before the division, which no temperature can then make overflow.
+    probs = torch.softmax((logits.double() - logits.max()) / sampling.temperature, dim=-1)
     mass, ids = torch.topk(probs, min(FIRST_CANDIDATES, len(probs)))
     if sampling.top_p >= 1 or float(mass.sum()) <= sampling.top_p:
         mass, ids = torch.sort(probs, descending=True, stable=True)

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 import enum
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -224,7 +225,9 @@ def decode_request(header: bytes) -> Request:
     try:
         return _request_decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        reason = str(err) if isinstance(err, msgspec.ValidationError) else "not a MessagePack map"
+        reason = "not a MessagePack map"
+        if isinstance(err, msgspec.ValidationError):
+            reason = re.sub("value '.*'", "value", str(err), flags=re.DOTALL)
         raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason}", "see llama/wire.py for the protocol") from None
 
 

@@ -184,7 +184,8 @@ def random_llama(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def write_hugging_face(directory: Path, model: LlamaForCausalLM, max_shard_size: str = "100KB") -> Path:

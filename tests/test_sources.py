@@ -83,7 +83,7 @@ FAMILIES: dict[str, Params] = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_halves_of_a_hugging_face_directory_give_transformers_logits(family: str, tmp_path: Path) -> None:
-    """fp32 logits within 1e-4 relative of transformers' own forward, over positions where the scaling has its effect."""
+    """fp32 logits within 1e-4 relative of transformers', at positions where the scaling has its effect."""
     model = random_llama(**FAMILIES[family])
     source = open_source(write_hugging_face(tmp_path / "hf", model))
     assert len(list((tmp_path / "hf").glob("*.safetensors"))) > 1
@@ -125,7 +125,7 @@ def test_a_flag_overrules_the_scaling_factor_only_where_there_is_scaling(tmp_pat
 
 def test_a_half_precision_directory_stays_in_half_precision(tmp_path: Path) -> None:
     """Stored bf16 is written as bf16, bit for bit, and as another dtype only if asked."""
-    directory = write_hugging_face(tmp_path / "hf", random_llama().to(torch.bfloat16), max_shard_size="1GB")
+    directory = write_hugging_face(tmp_path / "hf", random_llama().bfloat16(), max_shard_size="1GB")
     stored = safetensors.torch.load_file(directory / "model.safetensors")
     split(open_source(directory), tmp_path / "out")
     split(open_source(directory), tmp_path / "f32", dtype=torch.float32)
@@ -138,7 +138,10 @@ def test_a_half_precision_directory_stays_in_half_precision(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "another architecture .*MistralForCausalLM"),
+        (
+            {"model_type": "mistral", "architectures": ["MistralForCausalLM"]},
+            "another architecture .*MistralForCausalLM",
+        ),
         ({"attention_bias": True}, "biases"),
         ({"mlp_bias": True}, "biases"),
         ({"head_dim": 32}, "head_dim 32"),
@@ -259,7 +262,7 @@ def test_the_scaling_factor_of_a_gguf_is_read_off_its_table(factor: float, tmp_p
     args = open_source(write_gguf(tmp_path / "x.gguf", p, weights(p), rope_factors=table)).args
     assert (args.use_scaled_rope, args.rope_scaling_factor) == (True, factor)
     for number, wrong in enumerate((table[::-1], table[:-1], np.linspace(1, 8, 32))):
-        with pytest.raises(CheckpointError, match="not Llama 3.1's rotary scaling"):
+        with pytest.raises(CheckpointError, match=r"not Llama 3\.1's rotary scaling"):
             open_source(write_gguf(tmp_path / f"{number}.gguf", p, weights(p), rope_factors=wrong))
 
 
@@ -318,7 +321,7 @@ def test_a_damaged_gguf_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "cut.gguf"
     for size in (0, 3, 10, 30, 200, 5000, 9000, len(data) // 2, len(data) - 64):
         path.write_bytes(data[:size])
-        with pytest.raises((CheckpointError, TokenizerError), match="cut.gguf"):
+        with pytest.raises((CheckpointError, TokenizerError), match=r"cut\.gguf"):
             open_source(path)
     path.write_bytes(b"GGUF" + b"\xff" * 5000)
     with pytest.raises(CheckpointError, match="damaged, incomplete or not a GGUF"):
@@ -329,16 +332,13 @@ def test_a_damaged_gguf_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
 
 
 def test_one_and_two_shards_of_the_same_release_are_the_same_model(golden: Path, tmp_path: Path) -> None:
-    """Equal fingerprints, and halves equal byte for byte."""
+    """Equal fingerprints, equal params, and every tensor equal to what plain torch reads from the release."""
     prints = [
         split(open_source(golden / name), tmp_path / name, split_layer=2) for name in ("tiny-llama3", "tiny-llama3-mp2")
     ]
     assert prints[0] == prints[1]
-    for file in ("edge/consolidated.00.pth", "cloud/consolidated.00.pth", "edge/params.json", "cloud/manifest.json"):
-        one, two = ((tmp_path / name / file).read_bytes() for name in ("tiny-llama3", "tiny-llama3-mp2"))
-        if file.endswith(".pth"):  # torch numbers its files by a hash of the order of writing; compare what they hold
-            continue
-        assert one == two or file.endswith("manifest.json")
+    one, two = ((tmp_path / name / "edge" / "params.json").read_bytes() for name in ("tiny-llama3", "tiny-llama3-mp2"))
+    assert one == two
     assert same(whole(tmp_path / "tiny-llama3"), whole(tmp_path / "tiny-llama3-mp2"))
     original = torch.load(golden / "tiny-llama3" / "consolidated.00.pth", weights_only=True)
     assert same(whole(tmp_path / "tiny-llama3"), original)
@@ -356,7 +356,7 @@ def test_shards_are_put_together_along_the_dimension_that_each_tensor_is_cut(
 
 
 def test_405bs_doubled_heads_are_halved_only_if_every_pair_is_equal(tokenizer: Path, tmp_path: Path) -> None:
-    """As many shards as stored heads and equal pairs in every layer: one of each pair is kept, the model is the same."""
+    """As many shards as stored heads and equal pairs in every layer: one of each is kept, the model is the same."""
     p, stored = params(n_kv_heads=2), params(n_kv_heads=4)
     tensors = weights(p)
 
@@ -377,7 +377,7 @@ def test_405bs_doubled_heads_are_halved_only_if_every_pair_is_equal(tokenizer: P
 
 
 def test_what_params_json_leaves_unsaid_follows_the_release(golden: Path, tokenizer: Path, tmp_path: Path) -> None:
-    """Rotary base, scaling factor, vocabulary, key/value heads and context length of Llama 2, Code Llama, 3, 3.1, 3.2."""
+    """Rotary base and factor, vocabulary, key/value heads and context of Llama 2, Code Llama, 3, 3.1 and 3.2."""
 
     def opened(name: str, **changes: Any) -> tuple[float, float, int | None, int, int]:
         p = params(**changes)
@@ -397,7 +397,7 @@ def test_what_params_json_leaves_unsaid_follows_the_release(golden: Path, tokeni
 def test_peculiarities_of_released_files_are_taken_in_stride(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Params under `model`, unknown fields, rope.freqs, one storage for many tensors, no output head, consolidated.pth."""
+    """Params under `model`, unknown fields, rope.freqs, one storage for all, no output head, consolidated.pth."""
     p = params()
     tensors = weights(p)
     directory = write_meta(tmp_path / "x", p, {}, tokenizer)
@@ -433,7 +433,10 @@ def test_a_storage_shared_by_head_and_embeddings_becomes_two(tokenizer: Path, tm
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        *(({key: None}, f"required field `{key}`") for key in ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")),
+        *(
+            ({key: None}, f"required field `{key}`")
+            for key in ("dim", "n_layers", "n_heads", "multiple_of", "norm_eps")
+        ),
         ({"dim": "64"}, r"Expected `int`, got `str` - at `\$\.dim`"),
         ({"n_heads": 7}, "do not fit together"),
         ({"n_kv_heads": 3}, "do not fit together"),
@@ -452,7 +455,7 @@ def test_a_storage_shared_by_head_and_embeddings_becomes_two(tokenizer: Path, tm
 def test_a_params_json_that_cannot_be_is_refused_by_field(
     change: dict[str, Any], complaint: str, tokenizer: Path, tmp_path: Path
 ) -> None:
-    """A needed field that is missing is named; so is whatever contradicts the tensors or is of another kind of model."""
+    """A needed field that is missing is named; so is whatever contradicts the tensors or is of another kind."""
     directory = write_meta(tmp_path, params() | {"n_layers": 3}, weights(params()), tokenizer)
     (directory / "params.json").write_text(json.dumps({k: v for k, v in (params() | change).items() if v is not None}))
     with pytest.raises(CheckpointError, match=complaint):
@@ -478,6 +481,10 @@ def test_incomplete_or_damaged_meta_directories_are_refused_by_file(tokenizer: P
     def without(directory: Path, name: str) -> Tensors:
         return {k: v for k, v in shard(directory).items() if k != name}
 
+    def without_shards(directory: Path) -> None:
+        for file in directory.glob("*.pth"):
+            file.unlink()
+
     norm = "layers.1.ffn_norm.weight"
     one = "consolidated.01.pth"
     cases: list[tuple[str, Callable[[Path], object], str]] = [
@@ -493,9 +500,9 @@ def test_incomplete_or_damaged_meta_directories_are_refused_by_file(tokenizer: P
         ("scales", lambda d: save(d, shard(d, **{"w.scales": torch.ones(1)})), "quantised"),
         ("vision", lambda d: save(d, shard(d, **{"vision_model.x": torch.ones(1)})), "vision model"),
         ("fp8", lambda d: (d / "fp8_scales_0.pt").touch(), "fp8 release"),
-        ("twice", lambda d: save(d, tensors, 1) or (d / "consolidated.1.pth").touch(), "two files for the same shard"),
+        ("twice", lambda d: (d / "consolidated.1.pth").touch(), "two files for the same shard"),
         ("json", lambda d: (d / "params.json").write_text("{"), r"params\.json is not JSON"),
-        ("none", lambda d: [file.unlink() for file in d.glob("*.pth")], "finish the download"),
+        ("none", without_shards, "finish the download"),
         ("bare", lambda d: (d / "params.json").unlink(), "has weights but no params.json"),
     ]
     for name, damage, complaint in cases:

@@ -263,6 +263,8 @@ def _half(directory: Path, params: HalfParams) -> Half:
     sizes = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of)
     if min(*sizes, params.context_length, split.model_parallel_size) < 1:
         raise CheckpointError(f"{where}: a size is not positive; split the original checkpoint again")
+    if params.dim % params.n_heads or params.n_heads % params.n_kv_heads:
+        raise CheckpointError(f"{where}: dim, n_heads and n_kv_heads do not fit together; split again")
     args = ModelArgs(
         dim=params.dim,
         n_layers=params.n_layers,
@@ -276,8 +278,11 @@ def _half(directory: Path, params: HalfParams) -> Half:
         use_scaled_rope=params.use_scaled_rope,
         rope_scaling_factor=params.rope_scaling_factor,
     )
-    layout.check_split_layer(args, split.split_layer)
-    layout.check_ranks(args, split.model_parallel_size)
+    try:
+        layout.check_split_layer(args, split.split_layer)
+        layout.check_ranks(args, split.model_parallel_size)
+    except CheckpointError as err:
+        raise CheckpointError(f"{where}: {err}; split the original checkpoint again") from None
     return Half(
         directory=directory,
         half=split.half,

@@ -11,6 +11,7 @@ Knows nothing about: models, halves, what the tensors are.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -54,12 +55,18 @@ class PthFile:
         path: file to make.
         shapes: name and shape of each tensor, in the order of the state dict.
         dtype: dtype of all of them.
+
+    Raises:
+        OSError: the file cannot be made.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
         # Memory that is allocated here is never touched, so none is used.
-        with torch.serialization.skip_data():
-            torch.save({name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}, path)
+        try:
+            with torch.serialization.skip_data():
+                torch.save({name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}, path)
+        except RuntimeError:  # torch tells neither its caller nor its user why the system refused
+            raise OSError(errno.EIO, f"{path.name} could not be laid out (a full disk, or a limit on sizes)") from None
         self._dtype = dtype
         self._records = _records(path, list(shapes))
         self._fd = os.open(path, os.O_RDWR)

@@ -1,7 +1,7 @@
 """The cloud's socket loop: questions every request, keeps one computing thread busy, answers.
 
-Two threads. The *door* (here, in the main thread) owns the socket and the sessions and never computes, so a handshake
-is answered at once however long a prompt is being worked on. The *worker* owns the model; it takes one job at a time.
+Two threads. The *door* owns the socket and the sessions and never computes, so a handshake is answered at once however
+long a prompt is being worked on. The *worker* (the main thread) owns the model; it takes one job at a time.
 
 Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
 not even a request is dropped.
@@ -32,7 +32,7 @@ from llama.wire import (
     Close, Closed, ErrorCode, Final, Finish, Hello, Open, Opened, Refused, Reply, Request, Step, Tokens, Usage, Welcome,
 )  # fmt: skip
 
-POLL_MS = 200  # how soon a signal is noticed
+POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 
@@ -65,23 +65,26 @@ class Server:
         vocab_size: ids at or beyond it are refused.
         slots: rows of the cache, so sessions at a time.
         idle_timeout_s: an unused session is closed after this.
-        threads: CPU threads of the worker; None leaves torch's own choice.
     """
 
     def __init__(
         self, ranks: Ranks, tokenizer: Tokenizer, welcome: Welcome, *,
-        vocab_size: int, slots: int, idle_timeout_s: float = 120.0, threads: int | None = None,
+        vocab_size: int, slots: int, idle_timeout_s: float = 120.0,
     ) -> None:  # fmt: skip
         self.ranks, self.tokenizer, self.welcome = ranks, tokenizer, welcome
-        self.vocab_size, self.threads = vocab_size, threads
+        self.vocab_size = vocab_size
+        self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._results: deque[tuple[_Job, _Result]] = deque()
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = self._context.socket(zmq.ROUTER)
         self._bell = self._context.socket(zmq.PULL)  # rung by the worker when a result lies ready
         self._bell.bind("inproc://bell")
+        self._bell_rope = self._context.socket(zmq.PUSH)
+        self._bell_rope.setsockopt(zmq.LINGER, 0)
+        self._bell_rope.connect("inproc://bell")
 
     def bind(self, address: str) -> str:
         """Listen on a ZeroMQ address, and give the actual one (``tcp://…:*`` lets the system pick the port).
@@ -114,17 +117,33 @@ class Server:
     def serve(self, stopping: Callable[[], bool]) -> None:
         """Answer requests until ``stopping()``; then finish the job in hand and close.
 
+        The caller's thread becomes the worker. Call it from the thread that loaded the model: OpenMP keeps a team of
+        threads per calling thread, and with more of them than cores it puts them to sleep after every operation.
+
         Raises:
-            RuntimeError: the worker failed in a way that leaves the ranks out of step.
+            RuntimeError: a step failed in a way that leaves the ranks out of step, or the door did.
         """
-        worker = threading.Thread(target=self._work, name="worker")
-        worker.start()
+        door = threading.Thread(target=self._keep_the_door, name="door")
+        door.start()
+        try:
+            self._work(stopping)
+        finally:
+            self._stopping = True
+            door.join()
+            self._bell_rope.close()
+            self._context.term()
+        if self._failure is not None:
+            raise RuntimeError(f"serving failed: {self._failure}") from self._failure
+
+    # ---- the door
+
+    def _keep_the_door(self) -> None:
         poller = zmq.Poller()
         poller.register(self._door, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
         try:
-            while not stopping() and self._failure is None:
-                events = dict(poller.poll(POLL_MS))
+            while not self._stopping:
+                events = dict(poller.poll(POLL_S * 1000))
                 if self._bell in events:
                     self._bell.recv()
                     self._answer_finished_jobs()
@@ -132,17 +151,12 @@ class Server:
                     self._receive()
                 for session in self.sessions.idle():
                     self._end(session)
-        finally:
-            self._jobs.put(None)
-            worker.join()
             self._answer_finished_jobs()
+        except Exception as err:
+            self._failure = err
+        finally:
             self._door.close()
             self._bell.close()
-            self._context.term()
-        if self._failure is not None:
-            raise RuntimeError(f"computing failed: {self._failure}") from self._failure
-
-    # ---- the door
 
     def _receive(self) -> None:
         frames = self._door.recv_multipart(copy=False)
@@ -262,29 +276,20 @@ class Server:
 
     # ---- the worker
 
-    def _work(self) -> None:
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        bell = self._context.socket(zmq.PUSH)
-        bell.setsockopt(zmq.LINGER, 0)
-        bell.connect("inproc://bell")
-        try:
-            while True:
-                try:
-                    job = self._jobs.get(timeout=SIGN_OF_LIFE_S)
-                except queue.Empty:
+    def _work(self, stopping: Callable[[], bool]) -> None:
+        last_told = time.monotonic()
+        while not stopping() and self._failure is None:
+            try:
+                job = self._jobs.get(timeout=POLL_S)
+            except queue.Empty:
+                if time.monotonic() - last_told > SIGN_OF_LIFE_S:
                     self.ranks.sign_of_life()
-                    continue
-                if job is None:
-                    self.ranks.shut_down()
-                    return
-                self._results.append((job, self._run(job)))
-                bell.send(b"")
-        except BaseException as err:
-            self._failure = err
-            bell.send(b"", flags=zmq.DONTWAIT)
-        finally:
-            bell.close()
+                    last_told = time.monotonic()
+                continue
+            self._results.append((job, self._run(job)))
+            self._bell_rope.send(b"")
+            last_told = time.monotonic()
+        self.ranks.shut_down()
 
     @torch.inference_mode()
     def _run(self, job: _Job) -> _Result:

@@ -7,6 +7,7 @@ Does not know: sockets, tensors, text.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -139,7 +140,7 @@ class Sessions:
     """
 
     def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
-        self.idle_timeout_s = idle_timeout_s
+        self.slots, self.idle_timeout_s = slots, idle_timeout_s
         self._clock = clock
         self._free = list(range(slots))
         self._by_id: dict[bytes, Session] = {}
@@ -173,10 +174,11 @@ class Sessions:
             Refused: ``busy`` with the seconds after which a row may be free.
         """
         if not self._free:
-            oldest = min(s.last_used for s in self._by_id.values())
+            # None is left when all are closed and their rows are being cleared.
+            oldest = min((s.last_used for s in self._by_id.values()), default=-math.inf)
             wait = max(0.1, self.idle_timeout_s - (self._clock() - oldest))
             # A row is usually freed by a run that ends, long before one idles out.
-            raise Refused(ErrorCode.BUSY, f"all {len(self)} places are taken", "wait for one", min(wait, 2.0))
+            raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken", "wait for one", min(wait, 2.0))
         sampling = Sampling(request.temperature, request.top_p, request.seed)
         session = Session(
             secrets.token_bytes(SESSION_BYTES), self._free.pop(0), request, digest, self._clock(), sampling,

@@ -108,8 +108,10 @@ class Link:
 
     def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
         is_hello = isinstance(request, Hello)
-        reply = self._receive(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S)
-        attempt, heard = 0, time.monotonic() - (HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S)
+        heard = time.monotonic()
+        # Half the deadline at most, so that however short it is the cloud is asked whether it lives.
+        reply = self._receive(min(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S, self.deadline_s / 2))
+        attempt = 0
         while reply is None:
             silent_s = time.monotonic() - heard
             if silent_s >= self.deadline_s:
@@ -131,7 +133,7 @@ class Link:
                 return sign_of_life
             heard, attempt = time.monotonic(), 0
             self._send(frames)
-            reply = self._receive(STEP_PATIENCE_S)
+            reply = self._receive(min(STEP_PATIENCE_S, self.deadline_s / 2))
         return reply
 
     def _connect(self) -> zmq.Socket[bytes]:
