@@ -76,12 +76,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(dim))
 
-    def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(…, dim)`` to the same shape and dtype."""
-        return self._norm(x.float()).type_as(x) * self.weight
+        # Not with rms_norm's own weight: that one is multiplied before the cast back to T, Meta's after it.
+        return F.rms_norm(x, self.weight.shape, None, self.eps) * self.weight
 
 
 def scale_freqs(freqs: torch.Tensor, factor: float) -> torch.Tensor:
@@ -113,8 +111,19 @@ def precompute_freqs_cis(
 
 def apply_rotary_emb(x: torch.Tensor, freqs_cis: torch.Tensor) -> torch.Tensor:
     """Turn adjacent pairs of ``x`` ``(B, T, heads, D)`` by ``freqs_cis`` ``(1 or B, T, 1, D/2)``; float32 inside."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * freqs_cis).flatten(3).type_as(x)
+    b, t, heads, d = x.shape
+    pairs = torch.view_as_complex(in_float32(x).view(b, t, heads, d // 2, 2))
+    return in_dtype_of(x, torch.view_as_real(pairs * freqs_cis).view(b, t, heads, d))
+
+
+def in_float32(x: torch.Tensor) -> torch.Tensor:
+    """``x.float()``, without a call into torch when there is nothing to do: decoding makes hundreds of them a token."""
+    return x if x.dtype is torch.float32 else x.float()
+
+
+def in_dtype_of(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``x.type_as(like)``, without a call into torch when there is nothing to do."""
+    return x if x.dtype is like.dtype else x.to(like.dtype)
 
 
 class KVCache:
@@ -205,6 +214,7 @@ class Attention(nn.Module):
         # With more ranks than key/value heads, each head is stored once per rank that needs it.
         stored_kv_heads = max(args.kv_heads, ranks)
         self.head_dim = args.head_dim
+        self.sqrt_head_dim = math.sqrt(args.head_dim)
         self.n_local_heads = args.n_heads // ranks
         self.n_local_kv_heads = stored_kv_heads // ranks
         self.n_rep = self.n_local_heads // self.n_local_kv_heads
@@ -224,23 +234,29 @@ class Attention(nn.Module):
         xk = apply_rotary_emb(self.wk(x).view(b, t, kv_heads, d), positions.freqs_cis)
         xv = self.wv(x).view(b, t, kv_heads, d)
         if positions.where is None:
-            cache_k[:, :, positions.start[0] : positions.end] = xk.transpose(1, 2)
-            cache_v[:, :, positions.start[0] : positions.end] = xv.transpose(1, 2)
+            cache_k.narrow(2, positions.start[0], t).copy_(xk.transpose(1, 2))
+            cache_v.narrow(2, positions.start[0], t).copy_(xv.transpose(1, 2))
         else:
             rows, at = positions.where
             cache_k[rows, :, at] = xk
             cache_v[rows, :, at] = xv
-        keys = cache_k[:, :, : positions.end]  # (B, K, S, D)
-        values = cache_v[:, :, : positions.end]
+        keys = cache_k.narrow(2, 0, positions.end).flatten(0, 1)  # (B*K, S, D), a view
+        values = cache_v.narrow(2, 0, positions.end).flatten(0, 1)
 
-        # The `rep` query heads that share a key head are rows of one product: (B, K, rep*T, D).
-        xq = xq.view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, rep * t, d)
-        scores = torch.matmul(xq, keys.transpose(2, 3)) / math.sqrt(d)  # (B, K, rep*T, S)
+        # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
+        if t == 1:
+            xq = xq.view(b * kv_heads, rep, d)
+        else:
+            xq = xq.view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4).reshape(b * kv_heads, rep * t, d)
+        scores = torch.bmm(xq, keys.transpose(1, 2)).div_(self.sqrt_head_dim)  # (B*K, rep*T, S)
         if positions.mask is not None:
-            scores = (scores.unflatten(2, (rep, t)) + positions.mask).flatten(2, 3)
-        scores = F.softmax(scores.float(), dim=-1).type_as(xq)
-        output = torch.matmul(scores, values)  # (B, K, rep*T, D)
-        output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, heads * d)
+            scores.view(b, kv_heads, rep, t, positions.end).add_(positions.mask)
+        scores = torch.softmax(scores, dim=-1, dtype=torch.float32)
+        output = torch.bmm(in_dtype_of(xq, scores), values)  # (B*K, rep*T, D)
+        if t == 1:
+            output = output.view(b, 1, heads * d)
+        else:
+            output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, heads * d)
         projected: torch.Tensor = self.wo(output)
         return projected
 

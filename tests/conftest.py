@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
+
+from llama.checkpoint.opening import open_source
+from llama.checkpoint.splitting import split
+from tests.small_checkpoints import params, weights, write_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = Path(os.environ.get("SPLIT_LLAMA_CACHE", ROOT / ".cache"))
@@ -34,3 +43,44 @@ def llama3_tokenizer() -> Path:
 def golden() -> Path:
     """Meta's reference's numbers for a small checkpoint, as released directories of one and two shards."""
     return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def smollm2_split(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
+    """``smollm2_split(k=1, ranks=1)``: SmolLM2 in float32, cut after layer k-1; made once, nobody writes to it."""
+    base = tmp_path_factory.mktemp("smollm2_split")
+
+    @cache
+    def halves(k: int = 1, ranks: int = 1) -> Path:
+        out = base / f"k{k}-ranks{ranks}"
+        split(open_source(smollm2_gguf), out, split_layer=k, cloud_model_parallel_size=ranks)
+        return out
+
+    yield halves
+    shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def tiny_split(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_split(k=1, ranks=1, dtype=torch.float32)``: 4 random layers, 4 heads, 2 key/value heads, 516 tokens.
+
+    Fits 1, 2 and 4 ranks. Two tokens more than the golden tokenizer has, so that 4 divides the vocabulary and every id
+    is a token.
+    """
+    base = tmp_path_factory.mktemp("tiny_split")
+    tokenizer = base / "tokenizer.model"
+    ranks_of_more = "".join(f"{base64.b64encode(two).decode()} {258 + i}\n" for i, two in enumerate((b"he", b"an")))
+    tokenizer.write_bytes((golden / "tiny-llama3" / "tokenizer.model").read_bytes() + ranks_of_more.encode())
+    p = params(n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=516)
+
+    @cache
+    def source(dtype: torch.dtype) -> Path:
+        return write_meta(base / f"source-{dtype}", p, weights(p, dtype), tokenizer)
+
+    @cache
+    def halves(k: int = 1, ranks: int = 1, dtype: torch.dtype = torch.float32) -> Path:
+        out = base / f"k{k}-ranks{ranks}-{dtype}"
+        split(open_source(source(dtype)), out, split_layer=k, cloud_model_parallel_size=ranks)
+        return out
+
+    return halves

@@ -24,7 +24,7 @@ import zmq
 
 from llama import wire
 from llama.cloud.ranks import Ranks
-from llama.cloud.sessions import Session, Sessions, digest_of
+from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
 from llama.errors import BindError
 from llama.sampling import sample
 from llama.tokenizer import Tokenizer
@@ -264,9 +264,10 @@ class Server:
                 assert isinstance(result, Refused)
                 session.filled = min(session.filled, step.position)  # what was written there does not count
                 reply = result.error
+            if session.closing:  # by another request while this one was computed
+                reply = unknown_session().error
             session.reply = wire.encode(reply)
-            if not session.closing:
-                self._send(session.waiter, session.reply)
+            self._send(session.waiter, session.reply)
 
     def _send(self, peer: bytes, reply: bytes) -> None:
         try:

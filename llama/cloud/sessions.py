@@ -158,8 +158,7 @@ class Sessions:
         """
         session = self._by_id.get(session_id)
         if session is None or session.closing:
-            raise Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
-                          "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
+            raise unknown_session()
         session.last_used = self._clock()
         return session
 
@@ -208,6 +207,12 @@ class Sessions:
         """Sessions that have been unused for too long."""
         deadline = self._clock() - self.idle_timeout_s
         return [s for s in self._by_id.values() if s.last_used < deadline and not s.busy]
+
+
+def unknown_session() -> Refused:
+    """The refusal of a request for a session that is not there, or no longer."""
+    return Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
+                   "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
 
 
 def digest_of(*frames: bytes | memoryview) -> bytes:

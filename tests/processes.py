@@ -1,0 +1,194 @@
+"""Real clouds and devices: cloud_main.py and edge_main.py as processes of their own, always ended.
+
+Knows: the two command lines, the "ready" line, torchrun. Linux only: children are found through /proc.
+Knows nothing about: what is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_S = 120.0  # a busy machine loads several ranks of torch slowly
+END_S = 60.0
+
+
+@dataclass
+class Cloud:
+    """A running cloud.
+
+    Attributes:
+        launcher: torchrun, or rank 0 itself where it was started with plain python.
+        log: file with all that the processes print.
+        address: where it listens.
+        pid: rank 0's.
+        ready_s: seconds from the start to the "ready" line.
+    """
+
+    launcher: subprocess.Popen[bytes]
+    log: Path
+    address: str
+    pid: int
+    ready_s: float
+
+    def output(self) -> str:
+        """All that was printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks, by rank."""
+        if self.launcher.pid == self.pid:
+            return [self.pid]
+        return sorted(children(self.launcher.pid), key=_rank_of)
+
+    def wait(self, timeout_s: float = END_S) -> int:
+        """Exit code of the launcher.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        return self.launcher.wait(timeout_s)
+
+
+@contextlib.contextmanager
+def cloud(
+    ckpt_dir: str | Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[Cloud]:
+    """A cloud that is ready, on a free port of this machine.
+
+    Args:
+        ckpt_dir: the cloud's half.
+        flags: further flags of cloud_main.py.
+        ranks: started by torchrun; None is plain python.
+        env: added to this process's environment.
+
+    Raises:
+        AssertionError: it ended, or was not ready in time; with what it printed.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        log, started = Path(directory) / "log", time.monotonic()
+        launcher = launch(log, "--ckpt_dir", ckpt_dir, *flags, ranks=ranks, env=env)
+        try:
+            ready = _wait_for_ready(launcher, log)
+            yield Cloud(launcher, log, ready[1], int(ready[2]), time.monotonic() - started)
+        finally:
+            end(launcher)
+
+
+def launch(
+    log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start cloud_main.py with all output into ``log``; the caller ends it with :func:`end`."""
+    python = [sys.executable]
+    if ranks is not None:
+        python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    command = [*python, str(ROOT / "cloud_main.py"), "--bind", "tcp://127.0.0.1:*", *map(str, flags)]
+    with log.open("wb") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=ROOT)
+
+
+def end(launcher: subprocess.Popen[bytes]) -> None:
+    """SIGTERM; what has not ended then is killed, ranks included."""
+    ranks = children(launcher.pid)  # before the launcher goes: nobody else knows whose they are
+    if launcher.poll() is None:
+        launcher.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(15)
+    if launcher.poll() is None:
+        launcher.kill()
+    for pid in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    launcher.wait(END_S)
+
+
+def ask(
+    ckpt_dir: str | Path, address: str, prompt_file: str | Path, *flags: object, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What ``edge_main.py --json`` answers, in a process of its own.
+
+    Raises:
+        AssertionError: it failed, or printed something else than one JSON object.
+    """
+    with edge(ckpt_dir, address, prompt_file, "--json", *flags, env=env) as process:
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert stdout.count("\n") == 1, stdout
+    answer: dict[str, Any] = json.loads(stdout)
+    return answer
+
+
+@contextlib.contextmanager
+def edge(
+    ckpt_dir: str | Path, address: str, prompt_file: str | Path, *flags: object, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A device at work, killed if it still runs at the end; its stdout and stderr are pipes."""
+    command = [sys.executable, str(ROOT / "edge_main.py"), "--ckpt_dir", str(ckpt_dir), "--cloud", address]
+    command += ["--prompt_file", str(prompt_file), *map(str, flags)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, cwd=ROOT
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is ``pid``."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and is not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = END_S) -> bool:
+    """True as soon as ``condition()`` holds, False if it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _rank_of(pid: int) -> int:
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return next(int(v.partition(b"=")[2]) for v in variables if v.startswith(b"RANK="))
+
+
+def _wait_for_ready(launcher: subprocess.Popen[bytes], log: Path) -> re.Match[str]:
+    pattern = re.compile(r"^.*ready in .* listening on (tcp://\S+), pid (\d+)$", re.MULTILINE)
+    found: re.Match[str] | None = None
+
+    def ready_or_ended() -> bool:
+        nonlocal found
+        found = pattern.search(log.read_text(errors="replace"))
+        return found is not None or launcher.poll() is not None
+
+    wait_until(ready_or_ended, READY_S)
+    assert found is not None, f"the cloud is not ready; it said:\n{log.read_text(errors='replace')}"
+    return found

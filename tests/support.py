@@ -1,0 +1,359 @@
+"""Small random halves, a real server over them in a thread, and a peer that sends whatever it is told to."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import zmq
+
+from llama import parallel, wire
+from llama.cloud.ranks import Ranks
+from llama.cloud.server import Server
+from llama.model import KVCache, ModelArgs
+from llama.sampling import Sampling, sample
+from llama.tokenizer import Tokenizer
+from llama.wire import Close, Error, Finish, Open, Opened, Reply, Request, Step, Tokens, Welcome
+from model_cloud import CloudTransformer
+from model_edge import EdgeTransformer
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGS = ModelArgs(dim=64, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=514, multiple_of=32)
+FINGERPRINT = bytes(range(32))
+MAX_SEQ_LEN, MAX_ROWS = 64, 16
+GREEDY = Sampling(temperature=0.0)
+PATIENCE_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
+
+
+class WatchedCloud(CloudTransformer):
+    """The real cloud half, which counts the steps computed and can be held at the beginning of one."""
+
+    def __init__(self, args: ModelArgs, split_layer: int) -> None:
+        super().__init__(args, split_layer)
+        self.steps = 0
+        self.computing, self.may_go_on = threading.Event(), threading.Event()
+        self.may_go_on.set()
+
+    def forward(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
+        """As ``CloudTransformer.forward``."""
+        self.steps += 1
+        self.computing.set()
+        assert self.may_go_on.wait(PATIENCE_MS / 1000)
+        return super().forward(h, start_pos, cache, want)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Steps begin, but don't end, until this is left."""
+        self.computing.clear()
+        self.may_go_on.clear()
+        try:
+            yield
+        finally:
+            self.may_go_on.set()
+
+
+class Halves:
+    """Both halves of a small random model, in float32, after layer 1."""
+
+    def __init__(self, seed: int = 0) -> None:
+        parallel.start()
+        with parallel.unfilled_weights(torch.float32):
+            self.edge, self.cloud = EdgeTransformer(ARGS, 1), WatchedCloud(ARGS, 1)
+        generator = torch.Generator().manual_seed(seed)
+        for half in (self.edge, self.cloud):
+            half.requires_grad_(False)
+            for name, weight in half.named_parameters():
+                if "norm" in name:
+                    weight.fill_(1.0)
+                else:
+                    weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+
+    def rows(self, ids: Sequence[int]) -> torch.Tensor:
+        """What a device would send for all of ``ids``: ``(T, dim)``."""
+        return self.edge(torch.tensor([list(ids)]), [0], self.edge.new_cache(1, len(ids)))[0]
+
+    def tokens(self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS) -> list[int]:
+        """The first ``n`` ids of the reply, computed here without any server or socket."""
+        edge_cache, cloud_cache = self.edge.new_cache(1, MAX_SEQ_LEN), self.cloud.new_cache(1, MAX_SEQ_LEN)
+        ids, fed = list(prompt), 0
+        while len(ids) < len(prompt) + n:
+            new = ids[fed : fed + chunk] if fed < len(prompt) else ids[fed:]
+            h = self.edge(torch.tensor([new]), [fed], edge_cache)
+            logits = CloudTransformer.forward(self.cloud, h, [fed], cloud_cache, 1)
+            fed += len(new)
+            if fed >= len(prompt):
+                ids.append(sample(logits[0, 0], sampling, fed - len(prompt)))
+        return ids[len(prompt) :]
+
+
+class Peer:
+    """A raw socket of any kind that speaks to the cloud. REQ by default; a DEALER writes its own envelope."""
+
+    def __init__(self, endpoint: str, kind: int = zmq.REQ) -> None:
+        self.socket = zmq.Context.instance().socket(kind)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close(linger=0)
+
+    def send(self, *frames: bytes) -> None:
+        self.socket.send_multipart(frames)
+
+    def send_request(self, request: Request, rows: torch.Tensor | None = None) -> None:
+        self.send(*frames_of(request, rows))
+
+    def receive_bytes(self) -> bytes:
+        """The reply's one frame; a DEALER's empty frame before it is taken off."""
+        assert self.socket.poll(PATIENCE_MS), "no reply"
+        *envelope, body = self.socket.recv_multipart()
+        assert envelope in ([], [b""])
+        return body
+
+    def receive(self) -> Reply:
+        """The reply, decoded as any device would."""
+        return wire.decode_reply(self.receive_bytes())
+
+    def exchange(self, *frames: bytes) -> Reply:
+        """These frames, and the reply to them."""
+        self.send(*frames)
+        return self.receive()
+
+    def ask(self, request: Request, rows: torch.Tensor | None = None) -> Reply:
+        """A well-formed request, and its reply."""
+        return self.exchange(*frames_of(request, rows))
+
+    def refusal(self, request: Request, rows: torch.Tensor | None = None) -> str:
+        """The code with which a request is refused."""
+        return code_of(self.ask(request, rows))
+
+
+def frames_of(request: Request, rows: torch.Tensor | None = None) -> list[bytes]:
+    """A request as it goes over the wire."""
+    return [wire.encode(request)] if rows is None else [wire.encode(request), bytes(wire.rows_to_frame(rows))]
+
+
+def code_of(reply: Reply) -> str:
+    """The code of an Error, or the kind of any other reply."""
+    return str(reply.code) if isinstance(reply, Error) else type(reply).__name__
+
+
+_run_ids = itertools.count(1)
+
+
+def opening(prompt_tokens: int = 5, sampling: Sampling = GREEDY, **changes: object) -> Open:
+    """An Open of a new run."""
+    fields: dict[str, object] = {
+        "run_id": next(_run_ids).to_bytes(16, "big"),
+        "fingerprint": FINGERPRINT,
+        "prompt_tokens": prompt_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": sampling.seed,
+        "stop_ids": (),
+    }
+    return Open(**(fields | changes))  # type: ignore[arg-type]
+
+
+def step_of(session: bytes, seq: int, position: int, rows: torch.Tensor, want: int = 1) -> Step:
+    """The header that belongs to ``rows``."""
+    return Step(session, seq, position, want, "float32", rows.shape[0], rows.shape[1])
+
+
+class Served:
+    """A real server in a thread, and what tests need to know about it."""
+
+    def __init__(self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0) -> None:
+        self.halves = halves
+        self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
+        welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
+        self.server = Server(
+            Ranks(halves.cloud, self.cache, ARGS.dim), tokenizer, welcome,
+            vocab_size=ARGS.vocab_size, slots=slots, idle_timeout_s=idle_timeout_s,
+        )  # fmt: skip
+        self.welcome = welcome
+        self.endpoint = self.server.bind("tcp://127.0.0.1:*")
+        self._stop = threading.Event()
+        self.failures: list[BaseException] = []
+        self.thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve(self._stop.is_set)
+        except BaseException as err:  # looked at by whoever stops it
+            self.failures.append(err)
+
+    def __enter__(self) -> Served:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self.halves.cloud.may_go_on.set()
+        self.thread.join()
+        assert not self.failures
+
+    def peer(self, kind: int = zmq.REQ) -> Peer:
+        return Peer(self.endpoint, kind)
+
+    def open(self, peer: Peer, request: Open) -> bytes:
+        """A session; waits while rows of the cache are still being cleared."""
+        while True:
+            reply = peer.ask(request)
+            if isinstance(reply, Opened):
+                return reply.session
+            assert code_of(reply) == "busy", reply
+            assert self.thread.is_alive()
+
+    @contextmanager
+    def session(self, peer: Peer, request: Open | None = None) -> Iterator[bytes]:
+        """A session that is closed at the end, by a socket of its own."""
+        session = self.open(peer, opening() if request is None else request)
+        try:
+            yield session
+        finally:
+            with self.peer() as other:
+                assert code_of(other.ask(Close(session, 1))) == "Closed"
+
+    def run(self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS) -> list[int]:
+        """A whole honest run over one REQ socket, written only with ``llama.wire``."""
+        with self.peer() as peer, self.session(peer, opening(len(prompt), sampling)) as session:
+            edge_cache = self.halves.edge.new_cache(1, MAX_SEQ_LEN)
+            ids, fed, seq = list(prompt), 0, 0
+            while len(ids) < len(prompt) + n:
+                new = ids[fed : fed + chunk] if fed < len(prompt) else ids[fed:]
+                rows = self.halves.edge(torch.tensor([new]), [fed], edge_cache)[0]
+                want = int(fed + len(new) >= len(prompt))
+                seq += 1
+                tokens = peer.ask(step_of(session, seq, fed, rows, want), rows)
+                assert isinstance(tokens, Tokens) and len(tokens.ids) == want, tokens
+                fed += len(new)
+                ids += tokens.ids
+            final = peer.ask(Finish(session, seq + 1, n))
+            assert isinstance(final, wire.Final) and final.usage.output_tokens == n
+            return ids[len(prompt) :]
+
+
+# ---- processes
+
+
+def run_main(script: str, *flags: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    """One of the command lines, to its end."""
+    return subprocess.run(
+        [sys.executable, script, *flags], cwd=ROOT, env=os.environ | environment, text=True, timeout=timeout,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+
+class Process:
+    """A command line that keeps running; its lines can be waited for, and it never outlives the test."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        self.out, self.err = list[str](), list[str]()
+        self._came: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: object, lines: list[str]) -> None:
+        for line in stream:  # type: ignore[attr-defined]
+            lines.append(line)
+            self._came.put(None)
+        self._came.put(None)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)  # the group of its own that it was started in
+        except ProcessLookupError:
+            pass
+        self.process.wait()
+        for reader in self._readers:
+            reader.join()
+
+    def line_with(self, text: str) -> str:
+        """The first line of either stream that holds ``text``, as soon as it comes."""
+        deadline = time.monotonic() + 60
+        while True:
+            for line in [*self.out, *self.err]:
+                if text in line:
+                    return line
+            assert time.monotonic() < deadline and any(r.is_alive() for r in self._readers), (self.out, self.err)
+            try:
+                self._came.get(timeout=1)
+            except queue.Empty:
+                continue
+
+    def ended(self) -> int:
+        """The exit code, once it is there."""
+        code = self.process.wait(60)
+        for reader in self._readers:
+            reader.join()
+        return code
+
+    def signal(self, number: int) -> None:
+        """To this process only."""
+        self.process.send_signal(number)
+
+    @property
+    def stdout(self) -> str:
+        return "".join(self.out)
+
+    @property
+    def stderr(self) -> str:
+        return "".join(self.err)
+
+
+def wait_for_end(pids: Sequence[int]) -> None:
+    """Until none of these processes runs; they need not be children of ours."""
+    for pid in pids:
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            assert select.select([fd], [], [], 60)[0], f"{pid} still runs"
+        finally:
+            os.close(fd)
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports on which a process listens, according to the kernel."""
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = os.readlink(fd)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports

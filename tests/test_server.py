@@ -1,0 +1,662 @@
+"""Claims about the cloud's server: a real one, with a small random model, under honest and hostile peers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+import zmq
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from llama import wire
+from llama.sampling import Sampling
+from llama.tokenizer import Tokenizer
+from llama.wire import Close, Closed, Error, Final, Finish, Hello, Opened, Tokens, Welcome
+from tests.support import (
+    ARGS, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Peer, Served, code_of, frames_of, listening_ports,
+    opening, step_of,
+)  # fmt: skip
+
+PROMPT = [258, 84, 104, 101, 32]
+QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def halves() -> Halves:
+    return Halves()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(golden: Path) -> Tokenizer:
+    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
+
+
+@pytest.fixture(scope="module")
+def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
+    with Served(halves, tokenizer) as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def an_honest_run_still_works(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After whatever a test did to the shared server, a run of four tokens is as it should be, and no row is lost."""
+    yield
+    if "served" in request.fixturenames:
+        served = request.getfixturevalue("served")
+        assert served.run(PROMPT, 4) == served.halves.tokens(PROMPT, 4)
+        assert len(served.server.sessions) == 0
+
+
+@pytest.fixture
+def peer(served: Served) -> Iterator[Peer]:
+    with served.peer() as peer:
+        yield peer
+
+
+# ---- honest runs
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 0.95, seed=7)], ids=["greedy", "top-p"])
+def test_a_run_over_the_wire_gives_the_tokens_of_the_halves_called_directly(served: Served, sampling: Sampling) -> None:
+    """Greedy and seeded, the prompt in one chunk and in several."""
+    for prompt, chunk in ((PROMPT, 16), (PROMPT * 7, 16), (PROMPT, 2), ([258], 16)):
+        assert served.run(prompt, 12, sampling, chunk) == served.halves.tokens(prompt, 12, sampling, chunk)
+
+
+def test_several_devices_at_once_get_the_tokens_that_each_gets_alone(served: Served) -> None:
+    """Four devices, interleaved at the server's pleasure."""
+    prompts = [[258, *range(40 + i, 40 + 6 * i + 3)] for i in range(4)]
+    with ThreadPoolExecutor(4) as devices:
+        together = list(devices.map(lambda prompt: served.run(prompt, 16), prompts))
+    assert together == [served.halves.tokens(prompt, 16) for prompt in prompts]
+
+
+def test_going_back_to_a_position_equals_a_fresh_run(served: Served, peer: Peer) -> None:
+    """Other rows at an earlier position, then on: the ids are those of a run that never knew what was cut."""
+    first, second = [258, 65, 66, 67, 68, 69], [258, 65, 66, 90, 91, 92]
+    with served.session(peer, opening(6)) as session:
+        rows = served.halves.rows(first)
+        peer.ask(step_of(session, 1, 0, rows), rows)
+        rows = served.halves.rows(second)[3:]
+        back = peer.ask(step_of(session, 2, 3, rows), rows)
+        assert isinstance(back, Tokens)
+        final = peer.ask(Finish(session, 3, 1))
+    fresh = served.halves.tokens(second, 1, chunk=3)
+    assert list(back.ids) == fresh
+    assert isinstance(final, Final) and final.text == served.server.tokenizer.decode(fresh)
+
+
+def test_several_wanted_rows_give_the_ids_that_single_steps_give(served: Served, peer: Peer) -> None:
+    """``want`` of 4 on a reply that is known already: one id per row, indices and all."""
+    sampling = Sampling(1.0, 1.0, seed=5)
+    reply = served.halves.tokens(PROMPT, 4, sampling)
+    with served.session(peer, opening(len(PROMPT), sampling)) as session:
+        rows = served.halves.rows([*PROMPT, *reply[:3]])
+        tokens = peer.ask(step_of(session, 1, 0, rows, want=4), rows)
+    assert isinstance(tokens, Tokens) and list(tokens.ids) == reply
+
+
+def test_the_text_is_cut_before_the_first_stop_id_and_usage_counts_what_is_left(served: Served, peer: Peer) -> None:
+    """A stop id among the resumed ids ends the text there."""
+    with served.session(peer, opening(5, stop_ids=(259,), resumed_ids=(72, 105, 259, 33))) as session:
+        final = peer.ask(Finish(session, 1, 4))
+    assert isinstance(final, Final)
+    assert (final.text, final.usage.prompt_tokens, final.usage.output_tokens) == ("Hi", 5, 2)
+
+
+def test_a_finished_sessions_row_of_the_cache_is_zeroed(served: Served, peer: Peer) -> None:
+    """Nothing that a device sent stays behind, also when it went back before it closed."""
+    rows = served.halves.rows([*PROMPT, 70, 71])
+    with served.session(peer, opening(7)) as session:
+        peer.ask(step_of(session, 1, 0, rows), rows)
+        peer.ask(step_of(session, 2, 0, rows[:2], want=0), rows[:2])
+        assert any(k.any() for k, _ in served.cache.layers.values())
+    sessions = [served.open(peer, opening()) for _ in range(4)]  # every row has been cleared when all can be had
+    for session in sessions:
+        assert isinstance(peer.ask(Close(session, 1)), Closed)
+    assert not any(k.any() or v.any() for k, v in served.cache.layers.values())
+
+
+# ---- asked twice
+
+
+def test_a_resent_request_gets_the_same_reply_and_is_computed_once(served: Served, peer: Peer) -> None:
+    """Step and Finish, from the same socket and from another one."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session:
+        before = served.halves.cloud.steps
+        step = frames_of(step_of(session, 1, 0, rows), rows)
+        peer.send(*step)
+        reply = peer.receive_bytes()
+        with served.peer() as other:
+            for asking in (peer, other, other):
+                asking.send(*step)
+                assert asking.receive_bytes() == reply
+        assert served.halves.cloud.steps == before + 1
+        finish = frames_of(Finish(session, 2, 1))
+        peer.send(*finish)
+        reply = peer.receive_bytes()
+        peer.send(*finish)
+        assert peer.receive_bytes() == reply
+        assert isinstance(wire.decode_reply(reply), Final)
+
+
+def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_only(
+    served: Served, peer: Peer
+) -> None:
+    """Computed once; the first asker gets nothing more, the last one the ids."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session, served.peer() as second, served.peer() as third:
+        frames, before = frames_of(step_of(session, 1, 0, rows), rows), served.halves.cloud.steps
+        with served.halves.cloud.held():
+            peer.send(*frames)
+            assert served.halves.cloud.computing.wait(30)
+            second.send(*frames)
+            second_hello_answered(served)
+            third.send(*frames)
+            second_hello_answered(served)
+        assert third.receive() == Tokens(tuple(served.halves.tokens(PROMPT, 1)), third_us(served, session))
+        assert not peer.socket.poll(0) and not second.socket.poll(0)
+        assert served.halves.cloud.steps == before + 1
+
+
+def second_hello_answered(served: Served) -> None:
+    """Two handshakes on two new sockets: by then the door, which is fair to its peers, has read what came before."""
+    for _ in range(2):
+        with served.peer() as other:
+            assert isinstance(other.ask(Hello(wire.VERSION)), Welcome)
+
+
+def third_us(served: Served, session: bytes) -> int:
+    """The computing time the server has on record for the session."""
+    return served.server.sessions.find(session).compute_us
+
+
+def test_other_bytes_under_a_used_number_and_gaps_are_out_of_sequence(served: Served, peer: Peer) -> None:
+    """A refused request does not count: the right next one is still taken."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session:
+        assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
+        assert peer.refusal(step_of(session, 1, 0, rows, want=0), rows) == "out_of_sequence"
+        assert peer.refusal(step_of(session, 1, 0, rows), rows + 1) == "out_of_sequence"
+        assert peer.refusal(step_of(session, 3, 5, rows), rows) == "out_of_sequence"
+        assert peer.refusal(Finish(session, 1, 0)) == "out_of_sequence"
+        assert peer.refusal(Finish(session, 2**53, 0)) == "out_of_sequence"
+        assert isinstance(peer.ask(Finish(session, 2, 1)), Final)
+
+
+def test_the_next_request_is_refused_while_one_is_computed(served: Served, peer: Peer) -> None:
+    """Reordered requests: number 2 before number 1 is done."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session, served.peer() as other:
+        with served.halves.cloud.held():
+            peer.send_request(step_of(session, 1, 0, rows), rows)
+            assert served.halves.cloud.computing.wait(30)
+            assert other.refusal(step_of(session, 2, 0, rows), rows) == "out_of_sequence"
+            assert other.refusal(Finish(session, 2, 0)) == "out_of_sequence"
+        assert isinstance(peer.receive(), Tokens)
+
+
+def test_open_is_idempotent_by_run_id(served: Served, peer: Peer) -> None:
+    """The same bytes: the same session. Other bytes: a new one, and the old one is gone."""
+    request = opening()
+    first = served.open(peer, request)
+    assert peer.ask(request) == Opened(first)
+    second = served.open(peer, msgspec.structs.replace(request, resumed_ids=(7, 8)))
+    assert second != first
+    assert peer.refusal(Finish(first, 1, 0)) == "unknown_session"
+    assert isinstance(peer.ask(Finish(second, 1, 2)), Final)
+    for session in (first, second, second):  # a resent Close is Closed again
+        assert isinstance(peer.ask(Close(session, 1)), Closed)
+
+
+# ---- long computations
+
+
+def test_a_handshake_and_a_refusal_are_answered_while_a_long_step_computes(served: Served, peer: Peer) -> None:
+    """And so are Open and Close of others."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session, served.halves.cloud.held(), served.peer() as other:
+        peer.send_request(step_of(session, 1, 0, rows), rows)
+        assert served.halves.cloud.computing.wait(30)
+        assert other.ask(Hello(wire.VERSION)) == served.welcome
+        assert code_of(other.exchange(b"garbage")) == "bad_request"
+        opened = other.ask(opening())
+        assert isinstance(opened, Opened)
+        assert isinstance(other.ask(Close(opened.session, 1)), Closed)
+        assert not peer.socket.poll(0)
+    assert isinstance(peer.receive(), Tokens)
+
+
+def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_the_session_is_gone(
+    served: Served, peer: Peer
+) -> None:
+    """The row is given away only after the step: with all others taken, Open is busy until then."""
+    rows = served.halves.rows(PROMPT)
+    session = served.open(peer, opening())
+    others: list[bytes] = []
+    with served.peer() as other:
+        with served.halves.cloud.held():
+            peer.send_request(step_of(session, 1, 0, rows), rows)
+            assert served.halves.cloud.computing.wait(30)
+            assert isinstance(other.ask(Close(session, 2)), Closed)
+            assert other.refusal(Finish(session, 2, 0)) == "unknown_session"
+            others = [served.open(other, opening()) for _ in range(3)]
+            assert other.refusal(opening()) == "busy"
+        assert code_of(peer.receive()) == "unknown_session"
+        others.append(served.open(other, opening()))
+        for one in others:
+            other.ask(Close(one, 1))
+
+
+# ---- room
+
+
+def test_a_full_cloud_says_busy_and_when_to_ask_again(served: Served, peer: Peer) -> None:
+    """``retry_after_s`` is there and positive; a closed session makes room."""
+    sessions = [served.open(peer, opening()) for _ in range(4)]
+    refusal = peer.ask(opening())
+    assert isinstance(refusal, Error) and refusal.code == "busy"
+    assert refusal.retry_after_s is not None and 0 < refusal.retry_after_s <= 2
+    for session in sessions:
+        peer.ask(Close(session, 1))
+    peer.ask(Close(served.open(peer, opening()), 1))
+
+
+def test_a_cloud_whose_only_row_is_still_being_cleared_says_busy(halves: Halves, tokenizer: Tokenizer) -> None:
+    """One row, closed during a step: no session is left, no row is free, and nothing fails."""
+    rows = halves.rows(PROMPT)
+    with Served(halves, tokenizer, slots=1) as small, small.peer() as peer, small.peer() as other:
+        session = small.open(peer, opening())
+        with halves.cloud.held():
+            peer.send_request(step_of(session, 1, 0, rows), rows)
+            assert halves.cloud.computing.wait(30)
+            other.ask(Close(session, 2))
+            refusal = other.ask(opening())
+            assert isinstance(refusal, Error) and refusal.code == "busy"
+            assert refusal.retry_after_s is not None and refusal.retry_after_s > 0
+        assert isinstance(other.ask(Close(small.open(other, opening()), 1)), Closed)
+
+
+def test_a_device_that_vanished_loses_its_row_after_the_idle_timeout(halves: Halves, tokenizer: Tokenizer) -> None:
+    """One row: taken by a device that leaves in the middle of a reply, then had by the next."""
+    with Served(halves, tokenizer, slots=1, idle_timeout_s=0.2) as small, small.peer() as other:
+        with small.peer() as gone:
+            session = small.open(gone, opening())
+            rows = halves.rows(PROMPT)
+            gone.ask(step_of(session, 1, 0, rows), rows)
+            gone.send_request(step_of(session, 2, 5, rows[:1]), rows[:1])  # and never listens for the answer
+        assert small.run(PROMPT, 3) == halves.tokens(PROMPT, 3)
+        assert other.refusal(Finish(session, 3, 1)) == "unknown_session"
+
+
+def test_the_cloud_listens_on_the_bound_port_only(served: Served) -> None:
+    """Asked of the kernel; the process is this one."""
+    assert listening_ports(os.getpid()) == {int(served.endpoint.rpartition(":")[2])}
+
+
+# ---- nonsense
+
+
+@given(data=st.data())
+@QUICK
+def test_any_frames_at_all_get_a_typed_refusal(served: Served, peer: Peer, data: st.DataObject) -> None:
+    """Random frames from a REQ peer; one reply each, always bad_request."""
+    frames = data.draw(st.lists(st.binary(max_size=200), min_size=1, max_size=4))
+    assert code_of(peer.exchange(*frames)) == "bad_request"
+
+
+@given(position=st.integers(0, 200), byte=st.integers(0, 255))
+@QUICK
+def test_a_damaged_header_gets_a_typed_reply(served: Served, peer: Peer, position: int, byte: int) -> None:
+    """One byte of a valid Step changed: refused, one way or another, or still the same."""
+    rows = served.halves.rows(PROMPT)
+    header, tensor = frames_of(step_of(b"s" * 16, 1, 0, rows), rows)
+    damaged = bytearray(header)
+    damaged[position % len(damaged)] = byte
+    assert code_of(peer.exchange(bytes(damaged), tensor)) in ("bad_request", "unknown_session")
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"\x81\xa4type\xa5steal"],
+        [msgspec.msgpack.encode({"type": "hello", "version": 1, "more": 1})],
+        [msgspec.msgpack.encode({"type": "hello", "version": "1"})],
+        [msgspec.msgpack.encode({"type": "welcome", "version": 1})],
+        [msgspec.msgpack.encode({"type": "hello"})],
+        [wire.encode(Hello(1)), b"rows"],
+        [wire.encode(step_of(b"s" * 16, 1, 0, torch.zeros(1, 64)))],
+        [wire.encode(Hello(1)), b"", b""],
+        [b""],
+        [b"\x81\xa4type\xa5hello" + b"\x00" * (wire.MAX_HEADER_BYTES - 20)],
+        [b"\xdd\xff\xff\xff\xff"],
+        [b"\x81" * 5000],
+    ],
+    ids=lambda frames: f"{frames[0][:24]!r} in {len(frames)}",
+)
+def test_what_is_not_a_request_of_this_protocol_is_a_bad_request(peer: Peer, frames: list[bytes]) -> None:
+    """Unknown type or field, a wrong type, another number of frames, a bomb of nested maps."""
+    assert code_of(peer.exchange(*frames)) == "bad_request"
+
+
+def test_another_protocol_version_and_another_checkpoint_are_refused_with_the_cure(peer: Peer) -> None:
+    """Each with its own code and a sentence of advice."""
+    for request, code in (
+        (Hello(2), "unsupported_version"),
+        (opening(fingerprint=b"x" * 32), "wrong_checkpoint"),
+    ):
+        reply = peer.ask(request)
+        assert isinstance(reply, Error) and reply.code == code and reply.advice
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -0.1},
+        {"temperature": float("inf")},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+        {"resumed_ids": (ARGS.vocab_size,)},
+        {"stop_ids": (ARGS.vocab_size,)},
+        {"prompt_tokens": MAX_SEQ_LEN + 1},
+        {"prompt_tokens": MAX_SEQ_LEN, "resumed_ids": (1,)},
+    ],
+    ids=str,
+)
+def test_settings_and_ids_out_of_range_are_refused_at_open(peer: Peer, changes: dict[str, object]) -> None:
+    """No session is made."""
+    assert peer.refusal(opening(**changes)) == "out_of_range"  # type: ignore[arg-type]
+
+
+def test_requests_for_unknown_sessions_are_refused(served: Served, peer: Peer) -> None:
+    """Step, Finish and Close for a session that never was."""
+    rows = served.halves.rows(PROMPT)
+    assert peer.refusal(step_of(b"?" * 16, 1, 0, rows), rows) == "unknown_session"
+    assert peer.refusal(Finish(b"?" * 16, 1, 0)) == "unknown_session"
+    assert peer.refusal(Close(b"?" * 16, 1)) == "unknown_session"
+
+
+def test_rows_of_another_dtype_width_or_length_are_a_wrong_tensor(served: Served, peer: Peer) -> None:
+    """Neither counts nor computes."""
+    rows = served.halves.rows(PROMPT)
+    before = served.halves.cloud.steps
+    with served.session(peer) as session:
+        good = step_of(session, 1, 0, rows)
+        replace = msgspec.structs.replace
+        for step, frame in (
+            (replace(good, dtype="float16"), bytes(5 * 64 * 2)),
+            (replace(good, dtype="object"), bytes(5 * 64 * 4)),
+            (replace(good, dim=32), bytes(5 * 32 * 4)),
+            (replace(good, dim=0), b""),
+            (good, b""),
+            (good, bytes(5 * 64 * 4 - 1)),
+            (good, bytes(5 * 64 * 4 + 4)),
+        ):
+            assert code_of(peer.exchange(wire.encode(step), frame)) == "wrong_tensor"
+        assert served.halves.cloud.steps == before
+        assert isinstance(peer.ask(good, rows), Tokens)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_rows_that_are_not_finite_are_refused_and_leave_the_run_as_it_was(
+    served: Served, peer: Peer, bad: float
+) -> None:
+    """The refusal counts in the sequence; the same rows without the fault go on to the right ids."""
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session:
+        peer.ask(step_of(session, 1, 0, rows[:3], want=0), rows[:3])
+        spoiled = rows[3:].clone()
+        spoiled[-1, 5] = bad
+        assert peer.refusal(step_of(session, 2, 3, spoiled), spoiled) == "not_finite"
+        assert peer.refusal(step_of(session, 2, 3, rows[3:]), rows[3:]) == "out_of_sequence"
+        tokens = peer.ask(step_of(session, 3, 3, rows[3:]), rows[3:])
+    assert isinstance(tokens, Tokens) and list(tokens.ids) == served.halves.tokens(PROMPT, 1, chunk=3)
+
+
+def test_finite_rows_that_overflow_the_model_are_refused(served: Served, peer: Peer) -> None:
+    """Rows of the largest float32 make the residual stream infinite; no id is made up from that."""
+    huge = torch.full((2, ARGS.dim), torch.finfo(torch.float32).max)
+    with served.session(peer, opening(2)) as session:
+        assert peer.refusal(step_of(session, 1, 0, huge), huge) == "not_finite"
+
+
+def test_positions_wants_and_ends_out_of_range_are_refused(served: Served, peer: Peer) -> None:
+    """A hole in the cache, beyond the context, too many rows, ids of the prompt, ids with a gap, an end not reached."""
+    many = torch.zeros(MAX_ROWS + 1, ARGS.dim)
+    rows = served.halves.rows(PROMPT)
+    with served.session(peer) as session:
+        for step, tensor in (
+            (step_of(session, 1, 1, rows), rows),
+            (step_of(session, 1, 2**31 - 1, rows), rows),
+            (step_of(session, 1, 0, many, want=0), many),
+            (step_of(session, 1, 0, rows, want=2), rows),  # the first wanted row lies in the prompt
+            (step_of(session, 1, 0, rows, want=6), rows),
+            (step_of(session, 1, 0, rows[:3]), rows[:3]),
+            (msgspec.structs.replace(step_of(session, 1, 0, rows), rows=2**31 - 1), rows),
+        ):
+            assert peer.refusal(step, tensor) == "out_of_range"
+        assert peer.refusal(Finish(session, 1, 1)) == "out_of_range"
+        assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
+        assert peer.refusal(Finish(session, 2, 2)) == "out_of_range"
+    with served.session(peer, opening(MAX_SEQ_LEN)) as session:
+        full = torch.zeros(MAX_ROWS, ARGS.dim)
+        for i in range(MAX_SEQ_LEN // MAX_ROWS):
+            assert isinstance(peer.ask(step_of(session, i + 1, i * MAX_ROWS, full, want=0), full), Tokens)
+        assert peer.refusal(step_of(session, 5, MAX_SEQ_LEN, rows, want=0), rows) == "out_of_range"
+        assert peer.refusal(step_of(session, 5, MAX_SEQ_LEN - 4, rows, want=0), rows) == "out_of_range"
+
+
+def test_peers_that_are_no_REQ_are_ignored_or_answered_by_the_envelope_they_send(served: Served) -> None:
+    """A DEALER without the empty frame gets nothing; with it, it is as good as a REQ, also with requests in a row."""
+    with served.peer(zmq.DEALER) as dealer:
+        dealer.send(wire.encode(Hello(wire.VERSION)))
+        dealer.send(b"x", b"y", b"z")
+        dealer.send(b"")
+        dealer.send(b"", wire.encode(Hello(wire.VERSION)))
+        assert dealer.receive() == served.welcome
+        dealer.send(b"", b"")
+        dealer.send(b"", wire.encode(Hello(wire.VERSION)))
+        assert [code_of(dealer.receive()) for _ in range(2)] == ["bad_request", "Welcome"]
+        assert not dealer.socket.poll(0)
+
+
+def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else_anything(served: Served) -> None:
+    """The kernel hands over at most a few buffers of it; the peer sees a disconnection."""
+    with served.peer() as large:
+        monitor = large.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        large.send(wire.encode(Hello(wire.VERSION)) + bytes(8 << 20))
+        assert monitor.poll(30_000), "the connection is still there"
+        large.socket.disable_monitor()
+
+
+def test_raw_bytes_that_are_not_ZeroMQ_at_all_do_no_harm(served: Served) -> None:
+    """An HTTP request and random bytes on the bare TCP port."""
+    import socket
+
+    host, port = served.endpoint.removeprefix("tcp://").split(":")
+    for data in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\xff" + bytes(8) + b"\x7f"):
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(data)
+
+
+def test_a_crowd_of_peers_that_ask_and_leave_does_no_harm(served: Served) -> None:
+    """Sixty sockets that send a request and close without reading the answer."""
+    for i in range(60):
+        with served.peer(zmq.DEALER) as peer:
+            peer.send(b"", wire.encode(Hello(wire.VERSION)) if i % 2 else os.urandom(50))
+
+
+# ---- any order of requests
+
+
+@dataclass
+class Known:
+    """What the contract says about a session, kept apart from the server's own books."""
+
+    id: bytes
+    request: wire.Open
+    seq: int = 0
+    filled: int = 0
+    outputs: int = 0
+    last: tuple[list[bytes], bytes] | None = field(default=None, repr=False)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Requests in any order against a server with two rows; each answer is what the contract says."""
+
+    served: Served
+
+    @initialize()
+    def connect(self) -> None:
+        self.peer = self.served.peer()
+        self.known: dict[int, Known] = {}
+        self.gone: list[bytes] = []
+        self.steps = self.served.halves.cloud.steps
+
+    def teardown(self) -> None:
+        for session in self.known.values():
+            self.peer.ask(Close(session.id, 1))
+        self.peer.__exit__()
+        assert self.served.thread.is_alive()
+
+    @rule(run=st.integers(0, 2), prompt=st.integers(1, 6), resumed=st.integers(0, 3))
+    def open(self, run: int, prompt: int, resumed: int) -> None:
+        request = opening(prompt, run_id=bytes([run + 200]) * 16, resumed_ids=tuple(range(resumed)))
+        known = self.known.get(run)
+        if known is not None and known.request == request:
+            assert self.peer.ask(request) == Opened(known.id)
+            return
+        if known is not None:
+            self.gone.append(self.known.pop(run).id)
+        if len(self.known) == 2:
+            assert self.peer.refusal(request) == "busy"
+            return
+        self.known[run] = Known(self.served.open(self.peer, request), request, outputs=resumed)
+
+    @precondition(lambda self: self.known)
+    @rule(
+        data=st.data(), delta=st.sampled_from([1, 1, 1, 1, 0, 2]), back=st.integers(-1, 3), rows=st.integers(1, 5),
+        want=st.integers(0, 3), fault=st.sampled_from(["", "", "", "", "nan", "short", "dtype"]),
+    )  # fmt: skip
+    def step(self, data: st.DataObject, delta: int, back: int, rows: int, want: int, fault: str) -> None:
+        known = data.draw(st.sampled_from(list(self.known.values())))
+        prompt, position = known.request.prompt_tokens, max(0, known.filled - back)
+        tensor = torch.randn(rows, ARGS.dim)
+        if fault == "nan":
+            tensor[0, 0] = float("nan")
+        step = step_of(known.id, max(1, known.seq + delta), position, tensor, want)
+        header, frame = frames_of(msgspec.structs.replace(step, dtype="float16") if fault == "dtype" else step, tensor)
+        frames = [header, frame[:-1] if fault == "short" else frame]
+        first = position + rows - want + 1 - prompt
+
+        self.peer.send(*frames)
+        raw = self.peer.receive_bytes()
+        reply = wire.decode_reply(raw)
+        if step.seq != known.seq + 1:
+            expected = "out_of_sequence"
+        elif position > known.filled or position + rows > MAX_SEQ_LEN or want > rows or (
+            want and not 0 <= first <= known.outputs
+        ):  # fmt: skip
+            expected = "out_of_range"
+        elif fault in ("short", "dtype"):
+            expected = "wrong_tensor"
+        else:
+            expected = "not_finite" if fault == "nan" else "Tokens"
+            known.seq, known.last = known.seq + 1, (frames, raw)
+            known.filled = min(known.filled, position) if fault else position + rows
+            self.steps += not fault
+        assert code_of(reply) == expected
+        if isinstance(reply, Tokens):
+            assert len(reply.ids) == want and all(i < ARGS.vocab_size for i in reply.ids)
+            known.outputs = max(known.outputs, first + want) if want else known.outputs
+        assert self.served.halves.cloud.steps == self.steps
+
+    @precondition(lambda self: any(k.last for k in self.known.values()))
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        known = data.draw(st.sampled_from([k for k in self.known.values() if k.last]))
+        assert known.last is not None
+        self.peer.send(*known.last[0])
+        assert self.peer.receive_bytes() == known.last[1]
+        assert self.served.halves.cloud.steps == self.steps
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data(), delta=st.sampled_from([1, 1, 2]), beyond=st.integers(-2, 1))
+    def finish(self, data: st.DataObject, delta: int, beyond: int) -> None:
+        known = data.draw(st.sampled_from(list(self.known.values())))
+        end = max(0, known.outputs + beyond)
+        frames = frames_of(Finish(known.id, known.seq + delta, end))
+        self.peer.send(*frames)
+        raw = self.peer.receive_bytes()
+        if delta == 2:
+            expected = "out_of_sequence"
+        elif end > known.outputs:
+            expected = "out_of_range"
+        else:
+            expected, known.seq, known.last = "Final", known.seq + 1, (frames, raw)
+        assert code_of(wire.decode_reply(raw)) == expected
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(list(self.known)))
+        known = self.known.pop(run)
+        self.gone.append(known.id)
+        assert isinstance(self.peer.ask(Close(known.id, known.seq + 1)), Closed)
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def ask_of_the_gone(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(self.gone))
+        assert self.peer.refusal(Finish(session, 1, 0)) == "unknown_session"
+        assert isinstance(self.peer.ask(Close(session, 1)), Closed)
+
+    @rule(frames=st.lists(st.binary(max_size=50), min_size=1, max_size=3))
+    def garbage(self, frames: list[bytes]) -> None:
+        assert code_of(self.peer.exchange(*frames)) == "bad_request"
+
+
+def test_requests_in_any_order_get_what_the_contract_says(halves: Halves, tokenizer: Tokenizer) -> None:
+    """A model of the contract, written a second time above, predicts every answer; afterwards an honest run works."""
+    from hypothesis.stateful import run_state_machine_as_test
+
+    with Served(halves, tokenizer, slots=2) as served:
+        machine = type("Machine", (AnyOrder,), {"served": served})
+        run_state_machine_as_test(
+            machine, settings=settings(deadline=None, max_examples=40, stateful_step_count=30)
+        )  # type: ignore[no-untyped-call]
+        assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
+        assert len(served.server.sessions) == 0
+
+
+def test_stopping_waits_for_the_step_in_hand_and_delivers_its_answer(halves: Halves, tokenizer: Tokenizer) -> None:
+    """The asker gets its ids although the server was told to stop in between."""
+    rows = halves.rows(PROMPT)
+    with Served(halves, tokenizer) as served, served.peer() as peer:
+        session = served.open(peer, opening())
+        with halves.cloud.held():
+            peer.send_request(step_of(session, 1, 0, rows), rows)
+            assert halves.cloud.computing.wait(30)
+            served._stop.set()
+        assert isinstance(peer.receive(), Tokens)
+        served.thread.join(30)
+        assert not served.thread.is_alive()
+
+
+def test_threads_of_a_stopped_server_are_gone(halves: Halves, tokenizer: Tokenizer) -> None:
+    """No thread is left behind by starting and stopping."""
+    before = threading.active_count()
+    with Served(halves, tokenizer) as served:
+        assert served.run(PROMPT, 1) == halves.tokens(PROMPT, 1)
+    assert threading.active_count() == before
