@@ -1,5 +1,7 @@
 """The cloud: serves the remaining layers of the model to devices.
 
+Used as::
+
     torchrun --nproc_per_node N cloud_main.py --ckpt_dir OUT/cloud --bind tcp://127.0.0.1:5555
     python cloud_main.py --ckpt_dir OUT/cloud                                  (one rank)
 """

@@ -1,5 +1,7 @@
 """The device: asks a prompt, with the first layers of the model here and the rest in the cloud.
 
+Used as::
+
     python edge_main.py --ckpt_dir OUT/edge --cloud tcp://127.0.0.1:5555 --prompt_file FILE
 """
 
@@ -98,7 +100,7 @@ def _sampling(temperature: float, top_p: float, seed: int) -> Sampling:
 
 
 def _load(half: Half, welcome: Welcome, device: torch.device) -> EdgeTransformer:
-    """The edge half in the dtype that the cloud computes in; the embeddings stay in the file and are looked up there."""
+    """The edge half in the dtype that the cloud computes in; embeddings stay in the file and are looked up there."""
     parallel.start()
     dtype = DTYPES[welcome.dtype]
     with parallel.unfilled_weights(dtype):

@@ -14,6 +14,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import fire
@@ -31,9 +32,10 @@ def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if {"--help", "-h"} & set(argv):
-            checked = ["--help"]
-        else:  # each flag and its value as one word, which python-fire cannot take apart in another way
-            checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
+            print(help_text(main))
+            sys.exit(0)
+        # each flag and its value as one word, which python-fire cannot take apart in another way
+        checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
     except SplitLlamaError as err:
         # A message may quote a file name or what a cloud said: neither may add lines or steer the terminal.
@@ -82,6 +84,18 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given; --help lists all flags")
     return values
+
+
+def help_text(main: Callable[..., None]) -> str:
+    """What ``--help`` prints: python-fire's own would offer short and positional forms, which are refused here."""
+    doc, parameters = fire.docstrings.parse(inspect.getdoc(main) or ""), inspect.signature(main).parameters
+    about = {arg.name: arg.description for arg in doc.args or []}
+    needed = " ".join(f"--{name} {name.upper()}" for name, p in parameters.items() if p.default is p.empty)
+    lines = [doc.summary or "", "", f"usage: python {Path(sys.argv[0]).name} {needed} [flags]", ""]
+    for name, p in parameters.items():
+        default = "" if p.default in (p.empty, None, False) else f" (default {p.default})"
+        lines.append(f"  --{name:<25} {about.get(name, '')}{default}")
+    return "\n".join(lines)
 
 
 def _is_switch(main: Callable[..., None], name: str) -> bool:

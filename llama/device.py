@@ -43,7 +43,8 @@ def cpu_threads(flag: int | None, processes: int = 1) -> int:
         UsageError: below 1.
     """
     if flag is None:
-        return max(1, len(os.sched_getaffinity(0)) // processes) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // processes)
     if flag < 1:
         raise UsageError(f"--threads {flag}: give 1 or more")
     return flag

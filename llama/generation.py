@@ -37,7 +37,7 @@ class EdgeHalf(Protocol):
     """What the journey needs of ``model_edge.EdgeTransformer``."""
 
     def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
-        """ids ``(1, T)`` to rows ``(1, T, dim)``."""
+        """Ids ``(1, T)`` to rows ``(1, T, dim)``."""
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """A cache for the edge's layers."""

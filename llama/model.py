@@ -100,7 +100,8 @@ def precompute_freqs_cis(
         dim: head_dim.
         end: number of positions.
         theta: base of the frequencies.
-        use_scaled: apply Llama 3.1's scaling by ``factor``.
+        use_scaled: apply Llama 3.1's scaling.
+        factor: of that scaling.
     """
     freqs = 1.0 / (theta ** (torch.arange(0, dim, 2)[: dim // 2].float() / dim))
     if use_scaled:

@@ -25,7 +25,7 @@ def start(rank: int = 0, world_size: int = 1, backend: str = "gloo") -> None:
 
     Args:
         rank: this process's number, ``0 … world_size-1``.
-        world_size: number of ranks; with more than one, ``MASTER_ADDR`` and ``MASTER_PORT`` must be set (torchrun does).
+        world_size: number of ranks; with more, ``MASTER_ADDR`` and ``MASTER_PORT`` must be set (torchrun does).
         backend: ``gloo`` or ``nccl``; unused for one rank.
 
     One rank gets torch's ``fake`` group, since a gloo group opens a listening port even when it is alone, and neither
@@ -37,7 +37,7 @@ def start(rank: int = 0, world_size: int = 1, backend: str = "gloo") -> None:
         return
     if not dist.is_initialized():
         if world_size == 1:
-            from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: PLC0415
+            from torch.testing._internal.distributed.fake_pg import FakeStore
 
             dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
         else:

@@ -65,12 +65,14 @@ def read_prompt(path: str) -> Prompt:
     """
     kind = PurePath(path).suffix.lower()
     if kind not in _PARSERS:
-        raise PromptError(f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it")
+        raise PromptError(
+            f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it"
+        )
     text = _read_text(path)
     try:
         return _PARSERS[kind](text)
     except msgspec.ValidationError as err:
-        problem = re.sub("value '.*'", "value", str(err), flags=re.DOTALL)  # a value may be personal
+        problem = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)  # a value may be personal
         raise PromptError(f"prompt file {path}: {problem}; {_SHAPES[kind]}") from None
     except (ValueError, RecursionError) as err:
         # Both libraries say where, and may quote a character; only the place is passed on.
@@ -122,5 +124,5 @@ _PARSERS: dict[str, Callable[[str], Prompt]] = {".txt": _parse_text, ".json": _p
 _SHAPES = {
     ".txt": "",
     ".json": 'a dialogue is a list of {"role": "system" | "user" | "assistant", "content": "…"}',
-    ".toml": "a sheet has id, title, system, examples = [{user, assistant}, …] and questions = [\"…\", …]",
+    ".toml": 'a sheet has id, title, system, examples = [{user, assistant}, …] and questions = ["…", …]',
 }

@@ -22,7 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import blobfile as bf
-import regex  # type: ignore[import-untyped]
+import regex
 import tiktoken
 
 from llama.errors import TokenizerError

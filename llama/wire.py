@@ -93,13 +93,13 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     """Base of all messages: immutable, tagged with the lower-case class name, strict."""
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Who are you; also the sign of life asked for when a reply is late."""
 
     version: Count  # of this protocol
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """What the cloud serves."""
 
     version: Count
@@ -111,7 +111,7 @@ class Welcome(Message):
     max_rows: Count  # rows per Step
 
 
-class Open(Message):
+class Open(Message, frozen=True):
     """Cache room for one run. The same ``run_id`` with the same bytes gets the same session."""
 
     run_id: RunId  # random; also what a delivery is known by
@@ -125,13 +125,13 @@ class Open(Message):
     resumed_ids: tuple[Count, ...] = ()  # outputs so far, when a lost session is opened again
 
 
-class Opened(Message):
+class Opened(Message, frozen=True):
     """The session: whoever knows it owns it."""
 
     session: SessionId
 
 
-class Step(Message):
+class Step(Message, frozen=True):
     """Rows at ``position …``, with the frame that holds them."""
 
     session: SessionId
@@ -143,14 +143,14 @@ class Step(Message):
     dim: Count
 
 
-class Tokens(Message):
+class Tokens(Message, frozen=True):
     """One id per wanted row."""
 
     ids: tuple[Count, ...]
     compute_us: Micros  # time from the request's arrival to this reply
 
 
-class Finish(Message):
+class Finish(Message, frozen=True):
     """The reply is outputs ``0 … end-1``."""
 
     session: SessionId
@@ -166,25 +166,25 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compute_us: Micros
 
 
-class Final(Message):
+class Final(Message, frozen=True):
     """The reply as text, cut before the first stop id."""
 
     text: str
     usage: Usage
 
 
-class Close(Message):
+class Close(Message, frozen=True):
     """Give the cache room back."""
 
     session: SessionId
     seq: Seq
 
 
-class Closed(Message):
+class Closed(Message, frozen=True):
     """Done; also said of a session that was closed before."""
 
 
-class Error(Message):
+class Error(Message, frozen=True):
     """A request was refused."""
 
     code: ErrorCode
@@ -197,8 +197,8 @@ Request = Hello | Open | Step | Finish | Close
 Reply = Welcome | Opened | Tokens | Final | Closed | Error
 
 _encoder = msgspec.msgpack.Encoder()
-_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)  # type: ignore[arg-type]
-_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, strict=True)  # type: ignore[arg-type]
+_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)
+_reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, strict=True)
 
 
 class Refused(Exception):
@@ -227,7 +227,7 @@ def decode_request(header: bytes) -> Request:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         reason = "not a MessagePack map"
         if isinstance(err, msgspec.ValidationError):
-            reason = re.sub("value '.*'", "value", str(err), flags=re.DOTALL)
+            reason = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
         raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason}", "see llama/wire.py for the protocol") from None
 
 
@@ -247,7 +247,8 @@ def rows_to_frame(rows: torch.Tensor) -> memoryview:
     """The rows ``(T, dim)`` as the bytes of a Step's second frame; on CPU the tensor's own memory, not a copy."""
     if sys.byteorder != "little":
         raise NotImplementedError("rows are sent little-endian; this machine is big-endian")
-    return memoryview(rows.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B")
+    buffer: Any = rows.detach().cpu().contiguous().view(torch.uint8).numpy()
+    return memoryview(buffer).cast("B")
 
 
 def rows_from_frame(step: Step, frame: Any, *, dtype: torch.dtype, dim: int) -> torch.Tensor:

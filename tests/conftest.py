@@ -50,10 +50,10 @@ def smollm2_split(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
     """``smollm2_split(k=1, ranks=1)``: SmolLM2 in float32, cut after layer k-1; made once, nobody writes to it."""
     base = tmp_path_factory.mktemp("smollm2_split")
 
-    @cache
     def halves(k: int = 1, ranks: int = 1) -> Path:
         out = base / f"k{k}-ranks{ranks}"
-        split(open_source(smollm2_gguf), out, split_layer=k, cloud_model_parallel_size=ranks)
+        if not out.exists():
+            split(open_source(smollm2_gguf), out, split_layer=k, cloud_model_parallel_size=ranks)
         return out
 
     yield halves
@@ -77,10 +77,10 @@ def tiny_split(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def source(dtype: torch.dtype) -> Path:
         return write_meta(base / f"source-{dtype}", p, weights(p, dtype), tokenizer)
 
-    @cache
     def halves(k: int = 1, ranks: int = 1, dtype: torch.dtype = torch.float32) -> Path:
         out = base / f"k{k}-ranks{ranks}-{dtype}"
-        split(open_source(source(dtype)), out, split_layer=k, cloud_model_parallel_size=ranks)
+        if not out.exists():
+            split(open_source(source(dtype)), out, split_layer=k, cloud_model_parallel_size=ranks)
         return out
 
     return halves

@@ -81,7 +81,8 @@ class Halves:
 
     def rows(self, ids: Sequence[int]) -> torch.Tensor:
         """What a device would send for all of ``ids``: ``(T, dim)``."""
-        return self.edge(torch.tensor([list(ids)]), [0], self.edge.new_cache(1, len(ids)))[0]
+        rows: torch.Tensor = self.edge(torch.tensor([list(ids)]), [0], self.edge.new_cache(1, len(ids)))
+        return rows[0]
 
     def tokens(self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS) -> list[int]:
         """The first ``n`` ids of the reply, computed here without any server or socket."""
@@ -101,7 +102,7 @@ class Peer:
     """A raw socket of any kind that speaks to the cloud. REQ by default; a DEALER writes its own envelope."""
 
     def __init__(self, endpoint: str, kind: int = zmq.REQ) -> None:
-        self.socket = zmq.Context.instance().socket(kind)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(endpoint)
 
@@ -120,6 +121,7 @@ class Peer:
     def receive_bytes(self) -> bytes:
         """The reply's one frame; a DEALER's empty frame before it is taken off."""
         assert self.socket.poll(PATIENCE_MS), "no reply"
+        body: bytes
         *envelope, body = self.socket.recv_multipart()
         assert envelope in ([], [b""])
         return body
@@ -345,7 +347,7 @@ def listening_ports(pid: int) -> set[int]:
     inodes = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            target = os.readlink(fd)
+            target = str(fd.readlink())
         except OSError:
             continue
         if target.startswith("socket:["):

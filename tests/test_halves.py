@@ -179,13 +179,13 @@ def mapped_file(tensor: torch.Tensor) -> str:
 def test_only_the_embeddings_stay_in_the_file_and_only_if_asked(smollm2: Path) -> None:
     """Mapped from the half's file in its own dtype; layers are in memory, so nothing is read at the first token."""
     path = str(smollm2 / "edge" / "consolidated.00.pth")
-    kept, read = load_edge(smollm2, torch.bfloat16, True), load_edge(smollm2, torch.bfloat16, False)
-    assert mapped_file(kept.tok_embeddings.weight) == path
-    assert kept.tok_embeddings.weight.dtype == torch.float32
-    assert mapped_file(read.tok_embeddings.weight) != path
-    for parameter in (*kept.layers.parameters(), *read.layers.parameters()):
-        assert parameter.dtype == torch.bfloat16
-        assert mapped_file(parameter) != path
+    for dtype in (torch.float32, torch.bfloat16):  # the file's own, and another
+        kept, read = load_edge(smollm2, dtype, True), load_edge(smollm2, dtype, False)
+        assert mapped_file(kept.tok_embeddings.weight) == path
+        assert kept.tok_embeddings.weight.dtype == torch.float32
+        for parameter in (*kept.layers.parameters(), *read.parameters()):
+            assert parameter.dtype == dtype
+            assert mapped_file(parameter) != path
 
 
 def test_a_rank_loads_its_own_file(halves: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,7 +23,7 @@ from llama.checkpoint import layout
 from llama.checkpoint.halves import read_half
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.shards import ShardedTensors
-from llama.checkpoint.splitting import split
+from llama.checkpoint.splitting import TensorDigest, fingerprint, split
 from llama.checkpoint.writing import PthFile
 from llama.errors import CheckpointError
 from llama.model import ModelArgs
@@ -154,6 +155,25 @@ def test_the_fingerprint_changes_with_whatever_makes_another_model(tokenizer: Pa
     write_meta(tmp_path / "x", p, tensors, tokenizer)
     record("weight")
     assert len(set(prints.values())) == len(prints) == 7
+
+
+def test_the_fingerprint_covers_what_the_rank_file_does_not_say(smollm2_gguf: Path) -> None:
+    """The pattern and the special tokens count; the chat format, which changes no id's meaning, does not."""
+    source = open_source(smollm2_gguf)
+    digests = {"norm.weight": TensorDigest((576,), torch.float32, bytes(32))}
+    own = source.vocabulary
+    specials = (own.special_tokens or {}) | {"<another>": 16}
+    found = [
+        fingerprint(source.args, vocabulary, 1, digests)
+        for vocabulary in (
+            own,
+            dataclasses.replace(own, pattern=None),
+            dataclasses.replace(own, special_tokens=specials),
+            dataclasses.replace(own, chat_format="llama3", default_system=None),
+        )
+    ]
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
 
 
 def test_one_fingerprint_for_the_same_model_however_it_is_written(tokenizer: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """The tokenizer against the facts about Llama 3, the `tokenizers` library and UTF-8 itself."""
 
-# ruff: noqa: RUF001 (texts in many scripts)
-
 from __future__ import annotations
 
 import base64
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-import regex  # type: ignore[import-untyped]
+import regex
 import tiktoken
 import tokenizers
 from hypothesis import example, given, settings

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -43,7 +43,7 @@ class Model(Protocol):
     def new_cache(self, batch_size: int, max_seq_len: int) -> Cache:
         """Room for ``batch_size`` rows of ``max_seq_len`` positions."""
 
-    def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: Cache, want: int) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: Any, want: int) -> torch.Tensor:
         """int64 ids ``(B, T)`` to float32 logits ``(B, want, vocab)``."""
 
 

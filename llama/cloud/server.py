@@ -11,6 +11,7 @@ Does not know: who the person is, what a prompt says. Not covered: several sessi
 
 from __future__ import annotations
 
+import errno
 import queue
 import sys
 import threading
@@ -29,7 +30,21 @@ from llama.errors import BindError
 from llama.sampling import sample
 from llama.tokenizer import Tokenizer
 from llama.wire import (
-    Close, Closed, ErrorCode, Final, Finish, Hello, Open, Opened, Refused, Reply, Request, Step, Tokens, Usage, Welcome,
+    Close,
+    Closed,
+    ErrorCode,
+    Final,
+    Finish,
+    Hello,
+    Open,
+    Opened,
+    Refused,
+    Reply,
+    Request,
+    Step,
+    Tokens,
+    Usage,
+    Welcome,
 )  # fmt: skip
 
 POLL_S = 0.2  # how soon a signal is noticed
@@ -106,9 +121,9 @@ class Server:
         except zmq.ZMQError as err:
             reasons = {
                 zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
-                zmq.ENODEV: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
+                errno.ENODEV: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
                 zmq.EADDRNOTAVAIL: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
-                zmq.EACCES: "this user may not listen there; choose a port above 1023",
+                errno.EACCES: "this user may not listen there; choose a port above 1023",
             }
             reason = reasons.get(err.errno or 0, "not an address to listen on; write --bind tcp://HOST:PORT")
             raise BindError(f"cannot listen on {address}: {reason}") from None
@@ -143,7 +158,7 @@ class Server:
         poller.register(self._bell, zmq.POLLIN)
         try:
             while not self._stopping:
-                events = dict(poller.poll(POLL_S * 1000))
+                events = dict(poller.poll(int(POLL_S * 1000)))
                 if self._bell in events:
                     self._bell.recv()
                     self._answer_finished_jobs()

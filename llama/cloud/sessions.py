@@ -123,7 +123,7 @@ class Session:
             Refused: ``out_of_range`` when there are fewer.
         """
         if end > len(self.outputs):
-            raise Refused(ErrorCode.OUT_OF_RANGE, f"the reply cannot end at {end}: {len(self.outputs)} ids were sampled",
+            raise Refused(ErrorCode.OUT_OF_RANGE, f"the reply cannot end at {end}: {len(self.outputs)} ids so far",
                           "finish at or before the last id received")  # fmt: skip
         stop = set(self.opening.stop_ids)
         first_stop = next((i for i, token in enumerate(self.outputs[:end]) if token in stop), end)

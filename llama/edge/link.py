@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
+import msgspec
 import torch
 import zmq
 
@@ -22,7 +23,19 @@ from llama import wire
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
 from llama.sampling import Sampling
 from llama.wire import (
-    Close, Error, ErrorCode, Final, Finish, Hello, Open, Opened, Reply, Request, Step, Tokens, Welcome,
+    Close,
+    Error,
+    ErrorCode,
+    Final,
+    Finish,
+    Hello,
+    Open,
+    Opened,
+    Reply,
+    Request,
+    Step,
+    Tokens,
+    Welcome,
 )  # fmt: skip
 
 HELLO_PATIENCE_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
@@ -64,7 +77,7 @@ class Link:
             CloudUnreachable, CloudRefused, ProtocolMismatch: see :meth:`ask`.
         """
         welcome = self.ask(Hello(wire.VERSION))
-        if not isinstance(welcome, Welcome) or welcome.version != wire.VERSION or welcome.dtype not in wire.DTYPES:
+        if not isinstance(welcome, Welcome) or welcome.version != wire.VERSION or not _is_usable(welcome):
             raise ProtocolMismatch(f"{self.address} answered Hello with something else; is it a cloud of this release?")
         return welcome
 
@@ -92,7 +105,11 @@ class Link:
         """The reply to what was begun. Raises as :meth:`ask`."""
         assert self._pending is not None, "nothing was begun"
         request, frames = self._pending
-        reply = self._wait_for_reply(request, frames)
+        try:
+            reply = self._wait_for_reply(request, frames)
+        except (CloudUnreachable, ProtocolMismatch):
+            self.abandon()
+            raise
         self._pending = None
         if isinstance(reply, Error):
             raise CloudRefused(reply.code, reply.message, reply.advice, reply.retry_after_s)
@@ -116,8 +133,8 @@ class Link:
             silent_s = time.monotonic() - heard
             if silent_s >= self.deadline_s:
                 raise CloudUnreachable(
-                    f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that the "
-                    f"address is right and that no firewall is in between"
+                    f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
+                    f"the address is right and that no firewall is in between"
                 )
             self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
                            f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
@@ -143,8 +160,10 @@ class Link:
         if self.address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         try:
+            if int(self.address.rpartition(":")[2]) > 65535:  # libzmq takes such a port and never connects
+                raise ValueError
             socket.connect(self.address)
-        except zmq.ZMQError:
+        except (zmq.ZMQError, ValueError):
             socket.close()
             raise UsageError(f"--cloud {self.address} is not an address to connect to; write tcp://HOST:PORT") from None
         return socket
@@ -168,6 +187,10 @@ class Link:
             return wire.decode_reply(frames[0])
         except ValueError as err:
             raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})") from None
+
+
+def _is_usable(welcome: Welcome) -> bool:
+    return welcome.dtype in wire.DTYPES and welcome.max_rows > 0 and welcome.dim > 0
 
 
 class Session:
@@ -199,8 +222,6 @@ class Session:
         Raises:
             CloudRefused: full for longer than the link's deadline, or another reason.
         """
-        import msgspec  # noqa: PLC0415
-
         request = msgspec.structs.replace(self._opening, resumed_ids=tuple(resumed_ids))
         give_up = time.monotonic() + self._link.deadline_s
         while True:

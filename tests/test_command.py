@@ -1,0 +1,187 @@
+"""Claims about command lines: every flag is checked before anything runs, and text stays text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llama.command import run
+from llama.errors import CheckpointError, CloudRefused
+from tests.support import ROOT
+
+calls: list[dict[str, object]] = []
+
+
+def program(
+    ckpt_dir: str, title: str = "none", count: int | None = None, share: float = 0.5, json: bool = False
+) -> None:
+    """A program that says what it was called with.
+
+    Args:
+        ckpt_dir: where.
+        title: what.
+        count: how many.
+        share: how much.
+        json: how.
+    """
+    calls.append({"ckpt_dir": ckpt_dir, "title": title, "count": count, "share": share, "json": json})
+    if ckpt_dir == "broken":
+        raise CheckpointError("it is broken; mend it")
+    if ckpt_dir == "interrupted":
+        raise KeyboardInterrupt
+    if ckpt_dir == "hostile":
+        raise CloudRefused("busy", "line\nerror: two\x1b[2J\u202e", "wait")
+
+
+@pytest.fixture(autouse=True)
+def no_calls_yet() -> None:
+    calls.clear()
+
+
+def called_with(*argv: str) -> dict[str, object]:
+    """The one call that these words lead to."""
+    run(program, argv)
+    (call,) = calls
+    return call
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> str:
+    """The one line on stderr; nothing has run, and stdout is empty."""
+    with pytest.raises(SystemExit) as ended:
+        run(program, argv)
+    out, err = capsys.readouterr()
+    assert ended.value.code == code and out == ""
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert code != 2 or not calls
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ("--ckpt_dir a", {"ckpt_dir": "a"}),
+        ("--ckpt_dir=a", {"ckpt_dir": "a"}),
+        ("--ckpt-dir a", {"ckpt_dir": "a"}),
+        ("--ckpt_dir 42 --title 1e3", {"ckpt_dir": "42", "title": "1e3"}),
+        ("--ckpt_dir None --title True", {"ckpt_dir": "None", "title": "True"}),
+        ("--ckpt_dir [1,2] --title {'a':1}", {"ckpt_dir": "[1,2]", "title": "{'a':1}"}),
+        ("--ckpt_dir a=b --title=c=d", {"ckpt_dir": "a=b", "title": "c=d"}),
+        ("--ckpt_dir -x --title -", {"ckpt_dir": "-x", "title": "-"}),
+        ("--ckpt_dir=-- --title=--json", {"ckpt_dir": "--", "title": "--json"}),
+        ("--ckpt_dir=", {"ckpt_dir": ""}),
+        ("--ckpt_dir a --count 3 --share 1", {"count": 3, "share": 1.0}),
+        ("--ckpt_dir a --count -3 --share -1.5", {"count": -3, "share": -1.5}),
+        ("--ckpt_dir a --share 1e-3", {"share": 0.001}),
+        ("--ckpt_dir a", {"count": None, "share": 0.5, "json": False}),
+        ("--json --ckpt_dir a", {"json": True, "ckpt_dir": "a"}),
+        ("--ckpt_dir a --json", {"json": True}),
+        ("--ckpt_dir a --json true", {"json": True}),
+        ("--ckpt_dir a --json=no", {"json": False}),
+        ("--ckpt_dir a --nojson", {"json": False}),
+    ],
+)
+def test_flags_arrive_as_the_types_that_are_declared(argv: str, expected: dict[str, object]) -> None:
+    """Text as text whatever it looks like, also when it begins with a dash; numbers as numbers."""
+    call = called_with(*argv.split(" "))
+    assert {name: call[name] for name in expected} == expected
+    assert all(type(call[name]) is type(value) for name, value in expected.items())
+
+
+def test_text_with_blanks_quotes_and_line_ends_arrives_unchanged() -> None:
+    """As a shell would hand it over."""
+    text = "two words 'and' \"quotes\"\nand é ☕ \\ $HOME"
+    assert called_with("--ckpt_dir", text, "--title", "") == {
+        "ckpt_dir": text, "title": "", "count": None, "share": 0.5, "json": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--ckpt_dir a --titel x", "unknown flag --titel; did you mean --title?"),
+        ("--ckp_dir a", "unknown flag --ckp_dir; did you mean --ckpt_dir?"),
+        ("--ckpt_dir a --xyzzy", "unknown flag --xyzzy; the flags are --ckpt_dir, --title"),
+        ("--ckpt_dir a --notitle", "unknown flag --notitle"),
+        ("--ckpt_dir a --json --__class__ x", "unknown flag --__class__"),
+        ("--ckpt_dir a --ckpt_dir b", "--ckpt_dir is given twice"),
+        ("--ckpt_dir a --json --nojson", "--json is given twice"),
+        ("--ckpt_dir", "--ckpt_dir needs a value"),
+        ("--ckpt_dir a --count", "--count needs a value"),
+        ("--ckpt_dir a --count --json", "--count needs a value"),
+        ("--ckpt_dir a --count x", "--count needs a whole number, not 'x'"),
+        ("--ckpt_dir a --count 1.5", "--count needs a whole number"),
+        ("--ckpt_dir a --count=", "--count needs a whole number"),
+        ("--ckpt_dir a --count None", "--count needs a whole number"),
+        ("--ckpt_dir a --share half", "--share needs a number"),
+        ("--ckpt_dir a --json x.txt", "--json is a switch"),
+        ("a", "'a' belongs to no flag"),
+        ("--ckpt_dir a b", "'b' belongs to no flag"),
+        ("--ckpt_dir a -t b", "'-t' belongs to no flag"),
+        ("--ckpt_dir a -- --trace", "'--' belongs to no flag"),
+        ("--ckpt_dir a -", "'-' belongs to no flag"),
+        ("", "'' belongs to no flag"),
+        ("--title a", "--ckpt_dir must be given"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], argv: str, said: str
+) -> None:
+    """Exit code 2, the function is never called, and the line names the flag."""
+    assert said in refusal(capsys, *argv.split(" "))
+
+
+def test_no_flags_at_all_name_those_that_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    """And where to read about all of them."""
+    text = refusal(capsys)
+    assert "--ckpt_dir must be given" in text and "--help" in text
+
+
+@pytest.mark.parametrize("argv", ["--help", "-h", "--ckpt_dir a --help", "--ckpt_dir a --bogus 1 --help"])
+def test_help_shows_the_flags_and_runs_nothing(capsys: pytest.CaptureFixture[str], argv: str) -> None:
+    """Wherever it stands."""
+    with pytest.raises(SystemExit) as ended:
+        run(program, argv.split(" "))
+    assert ended.value.code == 0 and not calls
+    out, err = capsys.readouterr()
+    assert "ckpt_dir" in out + err and "how many" in out + err
+
+
+def test_an_error_of_the_family_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """And a Ctrl-C is 130."""
+    assert refusal(capsys, "--ckpt_dir", "broken", code=1) == "error: it is broken; mend it\n"
+    with pytest.raises(SystemExit) as ended:
+        run(program, ["--ckpt_dir", "interrupted"])
+    assert ended.value.code == 130
+
+
+def test_an_error_that_quotes_foreign_text_stays_one_line_without_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a cloud says, or a file's name, neither adds a line nor steers the terminal."""
+    text = refusal(capsys, "--ckpt_dir", "hostile", code=1)
+    assert text.rstrip("\n").isprintable() and "error: two" in text
+
+
+def test_a_reader_that_leaves_early_is_no_traceback() -> None:
+    """``program | head -0``: exit code 1 and nothing on stderr."""
+    code = (
+        "import sys, time\n"
+        "from llama.command import run\n"
+        "def main() -> None:\n"
+        "    'Write on.'\n"
+        "    sys.stdin.read()\n"
+        "    print('x' * 100000, flush=True)\n"
+        "run(main, [])\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout and process.stderr
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 1

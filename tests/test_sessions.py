@@ -1,0 +1,191 @@
+"""Claims about the cloud's bookkeeping of sessions, with a clock that stands still until it is moved."""
+
+from __future__ import annotations
+
+import pytest
+
+from llama.cloud.sessions import REMEMBERED_CLOSED, Session, Sessions, digest_of
+from llama.wire import ErrorCode, Refused, Step
+from tests.support import opening
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(clock: Clock) -> Sessions:
+    return Sessions(2, 60.0, clock)
+
+
+def code(refused: pytest.ExceptionInfo[Refused]) -> ErrorCode:
+    return refused.value.error.code
+
+
+def step(session: Session, position: int, rows: int, want: int = 0) -> Step:
+    return Step(session.id, 1, position, want, "float32", rows, 8)
+
+
+def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessions) -> None:
+    """Two rows, two sessions, 16 random bytes each."""
+    one, two = sessions.open(opening(), b"1"), sessions.open(opening(), b"2")
+    assert {one.slot, two.slot} == {0, 1}
+    assert len(one.id) == len(two.id) == 16 and one.id != two.id
+    assert sessions.find(one.id) is one and sessions.find(two.id) is two
+    assert sessions.running(one.opening.run_id) is one and len(sessions) == 2
+
+
+def test_a_third_session_must_wait_and_is_told_how_long(sessions: Sessions, clock: Clock) -> None:
+    """At most 2 s, and less when a row idles out sooner."""
+    sessions.open(opening(), b"")
+    sessions.open(opening(), b"")
+    with pytest.raises(Refused) as refused:
+        sessions.open(opening(), b"")
+    assert code(refused) == ErrorCode.BUSY and refused.value.error.retry_after_s == 2.0
+    clock.now += 59.5
+    with pytest.raises(Refused) as refused:
+        sessions.open(opening(), b"")
+    assert refused.value.error.retry_after_s == pytest.approx(0.5)
+
+
+def test_a_closed_sessions_row_is_given_away_only_after_it_is_released(sessions: Sessions) -> None:
+    """In between nobody has it, and Open is busy, even when no session is left at all."""
+    one, two = sessions.open(opening(), b""), sessions.open(opening(), b"")
+    sessions.close(one)
+    sessions.close(two)
+    assert len(sessions) == 0 and sessions.was_closed(one.id)
+    with pytest.raises(Refused) as refused:
+        sessions.open(opening(), b"")
+    assert code(refused) == ErrorCode.BUSY and (refused.value.error.retry_after_s or 0) > 0
+    sessions.release(one.slot)
+    assert sessions.open(opening(), b"").slot == one.slot
+
+
+def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions) -> None:
+    """Its run can be opened again; a session that never was is not remembered."""
+    one = sessions.open(opening(), b"")
+    sessions.close(one)
+    with pytest.raises(Refused) as refused:
+        sessions.find(one.id)
+    assert code(refused) == ErrorCode.UNKNOWN_SESSION
+    assert sessions.running(one.opening.run_id) is None
+    assert not sessions.was_closed(b"?" * 16)
+
+
+def test_closing_an_old_session_of_a_run_leaves_its_new_one(sessions: Sessions) -> None:
+    """The run id leads to the session opened last."""
+    old = sessions.open(opening(run_id=b"r" * 16), b"1")
+    new = sessions.open(opening(run_id=b"r" * 16), b"2")
+    sessions.close(old)
+    assert sessions.running(b"r" * 16) is new
+
+
+def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
+    """The oldest are forgotten."""
+    sessions = Sessions(1, 60.0, clock)
+    ids = []
+    for _ in range(REMEMBERED_CLOSED + 10):
+        session = sessions.open(opening(), b"")
+        sessions.close(session)
+        sessions.release(session.slot)
+        ids.append(session.id)
+    assert not any(map(sessions.was_closed, ids[:10])) and all(map(sessions.was_closed, ids[10:]))
+
+
+def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Sessions, clock: Clock) -> None:
+    """Being asked for counts as use; a session whose step is being computed is never idle."""
+    one, two = sessions.open(opening(), b""), sessions.open(opening(), b"")
+    clock.now += 59
+    sessions.find(two.id)
+    clock.now += 1
+    assert sessions.idle() == []
+    clock.now += 0.5
+    assert sessions.idle() == [one]
+    one.accept(1, b"digest", b"peer")
+    assert sessions.idle() == []
+    one.reply = b"done"
+    clock.now += 60
+    assert sessions.idle() == [one, two]
+
+
+def test_the_number_after_the_last_is_new_and_the_last_with_the_same_bytes_a_repeat(sessions: Sessions) -> None:
+    """Everything else is out of sequence, and all but a repeat while one is being computed."""
+    session = sessions.open(opening(), b"")
+    assert session.is_repeat(1, b"a") is False
+    session.accept(1, b"a", b"peer")
+    assert session.busy and session.is_repeat(1, b"a") is True
+    for seq, digest in ((2, b"b"), (1, b"b"), (3, b"a"), (0, b"")):
+        with pytest.raises(Refused) as refused:
+            session.is_repeat(seq, digest)
+        assert code(refused) == ErrorCode.OUT_OF_SEQUENCE
+    session.reply = b"done"
+    assert session.is_repeat(2, b"b") is False and session.is_repeat(1, b"a") is True
+
+
+def test_digests_tell_frames_apart_by_content_and_by_where_they_are_cut() -> None:
+    """The same bytes in one frame, in two, or cut elsewhere."""
+    digests = {digest_of(b"ab"), digest_of(b"a", b"b"), digest_of(b"", b"ab"), digest_of(b"ab", b""), digest_of(b"ac")}
+    assert len(digests) == 5
+    assert digest_of(b"ab", b"c") == digest_of(b"ab", memoryview(b"c"))
+
+
+@pytest.mark.parametrize(
+    ("position", "rows", "want", "fits"),
+    [
+        (0, 4, 0, True),
+        (0, 4, 1, True),  # the prompt's last row
+        (0, 4, 2, False),  # the first wanted row lies in the prompt
+        (0, 3, 1, False),
+        (0, 5, 1, False),  # output 1 while output 0 is not known
+        (0, 5, 2, True),
+        (0, 6, 3, True),
+        (1, 1, 0, False),  # a hole
+        (0, 8, 0, True),
+        (0, 9, 0, False),  # more than max_rows
+        (0, 2, 3, False),
+    ],
+)
+def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
+    sessions: Sessions, position: int, rows: int, want: int, fits: bool
+) -> None:
+    """A prompt of four, context 10, at most 8 rows."""
+    session = sessions.open(opening(4), b"")
+    if fits:
+        session.check_step(step(session, position, rows, want), 10, 8)
+    else:
+        with pytest.raises(Refused) as refused:
+            session.check_step(step(session, position, rows, want), 10, 8)
+        assert code(refused) == ErrorCode.OUT_OF_RANGE and refused.value.error.advice
+
+
+def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: Sessions) -> None:
+    """Forward, back to an earlier position, forward again; the end may be any that was reached."""
+    session = sessions.open(opening(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
+    assert session.reply_ids(2) == [1, 2]
+    session.stepped(step(session, 0, 4, 1), [7])
+    assert (session.filled, session.outputs) == (4, [7, 2])
+    session.stepped(step(session, 4, 3, 3), [5, 6, 9])
+    assert (session.filled, session.outputs) == (7, [7, 5, 6, 9])
+    session.stepped(step(session, 5, 1, 1), [8])
+    assert (session.filled, session.outputs) == (6, [7, 5, 8, 9])
+    assert session.reply_ids(4) == [7, 5, 8] and session.reply_ids(0) == []
+    with pytest.raises(Refused) as refused:
+        session.reply_ids(5)
+    assert code(refused) == ErrorCode.OUT_OF_RANGE
+
+
+def test_a_session_does_not_print_its_ids_or_settings(sessions: Sessions) -> None:
+    """What a run said is not for logs."""
+    session = sessions.open(opening(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
+    assert "31337" not in repr(session) and "rahasia" not in repr(session)

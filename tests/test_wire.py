@@ -1,0 +1,347 @@
+"""Claims about the wire: its bytes are pinned, and no bytes do anything but what they say."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llama import wire
+from llama.wire import (
+    Close,
+    Closed,
+    Error,
+    ErrorCode,
+    Final,
+    Finish,
+    Hello,
+    Open,
+    Opened,
+    Refused,
+    Step,
+    Tokens,
+    Usage,
+    Welcome,
+)  # fmt: skip
+
+RUN, FINGERPRINT, SESSION = bytes(range(16)), bytes(range(32)), bytes(range(16, 32))
+
+# Version 1 of the protocol. A change of any of these bytes is another version.
+GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
+    (
+        Hello(1),
+        {"type": "hello", "version": 1},
+        "82a474797065a568656c6c6fa776657273696f6e01",
+    ),
+    (
+        Open(RUN, FINGERPRINT, 5, 0.5, 1.0, 1, (128001, 128009), "gift", (7,)),
+        {
+            "type": "open",
+            "run_id": RUN,
+            "fingerprint": FINGERPRINT,
+            "prompt_tokens": 5,
+            "temperature": 0.5,
+            "top_p": 1.0,
+            "seed": 1,
+            "stop_ids": [128001, 128009],
+            "prompt_id": "gift",
+            "resumed_ids": [7],
+        },
+        "8aa474797065a46f70656ea672756e5f6964c410000102030405060708090a0b0c0d0e0fab66696e6765727072696e74c420000102030405"
+        "060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fad70726f6d70745f746f6b656e7305ab74656d7065726174757265cb3fe0"
+        "000000000000a5746f705f70cb3ff0000000000000a47365656401a873746f705f69647392ce0001f401ce0001f409a970726f6d70745f69"
+        "64a467696674ab726573756d65645f6964739107",
+    ),
+    (
+        Step(SESSION, 1, 300, 1, "bfloat16", 1, 576),
+        {
+            "type": "step",
+            "session": SESSION,
+            "seq": 1,
+            "position": 300,
+            "want": 1,
+            "dtype": "bfloat16",
+            "rows": 1,
+            "dim": 576,
+        },
+        "88a474797065a473746570a773657373696f6ec410101112131415161718191a1b1c1d1e1fa373657101a8706f736974696f6ecd012ca477"
+        "616e7401a56474797065a862666c6f61743136a4726f777301a364696dcd0240",
+    ),
+    (
+        Finish(SESSION, 2, 0),
+        {"type": "finish", "session": SESSION, "seq": 2, "end": 0},
+        "84a474797065a666696e697368a773657373696f6ec410101112131415161718191a1b1c1d1e1fa373657102a3656e6400",
+    ),
+    (
+        Close(SESSION, 3),
+        {"type": "close", "session": SESSION, "seq": 3},
+        "83a474797065a5636c6f7365a773657373696f6ec410101112131415161718191a1b1c1d1e1fa373657103",
+    ),
+    (
+        Welcome(1, FINGERPRINT, "float32", 576, 1, 2048, 256),
+        {
+            "type": "welcome",
+            "version": 1,
+            "fingerprint": FINGERPRINT,
+            "dtype": "float32",
+            "dim": 576,
+            "split_layer": 1,
+            "max_seq_len": 2048,
+            "max_rows": 256,
+        },
+        "88a474797065a777656c636f6d65a776657273696f6e01ab66696e6765727072696e74c420000102030405060708090a0b0c0d0e0f101112"
+        "131415161718191a1b1c1d1e1fa56474797065a7666c6f61743332a364696dcd0240ab73706c69745f6c6179657201ab6d61785f7365715f"
+        "6c656ecd0800a86d61785f726f7773cd0100",
+    ),
+    (
+        Opened(SESSION),
+        {"type": "opened", "session": SESSION},
+        "82a474797065a66f70656e6564a773657373696f6ec410101112131415161718191a1b1c1d1e1f",
+    ),
+    (
+        Tokens((128009,), 1500),
+        {"type": "tokens", "ids": [128009], "compute_us": 1500},
+        "83a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dc",
+    ),
+    (
+        Final("é", Usage(5, 1, 9)),
+        {"type": "final", "text": "é", "usage": {"prompt_tokens": 5, "output_tokens": 1, "compute_us": 9}},
+        "83a474797065a566696e616ca474657874a2c3a9a5757361676583ad70726f6d70745f746f6b656e7305ad6f75747075745f746f6b656e73"
+        "01aa636f6d707574655f757309",
+    ),
+    (Closed(), {"type": "closed"}, "81a474797065a6636c6f736564"),
+    (
+        Error(ErrorCode.BUSY, "full", "wait", 2.0),
+        {"type": "error", "code": "busy", "message": "full", "advice": "wait", "retry_after_s": 2.0},
+        "85a474797065a56572726f72a4636f6465a462757379a76d657373616765a466756c6ca6616476696365a477616974ad72657472795f6166"
+        "7465725f73cb4000000000000000",
+    ),
+]
+REQUESTS = (Hello, Open, Step, Finish, Close)
+
+
+def decode(message: Any, header: bytes) -> Any:
+    """By the side that would receive it."""
+    return wire.decode_request(header) if isinstance(message, REQUESTS) else wire.decode_reply(header)
+
+
+@pytest.mark.parametrize(("message", "fields", "golden"), GOLDEN, ids=[type(m).__name__ for m, _, _ in GOLDEN])
+def test_every_message_has_the_bytes_that_version_1_pins(message: Any, fields: dict[str, Any], golden: str) -> None:
+    """Encoded, read as plain MessagePack, and decoded again."""
+    assert wire.encode(message).hex() == golden
+    assert msgspec.msgpack.decode(bytes.fromhex(golden)) == fields
+    assert decode(message, bytes.fromhex(golden)) == message
+
+
+def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
+    """Nothing may be added without pinning it; the codes are part of the protocol too."""
+    kinds = {type(message) for message, _, _ in GOLDEN}
+    assert kinds == set(wire.Request.__args__) | set(wire.Reply.__args__)
+    assert sorted(ErrorCode) == sorted([
+        "bad_request", "unsupported_version", "wrong_checkpoint", "busy", "unknown_session", "out_of_sequence",
+        "wrong_tensor", "not_finite", "out_of_range", "internal",
+    ])  # fmt: skip
+    assert wire.VERSION == 1
+
+
+def test_fields_with_a_default_may_be_left_out_and_the_order_is_free() -> None:
+    """What another language's MessagePack library may write."""
+    fields = {"code": "busy", "message": "full", "type": "error"}
+    assert wire.decode_reply(msgspec.msgpack.encode(fields)) == Error(ErrorCode.BUSY, "full")
+
+
+COUNTS, SEQS = st.integers(0, 2**31 - 1), st.integers(1, 2**53)
+IDS = st.binary(min_size=16, max_size=16)
+MESSAGES = st.one_of(
+    st.builds(Hello, COUNTS),
+    st.builds(
+        Open, IDS, st.binary(min_size=32, max_size=32), st.integers(1, 2**31 - 1), st.floats(allow_nan=False),
+        st.floats(allow_nan=False), st.integers(0, 2**63 - 1), st.lists(COUNTS, max_size=64).map(tuple),
+        st.text(max_size=200), st.lists(COUNTS, max_size=200).map(tuple),
+    ),
+    st.builds(Step, IDS, SEQS, COUNTS, st.integers(0, 64), st.text(), st.integers(1, 2**31 - 1), COUNTS),
+    st.builds(Finish, IDS, SEQS, COUNTS),
+    st.builds(Close, IDS, SEQS),
+    st.builds(Welcome, COUNTS, st.binary(min_size=32, max_size=32), st.text(), COUNTS, COUNTS, COUNTS, COUNTS),
+    st.builds(Opened, IDS),
+    st.builds(Tokens, st.lists(COUNTS).map(tuple), st.integers(0, 2**53)),
+    st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, st.integers(0, 2**53))),
+    st.just(Closed()),
+    st.builds(
+        Error, st.sampled_from(ErrorCode), st.text(), st.text(), st.none() | st.floats(allow_nan=False, min_value=0)
+    ),
+)  # fmt: skip
+
+
+@given(MESSAGES)
+def test_every_message_comes_back_as_it_was(message: Any) -> None:
+    """Encode, decode, equal, for any values that the fields admit."""
+    assert decode(message, wire.encode(message)) == message
+
+
+def must_not_crash(header: bytes) -> None:
+    """Both decoders: a message of theirs, Refused with bad_request, or ValueError."""
+    try:
+        request = wire.decode_request(header)
+        assert isinstance(request, REQUESTS)
+    except Refused as refused:
+        assert refused.error.code == ErrorCode.BAD_REQUEST
+    try:
+        reply = wire.decode_reply(header)
+        assert not isinstance(reply, REQUESTS)
+    except ValueError:
+        pass
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=300)
+def test_arbitrary_bytes_are_refused_and_nothing_else(header: bytes) -> None:
+    """Not one exception of another kind."""
+    must_not_crash(header)
+
+
+@given(st.sampled_from([bytes.fromhex(golden) for _, _, golden in GOLDEN]), st.data())
+@settings(max_examples=500)
+def test_damaged_headers_are_refused_or_are_another_valid_message(header: bytes, data: st.DataObject) -> None:
+    """Bytes changed, cut off, put in or taken out."""
+    damaged = bytearray(header)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(damaged) - 1)))
+        kind = data.draw(st.sampled_from(["change", "cut", "insert", "delete"]))
+        if kind == "change" and damaged:
+            damaged[at] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del damaged[at:]
+        elif kind == "insert":
+            damaged[at:at] = data.draw(st.binary(max_size=5))
+        else:
+            del damaged[at : at + 1]
+    must_not_crash(bytes(damaged))
+
+
+MSGPACK_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from([fields for _, fields, _ in GOLDEN]), st.data())
+@settings(max_examples=300)
+def test_fields_of_wrong_types_and_ranges_are_refused(fields: dict[str, Any], data: st.DataObject) -> None:
+    """A valid MessagePack map with any value in any field; the wrong type tag among them."""
+    field = data.draw(st.sampled_from(sorted(fields)))
+    must_not_crash(msgspec.msgpack.encode(fields | {field: data.draw(MSGPACK_VALUES)}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("session", "sixteen letters!"),
+        ("session", bytes(15)),
+        ("session", bytes(17)),
+        ("seq", 0),
+        ("seq", -1),
+        ("seq", 2**53 + 1),
+        ("seq", 1.0),
+        ("seq", True),
+        ("seq", "1"),
+        ("position", -1),
+        ("position", 2**31),
+        ("want", 65),
+        ("want", -1),
+        ("rows", 0),
+        ("rows", -1),
+        ("rows", 2**31),
+        ("dim", -1),
+        ("dtype", b"float32"),
+        ("dtype", None),
+        ("type", "welcome"),
+        ("type", ["step"]),
+        ("__class__", "os.system"),
+    ],
+)
+def test_a_step_with_this_field_is_refused(field: str, value: object) -> None:
+    """Strict types, strict bounds, no unknown fields; and the text does not repeat the value."""
+    fields = next(fields for message, fields, _ in GOLDEN if isinstance(message, Step))
+    with pytest.raises(Refused) as refused:
+        wire.decode_request(msgspec.msgpack.encode(fields | {field: value}))
+    assert refused.value.error.code == ErrorCode.BAD_REQUEST
+    assert "welcome" not in refused.value.error.message
+
+
+def test_a_header_beyond_a_mebibyte_is_refused_unread() -> None:
+    """Even a valid one."""
+    header = msgspec.msgpack.encode({"type": "hello", "version": 1, "x": bytes(wire.MAX_HEADER_BYTES)})
+    with pytest.raises(Refused, match="bytes; the most is"):
+        wire.decode_request(header)
+
+
+def test_headers_that_promise_much_allocate_little() -> None:
+    """Arrays and maps of 2³²-1 announced entries, and nesting a thousand deep."""
+    tracemalloc.start()
+    for bomb in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"):
+        base = wire.encode(Open(RUN, FINGERPRINT, 5, 0.5, 1.0, 1, (), "", ()))
+        must_not_crash(bomb)
+        must_not_crash(base[:-1] + bomb)
+        must_not_crash(base[:-1] + bomb + b"\x01" * 1000)
+    must_not_crash(b"\x91" * 100_000)
+    must_not_crash(b"\x81\xa1a" * 100_000)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+@given(
+    dtype=st.sampled_from(sorted(wire.DTYPES)), rows=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99)
+)
+def test_rows_come_back_bit_for_bit(dtype: str, rows: int, dim: int, seed: int) -> None:
+    """Any bit pattern, NaN payloads and negative zeros included, in each of the three dtypes."""
+    kind = wire.DTYPES[dtype]
+    bits = torch.randint(0, 256, (rows, dim * kind.itemsize), dtype=torch.uint8,
+                         generator=torch.Generator().manual_seed(seed))  # fmt: skip
+    frame = wire.rows_to_frame(bits.view(kind))
+    assert bytes(frame) == bits.numpy().tobytes()
+    back = wire.rows_from_frame(Step(SESSION, 1, 0, 0, dtype, rows, dim), frame, dtype=kind, dim=dim)
+    assert back.dtype == kind and torch.equal(back.view(torch.uint8), bits)
+
+
+def test_rows_go_little_endian_row_after_row_whatever_their_strides() -> None:
+    """1.0 and -2.0 as IEEE 754 says; a transposed tensor is laid out as it reads."""
+    rows = torch.tensor([[1.0, 3.0], [-2.0, 4.0]]).T[:1]
+    assert bytes(wire.rows_to_frame(rows)).hex() == "0000803f000000c0"
+    assert bytes(wire.rows_to_frame(rows.bfloat16())).hex() == "803f00c0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({"dtype": "float16"}, 2 * 8 * 4),
+        ({"dtype": "float64"}, 2 * 8 * 8),
+        ({"dtype": "__import__('os')"}, 2 * 8 * 4),
+        ({"dim": 4}, 2 * 4 * 4),
+        ({"dim": 2**31 - 1}, 2 * 8 * 4),
+        ({"rows": 3}, 2 * 8 * 4),
+        ({"rows": 2**31 - 1}, 2 * 8 * 4),
+        ({}, 0),
+        ({}, 2 * 8 * 4 - 1),
+        ({}, 2 * 8 * 4 + 1),
+    ],
+    ids=str,
+)
+def test_rows_of_another_dtype_shape_or_length_are_refused_before_anything_is_allocated(
+    changes: dict[str, Any], length: int
+) -> None:
+    """wrong_tensor, with the cure, and without memory for what the header announces."""
+    step = msgspec.structs.replace(Step(SESSION, 1, 0, 0, "float32", 2, 8), **changes)
+    frame = bytes(length)
+    tracemalloc.start()
+    with pytest.raises(Refused) as refused:
+        wire.rows_from_frame(step, frame, dtype=torch.float32, dim=8)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert refused.value.error.code == ErrorCode.WRONG_TENSOR and refused.value.error.advice
