@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 # See edge_main.py: a cloud that waits for a device on the same machine must not keep its cores.
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import signal
 import sys
@@ -73,36 +73,47 @@ def main(
     if where.type == "cuda":
         torch.cuda.set_device(where)
 
-    # Plans and rows travel through gloo also where the layers reduce through NCCL.
-    parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo")
-    with parallel.unfilled_weights(compute):
-        model = CloudTransformer(half.args, half.split_layer)
-    load_weights(model, half, rank=rank, world_size=world_size, dtype=compute, device=where, keep_mapped=False)
-    ranks = Ranks(model, model.new_cache(max_batch_size, max_seq_len), half.args.dim)
-    if rank > 0:
-        _follow(ranks)
-        return
-
     welcome = Welcome(
         wire.VERSION, half.fingerprint, wire.DTYPE_NAMES[compute], half.args.dim, half.split_layer, max_seq_len,
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
-    server = Server(ranks, tokenizer_of(half), welcome, vocab_size=half.args.vocab_size, slots=max_batch_size,
+    if rank > 0:
+        _follow(_load(half, welcome, rank, world_size, where, max_batch_size))
+        return
+    server = Server(tokenizer_of(half), welcome, vocab_size=half.args.vocab_size, slots=max_batch_size,
                     idle_timeout_s=idle_timeout)  # fmt: skip
+    endpoint = server.bind(bind)  # before minutes of loading: a port in use is told at once, an early device waits
+    ranks = _load(half, welcome, rank, world_size, where, max_batch_size)
     stop = _StopOnSignal()
+    print(
+        f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
+        f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
+        f"context {max_seq_len}, listening on {endpoint}, pid {os.getpid()}",
+        flush=True,
+    )
     try:
-        endpoint = server.bind(bind)
-        print(
-            f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
-            f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, "
-            f"{wire.DTYPE_NAMES[compute]}), context {max_seq_len}, listening on {endpoint}, pid {os.getpid()}",
-            flush=True,
-        )
-        server.serve(stop.requested)
+        server.serve(ranks, stop.requested)
     except RuntimeError as err:
         raise SplitLlamaError(f"{err}; start the cloud again") from None
     parallel.stop()
     print("stopped", flush=True)
+
+
+def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, slots: int) -> Ranks:
+    """This rank's share of the cloud half, and cache room for ``slots`` sessions."""
+    # Plans and rows travel through gloo also where the layers reduce through NCCL.
+    parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dtype = wire.DTYPES[welcome.dtype]
+    try:
+        with parallel.unfilled_weights(dtype):
+            model = CloudTransformer(half.args, half.split_layer)
+        load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
+        return Ranks(model, model.new_cache(slots, welcome.max_seq_len), half.args.dim)
+    except RuntimeError as err:
+        if "allocate" not in str(err):  # the word that torch's CPU and CUDA allocators share
+            raise
+        raise UsageError(f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
+                         f"{device}; lower --max_batch_size or --max_seq_len, or use more ranks") from None  # fmt: skip
 
 
 def _max_seq_len(flag: int | None, half: Half) -> int:

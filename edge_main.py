@@ -11,7 +11,7 @@ import os
 
 # How long an OpenMP thread spins for more work before it sleeps; read once, when torch is loaded. Long enough to bridge
 # the gaps between a layer's operations, short enough that the half which waits leaves the cores to the other.
-os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
 

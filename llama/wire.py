@@ -209,6 +209,12 @@ class Refused(Exception):
         self.error = Error(code, message, advice, retry_after_s)
 
 
+def has_a_port(address: str) -> bool:
+    """Whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
+    port = address.rpartition(":")[2]
+    return port == "*" or (port.isdecimal() and int(port) <= 65535)
+
+
 def encode(message: Request | Reply) -> bytes:
     """The header frame of a message."""
     return _encoder.encode(message)

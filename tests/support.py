@@ -184,8 +184,7 @@ class Served:
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
-            Ranks(halves.cloud, self.cache, ARGS.dim), tokenizer, welcome,
-            vocab_size=ARGS.vocab_size, slots=slots, idle_timeout_s=idle_timeout_s,
+            tokenizer, welcome, vocab_size=ARGS.vocab_size, slots=slots, idle_timeout_s=idle_timeout_s,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind("tcp://127.0.0.1:*")
@@ -195,7 +194,7 @@ class Served:
 
     def _serve(self) -> None:
         try:
-            self.server.serve(self._stop.is_set)
+            self.server.serve(Ranks(self.halves.cloud, self.cache, ARGS.dim), self._stop.is_set)
         except BaseException as err:  # looked at by whoever stops it
             self.failures.append(err)
 

@@ -74,7 +74,6 @@ class Server:
     """Serves one model to many devices.
 
     Args:
-        ranks: the model.
         tokenizer: for the text of finished replies.
         welcome: what devices are told; its limits are enforced.
         vocab_size: ids at or beyond it are refused.
@@ -83,11 +82,10 @@ class Server:
     """
 
     def __init__(
-        self, ranks: Ranks, tokenizer: Tokenizer, welcome: Welcome, *,
-        vocab_size: int, slots: int, idle_timeout_s: float = 120.0,
-    ) -> None:  # fmt: skip
-        self.ranks, self.tokenizer, self.welcome = ranks, tokenizer, welcome
-        self.vocab_size = vocab_size
+        self, tokenizer: Tokenizer, welcome: Welcome, *, vocab_size: int, slots: int, idle_timeout_s: float = 120.0
+    ) -> None:
+        self.tokenizer, self.welcome, self.vocab_size = tokenizer, welcome, vocab_size
+        self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
@@ -107,7 +105,7 @@ class Server:
         Raises:
             BindError: in use, malformed, or not an address of this machine.
         """
-        largest_rows = self.welcome.max_rows * self.welcome.dim * self.ranks.dtype.itemsize
+        largest_rows = self.welcome.max_rows * self.welcome.dim * self.dtype.itemsize
         self._door.setsockopt(zmq.MAXMSGSIZE, max(wire.MAX_HEADER_BYTES, largest_rows))
         self._door.setsockopt(zmq.RCVHWM, PEER_QUEUE)
         self._door.setsockopt(zmq.SNDHWM, PEER_QUEUE)
@@ -117,6 +115,8 @@ class Server:
         if address.startswith("tcp://["):
             self._door.setsockopt(zmq.IPV6, 1)
         try:
+            if not wire.has_a_port(address):
+                raise zmq.ZMQError(errno.EINVAL)
             self._door.bind(address)
         except zmq.ZMQError as err:
             reasons = {
@@ -129,8 +129,8 @@ class Server:
             raise BindError(f"cannot listen on {address}: {reason}") from None
         return self._door.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def serve(self, stopping: Callable[[], bool]) -> None:
-        """Answer requests until ``stopping()``; then finish the job in hand and close.
+    def serve(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
+        """Answer requests with the model of ``ranks`` until ``stopping()``; then finish the job in hand and close.
 
         The caller's thread becomes the worker. Call it from the thread that loaded the model: OpenMP keeps a team of
         threads per calling thread, and with more of them than cores it puts them to sleep after every operation.
@@ -141,7 +141,7 @@ class Server:
         door = threading.Thread(target=self._keep_the_door, name="door")
         door.start()
         try:
-            self._work(stopping)
+            self._work(ranks, stopping)
         finally:
             self._stopping = True
             door.join()
@@ -215,7 +215,7 @@ class Server:
             session.reply = reply
             return reply
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
-        tensor = wire.rows_from_frame(request, rows, dtype=self.ranks.dtype, dim=self.welcome.dim)
+        tensor = wire.rows_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
         session.accept(request.seq, digest, peer)
         session.high_water = max(session.high_water, request.position + request.rows)
         self._jobs.put(_StepJob(session, request, tensor, arrived))
@@ -292,33 +292,33 @@ class Server:
 
     # ---- the worker
 
-    def _work(self, stopping: Callable[[], bool]) -> None:
+    def _work(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
         last_told = time.monotonic()
         while not stopping() and self._failure is None:
             try:
                 job = self._jobs.get(timeout=POLL_S)
             except queue.Empty:
                 if time.monotonic() - last_told > SIGN_OF_LIFE_S:
-                    self.ranks.sign_of_life()
+                    ranks.sign_of_life()
                     last_told = time.monotonic()
                 continue
-            self._results.append((job, self._run(job)))
+            self._results.append((job, self._run(ranks, job)))
             self._bell_rope.send(b"")
             last_told = time.monotonic()
-        self.ranks.shut_down()
+        ranks.shut_down()
 
     @torch.inference_mode()
-    def _run(self, job: _Job) -> _Result:
+    def _run(self, ranks: Ranks, job: _Job) -> _Result:
         if isinstance(job, _ClearJob):
-            self.ranks.clear(job.slot, job.end)
+            ranks.clear(job.slot, job.end)
             return None
         if not job.rows.isfinite().all():
             return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
         session, step = job.session, job.step
         try:
-            logits = self.ranks.step(session.slot, step.position, job.rows, step.want)
+            logits = ranks.step(session.slot, step.position, job.rows, step.want)
         except torch.OutOfMemoryError:
-            if not self.ranks.alone:
+            if not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
             return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
         if step.want and not logits.sum().isfinite():  # one NaN or infinity anywhere makes the sum one

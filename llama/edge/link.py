@@ -10,6 +10,7 @@ Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -160,10 +161,10 @@ class Link:
         if self.address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         try:
-            if int(self.address.rpartition(":")[2]) > 65535:  # libzmq takes such a port and never connects
-                raise ValueError
+            if not wire.has_a_port(self.address):
+                raise zmq.ZMQError(errno.EINVAL)
             socket.connect(self.address)
-        except (zmq.ZMQError, ValueError):
+        except zmq.ZMQError:
             socket.close()
             raise UsageError(f"--cloud {self.address} is not an address to connect to; write tcp://HOST:PORT") from None
         return socket
