@@ -1,0 +1,83 @@
+"""The repository is what it says it is: the README's file tree, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = sorted([*ROOT.glob("*.py"), *(ROOT / "llama").rglob("*.py")])
+EDGE_ONLY = ("llama.edge", "llama.generation", "llama.prompt", "model_edge", "edge_main")
+CLOUD_ONLY = ("llama.cloud", "model_cloud", "cloud_main")
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """Modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def belongs_to(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def test_the_readme_lists_every_file_of_the_product_and_no_other() -> None:
+    """The tree under "Where things are", one line per file."""
+    (tree,) = re.findall(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    listed, parents = set[str](), list[str]()
+    for line in tree.splitlines():
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        parents[depth:] = [name]
+        if name.endswith(".py"):
+            listed.add("".join(parents))
+    assert listed == {str(f.relative_to(ROOT)) for f in PRODUCT if f.name != "__init__.py"}
+
+
+def test_edge_and_cloud_never_meet() -> None:
+    """What runs on the device imports nothing of the cloud's, and the reverse: also across what each one imports."""
+    files = {module_of(file): file for file in PRODUCT}
+
+    def reached(module: str, seen: set[str]) -> set[str]:
+        if module in files and module not in seen:
+            seen.add(module)
+            for imported in imports_of(files[module]):
+                reached(imported, seen)
+        return seen
+
+    from_edge, from_cloud = reached("edge_main", set()), reached("cloud_main", set())
+    assert {"llama.edge.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
+    assert {"llama.cloud.server", "model_cloud", "llama.model"} <= from_cloud
+    assert not [module for module in from_edge if belongs_to(module, CLOUD_ONLY)]
+    assert not [module for module in from_cloud if belongs_to(module, EDGE_ONLY)]
+
+
+@pytest.mark.parametrize("file", [f for f in PRODUCT if f.parent != ROOT], ids=module_of)
+def test_the_package_never_imports_the_programs(file: Path) -> None:
+    """Nor tests."""
+    programs = tuple(module_of(f) for f in PRODUCT if f.parent == ROOT)
+    assert not [name for name in imports_of(file) if belongs_to(name, (*programs, "tests"))]
+
+
+def test_nothing_is_pickled() -> None:
+    """Of pickle only its exception is known, nothing like it is imported, every torch.load says weights_only=True."""
+    for file in PRODUCT:
+        assert not {"dill", "cloudpickle", "marshal", "shelve"} & set(imports_of(file)), file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.module != "pickle", file
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+                assert node.attr == "UnpicklingError", file
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node), file
