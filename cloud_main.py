@@ -9,11 +9,13 @@ Used as::
 from __future__ import annotations
 
 import os
+import signal
 
 # See edge_main.py: a cloud that waits for a device on the same machine must not keep its cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import signal
 import sys
 import time
 from types import FrameType
@@ -21,7 +23,7 @@ from types import FrameType
 import torch
 
 from llama import parallel, wire
-from llama.checkpoint.halves import Half, load_weights, read_half, tokenizer_of
+from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.ranks import Ranks
 from llama.cloud.server import Server
 from llama.command import run
@@ -31,6 +33,7 @@ from llama.wire import Welcome
 from model_cloud import CloudTransformer
 
 MAX_ROWS = 256  # prompt rows per request
+MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
 GRACE_S = 10  # a rank that was told to end waits so long for rank 0 to say so
 
 
@@ -61,9 +64,10 @@ def main(
     local_rank, local_ranks = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
     half = read_half(ckpt_dir, "cloud")
+    check_world_size(half, world_size)
     max_seq_len = _max_seq_len(max_seq_len, half)
-    if max_batch_size < 1:
-        raise UsageError(f"--max_batch_size {max_batch_size}: give 1 or more")
+    if not 1 <= max_batch_size <= MAX_SESSIONS:
+        raise UsageError(f"--max_batch_size {max_batch_size}: give 1 to {MAX_SESSIONS}")
     if dtype is not None and dtype not in wire.DTYPES:
         raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
     if not idle_timeout > 0:  # nor NaN
@@ -94,7 +98,7 @@ def main(
     try:
         server.serve(ranks, stop.requested)
     except RuntimeError as err:
-        raise SplitLlamaError(f"{err}; start the cloud again") from None
+        raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     parallel.stop()
     print("stopped", flush=True)
 
@@ -125,12 +129,13 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
 
 
 class _StopOnSignal:
-    """Remembers SIGINT and SIGTERM instead of ending the process in the middle of a step."""
+    """Remembers SIGINT, SIGTERM and SIGHUP instead of ending the process in the middle of a step."""
 
     def __init__(self) -> None:
         self._stop = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._remember)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
@@ -146,15 +151,21 @@ def _follow(ranks: Ranks) -> None:
     def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
         signal.alarm(GRACE_S)  # its default action ends the process
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, wait_for_rank_0)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, wait_for_rank_0)
     try:
         ranks.follow()
         parallel.stop()
-    except RuntimeError:
-        print("error: rank 0 is gone; start the cloud again", file=sys.stderr)
+    except RuntimeError as err:
+        print(f"error: {_why(err, 'rank 0')}; start the cloud again", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # a gloo group with a dead member may abort at a normal exit
+
+
+def _why(err: RuntimeError, other: str) -> str:
+    """Why the ranks cannot go on, in one line; gloo's own words for a closed connection would help nobody."""
+    return f"{other} is gone" if "gloo" in str(err) else str(err).partition("\n")[0]
 
 
 if __name__ == "__main__":

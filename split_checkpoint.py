@@ -5,13 +5,16 @@ The command line and its progress bar; the work itself is in ``llama.checkpoint`
 
 from __future__ import annotations
 
-import contextlib
 import signal
+
+if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import (
@@ -52,18 +55,17 @@ def main(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
     started = time.monotonic()
-    with _terminating_cleanly():
-        source = open_source(Path(ckpt_dir), rope_scaling_factor)
-        _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
-        with _progress_bar() as progress:
-            fingerprint = splitting.split(
-                source,
-                Path(output_dir),
-                split_layer=split_layer,
-                cloud_model_parallel_size=cloud_model_parallel_size,
-                dtype=None if dtype is None else DTYPES[dtype],
-                progress=progress,
-            )
+    source = open_source(Path(ckpt_dir), rope_scaling_factor)
+    _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
+    with _progress_bar() as progress:
+        fingerprint = splitting.split(
+            source,
+            Path(output_dir),
+            split_layer=split_layer,
+            cloud_model_parallel_size=cloud_model_parallel_size,
+            dtype=None if dtype is None else DTYPES[dtype],
+            progress=progress,
+        )
     _say(
         f"{output_dir}: edge has layers 0-{split_layer - 1}, cloud {split_layer}-{source.args.n_layers - 1}; verified; "
         f"fingerprint {fingerprint.hex()[:16]}; {time.monotonic() - started:.1f} s"
@@ -96,20 +98,6 @@ def _progress_bar() -> Iterator[splitting.Progress]:
             bar.update(stages[stage], completed=done)
 
         yield show
-
-
-@contextlib.contextmanager
-def _terminating_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does: by an exception, so that what is half-written goes."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

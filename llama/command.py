@@ -7,14 +7,17 @@ type that the signature declares.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import os
+import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args, get_type_hints
 
 import fire
@@ -27,9 +30,15 @@ _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
 
-    Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C.
+    Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C;
+    143 SIGTERM, unless ``main`` handles it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    with _ended_by_exceptions():
+        _run(main, argv)
+
+
+def _run(main: Callable[..., None], argv: list[str]) -> None:
     try:
         if {"--help", "-h"} & set(argv):
             print(help_text(main))
@@ -47,6 +56,24 @@ def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _ended_by_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the work as Ctrl-C does, so that what was begun is given back or removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop, signal.SIGHUP: stop}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ import torch
 
 from llama.errors import DeviceError, UsageError
 
+MAX_THREADS = 4096  # more than any machine has cores; with far more, OpenMP stops the process or never begins
+
 
 def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The device of a ``--device`` flag; None is this rank's GPU where there is one, else the CPU.
@@ -40,11 +42,11 @@ def cpu_threads(flag: int | None, processes: int = 1) -> int:
     torchrun would leave every process one thread.
 
     Raises:
-        UsageError: below 1.
+        UsageError: below 1 or above ``MAX_THREADS``.
     """
     if flag is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // processes)
-    if flag < 1:
-        raise UsageError(f"--threads {flag}: give 1 or more")
+    if not 1 <= flag <= MAX_THREADS:
+        raise UsageError(f"--threads {flag}: give 1 to {MAX_THREADS}")
     return flag

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
-import safetensors.torch
 import torch
 
 from llama import parallel
@@ -21,7 +19,7 @@ from llama.checkpoint.splitting import split
 from llama.errors import CheckpointError
 from model_cloud import CloudTransformer
 from model_edge import EdgeTransformer
-from tests.small_checkpoints import gguf_name, logits, params, random_llama, read_back, weights, write_meta
+from tests.small_checkpoints import params, read_back, weights, write_meta
 
 CPU = torch.device("cpu")
 
@@ -94,66 +92,6 @@ def test_smollm2s_own_tokens_and_system_message_come_along(smollm2: Path) -> Non
 
 
 # --- Weights --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("source", ["tiny-llama3", "tiny-llama3-mp2"])
-@pytest.mark.parametrize("split_layer", [1, 2])
-def test_the_halves_give_the_references_logits(source: str, split_layer: int, golden: Path, tmp_path: Path) -> None:
-    """fp32 within 1e-5 of Meta's code on every text of the golden file, from one shard and from two."""
-    split(open_source(golden / source), tmp_path / "out", split_layer=split_layer)
-    tokens = json.loads((golden / "tiny-llama3" / "golden-fp32.json").read_text())["tokens"]
-    expected = safetensors.torch.load_file(golden / "tiny-llama3" / "golden-fp32.safetensors")
-    for number, ids in enumerate(tokens):
-        found = logits(tmp_path / "out", ids)
-        assert (found - expected[f"logits.{number}"]).abs().max() <= 1e-5
-
-
-def test_smollm2s_halves_give_transformers_logits(smollm2: Path, smollm2_gguf: Path) -> None:
-    """fp32 logits within 1e-4 relative, the weights given to transformers in its own order of rotary pairs."""
-    stored = {
-        t.name: torch.tensor(gguf.dequantize(t.data, t.tensor_type)) for t in gguf.GGUFReader(smollm2_gguf).tensors
-    }
-    names = {
-        "attention.wq": "self_attn.q_proj",
-        "attention.wk": "self_attn.k_proj",
-        "attention.wv": "self_attn.v_proj",
-        "attention.wo": "self_attn.o_proj",
-        "feed_forward.w1": "mlp.gate_proj",
-        "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj",
-        "attention_norm": "input_layernorm",
-        "ffn_norm": "post_attention_layernorm",
-    }
-    state = {
-        "model.embed_tokens.weight": stored["token_embd.weight"],
-        "model.norm.weight": stored["output_norm.weight"],
-    }
-    for i in range(30):
-        for name, theirs in names.items():
-            tensor = stored[gguf_name(f"layers.{i}.{name}.weight")]
-            if name.endswith(("wq", "wk")):  # as transformers' converter of Meta's weights permutes them
-                tensor = tensor.view(-1, 32, 2, 576).transpose(1, 2).reshape(tensor.shape)
-            state[f"model.layers.{i}.{theirs}.weight"] = tensor
-    state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model = random_llama(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=49152,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
-        tie_word_embeddings=True,
-    )
-    model.load_state_dict(state)
-    tokenizer = tokenizer_of(read_half(smollm2 / "edge", "edge"))
-    ids = tokenizer.encode("Kopi dan jazz: three gifts for a gardener, under Rp 300.000, are", bos=False, eos=False)
-    with torch.no_grad():
-        expected = model(torch.tensor([ids])).logits[0]
-    found = logits(smollm2, ids)
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert torch.equal(found.argmax(-1), expected.argmax(-1))
 
 
 def test_weights_are_cast_only_where_asked_and_need_no_gradient(halves: Path) -> None:

@@ -154,6 +154,26 @@ def read_half(ckpt_dir: str | Path, expect: str) -> Half:
     return half
 
 
+def check_world_size(half: Half, world_size: int) -> None:
+    """Refuse to run a half with another number of ranks than it is cut for.
+
+    To be called before the model is built: fairscale's layers stop at sizes that do not divide, in words of their own.
+
+    Raises:
+        CheckpointError: names both numbers, and the command that cuts it anew if the model can be cut so.
+    """
+    if half.model_parallel_size == world_size:
+        return
+    anew = (
+        f", or cut it anew: python split_checkpoint.py --ckpt_dir SOURCE --output_dir OUT --split_layer "
+        f"{half.split_layer} --cloud_model_parallel_size {world_size} (SOURCE: the original checkpoint)"
+    )
+    raise CheckpointError(
+        f"{half.directory} is cut for {half.model_parallel_size} rank(s), but {world_size} run; start "
+        f"{half.model_parallel_size} rank(s){anew if layout.fits(half.args, world_size) else ''}"
+    )
+
+
 def load_weights(
     model: nn.Module,
     half: Half,
@@ -183,13 +203,7 @@ def load_weights(
         CheckpointError: the half is cut for another number of ranks; or a tensor is missing, unexpected or of another
             shape than the model's.
     """
-    if half.model_parallel_size != world_size:
-        raise CheckpointError(
-            f"{half.directory} is cut for {half.model_parallel_size} rank(s), but {world_size} run; start "
-            f"{half.model_parallel_size} rank(s), or cut it anew: python split_checkpoint.py --ckpt_dir SOURCE "
-            f"--output_dir OUT --split_layer {half.split_layer} --cloud_model_parallel_size {world_size} "
-            "(SOURCE: the original checkpoint)"
-        )
+    check_world_size(half, world_size)
     path = half.directory / shard_name(rank)
     stored = open_pth(path)
     _check_tensors(path, stored, model)

@@ -19,8 +19,7 @@ _UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr
 
 def show_text(text: str) -> None:
     """A piece of the reply, at once, without control and escape characters."""
-    sys.stdout.write(text.translate(_UNPRINTABLE))
-    sys.stdout.flush()
+    _write(text.translate(_UNPRINTABLE))
 
 
 def notice(text: str) -> None:
@@ -50,5 +49,10 @@ def show_json(reply: Reply) -> None:
         "stop_reason": reply.stop_reason,
         "timing": asdict(reply.timing),
     }
-    sys.stdout.write(msgspec.json.encode(fields).decode() + "\n")
-    sys.stdout.flush()
+    _write(msgspec.json.encode(fields).decode() + "\n")
+
+
+def _write(text: str) -> None:
+    """UTF-8 on stdout, at once, whatever the locale says: a reply may hold any character."""
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
