@@ -44,6 +44,8 @@ Main = Callable[..., None]
 CANARY = "Zimtstern"  # in every prompt of this file, and to be found nowhere
 QUESTION = f"My {CANARY} is cold: why?"
 CONTEXT = 256
+LONG = 8192  # a context that takes many seconds to fill,
+ENDLESS = ("--temperature", 0)  # which only a reply without a stop token does
 
 EDGE, CLOUD, SPLIT = edge_main.main, cloud_main.main, split_checkpoint.main
 
@@ -460,8 +462,8 @@ def test_a_cloud_killed_in_mid_reply_ends_the_device_within_its_deadline(
 ) -> None:
     """SIGKILL: exit code 1, one line. What was streamed stays; with --json stdout is empty."""
     with (
-        cloud(tiny_split() / "cloud", "--max_batch_size", 2) as running,
-        two_in_mid_reply(running, tiny_split(), prompt, "--temperature", 0, "--deadline", 3) as (
+        cloud(tiny_split() / "cloud", "--max_seq_len", LONG, "--max_batch_size", 2) as running,
+        two_in_mid_reply(running, tiny_split(), prompt, *ENDLESS, "--deadline", 3) as (
             streaming,
             silent,
             first,
@@ -481,8 +483,8 @@ def test_a_cloud_killed_in_mid_reply_ends_the_device_within_its_deadline(
 def test_a_device_ended_in_mid_reply_frees_its_place(number: signal.Signals, tiny_split: Splits, prompt: Path) -> None:
     """128 + the signal's number, no traceback, with --json nothing on stdout; the next device is served at once."""
     halves = tiny_split()
-    with cloud(halves / "cloud", "--max_batch_size", 2) as running:
-        with two_in_mid_reply(running, halves, prompt) as (streaming, silent, _):
+    with cloud(halves / "cloud", "--max_seq_len", LONG, "--max_batch_size", 2) as running:
+        with two_in_mid_reply(running, halves, prompt, *ENDLESS) as (streaming, silent, _):
             for process in (streaming, silent):
                 process.send_signal(number)
             said, (out, said_silently) = rest_of(streaming)[1], rest_of(silent)
@@ -500,8 +502,8 @@ def test_a_cloud_that_is_told_to_stop_in_mid_reply_stops_and_says_so(
 ) -> None:
     """Plain python: exit code 0, "stopped" after "ready" and not a word more; the device ends with an error."""
     with (
-        cloud(tiny_split() / "cloud") as running,
-        edge(tiny_split() / "edge", running.address, prompt, "--deadline", 1) as process,
+        cloud(tiny_split() / "cloud", "--max_seq_len", LONG) as running,
+        edge(tiny_split() / "edge", running.address, prompt, *ENDLESS, "--deadline", 1) as process,
     ):
         assert process.stdout and process.stdout.read(1)
         os.kill(running.pid, number)
