@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llama.model import KVCache, ModelArgs, TransformerLayers
+from llama.model import KVCache, ModelArgs, TransformerBlock, TransformerLayers
 from llama.parallel import VocabParallelEmbedding
 
 
@@ -35,4 +35,7 @@ class EdgeTransformer(TransformerLayers):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the layers, and of the rows sent."""
-        return next(self.layers.parameters()).dtype
+        # Asked once per token; the first of .parameters() would be found by walking through all modules.
+        first = self.layers["0"]
+        assert isinstance(first, TransformerBlock)
+        return first.attention_norm.weight.dtype

@@ -9,6 +9,7 @@ Knows: the model, its cache, the ranks. Does not know: sessions, sockets, sampli
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -38,7 +39,7 @@ class Ranks:
 
     def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int) -> None:
         self.model = model
-        self.cache = cache
+        self._slot = lru_cache(maxsize=64)(cache.row)  # views of all layers, which take a while to make
         self.dim = dim
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
@@ -57,7 +58,7 @@ class Ranks:
     def clear(self, slot: int, end: int) -> None:
         """Zero positions ``0 … end-1`` of a slot."""
         self._tell(Action.CLEAR, slot, end)
-        self.cache.row(slot).clear(end)
+        self._slot(slot).clear(end)
 
     def sign_of_life(self) -> None:
         """To be called at least every few minutes: a rank that hears nothing gives up."""
@@ -84,7 +85,7 @@ class Ranks:
                 dist.broadcast(rows, 0)
                 self._step(slot, position, rows, want)
             elif action == Action.CLEAR:
-                self.cache.row(slot).clear(position)
+                self._slot(slot).clear(position)
             elif action == Action.SHUT_DOWN:
                 return
 
@@ -96,5 +97,5 @@ class Ranks:
             dist.broadcast(plan, 0)
 
     def _step(self, slot: int, position: int, rows: torch.Tensor, want: int) -> torch.Tensor:
-        logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self.cache.row(slot), want)[0]
+        logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self._slot(slot), want)[0]
         return logits

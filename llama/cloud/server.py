@@ -12,6 +12,7 @@ Does not know: who the person is, what a prompt says. Not covered: several sessi
 from __future__ import annotations
 
 import errno
+import math
 import queue
 import sys
 import threading
@@ -312,7 +313,7 @@ class Server:
         if isinstance(job, _ClearJob):
             ranks.clear(job.slot, job.end)
             return None
-        if not job.rows.isfinite().all():
+        if not math.isfinite(job.rows.abs().max()):  # NaN wins over every number
             return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
         session, step = job.session, job.step
         try:
@@ -321,7 +322,7 @@ class Server:
             if not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
             return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
-        if step.want and not logits.sum().isfinite():  # one NaN or infinity anywhere makes the sum one
+        if step.want and not math.isfinite(logits.sum()):  # one NaN or infinity anywhere makes the sum one
             return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
                            "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
         first = session.first_output(step)
