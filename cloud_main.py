@@ -27,7 +27,7 @@ from llama.checkpoint.halves import Half, check_world_size, load_weights, read_h
 from llama.cloud.ranks import Ranks
 from llama.cloud.server import Server
 from llama.command import run
-from llama.device import cpu_threads, torch_device
+from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import SplitLlamaError, UsageError
 from llama.wire import Welcome
 from model_cloud import CloudTransformer
@@ -84,8 +84,7 @@ def main(
     if rank > 0:
         _follow(_load(half, welcome, rank, world_size, where, max_batch_size))
         return
-    server = Server(tokenizer_of(half), welcome, vocab_size=half.args.vocab_size, slots=max_batch_size,
-                    idle_timeout_s=idle_timeout)  # fmt: skip
+    server = Server(tokenizer_of(half), welcome, slots=max_batch_size, idle_timeout_s=idle_timeout)
     endpoint = server.bind(bind)  # before minutes of loading: a port in use is told at once, an early device waits
     ranks = _load(half, welcome, rank, world_size, where, max_batch_size)
     stop = _StopOnSignal()
@@ -114,7 +113,7 @@ def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torc
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
         return Ranks(model, model.new_cache(slots, welcome.max_seq_len), half.args.dim)
     except RuntimeError as err:
-        if "allocate" not in str(err):  # the word that torch's CPU and CUDA allocators share
+        if not is_out_of_memory(err):
             raise
         raise UsageError(f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
                          f"{device}; lower --max_batch_size or --max_seq_len, or use more ranks") from None  # fmt: skip

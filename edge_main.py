@@ -24,7 +24,7 @@ from llama.command import run
 from llama.device import cpu_threads, torch_device
 from llama.edge import terminal
 from llama.edge.link import Link
-from llama.errors import CheckpointError, UsageError
+from llama.errors import CheckpointError, ProtocolMismatch, UsageError
 from llama.generation import reply_to
 from llama.prompt import read_prompt
 from llama.sampling import Sampling
@@ -79,6 +79,10 @@ def main(
         if welcome.fingerprint != half.fingerprint:
             raise CheckpointError(f"{ckpt_dir} and the cloud at {cloud} are not from the same split; copy edge/ and "
                                   f"cloud/ from one run of split_checkpoint.py")  # fmt: skip
+        if (welcome.dim, welcome.split_layer) != (half.args.dim, half.split_layer) or (
+            welcome.max_seq_len > half.context_length
+        ):
+            raise ProtocolMismatch(f"the cloud at {cloud} describes another model than its fingerprint does; update it")
         reply = reply_to(
             prompt_tokens, edge=_load(half, welcome, where), link=link, welcome=welcome, tokenizer=tokenizer,
             stop_ids=chat.stop_ids, sampling=sampling, max_gen_len=max_gen_len, prompt_id=prompt.id,

@@ -36,6 +36,11 @@ def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch failed for want of memory; on the CPU that is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)  # the word its allocators share
+
+
 def cpu_threads(flag: int | None, processes: int = 1) -> int:
     """Threads per process: ``--threads``, or this process's cores shared among the ``processes`` of one machine.
 

@@ -32,7 +32,8 @@ Close      give the room back                                           Closed
 ``resumed_ids`` fills outputs ``0 …`` when a lost session is opened again.
 
 **seq** counts the requests of a session: 1, 2, 3 … A repeat with the same bytes gets the same reply, and nothing runs
-twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except ``not_finite``.
+twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except those that
+fail while they are computed: ``not_finite``, and ``internal`` of a Step.
 
 **position** may lie before what is cached: the cache is cut back to it first.
 

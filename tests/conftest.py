@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from llama.checkpoint.splitting import split
 from tests.small_checkpoints import params, weights, write_meta
 
 ROOT = Path(__file__).resolve().parent.parent
+# Under nohup, or in the background of a script, signals are ignored here and would be in every process that is started.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 FIXTURES = Path(os.environ.get("SPLIT_LLAMA_CACHE", ROOT / ".cache"))
 
 

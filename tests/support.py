@@ -184,7 +184,7 @@ class Served:
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
-            tokenizer, welcome, vocab_size=ARGS.vocab_size, slots=slots, idle_timeout_s=idle_timeout_s,
+            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind("tcp://127.0.0.1:*")

@@ -229,6 +229,15 @@ def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tok
         assert len(notices) >= 2
 
 
+def test_a_busy_clouds_senseless_hint_is_replaced_by_a_second(halves: Halves, tokenizer: Tokenizer) -> None:
+    """NaN is no time to sleep."""
+    busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", float("nan"))
+    with FalseCloud(Except(wire.Open, busy)) as cloud, linked(cloud.endpoint, 0.5) as (link, notices):
+        with pytest.raises(CloudRefused, match="busy"):
+            reply(link, halves, tokenizer)
+        assert notices[0].endswith("in 1.0 s")
+
+
 # ---- the cloud is silent
 
 

@@ -444,6 +444,34 @@ def test_logits_that_are_not_finite_are_refused_instead_of_sampled(tokenizer: To
         assert peer.refusal(step_of(session, 2, 4, rows[4:]), rows[4:]) == "not_finite"
 
 
+def test_a_step_for_which_memory_is_lacking_is_refused_and_the_run_goes_on(tokenizer: Tokenizer) -> None:
+    """The allocator's own refusal, once, inside the model; smaller chunks then give the right id."""
+    halves = Halves(seed=1)
+    rows = halves.rows(PROMPT)
+    with Served(halves, tokenizer) as served, served.peer() as peer:
+        session = served.open(peer, opening())
+        too_much = halves.cloud.register_forward_pre_hook(lambda *_: torch.empty(1 << 60) and None)
+        assert peer.refusal(step_of(session, 1, 0, rows), rows) == "internal"
+        too_much.remove()
+        assert isinstance(peer.ask(step_of(session, 2, 0, rows[:3], want=0), rows[:3]), Tokens)
+        tokens = peer.ask(step_of(session, 3, 3, rows[3:]), rows[3:])
+    assert isinstance(tokens, Tokens) and list(tokens.ids) == halves.tokens(PROMPT, 1, chunk=3)
+
+
+def test_logits_beyond_the_tokenizers_ids_are_never_chosen(golden: Path, tmp_path: Path) -> None:
+    """Some checkpoints pad the vocabulary; here the likeliest id is always one of two that are no tokens."""
+    lines = (golden / "tiny-llama3" / "tokenizer.model").read_bytes().splitlines(keepends=True)
+    (tmp_path / "tokenizer.model").write_bytes(b"".join(lines[:-2]))
+    tokenizer, halves = Tokenizer(tmp_path / "tokenizer.model"), Halves(seed=1)
+    padding = slice(tokenizer.n_words, ARGS.vocab_size)
+    huge = torch.randn(ARGS.dim) * 100
+    halves.cloud.output.weight[padding] = torch.stack([huge, -huge])
+    assert halves.tokens(PROMPT, 1)[0] >= tokenizer.n_words
+    with Served(halves, tokenizer) as served, served.peer() as peer:
+        assert peer.refusal(opening(resumed_ids=(tokenizer.n_words,))) == "out_of_range"
+        assert all(token < tokenizer.n_words for token in served.run(PROMPT, 10))
+
+
 def test_the_largest_finite_rows_get_a_typed_reply(served: Served, peer: Peer) -> None:
     """Their squares overflow inside the model; the next session in the same row of the cache is not affected."""
     huge = torch.full((2, ARGS.dim), torch.finfo(torch.float32).max)

@@ -141,6 +141,16 @@ def test_a_config_that_is_not_supported_is_refused_by_what_it_says(
         open_source(directory)
 
 
+def test_a_missing_output_head_is_a_tied_one_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    """With tie_word_embeddings false the head was lost on the way; embeddings in its place would be another model."""
+    directory = write_hugging_face(tmp_path, random_llama(tie_word_embeddings=True))
+    edit_json(directory / "config.json", lambda config: config.pop("tie_word_embeddings"))
+    assert open_source(directory).tied
+    edit_json(directory / "config.json", lambda config: config.update(tie_word_embeddings=False))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor lm_head\.weight"):
+        open_source(directory)
+
+
 def test_incomplete_or_damaged_hugging_face_directories_are_refused_by_file(tmp_path: Path) -> None:
     """Missing part, truncated part, no weights, pickled weights, a malformed index, too large a tokenizer."""
 
@@ -475,6 +485,11 @@ def test_incomplete_or_damaged_meta_directories_are_refused_by_file(tokenizer: P
         ("twice", lambda d: (d / "consolidated.1.pth").touch(), "two files for the same shard"),
         ("json", lambda d: (d / "params.json").write_text("{"), r"params\.json is not JSON"),
         ("none", without_shards, "finish the download"),
+        (
+            "no head in one",
+            lambda d: save(d, without(d, "output.weight"), 0),
+            r"00\.pth lacks the tensor output\.weight",
+        ),
         ("bare", lambda d: (d / "params.json").unlink(), "has weights but no params.json"),
     ]
     for name, damage, complaint in cases:
@@ -484,6 +499,9 @@ def test_incomplete_or_damaged_meta_directories_are_refused_by_file(tokenizer: P
         odd = {name: tensor.to(dtype) for name, tensor in tensors.items()}
         with pytest.raises(CheckpointError, match=f"stored as {str(dtype)[6:]}"):
             open_source(write_meta(tmp_path / str(dtype), p, odd, tokenizer))
+    with pytest.raises(CheckpointError, match=r"has 4 shards: .*515 tokens cannot be divided among 4"):
+        odd_vocabulary = params(vocab_size=515)
+        open_source(write_meta(tmp_path / "odd", odd_vocabulary, weights(odd_vocabulary), tokenizer, shards=4))
     with pytest.raises(CheckpointError, match=r"tokenizer has 514 tokens, the model embeddings for 512"):
         small = params(vocab_size=512)
         open_source(write_meta(tmp_path / "small", small, weights(small), tokenizer))

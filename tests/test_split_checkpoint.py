@@ -392,6 +392,16 @@ def test_a_byte_that_the_disk_changed_is_found_before_it_says_done(golden: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_values_that_float16_cannot_hold_are_refused_by_tensor(tokenizer: Path, tmp_path: Path) -> None:
+    """Infinity would be written instead; the cure is named."""
+    tensors = weights(params())
+    tensors["layers.1.feed_forward.w2.weight"][3, 3] = 1e5
+    source = open_source(write_meta(tmp_path / "source", params(), tensors, tokenizer))
+    with pytest.raises(CheckpointError, match=r"layers\.1\.feed_forward\.w2\.weight has values .* --dtype bfloat16"):
+        split(source, tmp_path / "out", dtype=torch.float16)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(golden: Path, tmp_path: Path) -> None:
     """A write that the system refuses (here by a limit on file sizes) ends in one line."""
     limited = f"ulimit -f 64; trap '' XFSZ; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"

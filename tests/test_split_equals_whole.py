@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from llama import parallel
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.edge.link import Link
 from llama.generation import CHUNK, reply_to
+from llama.model import ModelArgs
 from llama.sampling import Sampling
+from model_edge import EdgeTransformer
 from tests.processes import ask, cloud
 from tests.whole import Model, chunked_logits, generate, load_edge, load_halves, load_whole
 
@@ -43,6 +46,17 @@ def smollm2_prompt(out: Path, sentences: int) -> list[int]:
 def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference as a share of the largest logit."""
     return float((found - expected).abs().max() / expected.abs().max())
+
+
+def test_the_embedding_table_may_stay_on_the_cpu_while_the_layers_are_elsewhere() -> None:
+    """As with --device cuda or mps. Torch's meta device stands for the GPU: like one, it refuses tensors of the CPU."""
+    with parallel.unfilled_weights(torch.bfloat16):
+        edge = EdgeTransformer(ModelArgs(dim=64, n_layers=3, n_heads=4, vocab_size=10, multiple_of=32), 2)
+    edge.tok_embeddings.weight = torch.nn.Parameter(torch.zeros(10, 64))
+    edge.layers.to("meta")
+    for ids, position in ([1, 2, 3], 0), ([4], 3):
+        rows = edge(torch.tensor([ids]), [position], edge.new_cache(1, 8))
+        assert (rows.device.type, rows.dtype, rows.shape) == ("meta", torch.bfloat16, (1, len(ids), 64))
 
 
 # --- Bit for bit ----------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class _Config(msgspec.Struct):
     hidden_act: str = "silu"
     attention_bias: bool = False
     mlp_bias: bool = False
-    tie_word_embeddings: bool = False
+    tie_word_embeddings: bool | None = None
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
@@ -111,7 +111,9 @@ class HuggingFaceSource:
         files = _weight_files(directory)
         self._files = {path: _open(path) for path in files}
         self._holder = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
-        self.tied = config.tie_word_embeddings or hugging_face_name(layout.OUTPUT) not in self._holder
+        has_head = hugging_face_name(layout.OUTPUT) in self._holder
+        # Without a word on it a missing head is a tied one; with False it was lost.
+        self.tied = not has_head if config.tie_word_embeddings is None else config.tie_word_embeddings
         self._check_tensors()
         self.dtype = self._prevailing_dtype()
         self.vocabulary = vocabulary.from_hugging_face(directory)

@@ -85,7 +85,7 @@ class MetaSource:
         )
         _check_names(directory, args, files, shards)
         _check_shard_count(directory, args, shards[0])
-        self.tied = layout.OUTPUT not in shards[0]
+        self.tied = not any(layout.OUTPUT in shard for shard in shards)
         self.args = _without_doubled_heads(args, files, shards)
         self._tensors = _sharded(self.args, files, shards, tied=self.tied)
         check_vocabulary(self.vocabulary, vocab_size, str(directory))
@@ -195,6 +195,10 @@ def _sharded(
     if tied:
         del shapes[layout.OUTPUT]
     ranks, embeddings = len(files), shards[0].get(layout.EMBEDDINGS)
+    try:
+        layout.check_ranks(args, ranks)
+    except CheckpointError as err:
+        raise CheckpointError(f"{files[0].parent} has {ranks} shards: {err}") from None
     along = 1 if ranks > 1 and embeddings is not None and len(embeddings) == args.vocab_size else 0
     return ShardedTensors(
         files,

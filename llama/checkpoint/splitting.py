@@ -265,7 +265,7 @@ def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, 
                 tied = plan.source.tied and name == layout.OUTPUT
                 digest, row = hashlib.sha256(), 0
                 for read in plan.source.rows(layout.EMBEDDINGS if tied else name):
-                    slab = read.to(plan.dtype)
+                    slab = _cast(read, plan.dtype, name)
                     digest.update(raw_bytes(slab))
                     for file, region in zip(files, regions[name], strict=True):
                         file.append(name, _part(slab, row, region))
@@ -276,6 +276,13 @@ def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, 
             for file in files:
                 file.finish()
     return digests
+
+
+def _cast(slab: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    cast = slab.to(dtype)
+    if dtype == torch.float16 and slab.dtype != dtype and not cast.isfinite().all():
+        raise CheckpointError(f"{name} has values beyond what float16 can hold; use --dtype bfloat16 or float32")
+    return cast
 
 
 def _part(slab: torch.Tensor, row: int, region: layout.Region) -> torch.Tensor:

@@ -6,8 +6,8 @@ renumbered.
 
 GGUF and Hugging Face describe byte-pair encoding by a list of merges, tiktoken by the order of ids. The two agree only
 if the list follows the ids; that is proven for every vocabulary that comes in, see :func:`_check_merges`. Whatever else
-would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser, another chat template) is
-refused by name.
+would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser, a ChatML template with
+additions of its own) is refused by name; a template with Llama 3's headers is taken to be Meta's.
 
 Knows nothing about: tensors, the halves.
 """

@@ -11,6 +11,7 @@ Does not know: who the person is, what a prompt says. Not covered: several sessi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import queue
@@ -27,6 +28,7 @@ import zmq
 from llama import wire
 from llama.cloud.ranks import Ranks
 from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
+from llama.device import is_out_of_memory
 from llama.errors import BindError
 from llama.sampling import sample
 from llama.tokenizer import Tokenizer
@@ -75,17 +77,15 @@ class Server:
     """Serves one model to many devices.
 
     Args:
-        tokenizer: for the text of finished replies.
+        tokenizer: for the text of finished replies; only its ids are sampled or accepted, though some checkpoints
+            have logits for more.
         welcome: what devices are told; its limits are enforced.
-        vocab_size: ids at or beyond it are refused.
         slots: rows of the cache, so sessions at a time.
         idle_timeout_s: an unused session is closed after this.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, welcome: Welcome, *, vocab_size: int, slots: int, idle_timeout_s: float = 120.0
-    ) -> None:
-        self.tokenizer, self.welcome, self.vocab_size = tokenizer, welcome, vocab_size
+    def __init__(self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0) -> None:
+        self.tokenizer, self.welcome = tokenizer, welcome
         self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
@@ -191,7 +191,8 @@ class Server:
         except Refused as refusal:
             reply = wire.encode(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
-            print(f"cloud: {type(err).__name__} while answering a request", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # a stderr that nobody holds any more
+                print(f"cloud: {type(err).__name__} while answering a request", file=sys.stderr, flush=True)
             reply = wire.encode(wire.Error(ErrorCode.INTERNAL, "the cloud failed on this request"))
         if reply is not None:
             self._send(peer, reply)
@@ -236,8 +237,8 @@ class Server:
             raise Refused(ErrorCode.WRONG_CHECKPOINT, "the device's half and the cloud's are not from the same split",
                           "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
         wire.check_settings(request)
-        wire.check_ids(request.resumed_ids, self.vocab_size, "resumed_ids")
-        wire.check_ids(request.stop_ids, self.vocab_size, "stop_ids")
+        wire.check_ids(request.resumed_ids, self.tokenizer.n_words, "resumed_ids")
+        wire.check_ids(request.stop_ids, self.tokenizer.n_words, "stop_ids")
         if request.prompt_tokens + len(request.resumed_ids) > self.welcome.max_seq_len:
             raise Refused(ErrorCode.OUT_OF_RANGE, f"{request.prompt_tokens} prompt tokens and "
                           f"{len(request.resumed_ids)} resumed ones, but the context is {self.welcome.max_seq_len}",
@@ -304,7 +305,8 @@ class Server:
                     last_told = time.monotonic()
                 continue
             self._results.append((job, self._run(ranks, job)))
-            self._bell_rope.send(b"")
+            with contextlib.suppress(zmq.Again):  # a full bell rings anyway; waiting would hang if the door is gone
+                self._bell_rope.send(b"", zmq.DONTWAIT)
             last_told = time.monotonic()
         ranks.shut_down()
 
@@ -318,12 +320,13 @@ class Server:
         session, step = job.session, job.step
         try:
             logits = ranks.step(session.slot, step.position, job.rows, step.want)
-        except torch.OutOfMemoryError:
-            if not ranks.alone:
+        except RuntimeError as err:
+            if not is_out_of_memory(err) or not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
             return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
         if step.want and not math.isfinite(logits.sum()):  # one NaN or infinity anywhere makes the sum one
             return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
                            "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
         first = session.first_output(step)
+        logits = logits[:, : self.tokenizer.n_words]
         return [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]

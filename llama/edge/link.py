@@ -11,6 +11,7 @@ Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -232,7 +233,8 @@ class Session:
             except CloudRefused as err:
                 if err.code != ErrorCode.BUSY or time.monotonic() > give_up:
                     raise
-                wait = min(max(err.retry_after_s or 1.0, 0.1), 10.0)
+                hint = err.retry_after_s
+                wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
                 self._link.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
                 time.sleep(wait)
         if not isinstance(opened, Opened):
