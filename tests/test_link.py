@@ -12,7 +12,9 @@ import msgspec
 import pytest
 import zmq
 
+import edge_main
 from llama import wire
+from llama.checkpoint.halves import read_half
 from llama.edge.link import Link, Session
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, ProtocolMismatch, UsageError
 from llama.generation import Reply, reply_to
@@ -398,6 +400,20 @@ def test_a_reply_that_does_not_belong_to_the_request_is_a_protocol_mismatch(
         with pytest.raises(ProtocolMismatch, match=r"127\.0\.0\.1"):
             reply(link, halves, tokenizer)
         assert link.hello() == WELCOME
+
+
+@pytest.mark.parametrize("change", [{"dim": 128}, {"split_layer": 2}, {"max_seq_len": 2**31 - 1}], ids=str)
+def test_a_cloud_that_describes_another_model_than_the_devices_is_a_protocol_mismatch(
+    change: dict[str, int], tiny_split: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Although its fingerprint is right; the device makes no cache for a context that the model does not have."""
+    half = read_half(tiny_split() / "edge", "edge")
+    honest = Welcome(wire.VERSION, half.fingerprint, "float32", half.args.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
+    (tmp_path / "question.txt").write_text("Why?")
+    with FalseCloud(Except(Hello, msgspec.structs.replace(honest, **change))) as cloud:
+        with pytest.raises(ProtocolMismatch, match="describes another model"):
+            edge_main.main(str(half.directory), cloud.endpoint, str(tmp_path / "question.txt"))
+        assert len(cloud.asked) == 1  # Hello
 
 
 def test_several_frames_in_a_reply_are_a_protocol_mismatch() -> None:

@@ -50,6 +50,7 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def test_the_embedding_table_may_stay_on_the_cpu_while_the_layers_are_elsewhere() -> None:
     """As with --device cuda or mps. Torch's meta device stands for the GPU: like one, it refuses tensors of the CPU."""
+    parallel.start()
     with parallel.unfilled_weights(torch.bfloat16):
         edge = EdgeTransformer(ModelArgs(dim=64, n_layers=3, n_heads=4, vocab_size=10, multiple_of=32), 2)
     edge.tok_embeddings.weight = torch.nn.Parameter(torch.zeros(10, 64))
