@@ -175,19 +175,19 @@ class Server:
             self._bell.close()
 
     def _receive(self) -> None:
-        frames = self._door.recv_multipart(copy=False)
+        frames = self._door.recv_multipart()
         arrived = time.monotonic()
         if len(frames) < 3 or len(frames[1]) != 0:
             return  # not the envelope of a REQ peer: nobody to answer
-        peer, body = frames[0].bytes, frames[2:]
+        peer, body = frames[0], frames[2:]
         try:
             if len(body) > 2:
                 raise Refused(ErrorCode.BAD_REQUEST, f"{len(body)} frames; a request has one, a Step two")
-            header = body[0].bytes
+            header = body[0]
             request = wire.decode_request(header)
             if (len(body) == 2) != isinstance(request, Step):
                 raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
-            reply = self._handle(request, header, body[1].buffer if len(body) == 2 else b"", peer, arrived)
+            reply = self._handle(request, header, body[1] if len(body) == 2 else b"", peer, arrived)
         except Refused as refusal:
             reply = wire.encode(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
@@ -198,7 +198,7 @@ class Server:
             self._send(peer, reply)
 
     def _handle(
-        self, request: Request, header: bytes, rows: bytes | memoryview, peer: bytes, arrived: float
+        self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float
     ) -> bytes | None:
         """The reply, or None when it will follow."""
         if isinstance(request, Hello):
@@ -315,7 +315,8 @@ class Server:
         if isinstance(job, _ClearJob):
             ranks.clear(job.slot, job.end)
             return None
-        if not math.isfinite(job.rows.abs().max()):  # NaN wins over every number
+        # One NaN or infinity anywhere makes a sum one.
+        if not math.isfinite(job.rows.sum(dtype=torch.float32)):
             return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
         session, step = job.session, job.step
         try:
@@ -324,7 +325,7 @@ class Server:
             if not is_out_of_memory(err) or not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
             return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
-        if step.want and not math.isfinite(logits.sum()):  # one NaN or infinity anywhere makes the sum one
+        if step.want and not math.isfinite(logits.sum()):
             return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
                            "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
         first = session.first_output(step)

@@ -176,12 +176,14 @@ class Link:
 
     def _send(self, frames: Sequence[bytes | memoryview]) -> None:
         self.bytes_sent += sum(map(len, frames))
-        self._socket.send_multipart(frames, copy=len(frames) == 1)
+        self._socket.send_multipart(frames)
 
     def _receive(self, patience_s: float) -> Reply | None:
-        if not self._socket.poll(round(patience_s * 1000)):
+        self._socket.setsockopt(zmq.RCVTIMEO, round(patience_s * 1000))
+        try:
+            frames = self._socket.recv_multipart()
+        except zmq.Again:
             return None
-        frames = self._socket.recv_multipart()
         self.bytes_received += sum(map(len, frames))
         try:
             if len(frames) != 1:
