@@ -197,9 +197,7 @@ class Server:
         if reply is not None:
             self._send(peer, reply)
 
-    def _handle(
-        self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float
-    ) -> bytes | None:
+    def _handle(self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float) -> bytes | None:
         """The reply, or None when it will follow."""
         if isinstance(request, Hello):
             return wire.encode(self._welcome(request))

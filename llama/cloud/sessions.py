@@ -215,7 +215,7 @@ def unknown_session() -> Refused:
                    "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
 
 
-def digest_of(*frames: bytes) -> bytes:
+def digest_of(*frames: bytes | memoryview) -> bytes:
     """Digest by which a repeated request is recognised."""
     h = hashlib.blake2b(digest_size=16)
     for frame in frames:
