@@ -26,8 +26,9 @@ def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device.type == "cuda":
         index = local_rank if device.index is None else device.index
         if index >= torch.cuda.device_count():
+            cure = "use --device cpu, or fewer ranks" if local_rank else "use --device cpu"
             raise DeviceError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
-                              f"{index} is not among them; use --device cpu, or fewer ranks")  # fmt: skip
+                              f"{index} is not among them; {cure}")  # fmt: skip
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Apple GPU; use --device cpu")

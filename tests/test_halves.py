@@ -216,7 +216,10 @@ def damages() -> list[Any]:
         "no params": (lambda d: (d / "params.json").unlink(), "has no params.json, so it is no half"),
         "no shard": (lambda d: (d / shard).unlink(), f"lacks {shard}; copy it again"),
         "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), r"lacks tokenizer\.model; copy it again"),
-        "no manifest": (lambda d: (d / "manifest.json").unlink(), r"manifest\.json cannot be read: No such file"),
+        "no manifest": (
+            lambda d: (d / "manifest.json").unlink(),
+            r"manifest\.json cannot be read: No such file or directory; copy the dir",
+        ),
         "short shard": (
             lambda d: (d / shard).write_bytes(b"PK"),
             f"{shard} has 2 bytes instead of [0-9]+; copy it again",

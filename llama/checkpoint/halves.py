@@ -257,7 +257,9 @@ def _read(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+        raise CheckpointError(
+            f"{path} cannot be read: {err.strerror or err}; copy the directory again, or split the checkpoint again"
+        ) from None
     except msgspec.ValidationError as err:
         raise CheckpointError(f"{path}: {err}; split the original checkpoint again") from None
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -233,8 +233,11 @@ class Session:
                 opened = self._link.ask(request)
                 break
             except CloudRefused as err:
-                if err.code != ErrorCode.BUSY or time.monotonic() > give_up:
+                if err.code != ErrorCode.BUSY:
                     raise
+                if time.monotonic() > give_up:
+                    raise CloudRefused(err.code, f"it has been full for {self._link.deadline_s:.0f} s",
+                                       "try again later, or wait longer with --deadline") from None  # fmt: skip
                 hint = err.retry_after_s
                 wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
                 self._link.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
