@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from llama import parallel
 from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
-from llama.parallel import ColumnParallelLinear
+from llama.parallel import ColumnParallelLinear, side_by_side
 
 
 class CloudTransformer(TransformerLayers):
@@ -21,7 +22,12 @@ class CloudTransformer(TransformerLayers):
     def __init__(self, args: ModelArgs, split_layer: int) -> None:
         super().__init__(args, range(split_layer, args.n_layers))
         self.norm = RMSNorm(args.dim, eps=args.norm_eps)
-        self.output = ColumnParallelLinear(args.dim, args.vocab_size, gather_output=True)
+        self.output = ColumnParallelLinear(args.dim, args.vocab_size)
+
+    def prepare(self) -> None:
+        """As the layers', and the output head."""
+        super().prepare()
+        self._output = side_by_side(self.output)
 
     @torch.inference_mode()
     def forward(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
@@ -32,5 +38,5 @@ class CloudTransformer(TransformerLayers):
         h = self.run_layers(h, start_pos, cache)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
-        logits: torch.Tensor = self.output(self.norm(h[:, -want:]))
-        return logits.float()
+        logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)
+        return parallel.gather(logits).view(h.shape[0], want, -1).float()

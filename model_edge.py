@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from llama.model import KVCache, ModelArgs, TransformerBlock, TransformerLayers
+from llama.model import KVCache, ModelArgs, TransformerLayers
 from llama.parallel import VocabParallelEmbedding
 
 
@@ -29,17 +29,5 @@ class EdgeTransformer(TransformerLayers):
         The embedding table, and with it ``tokens``, may be on another device and the table of another dtype than the
         layers: it is memory-mapped from the checkpoint, and only the rows looked up are moved and cast.
         """
-        h = self.tok_embeddings(tokens).to(self._first_weight)  # its device and dtype
+        h = self.tok_embeddings(tokens).to(self.first_weight)  # its device and dtype
         return self.run_layers(h, start_pos, cache)
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """The dtype of the layers, and of the rows sent."""
-        return self._first_weight.dtype
-
-    @property
-    def _first_weight(self) -> torch.Tensor:
-        # Asked once per token; the first of .parameters() would be found by walking through all modules.
-        first = self.layers["0"]
-        assert isinstance(first, TransformerBlock)
-        return first.attention_norm.weight

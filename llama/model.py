@@ -6,7 +6,12 @@ checkpoints load unchanged and the same weights give the same numbers. What diff
 
 * caches are passed into ``forward``, with a start position per row, so that rows of different ages can share a batch;
 * keys and values are read by groups of query heads instead of being repeated for each head;
+* weights that are multiplied by the same rows (wq, wk, wv; w1, w3) lie side by side and are multiplied at once;
 * layers are numbered as in the whole model wherever the cut lies.
+
+What decoding costs beside reading the weights is calls: some thousand a token. So the layers pass on ``(B*T, dim)``,
+which is multiplied without being viewed as something else first; what they multiply by is made ready once, by
+``prepare``; and they call each other's ``forward``, which spares torch's search for hooks.
 
 Shapes below use B rows (sequences), T new positions, S cached positions, H query heads and K key/value heads on this
 rank, D head_dim. "T" as a dtype is the compute dtype, that of the weights.
@@ -15,15 +20,16 @@ rank, D head_dim. "T" as a dtype is the compute dtype, that of the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from llama import parallel
-from llama.parallel import ColumnParallelLinear, RowParallelLinear
+from llama.parallel import ColumnParallelLinear, RowParallelLinear, side_by_side
 
 # Llama 3.1's frequency scaling (llama-models, `apply_scaling`).
 LOW_FREQ_FACTOR = 1.0
@@ -76,10 +82,16 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(dim))
 
+    def prepare(self) -> None:
+        """To be called when the weight has got its place."""
+        self._weight = self.weight.detach()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(…, dim)`` to the same shape and dtype."""
-        # Not with rms_norm's own weight: that one is multiplied before the cast back to T, Meta's after it.
-        return F.rms_norm(x, self.weight.shape, None, self.eps) * self.weight
+        # Spelt out, since torch's rms_norm is made of more operations than these on the CPU.
+        wide = in_float32(x)
+        scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return in_dtype_of(x, wide * scale) * self._weight
 
 
 def scale_freqs(freqs: torch.Tensor, factor: float) -> torch.Tensor:
@@ -110,11 +122,17 @@ def precompute_freqs_cis(
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def apply_rotary_emb(x: torch.Tensor, freqs_cis: torch.Tensor) -> torch.Tensor:
-    """Turn adjacent pairs of ``x`` ``(B, T, heads, D)`` by ``freqs_cis`` ``(1 or B, T, 1, D/2)``; float32 inside."""
-    b, t, heads, d = x.shape
-    pairs = torch.view_as_complex(in_float32(x).view(b, t, heads, d // 2, 2))
-    return in_dtype_of(x, torch.view_as_real(pairs * freqs_cis).view(b, t, heads, d))
+def apply_rotary_emb_(x: torch.Tensor, freqs_cis: torch.Tensor) -> None:
+    """Turn adjacent pairs of ``x`` ``(B, T, heads, D)`` by ``freqs_cis`` ``(1 or B, T, 1, D/2)`` in place.
+
+    Computed in float32. ``x`` may be some of the heads of a larger tensor.
+    """
+    pairs = (*x.shape[:-1], x.shape[-1] // 2, 2)
+    if x.dtype is torch.float32:
+        torch.view_as_complex(x.view(pairs)).mul_(freqs_cis)
+    else:
+        turned = torch.view_as_complex(x.float().view(pairs)).mul_(freqs_cis)
+        x.copy_(torch.view_as_real(turned).flatten(-2))
 
 
 def in_float32(x: torch.Tensor) -> torch.Tensor:
@@ -127,21 +145,46 @@ def in_dtype_of(like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype is like.dtype else x.to(like.dtype)
 
 
-class KVCache:
-    """Keys and values of some layers for some rows: per layer two tensors ``(rows, K, max_seq_len, D)``.
+class LayerCache(NamedTuple):
+    """What one layer reads and writes in one step; all views of a :class:`KVCache`.
 
-    ``rows(i)`` is a view, so a session's one-row cache and the cloud's whole cache are the same memory. Content beyond
+    Attributes:
+        keys: ``(B*K, end, D)``, ``end`` as in :class:`Positions`.
+        values: of the same shape.
+        everything: keys and values of all positions, ``(2, B, K, S, D)``.
+        new: those of the new positions alone, ``(2, B, K, T, D)``; None where rows differ in their positions.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    everything: torch.Tensor
+    new: torch.Tensor | None
+
+    def write(self, keys_values: torch.Tensor, positions: Positions) -> None:
+        """Keep the new keys and values ``(B, T, 2, K, D)``."""
+        if self.new is not None:
+            self.new.copy_(keys_values.permute(2, 0, 3, 1, 4))
+        else:
+            assert positions.where is not None
+            rows, at = positions.where
+            self.everything[:, rows, :, at] = keys_values
+
+
+class KVCache:
+    """Keys and values of consecutive layers for some rows: one tensor ``(layers, 2, rows, K, S, D)``.
+
+    ``row(i)`` is a view, so a session's one-row cache and the cloud's whole cache are the same memory. Content beyond
     a row's current position is never read by that row, except multiplied by a probability of exactly 0 when rows of
     different ages share a step; it must therefore be finite, which zeros at the start and :meth:`clear` ensure.
     """
 
-    def __init__(self, layers: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self.layers = layers
+    def __init__(self, keys_values: torch.Tensor) -> None:
+        self.keys_values = keys_values
 
     @classmethod
     def allocate(
         cls,
-        layer_ids: Iterable[int],
+        n_layers: int,
         args: ModelArgs,
         *,
         batch_size: int,
@@ -151,22 +194,26 @@ class KVCache:
     ) -> KVCache:
         """Zeros for ``batch_size`` rows of ``max_seq_len`` positions; this rank's share of the heads."""
         heads = max(1, args.kv_heads // parallel.world_size())  # more ranks than heads: each head lives on several
-        shape = (batch_size, heads, max_seq_len, args.head_dim)
-
-        def zeros() -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        return cls({i: (zeros(), zeros()) for i in layer_ids})
+        shape = (n_layers, 2, batch_size, heads, max_seq_len, args.head_dim)
+        return cls(torch.zeros(shape, dtype=dtype, device=device))
 
     def row(self, index: int) -> KVCache:
         """The cache of one row, as a view."""
-        return KVCache({i: (k[index : index + 1], v[index : index + 1]) for i, (k, v) in self.layers.items()})
+        return KVCache(self.keys_values[:, :, index : index + 1])
 
     def clear(self, end: int) -> None:
         """Zero positions ``0 … end-1`` of every row, so that nothing of a finished sequence stays behind."""
-        for k, v in self.layers.values():
-            k[:, :, :end].zero_()
-            v[:, :, :end].zero_()
+        self.keys_values[..., :end, :].zero_()
+
+    def by_layer(self, positions: Positions) -> Iterator[LayerCache]:
+        """Each layer's part in a step at ``positions``, made for all layers at once: that is fewer calls."""
+        read = self.keys_values[..., : positions.end, :]
+        keys, values = (read[:, which].flatten(1, 2).unbind(0) for which in (0, 1))
+        everything = self.keys_values.unbind(0)
+        new: Sequence[torch.Tensor | None] = [None] * len(keys)
+        if positions.uniform:
+            new = self.keys_values[..., positions.start[0] : positions.end, :].unbind(0)
+        return map(LayerCache, keys, values, everything, new)
 
 
 @dataclass(frozen=True)
@@ -174,7 +221,8 @@ class Positions:
     """Where the T new positions of each row lie; made once per step and shared by all layers.
 
     Attributes:
-        start: first position of each row.
+        start: first position of each of the B rows.
+        length: T.
         uniform: all rows start at the same position (always so for one row).
         end: one past the last position of the longest row.
         freqs_cis: complex64 ``(1 or B, T, 1, D/2)``.
@@ -183,6 +231,7 @@ class Positions:
     """
 
     start: Sequence[int]
+    length: int
     uniform: bool
     end: int
     freqs_cis: torch.Tensor
@@ -198,12 +247,12 @@ class Positions:
             if length > 1:
                 mask = torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
                 mask = torch.cat([mask.new_zeros(length, first), mask], dim=1)
-            return cls(start, True, end, table[first:end][None, :, None], mask, None)
+            return cls(start, length, True, end, table[first:end][None, :, None], mask, None)
         at = torch.tensor(list(start), device=device)[:, None] + torch.arange(length, device=device)  # (B, T)
         hidden = torch.arange(end, device=device) > at[..., None]  # (B, T, end)
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         rows = torch.arange(len(start), device=device)[:, None]
-        return cls(start, False, end, table[at][:, :, None], mask[:, None, None], (rows, at))
+        return cls(start, length, False, end, table[at][:, :, None], mask[:, None, None], (rows, at))
 
 
 class Attention(nn.Module):
@@ -219,47 +268,36 @@ class Attention(nn.Module):
         self.n_local_heads = args.n_heads // ranks
         self.n_local_kv_heads = stored_kv_heads // ranks
         self.n_rep = self.n_local_heads // self.n_local_kv_heads
-        self.wq = ColumnParallelLinear(args.dim, args.n_heads * args.head_dim, gather_output=False)
-        self.wk = ColumnParallelLinear(args.dim, stored_kv_heads * args.head_dim, gather_output=False)
-        self.wv = ColumnParallelLinear(args.dim, stored_kv_heads * args.head_dim, gather_output=False)
+        self.wq = ColumnParallelLinear(args.dim, args.n_heads * args.head_dim)
+        self.wk = ColumnParallelLinear(args.dim, stored_kv_heads * args.head_dim)
+        self.wv = ColumnParallelLinear(args.dim, stored_kv_heads * args.head_dim)
         self.wo = RowParallelLinear(args.n_heads * args.head_dim, args.dim)
+        self._reduce = ranks > 1
 
-    def forward(
-        self, x: torch.Tensor, positions: Positions, cache_k: torch.Tensor, cache_v: torch.Tensor
-    ) -> torch.Tensor:
-        """``(B, T, dim)`` to the same shape; writes keys and values ``(B, K, S, D)`` of the new positions."""
-        b, t, _ = x.shape
+    def prepare(self) -> None:
+        """To be called when the weights have got their places."""
+        self._wq_wk_wv, self._wo = side_by_side(self.wq, self.wk, self.wv), self.wo.weight.detach().t()
+
+    def forward(self, x: torch.Tensor, positions: Positions, cache: LayerCache) -> torch.Tensor:
+        """``(B*T, dim)`` to the same shape; keys and values of the new positions are written to the cache."""
+        b, t = len(positions.start), positions.length
         heads, kv_heads, rep, d = self.n_local_heads, self.n_local_kv_heads, self.n_rep, self.head_dim
 
-        xq = apply_rotary_emb(self.wq(x).view(b, t, heads, d), positions.freqs_cis)
-        xk = apply_rotary_emb(self.wk(x).view(b, t, kv_heads, d), positions.freqs_cis)
-        xv = self.wv(x).view(b, t, kv_heads, d)
-        if positions.where is None:
-            cache_k.narrow(2, positions.start[0], t).copy_(xk.transpose(1, 2))
-            cache_v.narrow(2, positions.start[0], t).copy_(xv.transpose(1, 2))
-        else:
-            rows, at = positions.where
-            cache_k[rows, :, at] = xk
-            cache_v[rows, :, at] = xv
-        keys = cache_k.narrow(2, 0, positions.end).flatten(0, 1)  # (B*K, S, D), a view
-        values = cache_v.narrow(2, 0, positions.end).flatten(0, 1)
+        xq_xk_xv = torch.mm(x, self._wq_wk_wv).view(b, t, heads + 2 * kv_heads, d)
+        apply_rotary_emb_(xq_xk_xv[:, :, : heads + kv_heads], positions.freqs_cis)
+        cache.write(xq_xk_xv[:, :, heads:].view(b, t, 2, kv_heads, d), positions)
 
         # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
-        if t == 1:
-            xq = xq.view(b * kv_heads, rep, d)
-        else:
-            xq = xq.view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4).reshape(b * kv_heads, rep * t, d)
-        scores = torch.bmm(xq, keys.transpose(1, 2)).div_(self.sqrt_head_dim)  # (B*K, rep*T, S)
+        xq = xq_xk_xv[:, :, :heads].view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4)
+        xq = xq.reshape(b * kv_heads, rep * t, d)
+        scores = torch.bmm(xq, cache.keys.transpose(1, 2)).div_(self.sqrt_head_dim)  # (B*K, rep*T, end)
         if positions.mask is not None:
             scores.view(b, kv_heads, rep, t, positions.end).add_(positions.mask)
         scores = torch.softmax(scores, dim=-1, dtype=torch.float32)
-        output = torch.bmm(in_dtype_of(xq, scores), values)  # (B*K, rep*T, D)
-        if t == 1:
-            output = output.view(b, 1, heads * d)
-        else:
-            output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b, t, heads * d)
-        projected: torch.Tensor = self.wo(output)
-        return projected
+        output = torch.bmm(in_dtype_of(xq, scores), cache.values)  # (B*K, rep*T, D)
+        output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
+        output = torch.mm(output, self._wo)
+        return parallel.reduce(output) if self._reduce else output
 
 
 class FeedForward(nn.Module):
@@ -267,14 +305,20 @@ class FeedForward(nn.Module):
 
     def __init__(self, args: ModelArgs) -> None:
         super().__init__()
-        self.w1 = ColumnParallelLinear(args.dim, args.hidden_dim, gather_output=False)
+        self.w1 = ColumnParallelLinear(args.dim, args.hidden_dim)
         self.w2 = RowParallelLinear(args.hidden_dim, args.dim)
-        self.w3 = ColumnParallelLinear(args.dim, args.hidden_dim, gather_output=False)
+        self.w3 = ColumnParallelLinear(args.dim, args.hidden_dim)
+        self._reduce = parallel.world_size() > 1
+
+    def prepare(self) -> None:
+        """To be called when the weights have got their places."""
+        self._w1_w3, self._w2 = side_by_side(self.w1, self.w3), self.w2.weight.detach().t()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, T, dim)`` to the same shape."""
-        output: torch.Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))
-        return output
+        """``(B*T, dim)`` to the same shape."""
+        gate, up = torch.mm(x, self._w1_w3).chunk(2, dim=-1)
+        output = torch.mm(F.silu(gate).mul_(up), self._w2)
+        return parallel.reduce(output) if self._reduce else output
 
 
 class TransformerBlock(nn.Module):
@@ -286,14 +330,13 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(args)
         self.attention_norm = RMSNorm(args.dim, eps=args.norm_eps)
         self.ffn_norm = RMSNorm(args.dim, eps=args.norm_eps)
+        self._parts = (self.attention_norm, self.attention, self.ffn_norm, self.feed_forward)
 
-    def forward(
-        self, x: torch.Tensor, positions: Positions, cache_k: torch.Tensor, cache_v: torch.Tensor
-    ) -> torch.Tensor:
-        """``(B, T, dim)`` to the same shape."""
-        h = x + self.attention(self.attention_norm(x), positions, cache_k, cache_v)
-        output: torch.Tensor = h + self.feed_forward(self.ffn_norm(h))
-        return output
+    def forward(self, x: torch.Tensor, positions: Positions, cache: LayerCache) -> torch.Tensor:
+        """``(B*T, dim)`` to the same shape."""
+        attention_norm, attention, ffn_norm, feed_forward = self._parts
+        h = x + attention.forward(attention_norm.forward(x), positions, cache)
+        return h + feed_forward.forward(ffn_norm.forward(h))
 
 
 class TransformerLayers(nn.Module):
@@ -305,10 +348,25 @@ class TransformerLayers(nn.Module):
         self.layers = nn.ModuleDict({str(i): TransformerBlock(args) for i in layer_ids})
         # Not a buffer, so that it stays complex64 whatever dtype the module is cast to.
         self.freqs_cis = torch.empty(0, args.head_dim // 2, dtype=torch.complex64)
+        self._prepared_at: int | None = None
+
+    def prepare(self) -> None:
+        """Make ready what is multiplied by. A forward does it by itself where weights were replaced or moved since."""
+        for part in self.modules():
+            if isinstance(part, RMSNorm | Attention | FeedForward):
+                part.prepare()
+        self._prepared_at = self.first_weight.data_ptr()
+
+    @property
+    def first_weight(self) -> torch.Tensor:
+        """Any weight of the layers, to ask for their dtype and device."""
+        first = next(iter(self.layers.values()))
+        assert isinstance(first, TransformerBlock)
+        return first.attention_norm.weight
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """A cache for this part's layers, in the weights' dtype and on their device."""
-        weight = next(self.layers.parameters())
+        weight = self.first_weight
         if len(self.freqs_cis) < max_seq_len or self.freqs_cis.device != weight.device:
             a = self.args
             table = precompute_freqs_cis(
@@ -316,14 +374,17 @@ class TransformerLayers(nn.Module):
             )
             self.freqs_cis = table.to(weight.device)
         return KVCache.allocate(
-            map(int, self.layers), self.args, batch_size=batch_size, max_seq_len=max_seq_len,
+            len(self.layers), self.args, batch_size=batch_size, max_seq_len=max_seq_len,
             dtype=weight.dtype, device=weight.device,
         )  # fmt: skip
 
     def run_layers(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
         """Residual stream ``(B, T, dim)`` through the layers; row b's first position is ``start_pos[b]``."""
-        positions = Positions.of(start_pos, h.shape[1], self.freqs_cis, h.dtype)
-        for i, layer in self.layers.items():
-            cache_k, cache_v = cache.layers[int(i)]
-            h = layer(h, positions, cache_k, cache_v)
-        return h
+        if self._prepared_at != self.first_weight.data_ptr():
+            self.prepare()
+        b, t, dim = h.shape
+        positions = Positions.of(start_pos, t, self.freqs_cis, h.dtype)
+        h = h.reshape(b * t, dim)
+        for layer, layer_cache in zip(self.layers.values(), cache.by_layer(positions), strict=True):
+            h = layer.forward(h, positions, layer_cache)
+        return h.view(b, t, dim)

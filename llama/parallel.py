@@ -3,8 +3,9 @@
 Knows: how many model-parallel ranks there are and how a weight is divided among them.
 Knows nothing about: Llama, checkpoints on disk, sockets.
 
-With one rank the layers are the ordinary ones (`F.linear`, `F.embedding`): fairscale's forward would pass through
-four autograd functions to do nothing. With several, fairscale's own forward runs, all-reduces included.
+The layers hold this rank's share of the weights, under the names and in the shapes that checkpoints have. Who uses them
+multiplies by the weights himself, since fairscale's forward passes through four autograd functions, which take as long
+as a small product; :func:`reduce` and :func:`gather` are what its layers do after theirs.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from fairscale.nn.model_parallel import initialize as fs_initialize
 from fairscale.nn.model_parallel import layers as fs_layers
+from fairscale.nn.model_parallel import mappings as fs_mappings
 
 
 def start(rank: int = 0, world_size: int = 1, backend: str = "gloo") -> None:
@@ -79,33 +81,46 @@ def unfilled_weights(dtype: torch.dtype) -> Iterator[None]:
 
 
 class ColumnParallelLinear(fs_layers.ColumnParallelLinear):
-    """``y = x Wᵀ``, W ``(out, in)`` divided along ``out``; ``gather_output`` puts the pieces together on every rank."""
+    """W ``(out, in)`` of ``y = x Wᵀ``, divided along ``out``: each rank computes its share of y."""
 
-    def __init__(self, in_features: int, out_features: int, *, gather_output: bool) -> None:
-        super().__init__(in_features, out_features, bias=False, gather_output=gather_output, init_method=lambda w: w)
-        self.alone = world_size() == 1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(…, in)`` to ``(…, out)``, or to this rank's share of ``out`` without ``gather_output``."""
-        if self.alone:
-            return F.linear(x, self.weight)
-        output: torch.Tensor = super().forward(x)
-        return output
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False, gather_output=False, init_method=lambda w: w)
 
 
 class RowParallelLinear(fs_layers.RowParallelLinear):
-    """``y = x Wᵀ``, W ``(out, in)`` divided along ``in``; x arrives divided, y is the all-reduced sum."""
+    """W ``(out, in)`` of ``y = x Wᵀ``, divided along ``in``: x arrives divided, y is the sum over all ranks."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False, input_is_parallel=True, init_method=lambda w: w)
-        self.alone = world_size() == 1
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """This rank's ``(…, in / ranks)`` to the whole ``(…, out)``."""
-        if self.alone:
-            return F.linear(x, self.weight)
-        output: torch.Tensor = super().forward(x)
-        return output
+
+@torch.inference_mode(False)  # or the weights could be used in inference mode only
+def side_by_side(*layers: ColumnParallelLinear) -> torch.Tensor:
+    """The weights of layers that are given the same rows as one matrix ``(in, sum of out)``.
+
+    One large product reads memory faster than several small ones. The matrix takes no room of its own: each layer's
+    weight becomes a view of it.
+    """
+    matrix = torch.cat([layer.weight.detach() for layer in layers])
+    if matrix.device.type == "cpu" and matrix.dtype is torch.float32:
+        # Contiguous as (in, out): for one row MKL streams through it 5 to 10 % faster than through (out, in).
+        matrix = matrix.t().contiguous().t()
+    first = 0
+    for layer in layers:
+        last = first + len(layer.weight)
+        layer.weight.data = matrix[first:last]
+        first = last
+    return matrix.t()
+
+
+def reduce(x: torch.Tensor) -> torch.Tensor:
+    """The sum of all ranks' ``x``, to follow a product with a row-parallel layer's matrix."""
+    return x if world_size() == 1 else fs_mappings.reduce_from_model_parallel_region(x)
+
+
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """All ranks' ``x`` one after the other along the last dimension."""
+    return x if world_size() == 1 else fs_mappings.gather_from_model_parallel_region(x)
 
 
 class VocabParallelEmbedding(fs_layers.VocabParallelEmbedding):

@@ -129,11 +129,11 @@ def test_a_finished_sessions_row_of_the_cache_is_zeroed(served: Served, peer: Pe
     with served.session(peer, opening(7)) as session:
         peer.ask(step_of(session, 1, 0, rows), rows)
         peer.ask(step_of(session, 2, 0, rows[:2], want=0), rows[:2])
-        assert any(k.any() for k, _ in served.cache.layers.values())
+        assert served.cache.keys_values.any()
     sessions = [served.open(peer, opening()) for _ in range(4)]  # every row has been cleared when all can be had
     for session in sessions:
         assert isinstance(peer.ask(Close(session, 1)), Closed)
-    assert not any(k.any() or v.any() for k, v in served.cache.layers.values())
+    assert not served.cache.keys_values.any()
 
 
 # ---- asked twice

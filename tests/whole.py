@@ -20,7 +20,7 @@ from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half
 from llama.generation import CHUNK
 from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
-from llama.parallel import ColumnParallelLinear, VocabParallelEmbedding
+from llama.parallel import ColumnParallelLinear, VocabParallelEmbedding, side_by_side
 from llama.sampling import Sampling, sample
 from model_cloud import CloudTransformer
 from model_edge import EdgeTransformer
@@ -54,7 +54,12 @@ class WholeTransformer(TransformerLayers):
         super().__init__(args, range(args.n_layers))
         self.tok_embeddings = VocabParallelEmbedding(args.vocab_size, args.dim)
         self.norm = RMSNorm(args.dim, eps=args.norm_eps)
-        self.output = ColumnParallelLinear(args.dim, args.vocab_size, gather_output=True)
+        self.output = ColumnParallelLinear(args.dim, args.vocab_size)
+
+    def prepare(self) -> None:
+        """As the layers', and the output head."""
+        super().prepare()
+        self._output = side_by_side(self.output)
 
     @torch.inference_mode()
     def forward(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
@@ -62,8 +67,8 @@ class WholeTransformer(TransformerLayers):
         h = self.run_layers(self.tok_embeddings(tokens), start_pos, cache)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
-        logits: torch.Tensor = self.output(self.norm(h[:, -want:]))
-        return logits.float()
+        logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)
+        return logits.view(h.shape[0], want, -1).float()
 
 
 def load_whole(out: str | Path, dtype: torch.dtype | None = None) -> WholeTransformer:
