@@ -109,13 +109,20 @@ def reply_to(
     )
     with session:
         run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit)
+        unshown = list[int]()
+
+        def show() -> None:
+            while unshown:
+                on_text(decoder.push(unshown.pop(0)))
+
         for _ in range(limit):
-            token = run.next_token()
+            token = run.next_token(meanwhile=show)
             if token in stop:
                 stop_reason = "stop_token"
                 break
-            on_text(decoder.push(token))
+            unshown.append(token)
             run.tokens.append(token)
+        show()
         on_text(decoder.finish())
         final = run.finish()
     text = tokenizer.decode(run.tokens)
@@ -155,15 +162,15 @@ class _Run:
         self.cache = edge.new_cache(1, len(prompt) + limit)
         self.fed = 0
 
-    def next_token(self) -> int:
-        """The id after everything so far."""
-        return self._with_a_session(self._feed)
+    def next_token(self, meanwhile: Callable[[], None]) -> int:
+        """The id after everything so far; ``meanwhile`` is done while the cloud computes, so that it costs no time."""
+        return self._with_a_session(lambda: self._feed(meanwhile))
 
     def finish(self) -> Final:
         """The reply's text according to the cloud."""
         return self._with_a_session(lambda: self.session.finish(len(self.tokens)))
 
-    def _feed(self) -> int:
+    def _feed(self, meanwhile: Callable[[], None]) -> int:
         ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]
         decoding = len(ids) == 1 and bool(self.tokens)
         rows = self._rows(ids, 0)
@@ -173,6 +180,7 @@ class _Run:
             self.session.begin_step(rows, self.fed + start, want=int(is_last))
             if not is_last:
                 rows = self._rows(ids, start + self.chunk)  # while the cloud works on the chunk before
+            meanwhile()
             answer = self.session.finish_step()
             self.meter.round_trip(time.monotonic() - sent_at, answer.compute_us / 1e6)
         self.fed += len(ids)

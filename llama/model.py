@@ -79,7 +79,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
-        self.eps = eps
+        self.dim, self.eps = dim, eps
         self.weight = nn.Parameter(torch.empty(dim))
 
     def prepare(self) -> None:
@@ -88,6 +88,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(…, dim)`` to the same shape and dtype."""
+        if x.dtype is torch.float32 and x.numel() == self.dim and x.is_cpu:  # one row: the shorter way
+            row = x.view(-1)
+            return (x * (1 / math.sqrt(torch.dot(row, row).item() / self.dim + self.eps))).mul_(self._weight)
         # Spelt out, since torch's rms_norm is made of more operations than these on the CPU.
         wide = in_float32(x)
         scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
@@ -288,14 +291,20 @@ class Attention(nn.Module):
         cache.write(xq_xk_xv[:, :, heads:].view(b, t, 2, kv_heads, d), positions)
 
         # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
-        xq = xq_xk_xv[:, :, :heads].view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4)
-        xq = xq.reshape(b * kv_heads, rep * t, d)
+        xq = xq_xk_xv[:, :, :heads]
+        if t == 1:
+            xq = xq.reshape(b * kv_heads, rep, d)
+        else:
+            xq = xq.view(b, t, kv_heads, rep, d).permute(0, 2, 3, 1, 4).reshape(b * kv_heads, rep * t, d)
         scores = torch.bmm(xq, cache.keys.transpose(1, 2)).div_(self.sqrt_head_dim)  # (B*K, rep*T, end)
         if positions.mask is not None:
             scores.view(b, kv_heads, rep, t, positions.end).add_(positions.mask)
         scores = torch.softmax(scores, dim=-1, dtype=torch.float32)
         output = torch.bmm(in_dtype_of(xq, scores), cache.values)  # (B*K, rep*T, D)
-        output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
+        if t == 1:
+            output = output.view(b, heads * d)
+        else:
+            output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
         output = torch.mm(output, self._wo)
         return parallel.reduce(output) if self._reduce else output
 

@@ -254,7 +254,7 @@ def rows_to_frame(rows: torch.Tensor) -> memoryview:
     """The rows ``(T, dim)`` as the bytes of a Step's second frame; on CPU the tensor's own memory, not a copy."""
     if sys.byteorder != "little":
         raise NotImplementedError("rows are sent little-endian; this machine is big-endian")
-    buffer: Any = rows.detach().cpu().contiguous().view(torch.uint8).numpy()
+    buffer: Any = rows.cpu().contiguous().view(torch.uint8).numpy()
     return memoryview(buffer).cast("B")
 
 

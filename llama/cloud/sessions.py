@@ -79,31 +79,21 @@ class Session:
         Raises:
             Refused: ``out_of_range``, with what the bounds are.
         """
-        end, prompt = step.position + step.rows, self.opening.prompt_tokens
-        first_output = end - step.want + 1 - prompt
-
-        def refuse_if(wrong: bool, message: str, advice: str) -> None:
-            if wrong:
-                raise Refused(ErrorCode.OUT_OF_RANGE, message, advice)
-
-        refuse_if(step.rows > max_rows, f"{step.rows} rows in one step; the most is {max_rows}", "send smaller chunks")
-        refuse_if(
-            step.position > self.filled,
-            f"rows at position {step.position}, but only {self.filled} are cached",
-            f"resend from position {self.filled}",
-        )
-        refuse_if(
-            end > max_seq_len,
-            f"positions up to {end}, but the context is {max_seq_len}",
-            "shorten the prompt or start the cloud with a larger --max_seq_len",
-        )
-        refuse_if(step.want > step.rows, f"{step.want} ids wanted of {step.rows} rows", "want at most one id per row")
-        if step.want:
-            refuse_if(
-                not 0 <= first_output <= len(self.outputs),
-                f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
-                f"the prompt has {prompt} tokens: want ids from its last row on, without a gap",
-            )
+        end, first_output = step.position + step.rows, self.first_output(step)
+        if step.rows > max_rows:
+            raise _out_of_range(f"{step.rows} rows in one step; the most is {max_rows}", "send smaller chunks")
+        if step.position > self.filled:
+            raise _out_of_range(f"rows at position {step.position}, but only {self.filled} are cached",
+                                f"resend from position {self.filled}")  # fmt: skip
+        if end > max_seq_len:
+            raise _out_of_range(f"positions up to {end}, but the context is {max_seq_len}",
+                                "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
+        if step.want > step.rows:
+            raise _out_of_range(f"{step.want} ids wanted of {step.rows} rows", "want at most one id per row")
+        if step.want and not 0 <= first_output <= len(self.outputs):
+            raise _out_of_range(f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
+                                f"the prompt has {self.opening.prompt_tokens} tokens: want ids from its last row on, "
+                                f"without a gap")  # fmt: skip
 
     def first_output(self, step: Step) -> int:
         """Output index of the first id that ``step`` wants."""
@@ -213,6 +203,10 @@ def unknown_session() -> Refused:
     """The refusal of a request for a session that is not there, or no longer."""
     return Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
                    "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
+
+
+def _out_of_range(message: str, advice: str) -> Refused:
+    return Refused(ErrorCode.OUT_OF_RANGE, message, advice)
 
 
 def digest_of(*frames: bytes | memoryview) -> bytes:
