@@ -109,18 +109,18 @@ def reply_to(
     )
     with session:
         run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit)
-        unshown = list[int]()
+        unshown = list[str]()
 
         def show() -> None:
             while unshown:
-                on_text(decoder.push(unshown.pop(0)))
+                on_text(unshown.pop(0))
 
         for _ in range(limit):
             token = run.next_token(meanwhile=show)
             if token in stop:
                 stop_reason = "stop_token"
                 break
-            unshown.append(token)
+            unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
             run.tokens.append(token)
         show()
         on_text(decoder.finish())

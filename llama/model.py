@@ -360,7 +360,11 @@ class TransformerLayers(nn.Module):
         self._prepared_at: int | None = None
 
     def prepare(self) -> None:
-        """Make ready what is multiplied by. A forward does it by itself where weights were replaced or moved since."""
+        """Make ready what is multiplied by: to be called when all weights have got their places.
+
+        A forward does it by itself where that has not been done, or where all weights were replaced or moved since. It
+        looks at one weight only, whose old place stays taken meanwhile, so that the new one is another.
+        """
         for part in self.modules():
             if isinstance(part, RMSNorm | Attention | FeedForward):
                 part.prepare()

@@ -1,0 +1,121 @@
+"""What the layers multiply by is what was loaded, and one row is computed as several are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fairscale.nn.model_parallel import layers as fs_layers
+
+from llama import parallel
+from llama.model import ModelArgs, RMSNorm, TransformerBlock
+from llama.parallel import ColumnParallelLinear, side_by_side
+from model_cloud import CloudTransformer
+from tests.support import ARGS
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def cloud_half(seed: int, dtype: torch.dtype = torch.float32, args: ModelArgs = ARGS) -> CloudTransformer:
+    """The cloud's half of a random model."""
+    parallel.start()
+    with parallel.unfilled_weights(dtype):
+        model = CloudTransformer(args, 1)
+    generator = torch.Generator().manual_seed(seed)
+    model.requires_grad_(False)
+    for weight in model.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+    return model
+
+
+def logits(model: CloudTransformer, rows: torch.Tensor) -> torch.Tensor:
+    """At every position of ``rows`` ``(T, dim)``."""
+    found: torch.Tensor = model(rows[None], [0], model.new_cache(1, len(rows)), len(rows))[0]
+    return found
+
+
+def some_rows(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(count, ARGS.dim, generator=torch.Generator().manual_seed(9)).to(dtype)
+
+
+# --- Side by side ---------------------------------------------------------------------------------------------------
+
+
+@DTYPES
+def test_layers_side_by_side_give_what_fairscales_layers_give_one_by_one(dtype: torch.dtype) -> None:
+    """For one row and for many; the oracle is fairscale's own forward."""
+    parallel.start()
+    with parallel.unfilled_weights(dtype):
+        layers = [ColumnParallelLinear(64, out) for out in (96, 32, 32)]
+    for layer in layers:
+        layer.requires_grad_(False)
+        layer.weight.normal_(generator=torch.Generator().manual_seed(layer.out_features))
+    matrix = side_by_side(*layers)
+    assert matrix.shape == (64, 160)
+    for count in (1, 5):
+        rows = some_rows(count, dtype)
+        expected = torch.cat([fs_layers.ColumnParallelLinear.forward(layer, rows) for layer in layers], dim=-1)
+        torch.testing.assert_close(
+            torch.mm(rows, matrix), expected, rtol=1e-5 if dtype is torch.float32 else 1e-2, atol=1e-4
+        )
+
+
+@DTYPES
+def test_weights_keep_their_names_shapes_and_values_and_take_no_more_memory(dtype: torch.dtype) -> None:
+    """After they were laid side by side, the state dict is what it was, and those of one matrix share its memory."""
+    model = cloud_half(1, dtype)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.prepare()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight), name
+    block = model.layers["1"]
+    assert isinstance(block, TransformerBlock)
+    attention, feed_forward = block.attention, block.feed_forward
+    for together in ((attention.wq, attention.wk, attention.wv), (feed_forward.w1, feed_forward.w3)):
+        storages = {layer.weight.untyped_storage().data_ptr() for layer in together}
+        assert len(storages) == 1
+        assert together[0].weight.untyped_storage().nbytes() == sum(layer.weight.nbytes for layer in together)
+
+
+def test_weights_that_are_replaced_moved_or_written_to_are_those_that_are_used() -> None:
+    """Each way in which torch changes a model's weights, after a first forward has laid the old ones side by side."""
+    rows, model, other = some_rows(5), cloud_half(1), cloud_half(2)
+    first, second = logits(model, rows), logits(other, rows)
+    assert not torch.allclose(first, second)
+
+    model.load_state_dict(other.state_dict())  # copied into the old ones' places
+    assert torch.equal(logits(model, rows), second)
+    for seed, expected in ((1, first), (2, second), (1, first)):
+        model.load_state_dict({k: v.clone() for k, v in cloud_half(seed).state_dict().items()}, assign=True)
+        assert torch.equal(logits(model, rows), expected)
+    model.to(torch.bfloat16)
+    assert torch.equal(logits(model, rows.bfloat16()), logits(cloud_half(1, torch.bfloat16), rows.bfloat16()))
+
+
+# --- One row --------------------------------------------------------------------------------------------------------
+
+
+@DTYPES
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_norm_is_torchs_rms_norm(count: int, dtype: torch.dtype) -> None:
+    """One row takes a shorter way; with small numbers, eps decides."""
+    norm = RMSNorm(ARGS.dim, eps=1e-5)
+    norm.requires_grad_(False)
+    norm.weight.normal_(generator=torch.Generator().manual_seed(3))
+    norm.to(dtype).prepare()
+    for size in (1e-3, 1.0, 1e3):
+        rows = some_rows(count, dtype) * size
+        expected = F.rms_norm(rows, (ARGS.dim,), None, 1e-5) * norm.weight
+        torch.testing.assert_close(norm(rows), expected, rtol=1e-6 if dtype is torch.float32 else 1e-2, atol=1e-6)
+
+
+def test_no_row_of_zeros_becomes_infinite() -> None:
+    """eps is inside the root, whichever way is taken."""
+    norm = RMSNorm(ARGS.dim, eps=1e-5)
+    norm.requires_grad_(False)
+    norm.weight.fill_(1)
+    norm.prepare()
+    for count in (1, 2):
+        assert not norm(torch.zeros(count, ARGS.dim)).any()
