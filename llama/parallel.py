@@ -101,15 +101,20 @@ def side_by_side(*layers: ColumnParallelLinear) -> torch.Tensor:
     One large product reads memory faster than several small ones. The matrix takes no room of its own: each layer's
     weight becomes a view of it.
     """
-    matrix = torch.cat([layer.weight.detach() for layer in layers])
-    if matrix.device.type == "cpu" and matrix.dtype is torch.float32:
+    sizes = [len(layer.weight) for layer in layers]
+    like = layers[0].weight.detach()
+    if like.device.type == "cpu" and like.dtype is torch.float32:
         # Contiguous as (in, out): for one row MKL streams through it 5 to 10 % faster than through (out, in).
-        matrix = matrix.t().contiguous().t()
+        matrix = like.new_empty(like.shape[1], sum(sizes)).t()
+    else:
+        matrix = like.new_empty(sum(sizes), like.shape[1])
+    del like
     first = 0
-    for layer in layers:
-        last = first + len(layer.weight)
-        layer.weight.data = matrix[first:last]
-        first = last
+    for layer, size in zip(layers, sizes, strict=True):
+        place = matrix[first : first + size]
+        place.copy_(layer.weight.detach())
+        layer.weight.data = place  # frees the old one: at no time are there two of more than one layer
+        first += size
     return matrix.t()
 
 
