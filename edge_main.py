@@ -74,7 +74,8 @@ def main(
     chat = chat_format_of(half, tokenizer)
     prompt_tokens = chat.encode_dialog_prompt(prompt.dialog)
 
-    with Link(cloud, deadline_s=deadline, on_notice=terminal.notice) as link:
+    screen = terminal.Terminal()
+    with Link(cloud, deadline_s=deadline, on_notice=screen.notice) as link:
         welcome = link.hello()
         if welcome.fingerprint != half.fingerprint:
             raise CheckpointError(f"{ckpt_dir} and the cloud at {cloud} are not from the same split; copy edge/ and "
@@ -86,13 +87,15 @@ def main(
         reply = reply_to(
             prompt_tokens, edge=_load(half, welcome, where), link=link, welcome=welcome, tokenizer=tokenizer,
             stop_ids=chat.stop_ids, sampling=sampling, max_gen_len=max_gen_len, prompt_id=prompt.id,
-            on_text=(lambda text: None) if json else terminal.show_text,
+            on_text=(lambda text: None) if json else screen.show_text,
         )  # fmt: skip
     if json:
         terminal.show_json(reply)
     else:
-        terminal.show_text("\n")
-        terminal.notice(terminal.timing_line(reply.timing))
+        screen.show_text("\n")
+        if (why := terminal.ending(reply, welcome.max_seq_len)) is not None:
+            screen.notice(why)
+        screen.notice(terminal.timing_line(reply.timing))
 
 
 def _sampling(temperature: float, top_p: float, seed: int) -> Sampling:

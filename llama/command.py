@@ -41,7 +41,7 @@ def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
 def _run(main: Callable[..., None], argv: list[str]) -> None:
     try:
         if {"--help", "-h"} & set(argv):
-            print(help_text(main))
+            print(help_text(main), flush=True)
             sys.exit(0)
         # each flag and its value as one word, which python-fire cannot take apart in another way
         checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
@@ -53,8 +53,10 @@ def _run(main: Callable[..., None], argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as err:  # most likely our output, which may have been closed or sent to a full disk
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered would fail once more
+        if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
+            print(f"error: {err.filename or 'writing the output'}: {err.strerror or err}", file=sys.stderr)
         sys.exit(1)
 
 

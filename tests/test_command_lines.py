@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,7 +35,7 @@ from llama.sampling import Sampling
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
 from tests.small_checkpoints import Tensors, read_back
-from tests.support import opening, run_main
+from tests.support import ROOT, opening, run_main
 from tests.whole import generate, load_halves
 
 Splits = Callable[..., Path]
@@ -586,10 +587,36 @@ def test_without_json_the_text_streams_as_utf_8_and_one_line_of_timing_follows_o
     assert "".join(piece.decode() for piece in pieces) == shown(text) + "\n"
     fed, number = len(prompt_ids(tiny_split())), r"\d+(\.\d+)?"
     assert re.fullmatch(
+        rf"cut off after 100 tokens, as --max_gen_len says\n"
         rf"{fed} prompt tokens, first token after {number} s; 100 tokens at {number} tokens/s; "
         rf"per token: device {number} ms, network {number} ms, cloud {number} ms, {number} bytes out, {number} in\n",
         stderr,
     )
+
+
+def test_a_full_disk_behind_stdout_is_told_in_one_line(served: Cloud, tiny_split: Splits, prompt: Path) -> None:
+    """Of the reply, of --json and of --help; nothing is added by Python at its end."""
+    for flags in (("--max_gen_len", 3), ("--max_gen_len", 3, "--json"), ("--help",)):
+        command = [sys.executable, *map(str, device(tiny_split(), served.address, prompt, *flags))]
+        with Path("/dev/full").open("wb") as full:
+            ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+        assert (ended.returncode, ended.stderr) == (1, "error: writing the output: No space left on device\n")
+
+
+def test_on_a_screen_a_notice_begins_its_own_line() -> None:
+    """The reply may have stopped anywhere; a terminal shows both streams, and a pipe gets nothing but the reply."""
+    script = (
+        "from llama.edge.terminal import Terminal; t = Terminal(); t.show_text('half a'); t.notice('again');"
+        "t.show_text(' line\\n'); t.notice('done')"
+    )
+    screen, device_end = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", script], stdout=device_end, stderr=device_end, cwd=ROOT) as process:
+        assert process.wait(60) == 0
+    os.close(device_end)
+    assert os.read(screen, 1000).decode().replace("\r\n", "\n") == "half a\nagain\n line\ndone\n"
+    os.close(screen)
+    piped = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert (piped.stdout, piped.stderr) == ("half a line\n", "again\ndone\n")
 
 
 def test_the_same_command_gives_the_same_reply(
@@ -677,7 +704,7 @@ def test_two_devices_at_once_answer_as_each_does_alone(
         one.send_signal(signal.SIGCONT)
         for i, process in enumerate((one, other)):
             rest, said = rest_of(process)
-            assert process.returncode == 0 and said.count("\n") == 1
+            assert process.returncode == 0 and said.count("\n") == 2  # cut off, and timing
             texts[i] += rest
     assert texts == alone
 

@@ -343,11 +343,11 @@ def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writt
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_split_leaves_nothing(stop: signal.Signals, smollm2_gguf: Path, tmp_path: Path) -> None:
-    """A signal while SmolLM2 is being written: exit code of that signal, no traceback, no file."""
+    """A signal while SmolLM2 is being written: exit code of that signal, no traceback, no file, no directory."""
     process = subprocess.Popen(
-        command("--ckpt_dir", smollm2_gguf, "--output_dir", tmp_path / "out"), stderr=subprocess.PIPE, text=True
+        command("--ckpt_dir", smollm2_gguf, "--output_dir", tmp_path / "new" / "out"), stderr=subprocess.PIPE, text=True
     )
-    cloud = tmp_path / ".out.partial" / "cloud" / "consolidated.00.pth"
+    cloud = tmp_path / "new" / ".out.partial" / "cloud" / "consolidated.00.pth"
     while not cloud.exists():
         assert process.poll() is None, "it ended before it was interrupted"
         time.sleep(0.005)

@@ -110,9 +110,9 @@ def split(
             written differs from the source.
     """
     plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
-    _check_output(output_dir, plan)
     try:
-        with _partial_directory(output_dir) as partial:
+        with _parents(output_dir) as parent, _partial_directory(output_dir) as partial:
+            _check_room(parent, plan)
             digests = _write_tensors(plan, partial, progress)
             print_of_both = fingerprint(source.args, source.vocabulary, split_layer, digests)
             for half in layout.HALVES:
@@ -181,15 +181,28 @@ def _plan(source: Source, split_layer: int, ranks: int, dtype: torch.dtype) -> _
     return _Plan(source, split_layer, dtype, {"edge": 1, "cloud": ranks}, names, shapes)
 
 
-def _check_output(output_dir: Path, plan: _Plan) -> None:
+@contextlib.contextmanager
+def _parents(output_dir: Path) -> Iterator[Path]:
+    """The directory that ``output_dir`` is to stand in; what had to be made of it goes again if anything goes wrong."""
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise CheckpointError(f"{output_dir} exists already; delete it or choose another --output_dir")
     parent = output_dir.absolute().parent
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(parent).free
-    except OSError as err:
-        raise CheckpointError(f"{parent} cannot be used for --output_dir: {err.strerror or err}") from None
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise CheckpointError(f"{parent} cannot be used for --output_dir: {err.strerror or err}") from None
+        yield parent
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # not empty: somebody else's too by now
+                path.rmdir()
+        raise
+
+
+def _check_room(parent: Path, plan: _Plan) -> None:
+    free = shutil.disk_usage(parent).free
     needed = sum(
         torch.Size(layout.region_shape(region)).numel() * plan.dtype.itemsize
         for half in layout.HALVES

@@ -17,14 +17,36 @@ from llama.generation import Reply, Timing
 _UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
-def show_text(text: str) -> None:
-    """A piece of the reply, at once, without control and escape characters."""
-    _write(text.translate(_UNPRINTABLE))
+class Terminal:
+    """The two streams; knows whether the reply, on a screen that shows both, has stopped in the middle of a line."""
+
+    def __init__(self) -> None:
+        self._in_a_line = False
+
+    def show_text(self, text: str) -> None:
+        """A piece of the reply, at once, without control and escape characters."""
+        _write(text.translate(_UNPRINTABLE))
+        if text:
+            self._in_a_line = not text.endswith("\n")
+
+    def notice(self, text: str) -> None:
+        """A line for the person, on stderr."""
+        if self._in_a_line and sys.stdout.isatty() and sys.stderr.isatty():
+            text = "\n" + text
+            self._in_a_line = False
+        print(text, file=sys.stderr, flush=True)
 
 
-def notice(text: str) -> None:
-    """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+def ending(reply: Reply, max_seq_len: int) -> str | None:
+    """Why a reply stops where it does, or None where the model has ended it."""
+    if reply.stop_reason == "max_gen_len":
+        return f"cut off after {len(reply.tokens)} tokens, as --max_gen_len says"
+    if reply.stop_reason == "max_seq_len":
+        return (
+            f"cut off: prompt and reply fill the context of {max_seq_len} tokens; shorten the prompt, or start the "
+            f"cloud with a larger --max_seq_len"
+        )
+    return None
 
 
 def timing_line(timing: Timing) -> str:
