@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,6 +357,44 @@ def test_an_interrupted_split_leaves_nothing(stop: signal.Signals, smollm2_gguf:
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
     assert "Traceback" not in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_only_looks_like_a_killed_splits_remains_is_left_alone(linked: bool, golden: Path, tmp_path: Path) -> None:
+    """A directory with something else in it, and a link to one: refused, and nothing in it touched."""
+    partial = tmp_path / ".out.partial"
+    held = tmp_path / "precious" if linked else partial
+    (held / ("edge" if linked else "photos")).mkdir(parents=True)
+    if linked:
+        partial.symlink_to(held)
+    with pytest.raises(CheckpointError, match="in the way"):
+        split(open_source(golden / "tiny-llama3"), tmp_path / "out")
+    assert len(list(held.iterdir())) == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("norm_eps", 0),
+        ("norm_eps", -1e-5),
+        ("rope_theta", 0),
+        ("n_heads", 64),
+        ("n_heads", 128),
+        ("n_kv_heads", 0),
+        ("ffn_dim_multiplier", 1e308),
+        ("dim", 10**400),
+    ],
+)
+def test_numbers_that_nothing_can_be_computed_with_are_refused(
+    field: str, value: float, golden: Path, tmp_path: Path
+) -> None:
+    """By the splitter, before anything is written."""
+    source = shutil.copytree(golden / "tiny-llama3", tmp_path / "source")
+    params = json.loads((source / "params.json").read_text())
+    (source / "params.json").write_text(json.dumps(params | {field: value}))
+    with pytest.raises(CheckpointError):
+        split(open_source(source), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 def test_what_a_killed_split_left_is_taken_over_by_the_next(smollm2_gguf: Path, golden: Path, tmp_path: Path) -> None:

@@ -295,6 +295,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
         rope_scaling_factor=params.rope_scaling_factor,
     )
     try:
+        layout.check_numbers(args)
         layout.check_split_layer(args, split.split_layer)
         layout.check_ranks(args, split.model_parallel_size)
     except CheckpointError as err:

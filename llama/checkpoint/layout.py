@@ -8,6 +8,8 @@ Knows nothing about: files, dtypes, other checkpoint families.
 
 from __future__ import annotations
 
+import math
+
 from llama.errors import CheckpointError
 from llama.model import ModelArgs
 
@@ -113,6 +115,21 @@ def check_ranks(args: ModelArgs, ranks: int) -> None:
         f"a model with {args.n_heads} heads, {args.kv_heads} key/value heads, feed-forward width {args.hidden_dim} and "
         f"{args.vocab_size} tokens cannot be divided among {ranks} ranks; counts that fit: {counts}"
     )
+
+
+def check_numbers(args: ModelArgs) -> None:
+    """Refuse hyperparameters that nothing can be computed with.
+
+    Raises:
+        CheckpointError: names the one that is wrong.
+    """
+    if args.head_dim < 2 or args.head_dim % 2:
+        raise CheckpointError(
+            f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong"
+        )
+    for name, value in (("norm_eps", args.norm_eps), ("rope_theta", args.rope_theta)):
+        if not (math.isfinite(value) and value > 0):
+            raise CheckpointError(f"{name} is {value}, but must be a number above 0")
 
 
 def check_split_layer(args: ModelArgs, split_layer: int) -> None:

@@ -90,7 +90,9 @@ class MetaSource:
         self._tensors = _sharded(self.args, files, shards, tied=self.tied)
         check_vocabulary(self.vocabulary, vocab_size, str(directory))
         self.context_length = _context_length(params)
-        self.dtype = prevailing_dtype(((k, t.numel(), t.dtype) for k, t in shards[0].items()), str(directory))
+        self.dtype = prevailing_dtype(
+            ((k, t.numel(), t.dtype) for shard in shards for k, t in shard.items()), str(directory)
+        )
         self.description = f"Meta directory, {len(files)} shard(s)"
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:

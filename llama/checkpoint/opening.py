@@ -29,6 +29,15 @@ def open_source(path: Path, rope_scaling_factor: float | None = None) -> Source:
         CheckpointError: it is none of these, or cannot be used.
         TokenizerError: its tokenizer cannot be used.
     """
+    try:
+        return _open(path, rope_scaling_factor)
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as err:
+        # Each reader names the damage that it knows of. Files from outside can be damaged in more ways than those.
+        raise CheckpointError(f"{path} is damaged: its files hold what no checkpoint holds ({type(err).__name__} while "
+                              f"reading them); get it again") from None  # fmt: skip
+
+
+def _open(path: Path, rope_scaling_factor: float | None) -> Source:
     if path.is_file():
         if path.suffix == ".gguf":
             return GGUFSource(path, rope_scaling_factor)

@@ -30,11 +30,21 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds more than tensors and is not loaded; use the file as released") from None
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
-    except (RuntimeError, EOFError, ValueError):
+    except Exception:  # torch's reader meets damage with whatever it stumbles over: KeyError, AttributeError, …
         raise CheckpointError(f"{path} is damaged or incomplete; download or make it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.keys(), tensors.values())):
         raise CheckpointError(f"{path} does not hold a state dict (tensors by name)")
     return tensors
+
+
+def _is_plain(name: object, tensor: object) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_nested
+    )
 
 
 def slabs(start: int, stop: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -174,6 +174,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def _plan(source: Source, split_layer: int, ranks: int, dtype: torch.dtype) -> _Plan:
+    layout.check_numbers(source.args)
     layout.check_split_layer(source.args, split_layer)
     layout.check_ranks(source.args, ranks)
     shapes = layout.tensor_shapes(source.args)
@@ -231,6 +232,8 @@ def _partial_directory(output_dir: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CheckpointError(f"another process is writing {output_dir} right now; wait for it") from None
+        if partial.is_symlink() or any(path.name not in layout.HALVES for path in partial.iterdir()):
+            raise CheckpointError(f"{partial} is in the way, and not what a killed run leaves; move it elsewhere")
         try:
             for left_over in partial.iterdir():
                 shutil.rmtree(left_over)
