@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import inspect
 import os
 import signal
@@ -56,7 +57,8 @@ def _run(main: Callable[..., None], argv: list[str]) -> None:
     except OSError as err:  # most likely our output, which may have been closed or sent to a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered would fail once more
         if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
-            print(f"error: {err.filename or 'writing the output'}: {err.strerror or err}", file=sys.stderr)
+            where = err.filename or ("writing the output" if err.errno == errno.ENOSPC else "the system refused")
+            print(f"error: {where}: {err.strerror or err}", file=sys.stderr)
         sys.exit(1)
 
 

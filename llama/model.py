@@ -154,23 +154,20 @@ class LayerCache(NamedTuple):
     Attributes:
         keys: ``(B*K, end, D)``, ``end`` as in :class:`Positions`.
         values: of the same shape.
-        everything: keys and values of all positions, ``(2, B, K, S, D)``.
-        new: those of the new positions alone, ``(2, B, K, T, D)``; None where rows differ in their positions.
+        new: keys and values of the new positions, ``(2, B, K, T, D)``; of all, where rows differ in their positions.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
-    everything: torch.Tensor
-    new: torch.Tensor | None
+    new: torch.Tensor
 
     def write(self, keys_values: torch.Tensor, positions: Positions) -> None:
         """Keep the new keys and values ``(B, T, 2, K, D)``."""
-        if self.new is not None:
+        if positions.where is None:
             self.new.copy_(keys_values.permute(2, 0, 3, 1, 4))
         else:
-            assert positions.where is not None
             rows, at = positions.where
-            self.everything[:, rows, :, at] = keys_values
+            self.new[:, rows, :, at] = keys_values
 
 
 class KVCache:
@@ -212,11 +209,8 @@ class KVCache:
         """Each layer's part in a step at ``positions``, made for all layers at once: that is fewer calls."""
         read = self.keys_values[..., : positions.end, :]
         keys, values = (read[:, which].flatten(1, 2).unbind(0) for which in (0, 1))
-        everything = self.keys_values.unbind(0)
-        new: Sequence[torch.Tensor | None] = [None] * len(keys)
-        if positions.uniform:
-            new = self.keys_values[..., positions.start[0] : positions.end, :].unbind(0)
-        return map(LayerCache, keys, values, everything, new)
+        written = read[..., positions.start[0] :, :] if positions.where is None else self.keys_values
+        return map(LayerCache, keys, values, written.unbind(0))
 
 
 @dataclass(frozen=True)
@@ -226,7 +220,6 @@ class Positions:
     Attributes:
         start: first position of each of the B rows.
         length: T.
-        uniform: all rows start at the same position (always so for one row).
         end: one past the last position of the longest row.
         freqs_cis: complex64 ``(1 or B, T, 1, D/2)``.
         mask: T ``(T, end)`` or ``(B, 1, 1, T, end)`` of 0 and -inf, or None when nothing is hidden.
@@ -235,7 +228,6 @@ class Positions:
 
     start: Sequence[int]
     length: int
-    uniform: bool
     end: int
     freqs_cis: torch.Tensor
     mask: torch.Tensor | None
@@ -250,12 +242,12 @@ class Positions:
             if length > 1:
                 mask = torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
                 mask = torch.cat([mask.new_zeros(length, first), mask], dim=1)
-            return cls(start, length, True, end, table[first:end][None, :, None], mask, None)
+            return cls(start, length, end, table[first:end][None, :, None], mask, None)
         at = torch.tensor(list(start), device=device)[:, None] + torch.arange(length, device=device)  # (B, T)
         hidden = torch.arange(end, device=device) > at[..., None]  # (B, T, end)
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
         rows = torch.arange(len(start), device=device)[:, None]
-        return cls(start, length, False, end, table[at][:, :, None], mask[:, None, None], (rows, at))
+        return cls(start, length, end, table[at][:, :, None], mask[:, None, None], (rows, at))
 
 
 class Attention(nn.Module):

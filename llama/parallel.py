@@ -3,9 +3,9 @@
 Knows: how many model-parallel ranks there are and how a weight is divided among them.
 Knows nothing about: Llama, checkpoints on disk, sockets.
 
-The layers hold this rank's share of the weights, under the names and in the shapes that checkpoints have. Who uses them
-multiplies by the weights himself, since fairscale's forward passes through four autograd functions, which take as long
-as a small product; :func:`reduce` and :func:`gather` are what its layers do after theirs.
+The layers hold this rank's share of the weights, under the names and in the shapes that checkpoints have. The linear
+ones are not called: the model multiplies by their weights itself, since fairscale's forward passes through autograd
+functions that take as long as a small product. :func:`reduce` and :func:`gather` are what its layers do after theirs.
 """
 
 from __future__ import annotations

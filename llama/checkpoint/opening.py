@@ -33,8 +33,8 @@ def open_source(path: Path, rope_scaling_factor: float | None = None) -> Source:
         return _open(path, rope_scaling_factor)
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as err:
         # Each reader names the damage that it knows of. Files from outside can be damaged in more ways than those.
-        raise CheckpointError(f"{path} is damaged: its files hold what no checkpoint holds ({type(err).__name__} while "
-                              f"reading them); get it again") from None  # fmt: skip
+        raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
+                              f"again, or this machine has too little memory for it") from None  # fmt: skip
 
 
 def _open(path: Path, rope_scaling_factor: float | None) -> Source:
