@@ -30,7 +30,7 @@ from rich.progress import (
 from llama.checkpoint import splitting
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.source import DTYPES
-from llama.command import run
+from llama.command import end_if_signalled, run
 from llama.errors import UsageError
 
 
@@ -91,6 +91,7 @@ def _progress_bar() -> Iterator[splitting.Progress]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
+            end_if_signalled()
             if stage not in stages:
                 stages[stage] = bar.add_task(stage, total=total)
                 if not console.is_terminal:

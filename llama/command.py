@@ -25,6 +25,8 @@ import fire
 
 from llama.errors import SplitLlamaError, UsageError
 
+_received = list[int]()  # signals that this run was told to end with
+
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
 
@@ -66,10 +68,13 @@ def _run(main: Callable[..., None], argv: list[str]) -> None:
 def _ended_by_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the work as Ctrl-C does, so that what was begun is given back or removed."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
+    _received.clear()
 
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop, signal.SIGHUP: stop}
+    def stop(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
+        end_if_signalled()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         del handlers[signal.SIGHUP]
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -78,6 +83,18 @@ def _ended_by_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_if_signalled() -> None:
+    """End the work if a signal has come.
+
+    Its handler has raised already, but Python drops what is raised inside a finaliser or a callback of a library: long
+    work asks again between its steps, at the latest before it makes its result final.
+    """
+    if _received:
+        if _received[0] == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + _received[0])
 
 
 def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from llama.command import run
+from llama.command import end_if_signalled, run
 from llama.errors import CheckpointError, CloudRefused
 from tests.support import ROOT
 
@@ -185,3 +186,25 @@ def test_a_reader_that_leaves_early_is_no_traceback() -> None:
         process.stdin.close()
         assert process.stderr.read() == b""
         assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_whose_exception_was_dropped_still_ends_the_work(number: signal.Signals, code: int) -> None:
+    """Python drops what is raised inside a finaliser; work that asks between its steps ends all the same."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def work() -> None:
+        """Two steps."""
+        finalised = Finalised()
+        del finalised
+        calls.append({"step": 1})
+        end_if_signalled()
+        calls.append({"step": 2})
+
+    with pytest.raises(SystemExit) as ended:
+        run(work, [])
+    assert ended.value.code == code and calls == [{"step": 1}]
