@@ -52,6 +52,13 @@ class ChatFormat(Protocol):
             TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
         """
 
+    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
+        """The same as text, special tokens by name, and where in it character 0 of each message's content stands.
+
+        It is what the ids are decoded to, unless the vocabulary cannot write some of it. Where a format strips a
+        content, character 0 may lie before its place.
+        """
+
 
 def chat_format(name: str, tokenizer: Tokenizer, default_system: str | None) -> ChatFormat:
     """The format called ``name``.
@@ -93,6 +100,15 @@ class Llama3Format:
             ids += self.encode_message(message)
         return ids + self.encode_header("assistant")
 
+    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
+        """The same as text, and where each content stands."""
+        text, offsets = "<|begin_of_text|>", list[int]()
+        for message in _checked(dialog, self.roles, self._default_system):
+            text += f"<|start_header_id|>{message.role}<|end_header_id|>\n\n"
+            offsets.append(len(text) - (len(message.content) - len(message.content.lstrip())))
+            text += f"{message.content.strip()}<|eot_id|>"
+        return text + "<|start_header_id|>assistant<|end_header_id|>\n\n", offsets[-len(dialog) :]
+
     def encode_message(self, message: Message) -> list[int]:
         """Ids of one whole message."""
         return [*self.encode_header(message.role), *_encode(self._tokenizer, message.content.strip()), self._eot]
@@ -125,6 +141,15 @@ class ChatMLFormat:
         for message in dialog:
             ids += self.encode_message(message)
         return [*ids, self._im_start, *_encode(self._tokenizer, "assistant\n")]
+
+    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
+        """The same as text, and where each content stands."""
+        text, offsets = "", list[int]()
+        for message in _checked(dialog, self.roles, self._default_system):
+            text += f"<|im_start|>{message.role}\n"
+            offsets.append(len(text))
+            text += f"{message.content}<|im_end|>\n"
+        return text + "<|im_start|>assistant\n", offsets[-len(dialog) :]
 
     def encode_message(self, message: Message) -> list[int]:
         """Ids of one whole message."""

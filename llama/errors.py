@@ -5,6 +5,8 @@
     ├── CheckpointError        a directory, file, tensor or field of a checkpoint
     ├── TokenizerError         a tokenizer file, or a dialogue that cannot be encoded
     ├── PromptError            a prompt file, or a prompt that does not fit
+    ├── ProfileError           the person's profile
+    ├── PrivacyRefused         something that must not leave the device was about to, or the person declined
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
     └── LinkError              the device's side of the network
@@ -41,6 +43,14 @@ class TokenizerError(SplitLlamaError):
 
 class PromptError(SplitLlamaError):
     """The prompt file cannot be read, or the prompt does not fit the model's context."""
+
+
+class ProfileError(SplitLlamaError):
+    """The profile cannot be read, or a field of it cannot be used."""
+
+
+class PrivacyRefused(SplitLlamaError):
+    """Nothing was sent: the person did not agree, or the gate found a secret in what was about to leave."""
 
 
 class DeviceError(SplitLlamaError):

@@ -1,31 +1,45 @@
-"""What the person sees: the reply as it streams, and one line that answers "why is it slow".
+"""What the person sees: the sanitised prompt, the reply as it streams, who saw what, and one line of timing.
 
-The reply goes to stdout; everything else goes to stderr, so that stdout can be piped.
+Prompt, reply and table go to stdout; notices and timing go to stderr. ``plain`` leaves the reply alone on stdout, for
+pipes. Text is shown as text: never as markup, and without control characters, which could rewrite the screen.
 """
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
+from rich import box
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
 
+from llama.chat import Message
 from llama.generation import Reply, Timing
+from llama.privacy.policy import SEES, Kind, Party, view
 
 # Control characters in a reply could move the cursor or rewrite what the terminal shows; only these two mean text.
 _UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_WIDTH = 100  # where there is no screen to ask
+_CELL_CHARS = 160
 
 
 class Terminal:
     """The two streams; knows whether the reply, on a screen that shows both, has stopped in the middle of a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, plain: bool = True) -> None:
+        self.plain = plain
         self._in_a_line = False
 
     def show_text(self, text: str) -> None:
         """A piece of the reply, at once, without control and escape characters."""
-        _write(text.translate(_UNPRINTABLE))
+        _write(printable(text))
         if text:
             self._in_a_line = not text.endswith("\n")
 
@@ -35,6 +49,72 @@ class Terminal:
             text = "\n" + text
             self._in_a_line = False
         print(text, file=sys.stderr, flush=True)
+
+    def ask(self, question: str) -> bool | None:
+        """The person's yes or no; None where no keyboard is."""
+        if not sys.stdin.isatty():
+            return None
+        print(printable(question), end=" [y/N] ", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().casefold() in ("y", "yes", "ya")
+
+    def show_prompt(self, dialog: Sequence[Message], tags: Iterable[str]) -> None:
+        """The sanitised prompt, before it runs."""
+        if self.plain:
+            return
+        text = Text()
+        for i, message in enumerate(dialog):
+            text.append(f"{'' if i == 0 else chr(10)}{message.role}  ", style="dim")
+            text.append_text(_with_tags(message.content, tags))
+        self._render(Panel(text, title="the most the provider could learn", title_align="left", box=box.ROUNDED))
+        self._render(Rule("reply", align="left", style="dim"))
+
+    def show_views(self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str]) -> None:
+        """Who saw what: a column per party, made from the policy table."""
+        if self.plain:
+            return
+        table = Table(box=box.ROUNDED, show_lines=True, expand=True, title="who saw what", title_justify="left")
+        table.add_column(Text(""), ratio=2, style="dim")
+        heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.THIRD_PARTY: third_party or "third party"}
+        views = {party: view(party, run, third_partys_own=bool(third_party)) for party in Party}
+        for party in Party:
+            table.add_column(Text(heads[party]), ratio=4)
+        for kind in run:
+            cells = [self._cell(kind, party, views[party], third_party, tags) for party in Party]
+            table.add_row(Text(str(kind)), *cells)
+        self._render(table)
+
+    @staticmethod
+    def _cell(kind: Kind, party: Party, held: Mapping[Kind, str], third_party: str, tags: Iterable[str]) -> Text:
+        if kind not in held:
+            nobody = party is Party.THIRD_PARTY and not third_party
+            return Text("– (none took part)" if nobody else f"– {SEES[kind][party].says}", style="dim")
+        text = held[kind]
+        shown = text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}… ({len(text)} characters)"
+        if kind is Kind.SANITISED_PROMPT and party is not Party.CUSTOMER:
+            shown = f"{SEES[kind][party].says}: {shown}"
+        return _with_tags(shown, tags)
+
+    def _render(self, what: RenderableType) -> None:
+        screen = sys.stdout.isatty()
+        out = io.StringIO()
+        width = None if screen else _WIDTH
+        console = Console(file=out, force_terminal=screen, width=width, markup=False, highlight=False, emoji=False)
+        console.print(what)
+        if self._in_a_line:
+            _write("\n")
+            self._in_a_line = False
+        _write(out.getvalue())
+
+
+def printable(text: str) -> str:
+    """Without control and escape characters."""
+    return text.translate(_UNPRINTABLE)
+
+
+def _with_tags(text: str, tags: Iterable[str]) -> Text:
+    shown = Text(printable(text))
+    shown.highlight_words(list(tags), style="bold cyan")
+    return shown
 
 
 def ending(reply: Reply, max_seq_len: int) -> str | None:
@@ -62,16 +142,31 @@ def timing_line(timing: Timing) -> str:
     )
 
 
-def show_json(reply: Reply) -> None:
-    """The whole reply as one JSON object on stdout."""
+def show_json(reply: Reply, text: str, restored: int, left: int) -> None:
+    """The whole reply as one JSON object on stdout.
+
+    Args:
+        reply: as the model gave it, with tags.
+        text: the same, restored.
+        restored: tags that were put back.
+        left: texts of a tag's shape that were not.
+    """
     fields: dict[str, Any] = {
-        "text": reply.text,
+        "text": text,
+        "text_sent": reply.text,
+        "tags_restored": restored,
+        "tags_left": left,
         "tokens": reply.tokens,
         "prompt_tokens": reply.prompt_tokens,
         "stop_reason": reply.stop_reason,
         "timing": asdict(reply.timing),
     }
     _write(msgspec.json.encode(fields).decode() + "\n")
+
+
+def show_dry_run(text: str) -> None:
+    """Exactly what would leave the device, as text, on stdout."""
+    _write(text + "\n")
 
 
 def _write(text: str) -> None:

@@ -1,0 +1,113 @@
+"""The person's agreement: once per origin and set of fields, remembered beside the profile.
+
+``PROFILE.consents.json`` holds which fields of the profile, in which form, whose sheets may have; no value. Delete it
+to be asked again. A set that has grown, or a field that would leave in another form, is asked anew.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from llama.errors import PrivacyRefused, ProfileError
+from llama.privacy.policy import FieldPolicy, field_of
+from llama.privacy.profile import Profile
+from llama.prompt import Found, Sheet
+
+
+class Consent(msgspec.Struct, frozen=True):
+    """One agreement: ``origin`` may have ``fields``, each in the form named; ``agreed`` is the day."""
+
+    origin: str
+    fields: dict[str, FieldPolicy]
+    agreed: str
+
+
+def consents_of(profile_file: str) -> Path:
+    """Where the agreements about a profile are remembered."""
+    return Path(f"{profile_file}.consents.json")
+
+
+def require(found: Found, profile: Profile, profile_file: str, *, yes: bool, ask: Callable[[str], bool | None]) -> None:
+    """Return if the person has agreed to what the sheet asks for, or agrees now.
+
+    Args:
+        found: the sheet and its origin.
+        profile: whose fields are asked for.
+        profile_file: its path.
+        yes: agreed, for this run only.
+        ask: puts a question to the person; None where nobody is there to answer.
+
+    Raises:
+        PrivacyRefused: declined, or nobody is there.
+        ProfileError: the remembered agreements cannot be read.
+    """
+    assert isinstance(found.prompt, Sheet)
+    fields = {name: profile.policy_of(name) for name in found.prompt.asks_for if name in profile.fields}
+    if not fields or yes:
+        return
+    path = consents_of(profile_file)
+    remembered = _read(path)
+    if any(c.origin == found.origin and fields.items() <= c.fields.items() for c in remembered):
+        return
+    answer = ask(question(found, profile))
+    if answer is None:
+        raise PrivacyRefused(f"the sheet asks for {', '.join(fields)}, and nobody is here to agree; run it in a "
+                             f"terminal, or agree with --yes")  # fmt: skip
+    if not answer:
+        raise PrivacyRefused("declined; nothing was sent")
+    _write(path, [*remembered, Consent(found.origin, fields, dt.date.today().isoformat())])
+
+
+def question(found: Found, profile: Profile) -> str:
+    """What the person is asked."""
+    sheet = found.prompt
+    assert isinstance(sheet, Sheet)
+    lines = [f"{sheet.title or found.prompt_id or 'This sheet'} (from {origin_in_words(found)}) asks for:"]
+    width = max(map(len, sheet.asks_for))
+    lines += [f"  {name:{width}}  {_form(name, profile)}" for name in sheet.asks_for]
+    lines.append("The provider can read all that is sent, and the reply, which may quote it.")
+    if found.party:
+        lines.append(f"The third party {found.party} gets the reply, as the model writes it: tags stay tags.")
+    return "\n".join(lines) + "\nAgree?"
+
+
+def origin_in_words(found: Found) -> str:
+    """Whose sheet it is: ``the provider``, ``the third party insurer``, or the file."""
+    if found.party:
+        return f"the third party {found.party}"
+    return found.origin.replace("file:", "the file ", 1) if found.origin.startswith("file:") else "the provider"
+
+
+def _form(name: str, profile: Profile) -> str:
+    if name not in profile.fields:
+        return "not in your profile"
+    return {
+        FieldPolicy.SECRET: f"as a tag, [{field_of(name).tag}_n]; the value stays here",
+        FieldPolicy.QUASI: f"made coarser ({field_of(name).generaliser})",
+        FieldPolicy.OPEN: "as you wrote it, with tags for what is secret in it",
+    }[profile.policy_of(name)]
+
+
+def _read(path: Path) -> list[Consent]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[Consent])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as err:
+        raise ProfileError(f"{path}: cannot be read ({type(err).__name__}); delete it, and be asked again") from None
+
+
+def _write(path: Path, consents: list[Consent]) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
+            file.flush()
+            Path(file.name).replace(path)  # mkstemp has made it for its owner only
+        except BaseException:
+            Path(file.name).unlink()
+            raise

@@ -1,0 +1,117 @@
+"""THE GATE: the last look at what is about to leave, by nobody's leave but its own.
+
+Searched for every secret value, in all its written forms:
+
+1. each of the person's pieces of the dialogue;
+2. all of them one after another, in case a value was cut in two;
+3. the windows across each piece's borders, where sheet and person together could spell one: a hit counts if most of
+   it is the person's, so that a sheet which spells a value by itself is never refused, and learns nothing;
+4. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
+   stretches of the person's are searched as in 1 to 3.
+
+A hit is refused with the field's name, never with the value. What the sheet says is not searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import regex
+
+from llama.chat import ChatFormat
+from llama.errors import PrivacyRefused, PromptError
+from llama.privacy.forms import Index, compact
+from llama.privacy.merging import Passage
+from llama.privacy.sanitiser import CleanText, Sanitiser
+from llama.tokenizer import Tokenizer
+
+WINDOW = 200  # characters before and after a border
+LEAST = 5  # letters and digits of a hit that must be the person's to count, and at least half of it
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A prompt that has passed the gate: the ids to be embedded, and the text that they are."""
+
+    ids: tuple[int, ...] = field(repr=False)
+    text: str = field(repr=False)
+
+
+def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
+    """The ids of a dialogue, if nothing in it must stay.
+
+    Raises:
+        PrivacyRefused: a secret value is in it; names the field.
+        PromptError: it cannot be written in the model's vocabulary.
+    """
+    passages = [_spellable(passage, tokenizer) for passage in passages]
+    dialog = [passage.message for passage in passages]
+    ids = chat.encode_dialog_prompt(dialog)
+    text, offsets = chat.spell(dialog)
+    if sanitiser.mode == "off":
+        return Outgoing(tuple(ids), tokenizer.decode(ids))
+    spans = [
+        (offset + start, offset + end)
+        for passage, offset in zip(passages, offsets, strict=True)
+        for start, end in passage.own_spans
+    ]
+    own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
+    search = _Search(sanitiser.secrets, sanitiser.tags)
+    for piece in [*own, "".join(own), " ".join(own)]:
+        search.refuse_any(piece)
+    decoded = tokenizer.decode(ids)
+    if decoded != text:
+        raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
+    search.refuse_across(decoded, spans)
+    return Outgoing(tuple(ids), decoded)
+
+
+class _Search:
+    """Looks for secrets in text, with the issued tags taken out."""
+
+    def __init__(self, secrets: Index, tags: Iterable[str]) -> None:
+        self.secrets = secrets
+        issued = sorted(map(regex.escape, tags), key=len, reverse=True)
+        self._tags = regex.compile("|".join(issued)) if issued else None
+
+    def refuse_any(self, text: str) -> None:
+        for part in self._tags.split(text) if self._tags else [text]:
+            for found in self.secrets.find(part):
+                self._refuse(found.index)
+
+    def refuse_across(self, text: str, spans: Sequence[tuple[int, int]]) -> None:
+        for start, end in spans:
+            self.refuse_any(text[start:end])
+            first, last = max(0, start - WINDOW), min(len(text), end + WINDOW)
+            window = text[first:last]
+            for found in self.secrets.find(window):
+                hit = range(first + found.start, first + found.end)
+                own = sum(
+                    len(compact(text[max(a, hit.start) : min(b, hit.stop)]))
+                    for a, b in spans
+                    if a < hit.stop and b > hit.start
+                )
+                whole = len(compact(text[hit.start : hit.stop]))
+                if own >= LEAST and 2 * own >= whole and not self._is_a_tag(text[hit.start : hit.stop]):
+                    self._refuse(found.index)
+
+    def _is_a_tag(self, text: str) -> bool:
+        return self._tags is not None and self._tags.search(text) is not None
+
+    def _refuse(self, index: int) -> None:
+        secret = self.secrets.secrets[index]
+        raise PrivacyRefused(f"gate: the value of {secret.field} was about to leave the device; nothing was sent; "
+                             f"shorten or reword the text that mentions it")  # fmt: skip
+
+
+def _spellable(passage: Passage, tokenizer: Tokenizer) -> Passage:
+    """The person's pieces without what the vocabulary cannot write; a sheet with such characters is refused."""
+    pieces = list[str | CleanText]()
+    for piece in passage.pieces:
+        text = piece if isinstance(piece, str) else piece.text
+        written = tokenizer.decode(tokenizer.encode(text, bos=False, eos=False))
+        if written != text and isinstance(piece, str):
+            raise PromptError("the sheet has characters that the model's vocabulary cannot write; remove them")
+        pieces.append(piece if isinstance(piece, str) else CleanText(written))
+    return Passage(passage.role, tuple(pieces))

@@ -1,0 +1,100 @@
+"""A sheet's words and the person's, put together as a dialogue that still knows whose is what.
+
+The sheet's words pass byte for byte, whatever the profile says: were they masked or refused where they happen to equal
+a secret, a sheet that lists a thousand names would learn which one is the person's.
+
+A sheet places a field with ``{field}`` in a question; what it asks for and does not place follows the questions, a line
+each. A third party's sheet is wrapped in the provider's own system prompt.
+
+Knows nothing about: how words are cleaned, tokens.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llama.chat import Message
+from llama.privacy.policy import label_of
+from llama.privacy.sanitiser import CleanText, Sanitiser
+from llama.prompt import OwnWords, Sheet
+
+NOT_GIVEN = {"en": "not given", "id": "tidak diisi"}
+# What the provider's prompt says of what follows; the party's name is stamped by the channel.
+WRAPPING = {
+    "en": "The questions come from a partner, {party}. What the partner says about the task:",
+    "id": "Pertanyaannya dari mitra, {party}. Kata mitra tentang tugasnya:",
+}
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One message, as pieces: text is a sheet's or the product's own, CleanText the person's."""
+
+    role: str
+    pieces: tuple[str | CleanText, ...] = field(repr=False)
+
+    @property
+    def message(self) -> Message:
+        """The message that is encoded."""
+        return Message(self.role, "".join(p if isinstance(p, str) else p.text for p in self.pieces))
+
+    @property
+    def own_spans(self) -> list[tuple[int, int]]:
+        """Where the person's pieces lie in the message's content."""
+        spans, position = list[tuple[int, int]](), 0
+        for piece in self.pieces:
+            length = len(piece if isinstance(piece, str) else piece.text)
+            if isinstance(piece, CleanText):
+                spans.append((position, position + length))
+            position += length
+        return spans
+
+
+def merged(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_system: str = "") -> list[Passage]:
+    """The dialogue of a sheet.
+
+    Args:
+        sheet: what is asked.
+        sanitiser: whose profile fills it.
+        party: the third party whose sheet it is, as the channel says; empty for the provider's own.
+        provider_system: the provider's system prompt, which a third party's sheet is wrapped in.
+    """
+    system = sheet.system or provider_system
+    if party:
+        own = [WRAPPING[sheet.language].format(party=party), system] if system else []
+        system = "\n\n".join(part for part in (provider_system, *own) if part)
+    passages = [Passage("system", (system,))] if system else []
+    for user, assistant in sheet.examples:
+        passages += [Passage("user", (user,)), Passage("assistant", (assistant,))]
+    values: dict[str, str | CleanText] = {}
+    for name in sheet.asks_for:
+        values[name] = sanitiser.field_text(name) or NOT_GIVEN[sheet.language]
+    pieces, placed = _filled("\n".join(sheet.questions), values)
+    for name in sheet.asks_for:
+        if name not in placed:
+            pieces += [f"\n{label_of(name, sheet.language)}: ", values[name]]
+    return [*passages, Passage("user", tuple(pieces))]
+
+
+def own_words(words: OwnWords, sanitiser: Sanitiser) -> list[Passage]:
+    """The dialogue that the person has written."""
+    return [Passage(turn.role, (sanitiser.clean(turn.content),)) for turn in words.dialog]
+
+
+def _filled(text: str, values: dict[str, str | CleanText]) -> tuple[list[str | CleanText], set[str]]:
+    """``text`` with the field for each ``{field}`` that is asked for; any other brace is text."""
+    pieces, placed, position = list[str | CleanText](), set[str](), 0
+    for m in re.finditer(r"\{([a-z][a-z0-9_]*)\}", text):
+        if m[1] in values:
+            pieces += [text[position : m.start()], values[m[1]]]
+            placed.add(m[1])
+            position = m.end()
+    return [*pieces, text[position:]], placed
+
+
+def texts_of(sheet: Sheet, provider_system: str) -> Sequence[str]:
+    """All that the dialogue of a sheet says besides the person's words."""
+    examples = [text for example in sheet.examples for text in example]
+    return [provider_system, sheet.system, *examples, *sheet.questions]

@@ -1,0 +1,214 @@
+"""THE POLICY: which field of a profile may leave the device in which form, and which party holds what after a run.
+
+Two tables. :data:`FIELDS` says what becomes of a profile's field; a field that is not in it is secret. :data:`SEES`
+says who holds what of a run; the README's table, the three parties' views and their tests are made from it.
+
+Standard library only; both sides may import it. Knows nothing about: anybody's values.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+# --- Fields of a profile ---------------------------------------------------------------------------------------------
+
+
+class FieldPolicy(enum.StrEnum):
+    """In which form a field's value may leave the device, where a sheet asks for it."""
+
+    SECRET = "secret"  # as a typed tag, [NAME_1]
+    QUASI = "quasi"  # generalised: a decade, a city, a band
+    OPEN = "open"  # as it is, less the secrets that it mentions
+
+
+class Generaliser(enum.StrEnum):
+    """How a quasi-identifier is made coarser; ``llama.privacy.generalise`` does it."""
+
+    DECADE = "decade"  # a birth date
+    AGE_BAND = "age band"  # an age
+    CITY = "city"  # an address
+    INCOME_BAND = "income band"  # an amount
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known about a field by its name alone.
+
+    Attributes:
+        policy: the form in which it may leave.
+        tag: the kind in its tags, ``[TAG_1]``.
+        names: what it is called in a profile or a sheet; the first is the English label, the second the Indonesian.
+        generaliser: for QUASI.
+        specific: "specific personal data" of Indonesia's law 27/2022 (UU PDP), article 4(2).
+    """
+
+    policy: FieldPolicy
+    tag: str
+    names: tuple[str, ...]
+    generaliser: Generaliser | None = None
+    specific: bool = False
+
+
+def _secret(tag: str, *names: str, specific: bool = False) -> Field:
+    return Field(FieldPolicy.SECRET, tag, names, specific=specific)
+
+
+def _quasi(generaliser: Generaliser, tag: str, *names: str) -> Field:
+    return Field(FieldPolicy.QUASI, tag, names, generaliser)
+
+
+def _open(*names: str) -> Field:
+    return Field(FieldPolicy.OPEN, "PRIVATE", names)
+
+
+FIELDS: tuple[Field, ...] = (
+    _secret("NAME", "name", "nama", "full_name", "nama_lengkap", "first_name", "last_name", "nickname",
+            "nama_panggilan", "panggilan"),
+    _secret("NAME", "spouse", "pasangan", "partner", "husband", "wife", "suami", "istri"),
+    _secret("NAME", "mother_name", "nama_ibu", "mothers_maiden_name", "nama_ibu_kandung", "father_name", "nama_ayah"),
+    _secret("NAME", "recipient_name", "nama_penerima", "friend_name", "nama_teman"),
+    _secret("CHILD", "children", "anak", "child", "child_name", "nama_anak", "child_names", specific=True),
+    _secret("PHONE", "phone", "telepon", "mobile", "hp", "no_hp", "nomor_hp", "phone_number", "nomor_telepon",
+            "whatsapp", "wa", "telp"),
+    _secret("EMAIL", "email", "surel", "e_mail", "mail"),
+    _secret("ID", "nik", "nik", "ktp", "no_ktp", "id_number", "national_id", "ssn", "passport", "paspor", "sim",
+            "driving_licence", "driver_license", "kk", "no_kk", "npwp", "tax_id", "bpjs", "plate", "plat_nomor",
+            "employee_id", "nip"),
+    _secret("CARD", "card", "kartu", "credit_card", "kartu_kredit", "debit_card", specific=True),
+    _secret("ACCOUNT", "bank_account", "rekening", "no_rekening", "account", "iban", specific=True),
+    _secret("FINANCE", "finance", "keuangan", "debt", "utang", "loan", "pinjaman", "savings", "tabungan",
+            "credit_score", specific=True),
+    _secret("HEALTH", "health", "kesehatan", "diagnosis", "diagnosa", "medical", "medical_history", "riwayat_medis",
+            "disease", "penyakit", "allergies", "alergi", "medication", "obat", "disability", "disabilitas",
+            "blood_type", "golongan_darah", specific=True),
+    _secret("BIOMETRIC", "biometric", "biometrik", "fingerprint", "sidik_jari", specific=True),
+    _secret("GENETIC", "genetic", "genetik", "dna", specific=True),
+    _secret("RECORD", "criminal_record", "catatan_kejahatan", "skck", specific=True),
+    _secret("RELIGION", "religion", "agama", "faith"),
+    _secret("ORIENTATION", "sexual_orientation", "orientasi_seksual", "politics", "pandangan_politik"),
+    _secret("ORG", "employer", "pemberi_kerja", "company", "perusahaan", "kantor", "school", "sekolah"),
+    _secret("URL", "website", "situs", "social_media", "media_sosial", "instagram", "linkedin"),
+    _quasi(Generaliser.DECADE, "DATE", "birth_date", "tanggal_lahir", "date_of_birth", "dob", "birthdate", "birthday",
+           "tgl_lahir"),
+    _quasi(Generaliser.AGE_BAND, "DATE", "age", "umur", "usia"),
+    _quasi(Generaliser.CITY, "ADDRESS", "address", "alamat", "home_address", "alamat_rumah", "office_address",
+           "alamat_kantor", "shipping_address", "alamat_pengiriman"),
+    _quasi(Generaliser.INCOME_BAND, "FINANCE", "income", "penghasilan", "salary", "gaji", "pendapatan"),
+    _open("budget", "anggaran", "price_range", "kisaran_harga"),
+    _open("occasion", "acara", "event", "momen"),
+    _open("interests", "minat", "hobbies", "hobi", "hobby", "likes", "kesukaan"),
+    _open("dislikes", "tidak_suka"),
+    _open("notes", "catatan", "note", "remarks", "keterangan"),
+    _open("recipient", "penerima", "relationship", "hubungan", "for_whom", "untuk"),
+    _open("city", "kota"),
+    _open("colours", "warna", "colors", "favourite_colour", "favorite_color", "warna_favorit"),
+    _open("style", "gaya", "sizes", "ukuran", "size"),
+    _open("quantity", "jumlah", "headcount", "jumlah_orang"),
+    _open("destination", "tujuan", "trip", "perjalanan"),
+    _open("language", "bahasa"),
+)  # fmt: skip
+
+UNKNOWN_FIELD = Field(FieldPolicy.SECRET, "PRIVATE", ())
+
+_BY_NAME = {name: field for field in FIELDS for name in field.names}
+
+TAG_KINDS = frozenset(field.tag for field in FIELDS) | {UNKNOWN_FIELD.tag}
+
+
+def field_of(name: str) -> Field:
+    """What is known about the field called ``name``; an unknown one is secret."""
+    return _BY_NAME.get(name, UNKNOWN_FIELD)
+
+
+def label_of(name: str, language: str) -> str:
+    """How a field is called before its value in a prompt, in ``en`` or ``id``: ``birth_date`` → ``Birth date``."""
+    names = field_of(name).names
+    if name in names[:2]:
+        name = names[1 if language == "id" else 0]
+    return name.upper() if name in ("nik", "kk", "npwp") else name.replace("_", " ").capitalize()
+
+
+# --- Who holds what of a run -----------------------------------------------------------------------------------------
+
+
+class Party(enum.StrEnum):
+    """Who takes part."""
+
+    CUSTOMER = "customer"
+    PROVIDER = "provider"
+    THIRD_PARTY = "third party"
+
+
+class Kind(enum.StrEnum):
+    """What there is of a run."""
+
+    PROFILE = "profile, raw"
+    SANITISED_PROMPT = "sanitised prompt"
+    PROVIDER_PROMPT = "provider's system prompt"
+    THIRD_PARTY_PROMPT = "third party's prompt"
+    REPLY_WITH_TAGS = "reply with tags"
+    REPLY = "reply, restored"
+    TIMINGS = "token counts and times"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table.
+
+    Attributes:
+        holds: the party must be assumed to hold it.
+        says: how the table puts it.
+        own_only: only of runs of the party's own sheets.
+    """
+
+    holds: bool
+    says: str
+    own_only: bool = False
+
+
+_YES, _NO = Cell(True, "yes"), Cell(False, "no")
+
+SEES: Mapping[Kind, Mapping[Party, Cell]] = {
+    kind: dict(zip(Party, cells, strict=True))
+    for kind, cells in {
+        Kind.PROFILE: (_YES, _NO, _NO),
+        Kind.SANITISED_PROMPT: (
+            _YES,
+            Cell(True, "not sent as text; assume recoverable"),
+            Cell(False, "no; what the reply quotes of sent fields"),
+        ),
+        Kind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; what the reply quotes of it")),
+        Kind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
+        Kind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
+        Kind.REPLY: (_YES, _NO, _NO),
+        Kind.TIMINGS: (_YES, _YES, _NO),
+    }.items()
+}
+"""Per kind and party. A party that does not hold a kind is handed nothing of it by :func:`view`."""
+
+_T = TypeVar("_T")
+
+
+def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool) -> dict[Kind, _T]:
+    """The share of a run that ``party`` holds.
+
+    Args:
+        party: whose.
+        run: all that there is of the run, as the customer has it.
+        third_partys_own: the run is of a third party's sheet; otherwise there is no third party to hold anything.
+    """
+    return {
+        kind: content
+        for kind, content in run.items()
+        if (cell := SEES[kind][party]).holds and (third_partys_own or not cell.own_only)
+    }
+
+
+def as_markdown() -> str:
+    """The table as the README shows it."""
+    lines = [" | ".join(["", *(f"{party}" for party in Party)]), "|".join(["---"] * (1 + len(Party)))]
+    lines += [" | ".join([str(kind), *(SEES[kind][party].says for party in Party)]) for kind in SEES]
+    return "".join(f"| {line.strip()} |\n" if "---" not in line else f"|{line}|\n" for line in lines)

@@ -1,0 +1,78 @@
+"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen enters by this door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from llama.chat import ChatFormat, Message
+from llama.privacy import gate, merging
+from llama.privacy.gate import Outgoing
+from llama.privacy.policy import Kind
+from llama.privacy.profile import Profile, text_of
+from llama.privacy.sanitiser import Mode, Sanitiser
+from llama.prompt import Found, OwnWords
+from llama.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt ready to run.
+
+    Attributes:
+        outgoing: the ids, and the text that they are.
+        dialog: the same as messages, for the person to see.
+        sanitiser: knows the tags of this session.
+    """
+
+    outgoing: Outgoing
+    dialog: tuple[Message, ...] = field(repr=False)
+    sanitiser: Sanitiser
+
+
+def prepare(found: Found, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer) -> Prepared:
+    """The prompt, sanitised and merged with the profile.
+
+    Raises:
+        PrivacyRefused: the gate has found a secret in it.
+        PromptError: it cannot be written in the model's vocabulary.
+    """
+    prompt = found.prompt
+    if isinstance(prompt, OwnWords):
+        sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog])
+        passages = merging.own_words(prompt, sanitiser)
+    else:
+        reserved = merging.texts_of(prompt, found.provider_system)
+        sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
+        passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
+    outgoing = gate.passed(passages, sanitiser, chat, tokenizer)
+    return Prepared(outgoing, tuple(passage.message for passage in passages), sanitiser)
+
+
+def holdings(
+    found: Found, profile: Profile, prepared: Prepared, sent: str, restored: str, times: str
+) -> dict[Kind, str]:
+    """All that there is of a run, as text, for the views that ``policy.view`` makes.
+
+    Args:
+        found: the prompt and its channel.
+        profile: the person's.
+        prepared: what was sent.
+        sent: the reply as the model gave it.
+        restored: the reply as the person reads it.
+        times: token counts and times.
+    """
+    prompt = found.prompt
+    is_own = isinstance(prompt, OwnWords)
+    sheet = "" if isinstance(prompt, OwnWords) else "\n".join([prompt.system, *prompt.questions]).strip()
+    fields = (f"{f.name}: {', '.join(map(text_of, f.values))}" for f in profile.fields.values())
+    everything = {
+        Kind.PROFILE: "\n".join(fields),
+        Kind.SANITISED_PROMPT: "\n".join(message.content for message in prepared.dialog[-1:] if not is_own)
+        or "\n".join(message.content for message in prepared.dialog),
+        Kind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
+        Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
+        Kind.REPLY_WITH_TAGS: sent,
+        Kind.REPLY: restored,
+        Kind.TIMINGS: times,
+    }
+    return {kind: text for kind, text in everything.items() if text}

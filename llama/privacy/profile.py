@@ -1,0 +1,164 @@
+"""The person's profile: labelled values in a file that stays on the device.
+
+::
+
+    name = "Sari Wulandari"
+    phone = ["0812-3456-7890", "(022) 750 1234"]
+    birth_date = 1991-04-12
+    interests = "coffee, hiking"
+
+    [policy]                    # optional: this person's own choice for a field
+    employer = "open"
+
+A value is text, a number, a date, true/false, or a list of these. What becomes of a field when a sheet asks for it says
+``llama.privacy.policy``, unless ``[policy]`` says otherwise. Nothing of a value is ever part of an error or a repr.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llama.errors import ProfileError
+from llama.privacy.policy import FieldPolicy, field_of
+
+MAX_BYTES = 1 << 20
+MAX_FIELDS = 200
+MAX_VALUE_CHARS = 20_000
+FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+Value = str | int | float | dt.date
+"""One value. ``bool`` becomes text; a date with a time of day loses it."""
+
+
+@dataclass(frozen=True)
+class ProfileField:
+    """One labelled field. The values do not print."""
+
+    name: str
+    policy: FieldPolicy
+    values: tuple[Value, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All fields, by name, in the order of the file."""
+
+    fields: Mapping[str, ProfileField] = field(default_factory=dict)
+
+    def policy_of(self, name: str) -> FieldPolicy:
+        """The form in which the field may leave, also of one that is not filled in."""
+        known = self.fields.get(name)
+        return field_of(name).policy if known is None else known.policy
+
+
+def read_profile(path: str | Path) -> Profile:
+    """The profile in a TOML file.
+
+    Raises:
+        ProfileError: missing, too large, malformed, or a field that cannot be; names file and field, never a value.
+    """
+    where = f"profile {path}"
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ProfileError(f"{where}: no such file") from None
+    except IsADirectoryError:
+        raise ProfileError(f"{where}: a directory; name a file") from None
+    except (OSError, ValueError) as err:
+        raise ProfileError(f"{where}: cannot be read ({type(err).__name__})") from None
+    if len(raw) > MAX_BYTES:
+        raise ProfileError(f"{where}: larger than {MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
+    try:
+        table = tomllib.loads(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError as err:
+        raise ProfileError(f"{where}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
+    except (ValueError, RecursionError) as err:
+        place = re.search(r"\(at [^()]*\)$", str(err))
+        raise ProfileError(f"{where}: not valid TOML {place[0] if place else ''}".rstrip()) from None
+    return profile_from(table, where)
+
+
+def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
+    """The profile in a parsed table.
+
+    Raises:
+        ProfileError: as :func:`read_profile`; ``where`` begins its message.
+    """
+    own_policies = table.get("policy", {})
+    if not isinstance(own_policies, dict):
+        raise ProfileError(f'{where}: policy must be a table, [policy], with lines such as employer = "open"')
+    fields = {}
+    for name, given in table.items():
+        if name == "policy":
+            continue
+        if not FIELD_NAME.fullmatch(name):
+            raise ProfileError(f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
+                               f"a letter; one of yours does not: {_shown(name)}")  # fmt: skip
+        values = tuple(
+            _value(item, f"{where}: field {name}") for item in (given if isinstance(given, list) else [given])
+        )
+        values = tuple(value for value in values if value != "")
+        if values:
+            fields[name] = ProfileField(name, _policy(own_policies.get(name), name, where), values)
+    for name in own_policies:
+        if name not in fields:
+            raise ProfileError(f"{where}: [policy] names the field {_shown(name)}, which is not filled in; remove it")
+    if len(fields) > MAX_FIELDS:
+        raise ProfileError(f"{where}: {len(fields)} fields; the most is {MAX_FIELDS}")
+    return Profile(fields)
+
+
+def _policy(own: Any, name: str, where: str) -> FieldPolicy:
+    known = field_of(name)
+    if own is None:
+        return known.policy
+    choices = [policy for policy in FieldPolicy if policy is not FieldPolicy.QUASI or known.generaliser]
+    if own not in choices:
+        raise ProfileError(f"{where}: the policy of {name} must be {' or '.join(choices)}")
+    return FieldPolicy(own)
+
+
+def _value(given: Any, where: str) -> Value:
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, dt.datetime):
+        return given.date()
+    if isinstance(given, float) and not math.isfinite(given):
+        raise ProfileError(f"{where}: not a number; write one, or the value as text in quotes")
+    if isinstance(given, (int, float, dt.date)):
+        if isinstance(given, int) and abs(given) >= 10**40:
+            raise ProfileError(f"{where}: a number of more than 40 digits; write it as text in quotes")
+        return given
+    if not isinstance(given, str):
+        raise ProfileError(f'{where}: must be text, a number, a date or a list of these; write {{name}} = "…"')
+    if len(given) > MAX_VALUE_CHARS:
+        raise ProfileError(f"{where}: {len(given)} characters; the most is {MAX_VALUE_CHARS}")
+    return given.strip()
+
+
+def _shown(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", "?", name)[:40]
+
+
+def text_of(value: Value, language: str = "en") -> str:
+    """A value as a person reads it: a date in words, a whole number without a fraction."""
+    if isinstance(value, dt.date):
+        return f"{value.day} {MONTHS[language][value.month - 1]} {value.year}"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+MONTHS = {
+    "en": ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+           "November", "December"),
+    "id": ("Januari", "Februari", "Maret", "April", "Mei", "Juni", "Juli", "Agustus", "September", "Oktober",
+           "November", "Desember"),
+}  # fmt: skip

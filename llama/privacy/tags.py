@@ -1,0 +1,48 @@
+"""Tags such as ``[NAME_1]``: what counts as one, also when a model or a person writes it carelessly.
+
+==================  =================================================================
+``[NAME_1]``        as issued
+``[name 1]``        any case, inner spaces, a space or hyphen for the underscore
+``NAME_1]``         one bracket missing, any case
+``NAME_1``          none, only in capitals
+==================  =================================================================
+
+Knows nothing about: values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import regex
+
+from llama.privacy.policy import TAG_KINDS
+
+# What patterns find beyond the profile's fields.
+PATTERN_KINDS = frozenset(
+    {"NAME", "PHONE", "EMAIL", "ADDRESS", "DATE", "ID", "CARD", "ACCOUNT", "ORG", "URL", "NUMBER"}
+)
+ALL_KINDS = TAG_KINDS | PATTERN_KINDS
+
+
+def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:
+    """Matches a tag of these kinds as it may be written; the groups ``kind`` and ``number`` say which."""
+    kind = "|".join(sorted(kinds))
+    return regex.compile(
+        rf"(?<![\w\[])(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)(?:\s?\])?"
+        rf"|(?P<kind>(?i:{kind}))[\s_-](?P<number>\d{{1,4}})(?!\d)\s?\]"
+        rf"|(?P<kind>{kind})[ _](?P<number>\d{{1,4}})(?![\w\]]))"
+    )
+
+
+_ANY_TAG = tag_pattern(ALL_KINDS)
+
+
+def name_of(match: regex.Match[str]) -> str:
+    """The tag that is meant, without brackets: ``NAME_1``."""
+    return f"{match['kind'].upper()}_{int(match['number'])}"
+
+
+def tags_written_in(text: str) -> set[str]:
+    """Names of all tags that a text writes, in any of the ways above."""
+    return {name_of(match) for match in _ANY_TAG.finditer(text)}

@@ -1,0 +1,134 @@
+"""What the patterns know by heart: places, kinds of streets, given names, and what is no name.
+
+Word lists only, lower case; Indonesian and English. All from common knowledge, none from anybody's data.
+"""
+
+from __future__ import annotations
+
+CITIES_ID = tuple(
+    """
+    jakarta selatan|jakarta pusat|jakarta barat|jakarta timur|jakarta utara|jakarta|bandung|surabaya|medan|semarang|
+    yogyakarta|jogjakarta|jogja|bekasi|depok|tangerang selatan|tangerang|bogor|malang|makassar|palembang|denpasar|
+    padang panjang|padangpanjang|padangsidempuan|padang|balikpapan|solok|solo|surakarta|pekanbaru|pontianak|manado|
+    batam|cirebon|samarinda|banjarmasin|banjarbaru|banjar|mataram|kupang|ambon|jayapura|jambi|bengkulu|
+    bandar lampung|serang|cilegon|sukabumi|tasikmalaya|purwokerto|magelang|salatiga|tegal|pekalongan|kediri|blitar|
+    madiun|mojokerto|pasuruan|probolinggo|jember|banyuwangi|gresik|sidoarjo|kudus|klaten|sleman|bantul|cimahi|garut|
+    karawang|purwakarta|subang|binjai|pematangsiantar|banda aceh|lhokseumawe|langsa|bukittinggi|payakumbuh|pariaman|
+    dumai|tanjungpinang|pangkalpinang|lubuklinggau|metro|singkawang|palangka raya|palangkaraya|tarakan|bontang|
+    gorontalo|bitung|tomohon|palu|kendari|baubau|parepare|palopo|ternate|tidore kepulauan|tidore|sorong|bima|tual|
+    sabang|subulussalam|prabumulih|pagaralam|pagar alam|sungai penuh|sawahlunto|sibolga|tanjungbalai|tebingtinggi|
+    tebing tinggi|batu|kotamobagu|gunungsitoli
+    """.replace("\n", "").replace("    ", "").strip("|").split("|")
+)  # fmt: skip
+
+PROVINCES_ID = tuple(
+    """
+    aceh|sumatera utara|sumatera barat|sumatera selatan|sumatra utara|sumatra barat|sumatra selatan|kepulauan riau|
+    riau|lampung|kepulauan bangka belitung|bangka belitung|banten|dki jakarta|jawa barat|jawa tengah|jawa timur|
+    jabar|jateng|jatim|daerah istimewa yogyakarta|di yogyakarta|diy|bali|nusa tenggara barat|nusa tenggara timur|
+    ntb|ntt|kalimantan barat|kalimantan tengah|kalimantan selatan|kalimantan timur|kalimantan utara|sulawesi utara|
+    sulawesi tengah|sulawesi selatan|sulawesi tenggara|sulawesi barat|maluku utara|maluku|papua barat daya|
+    papua barat|papua selatan|papua tengah|papua pegunungan|papua
+    """.replace("\n", "").replace("    ", "").strip("|").split("|")
+)  # fmt: skip
+
+# Of the United States Postal Service's list of street suffixes (Publication 28, C1), and British ones.
+STREET_TYPES_EN = tuple(
+    """
+    street st road rd avenue ave lane ln drive dr boulevard blvd court ct way place pl square sq terrace parkway pkwy
+    highway hwy circle cir close crescent row walk mews grove gardens hill alley loop plaza trail pass path point
+    ridge run spur spurs station stravenue stream summit throughway trace track trafficway tunnel turnpike union
+    unions valley valleys via viaduct view views village villages ville vista walks wall ways well wells meadow
+    meadows manor manors mall light lights lock locks lodge mill mills mission mount mountain mountains motorway neck
+    orchard oval overpass park parks parkways passage pike pine pines plain plains plazas port ports prairie radial
+    ramp ranch rapid rapids rest ridges river roads route rue shoal shoals shore shores skyway spring springs haven
+    harbor harbors green greens glen glens garden gateway fork forks forge forges forest fort freeway ford fords flat
+    flats field fields ferry falls fall extension extensions expressway estate estates divide dale dam curve crossroad
+    crossroads crossing crest creek course courts cove coves corner corners common commons cliff cliffs club center
+    centers causeway canyon camp cape bypass brook brooks bridge branch bottom bluff bluffs beach bayou burg burgs
+    island islands isle junction junctions key keys knoll knolls lake lakes land landing inlet hollow hills heights
+    groves annex arcade underpass squares streets drives
+    """.split()
+)  # fmt: skip
+
+# Given and family names that are hardly ever another word.
+NAMES = frozenset(
+    """
+    budi agus bambang joko slamet sutrisno wahyu andi hendra rudi hartono eko dwi tri yanto suryadi supriyadi iwan
+    irwan ahmad achmad muhammad mohammad rizki rizky fajar bayu aditya dimas galih yoga arif arief rahmat hidayat
+    taufik ridwan firman gunawan setiawan kurniawan santoso wibowo nugroho prasetyo saputra wijaya kusuma susanto
+    hermawan siti nurhayati fatimah aisyah ayu sari wulandari rina rini ratna wati kartika puspita lestari yuni tuti
+    endang yanti lina maya nur nurul laila dian novi fitri fitriani anisa annisa rahayu handayani maharani permata
+    salsabila zahra putri putra pratama ramadhan simanjuntak sihombing nasution siregar hutapea situmorang manurung
+    simatupang hasibuan lubis pangaribuan made wayan ketut nyoman komang gede gusti kadek luh asep ujang dadang cecep
+    tono yono parto kasim usman yusuf ismail ibrahim hasan husein hakim malik irfan ilham reza farhan hafiz fauzi
+    zulkifli syahrini tina dewi desi susi yeni citra melati kirana paramita utami kusumawati oktaviani agustina
+    mulyani suryani widodo wahyuni sulistyo sulastri suparman sukarno suharto megawati habibie prabowo samosir
+    tampubolon sitorus sinaga pardede purba damanik saragih james john robert michael william david richard joseph
+    thomas charles christopher daniel matthew anthony steven paul andrew joshua kenneth kevin brian george edward
+    ronald timothy jason jeffrey ryan jacob gary nicholas eric jonathan stephen larry justin scott brandon benjamin
+    samuel gregory alexander patrick raymond jerry dennis tyler aaron jose adam nathan henry douglas zachary peter
+    kyle noah ethan jeremy walter christian keith roger terry austin sean gerald carl harold dylan arthur lawrence
+    jordan jesse bryan billy bruce gabriel joe logan alan juan albert willie elijah wayne randy vincent mason roy
+    ralph bobby russell bradley philip mary patricia jennifer linda elizabeth barbara susan jessica karen sarah lisa
+    nancy sandra betty ashley emily kimberly margaret donna michelle carol amanda melissa deborah stephanie rebecca
+    sharon laura cynthia dorothy amy kathleen angela shirley emma brenda pamela nicole anna samantha katherine
+    christine helen debra rachel carolyn janet maria catherine heather diane olivia julie joyce victoria ruth virginia
+    lauren kelly christina joan evelyn judith andrea hannah megan cheryl jacqueline martha madison teresa gloria sara
+    janice ann kathryn abigail sophia frances jean alice judy isabella julia denise danielle marilyn charlotte natalie
+    smith johnson jones garcia miller davis rodriguez martinez hernandez lopez gonzalez wilson anderson taylor
+    thompson jackson martin lee perez harris sanchez clark ramirez lewis robinson walker allen wright torres nguyen
+    adams nelson baker rivera campbell mitchell carter roberts
+    """.split()
+)  # fmt: skip
+
+# Capitalised in the middle of a sentence, and no part of a name.
+NOT_NAMES = frozenset(
+    """
+    jakarta bandung surabaya medan semarang yogyakarta jogja bekasi depok tangerang bogor malang makassar palembang
+    denpasar bali solo batam indonesia singapura singapore malaysia tokyo london paris york america england java jawa
+    sumatra sumatera sulawesi kalimantan papua lombok toba bromo borobudur selatan utara barat timur pusat tengah
+    japan jepang korea australia europe asia senin selasa rabu kamis jumat sabtu minggu januari februari maret april
+    mei juni juli agustus september oktober november desember monday tuesday wednesday thursday friday saturday sunday
+    january february march may june july august october december natal lebaran ramadan ramadhan idul fitri adha imlek
+    nyepi waisak galungan paskah christmas easter diwali eid thanksgiving halloween valentine valentines hanukkah
+    nowruz new year years eve tahun baru hari raya mother father mothers fathers day shopee tokopedia lazada bukalapak
+    gojek grab samsung apple iphone ipad macbook airpods xiaomi oppo vivo nike adidas uniqlo ikea lego starbucks
+    netflix spotify amazon google facebook instagram whatsapp tiktok youtube sony canon nikon nintendo playstation
+    xbox kindle moleskine lamy parker tupperware philips dyson gucci prada chanel dior eiger indomie garmin fossil
+    casio seiko swarovski pandora bca bni bri mandiri gopay ovo dana rp idr usd jne jnt sicepat dhl fedex ups gift
+    card voucher hampers i we you he she it they my our your his her their the a an this that these those there here
+    what which who when where why how if so but and or for with from to in on at by of as is are was were be been have
+    has had do does did can could will would shall should might must not no yes please thanks thank hello hi hey dear
+    best regards sincerely love cheers kind warm happy merry saya aku gue gw kami kita kamu anda dia mereka ini itu
+    yang untuk buat dari ke di pada dengan dan atau tapi tetapi karena jadi kalau jika bila apa siapa mana kapan
+    kenapa mengapa bagaimana berapa tolong mohon terima kasih selamat halo hai salam hormat kak mas mbak pak bu ibu
+    bapak tidak bukan sudah belum akan mau ingin bisa harus semoga ulang hadiah kado budget anggaran acara nama alamat
+    nomor telepon hp email catatan tanggal lahir umur notes name address phone mobile date birth order delivery gifts
+    occasion interests recipient sender customer company office account policy total price qty team mr mrs ms dr prof
+    nik ktp kk npwp wa rek rekening jl jalan gang komplek perum blok rt rw kel kec kota kab english indonesian bahasa
+    inggris islam kristen katolik hindu buddha muslim christian jewish catholic hypertension diabetes asthma director
+    manager ceo cto hrd hr
+    """.split()
+)  # fmt: skip
+
+HONORIFICS = frozenset("bin binti van von der den pak bapak ibu mrs prof drs haji hajah the and dan".split())
+
+LEGAL_FORMS = frozenset("pt cv ud tbk persero inc ltd llc plc co corp gmbh company limited corporation".split())
+
+STREET_WORDS = frozenset("jl jln jalan gg gang street st road rd avenue ave lane ln drive dr".split())
+
+ADDRESS_WORDS = STREET_WORDS | frozenset(
+    """
+    no nomor nmr number blok block rt rw kel kelurahan kec kecamatan desa dusun kab kabupaten kota komplek kompleks perum
+    perumahan apt apartment apartemen suite unit lt lantai floor boulevard blvd court ct way place pl square sq
+    """.split()
+)
+
+# In a diagnosis and in ordinary sentences alike.
+COMMON_WORDS = frozenset(
+    """
+    penyakit disease kronis chronic ringan berat sejak since dengan with riwayat history yang terhadap alergi allergy allergic
+    stage tahap grade tipe type
+    """.split()
+)
