@@ -25,6 +25,7 @@ import torch
 from llama import parallel, wire
 from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.ranks import Ranks
+from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
 from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
@@ -46,6 +47,7 @@ def main(
     dtype: str | None = None,
     threads: int | None = None,
     idle_timeout: float = 120.0,
+    record_file: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
@@ -58,6 +60,7 @@ def main(
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
         idle_timeout: seconds after which an unused session is closed.
+        record_file: SQLite file with one row per finished run; by default none is kept.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -84,8 +87,10 @@ def main(
     if rank > 0:
         _follow(_load(half, welcome, rank, world_size, where, max_batch_size))
         return
-    server = Server(tokenizer_of(half), welcome, slots=max_batch_size, idle_timeout_s=idle_timeout)
-    endpoint = server.bind(bind)  # before minutes of loading: a port in use is told at once, an early device waits
+    # Both before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
+    record = None if record_file is None else RunRecord(record_file)
+    server = Server(tokenizer_of(half), welcome, slots=max_batch_size, idle_timeout_s=idle_timeout, record=record)
+    endpoint = server.bind(bind)
     ranks = _load(half, welcome, rank, world_size, where, max_batch_size)
     stop = _StopOnSignal()
     print(
@@ -98,6 +103,9 @@ def main(
         server.serve(ranks, stop.requested)
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
+    finally:
+        if record is not None:
+            record.close()
     parallel.stop()
     print("stopped", flush=True)
 

@@ -9,6 +9,7 @@
     ├── PrivacyRefused         something that must not leave the device was about to, or the person declined
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
+    ├── RecordError            the file of finished runs
     └── LinkError              the device's side of the network
         ├── CloudUnreachable   nobody answered before the deadline
         ├── ProtocolMismatch   somebody answered, but not in this protocol
@@ -59,6 +60,10 @@ class DeviceError(SplitLlamaError):
 
 class BindError(SplitLlamaError):
     """The cloud cannot listen on the address it was given."""
+
+
+class RecordError(SplitLlamaError):
+    """The file of finished runs is none, is of another version, or cannot be read or written."""
 
 
 class LinkError(SplitLlamaError):

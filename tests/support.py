@@ -20,6 +20,7 @@ import zmq
 
 from llama import parallel, wire
 from llama.cloud.ranks import Ranks
+from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
@@ -179,12 +180,15 @@ def step_of(session: bytes, seq: int, position: int, rows: torch.Tensor, want: i
 class Served:
     """A real server in a thread, and what tests need to know about it."""
 
-    def __init__(self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0) -> None:
+    def __init__(
+        self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
+        record: RunRecord | None = None,
+    ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
-            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
+            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s, record=record,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind("tcp://127.0.0.1:*")

@@ -27,9 +27,10 @@ import zmq
 
 from llama import wire
 from llama.cloud.ranks import Ranks
+from llama.cloud.record import Run, RunRecord, utc
 from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
-from llama.errors import BindError
+from llama.errors import BindError, RecordError
 from llama.sampling import sample
 from llama.tokenizer import Tokenizer
 from llama.wire import (
@@ -82,10 +83,14 @@ class Server:
         welcome: what devices are told; its limits are enforced.
         slots: rows of the cache, so sessions at a time.
         idle_timeout_s: an unused session is closed after this.
+        record: where finished runs are kept, if they are; used by the door only, and closed by the caller.
     """
 
-    def __init__(self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0) -> None:
-        self.tokenizer, self.welcome = tokenizer, welcome
+    def __init__(
+        self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
+        record: RunRecord | None = None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.welcome, self.record = tokenizer, welcome, record
         self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
@@ -191,8 +196,7 @@ class Server:
         except Refused as refusal:
             reply = wire.encode(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
-            with contextlib.suppress(OSError):  # a stderr that nobody holds any more
-                print(f"cloud: {type(err).__name__} while answering a request", file=sys.stderr, flush=True)
+            _tell(f"{type(err).__name__} while answering a request")
             reply = wire.encode(wire.Error(ErrorCode.INTERNAL, "the cloud failed on this request"))
         if reply is not None:
             self._send(peer, reply)
@@ -253,7 +257,21 @@ class Server:
     def _finish(self, session: Session, request: Finish) -> Final:
         ids = session.reply_ids(request.end)
         usage = Usage(session.opening.prompt_tokens, len(ids), session.compute_us)
-        return Final(self.tokenizer.decode(ids), usage)
+        final = Final(self.tokenizer.decode(ids), usage)
+        if self.record is not None:
+            self._keep(self.record, session, final)
+        return final
+
+    def _keep(self, record: RunRecord, session: Session, final: Final) -> None:
+        opening, usage = session.opening, final.usage
+        run = Run(
+            opening.run_id, opening.prompt_id, utc(session.opened_at), utc(time.time()), usage.prompt_tokens,
+            usage.output_tokens, usage.compute_us, final.text,
+        )  # fmt: skip
+        try:
+            record.finished(run)
+        except RecordError as err:  # the provider's loss, not the device's
+            _tell(str(err))
 
     def _end(self, session: Session) -> None:
         """Close a session; its row is cleared after whatever still runs in it, and only then free."""
@@ -329,3 +347,9 @@ class Server:
         first = session.first_output(step)
         logits = logits[:, : self.tokenizer.n_words]
         return [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]
+
+
+def _tell(what: str) -> None:
+    """One line for the provider, who need not be reading."""
+    with contextlib.suppress(OSError):  # a stderr that nobody holds any more
+        print(f"cloud: {what}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Session:
         seq: the last request accepted; ``digest`` is of its bytes.
         reply: the answer to it, or None while it is being computed.
         waiter: who wants that answer; the newest socket that asked.
+        opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
     """
 
     id: bytes
@@ -50,6 +52,7 @@ class Session:
     waiter: bytes = b""
     compute_us: int = 0
     closing: bool = False
+    opened_at: float = field(default_factory=time.time)
 
     @property
     def busy(self) -> bool:
