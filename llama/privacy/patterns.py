@@ -173,31 +173,35 @@ _CITY, _PROVINCE = "|".join(CITIES_ID), "|".join(PROVINCES_ID)
 CITIES = re.compile(rf"(?<!\w)(?:(?:kota|kabupaten|kab\.)\s)?(?:{_CITY})(?!\w)", re.IGNORECASE)
 PROVINCES = re.compile(_PROVINCE, re.IGNORECASE)
 
-# Indonesian: a street word, up to five more words, then parts that only addresses have.
+# Indonesian: a street word, up to five more words, then parts that only addresses have, or places after a comma.
 _PART_ID = (
-    r"blok|blk|no|nomor|nmr|rt|rw|rt/rw|kel|kelurahan|kec|kecamatan|desa|dusun|ds|dsn|kab|kabupaten|kota|prov|"
-    r"provinsi|lt|lantai|"
-    r"unit|gg|gang|perum|perumahan|komplek|kompleks|kavling|kav|km|kode pos|lorong|residence|cluster|tower"
+    r"blok|blk|no|nomor|nmr|rt/rw|rt|rw|kel|kelurahan|kec|kecamatan|desa|dusun|ds|dsn|kab|kabupaten|kota|prov|provinsi|"
+    r"lt|lantai|unit|gg|gang|perum|perumahan|komplek|kompleks|kavling|kav|km|kode pos|lorong|residence|cluster|"
+    r"tower|lot"
 )
 _STOP_ID = (
-    r"no|nomor|blok|rt|rw|dan|atau|untuk|yang|ya|di|dekat|sebelah|kota|kel|kec|kab|hp|telp|saya|aku|itu|ini|"
-    r"dengan|jam|setelah|"
-    r"sebelum|mau|besok|tolong|agar|supaya|wa|depan|belakang|samping|sudah|kalau|karena|tapi|adalah|bisa|ada"
+    r"no|nomor|blok|rt|rw|dan|atau|untuk|yang|ya|di|dekat|sebelah|kota|kel|kec|kab|hp|telp|saya|aku|itu|ini|dengan|jam|"
+    r"setelah|sebelum|mau|besok|tolong|agar|supaya|wa|depan|belakang|samping|sudah|kalau|karena|tapi|adalah|"
+    r"bisa|ada|tgl|"
+    r"tanggal|email|nama|nik|a\.?n|titip"
 )
 _TAIL_ID = (
     rf"(?:[\s,]*(?:(?:{_PART_ID})\b\.?[\s:]*[\w./-]+(?:\s(?!(?:{_STOP_ID})\b)[a-z]+(?=\s*(?:,|\.|\n|$|\d{{5}}))){{0,2}}"
-    rf"|\d{{1,4}}[a-z]?(?![\w.])|\d{{2,3}}/\d{{2,3}}|(?:{_CITY})\b|(?:{_PROVINCE})\b|\d{{5}}\b))*"
+    rf"|\d{{1,4}}[a-z]?(?![\w.])|\d{{2,3}}/\d{{2,3}}|(?:{_CITY})\b|(?:{_PROVINCE})\b|(?-i:[A-Z]{{2}}\s)?\d{{5}}\b)"
+    rf"|,\s?(?!(?:{_STOP_ID})\b)(?-i:[A-Z])[\w'.-]*(?:\s(?!(?:{_STOP_ID})\b)(?-i:[A-Z])[\w'.-]*){{0,3}}"
+    rf"|,\s?(?!(?:{_STOP_ID})\b)[a-z]+(?:\s(?!(?:{_STOP_ID})\b)[a-z]+){{0,2}}(?=,\s?(?:{_CITY}|{_PROVINCE})\b|"
+    rf"\s\d{{5}}\b))*"
 )
 _STREET_ID = re.compile(
-    r"(?<!\w)(?:jl|jln|gg|jalan|gang|komplek|kompleks|perum|perumahan|dusun|kampung|kp|ruko|apartemen|gedung|"
-    r"cluster|griya)\b\.?\s+"
-    rf"(?:[a-z][\w.'/-]*|\d{{1,3}})(?:\s(?!(?:{_STOP_ID})\b)[a-z][\w.'-]*){{0,4}}{_TAIL_ID}",
+    r"(?<!\w)(?:jl|jln|gg|jalan|gang|komplek|kompleks|komp|perum|perumahan|dusun|kampung|kp|ruko|apartemen|apt|"
+    r"rusun|gedung|"
+    rf"cluster|griya)\b\.?\s+(?:[a-z][\w.'/-]*|\d{{1,3}})(?:\s(?!(?:{_STOP_ID})\b)[a-z][\w.'-]*){{0,4}}{_TAIL_ID}",
     re.IGNORECASE,
 )
 _RT_RW = re.compile(rf"(?<!\w)rt\.?\s?\d{{1,3}}\s?/?\s?(?:rw\.?\s?)?\d{{1,3}}{_TAIL_ID}", re.IGNORECASE)
 
 # English: a number, one to four capitalised words, a kind of street; then flat, town, state or postcode.
-_WORDS_EN = r"(?:[A-Z][\w'.-]*\s){1,4}"
+_WORDS_EN = r"(?:(?:[A-Z][\w'.-]*|\d{1,3}(?:st|nd|rd|th))\s){1,4}"
 _STREET_TYPE = rf"(?i:{'|'.join(STREET_TYPES_EN)})\b\.?"
 _STATE = (
     "A[KLRZSAEP]|C[AOT]|D[CE]|F[LM]|G[AU]|HI|I[ADLN]|K[SY]|LA|M[ADEHINOPST]|N[CDEHJMVY]|O[HKR]|P[ARW]|RI|S[CD]|T[NX]|UT|V[AIT]|"
@@ -206,12 +210,13 @@ _STATE = (
 _ZIP, _POSTCODE_UK = r"\d{5}(?:-\d{4})?(?!\d)", r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
 _TAIL_EN = (
     r"(?:,?\s(?:Apt|Apartment|Suite|Ste|Unit|Flat|Floor|Fl|Room|#)\.?\s?#?[\w-]+)?"
-    rf"(?:,\s?(?:(?!(?:{_STATE})\s\d)[A-Z][\w'.-]*\s?){{1,4}}){{0,3}}"
+    rf"(?:,\s?(?:(?!(?:{_STATE})\s\d|{_POSTCODE_UK})(?:[A-Z][\w'.-]*|upon|on|in|under|by|le|de|la)\s?){{1,4}}){{0,3}}"
     rf"(?:,?\s?(?:{_STATE})\s{_ZIP}|,?\s{_ZIP}|,?\s?{_POSTCODE_UK})?"
 )
 _STREET_EN = re.compile(
-    rf"(?<![\w.])\d{{1,5}}[A-Za-z]?(?:-\d+)?,?\s(?:(?:[NSEW]\.?|North|South|East|"
-    rf"West)\s)?{_WORDS_EN}{_STREET_TYPE}{_TAIL_EN}"
+    r"(?:(?<!\w)(?:The\s)?[A-Z]\w+(?:\s[A-Z]\w+)?,\s)?(?<![\w.])\d{1,5}[A-Za-z]?(?:-\d+)?,?\s(?:(?:[NSEW]\.?|"
+    r"North|South|East|"
+    rf"West)\s)?(?:{_WORDS_EN}{_STREET_TYPE}|Broadway\b){_TAIL_EN}"
 )
 _FLAT_EN = re.compile(
     rf"(?<!\w)(?:Flat|Apt\.?|Apartment|Suite|Unit|"
@@ -234,7 +239,8 @@ def _addresses(view: TextView) -> Iterator[Hit]:
 # --- Names and companies ---------------------------------------------------------------------------------------------
 
 _WORD = r"[A-ZÀ-ÖØ-Þ][\w'’-]*\.?"
-_ONE, _TWO = rf"({_WORD}(?:\s{_WORD}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_WORD}(?:\s{_WORD}){{0,2}})"
+_MORE = rf"\s(?:(?:de|van|von|der|den|bin|binti|al|el|la|da|dos|ap|ter)\s){{0,2}}{_WORD}"
+_ONE, _TWO = rf"({_WORD}(?:{_MORE}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_MORE[2:]}(?:{_MORE}){{0,2}})"
 _TITLE = (
     r"(?i:bapak|pak|ibu|bu|sdri?|saudar[ai]|tuan|nyonya|tn|ny|mas|mba[kh]?|kak|bang|om|tante|nenek|kakek|eyang|"
     r"dek|mr|mrs|ms|miss|"
@@ -261,7 +267,8 @@ _SAYS_ID = (
     r" nama saya)?|atas nama|"
     r"a\.?\s?n\.?|an\.|a/n|bernama|dipanggil|kepada(?: yth\.?)?|yth\.?|u\.?p\.?|penerima|pengirim|pemesan|"
     r"hormat saya|salam|ttd|"
-    r"dari|buat|kirim ke|hubungi|tertanda|wassalam|terima kasih"
+    r"dari|buat|kirim ke|hubungi|tertanda|wassalam|terima kasih|menurut|kata|ulang tahun,?|kemarin|tadi|kalau|"
+    r"titip ke|undang|cari"
 )
 _SAYS_EN = (
     r"my name(?:'s| is)|name\s?[:=]|full name\s?[:=]?|(?:recipient|sender|customer|contact|client|holder|"
@@ -270,11 +277,12 @@ _SAYS_EN = (
     r"cheers|best|love|"
     r"thanks|thank you|yours(?: truly| sincerely| faithfully)?|signed|from|to|for|with|by|ask for|contact|"
     r"addressed to|deliver to|"
-    r"behalf of|met|and|tell|reach|email|phone|text"
+    r"behalf of|met|and|tell|reach|email|phone|text|according to|in the name of|name of|invite|ask"
 )
 _SAYS_ONE_EN = (
-    r"my name(?:'s| is)|name\s?[:=]|i'm|this is|call me|called|named|dear|hi|hello|hey|attn\.?:?|c/o|"
-    r"(?:regards|sincerely|cheers|best|love|thanks|thank you|yours truly)[,!.]?\n"
+    r"my name(?:'s| is)|name\s?[:=]|i'm|this is|call me|called|named|dear|hi|hello|hey|attn\.?:?|c/o|ask|tell|"
+    r"birthday,?|anniversary,?|congratulations,?|love,|xoxo,?|cheers,|(?:regards|sincerely|cheers|best|love|"
+    r"thanks|thank you|yours truly)[,!.]?\n"
 )
 _DOES = (
     r"birthday|address|phone|number|email|house|desk|account|wife|husband|turns|lives|works|loves|likes|said|"
@@ -305,16 +313,17 @@ _CUES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
         ),
         (rf"(?i:\b(?:saya|aku|gue|gw|sy|untuk|buat|utk|si|oleh|sama|dengan|dgn|bersama|dan|ke))\s{_TWO}", 2),
         (rf"(?i:\b(?:saya|aku|gue|gw|sy|si)),?\s{_ONE}", 1),
-        (rf"({_WORD}(?:\s{_WORD}){{1,3}})(?=(?:'s|’s)?\s(?i:{_DOES})\b)", 2),
+        (rf"({_WORD}(?:{_MORE}){{1,3}})(?=(?:'s|’s)?\s(?i:{_DOES})\b)", 2),
+        (rf"{_TWO}(?=\s(?:and|dan|&)\s[A-Z])", 2),
         (rf"^[ \t]*[-–—~]?[ \t]*{_TWO}[ \t]*[,.]?[ \t]*$", 2),
-        (rf"({_WORD}(?:\s{_WORD}){{1,3}})(?=\s?[(,:;–-]\s?(?i:{_DATA}))", 2),
+        (rf"({_WORD}(?:{_MORE}){{1,3}})(?=\s?[(,:;–-]\s?(?i:{_DATA}))", 2),
     )
 )
 _COMPANY = re.compile(
     rf"(?<!\w)(?:PT|CV|UD|Yayasan|Koperasi)\.?\s{_WORD}(?:\s{_WORD}){{0,4}}"
     rf"|(?<!\w){_WORD}(?:[ ,&-]+(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
 )
-_RUN = re.compile(rf"{_WORD}(?:[ ]{_WORD}){{0,3}}")
+_RUN = re.compile(rf"{_WORD}(?:{_MORE}){{0,3}}")
 
 
 def _names(view: TextView) -> Iterator[Hit]:

@@ -47,7 +47,7 @@ STREET_TYPES_EN = tuple(
     crossroads crossing crest creek course courts cove coves corner corners common commons cliff cliffs club center
     centers causeway canyon camp cape bypass brook brooks bridge branch bottom bluff bluffs beach bayou burg burgs
     island islands isle junction junctions key keys knoll knolls lake lakes land landing inlet hollow hills heights
-    groves annex arcade underpass squares streets drives
+    groves annex arcade underpass parade squares streets drives
     """.split()
 )  # fmt: skip
 
@@ -120,15 +120,15 @@ STREET_WORDS = frozenset("jl jln jalan gg gang street st road rd avenue ave lane
 
 ADDRESS_WORDS = STREET_WORDS | frozenset(
     """
-    no nomor nmr number blok block rt rw kel kelurahan kec kecamatan desa dusun kab kabupaten kota komplek kompleks perum
-    perumahan apt apartment apartemen suite unit lt lantai floor boulevard blvd court ct way place pl square sq
+    no nomor nmr number blok block rt rw kel kelurahan kec kecamatan desa dusun kab kabupaten kota komplek kompleks
+    perum perumahan apt apartment apartemen suite unit lt lantai floor boulevard blvd court ct way place pl square sq
     """.split()
 )
 
 # In a diagnosis and in ordinary sentences alike.
 COMMON_WORDS = frozenset(
     """
-    penyakit disease kronis chronic ringan berat sejak since dengan with riwayat history yang terhadap alergi allergy allergic
-    stage tahap grade tipe type
+    penyakit disease kronis chronic ringan berat sejak since dengan with riwayat history yang terhadap alergi allergy
+    allergic stage tahap grade tipe type
     """.split()
 )
