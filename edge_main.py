@@ -103,7 +103,7 @@ def main(
                       "them can read them")  # fmt: skip
     if isinstance(found.prompt, Sheet) and profile_file is not None and not dry_run:
         consent.require(found, profile, profile_file, yes=yes, ask=screen.ask)
-    prepared = prepare(found, profile, mode, chat, tokenizer)
+    prepared = prepare(found, profile, mode, chat, tokenizer, half.context_length)
     if cloud is None or dry_run:
         terminal.show_dry_run(prepared.outgoing.text)
         screen.notice(f"nothing was sent; a run sends the rows of these {len(prepared.outgoing.ids)} tokens and of the "

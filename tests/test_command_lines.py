@@ -209,7 +209,7 @@ def test_shards_that_do_not_belong_together_end_the_split_in_one_line(
         ("cut.json", f'[{{"role": "user", "content": "{CANARY}"'.encode(), "not valid JSON"),
         ("other.json", f'{{"{CANARY}": 1}}'.encode(), 'a dialogue is a list of {"role": '),
         ("cut.toml", f'questions = ["{CANARY}"'.encode(), "not valid TOML"),
-        ("other.toml", f'question = "{CANARY}"'.encode(), "a sheet has id, title, system, examples"),
+        ("other.toml", f'question = "{CANARY}"'.encode(), 'a sheet has questions = ["…", …]'),
         (f"{QUESTION.split()[0]}.docx", CANARY.encode(), ".txt, .json or .toml"),
         ("no suffix", CANARY.encode(), ".txt, .json or .toml"),
     ],
@@ -536,13 +536,16 @@ def greedy_and_seeded(served: Cloud, tiny_split: Splits, prompt: Path) -> list[E
 
 
 def test_json_is_one_object_with_all_there_is_to_know(greedy_and_seeded: list[Ended], tiny_split: Splits) -> None:
-    """Exactly the five fields, of their types; the tokens are the text, and the prompt is everything that was fed."""
+    """Exactly these fields, of their types; the tokens are the text, and the prompt is everything that was fed."""
     tokenizer = tokenizer_of(read_half(tiny_split() / "edge", "edge"))
     for ended, n in zip(greedy_and_seeded, (150, 100), strict=True):
         fields = answer(ended)
-        assert fields.keys() == {"text", "tokens", "prompt_tokens", "stop_reason", "timing"}
+        assert fields.keys() == {
+            "text", "text_sent", "tags_restored", "tags_left", "tokens", "prompt_tokens", "stop_reason", "timing"
+        }  # fmt: skip
         assert {type(id) for id in [*fields["tokens"], *fields["prompt_tokens"]]} == {int}
-        assert fields["text"] == tokenizer.decode(fields["tokens"])
+        assert fields["text"] == fields["text_sent"] == tokenizer.decode(fields["tokens"])
+        assert (fields["tags_restored"], fields["tags_left"]) == (0, 0)
         assert fields["prompt_tokens"] == prompt_ids(tiny_split())
         assert (len(fields["tokens"]), fields["stop_reason"]) == (n, "max_gen_len")
 
@@ -578,7 +581,7 @@ def test_without_json_the_text_streams_as_utf_8_and_one_line_of_timing_follows_o
     assert any(character > "\x7f" and character != "\ufffd" for character in text)  # of several tokens of a byte each
     assert shown(text) != text
     locale = {"PYTHONIOENCODING": "ascii"}
-    with edge(tiny_split() / "edge", served.address, prompt, *SEEDED, env=locale) as process:
+    with edge(tiny_split() / "edge", served.address, prompt, "--plain", *SEEDED, env=locale) as process:
         assert process.stdout and process.stderr
         pieces = list(iter(lambda: os.read(process.stdout.fileno(), 1 << 16), b""))  # type: ignore[union-attr]
         stderr = process.stderr.read()
@@ -693,8 +696,8 @@ def test_two_devices_at_once_answer_as_each_does_alone(
     """One is held within its reply until the other is within its own; then both have the same cloud to their ends."""
     alone = [shown(answer(ended)["text"]) + "\n" for ended in greedy_and_seeded]
     with (
-        edge(tiny_split() / "edge", served.address, prompt, *GREEDY) as one,
-        edge(tiny_split() / "edge", served.address, prompt, *SEEDED) as other,
+        edge(tiny_split() / "edge", served.address, prompt, "--plain", *GREEDY) as one,
+        edge(tiny_split() / "edge", served.address, prompt, "--plain", *SEEDED) as other,
     ):
         assert one.stdout and other.stdout
         texts = [one.stdout.read(1)]

@@ -11,16 +11,23 @@ from hypothesis import strategies as st
 
 from llama.chat import Message
 from llama.errors import PromptError
-from llama.prompt import MAX_BYTES, Prompt, read_prompt
+from llama.prompt import MAX_BYTES, OwnWords, Sheet, read_from_directory, read_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 
 
-def prompt_of(directory: Path, name: str, data: str | bytes) -> Prompt:
+def prompt_of(directory: Path, name: str, data: str | bytes) -> Sheet | OwnWords:
     path = directory / name
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return read_prompt(str(path))
+    return read_prompt(str(path)).prompt
+
+
+def words_of(directory: Path, name: str, data: str | bytes) -> list[Message]:
+    """The dialogue of a file with the person's own words."""
+    words = prompt_of(directory, name, data)
+    assert isinstance(words, OwnWords)
+    return list(words.dialog)
 
 
 def refusal_of(directory: Path, name: str, data: str | bytes) -> str:
@@ -34,9 +41,9 @@ def refusal_of(directory: Path, name: str, data: str | bytes) -> str:
 def test_a_text_file_is_one_user_message_byte_for_byte(tmp_path: Path) -> None:
     """Line ends, blanks and all; only a byte order mark goes."""
     text = "  Halo,\r\napa kabar?\t☕\n\n"
-    assert prompt_of(tmp_path, "a.txt", text).dialog == [Message("user", text)]
-    assert prompt_of(tmp_path, "A.TXT", b"\xef\xbb\xbf" + text.encode()).dialog == [Message("user", text)]
-    assert prompt_of(tmp_path, "a.txt", text).id == ""
+    assert words_of(tmp_path, "a.txt", text) == [Message("user", text)]
+    assert words_of(tmp_path, "A.TXT", b"\xef\xbb\xbf" + text.encode()) == [Message("user", text)]
+    assert read_prompt(str(tmp_path / "a.txt")).prompt_id == ""
 
 
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])).filter(str.strip))
@@ -45,7 +52,7 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     """Except that one leading byte order mark is removed."""
     expected = text.removeprefix("\ufeff")
     if expected.strip():
-        assert prompt_of(tmp_path, "a.txt", text).dialog == [Message("user", expected)]
+        assert words_of(tmp_path, "a.txt", text) == [Message("user", expected)]
 
 
 @given(
@@ -58,36 +65,84 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
 @ANY_FILE
 def test_any_dialogue_comes_back_as_the_json_library_reads_it(tmp_path: Path, dialog: list[dict[str, str]]) -> None:
     """Roles and contents in order."""
-    prompt = prompt_of(tmp_path, "a.json", json.dumps(dialog, ensure_ascii=False))
-    assert [{"role": m.role, "content": m.content} for m in prompt.dialog] == dialog
+    words = words_of(tmp_path, "a.json", json.dumps(dialog, ensure_ascii=False))
+    assert [{"role": m.role, "content": m.content} for m in words] == dialog
 
 
-def test_a_sheet_is_its_system_message_its_examples_as_turns_and_its_questions_as_one_message(tmp_path: Path) -> None:
-    """In that order, a question a line."""
+def test_a_sheet_comes_back_as_it_is_written(tmp_path: Path) -> None:
+    """Every field; a field that is asked for twice is asked for once."""
     sheet = """
     id = "sheet-1"
-    title = "not sent"
+    title = "A title"
     system = "Be brief."
     examples = [{user = "a", assistant = "b"}, {user = "c", assistant = "d"}]
-    questions = ["What?", "Why?"]
+    questions = ["What {name}?", "Why?"]
+    asks_for = ["name", "a_field_of_its_own", "name"]
+    task = "extract"
+    language = "id"
     """
-    prompt = prompt_of(tmp_path, "a.toml", sheet)
-    assert prompt.id == "sheet-1"
-    assert [(m.role, m.content) for m in prompt.dialog] == [
-        ("system", "Be brief."), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"),
-        ("user", "What?\nWhy?"),
-    ]  # fmt: skip
+    assert prompt_of(tmp_path, "a.toml", sheet) == Sheet(
+        ("What {name}?", "Why?"), "sheet-1", "A title", "Be brief.", (("a", "b"), ("c", "d")),
+        ("name", "a_field_of_its_own"), "extract", "id",
+    )  # fmt: skip
 
 
 def test_a_sheet_needs_nothing_but_questions(tmp_path: Path) -> None:
-    """No system message is made up."""
-    assert prompt_of(tmp_path, "a.toml", 'questions = ["What?"]') == Prompt("", [Message("user", "What?")])
+    """No system message is made up, and nothing is asked for."""
+    assert prompt_of(tmp_path, "a.toml", 'questions = ["What?"]') == Sheet(("What?",))
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.toml")), ids=lambda path: path.name)
-def test_every_example_prompt_can_be_read(example: Path) -> None:
-    """What the README shows works."""
-    assert read_prompt(str(example)).dialog[-1].role == "user"
+def test_whose_a_sheet_is_follows_from_where_it_was_found(tmp_path: Path) -> None:
+    """Whatever it says itself: by its path, in the provider's directory, or in a third party's part of it."""
+    text = 'id = "insurer/cover"\ntitle = "From the provider"\nquestions = ["What?"]'
+    (tmp_path / "insurer").mkdir()
+    (tmp_path / "system.txt").write_text("Be kind.\n")
+    for name in ("birthday", "insurer/cover"):
+        (tmp_path / f"{name}.toml").write_text(text)
+    by_path = read_prompt(str(tmp_path / "birthday.toml"))
+    own, third = (read_from_directory(str(tmp_path), name) for name in ("birthday", "insurer/cover"))
+    assert (by_path.origin, by_path.prompt_id, by_path.party) == (f"file:{tmp_path}/birthday.toml", "insurer/cover", "")
+    assert (own.origin, own.prompt_id, own.party) == ("provider", "birthday", "")
+    assert (third.origin, third.prompt_id, third.party) == ("vendor:insurer", "insurer/cover", "insurer")
+    assert third.provider_system == "Be kind."
+
+
+@pytest.mark.parametrize(
+    ("prompt_id", "said"),
+    [
+        ("nothing", "has no sheet nothing; it has birthday, insurer/cover"),
+        ("../birthday", "has no sheet"),
+        ("/etc/passwd", "has no sheet"),
+        ("insurer", "has no sheet"),
+        ("", "has no sheet"),
+        ("insurer/cover", "write that into system.txt"),
+    ],
+)
+def test_a_sheet_that_is_not_in_the_directory_is_refused_with_those_that_are(
+    tmp_path: Path, prompt_id: str, said: str
+) -> None:
+    """Nothing outside the directory is ever read; a third party's sheet needs the provider's words around it."""
+    (tmp_path / "insurer").mkdir()
+    for name in ("birthday", "insurer/cover"):
+        (tmp_path / f"{name}.toml").write_text('questions = ["What?"]')
+    with pytest.raises(PromptError) as refused:
+        read_from_directory(str(tmp_path), prompt_id)
+    assert said in str(refused.value)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """By name, with what it should be."""
+    with pytest.raises(PromptError, match="no such directory; name the provider's directory of sheets"):
+        read_from_directory(str(tmp_path / "nowhere"), "birthday")
+
+
+SHIPPED = sorted([ROOT / "examples" / "gift_ideas.toml", *(ROOT / "examples" / "sheets").rglob("*.toml")])
+
+
+@pytest.mark.parametrize("example", SHIPPED, ids=lambda path: path.stem)
+def test_every_example_sheet_can_be_read(example: Path) -> None:
+    """What the README shows works: birthday, anniversary, company, insurer, advertiser, extraction, Indonesian."""
+    assert len(SHIPPED) == 8 and isinstance(read_prompt(str(example)).prompt, Sheet)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +182,12 @@ def test_every_example_prompt_can_be_read(example: Path) -> None:
         ("a.toml", b'questions = ["x"]\nquestion = "rahasia"', "unknown field `question`"),
         ("a.toml", b'questions = ["x"]\nexamples = [{user = "rahasia"}]', "assistant"),
         ("a.toml", b'questions = ["x"]\nid = 42', "$.id"),
+        ("a.toml", b'questions = ["x"]\nasks_for = "rahasia"', "$.asks_for"),
+        ("a.toml", b'questions = ["x"]\nasks_for = ["Rahasia"]', "$.asks_for[0]"),
+        ("a.toml", b'questions = ["x"]\nasks_for = [' + b'"a",' * 65 + b"]", "$.asks_for"),
+        ("a.toml", b'questions = ["x"]\ntask = "rahasia"', "$.task"),
+        ("a.toml", b'questions = ["x"]\nlanguage = "rahasia"', "$.language"),
+        ("a.toml", b'questions = ["x"]\norigin = "provider"', "unknown field `origin`"),
         ("a.toml", b'questions = ["x"]\nd = 2020-13-45', "not valid TOML (at line 2"),
         ("a.toml", b"a = " + b"1" * 5000, "not valid TOML"),
         ("a.toml", b"a = " + b"[" * 20_000, "not valid TOML"),
@@ -160,7 +221,7 @@ def test_a_missing_file_a_directory_and_an_enormous_file_are_refused(tmp_path: P
 def test_any_bytes_are_a_prompt_or_a_one_line_refusal(tmp_path: Path, name: str, data: bytes) -> None:
     """No exception of another kind."""
     try:
-        assert prompt_of(tmp_path, name, data).dialog
+        assert prompt_of(tmp_path, name, data)
     except PromptError as refused:
         assert len(str(refused).splitlines()) == 1
 
@@ -182,4 +243,4 @@ def test_any_arrangement_of_the_formats_own_signs_is_a_prompt_or_a_one_line_refu
 
 def test_a_prompt_does_not_print_its_text() -> None:
     """Neither repr nor str, so no log line can hold it by accident."""
-    assert "rahasia" not in repr(Prompt("id", [Message("user", "rahasia")]))
+    assert "rahasia" not in repr(OwnWords((Message("user", "rahasia"),)))

@@ -132,7 +132,7 @@ def _ibans(view: TextView) -> Iterator[Hit]:
 # --- Mail, links, dates ----------------------------------------------------------------------------------------------
 
 _EMAIL = re.compile(
-    r"[\w.!#$%&'*+/=?^`{|}~-]+\s?(?:@|\[at\]|\(at\))\s?(?:[\w-]+(?:\.|\s?\[dot\]\s?|\s?\(dot\)\s?))+[a-z]{2,}"
+    r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]{1,64}\s?(?:@|\[at\]|\(at\))\s?(?:[\w-]+(?:\.|\s?\[dot\]\s?|\s?\(dot\)\s?))+[a-z]{2,}"
 )
 _URL = re.compile(
     r"(?:https?://|www\.)[^\s<>\"']+|(?<![\w@.])(?:[\w-]+\.)+(?:com|id|co|me|net|org|io|app|link|ly|uk|gg|tv|"
@@ -238,7 +238,7 @@ def _addresses(view: TextView) -> Iterator[Hit]:
 
 # --- Names and companies ---------------------------------------------------------------------------------------------
 
-_WORD = r"[A-ZÀ-ÖØ-Þ][\w'’-]*\.?"
+_WORD = r"(?<!\w)[A-ZÀ-ÖØ-Þ][\w'’-]{0,40}\.?"
 _MORE = rf"\s(?:(?:de|van|von|der|den|bin|binti|al|el|la|da|dos|ap|ter)\s){{0,2}}{_WORD}"
 _ONE, _TWO = rf"({_WORD}(?:{_MORE}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_MORE[2:]}(?:{_MORE}){{0,2}})"
 _TITLE = (
@@ -298,9 +298,9 @@ _CUES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
     (re.compile(pattern, re.MULTILINE), least)
     for pattern, least in (
         (rf"(?<!\w){_TITLE}\s{_ONE}", 1),
-        (rf"(?i:\b(?:{_SAYS_ID}))\s?[,:\n]*\s*{_ONE}", 1),
-        (rf"(?i:\b(?:{_SAYS_EN}))\s?[,:\n]*\s*{_TWO}", 2),
-        (rf"(?i:\b(?:{_SAYS_ONE_EN}))\s?[,:]?\s*({_WORD})", 1),
+        (rf"(?i:\b(?:{_SAYS_ID}))[\s,:]{{0,8}}{_ONE}", 1),
+        (rf"(?i:\b(?:{_SAYS_EN}))[\s,:]{{0,8}}{_TWO}", 2),
+        (rf"(?i:\b(?:{_SAYS_ONE_EN}))[\s,:]{{0,8}}({_WORD})", 1),
         (
             rf"(?i:\b(?:my|our|his|her|their|the|a|an)(?:\s[a-z-]+){{0,2}}\s{_KIN_EN}),?\s(?:(?i:is|named|"
             rf"called)\s)?{_ONE}",
@@ -315,13 +315,13 @@ _CUES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
         (rf"(?i:\b(?:saya|aku|gue|gw|sy|si)),?\s{_ONE}", 1),
         (rf"({_WORD}(?:{_MORE}){{1,3}})(?=(?:'s|’s)?\s(?i:{_DOES})\b)", 2),
         (rf"{_TWO}(?=\s(?:and|dan|&)\s[A-Z])", 2),
-        (rf"^[ \t]*[-–—~]?[ \t]*{_TWO}[ \t]*[,.]?[ \t]*$", 2),
+        (rf"^[ \t]{{0,8}}[-–—~]?[ \t]{{0,8}}{_TWO}[ \t]{{0,8}}[,.]?[ \t]{{0,8}}$", 2),
         (rf"({_WORD}(?:{_MORE}){{1,3}})(?=\s?[(,:;–-]\s?(?i:{_DATA}))", 2),
     )
 )
 _COMPANY = re.compile(
     rf"(?<!\w)(?:PT|CV|UD|Yayasan|Koperasi)\.?\s{_WORD}(?:\s{_WORD}){{0,4}}"
-    rf"|(?<!\w){_WORD}(?:[ ,&-]+(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
+    rf"|(?<!\w){_WORD}(?:[ ,&]{1,3}(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
 )
 _RUN = re.compile(rf"{_WORD}(?:{_MORE}){{0,3}}")
 

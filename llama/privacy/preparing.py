@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from llama.chat import ChatFormat, Message
+from llama.errors import PromptError
 from llama.privacy import gate, merging
 from llama.privacy.gate import Outgoing
 from llama.privacy.policy import Kind
@@ -12,6 +13,8 @@ from llama.privacy.profile import Profile, text_of
 from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import Found, OwnWords
 from llama.tokenizer import Tokenizer
+
+CHARS_PER_TOKEN = 16  # far more than any language has on average
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,29 @@ class Prepared:
     sanitiser: Sanitiser
 
 
-def prepare(found: Found, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer) -> Prepared:
+def prepare(
+    found: Found, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer, context_length: int
+) -> Prepared:
     """The prompt, sanitised and merged with the profile.
+
+    Args:
+        found: the prompt, and whose it is.
+        profile: the person's.
+        mode: ``schema`` or ``off``.
+        chat: the model's chat format.
+        tokenizer: the model's.
+        context_length: tokens that the model can hold; a text that is far longer is not even read.
 
     Raises:
         PrivacyRefused: the gate has found a secret in it.
-        PromptError: it cannot be written in the model's vocabulary.
+        PromptError: it is too long, or cannot be written in the model's vocabulary.
     """
     prompt = found.prompt
     if isinstance(prompt, OwnWords):
+        characters = sum(len(turn.content) for turn in prompt.dialog)
+        if characters > CHARS_PER_TOKEN * context_length:
+            raise PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} "
+                              f"tokens; shorten it")  # fmt: skip
         sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog])
         passages = merging.own_words(prompt, sanitiser)
     else:

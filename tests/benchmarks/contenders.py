@@ -92,6 +92,7 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
     from llama.checkpoint.halves import read_half, tokenizer_of
     from llama.edge.link import Link
     from llama.generation import reply_to
+    from llama.privacy.restoring import Restorer
     from llama.sampling import Sampling
     from llama.wire import DTYPES
     from tests.whole import load_edge
@@ -105,7 +106,7 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
     def turn() -> Turn:
         reply = reply_to(
             prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-            sampling=Sampling(temperature=0), max_gen_len=job.tokens,
+            sampling=Sampling(temperature=0), max_gen_len=job.tokens, on_text=Restorer({"[NAME_1]": "Sari"}).push,
         )  # fmt: skip
         t = reply.timing
         assert t.tokens_per_s and t.device_ms_per_token and t.network_ms_per_token and t.cloud_ms_per_token
@@ -254,9 +255,14 @@ def _ready(note: str = "", prompt_tokens: int = 0, weight_bytes: int = 0) -> Rea
 
 def _prompt_ids(half: Half, job: Job) -> list[int]:
     from llama.checkpoint.halves import chat_format_of, tokenizer_of
+    from llama.privacy.preparing import prepare
+    from llama.privacy.profile import Profile
     from llama.prompt import read_prompt
 
-    return chat_format_of(half, tokenizer_of(half)).encode_dialog_prompt(read_prompt(job.prompt_file).dialog)
+    tokenizer = tokenizer_of(half)
+    chat = chat_format_of(half, tokenizer)
+    prepared = prepare(read_prompt(job.prompt_file), Profile(), "schema", chat, tokenizer, half.context_length)
+    return list(prepared.outgoing.ids)
 
 
 def _hugging_face_model(half: Half, checkpoint_dir: Path) -> Any:
