@@ -103,9 +103,17 @@ def _read(path: Path) -> list[Consent]:
 
 
 def _write(path: Path, consents: list[Consent]) -> None:
+    try:
+        _replace(path, msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
+    except OSError as err:
+        raise ProfileError(f"{path}: your agreement cannot be remembered there ({err.strerror}); make the directory "
+                           f"writable, or agree with --yes each time") from None  # fmt: skip
+
+
+def _replace(path: Path, content: bytes) -> None:
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
-            file.write(msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
+            file.write(content)
             file.flush()
             Path(file.name).replace(path)  # mkstemp has made it for its owner only
         except BaseException:

@@ -92,6 +92,8 @@ class TextView:
         self.compact, self.at = "".join(chars), at
         self.words = [(m.start(), m.end(), compact(m[0])) for m in re.finditer(r"[^\W_]+", text)]
         self.runs = list(self._digit_runs())
+        self.address_core = [(i, word) for i, (_, _, word) in enumerate(self.words) if word not in ADDRESS_WORDS]
+        self.dates = list(dates_in(self.line))
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
         """Stretches ``compact[start:end]`` of digits with nothing but a few signs between them in the text."""
@@ -241,6 +243,8 @@ class Forms:
         self._spell_digits(text, tag)
         whole = compact(text)
         if tag == "ADDRESS":
+            if len(whole) >= LONG:
+                self.letters.add(whole)
             return self._spell_address(text, not_secret)
         if not whole.isdigit() and (len(whole) >= PART or _unspaced(whole)):
             self.letters.add(whole)
@@ -304,7 +308,7 @@ class Forms:
             yield from self._find_letters(view, form, clitics=True)
         yield from self._find_digits(view)
         if self.date is not None:
-            for start, end, days in dates_in(view.line):
+            for start, end, days in view.dates:
                 if any(_same_day(day, self.date) for day in days):
                     yield start, end
         if self.amount is not None:
@@ -332,7 +336,8 @@ class Forms:
             for number in self.digits:
                 at = run.find(number)
                 if at >= 0:
-                    yield view.span(start + at, start + at + len(number))
+                    first = start if self.tag == "PHONE" and at <= 4 else start + at  # 0, 62 or 0062 goes with it
+                    yield view.span(first, start + at + len(number))
             if run in self.whole_numbers or any(run in number for number in self.digits if len(run) >= RUN):
                 yield view.span(start, end)
         for word_start, word_end, word in view.words:  # part of a long number, among other numbers
@@ -349,9 +354,9 @@ def _ends(view: TextView, end: int, clitics: bool) -> bool:
 
 
 def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> Iterator[tuple[int, int]]:
-    words = [(i, w) for i, (_, _, w) in enumerate(view.words) if w not in ADDRESS_WORDS]
+    words = view.address_core
     for k in range(len(words) - len(core) + 1):
-        if [w for _, w in words[k : k + len(core)]] != core:
+        if words[k][1] != core[0] or [w for _, w in words[k : k + len(core)]] != core:
             continue
         first, last = words[k][0], words[k + len(core) - 1][0]
         if last - first > 3 * len(core):
@@ -395,7 +400,7 @@ class Index:
         self._forms.append(Forms(secret, not_secret, exact))
         return len(self.secrets) - 1
 
-    def find(self, text: str) -> list[Found]:
+    def find(self, text: str | TextView) -> list[Found]:
         """All places where a secret is written, by position; they may overlap."""
-        view = TextView(text)
+        view = TextView(text) if isinstance(text, str) else text
         return sorted({Found(start, end, i) for i, forms in enumerate(self._forms) for start, end in forms.find(view)})

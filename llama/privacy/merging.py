@@ -63,7 +63,7 @@ def merged(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_syst
     """
     system = sheet.system or provider_system
     if party:
-        own = [WRAPPING[sheet.language].format(party=party), system] if system else []
+        own = [WRAPPING[sheet.language].format(party=party), sheet.system] if sheet.system else []
         system = "\n\n".join(part for part in (provider_system, *own) if part)
     passages = [Passage("system", (system,))] if system else []
     for user, assistant in sheet.examples:

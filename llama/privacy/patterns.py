@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import phonenumbers
 from stdnum import iban, luhn
 
-from llama.privacy.forms import TextView, dates_in
+from llama.privacy.forms import TextView
 from llama.privacy.words import CITIES_ID, NAMES, NOT_NAMES, PROVINCES_ID, STREET_TYPES_EN
 
 
@@ -38,9 +38,9 @@ class Hit:
     kind: str
 
 
-def hits_in(text: str) -> list[Hit]:
+def hits_in(text: str | TextView) -> list[Hit]:
     """All hits, by position; they may overlap."""
-    view = TextView(text)
+    view = TextView(text) if isinstance(text, str) else text
     found = [hit for detect in _DETECTORS for hit in detect(view)]
     return sorted(found, key=lambda hit: (hit.start, -hit.end))
 
@@ -88,7 +88,7 @@ def _numbers(view: TextView) -> Iterator[Hit]:
             yield Hit(*m.span(), "ACCOUNT")
         elif len(digits) >= 5 and _ID_CUE.search(before):
             yield Hit(*m.span(), "ID")
-        elif len(digits) >= 8 and not any(start <= m.start() and m.end() <= end for start, end, _ in dates_in(line)):
+        elif len(digits) >= 8 and not any(start <= m.start() and m.end() <= end for start, end, _ in view.dates):
             yield Hit(*m.span(), "NUMBER")
     for m in _NPWP.finditer(line):
         if luhn.is_valid(re.sub(r"\D", "", m[0])[:9]) or "." in m[0]:
@@ -116,7 +116,7 @@ def _phones(view: TextView) -> Iterator[Hit]:
     for region in ("ID", "US", "GB"):
         for match in phonenumbers.PhoneNumberMatcher(view.line, region):
             if not _GROUPED_AMOUNT.fullmatch(match.raw_string) and not any(
-                start <= match.start and match.end <= end for start, end, _ in dates_in(view.line)
+                start <= match.start and match.end <= end for start, end, _ in view.dates
             ):
                 yield Hit(match.start, match.end, "PHONE")
 
@@ -162,7 +162,7 @@ def _mail_and_links(view: TextView) -> Iterator[Hit]:
 
 
 def _full_dates(view: TextView) -> Iterator[Hit]:
-    for start, end, days in dates_in(view.line):
+    for start, end, days in view.dates:
         if any(year is not None and day is not None for year, _, day in days):
             yield Hit(start, end, "DATE")
 
@@ -186,7 +186,8 @@ _STOP_ID = (
     r"tanggal|email|nama|nik|a\.?n|titip"
 )
 _TAIL_ID = (
-    rf"(?:[\s,]*(?:(?:{_PART_ID})\b\.?[\s:]*[\w./-]+(?:\s(?!(?:{_STOP_ID})\b)[a-z]+(?=\s*(?:,|\.|\n|$|\d{{5}}))){{0,2}}"
+    rf"(?:[\s,]*(?:(?:{_PART_ID})\b\.?[\s:]*[\w./-]+(?:\s(?!(?:{_STOP_ID})\b)(?:[a-z]+(?=\s?(?:,|\d{{5}}))|"
+    r"(?-i:[A-Z])[a-z]+(?=\s?(?:\.|\n|$)))){0,2}"
     rf"|\d{{1,4}}[a-z]?(?![\w.])|\d{{2,3}}/\d{{2,3}}|(?:{_CITY})\b|(?:{_PROVINCE})\b|(?-i:[A-Z]{{2}}\s)?\d{{5}}\b)"
     rf"|,\s?(?!(?:{_STOP_ID})\b)(?-i:[A-Z])[\w'.-]*(?:\s(?!(?:{_STOP_ID})\b)(?-i:[A-Z])[\w'.-]*){{0,3}}"
     rf"|,\s?(?!(?:{_STOP_ID})\b)[a-z]+(?:\s(?!(?:{_STOP_ID})\b)[a-z]+){{0,2}}(?=,\s?(?:{_CITY}|{_PROVINCE})\b|"
@@ -238,7 +239,7 @@ def _addresses(view: TextView) -> Iterator[Hit]:
 
 # --- Names and companies ---------------------------------------------------------------------------------------------
 
-_WORD = r"(?<!\w)[A-ZÀ-ÖØ-Þ][\w'’-]{0,40}\.?"
+_WORD = r"(?<!\w)(?:(?:[A-Z]|Dr|Drs|H|Hj|Ir|Jr|Moh|Muh|Sr|St)\.|[A-ZÀ-ÖØ-Þ][\w'’-]{0,40})"
 _MORE = rf"\s(?:(?:de|van|von|der|den|bin|binti|al|el|la|da|dos|ap|ter)\s){{0,2}}{_WORD}"
 _ONE, _TWO = rf"({_WORD}(?:{_MORE}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_MORE[2:]}(?:{_MORE}){{0,2}})"
 _TITLE = (
@@ -321,7 +322,7 @@ _CUES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
 )
 _COMPANY = re.compile(
     rf"(?<!\w)(?:PT|CV|UD|Yayasan|Koperasi)\.?\s{_WORD}(?:\s{_WORD}){{0,4}}"
-    rf"|(?<!\w){_WORD}(?:[ ,&]{1,3}(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
+    rf"|(?<!\w){_WORD}(?:[ ,&]{1, 3}(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
 )
 _RUN = re.compile(rf"{_WORD}(?:{_MORE}){{0,3}}")
 

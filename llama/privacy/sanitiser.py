@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llama.privacy.forms import Index, Secret, compact
+from llama.privacy.forms import Index, Secret, TextView, compact
 from llama.privacy.generalise import generalised
 from llama.privacy.patterns import hits_in
 from llama.privacy.policy import FieldPolicy, field_of
@@ -62,6 +62,7 @@ class Sanitiser:
         self.masked: list[Masked] = []
         self._values: dict[str, str] = {}  # tag → what it stands for
         self._tag_of: dict[int, str] = {}  # index of a secret → its tag
+        self._known: dict[str, int] = {}  # compact form of a value → index of its secret
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
         if mode == "off":
@@ -73,7 +74,7 @@ class Sanitiser:
         for each in fields:
             self._declare(each)
         for text in texts:
-            self._discover_in(visible(text))
+            self._discover_in(TextView(visible(text)))
 
     def __repr__(self) -> str:
         return f"Sanitiser(mode={self.mode!r}, {len(self._values)} tags)"
@@ -88,8 +89,9 @@ class Sanitiser:
         if self.mode == "off":
             return CleanText(text)
         text = _without_issued_tags(visible(text), {tag.strip("[]") for tag in self._values})
-        hits = self._discover_in(text)
-        found = [(f.start, f.end, f.index) for f in self.secrets.find(text)]
+        view = TextView(text)
+        hits = self._discover_in(view)
+        found = [(f.start, f.end, f.index) for f in self.secrets.find(view)]
         out, position = list[str](), 0
         for start, end, index in _merged([*found, *hits]):
             out += [text[position:start], self._tag(index)]
@@ -120,7 +122,8 @@ class Sanitiser:
             coarse = None
             if each.policy is FieldPolicy.QUASI and known.generaliser is not None:
                 coarse = generalised(value, known.generaliser, self.language)
-            self.secrets.add(Secret(each.name, known.tag, value), [] if coarse is None else [coarse])
+            index = self.secrets.add(Secret(each.name, known.tag, value), [] if coarse is None else [coarse])
+            self._known.setdefault(compact(text_of(value)), index)
 
     def _index_of(self, each: ProfileField, text: str) -> int:
         return next(
@@ -128,20 +131,20 @@ class Sanitiser:
             if s.field == each.name and text_of(s.value, self.language) == text
         )  # fmt: skip
 
-    def _discover_in(self, text: str) -> list[tuple[int, int, int]]:
+    def _discover_in(self, view: TextView) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
-        declared = self.secrets.find(text)
+        declared = self.secrets.find(view)
         return [
-            (hit.start, hit.end, self._discover(text[hit.start : hit.end], hit.kind))
-            for hit in hits_in(text)
+            (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
+            for hit in hits_in(view)
             if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
         ]
 
     def _discover(self, value: str, kind: str) -> int:
-        for i, secret in enumerate(self.secrets.secrets):
-            if compact(text_of(secret.value)) == compact(value):
-                return i
-        return self.secrets.add(Secret(kind, kind, value), exact=True)
+        same = compact(value)
+        if same not in self._known:
+            self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True)
+        return self._known[same]
 
     def _tag(self, index: int) -> str:
         secret = self.secrets.secrets[index]

@@ -104,9 +104,14 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
     edge = load_edge(job.checkpoint_dir, DTYPES[welcome.dtype])
 
     def turn() -> Turn:
+        restorer = Restorer({"[NAME_1]": "Sari"})
+
+        def show(text: str) -> None:
+            restorer.push(text)
+
         reply = reply_to(
             prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-            sampling=Sampling(temperature=0), max_gen_len=job.tokens, on_text=Restorer({"[NAME_1]": "Sari"}).push,
+            sampling=Sampling(temperature=0), max_gen_len=job.tokens, on_text=show,
         )  # fmt: skip
         t = reply.timing
         assert t.tokens_per_s and t.device_ms_per_token and t.network_ms_per_token and t.cloud_ms_per_token

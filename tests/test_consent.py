@@ -1,0 +1,122 @@
+"""Claims about consent: once per origin and set of fields, and nothing is sent without it."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llama.edge.consent import consents_of, question, require
+from llama.errors import PrivacyRefused, ProfileError
+from llama.privacy.profile import Profile, profile_from
+from llama.prompt import Found, Sheet
+
+FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
+ASKS = ("name", "birth_date", "interests")
+
+
+def found(*asks_for: str, origin: str = "provider", party: str = "", title: str = "Gifts") -> Found:
+    return Found(Sheet(("What?",), title=title, asks_for=asks_for), origin, "gifts", party)
+
+
+class Person:
+    """Answers as told, and remembers what was asked."""
+
+    def __init__(self, answer: bool | None) -> None:
+        self.answer, self.asked = answer, list[str]()
+
+    def __call__(self, text: str) -> bool | None:
+        self.asked.append(text)
+        return self.answer
+
+
+@pytest.fixture
+def agree(tmp_path: Path) -> Callable[..., list[str]]:
+    """``agree(found, answer=…, yes=…, profile=…)``: what the person was asked."""
+
+    def ask(sheet: Found, answer: bool | None = True, yes: bool = False, profile: Profile = FILLED) -> list[str]:
+        person = Person(answer)
+        require(sheet, profile, str(tmp_path / "profile.toml"), yes=yes, ask=person)
+        return person.asked
+
+    return ask
+
+
+Agree = Callable[..., list[str]]
+
+
+def test_a_person_is_asked_once_per_origin_and_set_of_fields(agree: Agree) -> None:
+    """A smaller set is covered; a larger one, and another origin, are asked anew."""
+    assert len(agree(found(*ASKS))) == 1
+    assert agree(found(*ASKS)) == agree(found("name")) == []
+    assert len(agree(found(*ASKS, "phone"))) == 1
+    assert agree(found(*ASKS, "phone")) == []
+    for origin, party in (("vendor:insurer", "insurer"), ("vendor:other", "other"), ("file:/tmp/a.toml", "")):
+        assert len(agree(found(*ASKS, origin=origin, party=party))) == 1
+
+
+def test_a_field_that_would_leave_in_another_form_is_asked_anew(agree: Agree) -> None:
+    """The person has since chosen to send it openly."""
+    agree(found("name"))
+    opened = profile_from({"name": "Sari", "policy": {"name": "open"}})
+    assert len(agree(found("name"), profile=opened)) == 1
+
+
+def test_declining_sends_nothing_and_is_not_remembered(agree: Agree, tmp_path: Path) -> None:
+    """The next time the person is asked again."""
+    for _ in range(2):
+        with pytest.raises(PrivacyRefused, match="declined; nothing was sent"):
+            agree(found("name"), answer=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nobody_is_there_to_agree_it_says_how_to(agree: Agree, tmp_path: Path) -> None:
+    """With --yes, which is for this run only."""
+    with pytest.raises(PrivacyRefused, match=r"asks for name, interests, and nobody is here to agree; .* --yes"):
+        agree(found("name", "interests"), answer=None)
+    assert agree(found("name", "interests"), answer=None, yes=True) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_in_the_profile_needs_no_consent(agree: Agree) -> None:
+    """Nothing of it could leave."""
+    assert agree(found("religion", "shoe_size"), answer=None) == []
+
+
+def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
+    """Each form, and that a third party gets the reply. A sheet's title is shown, never believed."""
+    text = question(found(*ASKS, "religion", origin="vendor:insurer", party="insurer", title="From your bank"), FILLED)
+    assert "From your bank (from the third party insurer) asks for:" in text
+    for line in ("name        as a tag, [NAME_n]", "birth_date  made coarser (decade)", "interests   as you wrote it",
+                 "religion    not in your profile", "The provider can read all that is sent",
+                 "The third party insurer gets the reply"):  # fmt: skip
+        assert line in text
+    assert "Sari" not in text and "tea" not in text
+    assert "from the provider" in question(found("name"), FILLED)
+    assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED)
+
+
+def test_what_is_remembered_holds_no_value_and_is_the_persons_alone(agree: Agree, tmp_path: Path) -> None:
+    """Origin, fields, forms, the day; mode 0600; nothing else lies beside the profile."""
+    agree(found(*ASKS))
+    path = consents_of(str(tmp_path / "profile.toml"))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and stat.S_IMODE(path.stat().st_mode) == 0o600
+    (consent,) = json.loads(path.read_text())
+    assert consent["origin"] == "provider" and consent.keys() == {"origin", "fields", "agreed"}
+    assert consent["fields"] == {"name": "secret", "birth_date": "quasi", "interests": "open"}
+    assert "Sari" not in path.read_text()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[{}]", b"\xff", b'[{"origin": 1, "fields": {}, "agreed": ""}]'])
+def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
+    agree: Agree, tmp_path: Path, damage: bytes
+) -> None:
+    """Nothing is taken for granted."""
+    path = consents_of(str(tmp_path / "profile.toml"))
+    path.write_bytes(damage)
+    with pytest.raises(ProfileError, match=r"cannot be read .*; delete it, and be asked again"):
+        agree(found("name"))
+    assert path.read_bytes() == damage

@@ -1,0 +1,114 @@
+"""Claims about the two tables: what becomes of a field, and who holds what after a run."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pytest
+
+from llama.chat import Message
+from llama.cloud.record import Run
+from llama.edge.terminal import Terminal
+from llama.privacy import policy
+from llama.privacy.policy import FIELDS, SEES, FieldPolicy, Generaliser, Kind, Party, field_of, view
+from tests.conftest import ROOT
+
+RUN = {kind: f"the very words of {kind}" for kind in Kind}
+
+
+@pytest.mark.parametrize(("kind", "party", "own"), list(itertools.product(Kind, Party, (True, False))))
+def test_a_view_holds_what_its_cell_of_the_table_says(kind: Kind, party: Party, own: bool) -> None:
+    """Cell by cell, for runs of a third party's sheet and for all others."""
+    cell = SEES[kind][party]
+    held = view(party, RUN, third_partys_own=own)
+    assert (kind in held) == (cell.holds and (own or not cell.own_only))
+    assert kind not in held or held[kind] == RUN[kind]
+
+
+def test_the_table_is_the_agreed_one() -> None:
+    """Written out once more, by hand: the customer everything, the provider no personal data, a third party its own."""
+    assert {kind: tuple(SEES[kind][party].holds for party in Party) for kind in Kind} == {
+        Kind.PROFILE: (True, False, False),
+        Kind.SANITISED_PROMPT: (True, True, False),
+        Kind.PROVIDER_PROMPT: (True, True, False),
+        Kind.THIRD_PARTY_PROMPT: (True, True, True),
+        Kind.REPLY_WITH_TAGS: (True, True, True),
+        Kind.REPLY: (True, False, False),
+        Kind.TIMINGS: (True, True, False),
+    }
+    assert {kind for kind in Kind if SEES[kind][Party.THIRD_PARTY].own_only} == {
+        Kind.THIRD_PARTY_PROMPT, Kind.REPLY_WITH_TAGS,
+    }  # fmt: skip
+    assert SEES[Kind.SANITISED_PROMPT][Party.PROVIDER].says == "not sent as text; assume recoverable"
+
+
+def test_without_a_third_party_there_is_nobody_to_hold_anything() -> None:
+    """A run of the provider's own sheet, or of the person's own words."""
+    assert view(Party.THIRD_PARTY, RUN, third_partys_own=False) == {}
+
+
+def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    """Three columns; what a party does not hold is not in its column, whatever the width breaks."""
+    run = {kind: f"K{i}secretword" for i, kind in enumerate(Kind)}
+    Terminal(plain=False).show_views(run, third_party="insurer", tags=())
+    rows = [line.split("│")[1:-1] for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
+    columns = {party: " ".join(row[i].strip() for row in rows) for i, party in enumerate(Party, start=1)}
+    for party, (kind, text) in itertools.product(Party, run.items()):
+        assert (text in columns[party]) == SEES[kind][party].holds, (party, kind)
+
+
+def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither markup nor control characters of a sheet or a reply do anything to the screen."""
+    screen = Terminal(plain=False)
+    screen.show_prompt([Message("user", "[name_1] and [/x] [bold]\x1b[2J\x9b31m :smile: [link=http://x]y[/link]")], ())
+    screen.show_views({Kind.REPLY: "[/x] [red]\x1b]0;title\x07"}, third_party="", tags=())
+    out = capfd.readouterr().out
+    for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):
+        assert text in out
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out)
+
+
+def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
+    """Every column of its record is a run's name, a time or a count, or the reply with tags."""
+    columns = set(Run.__dataclass_fields__)
+    names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
+    assert columns == names | times | {"text"}
+    assert SEES[Kind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[Kind.TIMINGS][Party.PROVIDER].holds
+
+
+def test_the_readme_shows_this_table() -> None:
+    """Word for word."""
+    assert policy.as_markdown() in (ROOT / "README.md").read_text()
+
+
+def test_an_unknown_field_is_secret() -> None:
+    """Nobody has thought about it yet, so it stays."""
+    for name in ("shoe_of_my_horse", "x", "notes_", "Interests"):
+        assert (field_of(name).policy, field_of(name).tag) == (FieldPolicy.SECRET, "PRIVATE")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["diagnosis", "kesehatan", "blood_type", "religion", "agama", "children", "anak", "debt",
+     "keuangan", "bank_account",
+     "credit_card", "biometric", "dna", "criminal_record", "sexual_orientation"],
+)  # fmt: skip
+def test_what_the_law_calls_specific_is_secret(name: str) -> None:
+    """UU PDP, article 4(2), and religion."""
+    assert field_of(name).policy is FieldPolicy.SECRET
+
+
+def test_a_name_means_one_field_and_a_coarse_field_says_how() -> None:
+    """No name is in the table twice; quasi-identifiers have a generaliser, and all four are used."""
+    names = [name for field in FIELDS for name in set(field.names)]
+    assert len(names) == len(set(names))
+    assert all((field.generaliser is not None) == (field.policy is FieldPolicy.QUASI) for field in FIELDS)
+    assert {field.generaliser for field in FIELDS} - {None} == set(Generaliser)
+
+
+def test_the_policy_needs_the_standard_library_only() -> None:
+    """Both sides load it."""
+    source = (ROOT / "llama" / "privacy" / "policy.py").read_text()
+    imported = set(re.findall(r"^(?:from|import) (\S+)", source, re.MULTILINE))
+    assert imported == {"__future__", "enum", "collections.abc", "dataclasses", "typing"}
