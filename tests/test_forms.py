@@ -149,8 +149,7 @@ def test_a_name_is_found_in_whatever_unicode_form_the_profile_has_it(
     assert_found(index_of("name", value), sentence, data.draw(st.sampled_from(name)))
 
 
-@given(full_names, st.sampled_from(["nya", "ku", "mu", "lah", "-nya", "-ku", "'s", "’s"]), st.data(), sentences,
-    cases)
+@given(full_names, st.sampled_from(["nya", "ku", "mu", "lah", "-nya", "-ku", "'s", "’s"]), st.data(), sentences, cases)
 @FORMS
 def test_a_name_is_found_before_a_clitic_and_a_possessive(
     name: list[str], clitic: str, data: st.DataObject, sentence: str, case: Callable[[str], str]
@@ -188,8 +187,7 @@ def test_a_name_with_a_sign_an_initial_or_another_script_is_found(name: str, for
 def test_a_name_part_inside_a_longer_word_is_left_alone() -> None:
     """``Ani`` is not in ``animal``."""
     index = index_of("name", "Ani Rin Bay")
-    for text in ("The animal in the manicured garden", "berani, marina, Bayangan; print, rinse, a bayonet",
-    "ANIMASI"):
+    for text in ("The animal in the manicured garden", "berani, marina, Bayangan; print, rinse, a bayonet", "ANIMASI"):
         assert index.find(text) == [], text
 
 
@@ -399,8 +397,9 @@ def test_a_birth_date_written_as_text_is_found_in_both_its_readings(form: str) -
     assert_found(index_of("birth_date", "03/05/1991"), "Lahir §.", form)
 
 
-@pytest.mark.parametrize("value", ["12 April 1991", "April 12, 1991", "1991-04-12", "12 Apr 1991",
-    "12th of April 1991"])
+@pytest.mark.parametrize(
+    "value", ["12 April 1991", "April 12, 1991", "1991-04-12", "12 Apr 1991", "12th of April 1991"]
+)
 def test_a_birth_date_written_as_text_is_found_in_other_forms(value: str) -> None:
     """Quotes around it do not make it another date."""
     for form in ("12-04-1991", "12 April", "April 12th, 1991", "12041991", "12/4/91"):
@@ -737,8 +736,7 @@ def test_positions_are_those_of_the_text_whatever_stands_around(
         assert start <= found.start < found.end <= end, text[found.start : found.end]
 
 
-@given(st.lists(st.sampled_from(["\u200b", "\u200d", "\u00ad", "\u2060", "\u0301", "\ufe0f"]), min_size=9,
-    max_size=9))
+@given(st.lists(st.sampled_from(["\u200b", "\u200d", "\u00ad", "\u2060", "\u0301", "\ufe0f"]), min_size=9, max_size=9))
 @FORMS
 def test_a_name_and_a_number_are_found_with_invisible_characters_between(signs: list[str]) -> None:
     """Nothing is seen, so nothing is different."""

@@ -177,7 +177,7 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
     [
         (["x" * 100_000], [], (), 1, "but prompt and reply together may have 4096; shorten it"),
         (["What?"], ["name", "phone"], (), 2, "the sheet asks for name, phone; give your profile with --profile_file"),
-        (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or agree with --yes"),
+        (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),
         (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise maybe is not known; give schema or off"),
         (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file must be given, or --sheet_dir and --prompt_id"),
@@ -257,4 +257,4 @@ def test_nothing_is_written_but_what_was_asked_for(tiny_split: Splits, served: C
     assert done.returncode == 0, done.stderr
     written = [p for place in places.values() for p in place.rglob("*") if p.is_file()]
     assert not [p for p in written if b"Sari" in p.read_bytes()]
-    assert not [p for p in places["cwd"].rglob("*")]
+    assert not list(places["cwd"].rglob("*"))

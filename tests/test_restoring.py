@@ -109,8 +109,17 @@ def suffixed(draw: st.DrawFn) -> Piece:
     return Piece(f"[{tag}]{clitic}", VALUES[tag] + clitic, restored=1)
 
 
-NEVER_ISSUED = ("[NAME_7]", "[name 7]", "NAME_12", "[NAME_12]", "NAME_7]", "[NAME_1234]", "[PRIVATE_1]",
-    "PHONE_11", "[ID_1]")
+NEVER_ISSUED = (
+    "[NAME_7]",
+    "[name 7]",
+    "NAME_12",
+    "[NAME_12]",
+    "NAME_7]",
+    "[NAME_1234]",
+    "[PRIVATE_1]",
+    "PHONE_11",
+    "[ID_1]",
+)
 never_issued = st.sampled_from(NEVER_ISSUED).map(lambda text: Piece(text, text, left=1))
 
 NO_PLACE = (
@@ -196,24 +205,32 @@ def test_any_scraps_of_tags_and_markup_are_shown_alike_however_they_are_cut(repl
 def test_every_tolerated_writing_is_restored(tag: str) -> None:
     """The table in llama.privacy.tags, line by line."""
     for written in _written(tag):
-        for text in (f"Halo {written} ya", f"({written})", f"Halo {written}", f"{written}\n", f"{written}. Ya",
-        f"**{written}**"):
+        for text in (
+            f"Halo {written} ya",
+            f"({written})",
+            f"Halo {written}",
+            f"{written}\n",
+            f"{written}. Ya",
+            f"**{written}**",
+        ):
             came = one_by_one(text)
             assert came == shown(text, range(len(text)))
             assert (came.text, came.restored, came.left) == (text.replace(written, VALUES[tag]), 1, 0), text
             assert shown(text).text == came.text
 
 
-@pytest.mark.parametrize("after", ["?", "? Ya.", "?\n", "?)", "?**", "?!", "??",
-    '?"', "?”", "? (x)", ".", ". Ya", ":", ": ya"])
+@pytest.mark.parametrize(
+    "after", ["?", "? Ya.", "?\n", "?)", "?**", "?!", "??", '?"', "?”", "? (x)", ".", ". Ya", ":", ": ya"]
+)
 def test_a_tag_at_the_end_of_a_question_or_sentence_is_restored(after: str) -> None:
     """``What does [NAME_1] like?`` is what a gift adviser asks; a question mark alone makes no link."""
     for came in (shown(f"Siapa [NAME_1]{after}"), one_by_one(f"Siapa [NAME_1]{after}")):
         assert (came.text, came.restored) == (f"Siapa Sari Wulandari{after}", 1)
 
 
-@pytest.mark.parametrize("around", ["*§*", "**§**", "***§***", "_§_", "__§__", "~~§~~", "“§”", "(§)", "> §", "- §",
-    "| § |", "# §"])
+@pytest.mark.parametrize(
+    "around", ["*§*", "**§**", "***§***", "_§_", "__§__", "~~§~~", "“§”", "(§)", "> §", "- §", "| § |", "# §"]
+)
 def test_a_tag_in_emphasis_a_list_or_a_quotation_is_restored(around: str) -> None:
     """Chat replies are Markdown."""
     for tag in ("[NAME_1]", "[name 1]"):

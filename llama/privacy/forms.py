@@ -26,7 +26,8 @@ from llama.privacy.profile import MONTHS, Value, text_of
 from llama.privacy.words import ADDRESS_WORDS, COMMON_WORDS, HONORIFICS, LEGAL_FORMS, STREET_WORDS
 
 LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
-MAX_GAP = 3  # characters between two digits of one number
+MAX_GAP = 3  # signs between two digits of one number, white space not counted
+MAX_SPACES = 8
 PART = 3  # letters of a name's part
 RUN = 6  # digits of a long number that are a secret by themselves
 
@@ -94,16 +95,22 @@ class TextView:
         self.runs = list(self._digit_runs())
         self.address_core = [(i, word) for i, (_, _, word) in enumerate(self.words) if word not in ADDRESS_WORDS]
         self.dates = list(dates_in(self.line))
+        self._all_dates: list[tuple[int, int, set[Day]]] | None = None
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
         """Stretches ``compact[start:end]`` of digits with nothing but a few signs between them in the text."""
         for m in re.finditer(r"[0-9]+", self.compact):
             start = m.start()
             for i in range(m.start() + 1, m.end()):
-                if self.at[i] - self.at[i - 1] > 1 + MAX_GAP:
+                gap = self.gap(i)
+                if len(gap) > MAX_SPACES or (len(gap) > MAX_GAP and len("".join(gap.split())) > MAX_GAP):
                     yield start, i
                     start = i
             yield start, m.end()
+
+    def gap(self, i: int) -> str:
+        """What stands in the text between ``compact[i-1]`` and ``compact[i]``."""
+        return self.text[self.at[i - 1] + 1 : self.at[i]]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
         """Where ``compact[start:end]`` stands in the text, with the combining marks that follow."""
@@ -111,6 +118,13 @@ class TextView:
         while last < len(self.text) and unicodedata.combining(self.text[last]):
             last += 1
         return first, last
+
+    @property
+    def all_dates(self) -> list[tuple[int, int, set[Day]]]:
+        """Dates, those included that only who knows the date would take for one."""
+        if self._all_dates is None:
+            self._all_dates = [*self.dates, *dates_in(self.line, _RARE_DATES)]
+        return self._all_dates
 
     def is_edge(self, i: int) -> bool:
         """Whether a word or number begins or ends between ``compact[i-1]`` and ``compact[i]``."""
@@ -134,14 +148,46 @@ _MONTH_WORDS = {
 }  # fmt: skip
 _MONTH = "|".join(sorted(_MONTH_WORDS, key=len, reverse=True))
 _SEP = r"[\s.,/\-–—]{0,3}"
+_WORD_END = r"(?![^\W\d_])"
+# Two digits after a day are a year, unless they count or time something.
+_YEAR = (
+    rf"(?P<y>\d{{4}}(?!\d)|\d{{2}}(?!\d|[.:]\d|\s?(?:%|(?:{_MONTH}|orang|people|person|pcs|buah|kado|gifts?|guests?|tamu|"
+    rf"anak|kali|ribu|juta|persen|percent)\b)))"
+)
 _DATES = tuple(
     re.compile(pattern)
     for pattern in (
-        r"(?<![\d])(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[./\-–—\s])\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{2})(?!\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}(?:of\s|bulan\s)?(?P<m>{_MONTH})\b(?:{_SEP}'?(?P<y>\d{{4}}|\d{{2}})(?!\d))?",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH})\b{_SEP}(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?(?:{_SEP}'?(?P<y>\d{{4}}|(?<=['\s,./-])\d{{2}})(?!\d))?",
-        rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH})\b{_SEP}(?P<d>\d{{1,2}})(?!\d)",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH})\b{_SEP}(?P<y>\d{{4}})(?!\d)",
+        r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[./\-–—\s])\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
+        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}(?:of\s|bulan\s)?(?P<m>{_MONTH}){_WORD_END}(?:{_SEP}['’]?{_YEAR})?",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
+        rf"(?:{_SEP}['’]?(?<=['’\s,./-]){_YEAR})?",
+        rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)",
+    )
+)
+# What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day.
+_ROMAN = {
+    "i": 1,
+    "ii": 2,
+    "iii": 3,
+    "iv": 4,
+    "v": 5,
+    "vi": 6,
+    "vii": 7,
+    "viii": 8,
+    "ix": 9,
+    "x": 10,
+    "xi": 11,
+    "xii": 12,
+}
+_RARE_DATES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[^\w\n:]|_)\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
+        rf"(?<!\d)(?P<d>\d{{1,2}})[-/.\s]{{1,2}}(?P<m>{'|'.join(sorted(_ROMAN, key=len, reverse=True))})[-/.\s]{{1,2}}"
+        r"(?P<y>\d{4}|\d{2})(?!\d)",
+        r"(?<!\d)(?<!\d[./-])(?P<n>\d{1,2})\s?[/.-]\s?(?P<y>\d{4})(?!\d)",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_SEP}['’](?P<y>\d{{2}})(?!\d)",
     )
 )
 
@@ -149,22 +195,32 @@ Day = tuple[int | None, int, int | None]
 """Year (None: not written; below 100: as two digits), month, day (None: not written)."""
 
 
-def dates_in(line: str) -> Iterator[tuple[int, int, set[Day]]]:
-    """Dates in a folded line, each with all that it can mean."""
-    for pattern in _DATES:
-        for m in pattern.finditer(line):
-            groups = m.groupdict()
-            if "a" in groups:
-                a, b, c = (int(groups[g]) for g in "abc")
-                orders: list[Day] = [(a, b, c)] if len(groups["a"]) == 4 else [(c, b, a), (c, a, b)]
-                if len(groups["a"]) <= 2 and len(groups["c"]) == 2:
-                    orders.append((a, b, c))
-            else:
-                year, day = groups["y"], groups.get("d")
-                orders = [(int(year) if year else None, _MONTH_WORDS[groups["m"]], int(day) if day else None)]
-            possible = {o for o in orders if 1 <= o[1] <= 12 and (o[2] is None or 1 <= o[2] <= 31)}
+def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = _DATES) -> Iterator[tuple[int, int, set[Day]]]:
+    """Dates in a folded line, each with all that it can mean; they may overlap."""
+    for pattern in patterns:
+        m = pattern.search(line)
+        while m is not None:
+            possible = {o for o in _orders(m) if 1 <= o[1] <= 12 and (o[2] is None or 1 <= o[2] <= 31)}
             if possible:
                 yield m.start(), m.end(), possible
+            m = pattern.search(line, m.start() + 1)  # the next may begin inside this one: 2 12 04 1991
+
+
+def _orders(m: re.Match[str]) -> list[Day]:
+    groups = m.groupdict()
+    if "a" in groups:
+        a, b, c = (int(groups[g]) for g in "abc")
+        if len(groups["a"]) == 4:
+            return [(a, b, c)]
+        if len(groups["c"]) == 1:
+            return []
+        return [(c, b, a), (c, a, b), *([(a, b, c)] if len(groups["c"]) == 2 else [])]
+    year, day = groups["y"], groups.get("d")
+    month = int(groups["n"]) if "n" in groups else _MONTH_WORDS.get(groups["m"]) or _ROMAN[groups["m"]]
+    orders: list[Day] = [(int(year) if year else None, month, int(day) if day else None)]
+    if day and year and len(year) == 2:  # or a number of something that follows
+        orders.append((None, month, int(day)))
+    return orders
 
 
 def _same_day(day: Day, date: dt.date) -> bool:
@@ -177,7 +233,7 @@ _SCALES = {
     "m": 1e6, "miliar": 1e9, "milyar": 1e9, "billion": 1e9, "bn": 1e9, "triliun": 1e12,
 }  # fmt: skip
 _SCALE = "|".join(sorted(_SCALES, key=len, reverse=True))
-_AMOUNT = re.compile(rf"(?<![\d.,])(?P<n>\d+(?:[.,'\s]\d+)*)\s?(?P<scale>{_SCALE})?(?![^\W_])")
+_AMOUNT = re.compile(rf"(?<!\d)(?<!\d[.,])(?P<n>\d+(?:[.,'\s]\d+)*)\s?(?P<scale>{_SCALE})?(?:an)?(?![^\W_])")
 
 
 def amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
@@ -201,6 +257,8 @@ def amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
 _NEVER_SOUGHT = frozenset({"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false"})
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC", "BIOMETRIC"})
+_PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
+_LETTER_GAP = 5  # signs between two letters of one word
 
 
 class Forms:
@@ -214,78 +272,100 @@ class Forms:
 
     def __init__(self, secret: Secret, not_secret: Sequence[str] = (), exact: bool = False) -> None:
         self.tag = secret.tag
-        self.letters: set[str] = set()  # compact forms; short ones need a word's edges
-        self.names: set[str] = set()  # compact forms that may take a clitic
-        self.digits: set[str] = set()  # numbers, found inside longer ones too
-        self.whole_numbers: set[str] = set()  # numbers found only as they are
+        self.letters: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
+        self.numbers: set[str] = set()  # digits; long ones are found inside longer numbers too
+        self.parted: set[str] = set()  # long numbers of which a part is secret by itself
         self.streets: list[tuple[list[str], bool]] = []  # words without the generic ones; needs a street word beside it
-        self.date: dt.date | None = None
+        self.dates: set[dt.date] = set()
         self.amount: float | None = None
         self.exact = exact
-        self._spell(secret, frozenset(compact(w) for w in not_secret))
+        if isinstance(secret.value, dt.date):
+            self._spell_date(secret.value)
+        else:
+            text = unicodedata.normalize("NFC", text_of(secret.value))
+            if text.casefold() not in _NEVER_SOUGHT:
+                self._spell(text, secret, frozenset(compact(w) for w in not_secret))
 
-    def _spell(self, secret: Secret, not_secret: frozenset[str]) -> None:
-        value, tag = secret.value, secret.tag
-        if isinstance(value, dt.date):
-            return self._spell_date(value)
-        text = text_of(value)
-        if text.casefold() in _NEVER_SOUGHT:
-            return None
-        if tag == "FINANCE" or isinstance(value, (int, float)):
-            amounts = [amount for _, _, amount in amounts_in("".join(map(_same_length, text)))]
+    def _spell(self, text: str, secret: Secret, not_secret: frozenset[str]) -> None:
+        tag, line = secret.tag, "".join(map(_same_length, text))
+        if tag == "FINANCE" or (tag == "PRIVATE" and isinstance(secret.value, (int, float))):
+            amounts = [amount for _, _, amount in amounts_in(line)]
             if len(amounts) == 1 and amounts[0] >= 1000:
                 self.amount = amounts[0]
         if tag == "DATE":
-            for _, _, days in dates_in("".join(map(_same_length, text))):
+            for _, _, days in dates_in(line):
                 for year, month, day in days:
                     if year and day and year > 99 and _is_date(year, month, day):
                         self._spell_date(dt.date(year, month, day))
-        self._spell_digits(text, tag)
-        whole = compact(text)
+        if self.amount is None:
+            self._spell_numbers(text)
+        written = re.findall(r"[^\W_]+", text)
+        words = [compact(w) for w in written]
         if tag == "ADDRESS":
-            if len(whole) >= LONG:
-                self.letters.add(whole)
-            return self._spell_address(text, not_secret)
-        if not whole.isdigit() and (len(whole) >= PART or _unspaced(whole)):
-            self.letters.add(whole)
-        words = [compact(w) for w in re.findall(r"[^\W_]+", text)]
+            if len("".join(words)) >= LONG:
+                self._add(words)
+            self._spell_address(text, not_secret)
+            return
+        self._add(words)
         if tag in ("NAME", "CHILD"):
-            parts = [w for w in words if len(w) >= PART and not w.isdigit() and w not in HONORIFICS]
-            self.names.update(parts)
-            self.names.update(a + b for a, b in itertools.pairwise(words) if len(a + b) >= PART)
+            for word in words:
+                if word not in HONORIFICS:
+                    self._add([word])
+            for pair in itertools.permutations(words[:6], 2):
+                self._add(pair)
         elif tag == "ORG":
             core = [w for w in words if w not in LEGAL_FORMS]
-            if len("".join(core)) >= PART:
-                self.letters.add("".join(core))
+            self._add(core)
+            if len(core) > 2 and len("".join(core[:2])) >= LONG:
+                self._add(core[:2])
         elif tag == "EMAIL":
-            local, _, domain = text.partition("@")
-            self.letters.add(compact(local) + "at" + compact(domain.replace(".", " dot ")))
-            if len(compact(local)) >= 5:
-                self.letters.add(compact(local))
+            self._spell_email(text)
         elif tag == "URL":
-            self.letters.add(compact(re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold())))
+            self._add([compact(re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold()))])
         elif tag in _BY_WORDS:
-            self.letters.update(w for w in words if len(w) >= 5 and not w.isdigit() and w not in COMMON_WORDS)
+            telling = [
+                (w, raw) for w, raw in zip(words, written, strict=True) if w not in COMMON_WORDS and len(w) >= PART
+            ]
+            for word, raw in telling:
+                if len(word) >= 5 or raw.isupper() or len(telling) == 1:
+                    self._add([word])
         if tag not in ("NAME", "CHILD", "EMAIL", "URL"):
-            clauses = (compact(c) for c in re.split(r"[,;.\n()]", text))
-            self.letters.update(c for c in clauses if len(c) >= 6 and not c.isdigit())
-        return None
+            for clause in re.split(r"[,;.\n()]", text):
+                if len(compact(clause)) >= 6:
+                    self._add([compact(w) for w in re.findall(r"[^\W_]+", clause)])
 
-    def _spell_digits(self, text: str, tag: str) -> None:
-        for run in re.findall(r"[0-9](?:[^\w\n]{0,3}[0-9])*", "".join(_folded(c) or c for c in text)):
-            number = re.sub(r"\D", "", run)
-            if tag == "PHONE":
-                number = _national(text) or number
-            if len(number) >= 5:
-                self.digits.add(number)
-            elif len(number) == 4 and compact(text).isdigit():
-                self.whole_numbers.add(number)
+    def _add(self, words: Sequence[str]) -> None:
+        """A form of one or more words, unless it is too short to be looked for or no words at all."""
+        form = "".join(words)
+        if form and not form.isdigit() and (len(form) >= PART or _unspaced(form)):
+            meet = frozenset(itertools.accumulate(len(w) for w in words[:-1]))
+            self.letters[form] = self.letters.get(form, frozenset()) | meet
+
+    def _spell_numbers(self, text: str) -> None:
+        plain = "".join(_folded(c) or c for c in text)
+        for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
+            number = re.sub(r"\D", "", m[0])
+            if self.tag == "PHONE":
+                number = _national(m[0]) or _national(text) or number
+            if len(number) >= 5 or (len(number) == 4 and compact(text).isdigit()):
+                self.numbers.add(number)
+            if len(number) >= LONG:
+                self.parted.add(number)
 
     def _spell_date(self, date: dt.date) -> None:
-        self.date = date
+        self.dates.add(date)
         y, m, d = f"{date.year:04}", f"{date.month:02}", f"{date.day:02}"
-        self.digits |= {d + m + y, y + m + d, m + d + y}
-        self.whole_numbers |= {d + m + y[2:], y[2:] + m + d, m + d + y[2:]}
+        self.numbers |= {d + m + y, y + m + d, m + d + y, d + m + y[2:], y[2:] + m + d, m + d + y[2:]}
+
+    def _spell_email(self, text: str) -> None:
+        local, _, domain = text.partition("@")
+        locals_ = {compact(local), compact(local.replace(".", " dot "))}
+        domains = {compact(domain), compact(domain.replace(".", " dot "))}
+        for parts in itertools.product(locals_, ("", "at"), domains):
+            self._add(["".join(parts)])
+        for name in locals_:
+            if len(name) >= 5:
+                self._add([name])
 
     def _spell_address(self, text: str, not_secret: frozenset[str]) -> None:
         for segment in re.split(r"[,;\n]", text):
@@ -294,22 +374,21 @@ class Forms:
             words = [compact(w) for w in re.findall(r"[^\W_]+", segment)]
             core = [w for w in words if w not in ADDRESS_WORDS and w not in not_secret]
             if len("".join(words)) >= LONG and core:
-                self.letters.add("".join(words))
+                self._add(words)
             if any(len(w) >= PART for w in core) and len(core) > 1:
                 self.streets.append((core, False))
             if names := [w for w in core if not any(c.isdigit() for c in w)]:
-                self.streets.append((names, True))
+                self.streets.append((names, len(names) == 1))
 
     def find(self, view: TextView) -> Iterator[tuple[int, int]]:
         """Where the value is written in a text."""
-        for form in self.letters:
-            yield from self._find_letters(view, form, clitics=False)
-        for form in self.names:
-            yield from self._find_letters(view, form, clitics=True)
-        yield from self._find_digits(view)
-        if self.date is not None:
-            for start, end, days in view.dates:
-                if any(_same_day(day, self.date) for day in days):
+        for form, meet in self.letters.items():
+            yield from self._find_letters(view, form, meet)
+        if self.numbers:
+            yield from self._find_numbers(view)
+        if self.dates:
+            for start, end, days in view.all_dates:
+                if any(_same_day(day, date) for day in days for date in self.dates):
                     yield start, end
         if self.amount is not None:
             for start, end, amount in amounts_in(view.line):
@@ -318,39 +397,51 @@ class Forms:
         for core, beside_street_word in self.streets:
             yield from _find_street(view, core, beside_street_word)
 
-    def _find_letters(self, view: TextView, form: str, *, clitics: bool) -> Iterator[tuple[int, int]]:
+    def _find_letters(self, view: TextView, form: str, meet: frozenset[int]) -> Iterator[tuple[int, int]]:
         start = view.compact.find(form)
         while start >= 0:
             end = start + len(form)
-            if len(form) >= LONG or _unspaced(form) or (view.is_edge(start) and _ends(view, end, clitics)):
+            if _is_whole(view, start, end, meet):
                 span = view.span(start, end)
                 if not self.exact or view.text[span[0]].isupper() or not view.text[span[0]].isalpha():
                     yield span
             start = view.compact.find(form, start + 1)
 
-    def _find_digits(self, view: TextView) -> Iterator[tuple[int, int]]:
-        if not (self.digits or self.whole_numbers):
-            return
+    def _find_numbers(self, view: TextView) -> Iterator[tuple[int, int]]:
         for start, end in view.runs:
             run = view.compact[start:end]
-            for number in self.digits:
+            for number in self.numbers:
                 at = run.find(number)
-                if at >= 0:
-                    first = start if self.tag == "PHONE" and at <= 4 else start + at  # 0, 62 or 0062 goes with it
-                    yield view.span(first, start + at + len(number))
-            if run in self.whole_numbers or any(run in number for number in self.digits if len(run) >= RUN):
+                while at >= 0:
+                    first, last = start + at, start + at + len(number)
+                    # A short number is one only by itself: 40162 is not in 1.401.620.
+                    if len(number) >= LONG or (view.is_edge(first) and view.is_edge(last)):
+                        if self.tag == "PHONE" and (prefix := _PHONE_PREFIX.search(run[:at])):
+                            first -= len(prefix[0])
+                        yield view.span(first, last)
+                    at = run.find(number, at + 1)
+            if len(run) >= RUN and any(run in number for number in self.parted):
                 yield view.span(start, end)
-        for word_start, word_end, word in view.words:  # part of a long number, among other numbers
-            if word.isdigit() and (
-                word in self.whole_numbers or (len(word) >= RUN and any(word in number for number in self.digits))
-            ):
-                yield word_start, word_end
+        if self.parted:
+            for first, last, word in view.words:  # a part of a long number, among other numbers
+                if len(word) >= RUN and word.isdigit() and any(word in number for number in self.parted):
+                    yield first, last
 
 
-def _ends(view: TextView, end: int, clitics: bool) -> bool:
-    if view.is_edge(end):
+def _is_whole(view: TextView, start: int, end: int, meet: frozenset[int]) -> bool:
+    """Whether ``compact[start:end]`` is a word or words by itself: not of the middle of another, nor of two others."""
+    form = view.compact[start:end]
+    gaps = [view.gap(i) for i in range(start + 1, end)]
+    if any(len(gap) > _LETTER_GAP for gap in gaps):
+        return False
+    if len(form) >= LONG or _unspaced(form):
         return True
-    return clitics and any(view.compact.startswith(c, end) and view.is_edge(end + len(c)) for c in _CLITICS)
+    spaces = [i for i, gap in enumerate(gaps, start=1) if any(c.isspace() for c in gap)]
+    if len(spaces) < len(gaps) and not meet.issuperset(spaces):  # Isa is not in "is a", but in "i s a"
+        return False
+    return view.is_edge(start) and (
+        view.is_edge(end) or any(view.compact.startswith(c, end) and view.is_edge(end + len(c)) for c in _CLITICS)
+    )
 
 
 def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> Iterator[tuple[int, int]]:
@@ -364,8 +455,7 @@ def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> I
         before = first
         while before > 0 and view.words[before - 1][2] in ADDRESS_WORDS:
             before -= 1
-        after = last + 1
-        beside = {w for _, _, w in view.words[before:first]} | {w for _, _, w in view.words[after : after + 1]}
+        beside = {w for _, _, w in view.words[before:first]} | {w for _, _, w in view.words[last + 1 : last + 2]}
         if not beside_street_word or beside & STREET_WORDS:
             yield view.words[before][0], view.words[last][1]
 

@@ -3,11 +3,10 @@
 Searched for every secret value, in all its written forms:
 
 1. each of the person's pieces of the dialogue;
-2. all of them one after another, in case a value was cut in two;
-3. the windows across each piece's borders, where sheet and person together could spell one: a hit counts if most of
-   it is the person's, so that a sheet which spells a value by itself is never refused, and learns nothing;
-4. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
-   stretches of the person's are searched as in 1 to 3.
+2. the windows across each piece's borders, in case a value was cut in two: a hit counts if nearly all of it is the
+   person's. One that a sheet completes does not count, or its author could try out guesses: what is refused is seen;
+3. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
+   stretches of the person's are searched as in 1 and 2.
 
 A hit is refused with the field's name, never with the value. What the sheet says is not searched.
 """
@@ -27,7 +26,7 @@ from llama.privacy.sanitiser import CleanText, Sanitiser
 from llama.tokenizer import Tokenizer
 
 WINDOW = 200  # characters before and after a border
-LEAST = 5  # letters and digits of a hit that must be the person's to count, and at least half of it
+OWN = 0.8  # of a hit's letters and digits; so much of a value is as good as all of it
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     ]
     own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
     search = _Search(sanitiser.secrets, sanitiser.tags)
-    for piece in [*own, "".join(own), " ".join(own)]:
+    for piece in own:
         search.refuse_any(piece)
     decoded = tokenizer.decode(ids)
     if decoded != text:
@@ -84,20 +83,15 @@ class _Search:
         for start, end in spans:
             self.refuse_any(text[start:end])
             first, last = max(0, start - WINDOW), min(len(text), end + WINDOW)
-            window = text[first:last]
-            for found in self.secrets.find(window):
-                hit = range(first + found.start, first + found.end)
-                own = sum(
-                    len(compact(text[max(a, hit.start) : min(b, hit.stop)]))
-                    for a, b in spans
-                    if a < hit.stop and b > hit.start
-                )
-                whole = len(compact(text[hit.start : hit.stop]))
-                if own >= LEAST and 2 * own >= whole and not self._is_a_tag(text[hit.start : hit.stop]):
+            for found in self.secrets.find(self._without_tags(text[first:last])):
+                a, b = first + found.start, first + found.end
+                own = sum(len(compact(text[max(a, s) : min(b, e)])) for s, e in spans if s < b and e > a)
+                if own >= OWN * len(compact(text[a:b])):
                     self._refuse(found.index)
 
-    def _is_a_tag(self, text: str) -> bool:
-        return self._tags is not None and self._tags.search(text) is not None
+    def _without_tags(self, text: str) -> str:
+        """Issued tags as so many signs that no value reaches across them."""
+        return self._tags.sub(lambda m: "\0" * len(m[0]), text) if self._tags else text
 
     def _refuse(self, index: int) -> None:
         secret = self.secrets.secrets[index]

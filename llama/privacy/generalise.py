@@ -12,6 +12,7 @@ from llama.privacy.forms import amounts_in, dates_in
 from llama.privacy.patterns import CITIES, PROVINCES
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
+from llama.privacy.words import STREET_WORDS
 
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
 
@@ -36,7 +37,7 @@ def generalised(value: Value, how: Generaliser, language: str) -> str | None:
 
 def city_of(address: str) -> str | None:
     """The city in an address: a known one, else a last part that is only words."""
-    known = list(CITIES.finditer(address))
+    known = [m for m in CITIES.finditer(address) if not _names_a_street(address[: m.start()])]
     if known:
         return known[-1][0].strip()
     parts = [part.strip() for part in re.split(r"[,;\n]", address) if part.strip()]
@@ -45,6 +46,12 @@ def city_of(address: str) -> str | None:
         if words and not any(c.isdigit() for c in words) and len(words) <= 40 and not PROVINCES.fullmatch(words):
             return words
     return None
+
+
+def _names_a_street(before: str) -> bool:
+    """Whether what stands before a city's name makes it a street's: Jl. Surabaya."""
+    words = re.findall(r"[^\W_]+", re.split(r"[,;\n]", before)[-1])
+    return bool(words) and words[-1].casefold() in STREET_WORDS
 
 
 def _year(value: Value, text: str) -> int | None:

@@ -13,10 +13,14 @@ import regex
 
 from llama.privacy.tags import ALL_KINDS, name_of, tag_pattern
 
-_HOLD = 2  # characters after a tag that decide whether it is part of a link
+_HOLD = 24  # characters after a tag, of its own word, that decide whether it is part of a link
 
-_LINK_BEFORE = regex.compile(r"[^\s]*(?:://|www\.|mailto:|[/?=&#%@\\])[^\s]*\Z|\]\([^)\s]*\Z", regex.IGNORECASE)
-_LINK_AFTER = regex.compile(r"\A(?:[@/\\?=&%#(]|\]\(|\.\w|:\S)")
+# With one of these in a word, what follows in it may be part of a link; white space as browsers know it ends a word.
+_LINK_SIGNS = frozenset("/?=&#%@\\")
+_LINK_STARTS = ("www.", "mailto:", "](")
+_SPACE = frozenset(" \t\n\r\f")
+_LINK_AFTER = regex.compile(r"[\w'’.+~-]*(?:[@/\\=&%#]|\.\w|:[\w/]|\?[\w/&=])|\(|\]\(")
+_AFTER = regex.compile(r"[^ \t\n\r\f]*")
 
 
 class Restorer:
@@ -54,17 +58,27 @@ class Restorer:
             if match is None:
                 break
             start, end = match.start() - self._offset, match.end() - self._offset
-            undecided = match.partial or len(self._held) - end < _HOLD
+            undecided = match.partial or self._is_open(end)
             if undecided and not final:
                 out.append(self._pass_on(self._held[position:start]))
                 self._keep(start)
                 return "".join(out)
             out.append(self._pass_on(self._held[position:start]))
-            out.append(self._replaced(match, self._held[end : end + _HOLD]))
+            out.append(self._replaced(match, self._after(end)))
             position = end
         out.append(self._pass_on(self._held[position:]))
         self._keep(len(self._held))
         return "".join(out)
+
+    def _after(self, end: int) -> str:
+        """The rest of the word after a tag."""
+        found = _AFTER.match(self._held, end, end + _HOLD)
+        return found[0] if found else ""
+
+    def _is_open(self, end: int) -> bool:
+        """Whether what arrives next may still be of the tag's own word; a bracket may follow one space."""
+        after = len(self._after(end))
+        return after < _HOLD and len(self._held) - end < max(2, after + 1)
 
     @property
     def _offset(self) -> int:
@@ -95,43 +109,58 @@ class _Markup:
     """Whether the text so far has left a link, markup, braces or code open."""
 
     def __init__(self) -> None:
-        self._word = ""  # since the last white space
-        self._code = ""  # the backticks that opened code
+        self._word = ""  # the end of the text since the last white space
+        self._is_link = False  # that word is one
+        self._code = ""  # the backticks or tildes that opened code
         self._ticks = ""
         self._angle = False
+        self._quote = ""  # inside of an angle
         self._braces = 0
+        self._newlines = 0
 
     def read(self, text: str) -> None:
+        """Go on to the end of ``text``."""
         for char in text:
             self._read(char)
 
     def forbids(self) -> bool:
         """True where nothing may be restored next."""
         self._end_ticks()
-        return bool(self._code) or self._angle or self._braces > 0 or _LINK_BEFORE.search(self._word) is not None
+        return bool(self._code) or self._angle or self._braces > 0 or self._is_link or self._word.endswith("<")
 
     def _read(self, char: str) -> None:
-        if char == "`":
+        if char in "`~" and (not self._ticks or self._ticks[0] == char):
             self._ticks += char
             return
         self._end_ticks()
-        if char.isspace():
-            self._word = ""
-            if char == "\n" and len(self._code) in (1, 2):  # inline code ends with its line at the latest
-                self._code = ""
+        if char in _SPACE:
+            self._word, self._is_link = "", False
+            if char == "\n":
+                self._newlines += 1
+                if len(self._code) in (1, 2):  # inline code ends with its line at the latest
+                    self._code = ""
+                if self._newlines > 1:  # and markup with its paragraph
+                    self._angle, self._quote = False, ""
             return
-        if self._word.endswith("<") and (char.isalpha() or char in "/!?"):
+        self._newlines = 0
+        if self._angle:
+            if self._quote:
+                self._quote = "" if char == self._quote else self._quote
+            elif char in "\"'":
+                self._quote = char
+            elif char == ">":
+                self._angle = False
+        elif self._word.endswith("<") and (char.isalpha() or char in "/!?"):
             self._angle = True
-        elif char == ">":
-            self._angle = False
         self._braces = max(0, self._braces + (char == "{") - (char == "}"))
-        self._word = (self._word + char)[-4096:]
+        self._word = (self._word + char)[-8:]
+        self._is_link |= char in _LINK_SIGNS or self._word.casefold().endswith(_LINK_STARTS)
 
     def _end_ticks(self) -> None:
-        if not self._ticks:
-            return
-        if not self._code:
-            self._code = self._ticks
-        elif self._ticks == self._code:
+        ticks, self._ticks = self._ticks, ""
+        if not ticks or (ticks[0] == "~" and len(ticks) < 3):
+            self._word = (self._word + ticks)[-8:]
+        elif not self._code:
+            self._code = ticks
+        elif ticks[0] == self._code[0] and (ticks == self._code or len(ticks) > len(self._code) >= 3):
             self._code = ""
-        self._ticks = ""

@@ -105,7 +105,7 @@ class Sanitiser:
             return None
         texts = [text_of(value, self.language) for value in each.values]
         if self.mode == "off" or each.policy is FieldPolicy.OPEN:
-            return CleanText(", ".join(self.clean(text).text for text in texts))
+            return self.clean(", ".join(texts))
         known, parts = field_of(name), list[str]()
         for value, text in zip(each.values, texts, strict=True):
             coarse = None

@@ -29,9 +29,9 @@ def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:
     """Matches a tag of these kinds as it may be written; the groups ``kind`` and ``number`` say which."""
     kind = "|".join(sorted(kinds))
     return regex.compile(
-        rf"(?<![\w\[])(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)(?:\s?\])?"
-        rf"|(?P<kind>(?i:{kind}))[\s_-](?P<number>\d{{1,4}})(?!\d)\s?\]"
-        rf"|(?P<kind>{kind})[ _](?P<number>\d{{1,4}})(?![\w\]]))"
+        rf"(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)(?:\s?\])?"
+        rf"|(?<![\w\[])(?P<kind>(?i:{kind}))[\s_-](?P<number>\d{{1,4}})(?!\d)\s?\]"
+        rf"|(?<![\w\[])(?P<kind>{kind})[ _](?P<number>\d{{1,4}})(?![\w\]]))"
     )
 
 
