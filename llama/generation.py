@@ -101,7 +101,7 @@ def reply_to(
         PromptError: the prompt leaves no room for a reply.
         LinkError: the cloud is gone, refuses, or says another text than the ids say.
     """
-    limit, limited_by = _reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
+    limit, limited_by = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
     decoder, meter = StreamDecoder(tokenizer), _Meter(link)
     stop, stop_reason = frozenset(stop_ids), limited_by
     session = Session(
@@ -133,7 +133,12 @@ def reply_to(
     return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing)
 
 
-def _reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
+def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
+    """Most tokens that a reply to ``prompt`` tokens can have, and what limits it.
+
+    Raises:
+        PromptError: there is no room for any.
+    """
     if max_gen_len is not None and max_gen_len < 1:
         raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
     if prompt < 1:

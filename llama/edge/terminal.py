@@ -27,7 +27,7 @@ from llama.privacy.policy import SEES, Kind, Party, view
 # Control characters in a reply could move the cursor or rewrite what the terminal shows; only these two mean text.
 _UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _WIDTH = 100  # where there is no screen to ask
-_CELL_CHARS = 160
+_CELL_CHARS = 100
 
 
 class Terminal:
@@ -88,8 +88,8 @@ class Terminal:
         if kind not in held:
             nobody = party is Party.THIRD_PARTY and not third_party
             return Text("– (none took part)" if nobody else f"– {SEES[kind][party].says}", style="dim")
-        text = held[kind]
-        shown = text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}… ({len(text)} characters)"
+        text = " · ".join(line for line in held[kind].splitlines() if line.strip())
+        shown = text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}…"
         if kind is Kind.SANITISED_PROMPT and party is not Party.CUSTOMER:
             shown = f"{SEES[kind][party].says}: {shown}"
         return _with_tags(shown, tags)

@@ -346,11 +346,16 @@ class Forms:
         for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
             number = re.sub(r"\D", "", m[0])
             if self.tag == "PHONE":
-                number = _national(m[0]) or _national(text) or number
+                number = re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", number)
             if len(number) >= 5 or (len(number) == 4 and compact(text).isdigit()):
                 self.numbers.add(number)
             if len(number) >= LONG:
                 self.parted.add(number)
+
+        if self.tag == "PHONE":
+            for match in phonenumbers.PhoneNumberMatcher(plain, "ID", phonenumbers.Leniency.POSSIBLE):
+                self.numbers.add(str(match.number.national_number))
+                self.parted.add(str(match.number.national_number))
 
     def _spell_date(self, date: dt.date) -> None:
         self.dates.add(date)
@@ -415,17 +420,24 @@ class Forms:
                 while at >= 0:
                     first, last = start + at, start + at + len(number)
                     # A short number is one only by itself: 40162 is not in 1.401.620.
-                    if len(number) >= LONG or (view.is_edge(first) and view.is_edge(last)):
+                    if len(number) >= LONG or _is_one_number(view, first, last):
                         if self.tag == "PHONE" and (prefix := _PHONE_PREFIX.search(run[:at])):
                             first -= len(prefix[0])
                         yield view.span(first, last)
                     at = run.find(number, at + 1)
-            if len(run) >= RUN and any(run in number for number in self.parted):
+            part = re.sub(r"^(?:0|62)", "", run) if self.tag == "PHONE" else run
+            if len(part) >= RUN and any(part in number for number in self.parted):
                 yield view.span(start, end)
         if self.parted:
             for first, last, word in view.words:  # a part of a long number, among other numbers
                 if len(word) >= RUN and word.isdigit() and any(word in number for number in self.parted):
                     yield first, last
+
+
+def _is_one_number(view: TextView, first: int, last: int) -> bool:
+    """Whether the digits ``compact[first:last]`` stand together, with other signs or letters around them."""
+    together = all(len(view.gap(i)) <= 1 for i in range(first + 1, last))
+    return together and view.is_edge(first) and view.is_edge(last)
 
 
 def _is_whole(view: TextView, start: int, end: int, meet: frozenset[int]) -> bool:
@@ -458,15 +470,6 @@ def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> I
         beside = {w for _, _, w in view.words[before:first]} | {w for _, _, w in view.words[last + 1 : last + 2]}
         if not beside_street_word or beside & STREET_WORDS:
             yield view.words[before][0], view.words[last][1]
-
-
-def _national(text: str) -> str | None:
-    """A phone number without its country code or leading zero, or None."""
-    try:
-        number = phonenumbers.parse(text, "ID")
-    except phonenumbers.NumberParseException:
-        return None
-    return str(number.national_number)
 
 
 def _is_date(year: int, month: int, day: int) -> bool:

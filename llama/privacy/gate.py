@@ -3,16 +3,18 @@
 Searched for every secret value, in all its written forms:
 
 1. each of the person's pieces of the dialogue;
-2. the windows across each piece's borders, in case a value was cut in two: a hit counts if nearly all of it is the
-   person's. One that a sheet completes does not count, or its author could try out guesses: what is refused is seen;
-3. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
-   stretches of the person's are searched as in 1 and 2.
+2. one piece after another without what stands between, in case a value was cut in two;
+3. the windows across each piece's borders: a hit counts if nearly all of it is the person's. One that a sheet
+   completes does not count, or its author could try out guesses: what is refused is seen;
+4. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
+   stretches of the person's are searched as in 1 and 3.
 
 A hit is refused with the field's name, never with the value. What the sheet says is not searched.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,13 +22,14 @@ import regex
 
 from llama.chat import ChatFormat
 from llama.errors import PrivacyRefused, PromptError
-from llama.privacy.forms import Index, compact
+from llama.privacy.forms import LONG, Index, compact
 from llama.privacy.merging import Passage
 from llama.privacy.sanitiser import CleanText, Sanitiser
 from llama.tokenizer import Tokenizer
 
 WINDOW = 200  # characters before and after a border
-OWN = 0.8  # of a hit's letters and digits; so much of a value is as good as all of it
+OWN = 0.75  # of a hit's letters and digits; so much of a value is as good as all of it
+CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     search = _Search(sanitiser.secrets, sanitiser.tags)
     for piece in own:
         search.refuse_any(piece)
+    search.refuse_cut(own)
     decoded = tokenizer.decode(ids)
     if decoded != text:
         raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
@@ -78,6 +82,17 @@ class _Search:
         for part in self._tags.split(text) if self._tags else [text]:
             for found in self.secrets.find(part):
                 self._refuse(found.index)
+
+    def refuse_cut(self, pieces: Sequence[str]) -> None:
+        for glue in ("", " "):
+            text, borders = glue.join(map(self._without_tags, pieces)), list[int]()
+            for piece in pieces[:-1]:
+                borders.append((borders[-1] if borders else -len(glue)) + len(glue) + len(piece))
+            for found in self.secrets.find(text):
+                edges = [found.start, *(b for b in borders if found.start < b < found.end), found.end]
+                parts = [len(compact(text[a:b])) for a, b in itertools.pairwise(edges)]
+                if len(parts) > 1 and sum(parts) >= LONG and min(parts) >= CUT:
+                    self._refuse(found.index)
 
     def refuse_across(self, text: str, spans: Sequence[tuple[int, int]]) -> None:
         for start, end in spans:

@@ -66,7 +66,7 @@ def prepare(
 
 
 def holdings(
-    found: Found, profile: Profile, prepared: Prepared, sent: str, restored: str, times: str
+    found: Found, profile: Profile, prepared: Prepared, sent: str, restored: str, counts: str
 ) -> dict[Kind, str]:
     """All that there is of a run, as text, for the views that ``policy.view`` makes.
 
@@ -76,7 +76,7 @@ def holdings(
         prepared: what was sent.
         sent: the reply as the model gave it.
         restored: the reply as the person reads it.
-        times: token counts and times.
+        counts: token counts and times.
     """
     prompt = found.prompt
     is_own = isinstance(prompt, OwnWords)
@@ -90,6 +90,6 @@ def holdings(
         Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
         Kind.REPLY_WITH_TAGS: sent,
         Kind.REPLY: restored,
-        Kind.TIMINGS: times,
+        Kind.TIMINGS: counts,
     }
     return {kind: text for kind, text in everything.items() if text}
