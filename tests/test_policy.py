@@ -61,12 +61,12 @@ def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.Captur
 def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> None:
     """Neither markup nor control characters of a sheet or a reply do anything to the screen."""
     screen = Terminal(plain=False)
-    screen.show_prompt([Message("user", "[name_1] and [/x] [bold]\x1b[2J\x9b31m :smile: [link=http://x]y[/link]")], ())
+    screen.show_prompt([Message("user", "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]")], ())
     screen.show_views({Kind.REPLY: "[/x] [red]\x1b]0;title\x07"}, third_party="", tags=())
     out = capfd.readouterr().out
     for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):
         assert text in out
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", out)
 
 
 def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:

@@ -24,8 +24,10 @@ from llama.chat import Message
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 
-# Control characters in a reply could move the cursor or rewrite what the terminal shows; only these two mean text.
-_UNPRINTABLE = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+# Control characters could move the cursor or rewrite what the terminal shows; only these two mean text. The signs that
+# turn the direction of writing could show a sheet's title, or a price, as another.
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_UNPRINTABLE = {code: None for code in _CONTROLS if chr(code) not in "\n\t"}
 _WIDTH = 100  # where there is no screen to ask
 _CELL_CHARS = 100
 

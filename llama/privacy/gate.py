@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import regex
 
-from llama.chat import ChatFormat
+from llama.chat import ChatFormat, Message
 from llama.errors import PrivacyRefused, PromptError
 from llama.privacy.forms import LONG, Index, compact
 from llama.privacy.merging import Passage
@@ -47,27 +47,35 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         PrivacyRefused: a secret value is in it; names the field.
         PromptError: it cannot be written in the model's vocabulary.
     """
-    passages = [_spellable(passage, tokenizer) for passage in passages]
     dialog = [passage.message for passage in passages]
     ids = chat.encode_dialog_prompt(dialog)
-    text, offsets = chat.spell(dialog)
+    decoded = tokenizer.decode(ids)
     if sanitiser.mode == "off":
-        return Outgoing(tuple(ids), tokenizer.decode(ids))
-    spans = [
-        (offset + start, offset + end)
-        for passage, offset in zip(passages, offsets, strict=True)
-        for start, end in passage.own_spans
-    ]
+        return Outgoing(tuple(ids), decoded)
     own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
     search = _Search(sanitiser.secrets, sanitiser.tags)
     for piece in own:
         search.refuse_any(piece)
     search.refuse_cut(own)
-    decoded = tokenizer.decode(ids)
+    text, offsets = chat.spell(dialog)
     if decoded != text:
+        _refuse_what_cannot_be_written(dialog, tokenizer)
         raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
+    spans = [
+        (offset + start, offset + end)
+        for passage, offset in zip(passages, offsets, strict=True)
+        for start, end in passage.own_spans
+    ]
     search.refuse_across(decoded, spans)
     return Outgoing(tuple(ids), decoded)
+
+
+def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokenizer) -> None:
+    """Some vocabularies lack some control characters."""
+    for i, message in enumerate(dialog, start=1):
+        if tokenizer.decode(tokenizer.encode(message.content, bos=False, eos=False)) != message.content:
+            raise PromptError(f"message {i} of {len(dialog)} has characters that the model's vocabulary cannot write; "
+                              f"remove control characters from the sheet")  # fmt: skip
 
 
 class _Search:
@@ -112,15 +120,3 @@ class _Search:
         secret = self.secrets.secrets[index]
         raise PrivacyRefused(f"gate: the value of {secret.field} was about to leave the device; nothing was sent; "
                              f"shorten or reword the text that mentions it")  # fmt: skip
-
-
-def _spellable(passage: Passage, tokenizer: Tokenizer) -> Passage:
-    """The person's pieces without what the vocabulary cannot write; a sheet with such characters is refused."""
-    pieces = list[str | CleanText]()
-    for piece in passage.pieces:
-        text = piece if isinstance(piece, str) else piece.text
-        written = tokenizer.decode(tokenizer.encode(text, bos=False, eos=False))
-        if written != text and isinstance(piece, str):
-            raise PromptError("the sheet has characters that the model's vocabulary cannot write; remove them")
-        pieces.append(piece if isinstance(piece, str) else CleanText(written))
-    return Passage(passage.role, tuple(pieces))

@@ -20,7 +20,7 @@ from llama.privacy.forms import Index, Secret, TextView, compact
 from llama.privacy.generalise import generalised
 from llama.privacy.patterns import hits_in
 from llama.privacy.policy import FieldPolicy, field_of
-from llama.privacy.profile import Profile, ProfileField, text_of
+from llama.privacy.profile import Profile, ProfileField, Value, text_of
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 
 Mode = Literal["schema", "off"]
@@ -32,14 +32,6 @@ class CleanText:
     """Words of the person's that may leave. Made by :class:`Sanitiser` only. They do not print."""
 
     text: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Masked:
-    """A stretch that a tag stands for. ``by``: the field that declared it, or the kind of the pattern."""
-
-    tag: str
-    by: str
 
 
 class Sanitiser:
@@ -59,7 +51,6 @@ class Sanitiser:
     ) -> None:  # fmt: skip
         self.profile, self.mode, self.language = profile, mode, language
         self.secrets = Index()
-        self.masked: list[Masked] = []
         self._values: dict[str, str] = {}  # tag → what it stands for
         self._tag_of: dict[int, str] = {}  # index of a secret → its tag
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
@@ -68,7 +59,7 @@ class Sanitiser:
         if mode == "off":
             return
         fields = profile.fields.values()
-        texts = [*own, *(text_of(v, language) for f in fields for v in f.values if f.policy is FieldPolicy.OPEN)]
+        texts = [*own, *(self._text_of(each) for each in fields if each.policy is FieldPolicy.OPEN)]
         for text in (*reserved, *texts):
             self._taken |= tags_written_in(text)
         for each in fields:
@@ -103,33 +94,33 @@ class Sanitiser:
         each = self.profile.fields.get(name)
         if each is None:
             return None
-        texts = [text_of(value, self.language) for value in each.values]
         if self.mode == "off" or each.policy is FieldPolicy.OPEN:
-            return self.clean(", ".join(texts))
-        known, parts = field_of(name), list[str]()
-        for value, text in zip(each.values, texts, strict=True):
-            coarse = None
-            if each.policy is FieldPolicy.QUASI and known.generaliser is not None:
-                coarse = generalised(value, known.generaliser, self.language)
-            parts.append(self._tag(self._index_of(each, text)) if coarse is None else self.clean(coarse).text)
+            return self.clean(self._text_of(each))
+        parts = []
+        for value in each.values:
+            coarse = self._coarse(each, value)
+            parts.append(self._tag(self._index_of(each, value)) if coarse is None else self.clean(coarse).text)
         return CleanText(", ".join(parts))
+
+    def _text_of(self, each: ProfileField) -> str:
+        return ", ".join(text_of(value, self.language) for value in each.values)
+
+    def _coarse(self, each: ProfileField, value: Value) -> str | None:
+        """The value made coarser, or None where it must be a tag."""
+        how = field_of(each.name).generaliser
+        return generalised(value, how, self.language) if each.policy is FieldPolicy.QUASI and how is not None else None
 
     def _declare(self, each: ProfileField) -> None:
         if each.policy is FieldPolicy.OPEN:
             return
-        known = field_of(each.name)
         for value in each.values:
-            coarse = None
-            if each.policy is FieldPolicy.QUASI and known.generaliser is not None:
-                coarse = generalised(value, known.generaliser, self.language)
-            index = self.secrets.add(Secret(each.name, known.tag, value), [] if coarse is None else [coarse])
+            coarse = self._coarse(each, value)
+            secret = Secret(each.name, field_of(each.name).tag, value)
+            index = self.secrets.add(secret, [] if coarse is None else [coarse])
             self._known.setdefault(compact(text_of(value)), index)
 
-    def _index_of(self, each: ProfileField, text: str) -> int:
-        return next(
-            i for i, s in enumerate(self.secrets.secrets)
-            if s.field == each.name and text_of(s.value, self.language) == text
-        )  # fmt: skip
+    def _index_of(self, each: ProfileField, value: Value) -> int:
+        return next(i for i, s in enumerate(self.secrets.secrets) if (s.field, s.value) == (each.name, value))
 
     def _discover_in(self, view: TextView) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
@@ -153,9 +144,7 @@ class Sanitiser:
             twin = next((i for i in self._tag_of if compact(text_of(self.secrets.secrets[i].value)) == same
                          and self.secrets.secrets[i].tag == secret.tag), None)  # fmt: skip
             self._tag_of[index] = self._issue(secret) if twin is None else self._tag_of[twin]
-        tag = self._tag_of[index]
-        self.masked.append(Masked(tag, secret.field))
-        return tag
+        return self._tag_of[index]
 
     def _issue(self, secret: Secret) -> str:
         while True:
