@@ -17,6 +17,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import sys
+
 import torch
 
 from llama import parallel
@@ -101,16 +103,28 @@ def main(
     if mode == "off":
         screen.notice("warning: --sanitise off: your words and fields leave this device as they are; whoever receives "
                       "them can read them")  # fmt: skip
-    if isinstance(found.prompt, Sheet) and profile_file is not None and not dry_run:
-        consent.require(found, profile, profile_file, yes=yes, ask=screen.ask)
     prepared = prepare(found, profile, mode, chat, tokenizer, half.context_length)
+    tags = prepared.sanitiser.tags
+    if isinstance(found.prompt, Sheet):
+        if missing := [name for name in found.prompt.asks_for if profile.find(name) is None]:
+            screen.notice(f"the sheet asks for {', '.join(missing)}, which your profile does not have")
+        if profile_file is not None and not dry_run:
+
+            def ask(question: str) -> bool | None:
+                if screen.has_keyboard():
+                    screen.show_prompt(prepared.dialog, tags)
+                return screen.ask(question)
+
+            consent.require(found, profile, profile_file, mode, yes=yes, ask=ask, notice=screen.notice)
     if cloud is None or dry_run:
         terminal.show_dry_run(prepared.outgoing.text)
+        if tags and sys.stderr.isatty():
+            screen.notice(f"known here only: {terminal.legend(tags)}")
         screen.notice(f"nothing was sent; a run sends the rows of these {len(prepared.outgoing.ids)} tokens and of the "
                       f"reply's, the prompt id '{found.prompt_id}', and the sampling settings")  # fmt: skip
         return
 
-    restorer = Restorer(prepared.sanitiser.tags)
+    restorer = Restorer(tags)
     restored = list[str]()
 
     def show(text: str) -> None:
@@ -128,9 +142,11 @@ def main(
         ):
             raise ProtocolMismatch(f"the cloud at {cloud} describes another model than its fingerprint does; update it")
         reply_limit(len(prepared.outgoing.ids), max_gen_len, welcome.max_seq_len)
-        screen.show_prompt(prepared.dialog, prepared.sanitiser.tags)
+        edge = _load(half, welcome, where)
+        screen.show_prompt(prepared.dialog, tags)
+        screen.begin_reply()
         reply = reply_to(
-            prepared.outgoing.ids, edge=_load(half, welcome, where), link=link, welcome=welcome, tokenizer=tokenizer,
+            prepared.outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
             stop_ids=chat.stop_ids, sampling=sampling, max_gen_len=max_gen_len, prompt_id=found.prompt_id,
             on_text=lambda text: show(restorer.push(text)),
         )  # fmt: skip
@@ -142,11 +158,12 @@ def main(
     screen.show_text("\n")
     counts = f"{reply.timing.prompt_tokens} + {reply.timing.reply_tokens} tokens, {reply.timing.total_s:.1f} s"
     run_of = holdings(found, profile, prepared, reply.text, text, counts)
-    screen.show_views(run_of, third_party=found.party, tags=prepared.sanitiser.tags)
+    screen.show_views(run_of, third_party=found.party, tags=tags, raw=mode == "off")
     if (why := terminal.ending(reply, welcome.max_seq_len)) is not None:
         screen.notice(why)
     if restorer.left:
-        screen.notice(f"{restorer.left} of the reply's tags were left as they are")
+        screen.notice(f"tags left as they are in the reply: {restorer.left}; this run has not issued them, or they "
+                      f"stand in a link, markup or code")  # fmt: skip
     screen.notice(times)
 
 
@@ -155,7 +172,7 @@ def _prompt(prompt_file: str | None, sheet_dir: str | None, prompt_id: str | Non
         return read_prompt(prompt_file)
     if prompt_file is None and sheet_dir is not None and prompt_id is not None:
         return read_from_directory(sheet_dir, prompt_id)
-    raise UsageError("--prompt_file must be given, or --sheet_dir and --prompt_id; --help lists all flags")
+    raise UsageError("either --prompt_file must be given, or --sheet_dir and --prompt_id; --help lists all flags")
 
 
 def _profile(profile_file: str | None, found: Found) -> Profile:

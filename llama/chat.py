@@ -44,6 +44,8 @@ class ChatFormat(Protocol):
 
     stop_ids: tuple[int, ...]
     """Ids after which the reply is over."""
+    default_system: str | None
+    """Put in front of a dialogue that has no system message."""
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened.
@@ -85,7 +87,7 @@ class Llama3Format:
 
     def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         self._tokenizer = tokenizer
-        self._default_system = default_system
+        self.default_system = default_system
         self._begin_of_text, self._start_header, self._end_header, self._eot, end_of_text = _special_ids(
             tokenizer,
             ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
@@ -94,7 +96,7 @@ class Llama3Format:
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
-        dialog = _checked(dialog, self.roles, self._default_system)
+        dialog = _checked(dialog, self.roles, self.default_system)
         ids = [self._begin_of_text]
         for message in dialog:
             ids += self.encode_message(message)
@@ -103,7 +105,7 @@ class Llama3Format:
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
         text, offsets = "<|begin_of_text|>", list[int]()
-        for message in _checked(dialog, self.roles, self._default_system):
+        for message in _checked(dialog, self.roles, self.default_system):
             text += f"<|start_header_id|>{message.role}<|end_header_id|>\n\n"
             offsets.append(len(text) - (len(message.content) - len(message.content.lstrip())))
             text += f"{message.content.strip()}<|eot_id|>"
@@ -130,13 +132,13 @@ class ChatMLFormat:
 
     def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
         self._tokenizer = tokenizer
-        self._default_system = default_system
+        self.default_system = default_system
         self._im_start, self._im_end = _special_ids(tokenizer, ("<|im_start|>", "<|im_end|>"))
         self.stop_ids: tuple[int, ...] = (self._im_end,)
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
-        dialog = _checked(dialog, self.roles, self._default_system)
+        dialog = _checked(dialog, self.roles, self.default_system)
         ids: list[int] = []
         for message in dialog:
             ids += self.encode_message(message)
@@ -145,7 +147,7 @@ class ChatMLFormat:
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
         text, offsets = "", list[int]()
-        for message in _checked(dialog, self.roles, self._default_system):
+        for message in _checked(dialog, self.roles, self.default_system):
             text += f"<|im_start|>{message.role}\n"
             offsets.append(len(text))
             text += f"{message.content}<|im_end|>\n"

@@ -115,7 +115,8 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
         if name not in known and name.startswith("no") and name[2:] in known and _is_switch(main, name[2:]):
             name, has_value, value = name[2:], "=", "false"
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            begun = [flag for flag in known if flag.startswith(name)]
+            nearest = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f"did you mean --{nearest[0]}?" if nearest else "the flags are " + ", ".join(f"--{k}" for k in known)
             raise UsageError(f"unknown flag --{name}; {hint}")
         if name in values:

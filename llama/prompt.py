@@ -153,12 +153,12 @@ def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
     assert isinstance(sheet, Sheet)
     party = prompt_id.partition("/")[0] if "/" in prompt_id else ""
     system = directory / "system.txt"
-    if party and not system.exists():
+    if party and not (system.is_file() and system.stat().st_size):
         raise PromptError(f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
                           f"provider's own system prompt; write that into system.txt")  # fmt: skip
     return Found(
         sheet, f"vendor:{party}" if party else PROVIDER, prompt_id, party,
-        _read_text(str(system)).strip() if system.exists() else "",
+        _read_text(str(system)).strip() if system.is_file() and system.stat().st_size else "",
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from llama.edge.consent import consents_of, question, require
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.profile import Profile, profile_from
+from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, Sheet
 
 FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
@@ -26,7 +27,7 @@ class Person:
     """Answers as told, and remembers what was asked."""
 
     def __init__(self, answer: bool | None) -> None:
-        self.answer, self.asked = answer, list[str]()
+        self.answer, self.asked, self.told = answer, list[str](), list[str]()
 
     def __call__(self, text: str) -> bool | None:
         self.asked.append(text)
@@ -37,9 +38,11 @@ class Person:
 def agree(tmp_path: Path) -> Callable[..., list[str]]:
     """``agree(found, answer=…, yes=…, profile=…)``: what the person was asked."""
 
-    def ask(sheet: Found, answer: bool | None = True, yes: bool = False, profile: Profile = FILLED) -> list[str]:
+    def ask(
+        sheet: Found, answer: bool | None = True, yes: bool = False, profile: Profile = FILLED, mode: Mode = "schema"
+    ) -> list[str]:
         person = Person(answer)
-        require(sheet, profile, str(tmp_path / "profile.toml"), yes=yes, ask=person)
+        require(sheet, profile, str(tmp_path / "profile.toml"), mode, yes=yes, ask=person, notice=person.told.append)
         return person.asked
 
     return ask
@@ -65,6 +68,28 @@ def test_a_field_that_would_leave_in_another_form_is_asked_anew(agree: Agree) ->
     assert len(agree(found("name"), profile=opened)) == 1
 
 
+def test_agreeing_to_tags_is_not_agreeing_to_raw_values(agree: Agree) -> None:
+    """Nor the reverse; and the question says what it is."""
+    agree(found("name", "birth_date"))
+    (asked,) = agree(found("name", "birth_date"), mode="off")
+    assert asked.count("just as it is, since --sanitise is off") == 2 and "tag" not in asked
+    assert agree(found("name", "birth_date"), mode="off") == agree(found("name")) == []
+
+
+def test_a_field_by_another_name_is_the_same_field(agree: Agree) -> None:
+    """The sheet's name for it is what is agreed to."""
+    (asked,) = agree(found("nama", "minat"))
+    assert "nama   as a tag" in asked and "minat  as you wrote it" in asked
+
+
+def test_an_agreement_that_cannot_be_remembered_holds_for_this_run(tmp_path: Path) -> None:
+    """The person has said yes; they are told that they will be asked again."""
+    person = Person(True)
+    nowhere = str(tmp_path / "nowhere" / "profile.toml")
+    require(found("name"), FILLED, nowhere, "schema", yes=False, ask=person, notice=person.told.append)
+    assert len(person.told) == 1 and "cannot be remembered there (No such file or directory)" in person.told[0]
+
+
 def test_declining_sends_nothing_and_is_not_remembered(agree: Agree, tmp_path: Path) -> None:
     """The next time the person is asked again."""
     for _ in range(2):
@@ -88,15 +113,17 @@ def test_what_is_not_in_the_profile_needs_no_consent(agree: Agree) -> None:
 
 def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
     """Each form, and that a third party gets the reply. A sheet's title is shown, never believed."""
-    text = question(found(*ASKS, "religion", origin="vendor:insurer", party="insurer", title="From your bank"), FILLED)
+    text = question(
+        found(*ASKS, "religion", origin="vendor:insurer", party="insurer", title="From your bank"), FILLED, "schema"
+    )
     assert "From your bank (from the third party insurer) asks for:" in text
     for line in ("name        as a tag, [NAME_n]", "birth_date  made coarser (decade)", "interests   as you wrote it",
                  "religion    not in your profile", "The provider can read all that is sent",
                  "The third party insurer gets the reply"):  # fmt: skip
         assert line in text
     assert "Sari" not in text and "tea" not in text
-    assert "from the provider" in question(found("name"), FILLED)
-    assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED)
+    assert "from the provider" in question(found("name"), FILLED, "schema")
+    assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED, "schema")
 
 
 def test_what_is_remembered_holds_no_value_and_is_the_persons_alone(agree: Agree, tmp_path: Path) -> None:
@@ -117,6 +144,8 @@ def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
     """Nothing is taken for granted."""
     path = consents_of(str(tmp_path / "profile.toml"))
     path.write_bytes(damage)
-    with pytest.raises(ProfileError, match=r"cannot be read .*; delete it, and be asked again"):
+    with pytest.raises(
+        ProfileError, match="damaged, so what you agreed to cannot be read; delete it, and be asked again"
+    ):
         agree(found("name"))
     assert path.read_bytes() == damage

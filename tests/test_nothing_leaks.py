@@ -583,7 +583,8 @@ class Slipping:
     """A chat format that puts more ids among those of the dialogue."""
 
     def __init__(self, chat: ChatFormat, extra: Sequence[int], where: str) -> None:
-        self._chat, self._extra, self._where, self.stop_ids = chat, list(extra), where, chat.stop_ids
+        self._chat, self._extra, self._where = chat, list(extra), where
+        self.stop_ids, self.default_system = chat.stop_ids, chat.default_system
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         ids = self._chat.encode_dialog_prompt(dialog)

@@ -45,9 +45,18 @@ def test_a_person_may_choose_another_policy_for_a_field(tmp_path: Path) -> None:
     profile = profile_of(
         tmp_path, 'employer = "PT A"\ninterests = "tea"\n[policy]\nemployer = "open"\ninterests = "secret"'
     )
-    assert profile.policy_of("employer") is FieldPolicy.OPEN
-    assert profile.policy_of("interests") is FieldPolicy.SECRET
-    assert profile.policy_of("company") is FieldPolicy.SECRET
+    assert {name: field.policy for name, field in profile.fields.items()} == {
+        "employer": FieldPolicy.OPEN, "interests": FieldPolicy.SECRET,
+    }  # fmt: skip
+
+
+def test_a_field_is_found_by_any_of_its_names(tmp_path: Path) -> None:
+    """A sheet asks for ``budget``, the profile has ``anggaran``; what only sounds alike is another field."""
+    profile = profile_of(tmp_path, 'anggaran = "Rp 1"\nfull_name = "A B"\nbudgett = "x"\nktp = "1"')
+    found = {name: profile.find(name) for name in ("budget", "nama", "nik", "budgett", "passport", "nothing")}
+    assert {name: field and field.name for name, field in found.items()} == {
+        "budget": "anggaran", "nama": "full_name", "nik": "ktp", "budgett": "budgett", "passport": None, "nothing": None,
+    }  # fmt: skip
 
 
 def test_the_sample_profile_can_be_read() -> None:

@@ -16,14 +16,17 @@ import msgspec
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile
+from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, Sheet
+
+RAW = "raw"  # the form of a field under --sanitise off
 
 
 class Consent(msgspec.Struct, frozen=True):
     """One agreement: ``origin`` may have ``fields``, each in the form named; ``agreed`` is the day."""
 
     origin: str
-    fields: dict[str, FieldPolicy]
+    fields: dict[str, str]
     agreed: str
 
 
@@ -32,47 +35,63 @@ def consents_of(profile_file: str) -> Path:
     return Path(f"{profile_file}.consents.json")
 
 
-def require(found: Found, profile: Profile, profile_file: str, *, yes: bool, ask: Callable[[str], bool | None]) -> None:
+def require(
+    found: Found, profile: Profile, profile_file: str, mode: Mode, *, yes: bool, ask: Callable[[str], bool | None],
+    notice: Callable[[str], None],
+) -> None:  # fmt: skip
     """Return if the person has agreed to what the sheet asks for, or agrees now.
 
     Args:
         found: the sheet and its origin.
         profile: whose fields are asked for.
         profile_file: its path.
+        mode: with ``off``, fields leave raw, which is another form than any policy's.
         yes: agreed, for this run only.
         ask: puts a question to the person; None where nobody is there to answer.
+        notice: tells the person something.
 
     Raises:
         PrivacyRefused: declined, or nobody is there.
         ProfileError: the remembered agreements cannot be read.
     """
     assert isinstance(found.prompt, Sheet)
-    fields = {name: profile.policy_of(name) for name in found.prompt.asks_for if name in profile.fields}
+    fields = forms_of(found.prompt, profile, mode)
     if not fields or yes:
         return
     path = consents_of(profile_file)
     remembered = _read(path)
     if any(c.origin == found.origin and fields.items() <= c.fields.items() for c in remembered):
         return
-    answer = ask(question(found, profile))
+    answer = ask(question(found, profile, mode))
     if answer is None:
         raise PrivacyRefused(f"the sheet asks for {', '.join(fields)}, and nobody is here to agree; run it in a "
                              f"terminal, or agree with --yes")  # fmt: skip
     if not answer:
         raise PrivacyRefused("declined; nothing was sent")
-    _write(path, [*remembered, Consent(found.origin, fields, dt.date.today().isoformat())])
+    try:
+        _write(path, [*remembered, Consent(found.origin, fields, dt.date.today().isoformat())])
+    except OSError as err:
+        notice(f"{path}: your agreement cannot be remembered there ({err.strerror}), so you will be asked again")
 
 
-def question(found: Found, profile: Profile) -> str:
+def forms_of(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
+    """The fields that the sheet would get, each with the form in which it would leave."""
+    asked = {name: profile.find(name) for name in sheet.asks_for}
+    return {name: RAW if mode == "off" else str(each.policy) for name, each in asked.items() if each is not None}
+
+
+def question(found: Found, profile: Profile, mode: Mode) -> str:
     """What the person is asked."""
     sheet = found.prompt
     assert isinstance(sheet, Sheet)
+    forms = forms_of(sheet, profile, mode)
     lines = [f"{sheet.title or found.prompt_id or 'This sheet'} (from {origin_in_words(found)}) asks for:"]
     width = max(map(len, sheet.asks_for))
-    lines += [f"  {name:{width}}  {_form(name, profile)}" for name in sheet.asks_for]
+    lines += [f"  {name:{width}}  {_in_words(name, forms.get(name))}" for name in sheet.asks_for]
     lines.append("The provider can read all that is sent, and the reply, which may quote it.")
     if found.party:
-        lines.append(f"The third party {found.party} gets the reply, as the model writes it: tags stay tags.")
+        lines.append(f"The third party {found.party} gets the reply, as the model writes it"
+                     f"{'.' if mode == 'off' else ': tags stay tags.'}")  # fmt: skip
     return "\n".join(lines) + "\nAgree?"
 
 
@@ -83,14 +102,15 @@ def origin_in_words(found: Found) -> str:
     return found.origin.replace("file:", "the file ", 1) if found.origin.startswith("file:") else "the provider"
 
 
-def _form(name: str, profile: Profile) -> str:
-    if name not in profile.fields:
+def _in_words(name: str, form: str | None) -> str:
+    if form is None:
         return "not in your profile"
-    return {
+    words = {
         FieldPolicy.SECRET: f"as a tag, [{field_of(name).tag}_n]; the value stays here",
         FieldPolicy.QUASI: f"made coarser ({field_of(name).generaliser})",
         FieldPolicy.OPEN: "as you wrote it, with tags for what is secret in it",
-    }[profile.policy_of(name)]
+    }
+    return "just as it is, since --sanitise is off" if form == RAW else words[FieldPolicy(form)]
 
 
 def _read(path: Path) -> list[Consent]:
@@ -98,16 +118,16 @@ def _read(path: Path) -> list[Consent]:
         return msgspec.json.decode(path.read_bytes(), type=list[Consent])
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as err:
-        raise ProfileError(f"{path}: cannot be read ({type(err).__name__}); delete it, and be asked again") from None
+    except OSError as err:
+        raise ProfileError(f"{path}: what you agreed to cannot be read ({err.strerror}); make it readable, or move it "
+                           f"away and be asked again") from None  # fmt: skip
+    except ValueError:
+        raise ProfileError(f"{path}: damaged, so what you agreed to cannot be read; delete it, and be asked "
+                           f"again") from None  # fmt: skip
 
 
 def _write(path: Path, consents: list[Consent]) -> None:
-    try:
-        _replace(path, msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
-    except OSError as err:
-        raise ProfileError(f"{path}: your agreement cannot be remembered there ({err.strerror}); make the directory "
-                           f"writable, or agree with --yes each time") from None  # fmt: skip
+    _replace(path, msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -37,7 +37,7 @@ class Terminal:
 
     def __init__(self, *, plain: bool = True) -> None:
         self.plain = plain
-        self._in_a_line = False
+        self._in_a_line = self._prompt_shown = False
 
     def show_text(self, text: str) -> None:
         """A piece of the reply, at once, without control and escape characters."""
@@ -52,26 +52,38 @@ class Terminal:
             self._in_a_line = False
         print(text, file=sys.stderr, flush=True)
 
+    @staticmethod
+    def has_keyboard() -> bool:
+        """Whether somebody is there to answer."""
+        return sys.stdin.isatty()
+
     def ask(self, question: str) -> bool | None:
         """The person's yes or no; None where no keyboard is."""
-        if not sys.stdin.isatty():
+        if not self.has_keyboard():
             return None
         print(printable(question), end=" [y/N] ", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes", "ya")
 
-    def show_prompt(self, dialog: Sequence[Message], tags: Iterable[str]) -> None:
-        """The sanitised prompt, before it runs."""
-        if self.plain:
+    def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str]) -> None:
+        """The sanitised prompt, before it runs, and what its tags stand for; once."""
+        if self.plain or self._prompt_shown:
             return
+        self._prompt_shown = True
         text = Text()
         for i, message in enumerate(dialog):
             text.append(f"{'' if i == 0 else chr(10)}{message.role}  ", style="dim")
             text.append_text(_with_tags(message.content, tags))
         self._render(Panel(text, title="the most the provider could learn", title_align="left", box=box.ROUNDED))
-        self._render(Rule("reply", align="left", style="dim"))
+        if tags:
+            self._render(Text(f"known here only:  {legend(tags)}"))
 
-    def show_views(self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str]) -> None:
-        """Who saw what: a column per party, made from the policy table."""
+    def begin_reply(self) -> None:
+        """What follows is the reply."""
+        if not self.plain:
+            self._render(Rule("reply", align="left", style="dim"))
+
+    def show_views(self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str], raw: bool) -> None:
+        """Who saw what: a column per party, made from the policy table; ``raw``: of a run that was not sanitised."""
         if self.plain:
             return
         table = Table(box=box.ROUNDED, show_lines=True, expand=True, title="who saw what", title_justify="left")
@@ -81,12 +93,16 @@ class Terminal:
         for party in Party:
             table.add_column(Text(heads[party]), ratio=4)
         for kind in run:
-            cells = [self._cell(kind, party, views[party], third_party, tags) for party in Party]
+            cells = [self._cell(kind, party, views[party], third_party, tags, raw) for party in Party]
             table.add_row(Text(str(kind)), *cells)
         self._render(table)
 
     @staticmethod
-    def _cell(kind: Kind, party: Party, held: Mapping[Kind, str], third_party: str, tags: Iterable[str]) -> Text:
+    def _cell(
+        kind: Kind, party: Party, held: Mapping[Kind, str], third_party: str, tags: Iterable[str], raw: bool
+    ) -> Text:
+        if kind is Kind.PROFILE and party is Party.PROVIDER and raw:
+            return Text("what the prompt says of it, raw: --sanitise was off")
         if kind not in held:
             nobody = party is Party.THIRD_PARTY and not third_party
             return Text("– (none took part)" if nobody else f"– {SEES[kind][party].says}", style="dim")
@@ -164,6 +180,11 @@ def show_json(reply: Reply, text: str, restored: int, left: int) -> None:
         "timing": asdict(reply.timing),
     }
     _write(msgspec.json.encode(fields).decode() + "\n")
+
+
+def legend(tags: Mapping[str, str]) -> str:
+    """What each tag stands for; for the person's own screen."""
+    return printable(" · ".join(f"{tag} {' '.join(value.split())}" for tag, value in tags.items()))
 
 
 def show_dry_run(text: str) -> None:

@@ -45,6 +45,7 @@ class Secret:
     field: str
     tag: str
     value: Value = dataclasses.field(repr=False)
+    derived: bool = False  # a part of the value that reads like a name; its tag stands for what is written
 
 
 @dataclass(frozen=True, order=True)
@@ -59,12 +60,15 @@ class Found:
 # --- Views of a text -------------------------------------------------------------------------------------------------
 
 
+_LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
+
+
 @lru_cache(maxsize=4096)
 def _folded(char: str) -> str:
     """Letters and digits of one character, without case, accent or width; empty for all else."""
     if char.isdecimal():
         return str(unicodedata.decimal(char))
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(_LIGATURES)
     return "".join(c for c in plain if c.isalnum())
 
 
@@ -258,6 +262,8 @@ _NEVER_SOUGHT = frozenset({"yes", "no", "ya", "tidak", "none", "n/a", "-", "true
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC", "BIOMETRIC"})
 _PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
+_POSTCODE_UK = re.compile(r"(?<!\w)[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}(?!\w)", re.IGNORECASE)
+_BRACKETS = frozenset('()[]{}<>"“”')
 _LETTER_GAP = 5  # signs between two letters of one word
 
 
@@ -308,10 +314,10 @@ class Forms:
             return
         self._add(words)
         if tag in ("NAME", "CHILD"):
-            for word in words:
-                if word not in HONORIFICS:
-                    self._add([word])
-            for pair in itertools.permutations(words[:6], 2):
+            parts = [w for w in dict.fromkeys([*words, *map(compact, text.split())]) if w not in HONORIFICS]
+            for word in parts:
+                self._add([word])
+            for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
                 self._add(pair)
         elif tag == "ORG":
             core = [w for w in words if w not in LEGAL_FORMS]
@@ -368,15 +374,14 @@ class Forms:
         domains = {compact(domain), compact(domain.replace(".", " dot "))}
         for parts in itertools.product(locals_, ("", "at"), domains):
             self._add(["".join(parts)])
-        for name in locals_:
-            if len(name) >= 5:
-                self._add([name])
 
     def _spell_address(self, text: str, not_secret: frozenset[str]) -> None:
         for segment in re.split(r"[,;\n]", text):
             if compact(segment) in not_secret:
                 continue
             words = [compact(w) for w in re.findall(r"[^\W_]+", segment)]
+            for postcode in _POSTCODE_UK.findall(segment):
+                self._add([compact(postcode)])
             core = [w for w in words if w not in ADDRESS_WORDS and w not in not_secret]
             if len("".join(words)) >= LONG and core:
                 self._add(words)
@@ -397,7 +402,7 @@ class Forms:
                     yield start, end
         if self.amount is not None:
             for start, end, amount in amounts_in(view.line):
-                if abs(amount - self.amount) < 0.005 * self.amount:
+                if abs(amount - self.amount) < 0.01 * self.amount:
                     yield start, end
         for core, beside_street_word in self.streets:
             yield from _find_street(view, core, beside_street_word)
@@ -406,7 +411,7 @@ class Forms:
         start = view.compact.find(form)
         while start >= 0:
             end = start + len(form)
-            if _is_whole(view, start, end, meet):
+            if _is_whole(view, start, end, meet, brackets=self.tag == "EMAIL"):
                 span = view.span(start, end)
                 if not self.exact or view.text[span[0]].isupper() or not view.text[span[0]].isalpha():
                     yield span
@@ -440,16 +445,17 @@ def _is_one_number(view: TextView, first: int, last: int) -> bool:
     return together and view.is_edge(first) and view.is_edge(last)
 
 
-def _is_whole(view: TextView, start: int, end: int, meet: frozenset[int]) -> bool:
+def _is_whole(view: TextView, start: int, end: int, meet: frozenset[int], *, brackets: bool) -> bool:
     """Whether ``compact[start:end]`` is a word or words by itself: not of the middle of another, nor of two others."""
     form = view.compact[start:end]
     gaps = [view.gap(i) for i in range(start + 1, end)]
-    if any(len(gap) > _LETTER_GAP for gap in gaps):
+    if any(len(gap) > _LETTER_GAP or not (brackets or _BRACKETS.isdisjoint(gap)) for gap in gaps):
         return False
-    if len(form) >= LONG or _unspaced(form):
-        return True
     spaces = [i for i, gap in enumerate(gaps, start=1) if any(c.isspace() for c in gap)]
-    if len(spaces) < len(gaps) and not meet.issuperset(spaces):  # Isa is not in "is a", but in "i s a"
+    if _unspaced(form) or (len(form) >= LONG and not spaces):
+        return True
+    spelled_out = len(spaces) == len(gaps)
+    if len(form) < LONG and not spelled_out and not meet.issuperset(spaces):  # Isa is not in "is a", but in "i s a"
         return False
     return view.is_edge(start) and (
         view.is_edge(end) or any(view.compact.startswith(c, end) and view.is_edge(end + len(c)) for c in _CLITICS)
@@ -469,7 +475,18 @@ def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> I
             before -= 1
         beside = {w for _, _, w in view.words[before:first]} | {w for _, _, w in view.words[last + 1 : last + 2]}
         if not beside_street_word or beside & STREET_WORDS:
-            yield view.words[before][0], view.words[last][1]
+            after = last
+            while after + 1 < len(view.words) and _belongs_to_a_street(view, after + 1):
+                after += 1
+            yield view.words[before][0], view.words[after][1]
+
+
+def _belongs_to_a_street(view: TextView, i: int) -> bool:
+    """Whether word i goes on with the street before it: a kind of street, a house number, a letter of one."""
+    start, _, word = view.words[i]
+    _, end, before = view.words[i - 1]
+    is_letter = len(word) == 1 and before.isdigit()
+    return start - end <= 2 and (word in ADDRESS_WORDS or bool(re.fullmatch(r"\d{1,4}[a-z]?", word)) or is_letter)
 
 
 def _is_date(year: int, month: int, day: int) -> bool:
@@ -481,7 +498,10 @@ def _is_date(year: int, month: int, day: int) -> bool:
 
 
 class Index:
-    """Every way to write every secret; grows by :meth:`add`, never shrinks."""
+    """Every way to write every secret; grows by :meth:`add`, never shrinks.
+
+    A mail address's local part is a secret of its own: it often is the person's name, and should have a name's tag.
+    """
 
     def __init__(self) -> None:
         self.secrets: list[Secret] = []
@@ -489,9 +509,16 @@ class Index:
 
     def add(self, secret: Secret, not_secret: Sequence[str] = (), *, exact: bool = False) -> int:
         """Look for this value too; its index."""
+        index = len(self.secrets)
         self.secrets.append(secret)
         self._forms.append(Forms(secret, not_secret, exact))
-        return len(self.secrets) - 1
+        if secret.tag == "EMAIL" and not exact:
+            local = re.sub(r"[\W_]+", " ", text_of(secret.value).partition("@")[0]).strip()
+            if len(compact(local)) >= 5:
+                derived = Secret(secret.field, "NAME", local, derived=True)
+                self.secrets.append(derived)
+                self._forms.append(Forms(Secret(secret.field, "PRIVATE", local)))
+        return index
 
     def find(self, text: str | TextView) -> list[Found]:
         """All places where a secret is written, by position; they may overlap."""

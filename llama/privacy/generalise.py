@@ -32,7 +32,8 @@ def generalised(value: Value, how: Generaliser, language: str) -> str | None:
     if how is Generaliser.CITY:
         return city_of(text)
     amounts = [amount for _, _, amount in amounts_in(text.casefold())]
-    return _band(amounts[0], language) if len(amounts) == 1 else None
+    sign = re.search(r"[$€£¥]|\b(?:usd|eur|gbp|sgd)\b", text.casefold())
+    return _band(amounts[0], language, sign[0].upper() if sign else "") if len(amounts) == 1 else None
 
 
 def city_of(address: str) -> str | None:
@@ -67,11 +68,11 @@ def _suffix(language: str) -> str:
     return "-an" if language == "id" else "s"
 
 
-def _band(amount: float, language: str) -> str:
+def _band(amount: float, language: str, sign: str) -> str:
     million, per = ("juta", "rupiah") if language == "id" else ("million", "rupiah")
-    if amount < 200_000:  # surely not rupiah
-        low = int(amount // 25_000) * 25
-        return f"{low}–{low + 25} thousand" if language == "en" else f"{low}–{low + 25} ribu"
+    if sign or amount < 200_000:  # surely not rupiah
+        low, thousand = int(amount // 25_000) * 25, "ribu" if language == "id" else "thousand"
+        return f"{sign}{' ' if len(sign) > 1 else ''}{low}–{low + 25} {thousand}"
     bands = [b for b in _RUPIAH_BANDS if b * 1e6 <= amount]
     low, above = bands[-1], [b for b in _RUPIAH_BANDS if b * 1e6 > amount]
     if not above:

@@ -68,6 +68,9 @@ _NORTH_AMERICAN = re.compile(
 _LOCAL_PHONE = re.compile(
     r"(?<![\w.])(?:\+\s?62|62|0)[\s.\-()]{0,3}(?:8\d|[2-7]\d{1,2})[\s.\-()]{0,3}\d(?:[\s.\-]{0,2}\d){4,9}(?!\w)"
 )
+_CARD_DETAIL = re.compile(
+    r"(?<!\w)(?:cvv2?|cvc2?|exp(?:iry|ires)?|berlaku)[\s.:]{0,3}(?:\d{3,4}(?!\d)|\d{2}\s?/\s?\d{2,4}(?!\d))"
+)
 _PLATE = re.compile(r"(?<![\w])(?:[A-Z]{1,2})[ -]?\d{1,4}[ -]?[A-Z]{1,3}(?![\w])")
 _PASSPORT = re.compile(r"(?<![\w])[A-Z]{1,2}\d{6,8}(?!\w)")
 
@@ -93,6 +96,8 @@ def _numbers(view: TextView) -> Iterator[Hit]:
     for m in _NPWP.finditer(line):
         if luhn.is_valid(re.sub(r"\D", "", m[0])[:9]) or "." in m[0]:
             yield Hit(*m.span(), "ID")
+    for m in _CARD_DETAIL.finditer(line):
+        yield Hit(*m.span(), "CARD")
     for m in _SSN.finditer(line):
         yield Hit(*m.span(), "ID")
     for pattern in (_PLATE, _PASSPORT):
@@ -243,7 +248,7 @@ _WORD = r"(?<!\w)(?:(?:[A-Z]|Dr|Drs|H|Hj|Ir|Jr|Moh|Muh|Sr|St)\.|[A-ZÀ-ÖØ-Þ][
 _MORE = rf"\s(?:(?:de|van|von|der|den|bin|binti|al|el|la|da|dos|ap|ter)\s){{0,2}}{_WORD}"
 _ONE, _TWO = rf"({_WORD}(?:{_MORE}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_MORE[2:]}(?:{_MORE}){{0,2}})"
 _TITLE = (
-    r"(?i:bapak|pak|ibu|bu|sdri?|saudar[ai]|tuan|nyonya|tn|ny|mas|mba[kh]?|kak|bang|om|tante|nenek|kakek|eyang|"
+    r"(?i:bpk|bapak|pak|ibu|bu|sdri?|saudar[ai]|tuan|nyonya|tn|ny|mas|mba[kh]?|kak|bang|om|tante|nenek|kakek|eyang|"
     r"dek|mr|mrs|ms|miss|"
     r"mx|dr|prof|aunt|auntie|uncle|grandma|grandpa|sir|h|hj)\.?"
 )
@@ -261,6 +266,7 @@ _KIN_ID = (
     r"nyokap|menantu|cucu|"
     r"bunda|abang|mbak|mas|sopir|asisten|direktur|manajer|karyawan|penerima|pengirim|pemesan|pelapor|nasabah)"
 )
+_KIN = re.compile(rf"(?:{_KIN_EN}|{_KIN_ID})(?:ku|mu|nya|s)?")
 _SAYS_ID = (
     r"nama\s?(?:saya|ku|gue|gw|aku|lengkap|panggilan|beliau|dia|nya|penerima|pengirim|pemesan|pelapor|anak|"
     r"istri|suami|ibu)?"
@@ -344,7 +350,7 @@ def _trimmed(text: str, start: int, end: int, least: int) -> Iterator[Hit]:
     kept = list[tuple[int, int]]()
     for m in re.finditer(r"\S+", text[start:end]):
         word = m[0].rstrip(".,'’").casefold()
-        if word in NOT_NAMES or any(c.isdigit() for c in word):
+        if word in NOT_NAMES or _KIN.fullmatch(word) or any(c.isdigit() for c in word):
             if kept:
                 break
             continue

@@ -40,7 +40,8 @@ class Field:
     Attributes:
         policy: the form in which it may leave.
         tag: the kind in its tags, ``[TAG_1]``.
-        names: what it is called in a profile or a sheet; the first is the English label, the second the Indonesian.
+        names: what it is called in a profile or a sheet, all meaning the same; the first is the English label, the
+            second the Indonesian.
         generaliser: for QUASI.
         specific: "specific personal data" of Indonesia's law 27/2022 (UU PDP), article 4(2).
     """
@@ -65,37 +66,63 @@ def _open(*names: str) -> Field:
 
 
 FIELDS: tuple[Field, ...] = (
-    _secret("NAME", "name", "nama", "full_name", "nama_lengkap", "first_name", "last_name", "nickname",
-            "nama_panggilan", "panggilan"),
-    _secret("NAME", "spouse", "pasangan", "partner", "husband", "wife", "suami", "istri"),
-    _secret("NAME", "mother_name", "nama_ibu", "mothers_maiden_name", "nama_ibu_kandung", "father_name", "nama_ayah"),
-    _secret("NAME", "recipient_name", "nama_penerima", "friend_name", "nama_teman"),
+    _secret("NAME", "name", "nama", "full_name", "nama_lengkap"),
+    _secret("NAME", "first_name", "nama_depan", "given_name"),
+    _secret("NAME", "last_name", "nama_belakang", "family_name", "surname", "marga"),
+    _secret("NAME", "nickname", "nama_panggilan", "panggilan"),
+    _secret("NAME", "spouse", "pasangan", "partner"),
+    _secret("NAME", "husband", "suami"),
+    _secret("NAME", "wife", "istri", "isteri"),
+    _secret("NAME", "mother_name", "nama_ibu", "mothers_maiden_name", "nama_ibu_kandung"),
+    _secret("NAME", "father_name", "nama_ayah"),
+    _secret("NAME", "recipient_name", "nama_penerima"),
+    _secret("NAME", "friend_name", "nama_teman"),
     _secret("CHILD", "children", "anak", "child", "child_name", "nama_anak", "child_names", specific=True),
-    _secret("PHONE", "phone", "telepon", "mobile", "hp", "no_hp", "nomor_hp", "phone_number", "nomor_telepon",
-            "whatsapp", "wa", "telp"),
+    _secret("PHONE", "phone", "telepon", "mobile", "hp", "no_hp", "nomor_hp", "phone_number", "nomor_telepon", "telp",
+            "no_telp"),
+    _secret("PHONE", "whatsapp", "wa", "no_wa"),
     _secret("EMAIL", "email", "surel", "e_mail", "mail"),
-    _secret("ID", "nik", "nik", "ktp", "no_ktp", "id_number", "national_id", "ssn", "passport", "paspor", "sim",
-            "driving_licence", "driver_license", "kk", "no_kk", "npwp", "tax_id", "bpjs", "plate", "plat_nomor",
-            "employee_id", "nip"),
-    _secret("CARD", "card", "kartu", "credit_card", "kartu_kredit", "debit_card", specific=True),
-    _secret("ACCOUNT", "bank_account", "rekening", "no_rekening", "account", "iban", specific=True),
-    _secret("FINANCE", "finance", "keuangan", "debt", "utang", "loan", "pinjaman", "savings", "tabungan",
-            "credit_score", specific=True),
-    _secret("HEALTH", "health", "kesehatan", "diagnosis", "diagnosa", "medical", "medical_history", "riwayat_medis",
-            "disease", "penyakit", "allergies", "alergi", "medication", "obat", "disability", "disabilitas",
-            "blood_type", "golongan_darah", specific=True),
+    _secret("ID", "nik", "ktp", "no_ktp", "id_number", "national_id", "nomor_induk"),
+    _secret("ID", "ssn", "social_security_number", "national_insurance"),
+    _secret("ID", "passport", "paspor", "no_paspor"),
+    _secret("ID", "driving_licence", "sim", "driver_license", "no_sim"),
+    _secret("ID", "kk", "no_kk", "kartu_keluarga"),
+    _secret("ID", "npwp", "tax_id"),
+    _secret("ID", "bpjs", "no_bpjs"),
+    _secret("ID", "plate", "plat_nomor", "licence_plate"),
+    _secret("ID", "employee_id", "nip"),
+    _secret("CARD", "card", "kartu", "credit_card", "kartu_kredit", "debit_card", "kartu_debit", specific=True),
+    _secret("ACCOUNT", "bank_account", "rekening", "no_rekening", "account", specific=True),
+    _secret("ACCOUNT", "iban", specific=True),
+    _secret("FINANCE", "finance", "keuangan", specific=True),
+    _secret("FINANCE", "debt", "utang", "hutang", specific=True),
+    _secret("FINANCE", "loan", "pinjaman", specific=True),
+    _secret("FINANCE", "savings", "tabungan", specific=True),
+    _secret("FINANCE", "credit_score", "skor_kredit", specific=True),
+    _secret("HEALTH", "health", "kesehatan", specific=True),
+    _secret("HEALTH", "diagnosis", "diagnosa", "disease", "penyakit", specific=True),
+    _secret("HEALTH", "medical_history", "riwayat_medis", "medical", specific=True),
+    _secret("HEALTH", "allergies", "alergi", "allergy", specific=True),
+    _secret("HEALTH", "medication", "obat", specific=True),
+    _secret("HEALTH", "disability", "disabilitas", specific=True),
+    _secret("HEALTH", "blood_type", "golongan_darah", specific=True),
     _secret("BIOMETRIC", "biometric", "biometrik", "fingerprint", "sidik_jari", specific=True),
     _secret("GENETIC", "genetic", "genetik", "dna", specific=True),
     _secret("RECORD", "criminal_record", "catatan_kejahatan", "skck", specific=True),
     _secret("RELIGION", "religion", "agama", "faith"),
-    _secret("ORIENTATION", "sexual_orientation", "orientasi_seksual", "politics", "pandangan_politik"),
-    _secret("ORG", "employer", "pemberi_kerja", "company", "perusahaan", "kantor", "school", "sekolah"),
-    _secret("URL", "website", "situs", "social_media", "media_sosial", "instagram", "linkedin"),
+    _secret("ORIENTATION", "sexual_orientation", "orientasi_seksual"),
+    _secret("ORIENTATION", "politics", "pandangan_politik"),
+    _secret("ORG", "employer", "pemberi_kerja", "company", "perusahaan", "kantor"),
+    _secret("ORG", "school", "sekolah", "university", "universitas"),
+    _secret("JOB", "occupation", "pekerjaan", "job", "profesi", "jabatan"),
+    _secret("URL", "website", "situs"),
+    _secret("URL", "social_media", "media_sosial", "instagram", "linkedin", "facebook", "twitter", "tiktok"),
     _quasi(Generaliser.DECADE, "DATE", "birth_date", "tanggal_lahir", "date_of_birth", "dob", "birthdate", "birthday",
            "tgl_lahir"),
     _quasi(Generaliser.AGE_BAND, "DATE", "age", "umur", "usia"),
-    _quasi(Generaliser.CITY, "ADDRESS", "address", "alamat", "home_address", "alamat_rumah", "office_address",
-           "alamat_kantor", "shipping_address", "alamat_pengiriman"),
+    _quasi(Generaliser.CITY, "ADDRESS", "address", "alamat", "home_address", "alamat_rumah"),
+    _quasi(Generaliser.CITY, "ADDRESS", "office_address", "alamat_kantor", "work_address"),
+    _quasi(Generaliser.CITY, "ADDRESS", "shipping_address", "alamat_pengiriman", "delivery_address"),
     _quasi(Generaliser.INCOME_BAND, "FINANCE", "income", "penghasilan", "salary", "gaji", "pendapatan"),
     _open("budget", "anggaran", "price_range", "kisaran_harga"),
     _open("occasion", "acara", "event", "momen"),
@@ -105,9 +132,12 @@ FIELDS: tuple[Field, ...] = (
     _open("recipient", "penerima", "relationship", "hubungan", "for_whom", "untuk"),
     _open("city", "kota"),
     _open("colours", "warna", "colors", "favourite_colour", "favorite_color", "warna_favorit"),
-    _open("style", "gaya", "sizes", "ukuran", "size"),
-    _open("quantity", "jumlah", "headcount", "jumlah_orang"),
-    _open("destination", "tujuan", "trip", "perjalanan"),
+    _open("style", "gaya"),
+    _open("sizes", "ukuran", "size"),
+    _open("quantity", "jumlah"),
+    _open("headcount", "jumlah_orang"),
+    _open("destination", "tujuan"),
+    _open("trip", "perjalanan"),
     _open("language", "bahasa"),
 )  # fmt: skip
 
@@ -121,6 +151,11 @@ TAG_KINDS = frozenset(field.tag for field in FIELDS) | {UNKNOWN_FIELD.tag}
 def field_of(name: str) -> Field:
     """What is known about the field called ``name``; an unknown one is secret."""
     return _BY_NAME.get(name, UNKNOWN_FIELD)
+
+
+def same_field(name: str) -> tuple[str, ...]:
+    """All names of the field called ``name``, itself first."""
+    return (name, *(other for other in field_of(name).names if other != name))
 
 
 def label_of(name: str, language: str) -> str:

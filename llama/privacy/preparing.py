@@ -62,7 +62,10 @@ def prepare(
         sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
         passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
     outgoing = gate.passed(passages, sanitiser, chat, tokenizer)
-    return Prepared(outgoing, tuple(passage.message for passage in passages), sanitiser)
+    dialog = [passage.message for passage in passages]
+    if chat.default_system is not None and dialog[0].role != "system":
+        dialog = [Message("system", chat.default_system), *dialog]
+    return Prepared(outgoing, tuple(dialog), sanitiser)
 
 
 def holdings(

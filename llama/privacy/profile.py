@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llama.errors import ProfileError
-from llama.privacy.policy import FieldPolicy, field_of
+from llama.privacy.policy import FieldPolicy, field_of, same_field
 
 MAX_BYTES = 1 << 20
 MAX_FIELDS = 200
@@ -52,10 +52,9 @@ class Profile:
 
     fields: Mapping[str, ProfileField] = field(default_factory=dict)
 
-    def policy_of(self, name: str) -> FieldPolicy:
-        """The form in which the field may leave, also of one that is not filled in."""
-        known = self.fields.get(name)
-        return field_of(name).policy if known is None else known.policy
+    def find(self, name: str) -> ProfileField | None:
+        """The field called so, or by another name of the same: a sheet's ``budget`` is the profile's ``anggaran``."""
+        return next((self.fields[other] for other in same_field(name) if other in self.fields), None)
 
 
 def read_profile(path: str | Path) -> Profile:
@@ -72,7 +71,8 @@ def read_profile(path: str | Path) -> Profile:
     except IsADirectoryError:
         raise ProfileError(f"{where}: a directory; name a file") from None
     except (OSError, ValueError) as err:
-        raise ProfileError(f"{where}: cannot be read ({type(err).__name__})") from None
+        reason = getattr(err, "strerror", None) or "not a path"
+        raise ProfileError(f"{where}: cannot be read ({reason}); name a file that you may read") from None
     if len(raw) > MAX_BYTES:
         raise ProfileError(f"{where}: larger than {MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
     try:
@@ -137,7 +137,7 @@ def _value(given: Any, where: str) -> Value:
             raise ProfileError(f"{where}: a number of more than 40 digits; write it as text in quotes")
         return given
     if not isinstance(given, str):
-        raise ProfileError(f'{where}: must be text, a number, a date or a list of these; write {{name}} = "…"')
+        raise ProfileError(f'{where}: must be text, a number, a date or a list of these; write field = "…"')
     if len(given) > MAX_VALUE_CHARS:
         raise ProfileError(f"{where}: {len(given)} characters; the most is {MAX_VALUE_CHARS}")
     return given.strip()

@@ -52,7 +52,7 @@ class Sanitiser:
         self.profile, self.mode, self.language = profile, mode, language
         self.secrets = Index()
         self._values: dict[str, str] = {}  # tag → what it stands for
-        self._tag_of: dict[int, str] = {}  # index of a secret → its tag
+        self._tag_of: dict[tuple[str, str], str] = {}  # kind and compact value → its tag
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
@@ -64,6 +64,12 @@ class Sanitiser:
             self._taken |= tags_written_in(text)
         for each in fields:
             self._declare(each)
+        self._declared = len(self.secrets.secrets)
+        # What is sent openly by this person's own choice is no find of the patterns'.
+        self._opened = [
+            compact(text_of(value)) for each in fields for value in each.values
+            if each.policy is FieldPolicy.OPEN and field_of(each.name).policy is not FieldPolicy.OPEN
+        ]  # fmt: skip
         for text in texts:
             self._discover_in(TextView(visible(text)))
 
@@ -84,14 +90,14 @@ class Sanitiser:
         hits = self._discover_in(view)
         found = [(f.start, f.end, f.index) for f in self.secrets.find(view)]
         out, position = list[str](), 0
-        for start, end, index in _merged([*found, *hits]):
-            out += [text[position:start], self._tag(index)]
+        for start, end, index in self._merged([*found, *hits]):
+            out += [text[position:start], self._tag(index, text[start:end])]
             position = end
         return CleanText("".join([*out, text[position:]]))
 
     def field_text(self, name: str) -> CleanText | None:
         """A field of the profile in the form in which it may leave, or None if it is not filled in."""
-        each = self.profile.fields.get(name)
+        each = self.profile.find(name)
         if each is None:
             return None
         if self.mode == "off" or each.policy is FieldPolicy.OPEN:
@@ -99,7 +105,7 @@ class Sanitiser:
         parts = []
         for value in each.values:
             coarse = self._coarse(each, value)
-            parts.append(self._tag(self._index_of(each, value)) if coarse is None else self.clean(coarse).text)
+            parts.append(self._tag(self._index_of(each, value), "") if coarse is None else self.clean(coarse).text)
         return CleanText(", ".join(parts))
 
     def _text_of(self, each: ProfileField) -> str:
@@ -124,11 +130,12 @@ class Sanitiser:
 
     def _discover_in(self, view: TextView) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
-        declared = self.secrets.find(view)
+        declared = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
             for hit in hits_in(view)
             if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
+            and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
         ]
 
     def _discover(self, value: str, kind: str) -> int:
@@ -137,24 +144,44 @@ class Sanitiser:
             self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True)
         return self._known[same]
 
-    def _tag(self, index: int) -> str:
+    def _tag(self, index: int, written: str) -> str:
+        """The tag of a secret; the same for values that differ only in how they are written."""
         secret = self.secrets.secrets[index]
-        if index not in self._tag_of:
-            same = compact(text_of(secret.value))
-            twin = next((i for i in self._tag_of if compact(text_of(self.secrets.secrets[i].value)) == same
-                         and self.secrets.secrets[i].tag == secret.tag), None)  # fmt: skip
-            self._tag_of[index] = self._issue(secret) if twin is None else self._tag_of[twin]
-        return self._tag_of[index]
+        value = written if secret.derived else text_of(secret.value, self.language)
+        known = (secret.tag, compact(value))
+        if known not in self._tag_of:
+            self._tag_of[known] = self._issue(secret, value)
+        return self._tag_of[known]
 
-    def _issue(self, secret: Secret) -> str:
+    def _issue(self, secret: Secret, value: str) -> str:
         while True:
             self._next[secret.tag] = number = self._next.get(secret.tag, 0) + 1
             name = f"{secret.tag}_{number}"
             if name not in self._taken:
                 break
         tag = f"[{name}]"
-        self._values[tag] = text_of(secret.value, self.language)
+        self._values[tag] = value
         return tag
+
+    def _merged(self, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+        """Stretches that overlap become one, under the tag of the one that says most.
+
+        That is what is declared rather than found, if both are of one kind; the longer one; the one declared first.
+        """
+        groups: list[list[tuple[int, int, int]]] = []
+        for each in sorted(found):
+            if groups and each[0] < max(end for _, end, _ in groups[-1]):
+                groups[-1].append(each)
+            else:
+                groups.append([each])
+        merged = []
+        for group in groups:
+            longest = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))
+            tag = self.secrets.secrets[longest[2]].tag
+            first = min((i for _, _, i in group if i < self._declared and self.secrets.secrets[i].tag == tag
+                         and not self.secrets.secrets[i].derived), default=longest[2])  # fmt: skip
+            merged.append((group[0][0], max(end for _, end, _ in group), first))
+        return merged
 
 
 def visible(text: str) -> str:
@@ -178,18 +205,3 @@ def _without_issued_tags(text: str, issued: Collection[str]) -> str:
         return text
     pattern = tag_pattern({name.rpartition("_")[0] for name in issued})
     return str(pattern.sub(lambda m: f"{m['kind']}-{m['number']}" if name_of(m) in issued else m[0], text))
-
-
-def _merged(found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Stretches that overlap become one, under the longest one's tag; of equals the one declared first."""
-    groups: list[list[tuple[int, int, int]]] = []
-    for each in sorted(found):
-        if groups and each[0] < max(end for _, end, _ in groups[-1]):
-            groups[-1].append(each)
-        else:
-            groups.append([each])
-    merged = []
-    for group in groups:
-        longest = min(group, key=lambda f: (f[0] - f[1], f[2]))
-        merged.append((group[0][0], max(end for _, end, _ in group), longest[2]))
-    return merged

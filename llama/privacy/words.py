@@ -105,8 +105,8 @@ NOT_NAMES = frozenset(
     kenapa mengapa bagaimana berapa tolong mohon terima kasih selamat halo hai salam hormat kak mas mbak pak bu ibu
     bapak tidak bukan sudah belum akan mau ingin bisa harus semoga ulang hadiah kado budget anggaran acara nama alamat
     nomor telepon hp email catatan tanggal lahir umur notes name address phone mobile date birth order delivery gifts
-    occasion interests recipient sender customer company office account policy total price qty team mr mrs ms dr prof
-    nik ktp kk npwp wa rek rekening jl jalan gang komplek perum blok rt rw kel kec kota kab english indonesian bahasa
+    occasion interests recipient sender customer company office account policy total price qty team bpk mr mrs ms dr
+    prof nik ktp kk npwp wa rek rekening jl jalan gang komplek perum blok rt rw kel kec kota kab english indonesian bahasa
     inggris islam kristen katolik hindu buddha muslim christian jewish catholic hypertension diabetes asthma director
     manager ceo cto hrd hr
     """.split()
