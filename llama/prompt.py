@@ -20,7 +20,6 @@ Knows nothing about: tokens, the model, anybody's profile. Errors name the file 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -30,6 +29,7 @@ import blobfile as bf
 import msgspec
 from msgspec import Meta
 
+from llama import toml
 from llama.chat import Message
 from llama.errors import PromptError
 
@@ -40,6 +40,7 @@ FILE = "file"  # the origin of a sheet that the person has chosen by its path
 PROVIDER = "provider"
 
 Text = Annotated[str, Meta(min_length=1)]
+Line = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]  # shown in a question
 FieldName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
@@ -55,8 +56,8 @@ class _Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _SheetFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     questions: Annotated[list[Text], Meta(min_length=1)]
-    id: Annotated[str, Meta(max_length=100)] = ""
-    title: Annotated[str, Meta(max_length=200)] = ""
+    id: Line = ""
+    title: Line = ""
     system: str = ""
     examples: list[_Example] = []
     asks_for: Annotated[list[FieldName], Meta(max_length=MAX_ASKED)] = []
@@ -102,7 +103,8 @@ class Found:
 
     Attributes:
         prompt: what it says.
-        origin: ``file:PATH``, ``provider`` or ``vendor:NAME``; stamped here, never read from a sheet.
+        origin: ``file:PATH``, ``provider:DIRECTORY`` or ``vendor:NAME:DIRECTORY``; stamped here, never read from a
+            sheet.
         prompt_id: what the cloud is told: the sheet's own id, or its place in the provider's directory.
         party: the third party's name, or empty.
         provider_system: the provider's own system prompt, for a third party's sheet.
@@ -156,8 +158,9 @@ def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
     if party and not (system.is_file() and system.stat().st_size):
         raise PromptError(f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
                           f"provider's own system prompt; write that into system.txt")  # fmt: skip
+    channel = f"vendor:{party}" if party else PROVIDER
     return Found(
-        sheet, f"vendor:{party}" if party else PROVIDER, prompt_id, party,
+        sheet, f"{channel}:{directory.resolve()}", prompt_id, party,
         _read_text(str(system)).strip() if system.is_file() and system.stat().st_size else "",
     )  # fmt: skip
 
@@ -167,6 +170,8 @@ def _parsed(path: str, text: str, kind: str) -> Sheet | OwnWords:
         return _PARSERS[kind](text)
     except msgspec.ValidationError as err:
         problem = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)  # a value may be personal
+        if kind == ".json":
+            problem = re.sub(r"unknown field `.*`", "unknown field", problem, flags=re.DOTALL)  # and so may a key
         raise PromptError(f"prompt file {path}: {problem}; {_SHAPES[kind]}") from None
     except (ValueError, RecursionError) as err:
         # Both libraries say where, and may quote a character; only the place is passed on.
@@ -175,6 +180,8 @@ def _parsed(path: str, text: str, kind: str) -> Sheet | OwnWords:
 
 
 def _read_text(path: str) -> str:
+    if "://" not in path and Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise PromptError(f"prompt file {path}: not a file; name one")  # a pipe would be waited for
     try:
         with bf.BlobFile(path, "rb") as f:
             raw = f.read(MAX_BYTES + 1)
@@ -207,7 +214,7 @@ def _parse_dialogue(text: str) -> OwnWords:
 
 
 def _parse_sheet(text: str) -> Sheet:
-    file = msgspec.convert(tomllib.loads(text), _SheetFile)
+    file = msgspec.convert(toml.parsed(text), _SheetFile)
     return Sheet(
         tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
         tuple(dict.fromkeys(file.asks_for)), file.task, file.language,

@@ -116,7 +116,7 @@ def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
     text = question(
         found(*ASKS, "religion", origin="vendor:insurer", party="insurer", title="From your bank"), FILLED, "schema"
     )
-    assert "From your bank (from the third party insurer) asks for:" in text
+    assert "From your bank (from the third party insurer, to answer) asks for:" in text
     for line in ("name        as a tag, [NAME_n]", "birth_date  made coarser (decade)", "interests   as you wrote it",
                  "religion    not in your profile", "The provider can read all that is sent",
                  "The third party insurer gets the reply"):  # fmt: skip
@@ -144,8 +144,6 @@ def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
     """Nothing is taken for granted."""
     path = consents_of(str(tmp_path / "profile.toml"))
     path.write_bytes(damage)
-    with pytest.raises(
-        ProfileError, match="damaged, so what you agreed to cannot be read; delete it, and be asked again"
-    ):
+    with pytest.raises(ProfileError, match=r"damaged, .*; delete it, and be asked again"):
         agree(found("name"))
     assert path.read_bytes() == damage

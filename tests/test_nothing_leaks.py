@@ -369,7 +369,7 @@ def test_nothing_that_three_hundred_people_declare_secret_is_on_the_wire_or_kept
             return True
 
         profile = profile_from(dict(each.profile))
-        consent.require(sheet, profile, str(profile_file), yes=False, ask=agree)
+        consent.require(sheet, profile, str(profile_file), "schema", yes=False, ask=agree, notice=questions.append)
         assert len(questions) == 1
         note("agreement", leaks(consent.consents_of(str(profile_file)).read_text(), each.canaries))
         note("question", leaks(questions[0], each.canaries))

@@ -176,11 +176,12 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
     ("questions", "asks_for", "flags", "code", "said"),
     [
         (["x" * 100_000], [], (), 1, "but prompt and reply together may have 4096; shorten it"),
+        (["x" * 140_000], [], (), 1, "has 140000 characters, but the model's context is 8192 tokens; shorten it"),
         (["What?"], ["name", "phone"], (), 2, "the sheet asks for name, phone; give your profile with --profile_file"),
         (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),
         (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise maybe is not known; give schema or off"),
-        (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file must be given, or --sheet_dir and --prompt_id"),
+        (["What?"], [], ("--prompt_id", "birthday"), 2, "either --prompt_file must be given, or --sheet_dir and"),
         (["What?"], ["Name"], (), 1, "$.asks_for[0]"),
     ],
 )  # fmt: skip
@@ -227,7 +228,7 @@ def test_a_person_at_a_keyboard_agrees_once_or_declines(served: Cloud, tiny_spli
     command += ["--max_gen_len", "3"]
     code, shown = at_a_keyboard(command, "n\n")
     assert code == 1 and "declined; nothing was sent" in shown and "the most the provider could learn" not in shown
-    assert "(from the third party insurer) asks for:" in shown and "made coarser (decade)" in shown
+    assert "(from the third party insurer, to answer) asks for:" in shown and "made coarser (decade)" in shown
     code, shown = at_a_keyboard(command, "y\n")
     assert code == 0 and "the most the provider could learn" in shown
     code, shown = at_a_keyboard(command, "n\n")

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llama import toml
 from llama.errors import ProfileError
 from llama.privacy.policy import FieldPolicy
-from llama.privacy.profile import MAX_BYTES, Profile, read_profile, text_of
+from llama.privacy.profile import Profile, read_profile, text_of
 from tests.conftest import ROOT
 
 ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -55,7 +56,8 @@ def test_a_field_is_found_by_any_of_its_names(tmp_path: Path) -> None:
     profile = profile_of(tmp_path, 'anggaran = "Rp 1"\nfull_name = "A B"\nbudgett = "x"\nktp = "1"')
     found = {name: profile.find(name) for name in ("budget", "nama", "nik", "budgett", "passport", "nothing")}
     assert {name: field and field.name for name, field in found.items()} == {
-        "budget": "anggaran", "nama": "full_name", "nik": "ktp", "budgett": "budgett", "passport": None, "nothing": None,
+        "budget": "anggaran", "nama": "full_name", "nik": "ktp", "budgett": "budgett", "passport": None,
+        "nothing": None,
     }  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def test_a_missing_file_a_directory_and_an_enormous_file_are_refused(tmp_path: P
     with pytest.raises(ProfileError, match="a directory"):
         read_profile(tmp_path)
     with pytest.raises(ProfileError, match="larger than 1 MiB"):
-        profile_of(tmp_path, b"#" * (MAX_BYTES + 1))
+        profile_of(tmp_path, b"#" * (toml.MAX_BYTES + 1))
 
 
 TOML_PIECES = st.lists(

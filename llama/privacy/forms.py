@@ -23,7 +23,15 @@ from functools import lru_cache
 import phonenumbers
 
 from llama.privacy.profile import MONTHS, Value, text_of
-from llama.privacy.words import ADDRESS_WORDS, COMMON_WORDS, HONORIFICS, LEGAL_FORMS, STREET_WORDS
+from llama.privacy.words import (
+    ADDRESS_WORDS,
+    COMMON_WORDS,
+    COMPANY_WORDS,
+    HONORIFICS,
+    LEGAL_FORMS,
+    PARTICLES,
+    STREET_WORDS,
+)
 
 LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
 MAX_GAP = 3  # signs between two digits of one number, white space not counted
@@ -99,6 +107,7 @@ class TextView:
         self.runs = list(self._digit_runs())
         self.address_core = [(i, word) for i, (_, _, word) in enumerate(self.words) if word not in ADDRESS_WORDS]
         self.dates = list(dates_in(self.line))
+        self.amounts = list(amounts_in(self.line))
         self._all_dates: list[tuple[int, int, set[Day]]] | None = None
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
@@ -227,9 +236,14 @@ def _orders(m: re.Match[str]) -> list[Day]:
     return orders
 
 
-def _same_day(day: Day, date: dt.date) -> bool:
-    year, month, of_month = day
-    return month == date.month and of_month in (None, date.day) and year in (None, date.year, date.year % 100)
+def _same_day(day: Day, own: Day) -> bool:
+    (year, month, of_month), (own_year, own_month, own_day) = day, own
+    years = (
+        None in (year, own_year)
+        or year == own_year
+        or ((year or 0) % 100 == (own_year or 0) % 100 and ((year or 0) < 100 or (own_year or 0) < 100))
+    )
+    return month == own_month and of_month in (None, own_day) and years
 
 
 _SCALES = {
@@ -240,8 +254,8 @@ _SCALE = "|".join(sorted(_SCALES, key=len, reverse=True))
 _AMOUNT = re.compile(rf"(?<!\d)(?<!\d[.,])(?P<n>\d+(?:[.,'\s]\d+)*)\s?(?P<scale>{_SCALE})?(?:an)?(?![^\W_])")
 
 
-def amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
-    """Amounts in a folded line: ``15.000.000``, ``15 juta``, ``1,5jt``."""
+def amounts_in(line: str) -> Iterator[tuple[int, int, float, bool]]:
+    """Amounts in a folded line, and whether a word scales them: ``15.000.000``, ``15 juta``, ``1,5jt``."""
     for m in _AMOUNT.finditer(line):
         number, scale = m["n"], _SCALES.get(m["scale"] or "", 1.0)
         groups = re.split(r"[.,'\s]", number)
@@ -253,7 +267,7 @@ def amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
             value = float(".".join(groups)) * scale
         else:
             value = float(groups[0]) * scale
-        yield m.start(), m.end(), value
+        yield m.start(), m.end(), value, m["scale"] is not None
 
 
 # --- Forms of one value ----------------------------------------------------------------------------------------------
@@ -262,6 +276,7 @@ _NEVER_SOUGHT = frozenset({"yes", "no", "ya", "tidak", "none", "n/a", "-", "true
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC", "BIOMETRIC"})
 _PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _POSTCODE_UK = re.compile(r"(?<!\w)[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}(?!\w)", re.IGNORECASE)
 _BRACKETS = frozenset('()[]{}<>"“”')
 _LETTER_GAP = 5  # signs between two letters of one word
@@ -280,13 +295,14 @@ class Forms:
         self.tag = secret.tag
         self.letters: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
         self.numbers: set[str] = set()  # digits; long ones are found inside longer numbers too
+        self.whole: set[str] = set()  # digits that are an amount, and found only by themselves
         self.parted: set[str] = set()  # long numbers of which a part is secret by itself
         self.streets: list[tuple[list[str], bool]] = []  # words without the generic ones; needs a street word beside it
-        self.dates: set[dt.date] = set()
-        self.amount: float | None = None
+        self.dates: set[Day] = set()
+        self.amounts: set[float] = set()
         self.exact = exact
         if isinstance(secret.value, dt.date):
-            self._spell_date(secret.value)
+            self._spell_date(secret.value.year, secret.value.month, secret.value.day)
         else:
             text = unicodedata.normalize("NFC", text_of(secret.value))
             if text.casefold() not in _NEVER_SOUGHT:
@@ -294,17 +310,18 @@ class Forms:
 
     def _spell(self, text: str, secret: Secret, not_secret: frozenset[str]) -> None:
         tag, line = secret.tag, "".join(map(_same_length, text))
-        if tag == "FINANCE" or (tag == "PRIVATE" and isinstance(secret.value, (int, float))):
-            amounts = [amount for _, _, amount in amounts_in(line)]
-            if len(amounts) == 1 and amounts[0] >= 1000:
-                self.amount = amounts[0]
-        if tag == "DATE":
+        if tag in ("FINANCE", "PRIVATE"):
+            for _, _, amount, scaled in amounts_in(line):
+                if amount >= 1000 and (scaled or tag == "FINANCE"):
+                    self.amounts.add(amount)
+            if isinstance(secret.value, (int, float)) and secret.value > 2100:  # no year
+                self.amounts.add(float(secret.value))
+        if tag in ("DATE", "PRIVATE"):
             for _, _, days in dates_in(line):
                 for year, month, day in days:
-                    if year and day and year > 99 and _is_date(year, month, day):
-                        self._spell_date(dt.date(year, month, day))
-        if self.amount is None:
-            self._spell_numbers(text)
+                    if day:
+                        self._spell_date(year, month, day)
+        self._spell_numbers(text, exactly=bool(self.amounts))
         written = re.findall(r"[^\W_]+", text)
         words = [compact(w) for w in written]
         if tag == "ADDRESS":
@@ -314,26 +331,25 @@ class Forms:
             return
         self._add(words)
         if tag in ("NAME", "CHILD"):
-            parts = [w for w in dict.fromkeys([*words, *map(compact, text.split())]) if w not in HONORIFICS]
-            for word in parts:
-                self._add([word])
-            for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
-                self._add(pair)
+            self._spell_name(text, words, written)
+        elif tag == "PRIVATE" and 2 <= len(written) <= 4 and all(w.isalpha() and w[0].isupper() for w in written):
+            self._spell_name(text, words, written)  # an unknown field that looks like somebody's name
         elif tag == "ORG":
             core = [w for w in words if w not in LEGAL_FORMS]
             self._add(core)
+            if core and len(core[0]) >= 5 and core[0] not in COMPANY_WORDS:
+                self._add(core[:1])
             if len(core) > 2 and len("".join(core[:2])) >= LONG:
                 self._add(core[:2])
         elif tag == "EMAIL":
             self._spell_email(text)
         elif tag == "URL":
-            self._add([compact(re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold()))])
+            address = re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold()).rstrip("/")
+            for part in {address, address.rpartition("/")[2]}:
+                self._add([compact(part)])
         elif tag in _BY_WORDS:
-            telling = [
-                (w, raw) for w, raw in zip(words, written, strict=True) if w not in COMMON_WORDS and len(w) >= PART
-            ]
-            for word, raw in telling:
-                if len(word) >= 5 or raw.isupper() or len(telling) == 1:
+            for word in words:
+                if word not in COMMON_WORDS:
                     self._add([word])
         if tag not in ("NAME", "CHILD", "EMAIL", "URL"):
             for clause in re.split(r"[,;.\n()]", text):
@@ -345,28 +361,48 @@ class Forms:
         form = "".join(words)
         if form and not form.isdigit() and (len(form) >= PART or _unspaced(form)):
             meet = frozenset(itertools.accumulate(len(w) for w in words[:-1]))
+            meet |= {i for i in range(1, len(form)) if form[i - 1].isdigit() != form[i].isdigit()}
             self.letters[form] = self.letters.get(form, frozenset()) | meet
 
-    def _spell_numbers(self, text: str) -> None:
+    def _spell_numbers(self, text: str, *, exactly: bool) -> None:
         plain = "".join(_folded(c) or c for c in text)
         for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
             number = re.sub(r"\D", "", m[0])
             if self.tag == "PHONE":
                 number = re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", number)
-            if len(number) >= 5 or (len(number) == 4 and compact(text).isdigit()):
+            if exactly:
+                self.whole.add(number)
+            elif len(number) >= 5 or (len(number) == 4 and self.tag in ("ID", "PRIVATE", "ACCOUNT", "CARD")):
                 self.numbers.add(number)
-            if len(number) >= LONG:
+            if len(number) >= LONG and not exactly:
                 self.parted.add(number)
-
         if self.tag == "PHONE":
             for match in phonenumbers.PhoneNumberMatcher(plain, "ID", phonenumbers.Leniency.POSSIBLE):
                 self.numbers.add(str(match.number.national_number))
                 self.parted.add(str(match.number.national_number))
 
-    def _spell_date(self, date: dt.date) -> None:
-        self.dates.add(date)
-        y, m, d = f"{date.year:04}", f"{date.month:02}", f"{date.day:02}"
-        self.numbers |= {d + m + y, y + m + d, m + d + y, d + m + y[2:], y[2:] + m + d, m + d + y[2:]}
+    def _spell_name(self, text: str, words: list[str], written: list[str]) -> None:
+        raw = dict(zip(words, written, strict=True))
+        parts = [
+            word for word in dict.fromkeys([*words, *map(compact, text.split())])
+            if word not in HONORIFICS and not (word in PARTICLES and raw.get(word, "").islower())
+        ]  # fmt: skip
+        for word in parts:
+            self._add([word])
+        for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
+            self._add(pair)
+        if umlauts := re.findall(r"\w*[äöüÄÖÜ]\w*", text):  # Müller is also written Mueller
+            for word in umlauts:
+                self._add([compact(word.casefold().translate(_UMLAUTS))])
+
+    def _spell_date(self, year: int | None, month: int, day: int) -> None:
+        self.dates.add((year, month, day))
+        if year is None or not _is_date(year, month, day):
+            return
+        y, m, d = f"{year:04}", f"{month:02}", f"{day:02}"
+        if year > 99:
+            self.numbers |= {d + m + y, y + m + d, m + d + y}
+        self.numbers |= {d + m + y[2:], y[2:] + m + d, m + d + y[2:]}
 
     def _spell_email(self, text: str) -> None:
         local, _, domain = text.partition("@")
@@ -394,15 +430,15 @@ class Forms:
         """Where the value is written in a text."""
         for form, meet in self.letters.items():
             yield from self._find_letters(view, form, meet)
-        if self.numbers:
+        if self.numbers or self.whole:
             yield from self._find_numbers(view)
         if self.dates:
             for start, end, days in view.all_dates:
-                if any(_same_day(day, date) for day in days for date in self.dates):
+                if any(_same_day(day, own) for day in days for own in self.dates):
                     yield start, end
-        if self.amount is not None:
-            for start, end, amount in amounts_in(view.line):
-                if abs(amount - self.amount) < 0.01 * self.amount:
+        if self.amounts:
+            for start, end, amount, scaled in view.amounts:
+                if amount in self.amounts or (scaled and any(abs(amount - own) < 0.01 * own for own in self.amounts)):
                     yield start, end
         for core, beside_street_word in self.streets:
             yield from _find_street(view, core, beside_street_word)
@@ -418,9 +454,14 @@ class Forms:
             start = view.compact.find(form, start + 1)
 
     def _find_numbers(self, view: TextView) -> Iterator[tuple[int, int]]:
+        here = [number for number in self.numbers if number in view.compact]
         for start, end in view.runs:
+            if view.compact[start:end] in self.whole:
+                yield view.span(start, end)
+            if not here and end - start < RUN:
+                continue
             run = view.compact[start:end]
-            for number in self.numbers:
+            for number in here:
                 at = run.find(number)
                 while at >= 0:
                     first, last = start + at, start + at + len(number)

@@ -28,7 +28,7 @@ from llama.privacy.sanitiser import CleanText, Sanitiser
 from llama.tokenizer import Tokenizer
 
 WINDOW = 200  # characters before and after a border
-OWN = 0.75  # of a hit's letters and digits; so much of a value is as good as all of it
+OWN = 0.75  # of a hit's letters and digits, and no fewer than LONG: so much of a value is as good as all of it
 CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
 
 
@@ -109,7 +109,7 @@ class _Search:
             for found in self.secrets.find(self._without_tags(text[first:last])):
                 a, b = first + found.start, first + found.end
                 own = sum(len(compact(text[max(a, s) : min(b, e)])) for s, e in spans if s < b and e > a)
-                if own >= OWN * len(compact(text[a:b])):
+                if own >= max(LONG, OWN * len(compact(text[a:b]))):
                     self._refuse(found.index)
 
     def _without_tags(self, text: str) -> str:

@@ -9,10 +9,10 @@ import datetime as dt
 import re
 
 from llama.privacy.forms import amounts_in, dates_in
-from llama.privacy.patterns import CITIES, PROVINCES
+from llama.privacy.patterns import CITIES
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
-from llama.privacy.words import STREET_WORDS
+from llama.privacy.words import ADDRESS_WORDS, STREET_TYPES_EN
 
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
 
@@ -24,35 +24,39 @@ def generalised(value: Value, how: Generaliser, language: str) -> str | None:
         year = _year(value, text)
         return None if year is None else f"{'tahun ' if language == 'id' else ''}{year // 10 * 10}{_suffix(language)}"
     if how is Generaliser.AGE_BAND:
-        age = re.search(r"\d{1,3}", text)
-        if age is None or int(age[0]) > 130:
+        age = re.fullmatch(r"(\d{1,3})\s*(?:years?(?: old)?|yrs?|yo|tahun|thn?)?\.?", text.casefold())
+        if age is None or int(age[1]) > 130:
             return None
-        low = int(age[0]) // 10 * 10
+        low = int(age[1]) // 10 * 10
         return f"{low}–{low + 9} {'tahun' if language == 'id' else 'years'}"
     if how is Generaliser.CITY:
         return city_of(text)
-    amounts = [amount for _, _, amount in amounts_in(text.casefold())]
+    amounts = [amount for _, _, amount, _ in amounts_in(text.casefold()) if amount >= 1000]
     sign = re.search(r"[$€£¥]|\b(?:usd|eur|gbp|sgd)\b", text.casefold())
     return _band(amounts[0], language, sign[0].upper() if sign else "") if len(amounts) == 1 else None
 
 
 def city_of(address: str) -> str | None:
-    """The city in an address: a known one, else a last part that is only words."""
-    known = [m for m in CITIES.finditer(address) if not _names_a_street(address[: m.start()])]
-    if known:
-        return known[-1][0].strip()
+    """The city in an address: a known one between commas, or what stands where a postcode says that a city does."""
     parts = [part.strip() for part in re.split(r"[,;\n]", address) if part.strip()]
-    for part in reversed(parts[1:]):
-        words = re.sub(r"\b(?:[A-Z]{2})?\s*\d{4,6}(?:-\d{4})?$", "", part).strip()
-        if words and not any(c.isdigit() for c in words) and len(words) <= 40 and not PROVINCES.fullmatch(words):
-            return words
+    for i in range(len(parts) - 1, 0, -1):
+        known = re.fullmatch(rf"({CITIES.pattern})(?:\s\d{{5}})?", parts[i], re.IGNORECASE)
+        if known:
+            return known[1]
+        before_code = re.fullmatch(rf"(.*?)\s?(?:{_POSTCODE})", parts[i])
+        if before_code:
+            words = before_code[1].strip() or (parts[i - 1] if i > 1 else "")
+            if re.fullmatch(r"[A-Z][A-Za-z'. -]{1,40}", words) and not _is_a_street(words):
+                return words
     return None
 
 
-def _names_a_street(before: str) -> bool:
-    """Whether what stands before a city's name makes it a street's: Jl. Surabaya."""
-    words = re.findall(r"[^\W_]+", re.split(r"[,;\n]", before)[-1])
-    return bool(words) and words[-1].casefold() in STREET_WORDS
+# A British postcode, or an American state and zip code.
+_POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]{2}\s\d{5}(?:-\d{4})?"
+
+
+def _is_a_street(words: str) -> bool:
+    return any(word in ADDRESS_WORDS or word in STREET_TYPES_EN for word in re.findall(r"[a-z]+", words.casefold())[1:])
 
 
 def _year(value: Value, text: str) -> int | None:

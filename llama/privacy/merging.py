@@ -12,7 +12,7 @@ Knows nothing about: how words are cleaned, tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llama.chat import Message
@@ -98,3 +98,14 @@ def texts_of(sheet: Sheet, provider_system: str) -> Sequence[str]:
     """All that the dialogue of a sheet says besides the person's words."""
     examples = [text for example in sheet.examples for text in example]
     return [provider_system, sheet.system, *examples, *sheet.questions]
+
+
+def tags_composed(passages: Sequence[Passage], issued: Iterable[str]) -> list[str]:
+    """Issued tags that a sheet spells with the person's words, as ``[NAME_{quantity}]``, which stand for nothing."""
+    composed = set[str]()
+    for passage in passages:
+        for tag in issued:
+            written = passage.message.content.count(tag)
+            if written > sum(piece.text.count(tag) for piece in passage.pieces if isinstance(piece, CleanText)):
+                composed.add(tag)
+    return sorted(composed)

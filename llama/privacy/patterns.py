@@ -89,7 +89,7 @@ def _numbers(view: TextView) -> Iterator[Hit]:
             yield Hit(*m.span(), "CARD")
         elif len(digits) >= 5 and _ACCOUNT_CUE.search(before):
             yield Hit(*m.span(), "ACCOUNT")
-        elif len(digits) >= 5 and _ID_CUE.search(before):
+        elif (len(digits) >= 5 and _ID_CUE.search(before)) or _NPWP.fullmatch(m[0]):
             yield Hit(*m.span(), "ID")
         elif len(digits) >= 8 and not any(start <= m.start() and m.end() <= end for start, end, _ in view.dates):
             yield Hit(*m.span(), "NUMBER")
@@ -140,7 +140,7 @@ _EMAIL = re.compile(
     r"(?<![\w.!#$%&'*+/=?^`{|}~-])[\w.!#$%&'*+/=?^`{|}~-]{1,64}\s?(?:@|\[at\]|\(at\))\s?(?:[\w-]+(?:\.|\s?\[dot\]\s?|\s?\(dot\)\s?))+[a-z]{2,}"
 )
 _URL = re.compile(
-    r"(?:https?://|www\.)[^\s<>\"']+|(?<![\w@.])(?:[\w-]+\.)+(?:com|id|co|me|net|org|io|app|link|ly|uk|gg|tv|"
+    r"(?:https?://|www\.)[^\s<>\"']+|(?<![\w@.-])(?:[\w-]{1,63}\.){1,8}(?:com|id|co|me|net|org|io|app|link|ly|uk|gg|tv|"
     r"shop|info)/[^\s<>\"']+"
 )
 _HANDLE = re.compile(r"(?<![\w@./])@[A-Za-z_][\w.]{2,29}")

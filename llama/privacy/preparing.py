@@ -15,6 +15,7 @@ from llama.prompt import Found, OwnWords
 from llama.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 16  # far more than any language has on average
+MAX_TRIES = 4  # to number tags past what a sheet composes around a field
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,33 @@ def prepare(
     if isinstance(prompt, OwnWords):
         characters = sum(len(turn.content) for turn in prompt.dialog)
         if characters > CHARS_PER_TOKEN * context_length:
-            raise PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} "
-                              f"tokens; shorten it")  # fmt: skip
+            raise _too_long(characters, context_length)
         sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog])
         passages = merging.own_words(prompt, sanitiser)
     else:
-        reserved = merging.texts_of(prompt, found.provider_system)
-        sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
-        passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
+        reserved = list(merging.texts_of(prompt, found.provider_system))
+        for _ in range(MAX_TRIES):
+            sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
+            passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
+            composed = merging.tags_composed(passages, sanitiser.tags)
+            if not composed:
+                break
+            reserved += composed
+        else:
+            raise PromptError("the sheet writes tags around the fields that it asks for; remove them")
+        characters = sum(len(passage.message.content) for passage in passages)
+    if characters > CHARS_PER_TOKEN * context_length:
+        raise _too_long(characters, context_length)
     outgoing = gate.passed(passages, sanitiser, chat, tokenizer)
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
         dialog = [Message("system", chat.default_system), *dialog]
     return Prepared(outgoing, tuple(dialog), sanitiser)
+
+
+def _too_long(characters: int, context_length: int) -> PromptError:
+    return PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} tokens; "
+                       f"shorten it")  # fmt: skip
 
 
 def holdings(
@@ -84,7 +99,11 @@ def holdings(
     prompt = found.prompt
     is_own = isinstance(prompt, OwnWords)
     sheet = "" if isinstance(prompt, OwnWords) else "\n".join([prompt.system, *prompt.questions]).strip()
-    fields = (f"{f.name}: {', '.join(map(text_of, f.values))}" for f in profile.fields.values())
+    asked = () if isinstance(prompt, OwnWords) else prompt.asks_for
+    used = [each for name in asked if (each := profile.find(name)) is not None]
+    fields = [f"{each.name}: {', '.join(map(text_of, each.values))}" for each in used]
+    if others := len(profile.fields) - len(used):
+        fields.append(f"{'and ' if used else ''}{others} {'more ' if used else ''}fields that nobody asked for")
     everything = {
         Kind.PROFILE: "\n".join(fields),
         Kind.SANITISED_PROMPT: "\n".join(message.content for message in prepared.dialog[-1:] if not is_own)

@@ -19,16 +19,15 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llama import toml
 from llama.errors import ProfileError
 from llama.privacy.policy import FieldPolicy, field_of, same_field
 
-MAX_BYTES = 1 << 20
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -65,6 +64,8 @@ def read_profile(path: str | Path) -> Profile:
     """
     where = f"profile {path}"
     try:
+        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
+            raise ProfileError(f"{where}: not a file; name one")  # a pipe would be waited for
         raw = Path(path).read_bytes()
     except FileNotFoundError:
         raise ProfileError(f"{where}: no such file") from None
@@ -73,15 +74,14 @@ def read_profile(path: str | Path) -> Profile:
     except (OSError, ValueError) as err:
         reason = getattr(err, "strerror", None) or "not a path"
         raise ProfileError(f"{where}: cannot be read ({reason}); name a file that you may read") from None
-    if len(raw) > MAX_BYTES:
-        raise ProfileError(f"{where}: larger than {MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
+    if len(raw) > toml.MAX_BYTES:
+        raise ProfileError(f"{where}: larger than {toml.MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
     try:
-        table = tomllib.loads(raw.decode("utf-8-sig"))
+        table = toml.parsed(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as err:
         raise ProfileError(f"{where}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
-    except (ValueError, RecursionError) as err:
-        place = re.search(r"\(at [^()]*\)$", str(err))
-        raise ProfileError(f"{where}: not valid TOML {place[0] if place else ''}".rstrip()) from None
+    except ValueError as err:
+        raise ProfileError(f"{where}: not valid TOML {err}".rstrip()) from None
     return profile_from(table, where)
 
 

@@ -1,8 +1,9 @@
 """Tags back to values, on the device only, in a reply that is still arriving.
 
 What could be the beginning of a tag is held back until it is one or is not. Restored is only what this session has
-issued, written in any of the ways of ``llama.privacy.tags``; never inside a link, an address with ``@``, ``<markup>``,
-``{braces}`` or `` `code` ``, where a value could be carried off or run. Text is left as it is in every other respect.
+issued, written in any of the ways of ``llama.privacy.tags``; never inside a link, an address with ``@``, ``{braces}``
+or `` `code` ``, nor anywhere after ``<markup>`` has begun, where a value could be carried off or run. Control
+characters are taken out; in every other respect text is left as it is.
 """
 
 from __future__ import annotations
@@ -18,9 +19,21 @@ _HOLD = 24  # characters after a tag, of its own word, that decide whether it is
 # With one of these in a word, what follows in it may be part of a link; white space as browsers know it ends a word.
 _LINK_SIGNS = frozenset("/?=&#%@\\")
 _LINK_STARTS = ("www.", "mailto:", "](")
-_SPACE = frozenset(" \t\n\r\f")
-_LINK_AFTER = regex.compile(r"[\w'’.+~-]*(?:[@/\\=&%#]|\.\w|:[\w/]|\?[\w/&=])|\(|\]\(")
-_AFTER = regex.compile(r"[^ \t\n\r\f]*")
+_LINK_SCHEME = regex.compile(r"(?:https?|ftp|tel|sms|data|javascript|file):\Z", regex.IGNORECASE)
+_SPACE = frozenset(" \t\n")
+_DOTS = ".\u3002\uff0e\uff61"  # what a host name may have for a full stop
+_LINK_AFTER = regex.compile(rf"[\w'’+~\p{{Cf}}{_DOTS}-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\w/]|\?[\w/&=])|\(|\]\(")
+_AFTER = regex.compile(r"[^ \t\n]*")
+
+# Control characters could move the cursor or rewrite what a screen shows; only these two mean text. The signs that turn
+# the direction of writing could show a sheet's title, or a price, as another.
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_UNPRINTABLE = {code: None for code in _CONTROLS if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Without control and escape characters."""
+    return text.translate(_UNPRINTABLE)
 
 
 class Restorer:
@@ -43,8 +56,8 @@ class Restorer:
         self.restored = self.left = 0
 
     def push(self, text: str) -> str:
-        """What may be shown now that ``text`` has arrived."""
-        self._held += text
+        """What may be shown now that ``text`` has arrived, without control characters."""
+        self._held += printable(text)  # first: what is taken out later could join a word to a link
         return self._take(final=False)
 
     def finish(self) -> str:
@@ -97,7 +110,7 @@ class Restorer:
 
     def _replaced(self, match: regex.Match[str], after: str) -> str:
         written, value = match[0], self._values.get(name_of(match))
-        if value is None or self._markup.forbids() or _LINK_AFTER.match(after):
+        if value is None or self._markup.forbids() or len(after) >= _HOLD or _LINK_AFTER.match(after):
             self.left += 1
             return self._pass_on(written)
         self.restored += 1
@@ -113,10 +126,8 @@ class _Markup:
         self._is_link = False  # that word is one
         self._code = ""  # the backticks or tildes that opened code
         self._ticks = ""
-        self._angle = False
-        self._quote = ""  # inside of an angle
+        self._angle = False  # markup has begun; where it ends, browsers decide, so it does not end here
         self._braces = 0
-        self._newlines = 0
 
     def read(self, text: str) -> None:
         """Go on to the end of ``text``."""
@@ -126,7 +137,10 @@ class _Markup:
     def forbids(self) -> bool:
         """True where nothing may be restored next."""
         self._end_ticks()
-        return bool(self._code) or self._angle or self._braces > 0 or self._is_link or self._word.endswith("<")
+        return bool(self._code) or self._angle or self._braces > 0 or self._is_link or self._is_link_so_far()
+
+    def _is_link_so_far(self) -> bool:
+        return self._word.endswith("<") or _LINK_SCHEME.search(self._word) is not None
 
     def _read(self, char: str) -> None:
         if char in "`~" and (not self._ticks or self._ticks[0] == char):
@@ -135,31 +149,19 @@ class _Markup:
         self._end_ticks()
         if char in _SPACE:
             self._word, self._is_link = "", False
-            if char == "\n":
-                self._newlines += 1
-                if len(self._code) in (1, 2):  # inline code ends with its line at the latest
-                    self._code = ""
-                if self._newlines > 1:  # and markup with its paragraph
-                    self._angle, self._quote = False, ""
+            if char == "\n" and len(self._code) in (1, 2):  # inline code ends with its line at the latest
+                self._code = ""
             return
-        self._newlines = 0
-        if self._angle:
-            if self._quote:
-                self._quote = "" if char == self._quote else self._quote
-            elif char in "\"'":
-                self._quote = char
-            elif char == ">":
-                self._angle = False
-        elif self._word.endswith("<") and (char.isalpha() or char in "/!?"):
+        if self._word.endswith("<") and (char.isalpha() or char in "/!?"):
             self._angle = True
         self._braces = max(0, self._braces + (char == "{") - (char == "}"))
-        self._word = (self._word + char)[-8:]
+        self._word = (self._word + char)[-16:]
         self._is_link |= char in _LINK_SIGNS or self._word.casefold().endswith(_LINK_STARTS)
 
     def _end_ticks(self) -> None:
         ticks, self._ticks = self._ticks, ""
         if not ticks or (ticks[0] == "~" and len(ticks) < 3):
-            self._word = (self._word + ticks)[-8:]
+            self._word = (self._word + ticks)[-16:]
         elif not self._code:
             self._code = ticks
         elif ticks[0] == self._code[0] and (ticks == self._code or len(ticks) > len(self._code) >= 3):

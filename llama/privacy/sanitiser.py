@@ -11,6 +11,7 @@ The map from tags to values lives here, in memory, for one session. Nothing here
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ class CleanText:
     """Words of the person's that may leave. Made by :class:`Sanitiser` only. They do not print."""
 
     text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class _Tag:
+    tag: str
 
 
 class Sanitiser:
@@ -71,7 +77,7 @@ class Sanitiser:
             if each.policy is FieldPolicy.OPEN and field_of(each.name).policy is not FieldPolicy.OPEN
         ]  # fmt: skip
         for text in texts:
-            self._discover_in(TextView(visible(text)))
+            self._discover_in(TextView(visible(unicodedata.normalize("NFC", _with_line_ends(text)))))
 
     def __repr__(self) -> str:
         return f"Sanitiser(mode={self.mode!r}, {len(self._values)} tags)"
@@ -85,15 +91,26 @@ class Sanitiser:
         """The person's own words, with a tag for each secret."""
         if self.mode == "off":
             return CleanText(text)
-        text = _without_issued_tags(visible(text), {tag.strip("[]") for tag in self._values})
+        text = unicodedata.normalize("NFC", _with_line_ends(text))
+        text = _without_issued_tags(text, {tag.strip("[]") for tag in self._values})
+        pieces: list[str | _Tag] = [text]
+        if visible(text) != text:  # declared values where they stand: an invisible sign may part them from a neighbour
+            pieces = [visible(p) if isinstance(p, str) else p for p in self._masked(text, discover=False)]
+        pieces = [q for p in pieces for q in (self._masked(p, discover=True) if isinstance(p, str) else [p])]
+        return CleanText("".join(p if isinstance(p, str) else p.tag for p in pieces))
+
+    def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
+        """The text in pieces, with a tag for each secret; a tag makes new edges, so what remains is looked at again."""
         view = TextView(text)
-        hits = self._discover_in(view)
-        found = [(f.start, f.end, f.index) for f in self.secrets.find(view)]
-        out, position = list[str](), 0
-        for start, end, index in self._merged([*found, *hits]):
-            out += [text[position:start], self._tag(index, text[start:end])]
+        found = self._discover_in(view) if discover else []
+        found += [(f.start, f.end, f.index) for f in self.secrets.find(view)]
+        if not found:
+            return [text]
+        pieces, position = list[str | _Tag](), 0
+        for start, end, index in self._merged(found):
+            pieces += [*self._masked(text[position:start], discover=False), _Tag(self._tag(index, text[start:end]))]
             position = end
-        return CleanText("".join([*out, text[position:]]))
+        return [*pieces, *self._masked(text[position:], discover=False)]
 
     def field_text(self, name: str) -> CleanText | None:
         """A field of the profile in the form in which it may leave, or None if it is not filled in."""
@@ -148,7 +165,7 @@ class Sanitiser:
         """The tag of a secret; the same for values that differ only in how they are written."""
         secret = self.secrets.secrets[index]
         value = written if secret.derived else text_of(secret.value, self.language)
-        known = (secret.tag, compact(value))
+        known = (secret.tag, _key(secret.tag, value))
         if known not in self._tag_of:
             self._tag_of[known] = self._issue(secret, value)
         return self._tag_of[known]
@@ -184,14 +201,26 @@ class Sanitiser:
         return merged
 
 
+def _key(tag: str, value: str) -> str:
+    """What makes two values the same: digits of a number, else all but case and white space."""
+    if tag in ("PHONE", "ID", "CARD", "ACCOUNT", "NUMBER") and (digits := re.sub(r"\D", "", value)):
+        return re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", digits) if tag == "PHONE" else compact(value)
+    return "".join(unicodedata.normalize("NFKC", value).casefold().split())
+
+
+def _with_line_ends(text: str) -> str:
+    """Every sign that begins a line or a page as a line end."""
+    return re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+
+
 def visible(text: str) -> str:
     """Without what is written but not seen: control and format characters, in which a secret could hide."""
     kept = list[str]()
     for i, char in enumerate(text):
         category = unicodedata.category(char)
         if category == "Cc" and char not in "\n\t":
-            kept.append("\n" if char == "\r" and text[i + 1 : i + 2] != "\n" else "")
-        elif category == "Cf" or category == "Cs":
+            continue
+        if category in ("Cf", "Cs"):
             joins_emoji = char == "\u200d" and 0 < i < len(text) - 1 and not (text[i - 1] + text[i + 1]).isalnum()
             kept.append(char if joins_emoji else "")
         else:

@@ -106,13 +106,24 @@ NOT_NAMES = frozenset(
     bapak tidak bukan sudah belum akan mau ingin bisa harus semoga ulang hadiah kado budget anggaran acara nama alamat
     nomor telepon hp email catatan tanggal lahir umur notes name address phone mobile date birth order delivery gifts
     occasion interests recipient sender customer company office account policy total price qty team bpk mr mrs ms dr
-    prof nik ktp kk npwp wa rek rekening jl jalan gang komplek perum blok rt rw kel kec kota kab english indonesian bahasa
-    inggris islam kristen katolik hindu buddha muslim christian jewish catholic hypertension diabetes asthma director
-    manager ceo cto hrd hr
+    prof nik ktp kk npwp wa rek rekening jl jalan gang komplek perum blok rt rw kel kec kota kab english indonesian
+    bahasa inggris islam kristen katolik hindu buddha muslim christian jewish catholic hypertension diabetes asthma
+    director manager ceo cto hrd hr
     """.split()
 )  # fmt: skip
 
-HONORIFICS = frozenset("bin binti van von der den pak bapak ibu mrs prof drs haji hajah the and dan".split())
+HONORIFICS = frozenset("pak bapak ibu mrs prof drs haji hajah".split())
+
+# Parts of names only where they are written in capitals: Dan is a name, dan is and.
+PARTICLES = frozenset("bin binti van von der den the and dan".split())
+
+# Too common in companies' names to stand for one.
+COMPANY_WORDS = frozenset(
+    """
+    bank toko rumah universitas university sekolah school yayasan koperasi indonesia nusantara international global
+    group grup jaya abadi maju makmur sejahtera utama mandiri sentosa karya mitra
+    """.split()
+)
 
 LEGAL_FORMS = frozenset("pt cv ud tbk persero inc ltd llc plc co corp gmbh company limited corporation".split())
 
