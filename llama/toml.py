@@ -8,7 +8,7 @@ from typing import Any
 
 MAX_BYTES = 1 << 20
 # tomllib takes time that grows with the square of a dotted key's length.
-_DEEP_KEY = re.compile(r"(?:[\w\-\"']+[ \t]*\.[ \t]*){64}")
+_DEEP_KEY = re.compile(r"(?<![\w\-\"'])(?:[\w\-\"']++[ \t]*+\.[ \t]*+){64}")
 
 
 def parsed(text: str) -> dict[str, Any]:
