@@ -15,7 +15,9 @@ import torch
 
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
+from llama.tokenizer import Tokenizer
 from tests.small_checkpoints import params, weights, write_meta
+from tests.support import Halves
 
 ROOT = Path(__file__).resolve().parent.parent
 # Under nohup, or in the background of a script, signals are ignored here and would be in every process that is started.
@@ -48,6 +50,18 @@ def llama3_tokenizer() -> Path:
 def golden() -> Path:
     """Meta's reference's numbers for a small checkpoint, as released directories of one and two shards."""
     return ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="module")
+def halves() -> Halves:
+    """Both halves of a small random model, for the tests of one file."""
+    return Halves()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(golden: Path) -> Tokenizer:
+    """Every byte is a token, so that ids are as easily read as text."""
+    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
 
 
 @pytest.fixture(scope="session")

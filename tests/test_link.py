@@ -28,16 +28,6 @@ WELCOME = Welcome(1, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
 Behaviour = Callable[[list[bytes]], "bytes | None"]
 
 
-@pytest.fixture(scope="module")
-def halves() -> Halves:
-    return Halves()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(golden: Path) -> Tokenizer:
-    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
-
-
 class FalseCloud:
     """A ROUTER that answers each request as it is told to, and remembers what was asked."""
 

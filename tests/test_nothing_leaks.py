@@ -77,17 +77,6 @@ CLOCK = "compute_us"
 
 
 @pytest.fixture(scope="module")
-def halves() -> Halves:
-    return Halves()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(golden: Path) -> Tokenizer:
-    """Every byte is a token, so that ids are as easily read as text."""
-    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
-
-
-@pytest.fixture(scope="module")
 def chat(tokenizer: Tokenizer) -> ChatFormat:
     return Llama3Format(tokenizer)
 

@@ -39,16 +39,6 @@ COLUMNS = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture(scope="module")
-def halves() -> Halves:
-    return Halves()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(golden: Path) -> Tokenizer:
-    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.sqlite"

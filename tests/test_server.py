@@ -41,16 +41,6 @@ QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCh
 
 
 @pytest.fixture(scope="module")
-def halves() -> Halves:
-    return Halves()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(golden: Path) -> Tokenizer:
-    return Tokenizer(golden / "tiny-llama3" / "tokenizer.model")
-
-
-@pytest.fixture(scope="module")
 def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
     with Served(halves, tokenizer) as served:
         yield served

@@ -1,8 +1,11 @@
 """In how many ways one value can be written, and where in a text it is written in any of them.
 
 A value is declared by its field, so it needs no detection, only recognition: whatever the case, the Unicode form, the
-punctuation, the digit groups, the country code, the order of a date, the language of its month, the scale word of an
-amount. Names are also known by their parts of three letters or more.
+punctuation and the digit groups. The field also says what kind of value it is, and so in which other ways it is
+written: names by their parts, phones with and without country code, dates in any order and either language's months,
+amounts with words for their noughts, addresses with and without the generic words, mail with its signs in words,
+diagnoses and creeds by each word that tells something. An unknown field is taken for what it looks like: a name, a
+date, an amount.
 
 Too short to be found in a text, and so not looked for: values of one or two letters, or of one to three digits.
 
@@ -370,7 +373,7 @@ class Forms:
             number = re.sub(r"\D", "", m[0])
             if self.tag == "PHONE":
                 number = re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", number)
-            if exactly:
+            if exactly and len(number) >= 4:
                 self.whole.add(number)
             elif len(number) >= 5 or (len(number) == 4 and self.tag in ("ID", "PRIVATE", "ACCOUNT", "CARD")):
                 self.numbers.add(number)
