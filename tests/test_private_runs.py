@@ -227,10 +227,11 @@ def test_a_person_at_a_keyboard_agrees_once_or_declines(served: Cloud, tiny_spli
     command += ["--sheet_dir", str(SHEETS), "--prompt_id", "insurer/travel-cover", "--profile_file", str(profile)]
     command += ["--max_gen_len", "3"]
     code, shown = at_a_keyboard(command, "n\n")
-    assert code == 1 and "declined; nothing was sent" in shown and "the most the provider could learn" not in shown
+    assert code == 1 and "declined; nothing was sent" in shown and "who saw what" not in shown
+    assert shown.index("the most the provider could learn") < shown.index("asks for:")  # seen before it is asked about
     assert "(from the third party insurer, to answer) asks for:" in shown and "made coarser (decade)" in shown
     code, shown = at_a_keyboard(command, "y\n")
-    assert code == 0 and "the most the provider could learn" in shown
+    assert code == 0 and shown.count("the most the provider could learn") == 1 and "who saw what" in shown
     code, shown = at_a_keyboard(command, "n\n")
     assert code == 0 and "[y/N]" not in shown and "insurer" in shown
     assert {path.name for path in profile.parent.iterdir()} == {"profile.toml", "profile.toml.consents.json"}

@@ -105,7 +105,8 @@ class Terminal:
             nobody = party is Party.THIRD_PARTY and not third_party
             return Text("– (none took part)" if nobody else f"– {SEES[kind][party].says}", style="dim")
         text = " · ".join(line for line in held[kind].splitlines() if line.strip())
-        shown = text if len(text) <= _CELL_CHARS else f"{text[:_CELL_CHARS]}…"
+        limit = _CELL_CHARS if kind is not Kind.PROFILE else 3 * _CELL_CHARS
+        shown = text if len(text) <= limit else f"{text[:limit]}…"
         if kind is Kind.SANITISED_PROMPT and party is not Party.CUSTOMER:
             shown = f"{SEES[kind][party].says}: {shown}"
         return _with_tags(shown, tags)
