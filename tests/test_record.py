@@ -493,7 +493,7 @@ def test_the_cloud_program_keeps_a_record_that_outlives_it(tiny_split: Splits, p
         running.wait()
     assert len({row[0] for row in rows}) == 2
     for row, answer in zip(rows, answers, strict=True):
-        assert (row[1], row[4], row[7]) == ("gift-ideas ☕", len(answer["prompt_tokens"]), answer["text"])
+        assert (row[1], row[4], row[7]) == ("gift-ideas ☕", len(answer["prompt_tokens"]), answer["text_sent"])
         assert row[5] == len(answer["tokens"]) > 0
     assert b"Zimtstern" not in path.read_bytes() + path.with_name("runs.sqlite-wal").read_bytes()
     with cloud(out / "cloud", "--max_seq_len", 256, "--record_file", path) as running:
@@ -522,7 +522,7 @@ def test_only_rank_0_keeps_the_record(tiny_split: Splits, path: Path, tmp_path: 
         answer = ask(out / "edge", running.address, question, "--max_gen_len", 4, "--threads", 1)
         holders = [pid for pid in running.ranks() if any(str(path) in fd for fd in open_files(pid))]
         assert holders == [running.pid]
-    assert [row[7] for row in rows_of(path)] == [answer["text"]]
+    assert [row[7] for row in rows_of(path)] == [answer["text_sent"]]
 
 
 def open_files(pid: int) -> list[str]:
