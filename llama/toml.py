@@ -7,8 +7,9 @@ import tomllib
 from typing import Any
 
 MAX_BYTES = 1 << 20
-# tomllib takes time that grows with the square of a dotted key's length.
-_DEEP_KEY = re.compile(r"(?<![\w\-\"'])(?:[\w\-\"']++[ \t]*+\.[ \t]*+){64}")
+# tomllib takes time that grows with the square of the parts of a dotted key.
+_PART = r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}){{64}}", re.MULTILINE)
 
 
 def parsed(text: str) -> dict[str, Any]:
@@ -17,6 +18,8 @@ def parsed(text: str) -> dict[str, Any]:
     Raises:
         ValueError: malformed; the message is the place, ``(at line 2, column 5)``, or empty.
     """
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"(larger than {MAX_BYTES >> 20} MiB)")
     if _DEEP_KEY.search(text):
         raise ValueError("(a key of more than 64 parts)")
     try:

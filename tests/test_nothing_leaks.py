@@ -746,6 +746,38 @@ def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
     assert "_1]" in prepared.outgoing.text
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {
+            "address": "Jl. Taman Sari 5, Bandung",
+            "spouse": "Rudi Hartono",
+            "notes": "Kado untuk taman Rudi, sari bunga",
+        },
+        {"address": "Jl. Taman Sari 5, Bandung", "interests": "taman", "style": "sari"},
+        {"address": "12 Elm St, San Francisco, CA 94110", "trip": "a week in San Diego"},
+        {"bank_account": "33392150", "notes": "Software 392150\u200dSoftware E"},
+        {"name": "Wulandari Putri", "spouse": "Rudi", "notes": "#WulandariRudi2026"},
+        {"headcount": 12, "occasion": "April sale", "birth_date": "12 April 1991"},
+        {"phone": "0812-3456-7890", "interests": ["0812", "3456", "7890"]},
+    ],
+)
+def test_an_honest_profile_is_never_refused(profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> None:
+    """A gate that shuts in the person's own face protects nobody."""
+    asked = tuple(name for name in ("address", *profile))
+    found = Found(Sheet(("What?",), asks_for=tuple(dict.fromkeys(asked))), "provider", "all")
+    assert prepare(found, profile_from(profile), "schema", chat, tokenizer, CONTEXT).outgoing.ids
+
+
+def test_an_iban_in_an_indonesian_sheet_has_a_label(chat: ChatFormat, tokenizer: Tokenizer) -> None:
+    """It is called so in both languages."""
+    found = Found(Sheet(("Apa?",), asks_for=("iban",), language="id"), "provider", "iban")
+    prepared = prepare(found, profile_from({"iban": "GB82WEST12345698765432"}), "schema", chat, tokenizer, CONTEXT)
+    assert prepared.outgoing.text.endswith(
+        "Iban: [ACCOUNT_1]<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
 # ---- E: the boundary is alone
 
 ALONE = """

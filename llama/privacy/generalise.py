@@ -12,7 +12,7 @@ from llama.privacy.forms import amounts_in, dates_in
 from llama.privacy.patterns import CITIES
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
-from llama.privacy.words import ADDRESS_WORDS, STREET_TYPES_EN
+from llama.privacy.words import ADDRESS_WORDS
 
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
 
@@ -56,7 +56,7 @@ _POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]{2}\s\d{5}(?:-\d{4})?"
 
 
 def _is_a_street(words: str) -> bool:
-    return any(word in ADDRESS_WORDS or word in STREET_TYPES_EN for word in re.findall(r"[a-z]+", words.casefold())[1:])
+    return any(word in ADDRESS_WORDS for word in re.findall(r"[a-z]+", words.casefold())[1:])
 
 
 def _year(value: Value, text: str) -> int | None:

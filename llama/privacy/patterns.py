@@ -176,7 +176,6 @@ def _full_dates(view: TextView) -> Iterator[Hit]:
 
 _CITY, _PROVINCE = "|".join(CITIES_ID), "|".join(PROVINCES_ID)
 CITIES = re.compile(rf"(?<!\w)(?:(?:kota|kabupaten|kab\.)\s)?(?:{_CITY})(?!\w)", re.IGNORECASE)
-PROVINCES = re.compile(_PROVINCE, re.IGNORECASE)
 
 # Indonesian: a street word, up to five more words, then parts that only addresses have, or places after a comma.
 _PART_ID = (
@@ -239,6 +238,10 @@ _POSTCODES = re.compile(rf"(?<!\w)(?:{_POSTCODE_UK}|(?:{_STATE})\s{_ZIP})(?!\w)"
 def _addresses(view: TextView) -> Iterator[Hit]:
     for pattern in (_STREET_ID, _RT_RW, _STREET_EN, _FLAT_EN, _MILITARY, _PO_BOX, _POSTCODES):
         for m in pattern.finditer(view.text):
+            # jalan is also "to walk": before a small letter it is a street's only with a number.
+            walked = pattern is _STREET_ID and m[0].partition(" ")[2][:1].islower()
+            if walked and not any(c.isdigit() for c in m[0]):
+                continue
             yield Hit(m.start(), m.start() + len(m[0].rstrip(" ,.")), "ADDRESS")
 
 

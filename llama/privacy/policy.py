@@ -169,7 +169,7 @@ def label_of(name: str, language: str) -> str:
     """How a field is called before its value in a prompt, in ``en`` or ``id``: ``birth_date`` → ``Birth date``."""
     names = field_of(name).names
     if name in names[:2]:
-        name = names[1 if language == "id" else 0]
+        name = names[1 if language == "id" and len(names) > 1 else 0]
     return name.upper() if name in ("nik", "kk", "npwp") else name.replace("_", " ").capitalize()
 
 

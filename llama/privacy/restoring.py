@@ -19,10 +19,11 @@ _HOLD = 24  # characters after a tag, of its own word, that decide whether it is
 # With one of these in a word, what follows in it may be part of a link; white space as browsers know it ends a word.
 _LINK_SIGNS = frozenset("/?=&#%@\\")
 _LINK_STARTS = ("www.", "mailto:", "](")
-_LINK_SCHEME = regex.compile(r"(?:https?|ftp|tel|sms|data|javascript|file):\Z", regex.IGNORECASE)
+_LINK_SCHEME = regex.compile(r"(?:https?|ftp|javascript|file):\Z", regex.IGNORECASE)
 _SPACE = frozenset(" \t\n")
 _DOTS = ".\u3002\uff0e\uff61"  # what a host name may have for a full stop
-_LINK_AFTER = regex.compile(rf"[\w'’+~\p{{Cf}}{_DOTS}-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\w/]|\?[\w/&=])|\(|\]\(")
+_LINK_AFTER = regex.compile(rf"[\w'’+~.\x80-\U0010ffff-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])|\(|\]\(")
+_AFTER = regex.compile(rf"[\w'’+~\p{{Cf}}{_DOTS}-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\w/]|\?[\w/&=])|\(|\]\(")
 _AFTER = regex.compile(r"[^ \t\n]*")
 
 # Control characters could move the cursor or rewrite what a screen shows; only these two mean text. The signs that turn

@@ -25,6 +25,8 @@ from llama.privacy.profile import Profile, ProfileField, Value, text_of
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 
 Mode = Literal["schema", "off"]
+MAX_SOUGHT = 300
+_PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
 MODES: tuple[Mode, ...] = ("schema", "off")
 
 
@@ -93,11 +95,15 @@ class Sanitiser:
             return CleanText(text)
         text = unicodedata.normalize("NFC", _with_line_ends(text))
         text = _without_issued_tags(text, {tag.strip("[]") for tag in self._values})
-        pieces: list[str | _Tag] = [text]
-        if visible(text) != text:  # declared values where they stand: an invisible sign may part them from a neighbour
-            pieces = [visible(p) if isinstance(p, str) else p for p in self._masked(text, discover=False)]
-        pieces = [q for p in pieces for q in (self._masked(p, discover=True) if isinstance(p, str) else [p])]
-        return CleanText("".join(p if isinstance(p, str) else p.tag for p in pieces))
+        places = dict[str, str]()  # a sign of no meaning for each tag that is set before invisible signs are taken out
+        if visible(text) != text:  # declared values where they stand: such a sign may part them from a neighbour
+            pieces = self._masked(_PRIVATE_USE.sub("", text), discover=False)
+            marks = [p if isinstance(p, str) else places.setdefault(p.tag, chr(0xE000 + len(places))) for p in pieces]
+            text = visible("".join(marks))
+        cleaned = _joined(self._masked(text, discover=True))
+        for tag, mark in places.items():
+            cleaned = cleaned.replace(mark, tag)
+        return CleanText(cleaned)
 
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
         """The text in pieces, with a tag for each secret; a tag makes new edges, so what remains is looked at again."""
@@ -122,8 +128,12 @@ class Sanitiser:
         parts = []
         for value in each.values:
             coarse = self._coarse(each, value)
-            parts.append(self._tag(self._index_of(each, value), "") if coarse is None else self.clean(coarse).text)
+            parts.append(self._tag(self._index_of(each, value), "") if coarse is None else self._coarse_text(coarse))
         return CleanText(", ".join(parts))
+
+    def _coarse_text(self, coarse: str) -> str:
+        """What is coarser is ours, and no find of the patterns'; but it may hold another declared value."""
+        return _joined(self._masked(coarse, discover=False))
 
     def _text_of(self, each: ProfileField) -> str:
         return ", ".join(text_of(value, self.language) for value in each.values)
@@ -139,8 +149,11 @@ class Sanitiser:
         for value in each.values:
             coarse = self._coarse(each, value)
             secret = Secret(each.name, field_of(each.name).tag, value)
-            index = self.secrets.add(secret, [] if coarse is None else [coarse])
+            items = _items(secret)
+            index = self.secrets.add(secret, [] if coarse is None else [coarse], only_whole=len(items) > 1)
             self._known.setdefault(compact(text_of(value)), index)
+            for item in items if len(items) > 1 else []:
+                self.secrets.add(Secret(each.name, secret.tag, item))
 
     def _index_of(self, each: ProfileField, value: Value) -> int:
         return next(i for i, s in enumerate(self.secrets.secrets) if (s.field, s.value) == (each.name, value))
@@ -158,7 +171,9 @@ class Sanitiser:
     def _discover(self, value: str, kind: str) -> int:
         same = compact(value)
         if same not in self._known:
-            self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True)
+            # Beyond some hundred finds each is masked where it stands, and not looked for elsewhere.
+            sought = len(self.secrets.secrets) - self._declared < MAX_SOUGHT
+            self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True, sought=sought)
         return self._known[same]
 
     def _tag(self, index: int, written: str) -> str:
@@ -201,10 +216,23 @@ class Sanitiser:
         return merged
 
 
+def _items(secret: Secret) -> list[str]:
+    """The items of a list that is written as one text: names, diagnoses, allergies."""
+    if secret.tag not in ("NAME", "CHILD", "HEALTH") or not isinstance(secret.value, str):
+        return []
+    return [item for item in re.split(r"\s*[,;]\s*|\s+(?:and|dan|&)\s+", secret.value) if item]
+
+
+def _joined(pieces: Iterable[str | _Tag]) -> str:
+    return "".join(p if isinstance(p, str) else p.tag for p in pieces)
+
+
 def _key(tag: str, value: str) -> str:
-    """What makes two values the same: digits of a number, else all but case and white space."""
-    if tag in ("PHONE", "ID", "CARD", "ACCOUNT", "NUMBER") and (digits := re.sub(r"\D", "", value)):
-        return re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", digits) if tag == "PHONE" else compact(value)
+    """What makes two values the same: a phone's national digits, a number's signs, else all but case and space."""
+    if tag == "PHONE" and (digits := re.sub(r"\D", "", value)):
+        return re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", digits)
+    if tag in ("ID", "CARD", "ACCOUNT", "NUMBER"):
+        return compact(value)
     return "".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 
@@ -220,7 +248,7 @@ def visible(text: str) -> str:
         category = unicodedata.category(char)
         if category == "Cc" and char not in "\n\t":
             continue
-        if category in ("Cf", "Cs"):
+        if category in ("Cf", "Cs", "Co") and not "\ue000" <= char <= "\uf8ff":
             joins_emoji = char == "\u200d" and 0 < i < len(text) - 1 and not (text[i - 1] + text[i + 1]).isalnum()
             kept.append(char if joins_emoji else "")
         else:

@@ -1,11 +1,11 @@
 """Tags such as ``[NAME_1]``: what counts as one, also when a model or a person writes it carelessly.
 
-==================  =================================================================
+==================  ===================================================================
 ``[NAME_1]``        as issued
-``[name 1]``        any case, inner spaces, a space or hyphen for the underscore
-``NAME_1]``         one bracket missing, any case
-``NAME_1``          none, only in capitals
-==================  =================================================================
+``[name 1]``        both brackets: any case, inner spaces, a space or hyphen for the underscore
+``Name_1]``         one bracket missing: any case
+``NAME_1``          none: only in capitals
+==================  ===================================================================
 
 Knows nothing about: values.
 """
@@ -29,9 +29,10 @@ def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:
     """Matches a tag of these kinds as it may be written; the groups ``kind`` and ``number`` say which."""
     kind = "|".join(sorted(kinds))
     return regex.compile(
-        rf"(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)(?:\s?\])?"
-        rf"|(?<![\w\[])(?P<kind>(?i:{kind}))[\s_-](?P<number>\d{{1,4}})(?!\d)\s?\]"
-        rf"|(?<![\w\[])(?P<kind>{kind})[ _](?P<number>\d{{1,4}})(?![\w\]]))"
+        rf"(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)\s?\]"
+        rf"|\[\s?(?P<kind>(?i:{kind}))_(?P<number>\d{{1,4}})(?!\d)"
+        rf"|(?<![\w\[])(?P<kind>(?i:{kind}))_(?P<number>\d{{1,4}})(?!\d)\s?\]"
+        rf"|(?<![\w\[])(?P<kind>{kind})_(?P<number>\d{{1,4}})(?![\w\]]))"
     )
 
 

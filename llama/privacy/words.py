@@ -140,6 +140,9 @@ ADDRESS_WORDS = STREET_WORDS | frozenset(
 COMMON_WORDS = frozenset(
     """
     penyakit disease kronis chronic ringan berat sejak since dengan with riwayat history yang terhadap alergi allergy
-    allergic stage tahap grade tipe type
+    allergic stage tahap grade tipe type and the for not but out off his her its our your have has had was were are from
+    into dan atau ada tidak bukan tanpa untuk dari pada karena sudah belum pernah sering kadang setiap kali hari minggu
+    bulan tahun once twice times time daily day days week weeks month year years every sometimes often never mild severe
+    high low bad good left right back side positive negative positif negatif normal general other all any some
     """.split()
 )
