@@ -222,9 +222,9 @@ def test_words_of_everybodys_are_not_masked(name: str, value: str, text: str, se
 
 def test_many_finds_take_no_more_than_their_time() -> None:
     """A text of two thousand phone numbers; beyond some hundred they are masked where they stand."""
-    text = "\n".join(f"0812-{i:04}-{7 * i % 10000:04}" for i in range(2000))
+    text = "\n\n".join(f"0812-{i:04}-{7919 * i % 10000:04}" for i in range(2000))
     sent = clean(text, Profile())
-    assert not re.search(r"\d{4}-\d{4}", sent) and sent.count("[PHONE_") == 2000
+    assert re.fullmatch(r"(\[PHONE_\d+\]\n*)+", sent) and sent.count("[PHONE_") == 2000
 
 
 def test_different_values_have_different_tags() -> None:
@@ -255,15 +255,6 @@ def test_other_numbers_than_the_persons_stay() -> None:
         ("Jl. Melati 5, Bandung, Jawa Barat", "Bandung"),
     ],
 )
-@pytest.mark.parametrize("city", ["San Francisco", "Austin", "Jackson", "Banda Aceh", "Bandar Lampung"])
-def test_a_city_is_sent_as_one_whatever_else_it_could_be(city: str) -> None:
-    """The patterns would take some for names; and another text may mention it."""
-    address = f"12 Elm St, {city}, CA 94110" if city[0] != "B" else f"Jl. Melati 5, {city}"
-    sanitiser = Sanitiser(profile_from({"address": address, "trip": "a week in San Diego", "name": "Sari"}))
-    sent = sanitiser.field_text("address")
-    assert sent is not None and sent.text == city
-
-
 def test_only_what_is_surely_a_city_is_sent_as_one(address: str, city: str | None) -> None:
     """A street, a landmark, a name that stands last are not; then it is a tag."""
     assert generalised(address, Generaliser.CITY, "en") == city
@@ -353,3 +344,12 @@ def test_the_persons_own_dialogue_is_sanitised_in_every_role() -> None:
     sanitiser = Sanitiser(SARI, own=[turn.content for turn in words.dialog])
     contents = [p.message.content for p in own_words(words, sanitiser)]
     assert contents == ["I am [NAME_1]", "[NAME_1]?", "[NAME_1]!"]
+
+
+@pytest.mark.parametrize("city", ["San Francisco", "Austin", "Jackson", "Banda Aceh", "Bandar Lampung"])
+def test_a_city_is_sent_as_one_whatever_else_it_could_be(city: str) -> None:
+    """The patterns would take some for names; and another text may mention it."""
+    address = f"12 Elm St, {city}, CA 94110" if city[0] != "B" else f"Jl. Melati 5, {city}"
+    sanitiser = Sanitiser(profile_from({"address": address, "trip": "a week in San Diego", "name": "Sari"}))
+    sent = sanitiser.field_text("address")
+    assert sent is not None and sent.text == city
