@@ -119,7 +119,8 @@ class TextView:
             start = m.start()
             for i in range(m.start() + 1, m.end()):
                 gap = self.gap(i)
-                if "\n\n" in gap or len(gap) > MAX_SPACES or (len(gap) > MAX_GAP and len("".join(gap.split())) > MAX_GAP):
+                signs = len("".join(gap.split()))
+                if "\n\n" in gap or len(gap) > MAX_SPACES or signs > MAX_GAP:
                     yield start, i
                     start = i
             yield start, m.end()
