@@ -51,14 +51,12 @@ _NUMBER = re.compile(r"(?<![\w])\+?\(?\d(?:[ \t.\-–/()]{0,2}\d)+(?!\w)")
 _CURRENCY_BEFORE = re.compile(r"(?:rp\.?|idr|usd|us\$|sgd|eur|gbp|[$€£])\s?$")
 _GROUPED_AMOUNT = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d{1,2})?|\d{1,3}(?:,\d{3})+(?:\.\d{1,2})?")
 _ACCOUNT_CUE = re.compile(
-    r"\b(?:rek(?:ening)?|norek|no\.? ?rek|account|acct|a/c|acc|va|virtual account|bca|bni|bri|mandiri|cimb|"
-    r"permata|bsi|btn|"
-    r"danamon|seabank|jago|gopay|ovo|dana)\b[^\d\n]{0,25}$"
+    r"\b(?:rek(?:ening)?|norek|no\.? ?rek|account|acct|a/c|acc|va|virtual account|bca|bni|bri|mandiri|cimb|permata|bsi|"
+    r"btn|danamon|seabank|jago|gopay|ovo|dana)\b[^\d\n]{0,25}$"
 )
 _ID_CUE = re.compile(
-    r"\b(?:nik|ktp|kk|kartu keluarga|npwp|nip|nis|sim|paspor|passport|ssn|social security|bpjs|policy|polis|"
-    r"member|customer|id|"
-    r"identity|licen[cs]e|booking|order|resi|invoice)\b[^\d\n]{0,20}$"
+    r"\b(?:nik|ktp|kk|kartu keluarga|npwp|nip|nis|sim|paspor|passport|ssn|social security|bpjs|policy|polis|member|"
+    r"customer|id|identity|licen[cs]e|booking|order|resi|invoice)\b[^\d\n]{0,20}$"
 )
 _NPWP = re.compile(r"(?<!\d)\d{2}\.?\d{3}\.?\d{3}\.?\d-?\d{3}\.?\d{3}(?!\d)")
 _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
@@ -180,14 +178,13 @@ CITIES = re.compile(rf"(?<!\w)(?:(?:kota|kabupaten|kab\.)\s)?(?:{_CITY})(?!\w)",
 # Indonesian: a street word, up to five more words, then parts that only addresses have, or places after a comma.
 _PART_ID = (
     r"blok|blk|no|nomor|nmr|rt/rw|rt|rw|kel|kelurahan|kec|kecamatan|desa|dusun|ds|dsn|kab|kabupaten|kota|prov|provinsi|"
-    r"lt|lantai|unit|gg|gang|perum|perumahan|komplek|kompleks|kavling|kav|km|kode pos|lorong|residence|cluster|"
-    r"tower|lot"
+    r"lt|lantai|unit|gg|gang|perum|perumahan|komplek|kompleks|kavling|kav|km|kode pos|lorong|residence|cluster|tower|"
+    r"lot"
 )
 _STOP_ID = (
     r"no|nomor|blok|rt|rw|dan|atau|untuk|yang|ya|di|dekat|sebelah|kota|kel|kec|kab|hp|telp|saya|aku|itu|ini|dengan|jam|"
-    r"setelah|sebelum|mau|besok|tolong|agar|supaya|wa|depan|belakang|samping|sudah|kalau|karena|tapi|adalah|"
-    r"bisa|ada|tgl|"
-    r"tanggal|email|nama|nik|a\.?n|titip"
+    r"setelah|sebelum|mau|besok|tolong|agar|supaya|wa|depan|belakang|samping|sudah|kalau|karena|tapi|adalah|bisa|ada|"
+    r"tgl|tanggal|email|nama|nik|a\.?n|titip"
 )
 _TAIL_ID = (
     rf"(?:[\s,]*(?:(?:{_PART_ID})\b\.?[\s:]*[\w./-]+(?:\s(?!(?:{_STOP_ID})\b)(?:[a-z]+(?=\s?(?:,|\d{{5}}))|"
@@ -198,8 +195,8 @@ _TAIL_ID = (
     rf"\s\d{{5}}\b))*"
 )
 _STREET_ID = re.compile(
-    r"(?<!\w)(?:jl|jln|gg|jalan|gang|komplek|kompleks|komp|perum|perumahan|dusun|kampung|kp|ruko|apartemen|apt|"
-    r"rusun|gedung|"
+    r"(?<!\w)(?:jl|jln|gg|jalan|gang|komplek|kompleks|komp|perum|perumahan|dusun|kampung|kp|ruko|apartemen|apt|rusun|"
+    r"gedung|"
     rf"cluster|griya)\b\.?\s+(?:[a-z][\w.'/-]*|\d{{1,3}})(?:\s(?!(?:{_STOP_ID})\b)[a-z][\w.'-]*){{0,4}}{_TAIL_ID}",
     re.IGNORECASE,
 )
@@ -219,8 +216,8 @@ _TAIL_EN = (
     rf"(?:,?\s?(?:{_STATE})\s{_ZIP}|,?\s{_ZIP}|,?\s?{_POSTCODE_UK})?"
 )
 _STREET_EN = re.compile(
-    r"(?:(?<!\w)(?:The\s)?[A-Z]\w+(?:\s[A-Z]\w+)?,\s)?(?<![\w.])\d{1,5}[A-Za-z]?(?:-\d+)?,?\s(?:(?:[NSEW]\.?|"
-    r"North|South|East|"
+    r"(?:(?<!\w)(?:The\s)?[A-Z]\w+(?:\s[A-Z]\w+)?,\s)?(?<![\w.])\d{1,5}[A-Za-z]?(?:-\d+)?,?\s(?:(?:[NSEW]\.?|North|"
+    r"South|East|"
     rf"West)\s)?(?:{_WORDS_EN}{_STREET_TYPE}|Broadway\b){_TAIL_EN}"
 )
 _FLAT_EN = re.compile(
@@ -251,55 +248,44 @@ _WORD = r"(?<!\w)(?:(?:[A-Z]|Dr|Drs|H|Hj|Ir|Jr|Moh|Muh|Sr|St)\.|[A-ZÀ-ÖØ-Þ][
 _MORE = rf"\s(?:(?:de|van|von|der|den|bin|binti|al|el|la|da|dos|ap|ter)\s){{0,2}}{_WORD}"
 _ONE, _TWO = rf"({_WORD}(?:{_MORE}){{0,3}})", rf"({_WORD}\s(?:[A-Z]\.\s)?{_MORE[2:]}(?:{_MORE}){{0,2}})"
 _TITLE = (
-    r"(?i:bpk|bapak|pak|ibu|bu|sdri?|saudar[ai]|tuan|nyonya|tn|ny|mas|mba[kh]?|kak|bang|om|tante|nenek|kakek|eyang|"
-    r"dek|mr|mrs|ms|miss|"
-    r"mx|dr|prof|aunt|auntie|uncle|grandma|grandpa|sir|h|hj)\.?"
+    r"(?i:bpk|bapak|pak|ibu|bu|sdri?|saudar[ai]|tuan|nyonya|tn|ny|mas|mba[kh]?|kak|bang|om|tante|nenek|kakek|eyang|dek|"
+    r"mr|mrs|ms|miss|mx|dr|prof|aunt|auntie|uncle|grandma|grandpa|sir|h|hj)\.?"
 )
 _KIN_EN = (
-    r"(?:wife|husband|partner|friend|colleague|coworker|co-worker|boss|manager|brother|sister|son|daughter|"
-    r"niece|nephew|cousin|"
-    r"mom|mum|mother|dad|father|grandmother|grandfather|neighbou?r|girlfriend|boyfriend|fianc[eé]e?|roommate|"
-    r"flatmate|teacher|"
-    r"assistant|client|uncle|aunt|godson|goddaughter|stepson|stepdaughter|kid|in-law)"
+    r"(?:wife|husband|partner|friend|colleague|coworker|co-worker|boss|manager|brother|sister|son|daughter|niece|"
+    r"nephew|cousin|mom|mum|mother|dad|father|grandmother|grandfather|neighbou?r|girlfriend|boyfriend|fianc[eé]e?|"
+    r"roommate|flatmate|teacher|assistant|client|uncle|aunt|godson|goddaughter|stepson|stepdaughter|kid|in-law)"
 )
 _KIN_ID = (
-    r"(?:istri|suami|pacar|teman|sahabat|temen|rekan|kolega|bos|atasan|kakak|adik|anak|keponakan|sepupu|mama|"
-    r"mami|ibu|papa|papi|"
-    r"ayah|bapak|nenek|kakek|tetangga|mertua|tunangan|guru|klien|pelanggan|dosen|calon|mantan|ponakan|bokap|"
-    r"nyokap|menantu|cucu|"
-    r"bunda|abang|mbak|mas|sopir|asisten|direktur|manajer|karyawan|penerima|pengirim|pemesan|pelapor|nasabah)"
+    r"(?:istri|suami|pacar|teman|sahabat|temen|rekan|kolega|bos|atasan|kakak|adik|anak|keponakan|sepupu|mama|mami|ibu|"
+    r"papa|papi|ayah|bapak|nenek|kakek|tetangga|mertua|tunangan|guru|klien|pelanggan|dosen|calon|mantan|ponakan|bokap|"
+    r"nyokap|menantu|cucu|bunda|abang|mbak|mas|sopir|asisten|direktur|manajer|karyawan|penerima|pengirim|pemesan|"
+    r"pelapor|nasabah)"
 )
 _KIN = re.compile(rf"(?:{_KIN_EN}|{_KIN_ID})(?:ku|mu|nya|s)?")
 _SAYS_ID = (
-    r"nama\s?(?:saya|ku|gue|gw|aku|lengkap|panggilan|beliau|dia|nya|penerima|pengirim|pemesan|pelapor|anak|"
-    r"istri|suami|ibu)?"
-    r"(?:\s?(?:adalah|:|=|ialah|itu|yaitu))?|namaku|namanya|panggil (?:saya|aku)|perkenalkan,?(?: saya|"
-    r" nama saya)?|atas nama|"
-    r"a\.?\s?n\.?|an\.|a/n|bernama|dipanggil|kepada(?: yth\.?)?|yth\.?|u\.?p\.?|penerima|pengirim|pemesan|"
-    r"hormat saya|salam|ttd|"
-    r"dari|buat|kirim ke|hubungi|tertanda|wassalam|terima kasih|menurut|kata|ulang tahun,?|kemarin|tadi|kalau|"
-    r"titip ke|undang|cari"
+    r"nama\s?(?:saya|ku|gue|gw|aku|lengkap|panggilan|beliau|dia|nya|penerima|pengirim|pemesan|pelapor|anak|istri|suami|"
+    r"ibu)?(?:\s?(?:adalah|:|=|ialah|itu|yaitu))?|namaku|namanya|panggil (?:saya|aku)|perkenalkan,?(?: saya|"
+    r" nama saya)?|atas nama|a\.?\s?n\.?|an\.|a/n|bernama|dipanggil|kepada(?: yth\.?)?|yth\.?|u\.?p\.?|penerima|"
+    r"pengirim|pemesan|hormat saya|salam|ttd|dari|buat|kirim ke|hubungi|tertanda|wassalam|terima kasih|menurut|kata|"
+    r"ulang tahun,?|kemarin|tadi|kalau|titip ke|undang|cari"
 )
 _SAYS_EN = (
-    r"my name(?:'s| is)|name\s?[:=]|full name\s?[:=]?|(?:recipient|sender|customer|contact|client|holder|"
-    r"insured|guest)(?: name)?"
-    r"\s?[:=]|i'm|i am|this is|call me|called|named|known as|attn\.?:?|c/o|dear|hi|hello|hey|regards|sincerely|"
-    r"cheers|best|love|"
-    r"thanks|thank you|yours(?: truly| sincerely| faithfully)?|signed|from|to|for|with|by|ask for|contact|"
-    r"addressed to|deliver to|"
-    r"behalf of|met|and|tell|reach|email|phone|text|according to|in the name of|name of|invite|ask"
+    r"my name(?:'s| is)|name\s?[:=]|full name\s?[:=]?|(?:recipient|sender|customer|contact|client|holder|insured|"
+    r"guest)(?: name)?\s?[:=]|i'm|i am|this is|call me|called|named|known as|attn\.?:?|c/o|dear|hi|hello|hey|regards|"
+    r"sincerely|cheers|best|love|thanks|thank you|yours(?: truly| sincerely| faithfully)?|signed|from|to|for|with|by|"
+    r"ask for|contact|addressed to|deliver to|behalf of|met|and|tell|reach|email|phone|text|according to|"
+    r"in the name of|name of|invite|ask"
 )
 _SAYS_ONE_EN = (
     r"my name(?:'s| is)|name\s?[:=]|i'm|this is|call me|called|named|dear|hi|hello|hey|attn\.?:?|c/o|ask|tell|"
-    r"birthday,?|anniversary,?|congratulations,?|love,|xoxo,?|cheers,|(?:regards|sincerely|cheers|best|love|"
-    r"thanks|thank you|yours truly)[,!.]?\n"
+    r"birthday,?|anniversary,?|congratulations,?|love,|xoxo,?|cheers,|(?:regards|sincerely|cheers|best|love|thanks|"
+    r"thank you|yours truly)[,!.]?\n"
 )
 _DOES = (
-    r"birthday|address|phone|number|email|house|desk|account|wife|husband|turns|lives|works|loves|likes|said|"
-    r"called|wrote|will|is|was|"
-    r"has|ordered|bought|paid|wants|prefers|adalah|tinggal|suka|ulang tahun|bekerja|kerja|sudah|pesan|memesan|"
-    r"bilang|mau|ingin|lahir|"
-    r"akan|baru"
+    r"birthday|address|phone|number|email|house|desk|account|wife|husband|turns|lives|works|loves|likes|said|called|"
+    r"wrote|will|is|was|has|ordered|bought|paid|wants|prefers|adalah|tinggal|suka|ulang tahun|bekerja|kerja|sudah|"
+    r"pesan|memesan|bilang|mau|ingin|lahir|akan|baru"
 )
 _DATA = r"hp|wa|nik|telp|tlp|tel|phone|mobile|born|lahir|umur|usia|aged?\b|\d{3,}|\+\d|email|e-mail|nip|ktp"
 
