@@ -75,6 +75,8 @@ def test_the_readme_publishes_these_figures(language: str, found: Figures) -> No
         ("Jl. Kenanga III No. 7 RT 03/RW 05", {"ADDRESS"}),
         ("221B Baker Street, London NW1 6XE", {"ADDRESS"}),
         ("B 1234 XYZ", {"ID"}),
+        ("Penhallow & Sons Trading Ltd", {"ORG"}),
+        ("PT Maju Jaya Abadi", {"ORG"}),
     ],
 )
 def test_each_pattern_finds_its_kind(text: str, kinds: set[str]) -> None:

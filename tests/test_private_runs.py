@@ -177,6 +177,7 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
     [
         (["x" * 100_000], [], (), 1, "but prompt and reply together may have 4096; shorten it"),
         (["x" * 140_000], [], (), 1, "has 140000 characters, but the model's context is 8192 tokens; shorten it"),
+        (["{notes}" * 20_000], ["notes"], ("--profile_file", PROFILE, "--yes"), 1, "but the model's context is 8192"),
         (["What?"], ["name", "phone"], (), 2, "the sheet asks for name, phone; give your profile with --profile_file"),
         (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),

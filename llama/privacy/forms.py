@@ -42,6 +42,8 @@ MAX_SPACES = 8
 PART = 3  # letters of a name's part
 RUN = 6  # digits of a long number that are a secret by themselves
 
+POSTCODE_UK = r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
+
 
 @dataclass(frozen=True)
 class Secret:
@@ -92,6 +94,11 @@ def compact(text: str) -> str:
 def _same_length(char: str) -> str:
     folded = unicodedata.normalize("NFKC", char).casefold()
     return folded if len(folded) == 1 else char
+
+
+def national(digits: str) -> str:
+    """A phone number's digits without Indonesia's country code or the leading zero."""
+    return re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", digits)
 
 
 class TextView:
@@ -183,20 +190,8 @@ _DATES = tuple(
     )
 )
 # What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day.
-_ROMAN = {
-    "i": 1,
-    "ii": 2,
-    "iii": 3,
-    "iv": 4,
-    "v": 5,
-    "vi": 6,
-    "vii": 7,
-    "viii": 8,
-    "ix": 9,
-    "x": 10,
-    "xi": 11,
-    "xii": 12,
-}
+_ROMAN_NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
+_ROMAN = {numeral: month for month, numeral in enumerate(_ROMAN_NUMERALS, start=1)}
 _RARE_DATES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -283,7 +278,7 @@ _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC", "BIOMETRIC"})
 _PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
-_POSTCODE_UK = re.compile(r"(?<!\w)[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}(?!\w)", re.IGNORECASE)
+_POSTCODE = re.compile(rf"(?<!\w){POSTCODE_UK}(?!\w)", re.IGNORECASE)
 _CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd)\b|[$€£]")
 _BRACKETS = frozenset('()[]{}<>"“”')
 _LETTER_GAP = 5  # signs between two letters of one word
@@ -381,7 +376,7 @@ class Forms:
         for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
             number = re.sub(r"\D", "", m[0])
             if self.tag == "PHONE":
-                number = re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", number)
+                number = national(number)
             if exactly and len(number) >= 4:
                 self.whole.add(number)
             elif len(number) >= 5 or (len(number) == 4 and self.tag in ("ID", "PRIVATE", "ACCOUNT", "CARD")):
@@ -401,9 +396,8 @@ class Forms:
             self._add([word])
         for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
             self._add(pair)
-        if umlauts := re.findall(r"\w*[äöüÄÖÜ]\w*", text):  # Müller is also written Mueller
-            for word in umlauts:
-                self._add([compact(word.casefold().translate(_UMLAUTS))])
+        for word in re.findall(r"\w*[äöüÄÖÜ]\w*", text):  # Müller is also written Mueller
+            self._add([compact(word.casefold().translate(_UMLAUTS))])
 
     def _is_no_name(self, word: str, written: str) -> bool:
         unknown = self.tag == "PRIVATE" and word in COMMON_WORDS
@@ -430,7 +424,7 @@ class Forms:
             if compact(segment) in not_secret:
                 continue
             words = [compact(w) for w in re.findall(r"[^\W_]+", segment)]
-            for postcode in _POSTCODE_UK.findall(segment):
+            for postcode in _POSTCODE.findall(segment):
                 self._add([compact(postcode)])
             core = [w for w in words if w not in ADDRESS_WORDS and w not in not_secret]
             if len("".join(words)) >= LONG and core:

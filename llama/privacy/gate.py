@@ -2,12 +2,11 @@
 
 Searched for every secret value, in all its written forms:
 
-1. each of the person's pieces of the dialogue;
-2. one piece after another without what stands between, in case a value was cut in two;
-3. the windows across each piece's borders: a hit counts if nearly all of it is the person's. One that a sheet
-   completes does not count, or its author could try out guesses: what is refused is seen;
-4. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else, and its
-   stretches of the person's are searched as in 1 and 3.
+1. the person's pieces of the dialogue one after another, without what stands between, in case a value was cut in two;
+2. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else. In it, each
+   of the person's pieces;
+3. and the windows across each piece's borders: a hit counts if nearly all of it is the person's. One that a sheet
+   completes does not count, or its author could try out guesses: what is refused is seen.
 
 A hit is refused with the field's name, never with the value. What the sheet says is not searched.
 """
@@ -54,8 +53,6 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         return Outgoing(tuple(ids), decoded)
     own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
     search = _Search(sanitiser.secrets, sanitiser.tags)
-    for piece in own:
-        search.refuse_any(piece)
     search.refuse_cut(own)
     text, offsets = chat.spell(dialog)
     if decoded != text:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from llama.privacy.forms import amounts_in, dates_in
+from llama.privacy.forms import POSTCODE_UK, amounts_in, dates_in
 from llama.privacy.patterns import CITIES
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
@@ -52,7 +52,7 @@ def city_of(address: str) -> str | None:
 
 
 # A British postcode, or an American state and zip code.
-_POSTCODE = r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}|[A-Z]{2}\s\d{5}(?:-\d{4})?"
+_POSTCODE = rf"{POSTCODE_UK}|[A-Z]{{2}}\s\d{{5}}(?:-\d{{4}})?"
 
 
 def _is_a_street(words: str) -> bool:

@@ -41,6 +41,11 @@ class Passage:
         return Message(self.role, "".join(p if isinstance(p, str) else p.text for p in self.pieces))
 
     @property
+    def characters(self) -> int:
+        """How long the message is; it need not be put together for that."""
+        return sum(len(p if isinstance(p, str) else p.text) for p in self.pieces)
+
+    @property
     def own_spans(self) -> list[tuple[int, int]]:
         """Where the person's pieces lie in the message's content."""
         spans, position = list[tuple[int, int]](), 0

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import phonenumbers
 from stdnum import iban, luhn
 
-from llama.privacy.forms import TextView
+from llama.privacy.forms import POSTCODE_UK, TextView
 from llama.privacy.words import CITIES_ID, NAMES, NOT_NAMES, PROVINCES_ID, STREET_TYPES_EN
 
 
@@ -209,11 +209,11 @@ _STATE = (
     "A[KLRZSAEP]|C[AOT]|D[CE]|F[LM]|G[AU]|HI|I[ADLN]|K[SY]|LA|M[ADEHINOPST]|N[CDEHJMVY]|O[HKR]|P[ARW]|RI|S[CD]|T[NX]|UT|V[AIT]|"
     "W[AIVY]"
 )
-_ZIP, _POSTCODE_UK = r"\d{5}(?:-\d{4})?(?!\d)", r"[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2}"
+_ZIP = r"\d{5}(?:-\d{4})?(?!\d)"
 _TAIL_EN = (
     r"(?:,?\s(?:Apt|Apartment|Suite|Ste|Unit|Flat|Floor|Fl|Room|#)\.?\s?#?[\w-]+)?"
-    rf"(?:,\s?(?:(?!(?:{_STATE})\s\d|{_POSTCODE_UK})(?:[A-Z][\w'.-]*|upon|on|in|under|by|le|de|la)\s?){{1,4}}){{0,3}}"
-    rf"(?:,?\s?(?:{_STATE})\s{_ZIP}|,?\s{_ZIP}|,?\s?{_POSTCODE_UK})?"
+    rf"(?:,\s?(?:(?!(?:{_STATE})\s\d|{POSTCODE_UK})(?:[A-Z][\w'.-]*|upon|on|in|under|by|le|de|la)\s?){{1,4}}){{0,3}}"
+    rf"(?:,?\s?(?:{_STATE})\s{_ZIP}|,?\s{_ZIP}|,?\s?{POSTCODE_UK})?"
 )
 _STREET_EN = re.compile(
     r"(?:(?<!\w)(?:The\s)?[A-Z]\w+(?:\s[A-Z]\w+)?,\s)?(?<![\w.])\d{1,5}[A-Za-z]?(?:-\d+)?,?\s(?:(?:[NSEW]\.?|North|"
@@ -229,7 +229,7 @@ _MILITARY = re.compile(
     re.IGNORECASE,
 )
 _PO_BOX = re.compile(rf"(?<!\w)P\.?\s?O\.?\s?Box\s\d+{_TAIL_EN}")
-_POSTCODES = re.compile(rf"(?<!\w)(?:{_POSTCODE_UK}|(?:{_STATE})\s{_ZIP})(?!\w)")
+_POSTCODES = re.compile(rf"(?<!\w)(?:{POSTCODE_UK}|(?:{_STATE})\s{_ZIP})(?!\w)")
 
 
 def _addresses(view: TextView) -> Iterator[Hit]:
@@ -317,7 +317,7 @@ _CUES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
 )
 _COMPANY = re.compile(
     rf"(?<!\w)(?:PT|CV|UD|Yayasan|Koperasi)\.?\s{_WORD}(?:\s{_WORD}){{0,4}}"
-    rf"|(?<!\w){_WORD}(?:[ ,&]{1, 3}(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
+    rf"|(?<!\w){_WORD}(?:[ ,&]{{1,3}}(?:and\s)?{_WORD}){{0,3}},?\s(?:Inc|Ltd|LLC|PLC|Corp|GmbH|Tbk|Group)\b\.?"
 )
 _RUN = re.compile(rf"{_WORD}(?:{_MORE}){{0,3}}")
 

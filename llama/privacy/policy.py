@@ -251,6 +251,6 @@ def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool) -> dic
 
 def as_markdown() -> str:
     """The table as the README shows it."""
-    lines = [" | ".join(["", *(f"{party}" for party in Party)]), "|".join(["---"] * (1 + len(Party)))]
-    lines += [" | ".join([str(kind), *(SEES[kind][party].says for party in Party)]) for kind in SEES]
-    return "".join(f"| {line.strip()} |\n" if "---" not in line else f"|{line}|\n" for line in lines)
+    rows = [["of a run", *Party], ["---"] * (1 + len(Party))]
+    rows += [[kind, *(SEES[kind][party].says for party in Party)] for kind in SEES]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

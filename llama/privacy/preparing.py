@@ -52,9 +52,7 @@ def prepare(
     """
     prompt = found.prompt
     if isinstance(prompt, OwnWords):
-        characters = sum(len(turn.content) for turn in prompt.dialog)
-        if characters > CHARS_PER_TOKEN * context_length:
-            raise _too_long(characters, context_length)
+        _refuse_too_long(sum(len(turn.content) for turn in prompt.dialog), context_length)
         sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog])
         passages = merging.own_words(prompt, sanitiser)
     else:
@@ -62,15 +60,14 @@ def prepare(
         for _ in range(MAX_TRIES):
             sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
             passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
+            # Before anything is put together: a sheet may place a long field a hundred thousand times.
+            _refuse_too_long(sum(passage.characters for passage in passages), context_length)
             composed = merging.tags_composed(passages, sanitiser.tags)
             if not composed:
                 break
             reserved += composed
         else:
             raise PromptError("the sheet writes tags around the fields that it asks for; remove them")
-        characters = sum(len(passage.message.content) for passage in passages)
-    if characters > CHARS_PER_TOKEN * context_length:
-        raise _too_long(characters, context_length)
     outgoing = gate.passed(passages, sanitiser, chat, tokenizer)
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
@@ -78,9 +75,10 @@ def prepare(
     return Prepared(outgoing, tuple(dialog), sanitiser)
 
 
-def _too_long(characters: int, context_length: int) -> PromptError:
-    return PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} tokens; "
-                       f"shorten it")  # fmt: skip
+def _refuse_too_long(characters: int, context_length: int) -> None:
+    if characters > CHARS_PER_TOKEN * context_length:
+        raise PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} "
+                          f"tokens; shorten it")  # fmt: skip
 
 
 def holdings(
@@ -97,17 +95,17 @@ def holdings(
         counts: token counts and times.
     """
     prompt = found.prompt
-    is_own = isinstance(prompt, OwnWords)
-    sheet = "" if isinstance(prompt, OwnWords) else "\n".join([prompt.system, *prompt.questions]).strip()
-    asked = () if isinstance(prompt, OwnWords) else prompt.asks_for
+    shown, sheet, asked = prepared.dialog, "", tuple[str, ...]()
+    if not isinstance(prompt, OwnWords):
+        shown, asked = prepared.dialog[-1:], prompt.asks_for
+        sheet = "\n".join([prompt.system, *prompt.questions]).strip()
     used = [each for name in asked if (each := profile.find(name)) is not None]
     fields = [f"{each.name}: {', '.join(map(text_of, each.values))}" for each in used]
     if others := len(profile.fields) - len(used):
         fields.append(f"{'and ' if used else ''}{others} {'more ' if used else ''}fields that nobody asked for")
     everything = {
         Kind.PROFILE: "\n".join(fields),
-        Kind.SANITISED_PROMPT: "\n".join(message.content for message in prepared.dialog[-1:] if not is_own)
-        or "\n".join(message.content for message in prepared.dialog),
+        Kind.SANITISED_PROMPT: "\n".join(message.content for message in shown),
         Kind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
         Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
         Kind.REPLY_WITH_TAGS: sent,

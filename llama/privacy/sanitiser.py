@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llama.privacy.forms import Index, Secret, TextView, compact
+from llama.privacy.forms import Index, Secret, TextView, compact, national
 from llama.privacy.generalise import generalised
 from llama.privacy.patterns import hits_in
 from llama.privacy.policy import FieldPolicy, field_of
@@ -79,7 +79,7 @@ class Sanitiser:
             if each.policy is FieldPolicy.OPEN and field_of(each.name).policy is not FieldPolicy.OPEN
         ]  # fmt: skip
         for text in texts:
-            self._discover_in(TextView(visible(unicodedata.normalize("NFC", _with_line_ends(text)))))
+            self._discover_in(TextView(visible(_normal(text))))
 
     def __repr__(self) -> str:
         return f"Sanitiser(mode={self.mode!r}, {len(self._values)} tags)"
@@ -93,8 +93,7 @@ class Sanitiser:
         """The person's own words, with a tag for each secret."""
         if self.mode == "off":
             return CleanText(text)
-        text = unicodedata.normalize("NFC", _with_line_ends(text))
-        text = _without_issued_tags(text, {tag.strip("[]") for tag in self._values})
+        text = _without_issued_tags(_normal(text), {tag.strip("[]") for tag in self._values})
         places = dict[str, str]()  # a sign of no meaning for each tag that is set before invisible signs are taken out
         if visible(text) != text:  # declared values where they stand: such a sign may part them from a neighbour
             pieces = self._masked(_PRIVATE_USE.sub("", text), discover=False)
@@ -230,15 +229,15 @@ def _joined(pieces: Iterable[str | _Tag]) -> str:
 def _key(tag: str, value: str) -> str:
     """What makes two values the same: a phone's national digits, a number's signs, else all but case and space."""
     if tag == "PHONE" and (digits := re.sub(r"\D", "", value)):
-        return re.sub(r"^(?:00)?(?:62)?0?(?=\d{7})", "", digits)
+        return national(digits)
     if tag in ("ID", "CARD", "ACCOUNT", "NUMBER"):
         return compact(value)
     return "".join(unicodedata.normalize("NFKC", value).casefold().split())
 
 
-def _with_line_ends(text: str) -> str:
-    """Every sign that begins a line or a page as a line end."""
-    return re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)
+def _normal(text: str) -> str:
+    """In NFC, with a line end for every sign that begins a line or a page."""
+    return unicodedata.normalize("NFC", re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text))
 
 
 def visible(text: str) -> str:
