@@ -33,8 +33,9 @@ from llama.privacy.preparing import holdings, prepare
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import MODES, Mode
-from llama.prompt import Found, Sheet, read_from_directory, read_prompt
+from llama.prompt import Found, read_from_directory, read_prompt
 from llama.sampling import Sampling
+from llama.sheets import Sheet
 from llama.wire import DTYPES, Welcome
 from model_edge import EdgeTransformer
 

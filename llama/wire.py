@@ -1,8 +1,9 @@
 """THE CONTRACT: every message that crosses the network, byte by byte.
 
-Any ZeroMQ REQ client, in any language, that follows this page can be a device.
+Any ZeroMQ REQ client, in any language, that follows this page can be a device, or a third party that collects its
+deliveries.
 
-**Transport.** The device has a REQ socket, the cloud binds a ROUTER (which REQ peers see as a REP). One request, one
+**Transport.** The client has a REQ socket, the cloud binds a ROUTER (which REQ peers see as a REP). One request, one
 reply. A message is one or two frames::
 
     [header]            all but Step
@@ -18,15 +19,24 @@ or after. Dtype and width are those of ``Welcome``.
 **A run.** Hello → Welcome; Open → Opened; Step → Tokens, many times; Finish → Final; Close → Closed. Anything may be
 answered with Error instead. Connections carry no state: a request may arrive on a fresh socket at any time.
 
-=========  ===========================================================  ==========================================
-request    asks                                                         reply
-=========  ===========================================================  ==========================================
-Hello      who are you                                                  Welcome
-Open       cache room for one run; idempotent by ``run_id``             Opened, with the session
-Step       compute rows ``position …``; next ids of the last ``want``   Tokens
-Finish     outputs ``0 … end-1`` are the reply: its text                Final
-Close      give the room back                                           Closed
-=========  ===========================================================  ==========================================
+===========  ===========================================================  ==========================================
+request      asks                                                         reply
+===========  ===========================================================  ==========================================
+Hello        who are you                                                  Welcome
+Open         cache room for one run; idempotent by ``run_id``             Opened, with the session
+Step         compute rows ``position …``; next ids of the last ``want``   Tokens
+Finish       outputs ``0 … end-1`` are the reply: its text, and offers    Final
+Close        give the room back                                           Closed
+ListSheets   which prompt sheets there are                                Sheets
+FetchSheet   one of them                                                  SheetText
+Collect      a third party's deliveries that it has not acknowledged      Deliveries
+Acknowledge  these have arrived: forget them                              Acknowledged
+===========  ===========================================================  ==========================================
+
+The last four need no session and may be repeated at will.
+
+**A delivery** is a third party's copy of a run of its sheet. It is handed out again and again until it is acknowledged;
+``run_id`` tells a repeat.
 
 **Output index.** With a prompt of P tokens, the id sampled from the row at position p is output ``p + 1 - P``.
 ``resumed_ids`` fills outputs ``0 …`` when a lost session is opened again.
@@ -56,13 +66,16 @@ import msgspec
 import torch
 from msgspec import Meta
 
-VERSION = 1
+VERSION = 2
 MAX_HEADER_BYTES = 1 << 20
 MAX_STOP_IDS = 64
 MAX_WANT = 64
 SESSION_BYTES = 16
 RUN_ID_BYTES = 16
 FINGERPRINT_BYTES = 32
+MAX_OFFERS = 12  # of one reply
+MAX_SHEETS = 1000  # that are listed
+MAX_COLLECTED = 64  # deliveries in one answer
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -73,6 +86,10 @@ Micros = Annotated[int, Meta(ge=0, le=2**53)]
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
+PromptId = Annotated[str, Meta(max_length=200)]
+VendorName = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+Words = Annotated[str, Meta(max_length=500)]
+WebLink = Annotated[str, Meta(max_length=2000, pattern=r"^(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?$")]
 
 
 class ErrorCode(enum.StrEnum):
@@ -87,11 +104,18 @@ class ErrorCode(enum.StrEnum):
     WRONG_TENSOR = "wrong_tensor"  # dtype, shape or length of the rows
     NOT_FINITE = "not_finite"  # NaN or infinity in the rows, or in what they were computed to
     OUT_OF_RANGE = "out_of_range"  # a position, want, end, id or setting outside its bounds
+    UNKNOWN_SHEET = "unknown_sheet"
+    NOT_SERVED = "not_served"  # this cloud was started without what the request needs
     INTERNAL = "internal"  # the cloud's own fault
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=str.lower):
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type",
+              tag=str.lower):  # fmt: skip
     """Base of all messages: immutable, tagged with the lower-case class name, strict."""
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of what messages are made of."""
 
 
 class Hello(Message, frozen=True):
@@ -122,7 +146,7 @@ class Open(Message, frozen=True):
     top_p: float
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     stop_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_STOP_IDS)]
-    prompt_id: Annotated[str, Meta(max_length=200)] = ""  # which prompt sheet, if one
+    prompt_id: PromptId = ""  # which prompt sheet, if one
     resumed_ids: tuple[Count, ...] = ()  # outputs so far, when a lost session is opened again
 
 
@@ -142,6 +166,16 @@ class Step(Message, frozen=True):
     dtype: str
     rows: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     dim: Count
+    times: bool = False  # say where the time went
+
+
+class Stages(_Part, frozen=True):
+    """Where the time of one Step went, in microseconds; on several ranks, the first one's."""
+
+    queue_us: Micros  # behind others' requests
+    layers_us: tuple[Micros, ...]  # each of the cloud's layers, in order
+    head_us: Micros  # final norm and output head
+    sample_us: Micros  # the choice of the next ids
 
 
 class Tokens(Message, frozen=True):
@@ -149,6 +183,7 @@ class Tokens(Message, frozen=True):
 
     ids: tuple[Count, ...]
     compute_us: Micros  # time from the request's arrival to this reply
+    stages: Stages | None = None  # if asked for
 
 
 class Finish(Message, frozen=True):
@@ -159,7 +194,7 @@ class Finish(Message, frozen=True):
     end: Count
 
 
-class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Usage(_Part, frozen=True):
     """What the run cost."""
 
     prompt_tokens: Count
@@ -167,11 +202,34 @@ class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     compute_us: Micros
 
 
+class Offer(_Part, frozen=True):
+    """A product of the partner catalogue that fits the reply."""
+
+    product: Words  # its id in the catalogue
+    vendor: VendorName
+    title: Words
+    price: Annotated[int, Meta(ge=0, le=2**53)]  # whole rupiah
+    url: WebLink = ""
+    item: Words = ""  # the recommended item that it answers; empty where the reply has no list
+    matched: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()  # words that both have
+
+
+class Copy(enum.StrEnum):
+    """What became of the third party's copy."""
+
+    NONE = "none"  # not a third party's sheet
+    QUEUED = "queued"
+    WITHHELD = "withheld"  # the reply quotes the provider's system prompt: the third party is told only that
+    FAILED = "failed"  # the cloud could not write it down
+
+
 class Final(Message, frozen=True):
-    """The reply as text, cut before the first stop id."""
+    """The reply as text, cut before the first stop id, and what the provider makes of it."""
 
     text: str
     usage: Usage
+    offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
+    copy: Copy = Copy.NONE
 
 
 class Close(Message, frozen=True):
@@ -185,6 +243,74 @@ class Closed(Message, frozen=True):
     """Done; also said of a session that was closed before."""
 
 
+class ListSheets(Message, frozen=True):
+    """Which prompt sheets there are."""
+
+
+class SheetEntry(_Part, frozen=True):
+    """A sheet of the provider's directory; ``NAME``, or ``PARTY/NAME`` for a third party's."""
+
+    prompt_id: PromptId
+    title: Words
+    asks_for: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()
+
+
+class Sheets(Message, frozen=True):
+    """All sheets, by prompt id."""
+
+    sheets: Annotated[tuple[SheetEntry, ...], Meta(max_length=MAX_SHEETS)]
+
+
+class FetchSheet(Message, frozen=True):
+    """One sheet."""
+
+    prompt_id: PromptId
+
+
+class SheetText(Message, frozen=True):
+    """A sheet as it stands in the provider's directory."""
+
+    prompt_id: PromptId
+    text: str  # TOML; llama.sheets
+    system: str = ""  # the provider's own system prompt
+
+
+class Collect(Message, frozen=True):
+    """The oldest deliveries of ``vendor`` that are not acknowledged."""
+
+    vendor: VendorName
+    limit: Annotated[int, Meta(ge=1, le=MAX_COLLECTED)] = MAX_COLLECTED
+
+
+class Delivery(_Part, frozen=True):
+    """A third party's copy of one run of its sheet."""
+
+    run_id: RunId
+    prompt_id: PromptId
+    finished_at: Words  # UTC, ISO 8601
+    prompt: str  # the third party's sheet
+    text: str = ""  # the reply, with tags for what the third party need not know
+    offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
+    withheld: bool = False  # text and offers are kept back: the reply quotes the provider's system prompt
+
+
+class Deliveries(Message, frozen=True):
+    """Oldest first; empty when there are none, and fewer than asked for when they are large."""
+
+    deliveries: Annotated[tuple[Delivery, ...], Meta(max_length=MAX_COLLECTED)]
+
+
+class Acknowledge(Message, frozen=True):
+    """These have arrived."""
+
+    vendor: VendorName
+    run_ids: Annotated[tuple[RunId, ...], Meta(max_length=MAX_COLLECTED)]
+
+
+class Acknowledged(Message, frozen=True):
+    """They will not be handed out again."""
+
+
 class Error(Message, frozen=True):
     """A request was refused."""
 
@@ -194,8 +320,8 @@ class Error(Message, frozen=True):
     retry_after_s: float | None = None
 
 
-Request = Hello | Open | Step | Finish | Close
-Reply = Welcome | Opened | Tokens | Final | Closed | Error
+Request = Hello | Open | Step | Finish | Close | ListSheets | FetchSheet | Collect | Acknowledge
+Reply = Welcome | Opened | Tokens | Final | Closed | Sheets | SheetText | Deliveries | Acknowledged | Error
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)

@@ -13,7 +13,8 @@ from llama.edge.consent import consents_of, question, require
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found, Sheet
+from llama.prompt import Found
+from llama.sheets import Sheet
 
 FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
 ASKS = ("name", "birth_date", "interests")

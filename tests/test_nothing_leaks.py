@@ -48,7 +48,8 @@ from llama.privacy.merging import Passage
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
 from llama.privacy.sanitiser import CleanText, Mode, Sanitiser
-from llama.prompt import Found, OwnWords, Sheet, read_from_directory
+from llama.prompt import Found, OwnWords, read_from_directory
+from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
 from model_edge import EdgeTransformer

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llama.chat import Message
 from llama.errors import PromptError
-from llama.prompt import MAX_BYTES, OwnWords, Sheet, read_from_directory, read_prompt
+from llama.prompt import OwnWords, read_from_directory, read_prompt
+from llama.sheets import MAX_BYTES, Sheet
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

@@ -17,7 +17,8 @@ from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Sanitiser, visible
 from llama.privacy.tags import tags_written_in
-from llama.prompt import OwnWords, Sheet
+from llama.prompt import OwnWords
+from llama.sheets import Sheet
 from tests.conftest import ROOT
 
 SARI = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_text()))

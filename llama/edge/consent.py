@@ -17,7 +17,8 @@ from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found, Sheet
+from llama.prompt import Found
+from llama.sheets import Sheet
 
 RAW = "raw"  # the form of a field under --sanitise off
 

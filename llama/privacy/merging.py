@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from llama.chat import Message
 from llama.privacy.policy import label_of
 from llama.privacy.sanitiser import CleanText, Sanitiser
-from llama.prompt import OwnWords, Sheet
+from llama.prompt import OwnWords
+from llama.sheets import Sheet
 
 NOT_GIVEN = {"en": "not given", "id": "tidak diisi"}
 # What the provider's prompt says of what follows; the party's name is stamped by the channel.

@@ -1,0 +1,234 @@
+"""Prompt sheets: what a provider or a third party asks, without a word of the person's; and directories of them.
+
+A sheet is a TOML file; see :class:`Sheet`. A directory of sheets is the provider's channel::
+
+    system.txt          the provider's own system prompt
+    birthday.toml       a sheet of the provider's         prompt id: birthday
+    insurer/cover.toml  a sheet of the third party "insurer"         insurer/cover
+
+Whose a sheet is follows from where it was found, never from what it says. Both sides read such directories: the device
+one that it was given, the cloud the one that it serves and knows third parties by.
+
+Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import blobfile as bf
+import msgspec
+from msgspec import Meta
+
+from llama import toml
+from llama.errors import PromptError
+
+MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
+MAX_ASKED = 64  # fields
+MAX_SHEETS = 1000  # of a directory that is read as a whole
+SYSTEM_FILE = "system.txt"
+
+Text = Annotated[str, Meta(min_length=1)]
+Line = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]  # shown in a question
+FieldName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+_PROMPT_ID = re.compile(r"(?:[a-z0-9-]{1,40}/)?[a-z0-9-]{1,80}")
+
+
+class _Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    user: Text
+    assistant: Text
+
+
+class _SheetFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    questions: Annotated[list[Text], Meta(min_length=1)]
+    id: Line = ""
+    title: Line = ""
+    system: str = ""
+    examples: list[_Example] = []
+    asks_for: Annotated[list[FieldName], Meta(max_length=MAX_ASKED)] = []
+    task: Literal["recommend", "answer", "extract"] = "answer"
+    language: Literal["en", "id"] = "en"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Another party's words, none of them the person's.
+
+    Attributes:
+        questions: form one user message, a line each; ``{field}`` is where a field that is asked for goes.
+        id: which sheet; what the cloud is told.
+        title: for the person who is asked to agree.
+        system: what the model is told first.
+        examples: earlier turns, as (user, assistant), that show the form of an answer.
+        asks_for: fields of the profile.
+        task: what the reply is: gift ideas to be searched in a catalogue, an answer, or what a text mentions.
+        language: ``en`` or ``id``: of the labels and generalised values.
+    """
+
+    questions: tuple[str, ...]
+    id: str = ""
+    title: str = ""
+    system: str = ""
+    examples: tuple[tuple[str, str], ...] = ()
+    asks_for: tuple[str, ...] = ()
+    task: str = "answer"
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A sheet of a directory.
+
+    Attributes:
+        prompt_id: its place there: ``birthday``, ``insurer/cover``.
+        text: the file's text.
+        sheet: what it says.
+    """
+
+    prompt_id: str
+    text: str = field(repr=False)
+    sheet: Sheet = field(repr=False)
+
+    @property
+    def party(self) -> str:
+        """The third party whose it is, or empty."""
+        return party_of(self.prompt_id)
+
+
+def party_of(prompt_id: str) -> str:
+    """The third party that a sheet's place names, or empty for the provider's own."""
+    return prompt_id.partition("/")[0] if "/" in prompt_id else ""
+
+
+@dataclass(frozen=True)
+class SheetDirectory:
+    """All sheets of a directory, read once.
+
+    Attributes:
+        sheets: by prompt id.
+        system: the provider's own system prompt, or empty.
+    """
+
+    sheets: Mapping[str, Listed]
+    system: str = field(default="", repr=False)
+
+    @property
+    def parties(self) -> frozenset[str]:
+        """The third parties that have sheets here."""
+        return frozenset(party_of(prompt_id) for prompt_id in self.sheets) - {""}
+
+
+def read_all(sheet_dir: str) -> SheetDirectory:
+    """Every sheet of a directory.
+
+    Raises:
+        PromptError: no directory, too many sheets, or one that cannot be read.
+    """
+    paths = paths_of(sheet_dir)
+    if len(paths) > MAX_SHEETS:
+        raise PromptError(f"--sheet_dir {sheet_dir} has {len(paths)} sheets; the most is {MAX_SHEETS}")
+    listed = {prompt_id: read_listed(sheet_dir, prompt_id) for prompt_id in paths}
+    return SheetDirectory(listed, system_of(sheet_dir))
+
+
+def read_listed(sheet_dir: str, prompt_id: str) -> Listed:
+    """One sheet of a directory.
+
+    Raises:
+        PromptError: no such sheet (with those that there are), or one that cannot be read.
+    """
+    known = paths_of(sheet_dir)
+    if prompt_id not in known:
+        names = ", ".join(known) if known else "none: sheets end in .toml, and have names of a-z, 0-9 and -"
+        raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
+    path = str(known[prompt_id])
+    text = read_text(path)
+    if party_of(prompt_id) and not system_of(sheet_dir):
+        raise PromptError(f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
+                          f"provider's own system prompt; write that into {SYSTEM_FILE}")  # fmt: skip
+    return Listed(prompt_id, text, parse_sheet(text, f"prompt file {path}"))
+
+
+def paths_of(sheet_dir: str) -> dict[str, Path]:
+    """Where the sheets of a directory are, by prompt id, in order.
+
+    Raises:
+        PromptError: no directory.
+    """
+    directory = Path(sheet_dir)
+    if not directory.is_dir():
+        raise PromptError(f"--sheet_dir {sheet_dir}: no such directory; name the provider's directory of sheets")
+    paths = sorted([*directory.glob("*.toml"), *directory.glob("*/*.toml")])
+    named = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
+    return {prompt_id: path for prompt_id, path in named.items() if _PROMPT_ID.fullmatch(prompt_id)}
+
+
+def system_of(sheet_dir: str) -> str:
+    """The provider's own system prompt, or empty where there is none."""
+    path = Path(sheet_dir) / SYSTEM_FILE
+    return read_text(str(path)).strip() if path.is_file() and path.stat().st_size else ""
+
+
+def parse_sheet(text: str, where: str) -> Sheet:
+    """The sheet in a TOML text.
+
+    Args:
+        text: untrusted.
+        where: begins the message of an error.
+
+    Raises:
+        PromptError: malformed; says where, and nothing of what stands there.
+    """
+    try:
+        file = msgspec.convert(toml.parsed(text), _SheetFile)
+    except msgspec.ValidationError as err:
+        problem = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
+        raise PromptError(f"{where}: {problem}; {_SHAPE}") from None
+    except (ValueError, RecursionError) as err:
+        # The library says where, and may quote a character; only the place is passed on.
+        place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
+        raise PromptError(f"{where}: not valid TOML {place}".rstrip()) from None
+    return Sheet(
+        tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
+        tuple(dict.fromkeys(file.asks_for)), file.task, file.language,
+    )  # fmt: skip
+
+
+def read_text(path: str) -> str:
+    """A text file, local or in cloud storage (whatever blobfile opens).
+
+    Raises:
+        PromptError: missing, empty, too large, binary.
+    """
+    if "://" not in path and Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise PromptError(f"prompt file {path}: not a file; name one")  # a pipe would be waited for
+    try:
+        with bf.BlobFile(path, "rb") as f:
+            raw = f.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise PromptError(f"prompt file {path}: no such file") from None
+    except IsADirectoryError:
+        raise PromptError(f"prompt file {path}: a directory; name a file") from None
+    except (OSError, bf.Error) as err:
+        raise PromptError(f"prompt file {path}: cannot be read ({type(err).__name__})") from None
+    if len(raw) > MAX_BYTES:
+        raise PromptError(f"prompt file {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise PromptError(f"prompt file {path}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
+    if "\0" in text:
+        raise PromptError(f"prompt file {path}: holds NUL bytes, so it is binary or UTF-16; save it as UTF-8")
+    if not text.strip():
+        raise PromptError(f"prompt file {path}: empty; write the question into it")
+    return text
+
+
+_SHAPE = (
+    'a sheet has questions = ["…", …] and may have id, title, system, examples = [{user, assistant}, …], '
+    'asks_for = ["a_field", …], task = "recommend" | "answer" | "extract" and language = "en" | "id"'
+)
