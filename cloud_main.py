@@ -24,12 +24,15 @@ import torch
 
 from llama import parallel, wire
 from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
 from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import SplitLlamaError, UsageError
+from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome
 from model_cloud import CloudTransformer
 
@@ -48,6 +51,9 @@ def main(
     threads: int | None = None,
     idle_timeout: float = 120.0,
     record_file: str | None = None,
+    retention_days: float = 30.0,
+    sheet_dir: str | None = None,
+    catalogue: str | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
@@ -60,7 +66,10 @@ def main(
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
         idle_timeout: seconds after which an unused session is closed.
-        record_file: SQLite file with one row per finished run; by default none is kept.
+        record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
+        retention_days: days after which a run, or a delivery that nobody has collected, is forgotten.
+        sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
+        catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.catalogue makes it.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -75,6 +84,8 @@ def main(
         raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
     if not idle_timeout > 0:  # nor NaN
         raise UsageError(f"--idle_timeout {idle_timeout}: give seconds above 0")
+    if not retention_days > 0:
+        raise UsageError(f"--retention_days {retention_days}: give days above 0")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
@@ -87,9 +98,17 @@ def main(
     if rank > 0:
         _follow(_load(half, welcome, rank, world_size, where, max_batch_size))
         return
-    # Both before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
-    record = None if record_file is None else RunRecord(record_file)
-    server = Server(tokenizer_of(half), welcome, slots=max_batch_size, idle_timeout_s=idle_timeout, record=record)
+    # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
+    directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
+    if directory.parties and record_file is None:
+        parties = ", ".join(sorted(directory.parties))
+        raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
+                         f"kept somewhere; give --record_file")  # fmt: skip
+    tokenizer = tokenizer_of(half)
+    products = None if catalogue is None else Catalogue(catalogue)
+    record = None if record_file is None else RunRecord(record_file, retention_days=retention_days)
+    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
+    server = Server(tokenizer, welcome, slots=max_batch_size, idle_timeout_s=idle_timeout, clerk=clerk)
     endpoint = server.bind(bind)
     ranks = _load(half, welcome, rank, world_size, where, max_batch_size)
     stop = _StopOnSignal()
@@ -106,6 +125,8 @@ def main(
     finally:
         if record is not None:
             record.close()
+        if products is not None:
+            products.close()
     parallel.stop()
     print("stopped", flush=True)
 

@@ -3,7 +3,8 @@
 Used as::
 
     python edge_main.py --ckpt_dir OUT/edge --cloud tcp://127.0.0.1:5555 --prompt_file FILE
-    python edge_main.py … --sheet_dir DIR --prompt_id NAME --profile_file profile.toml
+    python edge_main.py … --prompt_id NAME --profile_file profile.toml             (a sheet of the cloud's)
+    python edge_main.py … --profile_file profile.toml --web                        (on a page)
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ import sys
 import torch
 
 from llama import parallel
-from llama.checkpoint.halves import Half, chat_format_of, load_weights, read_half, tokenizer_of
+from llama.checkpoint.halves import Half, load_weights
 from llama.command import run
 from llama.device import cpu_threads, torch_device
 from llama.edge import consent, terminal
+from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
-from llama.errors import CheckpointError, ProtocolMismatch, UsageError
-from llama.generation import reply_limit, reply_to
-from llama.privacy.preparing import holdings, prepare
+from llama.edge.sitting import Sitting
+from llama.edge.web import serve
+from llama.errors import UsageError
 from llama.privacy.profile import Profile, read_profile
-from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import MODES, Mode
-from llama.prompt import Found, read_from_directory, read_prompt
+from llama.prompt import Found
 from llama.sampling import Sampling
 from llama.sheets import Sheet
 from llama.wire import DTYPES, Welcome
@@ -52,6 +53,9 @@ def main(
     yes: bool = False,
     plain: bool = False,
     json: bool = False,
+    web: bool = False,
+    port: int = 0,
+    list_sheets: bool = False,
     temperature: float = 0.6,
     top_p: float = 0.9,
     seed: int = 1,
@@ -66,14 +70,17 @@ def main(
         ckpt_dir: the edge half that split_checkpoint.py wrote.
         cloud: address of cloud_main.py, tcp://HOST:PORT.
         prompt_file: .txt (your own message), .json (your own dialogue) or .toml (a prompt sheet).
-        sheet_dir: the provider's directory of sheets; with --prompt_id, instead of --prompt_file.
-        prompt_id: which sheet of it, NAME or VENDOR/NAME.
+        sheet_dir: a directory of the provider's sheets on this machine, instead of the cloud's own.
+        prompt_id: which sheet, NAME or VENDOR/NAME; instead of --prompt_file.
         profile_file: your data, TOML; it stays on this device.
         sanitise: schema replaces what is secret before it leaves; off sends your words as they are.
         dry_run: print what would leave this device, and stop.
         yes: agree to what the sheet asks for, this time.
         plain: nothing but the reply on stdout, for pipes.
         json: one JSON object on stdout instead of streamed text.
+        web: show all of it on a page of this machine's, whose address is printed.
+        port: of that page; 0 takes any that is free.
+        list_sheets: print which sheets there are, and stop.
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: choose among the likeliest tokens that make up this share of the probability.
         seed: the same seed gives the same reply.
@@ -90,21 +97,36 @@ def main(
     if sanitise not in MODES:
         raise UsageError(f"--sanitise {sanitise} is not known; give {' or '.join(MODES)}")
     mode: Mode = "off" if sanitise == "off" else "schema"
-    if cloud is None and not dry_run:
-        raise UsageError("--cloud must be given; --help lists all flags")
+    if not (dry_run or list_sheets):
+        _needed(cloud)
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port {port}: give 1 to 65535, or 0 for any free one")
     where = torch_device(device)
     torch.set_num_threads(cpu_threads(threads))
 
-    found = _prompt(prompt_file, sheet_dir, prompt_id)
+    source = SheetSource(cloud, prompt_file, sheet_dir, deadline)
+    device_half = Device(ckpt_dir, lambda half, welcome: _load(half, welcome, where))
+    if list_sheets:
+        terminal.show_sheets(source.entries())
+        return
+    if web:
+        sitting = Sitting(
+            device_half, source, _needed(cloud), profile_file=profile_file, mode=mode, sampling=sampling,
+            max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "",
+        )  # fmt: skip
+        serve(sitting, port)
+        return
+    if prompt_id is None and prompt_file is None:
+        raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")
+    if prompt_id is not None and prompt_file is not None:
+        raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
+    found = source.find(prompt_id or "")
     profile = _profile(profile_file, found)
-    half = read_half(ckpt_dir, "edge")
-    tokenizer = tokenizer_of(half)
-    chat = chat_format_of(half, tokenizer)
     screen = terminal.Terminal(plain=plain or json)
     if mode == "off":
         screen.notice("warning: --sanitise off: your words and fields leave this device as they are; whoever receives "
                       "them can read them")  # fmt: skip
-    prepared = prepare(found, profile, mode, chat, tokenizer, half.context_length)
+    prepared = device_half.prepare(found, profile, mode)
     tags = prepared.sanitiser.tags
     if isinstance(found.prompt, Sheet):
         if missing := [name for name in found.prompt.asks_for if profile.find(name) is None]:
@@ -117,7 +139,7 @@ def main(
                 return screen.ask(question)
 
             consent.require(found, profile, profile_file, mode, yes=yes, ask=ask, notice=screen.notice)
-    if cloud is None or dry_run:
+    if dry_run:
         terminal.show_dry_run(prepared.outgoing.text)
         if tags and sys.stderr.isatty():
             screen.notice(f"known here only: {terminal.legend(tags)}")
@@ -125,55 +147,26 @@ def main(
                       f"reply's, the prompt id '{found.prompt_id}', and the sampling settings")  # fmt: skip
         return
 
-    restorer = Restorer(tags)
-    restored = list[str]()
-
-    def show(text: str) -> None:
-        restored.append(text)
-        if not json:
-            screen.show_text(text)
-
-    with Link(cloud, deadline_s=deadline, on_notice=screen.notice) as link:
-        welcome = link.hello()
-        if welcome.fingerprint != half.fingerprint:
-            raise CheckpointError(f"{ckpt_dir} and the cloud at {cloud} are not from the same split; copy edge/ and "
-                                  f"cloud/ from one run of split_checkpoint.py")  # fmt: skip
-        if (welcome.dim, welcome.split_layer) != (half.args.dim, half.split_layer) or (
-            welcome.max_seq_len > half.context_length
-        ):
-            raise ProtocolMismatch(f"the cloud at {cloud} describes another model than its fingerprint does; update it")
-        reply_limit(len(prepared.outgoing.ids), max_gen_len, welcome.max_seq_len)
-        edge = _load(half, welcome, where)
+    def begin() -> None:
         screen.show_prompt(prepared.dialog, tags)
         screen.begin_reply()
-        reply = reply_to(
-            prepared.outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
-            stop_ids=chat.stop_ids, sampling=sampling, max_gen_len=max_gen_len, prompt_id=found.prompt_id,
-            on_text=lambda text: show(restorer.push(text)),
+
+    with Link(_needed(cloud), deadline_s=deadline, on_notice=screen.notice) as link:
+        welcome = device_half.meet(link)
+        answer = device_half.ask(
+            link, welcome, found, profile, prepared, sampling=sampling, max_gen_len=max_gen_len, on_begin=begin,
+            on_text=screen.show_text if not json else lambda text: None,
         )  # fmt: skip
-    show(restorer.finish())
-    text, times = "".join(restored), terminal.timing_line(reply.timing)
     if json:
-        terminal.show_json(reply, text, restorer.restored, restorer.left)
+        terminal.show_json(answer)
         return
-    screen.show_text("\n")
-    counts = f"{reply.timing.prompt_tokens} + {reply.timing.reply_tokens} tokens, {reply.timing.total_s:.1f} s"
-    run_of = holdings(found, profile, prepared, reply.text, text, counts)
-    screen.show_views(run_of, third_party=found.party, tags=tags, raw=mode == "off")
-    if (why := terminal.ending(reply, welcome.max_seq_len)) is not None:
-        screen.notice(why)
-    if restorer.left:
-        screen.notice(f"tags left as they are in the reply: {restorer.left}; this run has not issued them, or they "
-                      f"stand in a link, markup or code")  # fmt: skip
-    screen.notice(times)
+    screen.show_answer(answer, found.party, tags, raw=mode == "off", max_seq_len=welcome.max_seq_len)
 
 
-def _prompt(prompt_file: str | None, sheet_dir: str | None, prompt_id: str | None) -> Found:
-    if prompt_file is not None and sheet_dir is None and prompt_id is None:
-        return read_prompt(prompt_file)
-    if prompt_file is None and sheet_dir is not None and prompt_id is not None:
-        return read_from_directory(sheet_dir, prompt_id)
-    raise UsageError("either --prompt_file must be given, or --sheet_dir and --prompt_id; --help lists all flags")
+def _needed(cloud: str | None) -> str:
+    if cloud is None:
+        raise UsageError("--cloud must be given; --help lists all flags")
+    return cloud
 
 
 def _profile(profile_file: str | None, found: Found) -> Profile:

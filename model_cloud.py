@@ -9,6 +9,7 @@ import torch
 from llama import parallel
 from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
 from llama.parallel import ColumnParallelLinear, side_by_side
+from llama.stages import StageClock
 
 
 class CloudTransformer(TransformerLayers):
@@ -30,12 +31,15 @@ class CloudTransformer(TransformerLayers):
         self._output = side_by_side(self.output)
 
     @torch.inference_mode()
-    def forward(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
+    def forward(
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None
+    ) -> torch.Tensor:
         """Rows ``(B, T, dim)`` at positions ``start_pos[b] …`` to float32 logits ``(B, want, vocab)``.
 
         Only the last ``want`` positions get logits: a prompt needs one, and every row of them costs a vocabulary.
+        ``clock`` is stopped after each layer; what follows is the norm's and the output head's.
         """
-        h = self.run_layers(h, start_pos, cache)
+        h = self.run_layers(h, start_pos, cache, clock)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
         logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)

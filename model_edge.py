@@ -8,6 +8,7 @@ import torch
 
 from llama.model import KVCache, ModelArgs, TransformerLayers
 from llama.parallel import VocabParallelEmbedding
+from llama.stages import StageClock
 
 
 class EdgeTransformer(TransformerLayers):
@@ -23,11 +24,16 @@ class EdgeTransformer(TransformerLayers):
         self.tok_embeddings = VocabParallelEmbedding(args.vocab_size, args.dim)
 
     @torch.inference_mode()
-    def forward(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
+    ) -> torch.Tensor:
         """int64 ids ``(B, T)`` at positions ``start_pos[b] …`` to the rows to send, ``(B, T, dim)``.
 
         The embedding table, and with it ``tokens``, may be on another device and the table of another dtype than the
-        layers: it is memory-mapped from the checkpoint, and only the rows looked up are moved and cast.
+        layers: it is memory-mapped from the checkpoint, and only the rows looked up are moved and cast. ``clock`` is
+        stopped after the embeddings and after each layer.
         """
         h = self.tok_embeddings(tokens).to(self.first_weight)  # its device and dtype
-        return self.run_layers(h, start_pos, cache)
+        if clock is not None:
+            clock.stop()
+        return self.run_layers(h, start_pos, cache, clock)

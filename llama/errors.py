@@ -10,6 +10,7 @@
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
     ├── RecordError            the file of finished runs
+    ├── CatalogueError         the partners' products
     └── LinkError              the device's side of the network
         ├── CloudUnreachable   nobody answered before the deadline
         ├── ProtocolMismatch   somebody answered, but not in this protocol
@@ -64,6 +65,10 @@ class BindError(SplitLlamaError):
 
 class RecordError(SplitLlamaError):
     """The file of finished runs is none, is of another version, or cannot be read or written."""
+
+
+class CatalogueError(SplitLlamaError):
+    """The partner catalogue cannot be used, or what is imported into it is wrong."""
 
 
 class LinkError(SplitLlamaError):

@@ -22,8 +22,9 @@ from llama.edge.link import Link, Session
 from llama.errors import CloudRefused, LinkError, PromptError, UsageError
 from llama.model import KVCache
 from llama.sampling import Sampling
+from llama.stages import StageClock
 from llama.tokenizer import StreamDecoder, Tokenizer
-from llama.wire import ErrorCode, Final, Welcome
+from llama.wire import Copy, ErrorCode, Final, Offer, Stages, Welcome
 
 _T = TypeVar("_T")
 
@@ -36,11 +37,38 @@ StopReason = Literal["stop_token", "max_gen_len", "max_seq_len"]
 class EdgeHalf(Protocol):
     """What the journey needs of ``model_edge.EdgeTransformer``."""
 
-    def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
-        """Ids ``(1, T)`` to rows ``(1, T, dim)``."""
+    def __call__(
+        self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        """Ids ``(1, T)`` to rows ``(1, T, dim)``; ``clock`` is stopped after the embeddings and after each layer."""
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """A cache for the edge's layers."""
+
+
+@dataclass(frozen=True)
+class RoundTrip:
+    """One request to the cloud and its answer, for somebody who watches.
+
+    Attributes:
+        position: of the first row.
+        rows: how many were sent.
+        sent_bytes: all that left the device for it.
+        token: the id that was chosen, or None where more of the prompt follows.
+        index: of that output.
+        device_us: microseconds of the embeddings and of each of the device's layers.
+        network_us: microseconds between the two halves.
+        stages: the cloud's times.
+    """
+
+    position: int
+    rows: int
+    sent_bytes: int
+    token: int | None
+    index: int
+    device_us: tuple[int, ...]
+    network_us: int
+    stages: Stages | None
 
 
 @dataclass
@@ -74,13 +102,16 @@ class Reply:
     prompt_tokens: list[int] = field(repr=False)
     stop_reason: StopReason
     timing: Timing
+    offers: tuple[Offer, ...] = field(default=(), repr=False)
+    copy: Copy = Copy.NONE  # what became of the third party's
 
 
 def reply_to(
     prompt_tokens: Sequence[int], *,
     edge: EdgeHalf, link: Link, welcome: Welcome, tokenizer: Tokenizer, stop_ids: Sequence[int], sampling: Sampling,
     max_gen_len: int | None = None, prompt_id: str = "", chunk: int = CHUNK,
-    on_text: Callable[[str], None] = lambda text: None,
+    on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Reply:  # fmt: skip
     """Run a prompt through both halves until a stop id or the limit.
 
@@ -96,6 +127,8 @@ def reply_to(
         prompt_id: the prompt sheet's id, or empty.
         chunk: most prompt rows per request.
         on_text: called with each new piece of text.
+        watch: called with every round trip; then both halves measure their stages, and only then.
+        between_steps: called before each request; it may raise to end the run, which is then never finished.
 
     Raises:
         PromptError: the prompt leaves no room for a reply.
@@ -108,7 +141,7 @@ def reply_to(
         link, welcome, prompt_tokens=len(prompt_tokens), sampling=sampling, stop_ids=stop_ids, prompt_id=prompt_id
     )
     with session:
-        run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit)
+        run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit, watch, between_steps)
         unshown = list[str]()
 
         def show() -> None:
@@ -130,7 +163,7 @@ def reply_to(
         raise LinkError("the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
                         "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
     timing = meter.summary(len(prompt_tokens), len(run.tokens))
-    return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing)
+    return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
 
 
 def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
@@ -160,10 +193,12 @@ class _Run:
     """
 
     def __init__(
-        self, prompt: Sequence[int], edge: EdgeHalf, session: Session, meter: _Meter, chunk: int, limit: int
-    ) -> None:
+        self, prompt: Sequence[int], edge: EdgeHalf, session: Session, meter: _Meter, chunk: int, limit: int,
+        watch: Callable[[RoundTrip], None] | None, between_steps: Callable[[], None],
+    ) -> None:  # fmt: skip
         self.prompt, self.tokens = list(prompt), list[int]()
         self.edge, self.session, self.meter, self.chunk = edge, session, meter, chunk
+        self.watch, self.between_steps = watch, between_steps
         self.cache = edge.new_cache(1, len(prompt) + limit)
         self.fed = 0
 
@@ -178,25 +213,37 @@ class _Run:
     def _feed(self, meanwhile: Callable[[], None]) -> int:
         ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]
         decoding = len(ids) == 1 and bool(self.tokens)
-        rows = self._rows(ids, 0)
+        rows, clock = self._rows(ids, 0)
         for start in range(0, len(ids), self.chunk):
+            self.between_steps()
             is_last = start + self.chunk >= len(ids)
-            sent_at = time.monotonic()
-            self.session.begin_step(rows, self.fed + start, want=int(is_last))
+            sent_at, sent_bytes = time.monotonic(), self.meter.sent_bytes
+            sent, sent_clock = rows, clock
+            self.session.begin_step(rows, self.fed + start, want=int(is_last), times=clock is not None)
             if not is_last:
-                rows = self._rows(ids, start + self.chunk)  # while the cloud works on the chunk before
+                rows, clock = self._rows(ids, start + self.chunk)  # while the cloud works on the chunk before
             meanwhile()
             answer = self.session.finish_step()
-            self.meter.round_trip(time.monotonic() - sent_at, answer.compute_us / 1e6)
+            seconds = time.monotonic() - sent_at
+            self.meter.round_trip(seconds, answer.compute_us / 1e6)
+            if self.watch is not None and sent_clock is not None:
+                self.watch(RoundTrip(
+                    self.fed + start, len(sent), self.meter.sent_bytes - sent_bytes,
+                    answer.ids[0] if is_last else None, len(self.tokens), tuple(sent_clock.stages_us()),
+                    max(0, round(1e6 * seconds) - answer.compute_us), answer.stages,
+                ))  # fmt: skip
         self.fed += len(ids)
         self.meter.token(decoding)
         return answer.ids[0]
 
-    def _rows(self, ids: list[int], start: int) -> torch.Tensor:
-        """Rows ``(T, dim)`` of one chunk; the device's cache is filled on the way."""
+    def _rows(self, ids: list[int], start: int) -> tuple[torch.Tensor, StageClock | None]:
+        """Rows ``(T, dim)`` of one chunk, and what was measured; the device's cache is filled on the way."""
         with self.meter.on_device():
-            tokens = torch.tensor([ids[start : start + self.chunk]])
-            return self.edge(tokens, [self.fed + start], self.cache)[0]
+            tokens, position = torch.tensor([ids[start : start + self.chunk]]), [self.fed + start]
+            if self.watch is None:
+                return self.edge(tokens, position, self.cache)[0], None
+            clock = StageClock(self.cache.keys_values.device)
+            return self.edge(tokens, position, self.cache, clock)[0], clock
 
     def _with_a_session(self, ask: Callable[[], _T]) -> _T:
         """``ask()``; if the cloud has lost the session, open it again with the ids so far and replay everything."""
@@ -231,6 +278,11 @@ class _Meter:
         before = time.monotonic()
         yield
         self._device_s += time.monotonic() - before
+
+    @property
+    def sent_bytes(self) -> int:
+        """All that has left the device so far."""
+        return self._link.bytes_sent
 
     def round_trip(self, seconds: float, cloud_s: float) -> None:
         cloud_s = min(cloud_s, seconds)

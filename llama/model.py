@@ -30,6 +30,7 @@ from torch import nn
 
 from llama import parallel
 from llama.parallel import ColumnParallelLinear, RowParallelLinear, side_by_side
+from llama.stages import StageClock
 
 # Llama 3.1's frequency scaling (llama-models, `apply_scaling`).
 LOW_FREQ_FACTOR = 1.0
@@ -383,8 +384,13 @@ class TransformerLayers(nn.Module):
             dtype=weight.dtype, device=weight.device,
         )  # fmt: skip
 
-    def run_layers(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache) -> torch.Tensor:
-        """Residual stream ``(B, T, dim)`` through the layers; row b's first position is ``start_pos[b]``."""
+    def run_layers(
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        """Residual stream ``(B, T, dim)`` through the layers; row b's first position is ``start_pos[b]``.
+
+        ``clock`` is stopped after each layer.
+        """
         if self._prepared_at != self.first_weight.data_ptr():
             self.prepare()
         b, t, dim = h.shape
@@ -392,4 +398,6 @@ class TransformerLayers(nn.Module):
         h = h.reshape(b * t, dim)
         for layer, layer_cache in zip(self.layers.values(), cache.by_layer(positions), strict=True):
             h = layer.forward(h, positions, layer_cache)
+            if clock is not None:
+                clock.stop()
         return h.view(b, t, dim)

@@ -43,7 +43,7 @@ The last four need no session and may be repeated at will.
 
 **seq** counts the requests of a session: 1, 2, 3 … A repeat with the same bytes gets the same reply, and nothing runs
 twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except those that
-fail while they are computed: ``not_finite``, and ``internal`` of a Step.
+fail while they are worked on: ``not_finite``, and ``internal`` of a Step or Finish.
 
 **position** may lie before what is cached: the cache is cut back to it first.
 

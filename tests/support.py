@@ -19,6 +19,7 @@ import torch
 import zmq
 
 from llama import parallel, wire
+from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
@@ -182,13 +183,14 @@ class Served:
 
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None,
+        record: RunRecord | None = None, clerk: Clerk | None = None,
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
-            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s, record=record,
+            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
+            clerk=clerk or Clerk(tokenizer, record=record),
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind("tcp://127.0.0.1:*")

@@ -36,6 +36,7 @@ import edge_main
 from llama import wire
 from llama.chat import ChatFormat, Llama3Format, Message
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
@@ -253,7 +254,7 @@ class Place:
     @contextmanager
     def open(self) -> Iterator[Place]:
         with closing(RunRecord(self.record_file)) as record:
-            server = Server(self.tokenizer, self.welcome, slots=2, record=record)
+            server = Server(self.tokenizer, self.welcome, slots=2, clerk=Clerk(self.tokenizer, record=record))
             endpoint = server.bind("tcp://127.0.0.1:*")
             stop = threading.Event()
             ranks = Ranks(self.halves.cloud, self.halves.cloud.new_cache(2, CONTEXT), ARGS.dim)

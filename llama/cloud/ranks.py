@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from llama import parallel
 from llama.model import KVCache
+from llama.stages import StageClock
 from llama.wire import DTYPES
 
 
@@ -48,12 +49,17 @@ class Ranks:
 
     # ---- rank 0
 
-    def step(self, slot: int, position: int, rows: torch.Tensor, want: int) -> torch.Tensor:
-        """Rows ``(T, dim)`` at ``position …`` of one slot to float32 logits ``(want, vocab)``, on the device."""
+    def step(
+        self, slot: int, position: int, rows: torch.Tensor, want: int, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        """Rows ``(T, dim)`` at ``position …`` of one slot to float32 logits ``(want, vocab)``, on the device.
+
+        ``clock`` is stopped after each of this rank's layers.
+        """
         self._tell(Action.STEP, slot, position, len(rows), want)
         if not self.alone:
             dist.broadcast(rows, 0)
-        return self._step(slot, position, rows, want)
+        return self._step(slot, position, rows, want, clock)
 
     def clear(self, slot: int, end: int) -> None:
         """Zero positions ``0 … end-1`` of a slot."""
@@ -96,6 +102,9 @@ class Ranks:
             plan = torch.tensor([action, *numbers, *[0] * (4 - len(numbers))], dtype=torch.int64)
             dist.broadcast(plan, 0)
 
-    def _step(self, slot: int, position: int, rows: torch.Tensor, want: int) -> torch.Tensor:
-        logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self._slot(slot), want)[0]
+    def _step(
+        self, slot: int, position: int, rows: torch.Tensor, want: int, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        timed = () if clock is None else (clock,)
+        logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self._slot(slot), want, *timed)[0]
         return logits

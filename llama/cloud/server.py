@@ -1,7 +1,8 @@
 """The cloud's socket loop: questions every request, keeps one computing thread busy, answers.
 
-Two threads. The *door* owns the socket and the sessions and never computes, so a handshake is answered at once however
-long a prompt is being worked on. The *worker* (the main thread) owns the model; it takes one job at a time.
+Three threads. The *door* owns the socket and the sessions and never computes, so a handshake is answered at once
+however long a prompt is being worked on. The *worker* (the main thread) owns the model; it takes one job at a time. The
+*clerk* does what may wait for a disk: finished runs, sheets, deliveries.
 
 Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
 not even a request is dropped.
@@ -15,7 +16,6 @@ import contextlib
 import errno
 import math
 import queue
-import sys
 import threading
 import time
 from collections import deque
@@ -26,18 +26,18 @@ import torch
 import zmq
 
 from llama import wire
+from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
 from llama.cloud.ranks import Ranks
-from llama.cloud.record import Run, RunRecord, utc
 from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
-from llama.errors import BindError, RecordError
+from llama.errors import BindError
 from llama.sampling import sample
+from llama.stages import StageClock
 from llama.tokenizer import Tokenizer
 from llama.wire import (
     Close,
     Closed,
     ErrorCode,
-    Final,
     Finish,
     Hello,
     Open,
@@ -45,15 +45,16 @@ from llama.wire import (
     Refused,
     Reply,
     Request,
+    Stages,
     Step,
     Tokens,
-    Usage,
     Welcome,
 )  # fmt: skip
 
 POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
+MAX_ERRANDS = 256  # that wait for the clerk
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,27 @@ class _ClearJob:
     end: int
 
 
+@dataclass(frozen=True)
+class _FinishJob:
+    session: Session
+    run: FinishedRun
+
+
+@dataclass(frozen=True)
+class _ErrandJob:
+    peer: bytes
+    errand: Errand
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    ids: list[int]
+    stages: Stages | None
+
+
 _Job = _StepJob | _ClearJob
-_Result = list[int] | Refused | None
+_ClerkJob = _FinishJob | _ErrandJob
+_Result = _Sampled | Refused | Reply | None
 
 
 class Server:
@@ -83,27 +103,26 @@ class Server:
         welcome: what devices are told; its limits are enforced.
         slots: rows of the cache, so sessions at a time.
         idle_timeout_s: an unused session is closed after this.
-        record: where finished runs are kept, if they are; used by the door only, and closed by the caller.
+        clerk: what becomes of finished runs; by default they are turned into text, and that is all.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None,
+        clerk: Clerk | None = None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.welcome, self.record = tokenizer, welcome, record
+        self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer)
         self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._results: deque[tuple[_Job, _Result]] = deque()
+        self._clerk_jobs: queue.SimpleQueue[_ClerkJob | None] = queue.SimpleQueue()  # None: there will be no more
+        self._results: deque[tuple[_Job | _ClerkJob, _Result]] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = self._context.socket(zmq.ROUTER)
-        self._bell = self._context.socket(zmq.PULL)  # rung by the worker when a result lies ready
+        self._bell = self._context.socket(zmq.PULL)  # rung when a result lies ready
         self._bell.bind("inproc://bell")
-        self._bell_rope = self._context.socket(zmq.PUSH)
-        self._bell_rope.setsockopt(zmq.LINGER, 0)
-        self._bell_rope.connect("inproc://bell")
+        self._worker_rope, self._clerk_rope = self._bell_rope(), self._bell_rope()
 
     def bind(self, address: str) -> str:
         """Listen on a ZeroMQ address, and give the actual one (``tcp://…:*`` lets the system pick the port).
@@ -145,13 +164,18 @@ class Server:
             RuntimeError: a step failed in a way that leaves the ranks out of step, or the door did.
         """
         door = threading.Thread(target=self._keep_the_door, name="door")
+        clerk = threading.Thread(target=self._keep_the_books, name="clerk")
         door.start()
+        clerk.start()
         try:
             self._work(ranks, stopping)
         finally:
+            self._clerk_jobs.put(None)
+            clerk.join()
             self._stopping = True
             door.join()
-            self._bell_rope.close()
+            self._worker_rope.close()
+            self._clerk_rope.close()
             self._context.term()
         if self._failure is not None:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
@@ -196,8 +220,7 @@ class Server:
         except Refused as refusal:
             reply = wire.encode(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
-            _tell(f"{type(err).__name__} while answering a request")
-            reply = wire.encode(wire.Error(ErrorCode.INTERNAL, "the cloud failed on this request"))
+            reply = wire.encode(_failed(err).error)
         if reply is not None:
             self._send(peer, reply)
 
@@ -209,15 +232,22 @@ class Server:
             return wire.encode(self._open(request, digest_of(header)))
         if isinstance(request, Close):
             return wire.encode(self._close(request))
+        if isinstance(request, Errand):
+            if self._clerk_jobs.qsize() >= MAX_ERRANDS:
+                raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
+            self._clerk_jobs.put(_ErrandJob(peer, request))
+            return None
         session, digest = self.sessions.find(request.session), digest_of(header, rows)
         if session.is_repeat(request.seq, digest):
             session.waiter = peer
             return session.reply
         if isinstance(request, Finish):
-            reply = wire.encode(self._finish(session, request))
+            ids, opening = session.reply_ids(request.end), session.opening
             session.accept(request.seq, digest, peer)
-            session.reply = reply
-            return reply
+            self._clerk_jobs.put(_FinishJob(session, FinishedRun(
+                opening.run_id, opening.prompt_id, session.opened_at, opening.prompt_tokens, ids, session.compute_us
+            )))  # fmt: skip
+            return None
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
         tensor = wire.rows_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
         session.accept(request.seq, digest, peer)
@@ -254,25 +284,6 @@ class Server:
             self._end(self.sessions.find(request.session))
         return Closed()
 
-    def _finish(self, session: Session, request: Finish) -> Final:
-        ids = session.reply_ids(request.end)
-        usage = Usage(session.opening.prompt_tokens, len(ids), session.compute_us)
-        final = Final(self.tokenizer.decode(ids), usage)
-        if self.record is not None:
-            self._keep(self.record, session, final)
-        return final
-
-    def _keep(self, record: RunRecord, session: Session, final: Final) -> None:
-        opening, usage = session.opening, final.usage
-        run = Run(
-            opening.run_id, opening.prompt_id, utc(session.opened_at), utc(time.time()), usage.prompt_tokens,
-            usage.output_tokens, usage.compute_us, final.text,
-        )  # fmt: skip
-        try:
-            record.finished(run)
-        except RecordError as err:  # the provider's loss, not the device's
-            _tell(str(err))
-
     def _end(self, session: Session) -> None:
         """Close a session; its row is cleared after whatever still runs in it, and only then free."""
         self.sessions.close(session)
@@ -285,28 +296,61 @@ class Server:
             if isinstance(job, _ClearJob):
                 self.sessions.release(job.slot)
                 continue
-            session, step = job.session, job.step
-            session.last_used = time.monotonic()
-            elapsed_us = round((session.last_used - job.arrived) * 1e6)
-            session.compute_us += elapsed_us
-            reply: Reply
-            if isinstance(result, list):
-                session.stepped(step, result)
-                reply = Tokens(tuple(result), elapsed_us)
+            if isinstance(job, _StepJob):
+                reply = self._stepped(job, result)
             else:
-                assert isinstance(result, Refused)
-                session.filled = min(session.filled, step.position)  # what was written there does not count
-                reply = result.error
-            if session.closing:  # by another request while this one was computed
+                assert not isinstance(result, _Sampled) and result is not None
+                reply = result.error if isinstance(result, Refused) else result
+            if isinstance(job, _ErrandJob):
+                self._send(job.peer, wire.encode(reply))
+                continue
+            session = job.session
+            session.last_used = time.monotonic()
+            if session.closing:  # by another request while this one was worked on
                 reply = unknown_session().error
             session.reply = wire.encode(reply)
             self._send(session.waiter, session.reply)
+
+    def _stepped(self, job: _StepJob, result: _Result) -> Reply:
+        elapsed_us = round((time.monotonic() - job.arrived) * 1e6)
+        job.session.compute_us += elapsed_us
+        if isinstance(result, _Sampled):
+            job.session.stepped(job.step, result.ids)
+            return Tokens(tuple(result.ids), elapsed_us, result.stages)
+        assert isinstance(result, Refused)
+        job.session.filled = min(job.session.filled, job.step.position)  # what was written there does not count
+        return result.error
 
     def _send(self, peer: bytes, reply: bytes) -> None:
         try:
             self._door.send_multipart([peer, b"", reply], flags=zmq.DONTWAIT)
         except zmq.ZMQError:
             pass  # the peer has left or does not read; it will ask again if it cares
+
+    # ---- the clerk
+
+    def _keep_the_books(self) -> None:
+        while (job := self._clerk_jobs.get()) is not None:
+            result: _Result
+            try:
+                result = self.clerk.finish(job.run) if isinstance(job, _FinishJob) else self.clerk.do(job.errand)
+            except Refused as refusal:
+                result = refusal
+            except Exception as err:  # as at the door
+                result = _failed(err)
+            self._results.append((job, result))
+            self._ring(self._clerk_rope)
+
+    def _bell_rope(self) -> zmq.Socket[bytes]:
+        rope: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        rope.setsockopt(zmq.LINGER, 0)
+        rope.connect("inproc://bell")
+        return rope
+
+    @staticmethod
+    def _ring(rope: zmq.Socket[bytes]) -> None:
+        with contextlib.suppress(zmq.Again):  # a full bell rings anyway; waiting would hang if the door is gone
+            rope.send(b"", zmq.DONTWAIT)
 
     # ---- the worker
 
@@ -321,8 +365,7 @@ class Server:
                     last_told = time.monotonic()
                 continue
             self._results.append((job, self._run(ranks, job)))
-            with contextlib.suppress(zmq.Again):  # a full bell rings anyway; waiting would hang if the door is gone
-                self._bell_rope.send(b"", zmq.DONTWAIT)
+            self._ring(self._worker_rope)
             last_told = time.monotonic()
         ranks.shut_down()
 
@@ -335,8 +378,10 @@ class Server:
         if not math.isfinite(job.rows.sum(dtype=torch.float32)):
             return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
         session, step = job.session, job.step
+        begun = time.monotonic()
+        clock = StageClock(ranks.device) if step.times else None
         try:
-            logits = ranks.step(session.slot, step.position, job.rows, step.want)
+            logits = ranks.step(session.slot, step.position, job.rows, step.want, clock)
         except RuntimeError as err:
             if not is_out_of_memory(err) or not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
@@ -344,12 +389,20 @@ class Server:
         if step.want and not math.isfinite(logits.sum()):
             return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
                            "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
+        if clock is not None:
+            clock.stop()
         first = session.first_output(step)
         logits = logits[:, : self.tokenizer.n_words]
-        return [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]
+        ids = [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]
+        return _Sampled(ids, None if clock is None else _stages(clock, round((begun - job.arrived) * 1e6)))
 
 
-def _tell(what: str) -> None:
-    """One line for the provider, who need not be reading."""
-    with contextlib.suppress(OSError):  # a stderr that nobody holds any more
-        print(f"cloud: {what}", file=sys.stderr, flush=True)
+def _stages(clock: StageClock, queue_us: int) -> Stages:
+    clock.stop()
+    *layers, head, sampling = clock.stages_us()
+    return Stages(queue_us, tuple(layers), head, sampling)
+
+
+def _failed(err: Exception) -> Refused:
+    tell(f"{type(err).__name__} while answering a request")
+    return Refused(ErrorCode.INTERNAL, "the cloud failed on this request")

@@ -7,12 +7,12 @@ to be asked again. A set that has grown, or a field that would leave in another 
 from __future__ import annotations
 
 import datetime as dt
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from llama.edge.own_files import replace_file
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile
@@ -55,14 +55,10 @@ def require(
         PrivacyRefused: declined, or nobody is there.
         ProfileError: the remembered agreements cannot be read.
     """
+    if yes or given(found, profile, profile_file, mode):
+        return
     assert isinstance(found.prompt, Sheet)
     fields = forms_of(found.prompt, profile, mode)
-    if not fields or yes:
-        return
-    path = consents_of(profile_file)
-    remembered = _read(path)
-    if any(c.origin == found.origin and fields.items() <= c.fields.items() for c in remembered):
-        return
     answer = ask(question(found, profile, mode))
     if answer is None:
         raise PrivacyRefused(f"the sheet asks for {', '.join(fields)}, and nobody is here to agree; run it in a "
@@ -70,9 +66,36 @@ def require(
     if not answer:
         raise PrivacyRefused("declined; nothing was sent")
     try:
-        _write(path, [*remembered, Consent(found.origin, fields, dt.date.today().isoformat())])
+        remember(found, profile, profile_file, mode)
+    except ProfileError as err:
+        notice(f"{err}, so you will be asked again")
+
+
+def given(found: Found, profile: Profile, profile_file: str, mode: Mode) -> bool:
+    """Whether nothing needs to be asked: nothing of the profile would leave, or the person has agreed to it before.
+
+    Raises:
+        ProfileError: the remembered agreements cannot be read.
+    """
+    if not isinstance(found.prompt, Sheet):
+        return True
+    fields = forms_of(found.prompt, profile, mode)
+    remembered = _read(consents_of(profile_file)) if fields else []
+    return not fields or any(c.origin == found.origin and fields.items() <= c.fields.items() for c in remembered)
+
+
+def remember(found: Found, profile: Profile, profile_file: str, mode: Mode) -> None:
+    """The person has agreed.
+
+    Raises:
+        ProfileError: it cannot be written down.
+    """
+    assert isinstance(found.prompt, Sheet)
+    path, fields = consents_of(profile_file), forms_of(found.prompt, profile, mode)
+    try:
+        _write(path, [*_read(path), Consent(found.origin, fields, dt.date.today().isoformat())])
     except OSError as err:
-        notice(f"{path}: your agreement cannot be remembered there ({err.strerror}), so you will be asked again")
+        raise ProfileError(f"{path}: your agreement cannot be remembered there ({err.strerror})") from None
 
 
 def forms_of(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
@@ -83,19 +106,34 @@ def forms_of(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
 
 def question(found: Found, profile: Profile, mode: Mode) -> str:
     """What the person is asked."""
+    assert isinstance(found.prompt, Sheet)
+    width = max(map(len, found.prompt.asks_for))
+    fields = [f"  {name:{width}}  {form}" for name, form in forms_in_words(found.prompt, profile, mode).items()]
+    return "\n".join([heading(found), *fields, *notes(found, mode), "Agree?"])
+
+
+def heading(found: Found) -> str:
+    """Who asks."""
     sheet = found.prompt
     assert isinstance(sheet, Sheet)
-    forms = forms_of(sheet, profile, mode)
-    lines = [
+    return (
         f"{sheet.title or found.prompt_id or 'This sheet'} (from {origin_in_words(found)}, to {sheet.task}) asks for:"
-    ]
-    width = max(map(len, sheet.asks_for))
-    lines += [f"  {name:{width}}  {_in_words(name, forms.get(name))}" for name in sheet.asks_for]
-    lines.append("The provider can read all that is sent, and the reply, which may quote it.")
+    )
+
+
+def forms_in_words(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
+    """Each field that is asked for, and in which form it would leave."""
+    forms = forms_of(sheet, profile, mode)
+    return {name: _in_words(name, forms.get(name)) for name in sheet.asks_for}
+
+
+def notes(found: Found, mode: Mode) -> list[str]:
+    """Who gets what, besides."""
+    lines = ["The provider can read all that is sent, and the reply, which may quote it."]
     if found.party:
         lines.append(f"The third party {found.party} gets the reply, as the model writes it"
-                     f"{'.' if mode == 'off' else ': tags stay tags.'}")  # fmt: skip
-    return "\n".join(lines) + "\nAgree?"
+                     f"{'' if mode == 'off' else ': tags stay tags'}, and which of its own products fit.")  # fmt: skip
+    return lines
 
 
 def origin_in_words(found: Found) -> str:
@@ -135,15 +173,4 @@ def _read(path: Path) -> list[Consent]:
 
 
 def _write(path: Path, consents: list[Consent]) -> None:
-    _replace(path, msgspec.json.format(msgspec.json.encode(consents)) + b"\n")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            Path(file.name).replace(path)  # mkstemp has made it for its owner only
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+    replace_file(path, msgspec.json.format(msgspec.json.encode(consents)) + b"\n")

@@ -43,6 +43,7 @@ from llama.wire import (
 HELLO_PATIENCE_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
 STEP_PATIENCE_S = 5.0  # a computation may take longer: then the cloud is asked whether it lives
 MAX_REPLY_BYTES = 64 << 20
+WAITING_MS = 200
 
 
 class Link:
@@ -52,10 +53,16 @@ class Link:
         address: ``tcp://HOST:PORT``.
         deadline_s: a cloud that gives no sign of life for so long is given up.
         on_notice: told in words about every retry.
+        while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
     """
 
-    def __init__(self, address: str, *, deadline_s: float = 30.0, on_notice: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, address: str, *, deadline_s: float = 30.0, on_notice: Callable[[str], None] = print,
+        while_waiting: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self.address, self.deadline_s, self.on_notice = address, deadline_s, on_notice
+        self.while_waiting = while_waiting
+        self.silent = False  # it is late with an answer, and did not say that it lives
         self.bytes_sent = self.bytes_received = 0
         self._context = zmq.Context()
         self._pending: tuple[Request, list[bytes | memoryview]] | None = None
@@ -117,6 +124,14 @@ class Link:
             raise CloudRefused(reply.code, reply.message, reply.advice, reply.retry_after_s)
         return reply
 
+    def pause(self, seconds: float) -> None:
+        """Wait before asking again."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self.while_waiting is not None:
+                self.while_waiting()
+            time.sleep(min(left, WAITING_MS / 1000))
+
     def abandon(self) -> None:
         """Forget a request that was begun; its reply can no longer arrive."""
         if self._pending is not None:
@@ -138,6 +153,7 @@ class Link:
                     f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
                     f"the address is right and that no firewall is in between"
                 )
+            self.silent = True
             self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
                            f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
             attempt += 1
@@ -179,11 +195,17 @@ class Link:
         self._socket.send_multipart(frames)
 
     def _receive(self, patience_s: float) -> Reply | None:
+        if self.while_waiting is not None:
+            give_up = time.monotonic() + patience_s
+            while not self._socket.poll(min(WAITING_MS, round(1000 * patience_s))) and time.monotonic() < give_up:
+                self.while_waiting()
+            patience_s = 0.0
         self._socket.setsockopt(zmq.RCVTIMEO, round(patience_s * 1000))
         try:
             frames = self._socket.recv_multipart()
         except zmq.Again:
             return None
+        self.silent = False
         self.bytes_received += sum(map(len, frames))
         try:
             if len(frames) != 1:
@@ -241,17 +263,18 @@ class Session:
                 hint = err.retry_after_s
                 wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
                 self._link.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
-                time.sleep(wait)
+                self._link.pause(wait)
         if not isinstance(opened, Opened):
             raise self._mismatch("Open")
         self._id, self._seq = opened.session, 0
 
-    def begin_step(self, rows: torch.Tensor, position: int, want: int) -> None:
-        """Send rows ``(T, dim)``; :meth:`finish_step` waits for the ids."""
+    def begin_step(self, rows: torch.Tensor, position: int, want: int, times: bool = False) -> None:
+        """Send rows ``(T, dim)``; :meth:`finish_step` waits for the ids, and for the cloud's ``times`` if asked for."""
         if rows.dtype != self._dtype or rows.shape[1] != self._dim:
             raise ValueError("the rows are not of the cloud's dtype and width")
         self._seq += 1
-        step = Step(self._id, self._seq, position, want, wire.DTYPE_NAMES[rows.dtype], rows.shape[0], rows.shape[1])
+        dtype = wire.DTYPE_NAMES[rows.dtype]
+        step = Step(self._id, self._seq, position, want, dtype, rows.shape[0], rows.shape[1], times)
         self._want = want
         self._link.begin(step, rows)
 
@@ -281,12 +304,13 @@ class Session:
             return
         deadline, self._link.deadline_s = self._link.deadline_s, 2.0
         notice, self._link.on_notice = self._link.on_notice, lambda _: None
+        waiting, self._link.while_waiting = self._link.while_waiting, None
         try:
             self._link.ask(Close(self._id, self._seq + 1))
         except (CloudUnreachable, CloudRefused, ProtocolMismatch):
             pass
         finally:
-            self._link.deadline_s, self._link.on_notice = deadline, notice
+            self._link.deadline_s, self._link.on_notice, self._link.while_waiting = deadline, notice, waiting
 
     def _mismatch(self, request: str) -> ProtocolMismatch:
         return ProtocolMismatch(f"{self._link.address} answered {request} with another kind of reply")

@@ -21,9 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llama.chat import Message
+from llama.edge.asking import Answer, copy_in_words, rupiah
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 from llama.privacy.restoring import printable
+from llama.wire import Copy, Offer, SheetEntry
 
 _WIDTH = 100  # where there is no screen to ask
 _CELL_CHARS = 100
@@ -80,14 +82,64 @@ class Terminal:
         if not self.plain:
             self._render(Rule("reply", align="left", style="dim"))
 
-    def show_views(self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str], raw: bool) -> None:
-        """Who saw what: a column per party, made from the policy table; ``raw``: of a run that was not sanitised."""
+    def show_answer(
+        self, answer: Answer, third_party: str, tags: Mapping[str, str], *, raw: bool, max_seq_len: int
+    ) -> None:
+        """All that follows the reply.
+
+        Args:
+            answer: what came of the prompt.
+            third_party: whose sheet it was, or empty.
+            tags: issued tags, each with its value.
+            raw: it was not sanitised.
+            max_seq_len: the cloud's context.
+        """
+        reply = answer.reply
+        self.show_text("\n")
+        delivered = reply.copy is Copy.QUEUED
+        self._show_views(answer.holdings, third_party=third_party, tags=tags, raw=raw, delivered=delivered)
+        self._show_offers(reply.offers)
+        if copy := copy_in_words(reply.copy, third_party):
+            self.notice(copy)
+        if (why := ending(reply, max_seq_len)) is not None:
+            self.notice(why)
+        if answer.left:
+            self.notice(f"tags left as they are in the reply: {answer.left}; this run has not issued them, or they "
+                        f"stand in a link, markup or code")  # fmt: skip
+        self.notice(timing_line(reply.timing))
+
+    def _show_offers(self, offers: Sequence[Offer]) -> None:
+        """What the provider has found for the reply."""
+        if not self.plain and offers:
+            table = Table(box=box.ROUNDED, expand=True, title="matched offers", title_justify="left")
+            for head, ratio in (("", 5), ("of", 3), ("price", 3), ("because of", 4)):
+                table.add_column(Text(head, style="dim"), ratio=ratio)
+            for offer in offers:
+                where = f"\n{offer.url}" if offer.url else ""
+                cells = (offer.title, offer.vendor, rupiah(offer.price), ", ".join(offer.matched))
+                title, *rest = (Text(printable(cell)) for cell in cells)
+                table.add_row(title.append(printable(where), style="dim"), *rest)
+            self._render(table)
+
+    def _show_views(
+        self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str], raw: bool, delivered: bool = True
+    ) -> None:
+        """Who saw what: a column per party, made from the policy table.
+
+        Args:
+            run: all that there is of it.
+            third_party: whose sheet it was, or empty.
+            tags: to be made to stand out.
+            raw: it was not sanitised.
+            delivered: the third party has its copy.
+        """
         if self.plain:
             return
         table = Table(box=box.ROUNDED, show_lines=True, expand=True, title="who saw what", title_justify="left")
         table.add_column(Text(""), ratio=2, style="dim")
         heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.THIRD_PARTY: third_party or "third party"}
-        views = {party: view(party, run, third_partys_own=bool(third_party)) for party in Party}
+        own = bool(third_party)
+        views = {party: view(party, run, third_partys_own=own, delivered=delivered) for party in Party}
         for party in Party:
             table.add_column(Text(heads[party]), ratio=4)
         for kind in run:
@@ -99,11 +151,8 @@ class Terminal:
     def _cell(
         kind: Kind, party: Party, held: Mapping[Kind, str], third_party: str, tags: Iterable[str], raw: bool
     ) -> Text:
-        if kind is Kind.PROFILE and party is Party.PROVIDER and raw:
-            return Text("what the prompt says of it, raw: --sanitise was off")
         if kind not in held:
-            nobody = party is Party.THIRD_PARTY and not third_party
-            return Text("– (none took part)" if nobody else f"– {SEES[kind][party].says}", style="dim")
+            return Text(f"– {not_held(kind, party, third_party, raw=raw)}", style="dim")
         text = " · ".join(line for line in held[kind].splitlines() if line.strip())
         limit = _CELL_CHARS if kind is not Kind.PROFILE else 3 * _CELL_CHARS
         shown = text if len(text) <= limit else f"{text[:limit]}…"
@@ -121,6 +170,15 @@ class Terminal:
             _write("\n")
             self._in_a_line = False
         _write(out.getvalue())
+
+
+def not_held(kind: Kind, party: Party, third_party: str, *, raw: bool) -> str:
+    """Why a party has nothing of a kind, in a word; ``raw``: of a run that was not sanitised."""
+    if kind is Kind.PROFILE and party is Party.PROVIDER and raw:
+        return "what the prompt says of it, raw: --sanitise was off"
+    if party is Party.THIRD_PARTY and not third_party:
+        return "(none took part)"
+    return "(not delivered)" if SEES[kind][party].holds else SEES[kind][party].says
 
 
 def _with_tags(text: str, tags: Iterable[str]) -> Text:
@@ -154,24 +212,28 @@ def timing_line(timing: Timing) -> str:
     )
 
 
-def show_json(reply: Reply, text: str, restored: int, left: int) -> None:
-    """The whole reply as one JSON object on stdout.
+def show_sheets(entries: Sequence[SheetEntry]) -> None:
+    """Sheets, a line each: prompt id, title, what they ask for."""
+    width = max((len(entry.prompt_id) for entry in entries), default=0)
+    for entry in entries:
+        asks = f" (asks for {', '.join(entry.asks_for)})" if entry.asks_for else ""
+        _write(printable(f"{entry.prompt_id:{width}}  {entry.title}{asks}").replace("\n", " ") + "\n")
 
-    Args:
-        reply: as the model gave it, with tags.
-        text: the same, restored.
-        restored: tags that were put back.
-        left: texts of a tag's shape that were not.
-    """
+
+def show_json(answer: Answer) -> None:
+    """The whole answer as one JSON object on stdout."""
+    reply = answer.reply
     fields: dict[str, Any] = {
-        "text": text,
+        "text": answer.text,
         "text_sent": reply.text,
-        "tags_restored": restored,
-        "tags_left": left,
+        "tags_restored": answer.restored,
+        "tags_left": answer.left,
         "tokens": reply.tokens,
         "prompt_tokens": reply.prompt_tokens,
         "stop_reason": reply.stop_reason,
         "timing": asdict(reply.timing),
+        "offers": reply.offers,
+        "copy": reply.copy,
     }
     _write(msgspec.json.encode(fields).decode() + "\n")
 

@@ -193,6 +193,7 @@ class Kind(enum.StrEnum):
     THIRD_PARTY_PROMPT = "third party's prompt"
     REPLY_WITH_TAGS = "reply with tags"
     REPLY = "reply, restored"
+    OFFERS = "matched offers"
     TIMINGS = "token counts and times"
 
 
@@ -226,6 +227,7 @@ SEES: Mapping[Kind, Mapping[Party, Cell]] = {
         Kind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
         Kind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
         Kind.REPLY: (_YES, _NO, _NO),
+        Kind.OFFERS: (_YES, _YES, Cell(True, "its own", own_only=True)),
         Kind.TIMINGS: (_YES, _YES, _NO),
     }.items()
 }
@@ -234,18 +236,25 @@ SEES: Mapping[Kind, Mapping[Party, Cell]] = {
 _T = TypeVar("_T")
 
 
-def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool) -> dict[Kind, _T]:
+DELIVERED = frozenset({Kind.REPLY_WITH_TAGS, Kind.OFFERS})
+"""What a third party has only if its copy was delivered."""
+
+
+def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool, delivered: bool = True) -> dict[Kind, _T]:
     """The share of a run that ``party`` holds.
 
     Args:
         party: whose.
         run: all that there is of the run, as the customer has it.
         third_partys_own: the run is of a third party's sheet; otherwise there is no third party to hold anything.
+        delivered: the third party's copy was not withheld.
     """
     return {
         kind: content
         for kind, content in run.items()
-        if (cell := SEES[kind][party]).holds and (third_partys_own or not cell.own_only)
+        if (cell := SEES[kind][party]).holds
+        and (third_partys_own or not cell.own_only)
+        and (delivered or party is not Party.THIRD_PARTY or kind not in DELIVERED)
     }
 
 

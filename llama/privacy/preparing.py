@@ -82,7 +82,13 @@ def _refuse_too_long(characters: int, context_length: int) -> None:
 
 
 def holdings(
-    found: Found, profile: Profile, prepared: Prepared, sent: str, restored: str, counts: str
+    found: Found,
+    profile: Profile,
+    prepared: Prepared,
+    sent: str,
+    restored: str,
+    counts: str,
+    offers: str = "",
 ) -> dict[Kind, str]:
     """All that there is of a run, as text, for the views that ``policy.view`` makes.
 
@@ -93,6 +99,7 @@ def holdings(
         sent: the reply as the model gave it.
         restored: the reply as the person reads it.
         counts: token counts and times.
+        offers: what the provider has found for the reply.
     """
     prompt = found.prompt
     shown, sheet, asked = prepared.dialog, "", tuple[str, ...]()
@@ -110,6 +117,7 @@ def holdings(
         Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
         Kind.REPLY_WITH_TAGS: sent,
         Kind.REPLY: restored,
+        Kind.OFFERS: offers,
         Kind.TIMINGS: counts,
     }
     return {kind: text for kind, text in everything.items() if text}

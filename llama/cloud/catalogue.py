@@ -1,0 +1,7 @@
+"""The partners' products (being written)."""
+
+from __future__ import annotations
+
+
+class Catalogue:
+    """To come."""

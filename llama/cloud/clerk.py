@@ -1,0 +1,173 @@
+"""What becomes of a finished run: its text, the offers that fit it, what the provider keeps, what a third party gets.
+
+Also hands out the provider's sheets, and third parties' deliveries. Which third party a run belongs to follows from the
+cloud's own directory of sheets, never from what a device says.
+
+Does not know: sockets, sessions, tensors, who the person is. One thread uses it, which may wait for a disk.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.offers import offers_for
+from llama.cloud.quoting import SystemPrompt
+from llama.cloud.record import Run, RunRecord, utc
+from llama.errors import CatalogueError, RecordError
+from llama.sheets import Listed, SheetDirectory, party_of
+from llama.tokenizer import Tokenizer
+from llama.wire import (
+    Acknowledge,
+    Acknowledged,
+    Collect,
+    Copy,
+    Deliveries,
+    Delivery,
+    ErrorCode,
+    FetchSheet,
+    Final,
+    ListSheets,
+    Offer,
+    Refused,
+    Reply,
+    SheetEntry,
+    Sheets,
+    SheetText,
+    Usage,
+)
+
+Errand = ListSheets | FetchSheet | Collect | Acknowledge
+"""Requests that need no session."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the cloud knows of a run at its end.
+
+    Attributes:
+        run_id: 16 bytes, from the device.
+        prompt_id: which sheet, as the device says.
+        opened_at: seconds since 1970.
+        prompt_tokens: tokens of the prompt.
+        ids: the reply.
+        compute_us: microseconds that it waited for the model.
+    """
+
+    run_id: bytes
+    prompt_id: str
+    opened_at: float
+    prompt_tokens: int
+    ids: list[int] = field(repr=False)
+    compute_us: int
+
+
+def tell(what: str) -> None:
+    """One line for the provider, who need not be reading."""
+    with suppress(OSError):  # a stderr that nobody holds any more
+        print(f"cloud: {what}", file=sys.stderr, flush=True)
+
+
+class Clerk:
+    """Serves one provider.
+
+    Args:
+        tokenizer: for the text of replies.
+        record: where finished runs and deliveries are kept, if they are; closed by the caller.
+        directory: the provider's sheets, if it has any. Third parties' need a ``record`` for their deliveries.
+        catalogue: the partners' products, if there are any; closed by the caller.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, record: RunRecord | None = None, directory: SheetDirectory | None = None,
+        catalogue: Catalogue | None = None, tell: Callable[[str], None] = tell,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.record, self.catalogue, self.tell = tokenizer, record, catalogue, tell
+        self.directory = directory or SheetDirectory({})
+        assert record is not None or not self.directory.parties, "third parties' deliveries need a record"
+        self._system = SystemPrompt(self.directory.system, tokenizer)
+        self._dropped = 0 if record is None else record.dropped
+
+    def finish(self, run: FinishedRun) -> Final:
+        """The reply as text, with offers; written down, with the third party's copy, before it is handed out."""
+        text = self.tokenizer.decode(run.ids)
+        listed = self.directory.sheets.get(run.prompt_id)
+        offers = self._offers(text, listed)
+        delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
+        copy = Copy.NONE
+        if delivery is not None:
+            copy = Copy.WITHHELD if delivery.withheld else Copy.QUEUED
+        usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
+        if self.record is not None and not self._keep(self.record, run, text, offers, copy, delivery):
+            copy = Copy.NONE if delivery is None else Copy.FAILED
+        return Final(text, usage, offers, copy)
+
+    def do(self, errand: Errand) -> Reply:
+        """The answer to a request that needs no session.
+
+        Raises:
+            Refused: there is no such sheet, or nothing that could be collected.
+        """
+        if isinstance(errand, ListSheets):
+            sheets = self.directory.sheets.values()
+            return Sheets(tuple(SheetEntry(s.prompt_id, s.sheet.title, s.sheet.asks_for) for s in sheets))
+        if isinstance(errand, FetchSheet):
+            return self._sheet(errand.prompt_id)
+        if self.record is None:
+            raise Refused(ErrorCode.NOT_SERVED, "this cloud keeps no deliveries",
+                          "start it with --sheet_dir and --record_file")  # fmt: skip
+        try:
+            if isinstance(errand, Collect):
+                return Deliveries(self.record.collect(errand.vendor, errand.limit))
+            self.record.acknowledge(errand.vendor, errand.run_ids)
+            return Acknowledged()
+        except RecordError as err:
+            self.tell(str(err))
+            raise Refused(ErrorCode.INTERNAL, "the cloud's outbox cannot be used", "try again later", 5.0) from None
+
+    def _sheet(self, prompt_id: str) -> SheetText:
+        listed = self.directory.sheets.get(prompt_id)
+        if listed is None:
+            names = ", ".join(self.directory.sheets) or "none; start it with --sheet_dir"
+            raise Refused(ErrorCode.UNKNOWN_SHEET, "this cloud has no such sheet", f"it has {names}"[:2000])
+        return SheetText(prompt_id, listed.text, self.directory.system)
+
+    def _offers(self, text: str, listed: Listed | None) -> tuple[Offer, ...]:
+        if self.catalogue is None or (listed is not None and listed.sheet.task == "extract"):
+            return ()
+        try:
+            party = listed.party if listed is not None else ""
+            return offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
+        except CatalogueError as err:  # the provider's loss, not the device's
+            self.tell(str(err))
+            return ()
+
+    def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
+        delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)
+        if self._system.is_quoted_in(text, known=listed.text):
+            # Offers go too: their matched words are the reply's.
+            return Delivery(run.run_id, run.prompt_id, delivery.finished_at, listed.text, withheld=True)
+        return delivery
+
+    def _keep(
+        self, record: RunRecord, run: FinishedRun, text: str, offers: tuple[Offer, ...], copy: Copy,
+        delivery: Delivery | None,
+    ) -> bool:  # fmt: skip
+        row = Run(
+            run.run_id, run.prompt_id, utc(run.opened_at), utc(time.time()), run.prompt_tokens, len(run.ids),
+            run.compute_us, text, offers, str(copy),
+        )  # fmt: skip
+        vendor = "" if delivery is None else party_of(delivery.prompt_id)
+        try:
+            record.finished(row, vendor, delivery)
+        except RecordError as err:  # the provider's loss, not the device's
+            self.tell(str(err))
+            return False
+        if record.dropped > self._dropped:
+            self.tell(f"{record.dropped - self._dropped} deliveries were too old or too many, and are dropped")
+            self._dropped = record.dropped
+        return True

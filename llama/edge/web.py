@@ -1,0 +1,257 @@
+"""The page's server: HTTP on this machine's loopback, for the one person who has the address.
+
+Whatever else runs in the person's browser, or on their machine, is kept out: only the loopback address is bound; a
+request must name it as its host (a name that another site makes point here is refused) and, where a browser says where
+it comes from, come from this very page; what holds anything of the person needs a random token, which is part of the
+printed address and never of a request's. The page may load, run and call nothing but this server.
+
+Knows: HTTP. What is said is ``llama.edge.sitting``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import uvicorn
+from msgspec import Meta
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llama.edge.sitting import Conflict, Sitting
+from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
+
+PAGE = Path(__file__).parent / "page"
+MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
+HEARTBEAT_S = 5.0
+LOOPBACK = "127.0.0.1"
+
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "cache-control": "no-store",
+}
+
+PromptId = Annotated[str, Meta(max_length=200)]
+_T = TypeVar("_T")
+
+
+class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prompt_id: PromptId
+    agree: bool = False
+
+
+class _Edited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    text: Annotated[str, Meta(max_length=1 << 20)]
+    version: Annotated[str, Meta(max_length=64)]
+
+
+class _Refused(Exception):
+    """A request that is answered with ``status`` and nothing else."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def serve(sitting: Sitting, port: int) -> None:
+    """Serve the page until Ctrl-C; its address is printed first.
+
+    Args:
+        sitting: what the page shows; closed at the end.
+        port: 0 is any that is free.
+
+    Raises:
+        BindError: the port is taken.
+    """
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as err:
+        listener.close()
+        raise BindError(f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any "
+                        f"that is free") from None  # fmt: skip
+    port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
+    config = uvicorn.Config(
+        application(sitting, port, token), log_config=None, access_log=False, server_header=False, lifespan="off",
+        timeout_graceful_shutdown=1, ws="none",
+    )  # fmt: skip
+    sitting.start()
+    print(f"the page, for this machine only: http://{LOOPBACK}:{port}/#{token}", flush=True)
+    print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        sitting.close()
+        listener.close()
+
+
+def application(sitting: Sitting, port: int, token: str) -> Starlette:
+    """The page and its interface, as an ASGI application for ``http://127.0.0.1:port``."""
+
+    async def state(request: Request) -> Response:
+        return _json(await run_in_threadpool(sitting.state))
+
+    async def sheet(request: Request) -> Response:
+        prompt_id = request.query_params.get("prompt_id", "")
+        return _json(await run_in_threadpool(sitting.look_at, prompt_id[:200]))
+
+    async def begin(request: Request) -> Response:
+        body = await _body(request, _Begin)
+        try:
+            run = await run_in_threadpool(sitting.begin, body.prompt_id, body.agree)
+        except PermissionError as err:
+            return _json({"error": str(err), "consent_needed": True}, 409)
+        return _json({"run": run}, 202)
+
+    async def stop(request: Request) -> Response:
+        sitting.stop()
+        return _json({})
+
+    async def profile(request: Request) -> Response:
+        text, version = await run_in_threadpool(sitting.profile_text)
+        return _json({"text": text, "version": version})
+
+    async def edit(request: Request) -> Response:
+        body = await _body(request, _Edited)
+        return _json({"version": await run_in_threadpool(sitting.write_profile, body.text, body.version)})
+
+    async def events(request: Request) -> Response:
+        after = request.query_params.get("after", "0")
+        n = int(after) if after.isdecimal() and len(after) < 16 else 0
+        return StreamingResponse(_events(sitting, n), media_type="application/x-ndjson")
+
+    async def page(request: Request) -> Response:
+        name = request.path_params.get("name", "page.html")
+        return FileResponse(PAGE / name) if name in _pages() else _json({"error": "no such page"}, 404)
+
+    return Starlette(
+        routes=[
+            Route("/api/state", state),
+            Route("/api/sheet", sheet),
+            Route("/api/run", begin, methods=["POST"]),
+            Route("/api/stop", stop, methods=["POST"]),
+            Route("/api/profile", profile),
+            Route("/api/profile", edit, methods=["PUT"]),
+            Route("/api/events", events),
+            Route("/", page),
+            Route("/{name}", page),
+        ],
+        middleware=[Middleware(_Doorkeeper, port=port, token=token)],
+        exception_handlers={
+            _Refused: lambda _, err: _json({"error": str(err)}, err.status),
+            Conflict: _told(409),
+            ProfileError: _told(422),
+            PrivacyRefused: _told(422),
+            SplitLlamaError: _told(502),
+            # What it says may be personal.
+            Exception: lambda _, err: _json({"error": f"the program failed ({type(err).__name__})"}, 500),
+        },
+    )
+
+
+class _Doorkeeper:
+    """Lets in who names this very address, comes from this very page, and has the token."""
+
+    def __init__(self, app: ASGIApp, port: int, token: str) -> None:
+        self.app, self.token = app, token.encode()
+        self.hosts = {f"{LOOPBACK}:{port}".encode(), f"localhost:{port}".encode()}
+        self.origins = {b"http://" + host for host in self.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        app = self.app if refusal is None else _json({"error": refusal}, 403)
+        await app(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        hosts, origins, sites, tokens = (
+            [value for name, value in headers if name == wanted]
+            for wanted in (b"host", b"origin", b"sec-fetch-site", b"x-token")
+        )
+        is_api = scope["path"].startswith("/api/")
+        if len(hosts) != 1 or hosts[0] not in self.hosts:
+            return "this page is served to its own address only"
+        if any(origin not in self.origins for origin in origins):
+            return "this page answers to itself only"
+        if is_api and any(site not in (b"same-origin", b"none") for site in sites):
+            return "this page answers to itself only"
+        if is_api and (len(tokens) != 1 or not secrets.compare_digest(tokens[0], self.token)):
+            return "a wrong token; open the address that the program has printed"
+        return None
+
+
+async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
+    """Everything after the n-th event, as it happens, and a blank line where nothing does."""
+    loop, happened = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(happened.set)
+
+    sitting.events.follow(wake)
+    try:
+        while True:
+            happened.clear()
+            lines = sitting.events.since(n)
+            for number, line in lines:
+                n = number
+                yield line
+            if not lines:
+                try:
+                    await asyncio.wait_for(happened.wait(), HEARTBEAT_S)
+                except TimeoutError:
+                    yield b"\n"
+    finally:
+        sitting.events.leave(wake)
+
+
+async def _body(request: Request, kind: type[_T]) -> _T:
+    raw = b""
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise _Refused(413, f"more than {MAX_BODY >> 20} MiB")
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, RecursionError):  # what msgspec says may quote it
+        raise _Refused(400, "not what this page sends") from None
+
+
+def _pages() -> frozenset[str]:
+    return frozenset(path.name for path in PAGE.iterdir() if path.suffix in (".html", ".css", ".js", ".svg"))
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _told(status: int) -> Callable[[Request, Exception], Response]:
+    return lambda _, err: _json({"error": str(err)}, status)
