@@ -24,7 +24,7 @@ from llama.wire import Close, Closed, Error, ErrorCode, Final, Hello, Opened, St
 from tests.support import ARGS, FINGERPRINT, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Served
 
 PROMPT = [258, 84, 104, 101, 32]
-WELCOME = Welcome(1, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
+WELCOME = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
 Behaviour = Callable[[list[bytes]], "bytes | None"]
 
 
@@ -351,10 +351,10 @@ def test_what_is_no_address_is_refused_at_once_with_the_right_form(address: str)
         b"HTTP/1.1 400 Bad Request",
         b"\xff" * 100,
         wire.encode(Hello(1)),
-        msgspec.msgpack.encode({"type": "welcome", "version": 1}),
+        msgspec.msgpack.encode({"type": "welcome", "version": wire.VERSION}),
         msgspec.msgpack.encode({"type": "closed", "and": "more"}),
         wire.encode(Closed()),
-        wire.encode(msgspec.structs.replace(WELCOME, version=2)),
+        wire.encode(msgspec.structs.replace(WELCOME, version=wire.VERSION + 1)),
         wire.encode(msgspec.structs.replace(WELCOME, dtype="float8")),
         wire.encode(msgspec.structs.replace(WELCOME, max_rows=0)),
     ],

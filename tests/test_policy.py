@@ -35,10 +35,11 @@ def test_the_table_is_the_agreed_one() -> None:
         Kind.THIRD_PARTY_PROMPT: (True, True, True),
         Kind.REPLY_WITH_TAGS: (True, True, True),
         Kind.REPLY: (True, False, False),
+        Kind.OFFERS: (True, True, True),
         Kind.TIMINGS: (True, True, False),
     }
     assert {kind for kind in Kind if SEES[kind][Party.THIRD_PARTY].own_only} == {
-        Kind.THIRD_PARTY_PROMPT, Kind.REPLY_WITH_TAGS,
+        Kind.THIRD_PARTY_PROMPT, Kind.REPLY_WITH_TAGS, Kind.OFFERS,
     }  # fmt: skip
     assert SEES[Kind.SANITISED_PROMPT][Party.PROVIDER].says == "not sent as text; assume recoverable"
 
@@ -46,6 +47,13 @@ def test_the_table_is_the_agreed_one() -> None:
 def test_without_a_third_party_there_is_nobody_to_hold_anything() -> None:
     """A run of the provider's own sheet, or of the person's own words."""
     assert view(Party.THIRD_PARTY, RUN, third_partys_own=False) == {}
+
+
+def test_a_third_party_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -> None:
+    """Neither the reply nor what was found for it; the others' shares are as ever."""
+    assert set(view(Party.THIRD_PARTY, RUN, third_partys_own=True, delivered=False)) == {Kind.THIRD_PARTY_PROMPT}
+    for party in (Party.CUSTOMER, Party.PROVIDER):
+        assert view(party, RUN, third_partys_own=True, delivered=False) == view(party, RUN, third_partys_own=True)
 
 
 def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
@@ -71,10 +79,11 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
-    """Every column of its record is a run's name, a time or a count, or the reply with tags."""
+    """Every column of its record is a run's name, a time or a count, the reply with tags or the offers for it."""
     columns = set(Run.__dataclass_fields__)
     names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
-    assert columns == names | times | {"text"}
+    assert columns == names | times | {"text", "offers", "copy"}
+    assert SEES[Kind.OFFERS][Party.PROVIDER].holds
     assert SEES[Kind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[Kind.TIMINGS][Party.PROVIDER].holds
 
 

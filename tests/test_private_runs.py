@@ -182,7 +182,7 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
         (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),
         (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise maybe is not known; give schema or off"),
-        (["What?"], [], ("--prompt_id", "birthday"), 2, "either --prompt_file must be given, or --sheet_dir and"),
+        (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file and --prompt_id exclude each other"),
         (["What?"], ["Name"], (), 1, "$.asks_for[0]"),
     ],
 )  # fmt: skip

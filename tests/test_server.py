@@ -351,7 +351,7 @@ def test_what_is_not_a_request_of_this_protocol_is_a_bad_request(peer: Peer, fra
 def test_another_protocol_version_and_another_checkpoint_are_refused_with_the_cure(peer: Peer) -> None:
     """Each with its own code and a sentence of advice."""
     for request, code in (
-        (Hello(2), "unsupported_version"),
+        (Hello(wire.VERSION - 1), "unsupported_version"),
         (opening(fingerprint=b"x" * 32), "wrong_checkpoint"),
     ):
         reply = peer.ask(request)

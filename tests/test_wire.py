@@ -13,16 +13,29 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.wire import (
+    Acknowledge,
+    Acknowledged,
     Close,
     Closed,
+    Collect,
+    Copy,
+    Deliveries,
+    Delivery,
     Error,
     ErrorCode,
+    FetchSheet,
     Final,
     Finish,
     Hello,
+    ListSheets,
+    Offer,
     Open,
     Opened,
     Refused,
+    SheetEntry,
+    Sheets,
+    SheetText,
+    Stages,
     Step,
     Tokens,
     Usage,
@@ -30,8 +43,9 @@ from llama.wire import (
 )  # fmt: skip
 
 RUN, FINGERPRINT, SESSION = bytes(range(16)), bytes(range(32)), bytes(range(16, 32))
+OFFER = Offer("tea-1", "daun-seduh", "Teh", 285000, "https://daun.example/1", "A tea set", ("tea",))
 
-# Version 1 of the protocol. A change of any of these bytes is another version.
+# Version 2 of the protocol. A change of any of these bytes is another version.
 GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
     (
         Hello(1),
@@ -114,6 +128,125 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "83a474797065a566696e616ca474657874a2c3a9a5757361676583ad70726f6d70745f746f6b656e7305ad6f75747075745f746f6b656e73"
         "01aa636f6d707574655f757309",
     ),
+    (
+        Step(SESSION, 1, 300, 1, "bfloat16", 1, 576, True),
+        {
+            "type": "step",
+            "session": SESSION,
+            "seq": 1,
+            "position": 300,
+            "want": 1,
+            "dtype": "bfloat16",
+            "rows": 1,
+            "dim": 576,
+            "times": True,
+        },
+        "89a474797065a473746570a773657373696f6ec410101112131415161718191a1b1c1d1e1fa373657101a8706f736974696f6ecd012ca477"
+        "616e7401a56474797065a862666c6f61743136a4726f777301a364696dcd0240a574696d6573c3",
+    ),
+    (
+        ListSheets(),
+        {"type": "listsheets"},
+        "81a474797065aa6c697374736865657473",
+    ),
+    (
+        FetchSheet("insurer/cover"),
+        {"type": "fetchsheet", "prompt_id": "insurer/cover"},
+        "82a474797065aa66657463687368656574a970726f6d70745f6964ad696e73757265722f636f766572",
+    ),
+    (
+        Collect("insurer", 8),
+        {"type": "collect", "vendor": "insurer", "limit": 8},
+        "83a474797065a7636f6c6c656374a676656e646f72a7696e7375726572a56c696d697408",
+    ),
+    (
+        Acknowledge("insurer", (RUN,)),
+        {"type": "acknowledge", "vendor": "insurer", "run_ids": [RUN]},
+        "83a474797065ab61636b6e6f776c65646765a676656e646f72a7696e7375726572a772756e5f69647391c410000102030405060708090a0b"
+        "0c0d0e0f",
+    ),
+    (
+        Tokens((128009,), 1500, Stages(1, (2, 3), 4, 5)),
+        {
+            "type": "tokens",
+            "ids": [128009],
+            "compute_us": 1500,
+            "stages": {"queue_us": 1, "layers_us": [2, 3], "head_us": 4, "sample_us": 5},
+        },
+        "84a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dca673746167657384a871756575655f757301a9"
+        "6c61796572735f7573920203a7686561645f757304a973616d706c655f757305",
+    ),
+    (
+        Final("é", Usage(5, 1, 9), (OFFER,), Copy.QUEUED),
+        {
+            "type": "final",
+            "text": "é",
+            "usage": {"prompt_tokens": 5, "output_tokens": 1, "compute_us": 9},
+            "offers": [
+                {
+                    "product": "tea-1",
+                    "vendor": "daun-seduh",
+                    "title": "Teh",
+                    "price": 285000,
+                    "url": "https://daun.example/1",
+                    "item": "A tea set",
+                    "matched": ["tea"],
+                }
+            ],
+            "copy": "queued",
+        },
+        "85a474797065a566696e616ca474657874a2c3a9a5757361676583ad70726f6d70745f746f6b656e7305ad6f75747075745f746f6b656e73"
+        "01aa636f6d707574655f757309a66f66666572739187a770726f64756374a57465612d31a676656e646f72aa6461756e2d7365647568a574"
+        "69746c65a3546568a57072696365ce00045948a375726cb668747470733a2f2f6461756e2e6578616d706c652f31a46974656da941207465"
+        "6120736574a76d61746368656491a3746561a4636f7079a6717565756564",
+    ),
+    (
+        Sheets((SheetEntry("insurer/cover", "Cover", ("trip",)),)),
+        {"type": "sheets", "sheets": [{"prompt_id": "insurer/cover", "title": "Cover", "asks_for": ["trip"]}]},
+        "82a474797065a6736865657473a67368656574739183a970726f6d70745f6964ad696e73757265722f636f766572a57469746c65a5436f76"
+        "6572a861736b735f666f7291a474726970",
+    ),
+    (
+        SheetText("insurer/cover", "x", "y"),
+        {"type": "sheettext", "prompt_id": "insurer/cover", "text": "x", "system": "y"},
+        "84a474797065a9736865657474657874a970726f6d70745f6964ad696e73757265722f636f766572a474657874a178a673797374656da179",
+    ),
+    (
+        Deliveries((Delivery(RUN, "insurer/cover", "2026-11-25T09:30:00Z", "x", "[NAME_1]", (OFFER,)),)),
+        {
+            "type": "deliveries",
+            "deliveries": [
+                {
+                    "run_id": RUN,
+                    "prompt_id": "insurer/cover",
+                    "finished_at": "2026-11-25T09:30:00Z",
+                    "prompt": "x",
+                    "text": "[NAME_1]",
+                    "offers": [
+                        {
+                            "product": "tea-1",
+                            "vendor": "daun-seduh",
+                            "title": "Teh",
+                            "price": 285000,
+                            "url": "https://daun.example/1",
+                            "item": "A tea set",
+                            "matched": ["tea"],
+                        }
+                    ],
+                }
+            ],
+        },
+        "82a474797065aa64656c69766572696573aa64656c697665726965739186a672756e5f6964c410000102030405060708090a0b0c0d0e0fa9"
+        "70726f6d70745f6964ad696e73757265722f636f766572ab66696e69736865645f6174b4323032362d31312d32355430393a33303a30305a"
+        "a670726f6d7074a178a474657874a85b4e414d455f315da66f66666572739187a770726f64756374a57465612d31a676656e646f72aa6461"
+        "756e2d7365647568a57469746c65a3546568a57072696365ce00045948a375726cb668747470733a2f2f6461756e2e6578616d706c652f31"
+        "a46974656da9412074656120736574a76d61746368656491a3746561",
+    ),
+    (
+        Acknowledged(),
+        {"type": "acknowledged"},
+        "81a474797065ac61636b6e6f776c6564676564",
+    ),
     (Closed(), {"type": "closed"}, "81a474797065a6636c6f736564"),
     (
         Error(ErrorCode.BUSY, "full", "wait", 2.0),
@@ -122,7 +255,7 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "7465725f73cb4000000000000000",
     ),
 ]
-REQUESTS = (Hello, Open, Step, Finish, Close)
+REQUESTS = (Hello, Open, Step, Finish, Close, ListSheets, FetchSheet, Collect, Acknowledge)
 
 
 def decode(message: Any, header: bytes) -> Any:
@@ -131,7 +264,7 @@ def decode(message: Any, header: bytes) -> Any:
 
 
 @pytest.mark.parametrize(("message", "fields", "golden"), GOLDEN, ids=[type(m).__name__ for m, _, _ in GOLDEN])
-def test_every_message_has_the_bytes_that_version_1_pins(message: Any, fields: dict[str, Any], golden: str) -> None:
+def test_every_message_has_the_bytes_that_version_2_pins(message: Any, fields: dict[str, Any], golden: str) -> None:
     """Encoded, read as plain MessagePack, and decoded again."""
     assert wire.encode(message).hex() == golden
     assert msgspec.msgpack.decode(bytes.fromhex(golden)) == fields
@@ -144,9 +277,9 @@ def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
     assert kinds == set(wire.Request.__args__) | set(wire.Reply.__args__)
     assert sorted(ErrorCode) == sorted([
         "bad_request", "unsupported_version", "wrong_checkpoint", "busy", "unknown_session", "out_of_sequence",
-        "wrong_tensor", "not_finite", "out_of_range", "internal",
+        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "not_served", "internal",
     ])  # fmt: skip
-    assert wire.VERSION == 1
+    assert wire.VERSION == 2
 
 
 def test_fields_with_a_default_may_be_left_out_and_the_order_is_free() -> None:
@@ -157,6 +290,17 @@ def test_fields_with_a_default_may_be_left_out_and_the_order_is_free() -> None:
 
 COUNTS, SEQS = st.integers(0, 2**31 - 1), st.integers(1, 2**53)
 IDS = st.binary(min_size=16, max_size=16)
+MICROS = st.integers(0, 2**53)
+TIMES = st.lists(MICROS, max_size=5).map(tuple)
+LABELS = st.text(max_size=200)
+VENDORS = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
+OFFERS = st.lists(
+    st.builds(
+        Offer, LABELS, VENDORS, LABELS, MICROS, st.sampled_from(("", "https://x.example/1")), LABELS, st.tuples(LABELS)
+    ),
+    max_size=12,
+).map(tuple)
+DELIVERIES = st.builds(Delivery, IDS, LABELS, LABELS, st.text(), st.text(), OFFERS, st.booleans())
 MESSAGES = st.one_of(
     st.builds(Hello, COUNTS),
     st.builds(
@@ -164,14 +308,26 @@ MESSAGES = st.one_of(
         st.floats(allow_nan=False), st.integers(0, 2**63 - 1), st.lists(COUNTS, max_size=64).map(tuple),
         st.text(max_size=200), st.lists(COUNTS, max_size=200).map(tuple),
     ),
-    st.builds(Step, IDS, SEQS, COUNTS, st.integers(0, 64), st.text(), st.integers(1, 2**31 - 1), COUNTS),
+    st.builds(
+        Step, IDS, SEQS, COUNTS, st.integers(0, 64), st.text(), st.integers(1, 2**31 - 1), COUNTS, st.booleans()
+    ),
     st.builds(Finish, IDS, SEQS, COUNTS),
     st.builds(Close, IDS, SEQS),
     st.builds(Welcome, COUNTS, st.binary(min_size=32, max_size=32), st.text(), COUNTS, COUNTS, COUNTS, COUNTS),
     st.builds(Opened, IDS),
-    st.builds(Tokens, st.lists(COUNTS).map(tuple), st.integers(0, 2**53)),
-    st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, st.integers(0, 2**53))),
+    st.builds(
+        Tokens, st.lists(COUNTS).map(tuple), MICROS, st.none() | st.builds(Stages, MICROS, TIMES, MICROS, MICROS)
+    ),
+    st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, MICROS), OFFERS, st.sampled_from(Copy)),
     st.just(Closed()),
+    st.just(ListSheets()),
+    st.builds(FetchSheet, LABELS),
+    st.builds(Collect, VENDORS, st.integers(1, 64)),
+    st.builds(Acknowledge, VENDORS, st.lists(IDS, max_size=64).map(tuple)),
+    st.builds(Sheets, st.lists(st.builds(SheetEntry, LABELS, LABELS, st.tuples(LABELS)), max_size=5).map(tuple)),
+    st.builds(SheetText, LABELS, st.text(), st.text()),
+    st.builds(Deliveries, st.lists(DELIVERIES, max_size=3).map(tuple)),
+    st.just(Acknowledged()),
     st.builds(
         Error, st.sampled_from(ErrorCode), st.text(), st.text(), st.none() | st.floats(allow_nan=False, min_value=0)
     ),

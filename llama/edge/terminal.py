@@ -97,8 +97,8 @@ class Terminal:
         reply = answer.reply
         self.show_text("\n")
         delivered = reply.copy is Copy.QUEUED
-        self._show_views(answer.holdings, third_party=third_party, tags=tags, raw=raw, delivered=delivered)
-        self._show_offers(reply.offers)
+        self.show_views(answer.holdings, third_party=third_party, tags=tags, raw=raw, delivered=delivered)
+        self.show_offers(reply.offers)
         if copy := copy_in_words(reply.copy, third_party):
             self.notice(copy)
         if (why := ending(reply, max_seq_len)) is not None:
@@ -108,7 +108,7 @@ class Terminal:
                         f"stand in a link, markup or code")  # fmt: skip
         self.notice(timing_line(reply.timing))
 
-    def _show_offers(self, offers: Sequence[Offer]) -> None:
+    def show_offers(self, offers: Sequence[Offer]) -> None:
         """What the provider has found for the reply."""
         if not self.plain and offers:
             table = Table(box=box.ROUNDED, expand=True, title="matched offers", title_justify="left")
@@ -121,7 +121,7 @@ class Terminal:
                 table.add_row(title.append(printable(where), style="dim"), *rest)
             self._render(table)
 
-    def _show_views(
+    def show_views(
         self, run: Mapping[Kind, str], *, third_party: str, tags: Iterable[str], raw: bool, delivered: bool = True
     ) -> None:
         """Who saw what: a column per party, made from the policy table.
