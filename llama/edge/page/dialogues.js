@@ -1,0 +1,89 @@
+// The two dialogues: the person's agreement, and the profile's text.
+
+import { prompt } from "./panels.js";
+import { call, reason } from "./program.js";
+import { byId, el } from "./text.js";
+
+/** Asks whether the sheet may have what it asks for; true where the person agrees. Escape declines. */
+export function askConsent(sheet) {
+  const dialogue = byId("consent");
+  const { question, fields, notes } = sheet.consent;
+  byId("consent-title").textContent = "Do you agree?";
+  byId("consent-body").replaceChildren(
+    el("p", {}, question),
+    el("dl", { class: "forms" }, ...fields.map(({ name, form }) => el("div", {}, el("dt", {}, name), el("dd", {}, form)))),
+    el("ul", { class: "notes" }, ...notes.map((note) => el("li", {}, note))),
+    el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
+  dialogue.returnValue = "";
+  dialogue.showModal();
+  return new Promise((answer) => {
+    dialogue.addEventListener("close", () => answer(dialogue.returnValue === "agree"), { once: true });
+  });
+}
+
+const editor = { version: null, saved: "", warned: false };
+
+/** Opens the profile's text. */
+export async function editProfile() {
+  byId("editor").showModal();
+  await load();
+}
+
+async function load() {
+  const text = byId("editor-text");
+  complain("");
+  byId("editor-again").hidden = true;
+  text.disabled = byId("editor-save").disabled = true;
+  try {
+    const answer = await call("GET", "/api/profile");
+    Object.assign(editor, { version: answer.version, saved: answer.text, warned: false });
+    text.value = answer.text;
+    editor.saved = text.value; // as the text area has it: it changes line ends
+    text.disabled = byId("editor-save").disabled = false;
+    text.focus();
+    text.setSelectionRange(0, 0);
+  } catch (error) {
+    complain(reason(error));
+  }
+}
+
+async function save() {
+  complain("");
+  byId("editor-save").disabled = true;
+  try {
+    await call("PUT", "/api/profile", { text: byId("editor-text").value, version: editor.version });
+    byId("editor").close();
+  } catch (error) {
+    complain(reason(error));
+    byId("editor-again").hidden = error.status !== 409;
+    byId("editor-text").focus();
+  } finally {
+    byId("editor-save").disabled = false;
+  }
+}
+
+/** Closes, but not over unsaved changes without having said so. */
+function leave(event) {
+  const unsaved = byId("editor-text").value !== editor.saved && !byId("editor-text").disabled;
+  if (unsaved && !editor.warned) {
+    event.preventDefault();
+    editor.warned = true;
+    complain("Your changes are not saved. Save them, or cancel once more to drop them.");
+  } else if (event.type === "click") {
+    byId("editor").close();
+  }
+}
+
+function complain(text) {
+  byId("editor-error").textContent = text;
+  byId("editor-text").setAttribute("aria-invalid", String(Boolean(text)));
+}
+
+export function wireEditor() {
+  byId("editor-save").addEventListener("click", save);
+  byId("editor-again").addEventListener("click", load);
+  byId("editor-cancel").addEventListener("click", leave);
+  byId("editor").addEventListener("cancel", leave);
+  byId("editor-text").addEventListener("input", () => (editor.warned = false));
+  byId("editor").querySelector("form").addEventListener("submit", (event) => event.preventDefault());
+}

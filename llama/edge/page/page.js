@@ -1,0 +1,440 @@
+// The page of the device's program: what it knows, what happens to it, and what the person does. Drawing is in
+// panels.js and diagram.js, the dialogues are in dialogues.js, talking to the program is in program.js.
+
+import { drawDiagram } from "./diagram.js";
+import { askConsent, editProfile, wireEditor } from "./dialogues.js";
+import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
+import { call, listen, Locked, reason, Refused } from "./program.js";
+import { byId, count, el } from "./text.js";
+
+const BACK_SHOWN_MS = 6000;
+const SILENT_MS = 3000; // after so long without a step, the page says that it is waiting
+const BUSY = ["asking", "prefill", "decoding"];
+const OF_A_RUN = ["prefill", "iteration", "text", "done", "failed", "stopped"];
+
+/** All that the page shows. */
+const state = {
+  cloud: null, model: null, sheets: [], profile: null, sanitise: "schema", run: null,
+  promptId: "", // chosen here
+  sheet: null, sheetError: "", // as it would be sent now
+  declined: false, starting: false, stopping: false, startError: "", changedSince: false,
+  trouble: "", // why the program cannot say how things are
+  lost: null, // {wait} while the program does not answer
+  cloudBack: false,
+};
+let seen = 0; // number of the last event that is in the state
+let stale = false; // the state must be fetched anew before events mean anything
+
+const busy = () => state.run !== null && BUSY.includes(state.run.phase);
+/** The run, if it is of the sheet that is shown; an earlier run's reply does not follow a "declined". */
+const shownRun = () => (busy() || (state.run?.prompt_id === state.promptId && !state.declined) ? state.run : null);
+
+// --- What the program says -------------------------------------------------------------------------------------------
+
+/** Fetches everything anew. */
+async function refresh() {
+  stale = true;
+  const fresh = await stateOrTrouble();
+  stale = false;
+  seen = fresh.last_event;
+  const { cloud, model, sheets, profile, sanitise } = fresh;
+  Object.assign(state, { cloud, model, sheets, profile, sanitise, run: withOurs(fresh.run) });
+  if (busy()) state.promptId = state.run.prompt_id;
+  else if (!sheets.some((sheet) => sheet.prompt_id === state.promptId)) {
+    const first = [state.run?.prompt_id, fresh.prompt_id, sheets.length === 1 ? sheets[0].prompt_id : ""];
+    state.promptId = first.find((id) => sheets.some((sheet) => sheet.prompt_id === id)) ?? "";
+  }
+  await fetchSheet();
+}
+
+/** The program's state; where it cannot tell it (the profile's file has become unusable), the page says so. */
+async function stateOrTrouble() {
+  try {
+    const fresh = await call("GET", "/api/state");
+    state.trouble = "";
+    return fresh;
+  } catch (error) {
+    if (error instanceof Refused) {
+      state.trouble = error.message;
+      changed();
+    }
+    throw error;
+  }
+}
+
+/** A snapshot of a run, with what only this page keeps of it. */
+function withOurs(run) {
+  if (!run) return null;
+  const before = state.run?.id === run.id ? state.run : { notices: [] };
+  return { ...run, notices: before.notices, tokens: tokensOf(run.iteration), lastStep: performance.now() };
+}
+
+/** Tokens of the reply so far; the one that ends it is none of them. */
+const tokensOf = (iteration) => (!iteration ? 0 : iteration.index + (iteration.token_id !== null && !iteration.stop ? 1 : 0));
+
+let sheetsAsked = 0;
+
+/** The chosen sheet as it would be sent now. */
+async function fetchSheet() {
+  const asked = ++sheetsAsked;
+  let sheet = null;
+  let sheetError = "";
+  if (state.promptId) {
+    try {
+      sheet = await call("GET", `/api/sheet?prompt_id=${encodeURIComponent(state.promptId)}`);
+    } catch (error) {
+      if (error instanceof Locked) throw error;
+      sheetError = reason(error);
+    }
+  }
+  if (asked !== sheetsAsked) return; // another one has been chosen meanwhile
+  Object.assign(state, { sheet, sheetError });
+  changed();
+}
+
+async function onEvent(event) {
+  if (event.n !== undefined && event.n <= seen) return; // the state had it already
+  seen = event.n ?? seen;
+  const { run } = state;
+  if (!run && OF_A_RUN.includes(event.type)) return refresh(); // its beginning was missed
+  switch (event.type) {
+    case "reset":
+      await refresh();
+      break;
+    case "sheets":
+    case "profile":
+      state.changedSince = Boolean(run?.done || busy());
+      await refresh();
+      break;
+    case "cloud":
+      onCloud(event.cloud);
+      break;
+    case "begun":
+      Object.assign(state, { run: withOurs(event.run), declined: false, stopping: false, startError: "", changedSince: false });
+      if (state.promptId !== event.run.prompt_id) { // started in another tab
+        state.promptId = event.run.prompt_id;
+        await fetchSheet();
+      }
+      tell("Started.");
+      break;
+    case "notice":
+      if (run) run.notices = [...run.notices, event.text].slice(-50);
+      tell(event.text);
+      break;
+    case "prefill":
+      if (run.phase !== "prefill") tell("The prompt is being read.");
+      Object.assign(run, { phase: "prefill", prefill: { done: event.done, of: event.of }, lastStep: performance.now() });
+      break;
+    case "iteration":
+      if (event.token_id !== null) {
+        if (run.phase !== "decoding") tell("The reply is being written.");
+        run.phase = "decoding";
+      }
+      Object.assign(run, { iteration: event, tokens: tokensOf(event), lastStep: performance.now() });
+      break;
+    case "text":
+      run.text += event.text;
+      break;
+    case "done":
+      Object.assign(run, { phase: "done", done: event.reply });
+      tell(`Done: ${count(run.tokens, "token")}, ${count(event.reply.offers.length, "offer")}.`);
+      break;
+    case "failed":
+      Object.assign(run, { phase: "failed", error: event.error });
+      tell(`The run failed. ${event.error}`);
+      break;
+    case "stopped":
+      run.phase = "stopped";
+      tell("Stopped.");
+      break;
+  }
+  changed();
+}
+
+let backTimer;
+
+function onCloud(cloud) {
+  if (cloud.state !== state.cloud?.state) tell(ANNOUNCED[cloud.state] ?? "");
+  const wasAway = state.cloud && (state.cloud.state === "away" || state.cloud.state === "wrong");
+  state.cloud = cloud;
+  clearTimeout(backTimer);
+  state.cloudBack = cloud.state === "here" && (wasAway || state.cloudBack);
+  if (state.cloudBack) {
+    backTimer = setTimeout(() => {
+      state.cloudBack = false;
+      changed();
+    }, BACK_SHOWN_MS);
+  }
+}
+
+/** For screen readers: what happens, but neither every token nor every second of waiting. */
+function tell(text) {
+  byId("said").textContent = text;
+}
+
+// --- What the person does --------------------------------------------------------------------------------------------
+
+async function choose() {
+  Object.assign(state, { promptId: byId("sheets").value, declined: false, startError: "", sheet: null, sheetError: "" });
+  changed();
+  await guarded(fetchSheet);
+}
+
+async function start() {
+  if (state.starting || busy() || !state.sheet) return;
+  Object.assign(state, { starting: true, declined: false, startError: "" });
+  changed();
+  try {
+    if (state.sheet.consent.needed) await agreeAndRun();
+    else await run(false);
+  } catch (error) {
+    if (error instanceof Locked) return lock(error);
+    state.startError = reason(error);
+    tell(state.startError);
+    if (error.status === 409) await guarded(refresh); // what is shown is not what is so
+  } finally {
+    state.starting = false;
+    changed();
+  }
+}
+
+async function agreeAndRun() {
+  if (await askConsent(state.sheet)) return run(true);
+  state.declined = true;
+  tell("Declined; nothing was sent.");
+}
+
+async function run(agree) {
+  try {
+    await call("POST", "/api/run", { prompt_id: state.promptId, agree });
+    await fetchSheet(); // what was agreed to need not be asked again
+  } catch (error) {
+    if (!error.body?.consent_needed || agree) throw error;
+    await fetchSheet(); // it asks for more than when it was fetched
+    if (state.sheet) await agreeAndRun();
+  }
+}
+
+async function stop() {
+  state.stopping = true;
+  changed();
+  await guarded(() => call("POST", "/api/stop", {}));
+}
+
+async function guarded(action) {
+  try {
+    await action();
+  } catch (error) {
+    if (error instanceof Locked) return lock(error);
+    state.startError = reason(error);
+    changed();
+  }
+}
+
+function lock(error) {
+  byId("all").hidden = true;
+  byId("cloud").hidden = true;
+  byId("locked").hidden = false;
+  byId("locked-why").textContent = error.message
+    ? `This page may not show anything: ${error.message}` : "This page may not show anything: the program does not know this address.";
+  for (const dialogue of document.querySelectorAll("dialog[open]")) dialogue.close();
+}
+
+// --- Drawing ---------------------------------------------------------------------------------------------------------
+
+let asked = false;
+
+/** Draws at the next frame, however often it is called until then. */
+function changed() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(draw);
+}
+
+function draw() {
+  asked = false;
+  const view = { ...state, run: shownRun() };
+  drawTop(view);
+  drawControls(view);
+  drawBanners(view);
+  drawSystem(view);
+  drawProfile(view);
+  drawReply(view);
+  drawSaw(view);
+  if (drawDiagram(view)) changed(); // later: nobody can read faster
+  else drawStatus(view);
+}
+
+const ANNOUNCED = { away: "The cloud is away.", wrong: "This is not the right cloud.", here: "The cloud is here." };
+const CLOUD = {
+  connecting: "looking for the cloud", here: "the cloud is here", away: "the cloud is away", wrong: "not the right cloud",
+};
+
+function drawTop({ cloud, model }) {
+  fill("model", [model?.n_layers, model?.split_layer], () => (model
+    ? `${count(model.n_layers, "layer")}: ${model.split_layer} on this device, ${model.n_layers - model.split_layer} in the cloud` : ""));
+  byId("cloud").hidden = !cloud;
+  if (!cloud) return;
+  byId("cloud").dataset.state = cloud.state;
+  fill("cloud", [cloud.state, cloud.address], () => [
+    el("i", { class: "dot", "aria-hidden": "true" }), el("span", {}, CLOUD[cloud.state] ?? cloud.state),
+    el("span", { class: "address" }, cloud.address)]);
+}
+
+function drawControls(view) {
+  const { sheets, promptId, starting, stopping, sheet, profile, lost, cloud, trouble } = view;
+  fill("sheets", [sheets], () => sheetOptions(sheets));
+  if (byId("sheets").value !== promptId) byId("sheets").value = promptId;
+  byId("sheets").disabled = busy() || starting || !sheets.length;
+  byId("edit").disabled = (!profile && !trouble) || (Boolean(lost) && !trouble);
+  byId("start").disabled = !sheet || starting || Boolean(lost) || cloud?.state === "wrong";
+  byId("stop").disabled = Boolean(lost) || stopping;
+  swap(byId("start"), byId("stop"), busy());
+}
+
+function drawStatus(view) {
+  const { run: shown } = view;
+  byId("status").textContent = status(view);
+  byId("status").dataset.phase = view.startError ? "failed" : shown?.phase ?? "";
+  const progress = byId("progress");
+  progress.hidden = !busy() || shown.phase === "decoding";
+  if (shown?.prefill && shown.phase === "prefill") {
+    progress.max = shown.prefill.of;
+    progress.value = shown.prefill.done;
+  } else progress.removeAttribute("value");
+}
+
+/** Shows one of two buttons; the focus goes along. */
+function swap(first, second, showSecond) {
+  const [shown, hidden] = showSecond ? [second, first] : [first, second];
+  if (!shown.hidden && hidden.hidden) return;
+  const focused = document.activeElement === hidden || document.activeElement === document.body;
+  shown.hidden = false;
+  hidden.hidden = true;
+  if (focused && document.querySelector("dialog[open]") === null) shown.focus({ preventScroll: true });
+}
+
+function sheetOptions(sheets) {
+  const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "There are no sheets");
+  const parties = [...new Set(sheets.map(({ party }) => party))].sort();
+  return [first, ...parties.map((party) => el("optgroup", { label: party ? `Of the third party ${party}` : "Of the provider" },
+    ...sheets.filter((sheet) => sheet.party === party).map(({ prompt_id, title }) => el("option", { value: prompt_id }, title || prompt_id))))];
+}
+
+function status({ run, sheet, sheetError, promptId, starting, stopping, startError, declined, lost, trouble, sheets, cloud }) {
+  if (lost) return trouble ? "The program cannot go on; why is said below." : "The program does not answer.";
+  if (run && BUSY.includes(run.phase)) return stopping ? "Stopping …" : `${step(run)}${silence(run)}`;
+  if (startError) return startError;
+  if (declined) return "Declined; nothing was sent.";
+  if (starting) return "Waiting for your answer; nothing has been sent.";
+  if (!promptId) return sheets.length ? "Choose a prompt sheet to begin." : "The provider has no sheets to choose from yet.";
+  if (sheetError) return "This sheet cannot be asked.";
+  if (!sheet) return "The sheet is being fetched, and prepared here …";
+  if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.`;
+  if (run?.phase === "failed") return "The run failed; why is said below.";
+  if (run?.phase === "stopped") return `Stopped after ${count(run.tokens, "token")}.`;
+  if (cloud?.state === "wrong") return "This is not the cloud that the model’s first layer belongs to.";
+  return "Ready. Nothing has been sent.";
+}
+
+function step({ phase, prefill, tokens, iteration, text }) {
+  if (phase === "asking") return "Asked. The cloud reads the prompt first …";
+  if (phase === "prefill") return `The prompt is being read${text ? " again" : ""}: ${prefill.done} of ${prefill.of} tokens`;
+  return `The reply is being written: ${count(tokens, "token")}${speed({ iteration })}`;
+}
+
+const speed = ({ iteration }) => (iteration?.tokens_per_s ? `, ${iteration.tokens_per_s.toFixed(1)} a second` : "");
+
+/** How long nothing has come; said in words, so that nothing spins for ever. */
+function silence({ lastStep }) {
+  const ms = performance.now() - lastStep;
+  return ms < SILENT_MS ? "" : `; nothing has come for ${Math.floor(ms / 1000)} s, the program keeps asking until its deadline`;
+}
+
+function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
+  const running = run && BUSY.includes(run.phase);
+  const state = cloud?.state;
+  fill("banners", [lost?.wait, state, cloud?.says, cloudBack, running, sanitise, trouble], () => [
+    trouble && banner("bad", "The program cannot say how things are.", `${trouble} If it is the profile, Edit profile mends it.`),
+    lost && !trouble && banner("bad", "Connection to the program lost.",
+      lost.wait ? `It may have ended; then start it again and open the address that it prints. Next attempt within ${lost.wait} s.` : "Trying again now …",
+      el("button", { type: "button", id: "try-now" }, "Try now")),
+    !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.says),
+    !lost && state === "away" && banner("warn", "The cloud is away.",
+      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${cloud.says ?? ""}`),
+    !lost && state === "wrong" && banner("bad", "This is not the right cloud.", cloud.says),
+    !lost && cloudBack && banner("good", "The cloud is back.", running ? "The run goes on." : ""),
+    sanitise === "off" && banner("bad", "Sanitising is off.", "What the sheet asks for leaves as you wrote it, secrets too."),
+  ]);
+}
+
+function banner(kind, title, text, ...more) {
+  return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), ` ${text ?? ""}`), ...more);
+}
+
+// --- From the beginning ----------------------------------------------------------------------------------------------
+
+let wake = () => {};
+
+function wire() {
+  byId("sheets").addEventListener("change", choose);
+  byId("edit").addEventListener("click", () => editProfile());
+  byId("start").addEventListener("click", start);
+  byId("stop").addEventListener("click", stop);
+  byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());
+  wireEditor();
+  setInterval(() => busy() && changed(), 1000); // the silence grows by itself
+}
+
+async function main() {
+  wire();
+  try {
+    await firstState();
+    byId("all").hidden = false;
+    changed();
+    await listen({
+      after: async () => {
+        if (stale) await refresh();
+        return seen;
+      },
+      onEvent,
+      onFound: () => {
+        state.lost = null;
+        changed();
+      },
+      onLost: (wait) => {
+        if (!state.lost) tell("Connection to the program lost.");
+        state.lost = { wait };
+        changed();
+      },
+      until: pause,
+    });
+  } catch (error) {
+    lock(error);
+    if (!(error instanceof Locked)) throw error;
+  }
+}
+
+/** The first state; the program may still be starting. */
+async function firstState() {
+  for (let wait = 1; ; wait = Math.min(10, 2 * wait)) {
+    try {
+      return await refresh();
+    } catch (error) {
+      if (error instanceof Locked) throw error;
+      byId("all").hidden = false;
+      state.lost = { wait };
+      changed();
+      await pause(wait);
+    }
+  }
+}
+
+function pause(seconds) {
+  return new Promise((resolve) => {
+    wake = resolve;
+    setTimeout(resolve, 1000 * seconds);
+  });
+}
+
+main();

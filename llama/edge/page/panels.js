@@ -1,0 +1,219 @@
+// The left panel (system prompt, profile, recommendations) and the third view (who saw what).
+
+import { bounded, byId, count, el, marked, rupiah } from "./text.js";
+
+const FATES = {
+  sent: ["sent", "as you wrote it"],
+  generalised: ["generalised", "made coarser"],
+  tag: ["tag", "the value stays here"],
+  kept: ["kept", "not asked for"],
+  missing: ["missing", "asked for, but not in your profile"],
+};
+const ONE_LINE = 34; // characters of a value and of what becomes of it
+const POLICIES = { secret: "only as a tag", quasi: "only coarser", open: "as you wrote it" };
+const REPLIES = { recommend: "Recommendations", answer: "Answer", extract: "What the text mentions" };
+const PARTIES = [["customer", "You"], ["provider", "The provider"], ["third party", "The third party"]];
+
+// --- Drawing only what has changed -----------------------------------------------------------------------------------
+
+const drawn = new Map();
+
+/** Fills `id` with what `make` returns, unless `causes` are what they were the last time. */
+export function fill(id, causes, make) {
+  const before = drawn.get(id);
+  if (before && before.length === causes.length && before.every((cause, i) => cause === causes[i])) return;
+  drawn.set(id, causes);
+  byId(id).replaceChildren(...[make()].flat().filter(Boolean));
+}
+
+const empty = (text) => el("p", { class: "empty" }, text);
+const problem = (title, text) => el("div", { class: "problem" }, el("p", {}, el("strong", {}, title)), el("p", {}, text));
+
+// --- 1: the system prompt --------------------------------------------------------------------------------------------
+
+export function drawSystem({ sheet, sheetError }) {
+  fill("whose", [sheet?.whose], () => (sheet ? `from ${sheet.whose}` : ""));
+  fill("system", [sheet, sheetError], () => {
+    if (sheetError) return problem("This sheet cannot be prepared, so nothing is sent.", sheetError);
+    if (!sheet) return empty("Choose a prompt sheet above. What it tells the model first will stand here.");
+    return bounded("The system prompt", { class: "words short" }, sheet.system_prompt || "There is none.");
+  });
+}
+
+// --- 2: the profile --------------------------------------------------------------------------------------------------
+
+export function drawProfile({ sheet, profile }) {
+  fill("profile", [sheet, profile], () => {
+    if (!profile) return empty("The program was started without a profile: --profile_file names one.");
+    if (sheet) return asked(sheet);
+    return profile.fields.length ? unasked(profile) : empty("Your profile has no fields yet. Edit profile adds them.");
+  });
+}
+
+/** What becomes of each field if this sheet is asked. */
+function asked({ fields, tags }) {
+  const parts = [];
+  const wanted = fields.filter(({ fate }) => fate !== "kept");
+  const kept = fields.filter(({ fate }) => fate === "kept");
+  if (wanted.length) parts.push(el("ul", { class: "fields" }, ...wanted.map((field) => fieldRow(field, tags))));
+  else parts.push(empty("This sheet asks for nothing of your profile."));
+  if (kept.length) {
+    parts.push(el("details", {},
+      el("summary", {}, el("span", { class: "fate", "data-fate": "kept" }, "kept"),
+        ` ${count(kept.length, "field")} that nobody asked for`),
+      el("dl", { class: "kept" }, ...kept.map(({ label, value }) =>
+        el("div", {}, el("dt", {}, label), el("dd", {}, bounded(label, { class: "value" }, value)))))));
+  }
+  return parts;
+}
+
+function fieldRow({ label, value, fate, sent_as }, tags) {
+  const [word, meaning] = FATES[fate] ?? [fate, ""];
+  const row = el("li", { class: "field" },
+    el("span", { class: "label" }, label),
+    el("span", { class: "fate", "data-fate": fate, title: meaning }, word));
+  if (fate === "missing") {
+    row.append(el("div", { class: "change quiet" }, meaning));
+  } else {
+    const brief = value.length + sent_as.length <= ONE_LINE;
+    const leaves = el("span", { class: "becomes" }, el("span", { class: "arrow", "aria-hidden": "true" }, "→"),
+      el("span", { class: "unseen" }, " leaves as: "), ...marked(sent_as, tags));
+    row.append(bounded(`${label}: value, and what leaves`, { class: brief ? "change brief" : "change" },
+      sent_as === value ? null : el("span", { class: "value" }, value), leaves));
+  }
+  return row;
+}
+
+/** Before a sheet is chosen: in which form each field could leave at all. */
+function unasked({ file, fields }) {
+  return [
+    el("p", { class: "quiet" }, `${file}: ${count(fields.length, "field")}. Only what a sheet asks for leaves, in this form:`),
+    bounded("The fields of your profile", { class: "all-fields" },
+      el("dl", { class: "kept" }, ...fields.map(({ label, policy, value }) => el("div", {},
+        el("dt", {}, label), el("dd", {}, value, el("span", { class: "policy" }, POLICIES[policy] ?? policy)))))),
+  ];
+}
+
+// --- 3: the reply and the offers -------------------------------------------------------------------------------------
+
+export function drawReply({ sheet, run, declined }) {
+  const task = sheet?.task ?? "recommend";
+  fill("reply-name", [task], () => el("span", {}, REPLIES[task] ?? "Reply"));
+  const shape = run ? "run" : declined ? "declined" : sheet ? "ready" : "nothing";
+  fill("reply", [shape], () => {
+    if (shape === "run") return replySkeleton();
+    if (shape === "declined") return el("p", { class: "declined" }, "Declined; nothing was sent.");
+    if (shape === "ready") return empty("Start asks this sheet. The reply will be written here, word by word.");
+    return empty("The reply will be written here.");
+  });
+  if (!run) return;
+  writeOn(byId("reply-text"), run.done ? run.done.text : run.text);
+  fill("reply-after", [run.phase, run.error, run.done, run.notices.length], () => afterReply(run));
+}
+
+function replySkeleton() {
+  drawn.delete("reply-after"); // what follows is a new element
+  return [
+    el("div", { class: "words reply-text bounded", id: "reply-text", role: "group", "aria-label": "The reply", tabindex: 0 }),
+    el("div", { id: "reply-after" }),
+  ];
+}
+
+/** Appends to a text node what is new, so that a selection in the reply survives the next word. */
+function writeOn(box, text) {
+  if (!box.firstChild) box.append("");
+  const node = box.firstChild;
+  if (node.data === text) return;
+  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 8;
+  if (text.startsWith(node.data)) node.appendData(text.slice(node.data.length));
+  else node.data = text;
+  if (atEnd) box.scrollTop = box.scrollHeight;
+}
+
+function afterReply(run) {
+  const { done } = run;
+  const parts = [];
+  if (run.phase === "failed") parts.push(problem("The run failed.", run.error ?? ""));
+  if (run.phase === "stopped") parts.push(el("p", { class: "declined" }, "Stopped by you. What had come until then is above."));
+  if (done) {
+    if (!done.text) parts.push(empty("The model has answered nothing."));
+    if (done.ending) parts.push(el("p", { class: "note" }, done.ending));
+    if (done.tags_left) {
+      parts.push(el("p", { class: "note" }, `${count(done.tags_left, "tag")} in the reply stayed as they are, to be safe.`));
+    }
+    if (done.offers.length) {
+      parts.push(el("h4", {}, "Offers that match"), el("ul", { class: "offers" }, ...done.offers.map(offer)),
+        el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
+    }
+    if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
+    parts.push(el("p", { class: "note timing" }, done.timing));
+  }
+  if (run.notices.length) {
+    parts.push(el("h4", {}, "Said during the run"),
+      bounded("Said during the run", { class: "notices" }, el("ul", {}, ...run.notices.map((text) => el("li", {}, text)))));
+  }
+  return parts;
+}
+
+function offer({ title, vendor, price, url, item, matched }) {
+  return el("li", { class: "offer" },
+    el("p", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
+    el("p", { class: "vendor" }, vendor, item ? el("span", {}, ` · for “${item}”`) : null),
+    matched?.length ? el("p", { class: "matched" }, el("span", {}, "matched "), ...matched.map((word) => el("span", { class: "word" }, word))) : null,
+    url ? el("p", { class: "url" }, url) : null);
+}
+
+// --- Who saw what ----------------------------------------------------------------------------------------------------
+
+export function drawSaw({ sheet, run, sanitise, changedSince }) {
+  fill("most", [sheet, sanitise, changedSince], () => {
+    if (!sheet) return empty("Choose a prompt sheet: the prompt will stand here as it would leave, before anything is sent.");
+    return [
+      el("p", { class: "quiet" }, "This prompt, ", count(sheet.tokens, "token"), ", is what the rows can be turned back into by whoever gets them. ",
+        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why secrets are replaced first."),
+      changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run: this is what the next run would send.") : null,
+      prompt(sheet),
+      legend(sheet.tags),
+    ];
+  });
+  fill("views", [run?.phase, run?.done, sheet?.party], () => {
+    if (run?.done) return table(run.done.views, sheet?.party, sheet?.tags);
+    if (run?.phase === "failed" || run?.phase === "stopped") {
+      return empty("This run did not reach its end, so there is no table. Of what had crossed until then, assume that the provider knows the prompt above and the words that it had written.");
+    }
+    return empty(run ? "The table is filled in when the reply is complete." : "After a run, the table shows what you, the provider and a third party hold of it, word for word.");
+  });
+}
+
+/** The dialogue as it leaves, with tags marked. */
+export function prompt({ prompt: messages, tags }) {
+  return bounded("The prompt as it leaves", { class: "prompt" }, ...messages.map(({ role, content }) =>
+    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)))));
+}
+
+function legend(tags) {
+  const known = Object.entries(tags);
+  if (!known.length) return el("p", { class: "note" }, "Nothing in it had to be replaced.");
+  return el("div", { class: "legend" }, el("p", {}, "Known here only:"),
+    el("dl", {}, ...known.map(([tag, value]) => el("div", {}, el("dt", {}, el("mark", { class: "tag" }, tag)), el("dd", {}, value)))));
+}
+
+// The roles are said again because a phone shows the table as blocks, and a table of blocks is none to a screen reader.
+function table(views, party, tags) {
+  const heads = PARTIES.map(([kind, head]) => [kind, kind === "third party" && party ? `The third party ${party}` : head]);
+  return el("table", { class: "views", role: "table", "aria-labelledby": "views-title" },
+    el("thead", { role: "rowgroup" }, el("tr", { role: "row" },
+      el("th", { role: "columnheader", scope: "col" }, el("span", { class: "unseen" }, "Of this run")),
+      ...heads.map(([kind, head]) => el("th", { role: "columnheader", scope: "col", "data-party": kind }, head)))),
+    el("tbody", { role: "rowgroup" }, ...views.map(({ kind, cells }) => el("tr", { role: "row" },
+      el("th", { role: "rowheader", scope: "row" }, kind),
+      ...cells.map((cell, i) => el("td", { role: "cell", "data-party": cell.party, "data-holds": String(cell.holds) },
+        el("span", { class: "party", "aria-hidden": "true" }, heads[i]?.[1] ?? cell.party), ...held(cell, kind, tags)))))));
+}
+
+function held({ holds, says, content }, kind, tags) {
+  const said = says && says !== "yes" && says !== "no" ? el("p", { class: "says" }, says) : null;
+  if (!holds) return [said ?? el("p", { class: "says" }, "no")];
+  return [said, bounded(kind, { class: "words" }, ...marked(content ?? "", tags))].filter(Boolean);
+}
+

@@ -1,0 +1,86 @@
+// Talking to the program on this device. It knows this page by the token in the address, which is sent with every request.
+
+const HEARTBEAT_MS = 15000; // the program says something every 5 s; after three times that, the connection is dead
+const LONGEST_WAIT_S = 10;
+
+export class Locked extends Error {} // no token, or not this program's
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body.error || `The program answers with ${status}.`);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+const token = location.hash.slice(1);
+addEventListener("hashchange", () => location.reload()); // another program's address was pasted over this one's
+
+function request(path, options = {}) {
+  if (!/^[\w.~-]+$/.test(token)) throw new Locked("This address has no such part.");
+  return fetch(path, { ...options, headers: { "X-Token": token, ...options.headers }, cache: "no-store" });
+}
+
+async function checked(response) {
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 403) throw new Locked(body.error || "");
+  throw new Refused(response.status, body);
+}
+
+/** One request with a JSON body and a JSON answer. Throws Locked, Refused, or TypeError where nobody answers. */
+export async function call(method, path, body) {
+  const options = { method };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers = { "Content-Type": "application/json" };
+  }
+  const response = await checked(await request(path, options));
+  return response.json();
+}
+
+/** What went wrong with a call, for the person. */
+export function reason(error) {
+  return error instanceof TypeError ? "The program on this device does not answer." : error.message;
+}
+
+/**
+ * The program's events, for ever: `onEvent` gets each in turn and is waited for. Where the connection is lost, `onLost`
+ * is told after how many seconds the next attempt comes (0: now), and `onFound` when it has succeeded.
+ */
+export async function listen({ after, onEvent, onLost, onFound, until }) {
+  for (let wait = 1; ; wait = Math.min(2 * wait, LONGEST_WAIT_S)) {
+    const abort = new AbortController();
+    let watchdog;
+    const alive = () => {
+      clearTimeout(watchdog);
+      watchdog = setTimeout(() => abort.abort(), HEARTBEAT_MS);
+    };
+    try {
+      alive();
+      const response = await checked(await request(`/api/events?after=${await after()}`, { signal: abort.signal }));
+      onFound();
+      wait = 1;
+      for await (const line of lines(response.body, alive)) await onEvent(JSON.parse(line));
+    } catch (error) {
+      if (error instanceof Locked) throw error;
+    } finally {
+      clearTimeout(watchdog);
+      abort.abort();
+    }
+    onLost(wait);
+    await until(wait);
+    onLost(0);
+  }
+}
+
+async function* lines(body, alive) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    alive();
+    const parts = (rest + value).split("\n");
+    rest = parts.pop();
+    for (const line of parts) if (line.trim()) yield line;
+  }
+}
