@@ -1,6 +1,7 @@
-# demo: split a real checkpoint and ask it, as a person with a profile      test: everything that must hold
+# demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
+# test: everything that must hold (needs Chromium for the page)
 # lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
-.PHONY: demo test lint bench fixtures clean
+.PHONY: demo page test lint bench fixtures clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -10,6 +11,9 @@ LLAMA3_TOKENIZER := .cache/llama3-tokenizer.model
 
 demo: .demo/smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2
+
+page: .demo/smollm2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2 --web
 
 test: .venv/tests fixtures
 	$(BIN)/python -m pytest
@@ -23,6 +27,7 @@ bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
+	$(BIN)/python -m tests.benchmarks.searching
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

@@ -1,13 +1,18 @@
 #!/bin/sh
 # Start the cloud, ask it one sheet with a sample profile, show what each party holds, stop the cloud:
 # sh examples/demo.sh SPLIT_CHECKPOINT [PROMPT_ID]
+# or leave it to a page, until Ctrl-C:
+# sh examples/demo.sh SPLIT_CHECKPOINT --web
 set -eu
 checkpoint=$1
 prompt_id=${2:-birthday}
 work=$(mktemp -d)
 
+python -m llama.cloud.catalogue --import_file examples/catalogue.jsonl --catalogue "$work/products.sqlite" >"$work/import" 2>&1 ||
+    { cat "$work/import" >&2; exit 1; }
+
 torchrun --standalone --nproc_per_node 1 cloud_main.py --ckpt_dir "$checkpoint/cloud" --bind 'tcp://127.0.0.1:*' \
-    --record_file "$work/runs.sqlite" >"$work/log" 2>&1 &
+    --sheet_dir examples/sheets --record_file "$work/runs.sqlite" --catalogue "$work/products.sqlite" >"$work/log" 2>&1 &
 cloud=$!
 stop() {
     kill -TERM "$cloud" 2>/dev/null || true
@@ -24,11 +29,17 @@ done
 address=$(sed -n 's/^ready.* listening on \([^,]*\),.*/\1/p' "$work/log")
 
 echo "cloud:   $(grep '^ready' "$work/log")"
+if [ "$prompt_id" = --web ]; then
+    cp examples/profile.toml "$work/profile.toml" # which the page may edit
+    python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --profile_file "$work/profile.toml" \
+        --prompt_id birthday --temperature 0 --web
+    exit
+fi
 echo "sheet:   examples/sheets/$prompt_id.toml"
 echo "profile: examples/profile.toml, which stays on the device; in it:"
 grep -E '^(phone|nik|diagnosis|recipient|notes) = ' examples/profile.toml | sed 's/^/         /'
 echo
-python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --sheet_dir examples/sheets --prompt_id "$prompt_id" \
+python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --prompt_id "$prompt_id" \
     --profile_file examples/profile.toml --yes --temperature 0
 echo
 echo "all that the provider has written down (its --record_file):"
@@ -38,6 +49,6 @@ import sys
 
 runs = sqlite3.connect(sys.argv[1])
 runs.row_factory = sqlite3.Row
-for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text FROM runs"):
+for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text, offers FROM runs"):
     print("\n".join(f"  {name:13} {run[name]!r}" for name in run.keys()))
 PYTHON

@@ -125,21 +125,19 @@ def test_the_reply_is_restored_on_the_device_and_nowhere_else(smollm2_split: Spl
         screen = run_main(*command, timeout=120)
         plain = run_main(*command, "--plain", timeout=120)
         log = running.output()
-    assert answer["text_sent"].startswith("Gifts for [NAME_1]:") and answer["text"].startswith(
-        "Gifts for Rudi Hartono:"
-    )
+    assert answer["text_sent"].startswith("Gifts for [NAME_1]") and answer["text"].startswith("Gifts for Rudi Hartono")
     assert (answer["tags_restored"], answer["tags_left"]) == (1, 0)
     assert plain.stdout == answer["text"] + "\n"
     for shown in (
         "the most the provider could learn",
-        "Gifts for Rudi Hartono:",
+        "Gifts for Rudi Hartono",
         "who saw what",
         "[NAME_1]",
         "the provider",
     ):
         assert shown in screen.stdout
     stored = b"".join(path.read_bytes() for path in tmp_path.glob("runs.sqlite*"))
-    assert b"Gifts for [NAME_1]:" in stored
+    assert b"Gifts for [NAME_1]" in stored
     for kept in (stored.decode(errors="replace"), log):
         assert_no_secret(kept)
 
