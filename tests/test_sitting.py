@@ -1,0 +1,342 @@
+"""Claims about what the page is told and may ask for, without a browser; a real cloud, a real edge half."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+import edge_main
+from llama.edge.asking import Device, SheetSource
+from llama.edge.sitting import REMEMBERED_EVENTS, Conflict, Events, Sitting
+from llama.edge.web import application
+from llama.errors import ProfileError, PromptError
+from llama.sampling import Sampling
+from tests.processes import Cloud, cloud, wait_until
+
+Splits = Callable[..., Path]
+SHEETS = {
+    "system.txt": "Be kind.",
+    "gifts.toml": 'title = "Gifts"\nasks_for = ["name", "interests", "age"]\nquestions = ["For {name}. {interests}"]',
+    "insurer/cover.toml": 'title = "Cover"\nasks_for = ["trip"]\nquestions = ["Trip: {trip}"]',
+}
+PROFILE = 'name = "Sari Wulandari"\ninterests = "tea, and Sari likes it strong"\nage = 34\nphone = "0812-3456-7890"\n'
+
+
+@pytest.fixture(scope="module")
+def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("sheets")
+    for name, text in SHEETS.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def running(tiny_split: Splits, sheet_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    record = tmp_path_factory.mktemp("record") / "runs.sqlite"
+    with cloud(tiny_split() / "cloud", "--sheet_dir", sheet_dir, "--record_file", record) as running:
+        running.record = record  # type: ignore[attr-defined]
+        yield running
+
+
+@pytest.fixture(scope="module")
+def device(tiny_split: Splits) -> Device:
+    import torch
+
+    return Device(str(tiny_split() / "edge"), lambda half, welcome: edge_main._load(half, welcome, torch.device("cpu")))
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "profile.toml"
+    path.write_text(PROFILE)
+    return path
+
+
+@contextmanager
+def sitting_at(
+    device: Device, address: str, profile: Path | None, tokens: int = 8, **options: Any
+) -> Iterator[Sitting]:
+    source = SheetSource(address, None, options.pop("sheet_dir", None), 5.0)
+    sitting = Sitting(
+        device, source, address, profile_file=None if profile is None else str(profile),
+        **{"mode": "schema", "sampling": Sampling(temperature=0.0), "max_gen_len": tokens, "deadline_s": 5.0, **options},
+    )  # fmt: skip
+    try:
+        yield sitting
+    finally:
+        sitting.close()
+
+
+@pytest.fixture
+def sitting(device: Device, running: Cloud, profile: Path) -> Iterator[Sitting]:
+    with sitting_at(device, running.address, profile) as sitting:
+        yield sitting
+
+
+def events_of(sitting: Sitting, after: int = 0) -> list[dict[str, Any]]:
+    return [json.loads(line) for _, line in sitting.events.since(after)]
+
+
+def end_of(sitting: Sitting) -> dict[str, Any]:
+    """The event that ended the run."""
+    ends = ("done", "failed", "stopped")
+    assert wait_until(lambda: any(e["type"] in ends for e in events_of(sitting)))
+    return next(e for e in events_of(sitting) if e["type"] in ends)
+
+
+def runs_kept(running: Cloud) -> int:
+    with closing(sqlite3.connect(running.record)) as db:  # type: ignore[attr-defined]
+        (count,) = db.execute("SELECT count(*) FROM runs").fetchone()
+    return int(count)
+
+
+def test_a_sheet_is_shown_with_the_fate_of_every_field(sitting: Sitting) -> None:
+    """A tag, as written less its secrets, coarser, missing, kept; the prompt holds what is said to be sent."""
+    seen = sitting.look_at("gifts")
+    fates = {each["name"]: (each["fate"], each["sent_as"]) for each in seen["fields"]}
+    assert fates == {
+        "name": ("tag", "[NAME_1]"),
+        "interests": ("sent", "tea, and [NAME_1] likes it strong"),
+        "age": ("generalised", "30–39 years"),
+        "phone": ("kept", ""),
+    }
+    text = "\n".join(each["content"] for each in seen["prompt"])
+    assert all(sent in text for _, sent in fates.values()) and "Sari" not in text and "0812" not in text
+    assert seen["tags"] == {"[NAME_1]": "Sari Wulandari"}
+    assert (seen["whose"], seen["party"], seen["title"]) == ("the provider", "", "Gifts")
+    (trip,) = (each for each in sitting.look_at("insurer/cover")["fields"] if each["name"] == "trip")
+    assert trip["fate"] == "missing"
+    assert any("insurer gets the reply" in note for note in sitting.look_at("insurer/cover")["consent"]["notes"])
+
+
+def test_nothing_runs_that_was_not_looked_at_and_agreed_to(sitting: Sitting, running: Cloud) -> None:
+    """And once agreed to, it is remembered for this profile."""
+    before = runs_kept(running)
+    with pytest.raises(Conflict, match="look at the sheet first"):
+        sitting.begin("gifts", agree=True)
+    assert sitting.look_at("gifts")["consent"]["needed"]
+    with pytest.raises(PermissionError):
+        sitting.begin("gifts", agree=False)
+    assert runs_kept(running) == before and not [e for e in events_of(sitting) if e["type"] == "begun"]
+    sitting.begin("gifts", agree=True)
+    assert end_of(sitting)["type"] == "done" and runs_kept(running) == before + 1
+    assert not sitting.look_at("gifts")["consent"]["needed"]
+
+
+def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: Device) -> None:
+    """Each token with both halves' times; the pieces of text are the reply; the snapshot says the same as the events."""
+    sitting.look_at("gifts")
+    sitting.begin("gifts", agree=True)
+    done = end_of(sitting)["reply"]
+    told = events_of(sitting)
+    iterations = [e for e in told if e["type"] == "iteration" and e["token_id"] is not None]
+    assert [e["index"] for e in iterations] == list(range(8))
+    for e in iterations:
+        assert len(e["device"]["layers_us"]) == 1 and len(e["cloud"]["layers_us"]) == 3
+        assert e["bytes"] > e["rows"] * e["dim"] * 4
+    assert "".join(e["text"] for e in told if e["type"] == "text") == done["text"]
+    tokens = [e["token_id"] for e in iterations]
+    assert device.tokenizer.decode(tokens) == "".join(e["token"] for e in iterations) or "\ufffd" in done["text_sent"]
+    assert sitting.state()["run"] | {"iteration": None} == {
+        "id": sitting.state()["run"]["id"], "prompt_id": "gifts", "phase": "done", "prefill": None,
+        "text": done["text"], "iteration": None, "done": done, "error": None,
+    }  # fmt: skip
+    kinds = {row["kind"] for row in done["views"]}
+    assert {"profile, raw", "sanitised prompt", "reply with tags", "reply, restored"} <= kinds
+    provider = {row["kind"]: row["cells"][1] for row in done["views"]}
+    assert not provider["profile, raw"]["holds"] and provider["profile, raw"]["content"] == ""
+
+
+def test_a_stopped_run_is_never_finished(device: Device, running: Cloud, profile: Path) -> None:
+    """So nobody has a copy; and the next one may begin."""
+    before = runs_kept(running)
+    with sitting_at(device, running.address, profile, tokens=1000) as sitting:
+        sitting.look_at("gifts")
+        sitting.begin("gifts", agree=True)
+        with pytest.raises(Conflict, match="under way"):
+            sitting.begin("gifts", agree=True)
+        assert wait_until(lambda: any(e["type"] == "text" for e in events_of(sitting)))
+        sitting.stop()
+        assert end_of(sitting)["type"] == "stopped"
+        assert sitting.state()["run"]["phase"] == "stopped"
+        assert runs_kept(running) == before
+        sitting.begin("gifts", agree=False)
+
+
+def test_a_cloud_that_is_away_ends_a_run_with_words(device: Device, profile: Path, sheet_dir: Path) -> None:
+    """After the deadline, with where it was looked for; stopping does not wait for that."""
+    for stop in (False, True):
+        with sitting_at(
+            device, "tcp://127.0.0.1:9", profile, sheet_dir=str(sheet_dir), deadline_s=30.0 if stop else 1.0
+        ) as sitting:
+            sitting.look_at("gifts")
+            sitting.begin("gifts", agree=True)
+            assert wait_until(lambda: sitting.state()["cloud"]["state"] == "away")
+            if stop:
+                sitting.stop()
+            end = end_of(sitting)
+            assert end["type"] == ("stopped" if stop else "failed")
+            assert stop or "no answer from tcp://127.0.0.1:9" in end["error"]
+
+
+def test_what_runs_is_what_was_seen(sitting: Sitting, profile: Path) -> None:
+    """A profile that was changed behind the page's back must be looked at again."""
+    sitting.look_at("gifts")
+    profile.write_text(PROFILE + 'budget = "Rp 1"\n')
+    with pytest.raises(Conflict, match="profile has changed"):
+        sitting.begin("gifts", agree=True)
+    sitting.look_at("gifts")
+    sitting.begin("gifts", agree=True)
+    assert end_of(sitting)["type"] == "done"
+
+
+def test_a_profile_is_replaced_as_a_whole_or_not_at_all(sitting: Sitting, profile: Path) -> None:
+    """Bad TOML, a bad field and a file that somebody else has changed leave it as it is; the place is named."""
+    text, version = sitting.profile_text()
+    assert text == PROFILE
+    for bad, said in (("name = ", "not valid TOML"), ("Name = 1", "field's name"), ("a = {}", "must be text")):
+        with pytest.raises(ProfileError, match=said):
+            sitting.write_profile(bad, version)
+    assert profile.read_text() == PROFILE
+    newer = sitting.write_profile(PROFILE.replace("Sari", "Mei"), version)
+    assert profile.read_text() == PROFILE.replace("Sari", "Mei") and profile.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        sitting.write_profile(PROFILE, version)
+    assert sitting.profile_text()[1] == newer
+    assert [path.name for path in profile.parent.iterdir()] == ["profile.toml"]
+    assert any(e["type"] == "profile" for e in events_of(sitting))
+
+
+def test_without_a_profile_the_page_still_works(device: Device, running: Cloud) -> None:
+    """Nothing is asked, since nothing would leave."""
+    with sitting_at(device, running.address, None) as sitting:
+        assert sitting.state()["profile"] is None
+        assert not sitting.look_at("gifts")["consent"]["needed"]
+        with pytest.raises(ProfileError, match="--profile_file"):
+            sitting.profile_text()
+        sitting.begin("gifts", agree=False)
+        assert end_of(sitting)["type"] == "done"
+
+
+def test_a_sheet_that_is_not_there_is_an_error(device: Device, running: Cloud, profile: Path, sheet_dir: Path) -> None:
+    with sitting_at(device, running.address, profile, sheet_dir=str(sheet_dir)) as sitting:
+        with pytest.raises(PromptError, match="has no sheet nothing; it has gifts, insurer/cover"):
+            sitting.look_at("nothing")
+
+
+def test_events_are_bounded_and_who_is_too_far_behind_begins_anew() -> None:
+    """Also a page of an earlier start of the program, which knows higher numbers."""
+    events = Events()
+    woken = list[int]()
+    events.follow(wake := lambda: woken.append(1))
+    for i in range(REMEMBERED_EVENTS + 10):
+        events.add("notice", text=str(i))
+    events.leave(wake)
+    assert len(woken) == REMEMBERED_EVENTS + 10
+    assert [n for n, _ in events.since(events.last - 2)] == [events.last - 1, events.last]
+    assert events.since(events.last) == []
+    for behind in (0, 5, events.last + 1):
+        ((n, line),) = events.since(behind)
+        assert (n, json.loads(line)["type"]) == (events.last, "reset")
+
+
+# ---- the door
+
+
+TOKEN = "t0ken"
+
+
+@pytest.fixture(scope="module")
+def address(device: Device, running: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    profile = tmp_path_factory.mktemp("profile") / "profile.toml"
+    profile.write_text(PROFILE)
+    with sitting_at(device, running.address, profile) as sitting, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(
+            uvicorn.Config(application(sitting, port, TOKEN), log_config=None, lifespan="off", ws="none")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        assert wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{port}"
+        server.should_exit = True
+        thread.join()
+
+
+def status_of(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, str]:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, body, named, method=method)
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as err:
+        return err.code, err.read().decode()
+
+
+APIS = [
+    ("GET", "/api/state"), ("GET", "/api/sheet?prompt_id=gifts"), ("GET", "/api/profile"), ("GET", "/api/events"),
+    ("POST", "/api/run"), ("POST", "/api/stop"), ("PUT", "/api/profile"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), APIS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"X_Token": "wrong"},
+        {"X_Token": ""},
+        {"X_Token": TOKEN, "Origin": "http://evil.example"},
+        {"X_Token": TOKEN, "Origin": "null"},
+        {"X_Token": TOKEN, "Host": "evil.example"},
+        {"X_Token": TOKEN, "Host": "127.0.0.1"},
+        {"X_Token": TOKEN, "Sec_Fetch_Site": "cross-site"},
+        {"X_Token": TOKEN, "Sec_Fetch_Site": "same-site"},
+    ],
+    ids=str,
+)
+def test_who_is_not_the_page_is_refused(address: str, method: str, path: str, headers: dict[str, str]) -> None:
+    """No token, a wrong one, another origin, another name for this machine; nothing of the person is in the answer."""
+    status, body = status_of(address + path, method, b"{}" if method != "GET" else None, **headers)
+    assert status == 403 and "Sari" not in body and TOKEN not in body
+
+
+def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(address: str) -> None:
+    """Its policy allows this server and no other; it cannot be framed, cached or sniffed."""
+    for name in ("/", "/page.css", "/page.js", "/icon.svg"):
+        with urllib.request.urlopen(address + name) as reply:
+            text, headers = reply.read().decode(), reply.headers
+        assert "Sari" not in text and TOKEN not in text
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert (headers["x-frame-options"], headers["cache-control"]) == ("DENY", "no-store")
+    assert status_of(address + "/page.js", Host="evil.example")[0] == 403
+    for name in ("/nothing", "/web.py", "/..%2fweb.py", "/%2e%2e/web.py", "/page/../../web.py"):
+        assert status_of(address + name)[0] == 404, name
+
+
+def test_odd_bodies_are_refused_and_not_quoted(address: str) -> None:
+    """Not JSON, unknown fields, too large, a profile that is none."""
+    for body, status in (
+        (b"Sari", 400), (b'{"prompt_id": 1}', 400), (b'{"prompt_id": "gifts", "more": 1}', 400),
+        (b"[" * 100_000, 400), (b"x" * (3 << 20), 413),
+    ):  # fmt: skip
+        code, said = status_of(address + "/api/run", "POST", body, X_Token=TOKEN)
+        assert code == status and "Sari" not in said
+    version = json.loads(status_of(address + "/api/profile", X_Token=TOKEN)[1])["version"]
+    edited = json.dumps({"text": 'name = "Sari', "version": version}).encode()
+    code, said = status_of(address + "/api/profile", "PUT", edited, X_Token=TOKEN)
+    assert code == 422 and "not valid TOML" in said and "Sari" not in said
