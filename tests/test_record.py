@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llama.cloud.record as module
+from llama import wire
 from llama.cloud.record import BUSY_MS, Run, RunRecord, utc
 from llama.errors import RecordError
 from llama.tokenizer import Tokenizer
@@ -34,8 +35,10 @@ from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, opening, run_
 Splits = Callable[..., Path]
 
 PROMPT = [258, 84, 104, 101, 32]
+NOW = time.time()
 TAGGED = "For [NAME_1]: a mug, up to [PRICE_1]"
-COLUMNS = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us", "text"]
+COLUMNS = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us", "text",
+           "offers", "copy"]  # fmt: skip
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -70,8 +73,8 @@ def rows_of(path: Path) -> list[tuple[Any, ...]]:
 
 def a_run(number: int = 1, **changes: Any) -> Run:
     fields: dict[str, Any] = {
-        "run_id": number.to_bytes(16, "big"), "prompt_id": "gift-ideas", "opened_at": utc(0), "finished_at": utc(9),
-        "prompt_tokens": 5, "output_tokens": 3, "compute_us": 700, "text": TAGGED,
+        "run_id": number.to_bytes(16, "big"), "prompt_id": "gift-ideas", "opened_at": utc(NOW),
+        "finished_at": utc(NOW + 9), "prompt_tokens": 5, "output_tokens": 3, "compute_us": 700, "text": TAGGED,
     }  # fmt: skip
     return Run(**(fields | changes))
 
@@ -108,9 +111,9 @@ def test_a_finished_run_is_one_row_with_its_ids_its_times_its_counts_and_its_rep
     before = datetime.now(UTC).replace(microsecond=0)
     ids = served.run(PROMPT, 12)
     (row,) = rows_of(path)
-    run_id, prompt_id, opened_at, finished_at, prompt_tokens, output_tokens, compute_us, text = row
+    run_id, prompt_id, opened_at, finished_at, prompt_tokens, output_tokens, compute_us, text, offers, copy = row
     assert (len(run_id), prompt_id, prompt_tokens, output_tokens) == (16, "", len(PROMPT), 12)
-    assert text == served.server.tokenizer.decode(ids)
+    assert (text, offers, copy) == (served.server.tokenizer.decode(ids), "[]", "none")
     assert 0 < compute_us < 60e6
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", moment) for moment in (opened_at, finished_at))
     assert before <= datetime.fromisoformat(opened_at) <= datetime.fromisoformat(finished_at) <= datetime.now(UTC)
@@ -172,20 +175,26 @@ def test_ids_and_texts_arrive_unchanged_whatever_they_are(
     request = saying(text, run_id=run_id, prompt_id=prompt_id)
     finish(served, peer, request, len(request.resumed_ids))
     assert rows_of(path)[-1][:2] == (run_id, prompt_id)
-    assert rows_of(path)[-1][-1] == text
+    assert rows_of(path)[-1][7] == text
 
 
 def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None:
-    """One table and the index of its key; no value is of another type than its column."""
+    """Three tables and their indices; no value is of another type than its column; one run is one row of one table."""
     served.run(PROMPT, 12)
     with closing(sqlite3.connect(path)) as db:
         assert [name for _, name, *_ in db.execute("PRAGMA table_info(runs)")] == COLUMNS
-        assert db.execute("SELECT type, tbl_name FROM sqlite_master ORDER BY type").fetchall() == [
-            ("index", "runs"), ("table", "runs"),
+        assert [name for _, name, *_ in db.execute("PRAGMA table_info(deliveries)")] == [
+            "place", "run_id", "vendor", "written_at", "acknowledged",
+            "prompt_id", "finished_at", "prompt", "text", "offers", "withheld",
         ]  # fmt: skip
-        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT type, tbl_name FROM sqlite_master ORDER BY type, tbl_name").fetchall() == [
+            *[("index", "deliveries")] * 3, *[("index", "runs")] * 2,
+            ("table", "deliveries"), ("table", "runs"), ("table", "versions"),
+        ]  # fmt: skip
+        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
         (types,) = db.execute(f"SELECT {', '.join(f'typeof({name})' for name in COLUMNS)} FROM runs").fetchall()
-    assert types == ("blob", "text", "text", "text", "integer", "integer", "integer", "text")
+    assert types == ("blob", "text", "text", "text", "integer", "integer", "integer", *["text"] * 3)
 
 
 def test_a_run_shows_its_text_to_nobody_who_prints_it() -> None:
@@ -276,7 +285,7 @@ def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: Run
     with closing(sqlite3.connect(path)) as db, db:
         run = a_run()
         db.executemany(
-            "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?)",
+            "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'none')",
             ((os.urandom(16), run.opened_at, run.finished_at, "t" * 200) for _ in range(rows)),
         )
     took = []
@@ -342,7 +351,7 @@ def test_a_locked_file_costs_the_device_nothing(
             final = peer.ask(Finish(session, 1, len(TAGGED)))
             assert time.monotonic() - started < 40 * BUSY_MS / 1000
             assert isinstance(final, Final) and final.text == TAGGED
-            assert isinstance(peer.ask(Hello(1)), Welcome)
+            assert isinstance(peer.ask(Hello(wire.VERSION)), Welcome)
         assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
     line = "cloud: a finished run could not be recorded: database is locked\n"
     assert capfd.readouterr().err == line * 2
@@ -408,7 +417,7 @@ def another_programs(path: Path, version: int = 0, table: str = "notes (run_id, 
 def of_the_next_version(path: Path) -> None:
     RunRecord(path).close()
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute("PRAGMA user_version = 3")
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -417,7 +426,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "dangling link": (lambda path: path.symlink_to("nowhere"), "is not a file; give"),
     "text": (lambda path: path.write_text("Dear diary\n"), "file is not a database; give --record_file another file"),
     "weights": (lambda path: path.write_bytes(os.urandom(9000)), "file is not a database; give"),
-    "next version": (of_the_next_version, "is of version 2, and this release keeps version 1; give --record_file a"),
+    "next version": (of_the_next_version, "is of version 3, and this release keeps version 2; give --record_file a"),
     "other program's": (another_programs, "is a database of another program; give --record_file a file of its own"),
     "other program's of version 1": (lambda path: another_programs(path, 1), "is a database of another program"),
     "another runs": (lambda path: another_programs(path, 1, "runs (run_id, km)"), "is a database of another program"),

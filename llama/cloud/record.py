@@ -1,39 +1,96 @@
-"""What the provider keeps of a finished run: a row of an SQLite file, which any SQLite tool reads while it is written.
+"""What the provider keeps: finished runs, and third parties' deliveries until they are acknowledged. One SQLite file.
 
-Knows: the table, its version, how many rows are kept. The reply is kept as the cloud has it: a value that the device
-sent as a tag, such as ``[NAME_1]``, is that tag here too.
-Does not know: sockets, sessions, tensors, prompts, who the person is.
+Any SQLite tool reads it while it is written. A run and its delivery are written in one transaction, and each call
+returns when the disk has what it wrote: neither a kill nor a power cut loses any of it.
+
+Knows: the tables, their version, how long and how many rows are kept. Texts are kept as the cloud has them: a value
+that the device sent as a tag, such as ``[NAME_1]``, is that tag here too.
+Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to.
+
+**Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
+
+===================  ===========================================================================================
+runs                 the newest :data:`MAX_RUNS`, and none that finished longer than ``retention_days`` ago
+deliveries           for each third party the newest :data:`MAX_DELIVERIES`, and none that was written longer than
+                     ``retention_days`` ago, collected or not; :attr:`RunRecord.dropped` counts those that were not
+acknowledged ones    only their ids, by which a replayed run is known; for each third party the newest
+                     :data:`MAX_TOMBSTONES`, and none whose delivery was written longer than ``retention_days`` ago
+===================  ===========================================================================================
+
+What is deleted is overwritten in the file (not in a disk's spare blocks, nor in anybody's copy of it).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import astuple, dataclass, field, fields
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from llama import wire
 from llama.errors import RecordError
 
-VERSION = 1  # of the table: the file's user_version
+VERSION = 2  # of the tables: the file's user_version
+RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
+MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
+MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
 OPEN_PATIENCE_S = 2.0  # how long another program may hold the file when it is opened,
-BUSY_MS = 50  # and when a run is written: meanwhile the cloud answers nobody
+BUSY_MS = 50  # and when a run is written: meanwhile the clerk serves nobody
+_DAY_S = 24 * 60 * 60
 
-# Rows are in the order of their rowid, which grows with every run that is written, also one that replaces another;
-# times have whole seconds, and clocks are set back.
-_TABLE = """
-CREATE TABLE runs (
-    run_id BLOB PRIMARY KEY NOT NULL,
-    prompt_id TEXT NOT NULL,
-    opened_at TEXT NOT NULL,
-    finished_at TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    compute_us INTEGER NOT NULL,
-    text TEXT NOT NULL
-)
-"""
+# What makes a version out of the one before; a new file goes through all of them.
+#
+# Rows of both tables are in the order of their rowid, which grows with every row that is written, also one that
+# replaces another; times have whole seconds, and clocks are set back.
+_UPGRADES: dict[int, tuple[str, ...]] = {
+    1: (
+        """
+        CREATE TABLE runs (
+            run_id BLOB PRIMARY KEY NOT NULL,
+            prompt_id TEXT NOT NULL,
+            opened_at TEXT NOT NULL,
+            finished_at TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            compute_us INTEGER NOT NULL,
+            text TEXT NOT NULL
+        )
+        """,
+    ),
+    2: (
+        "ALTER TABLE runs ADD COLUMN offers TEXT NOT NULL DEFAULT '[]'",  # JSON
+        "ALTER TABLE runs ADD COLUMN copy TEXT NOT NULL DEFAULT 'none'",
+        "CREATE INDEX runs_by_age ON runs (finished_at)",
+        """
+        CREATE TABLE deliveries (
+            place INTEGER PRIMARY KEY,
+            run_id BLOB NOT NULL UNIQUE,
+            vendor TEXT NOT NULL,
+            written_at INTEGER NOT NULL,      -- seconds since 1970
+            acknowledged INTEGER NOT NULL,    -- 1: what follows is erased
+            prompt_id TEXT NOT NULL,
+            finished_at TEXT NOT NULL,
+            prompt TEXT NOT NULL,
+            text TEXT NOT NULL,
+            offers TEXT NOT NULL,             -- JSON
+            withheld INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX deliveries_by_vendor ON deliveries (vendor, acknowledged, place)",
+        "CREATE INDEX deliveries_by_age ON deliveries (written_at)",
+        # Version 1 kept no such table: in a file that it made the first row is 2.
+        "CREATE TABLE versions (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +106,8 @@ class Run:
         output_tokens: tokens of the reply, without the stop token.
         compute_us: microseconds its last session waited for the model.
         text: the reply, with the device's tags.
+        offers: made with the reply.
+        copy: what became of the third party's copy; a value of ``wire.Copy``.
     """
 
     run_id: bytes
@@ -59,28 +118,78 @@ class Run:
     output_tokens: int
     compute_us: int
     text: str = field(repr=False)
+    offers: tuple[wire.Offer, ...] = field(default=(), repr=False)
+    copy: str = "none"
 
 
-_COLUMNS = [f.name for f in fields(Run)]
-_INSERT = f"INSERT OR REPLACE INTO runs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
-_NEWEST = f"SELECT {', '.join(_COLUMNS)} FROM runs ORDER BY rowid DESC LIMIT ?"
-_SPAN = "SELECT (SELECT max(rowid) FROM runs) - (SELECT min(rowid) FROM runs) + 1"
-_DELETE_OLDEST = "DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs ORDER BY rowid LIMIT ?)"
+_RUN = [f.name for f in fields(Run)]
+_DELIVERY = list(wire.Delivery.__struct_fields__)
+_TABLES: dict[int, dict[str, list[str]]] = {
+    1: {"runs": _RUN[:8]},
+    2: {
+        "runs": _RUN,
+        "deliveries": ["place", "run_id", "vendor", "written_at", "acknowledged", *_DELIVERY[1:]],
+        "versions": ["version", "applied_at"],
+    },
+}
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+_WRITE_RUN = _insert("runs", _RUN)
+_NEWEST_RUNS = f"SELECT {', '.join(_RUN)} FROM runs ORDER BY rowid DESC LIMIT ?"
+_WRITE_DELIVERY = (
+    _insert("deliveries", ["vendor", "written_at", "acknowledged", *_DELIVERY]) + " ON CONFLICT (run_id) DO NOTHING"
+)
+_WAITING = f"""
+    SELECT {", ".join(_DELIVERY)} FROM deliveries
+    WHERE vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
+"""
+_ERASE = """
+    UPDATE deliveries
+    SET acknowledged = 1, prompt_id = '', finished_at = '', prompt = '', text = '', offers = '', withheld = 0
+    WHERE run_id = ? AND vendor = ? AND acknowledged = 0
+"""
+_OLD_RUNS = "DELETE FROM runs WHERE finished_at < ?"
+_OLD_DELIVERIES = "DELETE FROM deliveries WHERE written_at < ? RETURNING vendor, acknowledged"
+_FIRST_RUNS = "DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs ORDER BY rowid LIMIT ?)"
+_FIRST_DELIVERIES = """
+    DELETE FROM deliveries WHERE place IN (
+        SELECT place FROM deliveries WHERE vendor = ? AND acknowledged = ? ORDER BY place LIMIT ?
+    )
+"""
+_HOW_MANY_DELIVERIES = "SELECT vendor, acknowledged, count(*) FROM deliveries GROUP BY vendor, acknowledged"
 
 
 class RunRecord:
-    """The file of finished runs; one row per run, the newest :data:`MAX_RUNS` of them.
+    """The file of finished runs, and of deliveries that wait for the third parties that they belong to.
 
     Any thread may use it, one at a time. Other programs may read the file meanwhile.
 
     Args:
-        path: made if it is not there, readable and writable for this user only; a file that is there keeps its mode.
+        path: made if it is not there, readable and writable for this user only; a file that is there keeps its mode. A
+            file of an earlier version becomes one of this version, with all its rows.
+        retention_days: how long rows are kept, see above.
+        clock: seconds since 1970.
+
+    Attributes:
+        dropped: deliveries that retention has deleted before they were acknowledged, since the file was opened.
 
     Raises:
-        RecordError: not a file, not a run record of this version, or it cannot be written.
+        RecordError: not a file, not a run record of this version or an earlier one, or it cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, *, retention_days: float = RETENTION_DAYS, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.dropped = 0
+        self._retention_s, self._clock = retention_days * _DAY_S, clock
+        # How many rows there are, kept up to date; see _count.
+        self._runs, self._deliveries = 0, Counter[tuple[str, int]]()  # the latter by third party and acknowledged
+        self._counted_at: int | None = None
+        self._unfolded = False  # erased words may still stand in the companion file
         path = Path(path).absolute()  # to SQLite, ":memory:" would not be a file's name
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -108,52 +217,69 @@ class RunRecord:
                               f"local disk, where this user may write") from None  # fmt: skip
 
     def _prepare(self, path: Path) -> None:
-        self._check_kind(path)  # first: nothing is changed in a file that is not ours
+        self._version(path)  # first: nothing is changed in a file that is not ours
         if self._db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):  # readers never make a writer wait
             raise sqlite3.OperationalError("its file system has no shared memory")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last runs, never the file
+        self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
+        self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
+        self._db.execute("PRAGMA secure_delete = ON")
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            if not self._check_kind(path):
-                self._db.execute(_TABLE)
+            for version in range(self._version(path) + 1, VERSION + 1):
+                for statement in _UPGRADES[version]:
+                    self._db.execute(statement)
+                if version > 1:
+                    self._db.execute("INSERT INTO versions VALUES (?, ?)", (version, utc(self._clock())))
             # Written also where it says so already: where nothing can be written, everything before this may pass.
             self._db.execute(f"PRAGMA user_version = {VERSION}")
+            self._count()
+            self._forget()
+        _sync_directory(path.parent)
+        self._fold()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
-    def _check_kind(self, path: Path) -> bool:
-        """True for a run record, False for a file with nothing in it yet."""
+    def _version(self, path: Path) -> int:
+        """Of which version the file is; 0 for a file with nothing in it yet."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        columns = [name for _, name, *_ in self._db.execute("PRAGMA table_info(runs)")]
-        if version == VERSION and columns == _COLUMNS:
-            return True
+        if version in _TABLES and all(self._columns(t) == columns for t, columns in _TABLES[version].items()):
+            return int(version)
         if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-            return False
+            return 0
         what = "a database of another program"
-        if columns and version != VERSION:
+        if self._columns("runs") and version not in _TABLES:
             what = f"of version {version}, and this release keeps version {VERSION}"
         raise RecordError(f"the run record {path} is {what}; give --record_file a file of its own")
 
-    def finished(self, run: Run) -> None:
-        """Write a run; one with the same ``run_id`` is replaced, and becomes the newest.
+    def _columns(self, table: str) -> list[str]:
+        return [name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")]
 
-        With more than :data:`MAX_RUNS` rows the oldest are deleted, at the cost of counting them (a walk over the index
-        of run ids, some 0.6 ms). Waits at most :data:`BUSY_MS` milliseconds for other writers.
+    # ---- runs
+
+    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None) -> None:
+        """Write a run, and the third party's copy of it if there is one: both or neither.
+
+        A run with the same ``run_id`` is replaced, and becomes the newest. A delivery with the same ``run_id`` is left
+        as it is, also if it was acknowledged: a run that is replayed is delivered once. Waits at most :data:`BUSY_MS`
+        milliseconds for other writers.
+
+        Args:
+            run: which.
+            vendor: the third party, where there is a delivery.
+            delivery: its copy.
 
         Raises:
             RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
         """
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute(_INSERT, astuple(run))
-                (span,) = self._db.execute(_SPAN).fetchone()
-                if span > MAX_RUNS:  # only then can there be too many, and only then are they counted
-                    (count,) = self._db.execute("SELECT count(*) FROM runs").fetchone()
-                    self._db.execute(_DELETE_OLDEST, (max(0, count - MAX_RUNS),))
-        except (sqlite3.Error, ValueError, OverflowError) as err:
-            # SQLite's own words hold no values; those of Python's conversions might.
-            reason = str(err) if isinstance(err, sqlite3.Error) else type(err).__name__
-            raise RecordError(f"a finished run could not be recorded: {reason}") from None
+        assert delivery is None or vendor, "a delivery without a third party"
+        with self._write("a finished run could not be recorded"):
+            self._runs -= self._db.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,)).rowcount
+            self._db.execute(_WRITE_RUN, [_stored(getattr(run, name)) for name in _RUN])
+            self._runs += 1
+            if delivery is not None:
+                values = [_stored(getattr(delivery, name)) for name in _DELIVERY]
+                written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, *values])
+                self._deliveries[vendor, 0] += written.rowcount
+            self._forget()
 
     def runs(self, limit: int) -> list[Run]:
         """The newest ``limit`` runs, or all if there are fewer, newest first.
@@ -162,13 +288,141 @@ class RunRecord:
             RecordError: the file cannot be read.
         """
         try:
-            return [Run(*row) for row in self._db.execute(_NEWEST, (max(0, limit),))]
-        except sqlite3.Error as err:
-            raise RecordError(f"the run record cannot be read: {err}; restore it from a copy") from None
+            rows = self._db.execute(_NEWEST_RUNS, (max(0, limit),)).fetchall()
+            return [Run(**_loaded(_RUN, row)) for row in rows]
+        except (sqlite3.Error, ValueError) as err:
+            raise RecordError(f"the run record cannot be read: {_reason(err)}; restore it from a copy") from None
+
+    # ---- deliveries
+
+    def collect(self, vendor: str, limit: int, max_bytes: int = 8 << 20) -> tuple[wire.Delivery, ...]:
+        """A third party's deliveries that it has not acknowledged, oldest first.
+
+        Args:
+            vendor: whose.
+            limit: most of them.
+            max_bytes: most that they may measure as MessagePack; the first is handed out however large it is.
+
+        Raises:
+            RecordError: the file cannot be read or tidied up.
+        """
+        deliveries = list[wire.Delivery]()
+        with self._write("deliveries could not be read"):
+            self._forget()
+            for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
+                delivery = wire.Delivery(**_loaded(_DELIVERY, row))
+                max_bytes -= len(msgspec.msgpack.encode(delivery))
+                if deliveries and max_bytes < 0:
+                    break
+                deliveries.append(delivery)
+        self._fold()
+        return tuple(deliveries)
+
+    def acknowledge(self, vendor: str, run_ids: Sequence[bytes]) -> None:
+        """Erase deliveries that have arrived; only their ids are kept. Ids that are not this third party's do nothing.
+
+        Raises:
+            RecordError: it could not be written, and the file is as it was.
+        """
+        with self._write("an acknowledgement could not be written"):
+            for run_id in run_ids:
+                if self._db.execute(_ERASE, (run_id, vendor)).rowcount:
+                    self._deliveries[vendor, 0] -= 1
+                    self._deliveries[vendor, 1] += 1
+                    self._unfolded = True
+            self._forget()
+        self._fold()
 
     def close(self) -> None:
         """Give the file back; whoever closes it last folds SQLite's companion files into it, if the disk has room."""
         self._db.close()
+
+    # ---- inside
+
+    @contextmanager
+    def _write(self, failed: str) -> Iterator[None]:
+        """One transaction, on rows that are counted. An error undoes all of it, and becomes a RecordError."""
+        dropped = self.dropped
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._count()
+                yield
+        except BaseException as err:
+            self.dropped, self._counted_at = dropped, None
+            if isinstance(err, sqlite3.Error | ValueError | OverflowError):
+                raise RecordError(f"{failed}: {_reason(err)}") from None
+            raise
+
+    def _count(self) -> None:
+        """How many rows there are; counted, which is a scan, only after an error or another program's writing."""
+        (now,) = self._db.execute("PRAGMA data_version").fetchone()
+        if now != self._counted_at:
+            (self._runs,) = self._db.execute("SELECT count(*) FROM runs").fetchone()
+            self._deliveries = Counter({(v, a): n for v, a, n in self._db.execute(_HOW_MANY_DELIVERIES)})
+            self._counted_at = now
+
+    def _forget(self) -> None:
+        """Delete what retention no longer allows, in the transaction that is open; without it the cost is two look-ups
+        in indices.
+        """
+        oldest = int(max(0.0, self._clock() - self._retention_s))
+        gone = self._db.execute(_OLD_RUNS, (utc(oldest),)).rowcount
+        self._runs -= gone
+        for vendor, acknowledged in self._db.execute(_OLD_DELIVERIES, (oldest,)).fetchall():
+            self._deliveries[vendor, acknowledged] -= 1
+            self.dropped += not acknowledged
+            gone += 1
+        if self._runs > MAX_RUNS:
+            gone += self._db.execute(_FIRST_RUNS, (self._runs - MAX_RUNS,)).rowcount
+            self._runs = MAX_RUNS
+        for (vendor, acknowledged), number in self._deliveries.items():
+            most = MAX_TOMBSTONES if acknowledged else MAX_DELIVERIES
+            if number > most:
+                gone += self._db.execute(_FIRST_DELIVERIES, (vendor, acknowledged, number - most)).rowcount
+                self._deliveries[vendor, acknowledged] = most
+                self.dropped += 0 if acknowledged else number - most
+        self._unfolded |= gone > 0
+
+    def _fold(self) -> None:
+        """Empty the companion file, where what was erased from the file itself may still stand.
+
+        Tried again at the next opportunity where a reader, or a full disk, is in the way. Not after a run is written,
+        which would wait for the disk three times; then SQLite itself does it within some 1000 pages.
+        """
+        if self._unfolded:
+            with suppress(sqlite3.Error):
+                (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._unfolded = bool(busy)
+
+
+def _stored(value: Any) -> Any:
+    """A field as SQLite keeps it."""
+    return msgspec.json.encode(value).decode() if isinstance(value, tuple) else value
+
+
+def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """A row's fields, with the types that they had."""
+    values = dict(zip(columns, row, strict=True))
+    values["offers"] = msgspec.json.decode(values["offers"], type=tuple[wire.Offer, ...])
+    if "withheld" in values:
+        values["withheld"] = bool(values["withheld"])
+    return values
+
+
+def _reason(err: Exception) -> str:
+    """What may be said of an error: SQLite's own words hold no values; those of Python's conversions might."""
+    return str(err) if isinstance(err, sqlite3.Error) else type(err).__name__
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the name of a new file outlast a power cut; SQLite does so for its companion files only."""
+    with suppress(OSError):  # file systems that cannot
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def utc(seconds: float) -> str:
