@@ -25,6 +25,7 @@ from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
+from llama.stages import StageClock
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Finish, Open, Opened, Reply, Request, Step, Tokens, Welcome
 from model_cloud import CloudTransformer
@@ -47,12 +48,14 @@ class WatchedCloud(CloudTransformer):
         self.computing, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()
 
-    def forward(self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
+    def forward(
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None
+    ) -> torch.Tensor:
         """As ``CloudTransformer.forward``."""
         self.steps += 1
         self.computing.set()
         assert self.may_go_on.wait(PATIENCE_MS / 1000)
-        return super().forward(h, start_pos, cache, want)
+        return super().forward(h, start_pos, cache, want, clock)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -221,9 +222,7 @@ def test_the_cloud_says_where_the_time_went_only_when_asked(served: Served, halv
         for times in (False, True):
             with served.session(peer, opening(3, run_id=os.urandom(16))) as session:
                 step = step_of(session, 1, 0, rows)
-                answers.append(
-                    peer.ask(wire.Step(*[getattr(step, f) for f in step.__struct_fields__[:-1]], times), rows)
-                )
+                answers.append(peer.ask(msgspec.structs.replace(step, times=times), rows))
     plain, timed = answers
     assert isinstance(plain, Tokens) and isinstance(timed, Tokens)
     assert plain.stages is None and isinstance(timed.stages, Stages) and plain.ids == timed.ids

@@ -20,7 +20,7 @@ from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError,
 from llama.generation import Reply, reply_to
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
-from llama.wire import Close, Closed, Error, ErrorCode, Final, Hello, Opened, Step, Tokens, Usage, Welcome
+from llama.wire import Close, Closed, Error, ErrorCode, Final, Finish, Hello, Opened, Step, Tokens, Usage, Welcome
 from tests.support import ARGS, FINGERPRINT, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Served
 
 PROMPT = [258, 84, 104, 101, 32]
@@ -71,6 +71,7 @@ def properly(body: list[bytes]) -> wire.Reply:
         return Tokens((65,) * request.want, 5)
     if isinstance(request, Close):
         return Closed()
+    assert isinstance(request, Finish)
     return Final("A" * request.end, Usage(len(PROMPT), request.end, 5))
 
 

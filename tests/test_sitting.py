@@ -30,7 +30,7 @@ SHEETS = {
     "gifts.toml": 'title = "Gifts"\nasks_for = ["name", "interests", "age"]\nquestions = ["For {name}. {interests}"]',
     "insurer/cover.toml": 'title = "Cover"\nasks_for = ["trip"]\nquestions = ["Trip: {trip}"]',
 }
-PROFILE = 'name = "Sari Wulandari"\ninterests = "tea, and Sari likes it strong"\nage = 34\nphone = "0812-3456-7890"\n'
+PROFILE = 'name = "Wirya Kusumo"\ninterests = "tea, and Wirya likes it strong"\nage = 34\nphone = "0812-3456-7890"\n'
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,13 @@ def profile(tmp_path: Path) -> Path:
 
 @contextmanager
 def sitting_at(
-    device: Device, address: str, profile: Path | None, tokens: int = 8, **options: Any
-) -> Iterator[Sitting]:
-    source = SheetSource(address, None, options.pop("sheet_dir", None), 5.0)
+    device: Device, address: str, profile: Path | None, *,
+    tokens: int = 8, sheet_dir: Path | None = None, deadline_s: float = 5.0,
+) -> Iterator[Sitting]:  # fmt: skip
+    source = SheetSource(address, None, None if sheet_dir is None else str(sheet_dir), 5.0)
     sitting = Sitting(
-        device, source, address, profile_file=None if profile is None else str(profile),
-        **{"mode": "schema", "sampling": Sampling(temperature=0.0), "max_gen_len": tokens, "deadline_s": 5.0, **options},
+        device, source, address, profile_file=None if profile is None else str(profile), mode="schema",
+        sampling=Sampling(temperature=0.0), max_gen_len=tokens, deadline_s=deadline_s,
     )  # fmt: skip
     try:
         yield sitting
@@ -113,8 +114,8 @@ def test_a_sheet_is_shown_with_the_fate_of_every_field(sitting: Sitting) -> None
         "phone": ("kept", ""),
     }
     text = "\n".join(each["content"] for each in seen["prompt"])
-    assert all(sent in text for _, sent in fates.values()) and "Sari" not in text and "0812" not in text
-    assert seen["tags"] == {"[NAME_1]": "Sari Wulandari"}
+    assert all(sent in text for _, sent in fates.values()) and "Wirya" not in text and "0812" not in text
+    assert seen["tags"] == {"[NAME_1]": "Wirya Kusumo"}
     assert (seen["whose"], seen["party"], seen["title"]) == ("the provider", "", "Gifts")
     (trip,) = (each for each in sitting.look_at("insurer/cover")["fields"] if each["name"] == "trip")
     assert trip["fate"] == "missing"
@@ -136,7 +137,7 @@ def test_nothing_runs_that_was_not_looked_at_and_agreed_to(sitting: Sitting, run
 
 
 def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: Device) -> None:
-    """Each token with both halves' times; the pieces of text are the reply; the snapshot says the same as the events."""
+    """Each token with both halves' times; the pieces of text are the reply; the snapshot says what the events said."""
     sitting.look_at("gifts")
     sitting.begin("gifts", agree=True)
     done = end_of(sitting)["reply"]
@@ -179,7 +180,7 @@ def test_a_cloud_that_is_away_ends_a_run_with_words(device: Device, profile: Pat
     """After the deadline, with where it was looked for; stopping does not wait for that."""
     for stop in (False, True):
         with sitting_at(
-            device, "tcp://127.0.0.1:9", profile, sheet_dir=str(sheet_dir), deadline_s=30.0 if stop else 1.0
+            device, "tcp://127.0.0.1:9", profile, sheet_dir=sheet_dir, deadline_s=30.0 if stop else 1.0
         ) as sitting:
             sitting.look_at("gifts")
             sitting.begin("gifts", agree=True)
@@ -210,8 +211,8 @@ def test_a_profile_is_replaced_as_a_whole_or_not_at_all(sitting: Sitting, profil
         with pytest.raises(ProfileError, match=said):
             sitting.write_profile(bad, version)
     assert profile.read_text() == PROFILE
-    newer = sitting.write_profile(PROFILE.replace("Sari", "Mei"), version)
-    assert profile.read_text() == PROFILE.replace("Sari", "Mei") and profile.stat().st_mode & 0o777 == 0o600
+    newer = sitting.write_profile(PROFILE.replace("Wirya", "Mei"), version)
+    assert profile.read_text() == PROFILE.replace("Wirya", "Mei") and profile.stat().st_mode & 0o777 == 0o600
     with pytest.raises(Conflict, match="changed meanwhile"):
         sitting.write_profile(PROFILE, version)
     assert sitting.profile_text()[1] == newer
@@ -231,7 +232,7 @@ def test_without_a_profile_the_page_still_works(device: Device, running: Cloud) 
 
 
 def test_a_sheet_that_is_not_there_is_an_error(device: Device, running: Cloud, profile: Path, sheet_dir: Path) -> None:
-    with sitting_at(device, running.address, profile, sheet_dir=str(sheet_dir)) as sitting:
+    with sitting_at(device, running.address, profile, sheet_dir=sheet_dir) as sitting:
         with pytest.raises(PromptError, match="has no sheet nothing; it has gifts, insurer/cover"):
             sitting.look_at("nothing")
 
@@ -311,7 +312,7 @@ APIS = [
 def test_who_is_not_the_page_is_refused(address: str, method: str, path: str, headers: dict[str, str]) -> None:
     """No token, a wrong one, another origin, another name for this machine; nothing of the person is in the answer."""
     status, body = status_of(address + path, method, b"{}" if method != "GET" else None, **headers)
-    assert status == 403 and "Sari" not in body and TOKEN not in body
+    assert status == 403 and "Wirya" not in body and TOKEN not in body
 
 
 def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(address: str) -> None:
@@ -319,7 +320,7 @@ def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(a
     for name in ("/", "/page.css", "/page.js", "/icon.svg"):
         with urllib.request.urlopen(address + name) as reply:
             text, headers = reply.read().decode(), reply.headers
-        assert "Sari" not in text and TOKEN not in text
+        assert "Wirya" not in text and TOKEN not in text
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert (headers["x-frame-options"], headers["cache-control"]) == ("DENY", "no-store")
@@ -331,12 +332,12 @@ def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(a
 def test_odd_bodies_are_refused_and_not_quoted(address: str) -> None:
     """Not JSON, unknown fields, too large, a profile that is none."""
     for body, status in (
-        (b"Sari", 400), (b'{"prompt_id": 1}', 400), (b'{"prompt_id": "gifts", "more": 1}', 400),
+        (b"Wirya", 400), (b'{"prompt_id": 1}', 400), (b'{"prompt_id": "gifts", "more": 1}', 400),
         (b"[" * 100_000, 400), (b"x" * (3 << 20), 413),
     ):  # fmt: skip
         code, said = status_of(address + "/api/run", "POST", body, X_Token=TOKEN)
-        assert code == status and "Sari" not in said
+        assert code == status and "Wirya" not in said
     version = json.loads(status_of(address + "/api/profile", X_Token=TOKEN)[1])["version"]
-    edited = json.dumps({"text": 'name = "Sari', "version": version}).encode()
+    edited = json.dumps({"text": 'name = "Wirya', "version": version}).encode()
     code, said = status_of(address + "/api/profile", "PUT", edited, X_Token=TOKEN)
-    assert code == 422 and "not valid TOML" in said and "Sari" not in said
+    assert code == 422 and "not valid TOML" in said and "Wirya" not in said
