@@ -10,7 +10,7 @@
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
     ├── RecordError            the file of finished runs
-    ├── CatalogueError         the partners' products
+    ├── CatalogueError         the partner catalogue, or the file of products that it is made from
     └── LinkError              the device's side of the network
         ├── CloudUnreachable   nobody answered before the deadline
         ├── ProtocolMismatch   somebody answered, but not in this protocol
@@ -68,7 +68,7 @@ class RecordError(SplitLlamaError):
 
 
 class CatalogueError(SplitLlamaError):
-    """The partner catalogue cannot be used, or what is imported into it is wrong."""
+    """The partner catalogue, or the file of products to be imported, is none, of another version or not good."""
 
 
 class LinkError(SplitLlamaError):

@@ -1,12 +1,160 @@
-"""From a reply to offers (being written)."""
+"""Offers for a reply: which products of the catalogue answer what it recommends, the best first.
+
+Knows: how a product is weighed against an idea, a budget, an occasion and a city; who comes before whom.
+Does not know: how a reply is read (``reading``), how words are found (``catalogue``), sessions, the wire's bytes.
+
+What an offer rests on stands in it: the idea that it answers and all that matched. An idea that no product really
+answers gets no offer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 from llama import wire
-from llama.cloud.catalogue import Catalogue
+from llama.cloud import reading
+from llama.cloud.catalogue import Catalogue, Found, Occasion, Preference
+from llama.cloud.reading import Budget, Idea, Reading
 from llama.sheets import Sheet
+
+MAX_OFFERS = 9
+MAX_PER_IDEA = 4
+MAX_MATCHED = 24  # words that are told
+
+_REAL = 0.42  # an item is answered by a product that has so much of what its words say
+_REAL_IN_TEXT = 0.5  # likewise a clause of a text that has no list: most clauses are no ideas
+_UNKNOWN_IN_TEXT = 0.25  # a text has many words that are no products
+_NEAR = 0.7  # of the best one's relevance: what is further from the idea is not offered beside it
+_OCCASION, _CITY, _PRICE = 0.2, 0.2, 0.1  # what they add to a relevance of 0 … 1
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A product for an idea.
+
+    Attributes:
+        found: the product, and how it was found.
+        affordable: not above the budget.
+        score: the higher the better.
+        matched: what is told about it.
+    """
+
+    found: Found
+    affordable: bool
+    score: float
+    matched: tuple[str, ...]
 
 
 def offers_for(text: str, sheet: Sheet | None, catalogue: Catalogue, vendor: str | None) -> tuple[wire.Offer, ...]:
-    """To come."""
-    return ()
+    """At most :data:`MAX_OFFERS` products that answer a reply.
+
+    Every idea's best product comes before any idea's second best. Products above the budget come after all others.
+
+    Args:
+        text: the reply as the cloud has it; any text.
+        sheet: what it replies to. Its id and title may name the occasion; in Indonesian, titles are, too.
+        catalogue: where to look.
+        vendor: only products of exactly this vendor.
+
+    Raises:
+        CatalogueError: the catalogue cannot be read.
+    """
+    said = reading.read(text, catalogue.cities)
+    occasions = {**_occasions_of(sheet), **said.occasions}
+    fits = [(idea, _fits(idea, said, occasions, catalogue, vendor)) for idea in said.ideas]
+    if not said.listed:  # a clause is only likely to be an idea; the likeliest first
+        fits.sort(key=lambda pair: (pair[0].aside, -max((fit.score for fit in pair[1]), default=0)))
+    indonesian = sheet is not None and sheet.language == "id"
+    return tuple(_offer(idea, fit, indonesian) for idea, fit in _in_turns(fits))[:MAX_OFFERS]
+
+
+def _occasions_of(sheet: Sheet | None) -> dict[Occasion, str]:
+    return {} if sheet is None else reading.occasions_in(f"{sheet.title}\n{sheet.id.replace('-', ' ')}\n{sheet.id}")
+
+
+def _fits(
+    idea: Idea, said: Reading, occasions: Mapping[Occasion, str], catalogue: Catalogue, vendor: str | None
+) -> list[_Fit]:
+    """The products that really answer an idea, the best first."""
+    budget = idea.budget or said.budget
+    wanted = {**occasions, **idea.occasions}
+    preference = Preference(
+        budget.least if budget else 0, budget.most if budget else None, frozenset(wanted), said.city
+    )  # fmt: skip
+    ordinary = {word for word, weight in idea.words.items() if weight == reading.ORDINARY}
+    if not ordinary:  # "a nice set": of what?
+        return []
+    real = [
+        found
+        for found in catalogue.search(
+            idea.words,
+            spellings=reading.spellings_of(idea.words),
+            unknown=1 if said.listed else _UNKNOWN_IN_TEXT,
+            vendor=vendor,
+            preference=preference,
+        )
+        if found.relevance >= (_REAL if said.listed else _REAL_IN_TEXT)
+        and found.named & ordinary
+        and (vendor is None or found.product.vendor == vendor)
+    ]
+    fits = [_fit(found, budget, wanted, said) for found in real]
+    # What is too expensive must not push out what is a little further from the idea, but can be paid.
+    near = {
+        affordable: _NEAR
+        * max((fit.found.relevance for fit in fits if affordable in (False, fit.affordable)), default=0)
+        for affordable in (True, False)
+    }
+    fits = [fit for fit in fits if fit.found.relevance >= near[fit.affordable]]
+    return sorted(fits, key=lambda fit: (not fit.affordable, -fit.score, fit.found.product.id))
+
+
+def _fit(found: Found, budget: Budget | None, wanted: Mapping[Occasion, str], said: Reading) -> _Fit:
+    product, score, matched = found.product, found.relevance, list(found.words[:MAX_MATCHED])
+    named = [written for occasion, written in wanted.items() if occasion in product.occasions]
+    if named:
+        score += _OCCASION
+        matched += named
+    if said.city and found.delivered:
+        score += _CITY
+        matched.append(said.city_written)
+    affordable = budget is None or budget.most is None or product.price <= budget.most
+    if budget is not None and affordable and product.price >= budget.least:
+        score += _PRICE
+        matched.append(budget.written)
+    spelled = {word.casefold(): word for word in reversed(matched)}
+    return _Fit(found, affordable, score, tuple(reversed(spelled.values())))
+
+
+def _in_turns(fits: Sequence[tuple[Idea, list[_Fit]]]) -> Iterator[tuple[Idea, _Fit]]:
+    """Every idea's best that is affordable, every idea's second best, …; then likewise what is not.
+
+    A product, or another with the same title, comes once.
+    """
+    seen_ids, seen_titles = set[str](), set[str]()
+    given = [0] * len(fits)
+    for affordable in (True, False):
+        left = [iter([fit for fit in idea_fits if fit.affordable == affordable]) for _, idea_fits in fits]
+        progress = True
+        while progress:
+            progress = False
+            for i, (idea, _) in enumerate(fits):
+                if given[i] == MAX_PER_IDEA:
+                    continue
+                for fit in left[i]:
+                    product = fit.found.product
+                    titles = {product.title.casefold(), product.title_id.casefold()} - {""}
+                    if product.id in seen_ids or titles & seen_titles:
+                        continue
+                    seen_ids.add(product.id)
+                    seen_titles |= titles
+                    given[i] += 1
+                    progress = True
+                    yield idea, fit
+                    break
+
+
+def _offer(idea: Idea, fit: _Fit, indonesian: bool) -> wire.Offer:
+    product = fit.found.product
+    title = product.title_id if indonesian and product.title_id else product.title
+    return wire.Offer(product.id, product.vendor, title, product.price, product.url, idea.item, fit.matched)
