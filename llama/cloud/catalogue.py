@@ -258,7 +258,8 @@ class Catalogue:
                                  f"python -m llama.cloud.catalogue") from None  # fmt: skip
 
     def _prepare(self) -> None:
-        self._db.execute("PRAGMA mmap_size = 1073741824")
+        # Not mapped into memory: who overwrote the file in place would end this process.
+        self._db.execute("PRAGMA cache_size = -65536")  # KiB; grows only as it is needed
         # A little index of its own, in memory, that only tells the terms of words: FTS5 has no function for it.
         self._db.execute("PRAGMA temp_store = MEMORY")
         self._db.execute(f"CREATE VIRTUAL TABLE temp.asked USING fts5(word, tokenize='{_TOKENIZER}')")
