@@ -409,7 +409,8 @@ def test_any_text_is_answered(catalogue: Catalogue, text: str) -> None:
 def test_written_queries_find_what_their_authors_expect(catalogue: Catalogue) -> None:
     """In nine of ten at least, one of the first three offers is one of the products that they name.
 
-    They were written by somebody who had not seen the search, and kept apart while it was written.
+    They were written by somebody who had not seen the search, and kept apart while it was written. At the first look,
+    which was also the last before this was committed, 21 of 24 were found: fewer than is claimed.
     """
     queries = tomllib.loads(QUERIES.read_text())["query"]
     missed = [
