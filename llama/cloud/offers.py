@@ -22,9 +22,10 @@ MAX_OFFERS = 9
 MAX_PER_IDEA = 4
 MAX_MATCHED = 24  # words that are told
 
-_REAL = 0.42  # an item is answered by a product that has so much of what its words say
-_REAL_IN_TEXT = 0.5  # likewise a clause of a text that has no list: most clauses are no ideas
-_UNKNOWN_IN_TEXT = 0.25  # a text has many words that are no products
+_REAL = 0.34  # an item is answered by a product that has so much of what its words say
+_REAL_IN_TEXT = 0.4  # likewise a clause of a text that has no list: most clauses are no ideas
+_UNKNOWN, _UNKNOWN_IN_TEXT = 0.5, 0.2  # what a word that no product has takes: a text has many
+_FITTING = 0.08  # less is enough of a product that is for the very occasion
 _NEAR = 0.7  # of the best one's relevance: what is further from the idea is not offered beside it
 _OCCASION, _CITY, _PRICE = 0.2, 0.2, 0.1  # what they add to a relevance of 0 … 1
 
@@ -85,16 +86,17 @@ def _fits(
     ordinary = {word for word, weight in idea.words.items() if weight == reading.ORDINARY}
     if not ordinary:  # "a nice set": of what?
         return []
+    enough = _REAL if said.listed else _REAL_IN_TEXT
     real = [
         found
         for found in catalogue.search(
             idea.words,
             spellings=reading.spellings_of(idea.words),
-            unknown=1 if said.listed else _UNKNOWN_IN_TEXT,
+            unknown=_UNKNOWN if said.listed else _UNKNOWN_IN_TEXT,
             vendor=vendor,
             preference=preference,
         )
-        if found.relevance >= (_REAL if said.listed else _REAL_IN_TEXT)
+        if found.relevance >= enough - (_FITTING if set(wanted) & set(found.product.occasions) else 0)
         and found.named & ordinary
         and (vendor is None or found.product.vendor == vendor)
     ]
