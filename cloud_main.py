@@ -69,7 +69,7 @@ def main(
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
-        catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.catalogue makes it.
+        catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

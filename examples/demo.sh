@@ -8,7 +8,8 @@ checkpoint=$1
 prompt_id=${2:-birthday}
 work=$(mktemp -d)
 
-python -m llama.cloud.catalogue --import_file examples/catalogue.jsonl --catalogue "$work/products.sqlite" >"$work/import" 2>&1 ||
+python -m llama.cloud.importing --import_file examples/catalogue.jsonl --catalogue "$work/products.sqlite" \
+    >"$work/import" 2>&1 ||
     { cat "$work/import" >&2; exit 1; }
 
 torchrun --standalone --nproc_per_node 1 cloud_main.py --ckpt_dir "$checkpoint/cloud" --bind 'tcp://127.0.0.1:*' \
@@ -44,11 +45,16 @@ python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --prompt_id
 echo
 echo "all that the provider has written down (its --record_file):"
 python - "$work/runs.sqlite" <<'PYTHON'
+import json
 import sqlite3
 import sys
 
 runs = sqlite3.connect(sys.argv[1])
 runs.row_factory = sqlite3.Row
 for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text, offers FROM runs"):
-    print("\n".join(f"  {name:13} {run[name]!r}" for name in run.keys()))
+    print("\n".join(f"  {name:13} {run[name]!r}" for name in run.keys() if name != "offers"))
+    offers = [f"{each['title']} ({each['vendor']}, Rp {each['price']:,})" for each in json.loads(run["offers"])]
+    print("\n".join(f"  {'offers' if i == 0 else '':13} {offer}" for i, offer in enumerate(offers)))
 PYTHON
+echo
+echo "make page shows the same on a page of this machine's"

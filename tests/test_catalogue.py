@@ -26,7 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import llama.cloud.catalogue as module
-from llama.cloud.catalogue import FIELDS, OCCASIONS, Catalogue, Occasion, Preference, import_products, main
+from llama.cloud.catalogue import Catalogue, Preference
+from llama.cloud.importing import import_products, main
+from llama.cloud.products import FIELDS, OCCASIONS, Occasion
 from llama.command import run
 from llama.errors import CatalogueError
 
@@ -329,7 +331,7 @@ def test_a_source_that_cannot_be_read_is_told(tmp_path: Path, target: Path) -> N
 
 def command(*flags: str, **how: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "llama.cloud.catalogue", *flags], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        [sys.executable, "-m", "llama.cloud.importing", *flags], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, **how,
     )  # fmt: skip
 

@@ -541,7 +541,8 @@ def test_json_is_one_object_with_all_there_is_to_know(greedy_and_seeded: list[En
     for ended, n in zip(greedy_and_seeded, (150, 100), strict=True):
         fields = answer(ended)
         assert fields.keys() == {
-            "text", "text_sent", "tags_restored", "tags_left", "tokens", "prompt_tokens", "stop_reason", "timing"
+            "text", "text_sent", "tags_restored", "tags_left", "tokens", "prompt_tokens", "stop_reason", "timing",
+            "offers", "copy",
         }  # fmt: skip
         assert {type(id) for id in [*fields["tokens"], *fields["prompt_tokens"]]} == {int}
         assert fields["text_sent"] == tokenizer.decode(fields["tokens"])

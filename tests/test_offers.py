@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from llama import wire
-from llama.cloud.catalogue import OCCASIONS, Catalogue, import_products
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.importing import import_products
 from llama.cloud.offers import MAX_OFFERS, offers_for
+from llama.cloud.products import OCCASIONS
 from llama.cloud.reading import budget_in, occasions_in, read, words_in
 from llama.sheets import Sheet, read_all
 from llama.wire import Offer

@@ -41,6 +41,8 @@ from llama.wire import (
     Usage,
 )
 
+LEAST_OFFERS = 3  # if there are so many
+
 Errand = ListSheets | FetchSheet | Collect | Acknowledge
 """Requests that need no session."""
 
@@ -141,10 +143,12 @@ class Clerk:
             return ()
         try:
             party = listed.party if listed is not None else ""
-            return offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
+            offers = offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
         except CatalogueError as err:  # the provider's loss, not the device's
             self.tell(str(err))
             return ()
+        # The best for each idea, which come first; more of an idea only where there are few ideas.
+        return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
 
     def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
         delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from llama import wire
 from llama.cloud import reading
-from llama.cloud.catalogue import Catalogue, Found, Occasion, Preference
+from llama.cloud.catalogue import Catalogue, Found, Preference
+from llama.cloud.products import Occasion
 from llama.cloud.reading import Budget, Idea, Reading
 from llama.sheets import Sheet
 

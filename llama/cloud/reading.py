@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import get_args
 
-from llama.cloud.catalogue import Occasion
+from llama.cloud.products import Occasion
 
 MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
 MAX_IDEAS = 12  # of one reply

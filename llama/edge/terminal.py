@@ -113,7 +113,7 @@ class Terminal:
         if not self.plain and offers:
             table = Table(box=box.ROUNDED, expand=True, title="matched offers", title_justify="left")
             for head, ratio in (("", 5), ("of", 3), ("price", 3), ("because of", 4)):
-                table.add_column(Text(head, style="dim"), ratio=ratio)
+                table.add_column(Text(head, style="dim"), ratio=ratio, overflow="fold")
             for offer in offers:
                 where = f"\n{offer.url}" if offer.url else ""
                 cells = (offer.title, offer.vendor, rupiah(offer.price), ", ".join(offer.matched))

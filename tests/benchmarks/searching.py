@@ -19,8 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama.cloud.catalogue import OCCASIONS, Catalogue, import_products
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.importing import import_products
 from llama.cloud.offers import offers_for
+from llama.cloud.products import OCCASIONS
 from llama.command import run
 from llama.sheets import Sheet
 from tests.benchmarks.reporting import Aimed, machine, progress, versions

@@ -1,0 +1,168 @@
+"""The import: a file of products becomes a catalogue, as a whole or not at all.
+
+    python -m llama.cloud.importing --import_file products.jsonl --catalogue products.sqlite
+
+A file is replaced as a whole: a cloud that has the old one open goes on reading the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
+from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
+from llama.command import end_if_signalled, run
+from llama.errors import CatalogueError, UsageError
+
+
+def import_products(source: str | Path, catalogue: str | Path) -> int:
+    """Make or replace a catalogue from a file of products; return how many there are.
+
+    A CSV file has a header row and lists separated by ``;``; a JSON Lines file has an object per line. Both are UTF-8,
+    a product per line. What is wrong is told line by line on stderr, and then nothing is imported. The catalogue gets
+    its name once it is whole and on the disk.
+
+    Args:
+        source: ends in ``.csv``, ``.jsonl`` or ``.ndjson``.
+        catalogue: absent, empty, or a catalogue of any version.
+
+    Raises:
+        CatalogueError: a line is not good, a file cannot be read or written, or ``catalogue`` is something else.
+    """
+    source, target = Path(source), Path(os.path.realpath(catalogue))
+    _check_target(target)
+    try:
+        with opened(source) as file, _only_import(target.parent):
+            partial = target.with_name(f".{target.name}.partial")
+            partial.unlink(missing_ok=True)  # of an import that was killed
+            try:
+                count = _write(partial, products_in(file, source))
+                _settle(partial)
+                end_if_signalled()
+                partial.replace(target)
+                _sync(target.parent)
+            finally:
+                partial.unlink(missing_ok=True)
+    except OSError as err:
+        raise CatalogueError(f"the catalogue {target} cannot be written: {err.strerror or err}; free some room, or "
+                             f"give --catalogue a path where this user may write") from None  # fmt: skip
+    except sqlite3.Error as err:
+        raise CatalogueError(f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local "
+                             f"disk with room") from None  # fmt: skip
+    return count
+
+
+def _check_target(target: Path) -> None:
+    """That a file which is there may be replaced: whoever mistypes a path must not lose another database."""
+    if not target.exists() or (target.is_file() and target.stat().st_size == 0):
+        return
+    if target.is_file():
+        try:
+            with contextlib.closing(connect(target)) as db:
+                tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+            if {"versions", "products"} <= tables:
+                return
+        except sqlite3.Error:
+            pass
+    raise CatalogueError(f"{target} is there and is no catalogue; give --catalogue another path, or remove it first")
+
+
+@contextlib.contextmanager
+def _only_import(directory: Path) -> Iterator[None]:
+    """One import at a time in a directory; the lock goes with the process, however that ends."""
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CatalogueError(f"another import is writing to {directory}; wait until it is done") from None
+    finally:
+        os.close(number)
+
+
+def _settle(path: Path) -> None:
+    """Have the file on the disk before it gets its name."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _write(path: Path, products: Iterator[Product]) -> int:
+    """A new catalogue of ``products``; how many there were."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = OFF")  # the file is thrown away if anything goes wrong
+        db.execute("PRAGMA synchronous = OFF")
+        db.executescript(TABLES)
+        db.execute("BEGIN")
+        for number, product in enumerate(products, start=1):
+            _insert(db, number, product)
+        _merge(db)
+        db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')")
+        db.execute("INSERT INTO terms SELECT term, doc FROM temp.vocabulary")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("INSERT INTO versions VALUES (?, ?)", (VERSION, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        db.execute("COMMIT")
+        return int(db.execute("SELECT count(*) FROM products").fetchone()[0])
+
+
+def _insert(db: sqlite3.Connection, number: int, product: Product) -> None:
+    row = {name: getattr(product, name) for name in FIELDS}
+    row |= {name: ";".join(row[name]) for name in LISTS}
+    db.execute(f"INSERT INTO products VALUES (?{', ?' * len(FIELDS)})", (number, *row.values()))
+    db.execute(
+        "INSERT INTO facts VALUES (?, ?, ?, ?, ?)",
+        (number, product.vendor, product.price, bits(product.occasions), not product.cities),
+    )
+    cities = {city.casefold() for city in product.cities}
+    db.executemany("INSERT INTO deliveries VALUES (?, ?)", ((city, number) for city in cities))
+    columns = (*WORD_COLUMNS, "vendor")
+    db.execute(
+        f"INSERT INTO words (rowid, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})",
+        (number, *(row[name] for name in columns)),
+    )
+
+
+def _merge(db: sqlite3.Connection) -> None:
+    """Make the index one piece, which is read fastest; step by step, so that Ctrl-C need not wait for all of it."""
+    pages = -500  # negative: begin to merge everything; then go on
+    while True:
+        end_if_signalled()
+        before = db.total_changes
+        db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
+        if db.total_changes - before < 2:  # FTS5's sign that there was nothing to do
+            return
+        pages = 500
+
+
+def main(import_file: str, catalogue: str) -> None:
+    """Make or replace a partner catalogue.
+
+    Args:
+        import_file: products, a line each; .csv with a header row, or .jsonl.
+        catalogue: SQLite file; replaced as a whole once every line has been found good.
+    """
+    if Path(os.path.realpath(import_file)) == Path(os.path.realpath(catalogue)):
+        raise UsageError("--import_file and --catalogue are the same file; give --catalogue another path")
+    began = time.monotonic()
+    count = import_products(import_file, catalogue)
+    products = "1 product" if count == 1 else f"{count} products"
+    print(f"{catalogue}: {products}; {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

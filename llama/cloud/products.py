@@ -1,0 +1,283 @@
+"""Products of the partner catalogue, and the files that partners send: what a product is, and how each line is checked.
+
+Knows: CSV and JSON Lines, the closed vocabulary of occasions. Prices are whole rupiah.
+Does not know: the catalogue's tables, replies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, Literal, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
+from rich.console import Console
+from rich.progress import Progress
+
+from llama.command import end_if_signalled
+from llama.errors import CatalogueError
+
+MAX_PRODUCTS = 1_000_000
+MAX_LINE_BYTES = 64 << 10
+MAX_BAD_LINES = 20  # that are told
+MAX_PRICE = 10**12
+
+Occasion = Literal[
+    "birthday", "anniversary", "wedding", "graduation", "housewarming", "new-baby", "eid", "christmas",
+    "lunar-new-year", "valentine", "mothers-day", "farewell", "corporate", "thank-you", "get-well", "travel",
+]  # fmt: skip
+OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
+
+# No line breaks, no terminal or text-direction controls, no halves of surrogate pairs. (\Z: "$" allows a line break.)
+_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_Title = Annotated[str, Meta(max_length=200, pattern=rf"\A(?=.*\S){_PRINTABLE}+\Z")]
+_OtherTitle = Annotated[str, Meta(max_length=200, pattern=rf"\A{_PRINTABLE}*\Z")]
+_Description = Annotated[str, Meta(max_length=4000, pattern=rf"\A{_PRINTABLE}*\Z")]
+_Tag = Annotated[str, Meta(max_length=60, pattern=rf"\A(?=.*\S)(?:(?!;){_PRINTABLE})+\Z")]
+
+
+class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A product; the columns of a CSV file and the keys of a line of JSON.
+
+    Attributes:
+        id: unique in the catalogue.
+        vendor: whose it is.
+        title: English, or the only one.
+        title_id: Indonesian, or empty.
+        description: English, or empty.
+        description_id: Indonesian, or empty.
+        price: whole rupiah.
+        occasions: that it is a gift for; of a closed vocabulary.
+        tags: further words that it should be found by.
+        cities: where it is delivered; empty is everywhere.
+        url: http(s), or empty.
+    """
+
+    id: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,60}\Z")]
+    vendor: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
+    title: _Title
+    title_id: _OtherTitle = ""
+    description: _Description = ""
+    description_id: _Description = ""
+    price: Annotated[int, Meta(ge=0, le=MAX_PRICE)]
+    occasions: Annotated[tuple[Occasion, ...], Meta(max_length=len(OCCASIONS))] = ()
+    tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
+    cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
+    # As llama.wire.WebLink, which would let a line break pass at the end.
+    url: Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")] = ""  # fmt: skip  # noqa: E501
+
+
+FIELDS = Product.__struct_fields__
+LISTS = ("occasions", "tags", "cities")
+_REQUIRED = ("id", "vendor", "title", "price")
+_TYPES = {name: hint for name, hint in get_type_hints(Product, include_extras=True).items() if name in FIELDS}
+_RULES = {
+    "id": "give 1 to 60 of a-z, 0-9 and -",
+    "vendor": "give 1 to 40 of a-z, 0-9 and -",
+    "title": "give 1 to 200 characters on one line, without control characters",
+    "title_id": "give at most 200 characters on one line, without control characters",
+    "description": "give at most 4000 characters on one line, without control characters",
+    "description_id": "give at most 4000 characters on one line, without control characters",
+    "price": f"give whole rupiah from 0 to {MAX_PRICE}, digits only, such as 250000",
+    "occasions": "give a list of " + ", ".join(OCCASIONS),
+    "tags": "give a list of at most 40 words, each of 1 to 60 characters, without ; and control characters",
+    "cities": "give a list of at most 600 cities, each of 1 to 60 characters, without ; and control characters",
+    "url": "give an http or https address of at most 2000 characters without spaces, or leave it empty",
+}
+
+
+@contextlib.contextmanager
+def opened(source: Path) -> Iterator[BinaryIO]:
+    """The file of products.
+
+    Raises:
+        CatalogueError: of another kind, or it cannot be read.
+    """
+    if source.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
+        raise CatalogueError(
+            f"{source}: products are read from .csv, .jsonl or .ndjson; give --import_file one of these"
+        )
+    if not source.is_file():  # a pipe would be waited for
+        what = "not a file" if source.exists() else "no such file"
+        raise CatalogueError(f"{source}: {what}; give --import_file a file of products")
+    try:
+        file = source.open("rb")
+    except OSError as err:
+        raise CatalogueError(f"{source}: cannot be read: {err.strerror}; change its mode or owner") from None
+    with file:
+        yield file
+
+
+def products_in(file: BinaryIO, source: Path) -> Iterator[Product]:
+    """The products of a file, each line checked.
+
+    Raises:
+        CatalogueError: at the end, if a line was not good; which ones is on stderr then.
+    """
+    is_csv = source.suffix.lower() == ".csv"
+    header: list[str] | None = None
+    first_line, bad, count = dict[str, int](), 0, 0
+    for number, line in _lines_of(file, source):
+        try:
+            text = _text_of(line, first=number == 1)
+            if not text.strip():
+                continue
+            if is_csv and header is None:
+                header = _header_of(text)
+                continue
+            table = _cells_of(text, header) if header is not None else _object_of(text)
+            product = _checked(table)
+            if product.id in first_line:
+                raise _BadLine([f"id: line {first_line[product.id]} has the same; give each product its own"])
+        except _BadLine as err:
+            bad += 1
+            for problem in err.problems:
+                _say(f"{source}, line {number}: {problem}")
+            if bad == MAX_BAD_LINES or (is_csv and header is None):
+                break
+            continue
+        count += 1
+        if count > MAX_PRODUCTS:
+            raise CatalogueError(f"{source}, line {number}: more than {MAX_PRODUCTS} products; import fewer")
+        first_line[product.id] = number
+        if not bad:  # else it is only checked
+            yield product
+    if bad:
+        so_far = ", where reading stopped" if bad == MAX_BAD_LINES else ""
+        lines = "1 line is not good" if bad == 1 else f"{bad} lines are not good{so_far}"
+        raise CatalogueError(f"{source}: {lines} (told above); nothing was imported; mend them and import again")
+    if not count:
+        raise CatalogueError(f"{source}: no products in it; nothing was imported")
+
+
+class _BadLine(Exception):
+    """What is wrong with a line: the field and what to do, one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+
+def _lines_of(file: BinaryIO, source: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines, with progress on a terminal for those that take long."""
+    console = Console(stderr=True)
+    total, began = os.fstat(file.fileno()).st_size, time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = None
+        number = done = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number, done = number + 1, done + len(line)
+            yield number, line
+            if len(line) > MAX_LINE_BYTES:  # told as a bad line; its rest is no line of its own
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES)
+                    done += len(line)
+            if number % 500 == 0:
+                end_if_signalled()
+                if task is None and time.monotonic() - began > 1:
+                    task = bar.add_task(source.name, total=total)
+                if task is not None:
+                    bar.update(task, completed=done)
+
+
+def _text_of(line: bytes, *, first: bool) -> str:
+    if len(line) > MAX_LINE_BYTES:
+        raise _BadLine([f"longer than {MAX_LINE_BYTES >> 10} KiB; shorten its texts"])
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as err:
+        raise _BadLine([f"not UTF-8 (byte {err.start + 1} of the line); save the file as UTF-8"]) from None
+
+
+def _object_of(text: str) -> dict[str, Any]:
+    """A line of JSON."""
+    try:
+        table = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as err:
+        place = re.search(r"byte \d+", str(err))
+        raise _BadLine(
+            [f"not JSON{f' ({place[0]} of the line)' if place else ''}; write one object per line"]
+        ) from None
+    if not isinstance(table, dict):
+        raise _BadLine(['not an object; write {"id": …, "vendor": …, "title": …, "price": …}'])
+    return {key: _stripped(value) for key, value in table.items()}
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.strip(" ")
+    return [_stripped(one) for one in value] if isinstance(value, list) else value
+
+
+def _cells(text: str) -> list[str]:
+    """The cells of a line of CSV."""
+    try:
+        (row,) = csv.reader([text], strict=True)
+    except (csv.Error, ValueError):
+        raise _BadLine(["not CSV; a cell with a comma or a quotation mark stands in quotation marks, marks in it are "
+                        "doubled, and a product is on one line"]) from None  # fmt: skip
+    return [cell.strip(" ") for cell in row]
+
+
+def _header_of(text: str) -> list[str]:
+    header = _cells(text)
+    problems = [_unknown(name) for name in header if name not in FIELDS]
+    problems += [f"{name}: the column is there twice; keep one" for name in FIELDS if header.count(name) > 1]
+    problems += [f"{name}: the column is missing; add it" for name in _REQUIRED if name not in header]
+    if problems:
+        raise _BadLine(problems)
+    return header
+
+
+def _cells_of(text: str, header: list[str]) -> dict[str, Any]:
+    """A line of CSV, with lists and the price as they would be in JSON."""
+    cells = _cells(text)
+    if len(cells) != len(header):
+        raise _BadLine([f"{len(cells)} cells, the header has {len(header)}; quote cells that have a comma"])
+    table: dict[str, Any] = dict(zip(header, cells, strict=True))
+    for name in LISTS:
+        if name in table:
+            table[name] = [part.strip(" ") for part in table[name].split(";") if part.strip(" ")]
+    if re.fullmatch(r"[0-9]{1,15}", table["price"]):
+        table["price"] = int(table["price"])
+    return table
+
+
+def _checked(table: dict[str, Any]) -> Product:
+    """The product that a line describes.
+
+    Raises:
+        _BadLine: with a sentence for each field that is not good.
+    """
+    try:
+        product = msgspec.convert(table, Product)
+    except msgspec.ValidationError:
+        problems = [_unknown(name) for name in table if name not in FIELDS]
+        problems += [f"{name}: it is missing; {_RULES[name]}" for name in _REQUIRED if name not in table]
+        problems += [f"{name}: {_RULES[name]}" for name in FIELDS if name in table and not _is_good(name, table[name])]
+        raise _BadLine(problems) from None
+    return msgspec.structs.replace(product, **{name: tuple(dict.fromkeys(getattr(product, name))) for name in LISTS})
+
+
+def _is_good(name: str, value: Any) -> bool:
+    try:
+        msgspec.convert(value, _TYPES[name])
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _unknown(name: str) -> str:
+    return f"{name[:60] or 'a column without a name'}: unknown; the fields are {', '.join(FIELDS)}"
+
+
+def _say(text: str) -> None:
+    """A line on stderr; what comes from a file may not steer the terminal."""
+    print("".join(c if c.isprintable() else "?" for c in text), file=sys.stderr, flush=True)
