@@ -12,6 +12,7 @@ python -m llama.cloud.importing --import_file examples/catalogue.jsonl --catalog
     >"$work/import" 2>&1 ||
     { cat "$work/import" >&2; exit 1; }
 
+: >"$work/log"
 torchrun --standalone --nproc_per_node 1 cloud_main.py --ckpt_dir "$checkpoint/cloud" --bind 'tcp://127.0.0.1:*' \
     --sheet_dir examples/sheets --record_file "$work/runs.sqlite" --catalogue "$work/products.sqlite" >"$work/log" 2>&1 &
 cloud=$!
@@ -49,11 +50,13 @@ import json
 import sqlite3
 import sys
 
+from llama.edge.asking import rupiah
+
 runs = sqlite3.connect(sys.argv[1])
 runs.row_factory = sqlite3.Row
 for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text, offers FROM runs"):
     print("\n".join(f"  {name:13} {run[name]!r}" for name in run.keys() if name != "offers"))
-    offers = [f"{each['title']} ({each['vendor']}, Rp {each['price']:,})" for each in json.loads(run["offers"])]
+    offers = [f"{each['title']} ({each['vendor']}, {rupiah(each['price'])})" for each in json.loads(run["offers"])]
     print("\n".join(f"  {'offers' if i == 0 else '':13} {offer}" for i, offer in enumerate(offers)))
 PYTHON
 echo

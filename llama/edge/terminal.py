@@ -112,7 +112,7 @@ class Terminal:
         """What the provider has found for the reply."""
         if not self.plain and offers:
             table = Table(box=box.ROUNDED, expand=True, title="matched offers", title_justify="left")
-            for head, ratio in (("", 5), ("of", 3), ("price", 3), ("because of", 4)):
+            for head, ratio in (("", 9), ("of", 4), ("price", 3), ("because of", 6)):
                 table.add_column(Text(head, style="dim"), ratio=ratio, overflow="fold")
             for offer in offers:
                 where = f"\n{offer.url}" if offer.url else ""
