@@ -82,7 +82,7 @@ class Collecting:
         link: the connection.
         vendor: whose deliveries.
         output: where they go.
-        notices: told when the cloud answers.
+        notices: told when the cloud answers, and when it asks to be asked later.
         patience_s: how long a cloud may say that it is busy.
     """
 
@@ -131,6 +131,7 @@ class Collecting:
                 hint = err.retry_after_s
                 if hint is None or not math.isfinite(hint) or time.monotonic() > give_up:
                     raise
+                self.notices.refusal(str(err))
                 self.link.pause(min(max(hint, 0.1), 10.0))
 
 
@@ -190,22 +191,29 @@ def _ends_inside_a_line(fd: int) -> bool:
 
 
 class _Notices:
-    """On stderr, once per silence: that the cloud gives no answer, and that it answers again."""
+    """On stderr, once each time: that the cloud gives no answer or no useful one, and that it does again."""
 
     def __init__(self, address: str, follow: bool) -> None:
-        self._address, self._follow, self._silent = address, follow, False
+        self._address, self._follow, self._in_trouble = address, follow, False
 
     def silence(self, words: str) -> None:
         """The link's ``on_notice``."""
-        if not self._silent:
-            self._silent = True
-            self._tell(f"no answer from {self._address}; asking until it comes" if self._follow else words)
+        self._trouble(f"no answer from {self._address}; asking until it comes" if self._follow else words)
+
+    def refusal(self, words: str) -> None:
+        """It asks to be asked later."""
+        self._trouble(f"{words}; asking again")
 
     def answer(self) -> None:
         """There is one."""
-        if self._silent:
-            self._silent = False
+        if self._in_trouble:
+            self._in_trouble = False
             self._tell(f"{self._address} answers again")
+
+    def _trouble(self, words: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._tell(words)
 
     def _tell(self, words: str) -> None:
         if sys.stderr is not None:  # print would take stdout instead

@@ -429,7 +429,12 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
             assert wait_until(lambda: told in capfd.readouterr().err)
             other.execute("ROLLBACK")
             assert json.loads(program.line())["run_id"] == run_id.hex()
-            assert program.interrupt() == 130 and program.said() == "interrupted\n"
+            assert wait_until(lambda: left(served.endpoint, "insurer") == [])
+            assert program.interrupt() == 130
+            refused, answers, last = program.said().splitlines()
+    assert refused == ("vendor: the cloud refused (internal): the cloud's outbox cannot be used; try again later; "
+                       "asking again")  # fmt: skip
+    assert (answers, last) == (f"vendor: {served.endpoint} answers again", "interrupted")
 
 
 @pytest.mark.parametrize(
