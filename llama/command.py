@@ -140,11 +140,19 @@ def help_text(main: Callable[..., None]) -> str:
     doc, parameters = fire.docstrings.parse(inspect.getdoc(main) or ""), inspect.signature(main).parameters
     about = {arg.name: arg.description for arg in doc.args or []}
     needed = " ".join(f"--{name} {name.upper()}" for name, p in parameters.items() if p.default is p.empty)
-    lines = [doc.summary or "", "", f"usage: python {Path(sys.argv[0]).name} {needed} [flags]", ""]
+    lines = [doc.summary or "", "", f"usage: python {_program()} {needed} [flags]", ""]
     for name, p in parameters.items():
         default = "" if p.default in (p.empty, None, False) else f" (default {p.default})"
         lines.append(f"  --{name:<25} {about.get(name, '')}{default}")
     return "\n".join(lines)
+
+
+def _program() -> str:
+    """What this process was started as: ``edge_main.py``, or ``-m llama.vendor``."""
+    module = sys.modules["__main__"].__spec__  # of a program that is a file, None
+    if module is not None and module.origin == sys.argv[0]:
+        return f"-m {module.name}"
+    return Path(sys.argv[0]).name
 
 
 def _is_switch(main: Callable[..., None], name: str) -> bool:

@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 import llama.cloud.record as module
 from llama import wire
@@ -484,6 +487,625 @@ def test_a_record_that_another_program_keeps_locked_is_refused_after_a_moment(pa
     with held_by_another(path), pytest.raises(RecordError, match="cannot be used: database is locked; give --record"):
         RunRecord(path)
     RunRecord(path).close()
+
+
+# ---- deliveries
+
+
+DAY = 86400
+CATALOGUED = (wire.Offer("mug-1", "toko-a", "Mug", 45_000, "https://toko.example/mug", "a mug", ("mug",)),)
+
+
+class Clock:
+    """Seconds since 1970, as the test says."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def a_delivery(number: int = 1, **changes: Any) -> wire.Delivery:
+    fields: dict[str, Any] = {
+        "run_id": number.to_bytes(16, "big"), "prompt_id": "insurer/cover", "finished_at": utc(NOW),
+        "prompt": 'questions = ["…"]', "text": f"{number}: {TAGGED}", "offers": CATALOGUED,
+    }  # fmt: skip
+    return wire.Delivery(**(fields | changes))
+
+
+def file(record: RunRecord, number: int, vendor: str = "insurer", **changes: Any) -> wire.Delivery:
+    """A finished run of a third party's sheet."""
+    delivery = a_delivery(number, **changes)
+    record.finished(a_run(number, copy="queued"), vendor, delivery)
+    return delivery
+
+
+def waiting(record: RunRecord, vendor: str = "insurer") -> list[int]:
+    """Numbers of the deliveries that would be handed out."""
+    return [int.from_bytes(delivery.run_id, "big") for delivery in record.collect(vendor, 1_000_000, 1 << 40)]
+
+
+def ids(*numbers: int) -> list[bytes]:
+    return [number.to_bytes(16, "big") for number in numbers]
+
+
+def stored(path: Path) -> bytes:
+    """All bytes of the file and of its companions."""
+    return b"".join(file.read_bytes() for file in path.parent.glob("runs.sqlite*"))
+
+
+def test_a_delivery_is_handed_out_again_and_again_until_it_is_acknowledged(path: Path, record: RunRecord) -> None:
+    """As it was filed; oldest first; also by a record that is opened again."""
+    filed = tuple(file(record, number) for number in (3, 1, 2))
+    assert record.collect("insurer", 64) == record.collect("insurer", 64) == filed
+    assert record.collect("insurer", 2) == filed[:2] and record.collect("insurer", 0) == ()
+    record.acknowledge("insurer", ids(1, 77))
+    assert record.collect("insurer", 64) == (filed[0], filed[2])
+    record.close()
+    with closing(RunRecord(path)) as again:
+        assert again.collect("insurer", 64) == (filed[0], filed[2])
+        again.acknowledge("insurer", [*ids(2, 3), b"", b"unheard of"])
+        assert waiting(again) == [] and again.dropped == 0
+
+
+def test_a_run_that_is_replayed_is_delivered_once(record: RunRecord) -> None:
+    """What is waiting stays as it is, what was acknowledged does not come again; the run's own row is the last one."""
+    first = file(record, 1)
+    file(record, 1, text="another")
+    assert record.collect("insurer", 64) == (first,) and len(record.runs(9)) == 1
+    record.acknowledge("insurer", ids(1))
+    file(record, 1, text="a third")
+    file(record, 1, vendor="toko-a")
+    assert waiting(record) == waiting(record, "toko-a") == []
+
+
+def test_a_third_party_reaches_its_own_deliveries_only(record: RunRecord) -> None:
+    """Neither to collect nor to acknowledge; names are compared as they stand."""
+    file(record, 1, "insurer")
+    file(record, 2, "toko-a")
+    for other in ("", "insure", "insurer ", "INSURER", "insurer%", "toko_a", "' OR 1 = 1 --"):
+        assert waiting(record, other) == []
+        record.acknowledge(other, ids(1, 2))
+    record.acknowledge("toko-a", ids(1))
+    assert (waiting(record), waiting(record, "toko-a")) == ([1], [2])
+
+
+@pytest.mark.parametrize(
+    "harm", [{"text": "\udc00"}, {"offers": (wire.Offer("m", "v", "t" * 501, 1),)}, {"run_id": b"short"}],
+    ids=["text", "offer", "id"],
+)  # fmt: skip
+def test_a_run_and_its_delivery_are_written_both_or_neither(record: RunRecord, harm: dict[str, Any]) -> None:
+    """A delivery that no message could hold would be in the way of all that follow it: it is refused, and its run."""
+    file(record, 1)
+    with pytest.raises(RecordError, match=r"^a finished run could not be recorded: \w+Error$"):
+        file(record, 2, **harm)
+    assert record.runs(9) == [a_run(1, copy="queued")] and waiting(record) == [1]
+    file(record, 3)
+    assert waiting(record) == [1, 3]
+
+
+def test_a_run_keeps_its_offers_and_what_became_of_the_copy(record: RunRecord) -> None:
+    """As they were; nothing of them in what is printed of a run."""
+    run = a_run(1, offers=CATALOGUED, copy="withheld")
+    record.finished(run)
+    assert record.runs(1) == [run]
+    assert "Mug" not in repr(run)
+
+
+@given(sizes=st.lists(st.integers(0, 400), max_size=12), limit=st.integers(1, 14), most=st.integers(0, 3000))
+@QUICK
+def test_as_many_are_handed_out_as_fit_but_always_the_first(
+    tmp_path: Path, sizes: list[int], limit: int, most: int
+) -> None:
+    """Measured as they travel."""
+    name = tmp_path / os.urandom(8).hex()
+    with closing(RunRecord(name)) as record:
+        filed = [file(record, number, text="x" * size) for number, size in enumerate(sizes)]
+        came = record.collect("insurer", limit, most)
+    measured = [len(msgspec.msgpack.encode(delivery)) for delivery in filed]
+    fits = [n for n in range(min(limit, len(filed)) + 1) if sum(measured[:n]) <= most or n == 1]
+    assert list(came) == filed[: max(fits)]
+
+
+def test_a_delivery_that_is_acknowledged_is_erased_from_the_disk_at_once(path: Path, record: RunRecord) -> None:
+    """Its words stand nowhere in the file nor in its companions; the id does, which a replay is known by."""
+    offers = (wire.Offer("m", "toko-a", "lebkuchen", 1),)
+    file(record, 1, prompt="zimtstern " * 900, text="vanillekipferl", offers=offers)
+    file(record, 2, text="spekulatius")
+    assert all(word in stored(path) for word in (b"zimtstern", b"vanillekipferl", b"lebkuchen", b"spekulatius"))
+    record.acknowledge("insurer", ids(1))
+    left = stored(path)
+    assert not [word for word in (b"zimtstern", b"vanillekipferl", b"lebkuchen") if word in left]
+    assert b"spekulatius" in left and a_delivery(1).run_id in left
+
+
+def test_a_reader_delays_the_erasing_until_it_has_gone(path: Path, record: RunRecord) -> None:
+    """It sees what was there; the next question after it makes up for it."""
+    file(record, 1, prompt="zimtstern")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM deliveries").fetchone() == (1,)
+        record.acknowledge("insurer", ids(1))
+        assert waiting(record) == [] and b"zimtstern" in stored(path)
+    assert waiting(record, "toko-a") == [] and b"zimtstern" not in stored(path)
+
+
+def test_a_commit_waits_for_the_disk(record: RunRecord) -> None:
+    """SQLite's own words for it: a power cut costs nothing that ``finished`` has returned for."""
+    assert record._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert record._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_an_outbox_that_cannot_be_used_says_so_without_a_word_of_it(path: Path, record: RunRecord) -> None:
+    """Locked, closed, or with something else in it."""
+    file(record, 1)
+    with held_by_another(path):
+        with pytest.raises(RecordError, match=r"^deliveries could not be read: database is locked$"):
+            record.collect("insurer", 1)
+        with pytest.raises(RecordError, match=r"^an acknowledgement could not be written: database is locked$"):
+            record.acknowledge("insurer", ids(1))
+    assert waiting(record) == [1]
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE deliveries SET offers = '{\"zimtstern\": 1'")
+    with pytest.raises(RecordError, match=r"^deliveries could not be read: \w+Error$"):
+        record.collect("insurer", 1)
+    record.close()
+    with pytest.raises(RecordError, match=r"^deliveries could not be read: "):
+        record.collect("insurer", 1)
+
+
+# ---- retention
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for few."""
+    monkeypatch.setattr(module, "MAX_RUNS", 8)
+    monkeypatch.setattr(module, "MAX_DELIVERIES", 4)
+    monkeypatch.setattr(module, "MAX_TOMBSTONES", 3)
+
+
+def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
+    """Runs, what waits, what was acknowledged: at the next collect, write or opening. What nobody fetched counts."""
+    for occasion in ("collect", "finished", "open"):
+        record = RunRecord(path, retention_days=2, clock=clock)
+        file(record, 1, prompt="zimtstern")
+        file(record, 2)
+        record.acknowledge("insurer", ids(2))
+        clock.now += 1.5 * DAY
+        record.finished(a_run(3, finished_at=utc(clock.now)), "insurer", a_delivery(3))
+        assert len(record.runs(9)) == 3 and waiting(record) == [1, 3]
+        clock.now += 0.6 * DAY
+        if occasion == "collect":
+            assert record.collect("toko-a", 1) == ()
+        if occasion == "finished":
+            record.finished(a_run(4, finished_at=utc(clock.now)))
+        if occasion == "open":
+            record.close()
+            record = RunRecord(path, retention_days=2, clock=clock)
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT run_id FROM deliveries").fetchall() == [(a_run(3).run_id,)]
+        assert record.dropped == 1 and a_run(1).run_id not in [run.run_id for run in record.runs(9)]
+        assert waiting(record) == [3] and b"zimtstern" not in stored(path)
+        record.close()
+        for left in path.parent.glob("runs.sqlite*"):
+            left.unlink()
+        clock.now = NOW
+
+
+def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(record: RunRecord, short: None) -> None:
+    """The oldest of them, which are counted; no acknowledgement makes room for more."""
+    file(record, 100, "toko-a")
+    for number in range(10):
+        file(record, number)
+    assert (waiting(record), waiting(record, "toko-a"), record.dropped) == ([6, 7, 8, 9], [100], 6)
+    record.acknowledge("insurer", ids(7, 8))
+    file(record, 10)
+    assert (waiting(record), waiting(record, "toko-a"), record.dropped) == ([6, 9, 10], [100], 6)
+
+
+def test_of_those_acknowledged_the_newest_ids_are_kept(record: RunRecord, short: None) -> None:
+    """Of each third party; so that a replay is delivered a second time only after many others, and is then told."""
+    file(record, 100, "toko-a")
+    record.acknowledge("toko-a", ids(100))
+    for number in range(5):
+        file(record, number)
+        record.acknowledge("insurer", ids(number))
+    for number in (0, 1, 2, 3, 4):
+        file(record, number)
+    file(record, 100, "toko-a")
+    assert (waiting(record), waiting(record, "toko-a"), record.dropped) == ([0, 1], [], 0)
+
+
+def test_lower_limits_than_before_hold_when_the_file_is_opened(
+    path: Path, record: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a write."""
+    for number in range(6):
+        file(record, number)
+    record.close()
+    monkeypatch.setattr(module, "MAX_RUNS", 2)
+    monkeypatch.setattr(module, "MAX_DELIVERIES", 1)
+    with closing(RunRecord(path)) as record:
+        assert len(rows_of(path)) == 2 and waiting(record) == [5] and record.dropped == 5
+
+
+@pytest.mark.parametrize("days", [1e-9, 1e9, float("inf")])
+def test_any_number_of_days_will_do(path: Path, days: float) -> None:
+    """From the second on which a run finishes to for ever."""
+    with closing(RunRecord(path, retention_days=days)) as record:
+        file(record, 1)
+        record.collect("insurer", 1)
+
+
+def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, record: RunRecord, short: None) -> None:
+    """No limit is reached too early or too late."""
+    for number in range(4):
+        file(record, number)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM deliveries WHERE run_id < ?", (a_run(3).run_id,))
+        db.execute("DELETE FROM runs WHERE run_id < ?", (a_run(3).run_id,))
+    for number in range(4, 7):
+        file(record, number)
+    assert waiting(record) == [3, 4, 5, 6] and record.dropped == 0 and len(record.runs(99)) == 4
+    with closing(sqlite3.connect(path)) as db, db:
+        db.executemany("INSERT INTO runs VALUES (?, '', ?, ?, 1, 1, 1, '', '[]', 'none')",
+                       ((os.urandom(16), utc(NOW), utc(NOW)) for _ in range(20)))  # fmt: skip
+    file(record, 7)
+    assert len(rows_of(path)) == 8
+
+
+def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, clock: Clock) -> None:
+    """100,000 runs, four third parties' full outboxes: the steps that SQLite makes are counted, so none is a scan."""
+    parties = ["insurer", "toko-a", "toko-b", "toko-c"]
+
+    def steps(record: RunRecord) -> tuple[int, int, int]:
+        """SQLite's steps, in tens, of a write, a collect and an acknowledgement of one."""
+        counted = [0]
+
+        def count() -> None:
+            counted[0] += 1
+
+        def of(call: Callable[[], object]) -> int:
+            counted[0] = 0
+            call()
+            return counted[0]
+
+        record._db.set_progress_handler(count, 10)
+        number = 1 << 64 | record._db.total_changes  # of no run that is there
+        took = (
+            of(lambda: file(record, number)),
+            of(lambda: record.collect("insurer", 1)),
+            of(lambda: record.acknowledge("insurer", ids(number))),
+        )
+        record._db.set_progress_handler(None, 0)
+        return took
+
+    with closing(RunRecord(path, clock=clock)) as record:
+        steps(record)
+        empty = steps(record)
+        with closing(sqlite3.connect(path)) as db, db:
+            run, delivery = a_run(), a_delivery()
+            db.executemany(
+                "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'queued')",
+                ((i.to_bytes(16, "big"), run.opened_at, run.finished_at, "t" * 200) for i in range(100_000)),
+            )
+            for party in parties:
+                db.executemany(
+                    "INSERT INTO deliveries VALUES (NULL, ?, ?, ?, ?, '', '', '', ?, '[]', 0)",
+                    ((os.urandom(16), party, int(NOW), int(i >= 10_000), delivery.text) for i in range(20_000)),
+                )
+        steps(record)  # counts them, and makes the limits hold
+        full = steps(record)
+        started = time.perf_counter()
+        for number in range(200):
+            file(record, 1 << 65 | number)
+        ms = 1000 * (time.perf_counter() - started) / 200
+        assert record._runs == 100_000 and record._deliveries["insurer", 0] == 10_000
+    print(f"steps/10 empty {empty}, full {full}; {ms:.2f} ms per run with its delivery in a full file")
+    assert all(f < 2 * e + 20 for e, f in zip(empty, full, strict=True))
+
+
+# ---- an outbox is what this says it is
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """The record against a plain model of it, through any order of calls, three third parties, and a clock."""
+
+    LIMITS: ClassVar = {"MAX_RUNS": 8, "MAX_DELIVERIES": 3, "MAX_TOMBSTONES": 2}
+    DAYS = 3
+    parties = st.sampled_from(["insurer", "toko-a", "toko-b"])
+    numbers = st.integers(0, 14)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = {name: getattr(module, name) for name in self.LIMITS}
+        for name, limit in self.LIMITS.items():
+            setattr(module, name, limit)
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "runs.sqlite"
+        self.clock, self.dropped = Clock(), 0
+        self.runs = dict[int, Run]()  # in the order in which they were written
+        self.deliveries = dict[int, tuple[str, int, wire.Delivery | None]]()  # party, when, None: acknowledged
+        self.record = self.opened()
+
+    def opened(self) -> RunRecord:
+        return RunRecord(self.path, retention_days=self.DAYS, clock=self.clock)
+
+    def teardown(self) -> None:
+        self.record.close()
+        self.directory.cleanup()
+        for name, limit in self.before.items():
+            setattr(module, name, limit)
+
+    def forget(self) -> None:
+        """The retention, said a second time."""
+        oldest = int(self.clock.now - self.DAYS * DAY)
+        self.runs = {n: run for n, run in self.runs.items() if run.finished_at >= utc(oldest)}
+        while len(self.runs) > module.MAX_RUNS:
+            del self.runs[next(iter(self.runs))]
+        for n, (_, written, delivery) in list(self.deliveries.items()):
+            if written < oldest:
+                self.dropped += delivery is not None
+                del self.deliveries[n]
+        for party in ("insurer", "toko-a", "toko-b"):
+            of_party = [(n, d) for n, (p, _, d) in self.deliveries.items() if p == party]
+            waiting, done = [n for n, d in of_party if d is not None], [n for n, d in of_party if d is None]
+            surplus = waiting[: max(0, len(waiting) - module.MAX_DELIVERIES)]
+            self.dropped += len(surplus)
+            for n in surplus + done[: max(0, len(done) - module.MAX_TOMBSTONES)]:
+                del self.deliveries[n]
+
+    def waiting(self, party: str) -> list[wire.Delivery]:
+        return [d for p, _, d in self.deliveries.values() if p == party and d is not None]
+
+    @rule(number=numbers, party=st.none() | parties, text=st.text(max_size=20), offers=st.booleans())
+    def finished(self, number: int, party: str | None, text: str, offers: bool) -> None:
+        run = a_run(number, finished_at=utc(self.clock.now), text=text, offers=CATALOGUED if offers else ())
+        delivery = a_delivery(number, text=text, withheld=not text) if party else None
+        self.record.finished(run, party or "", delivery)
+        self.runs.pop(number, None)
+        self.runs[number] = run
+        if party is not None and number not in self.deliveries:
+            self.deliveries[number] = (party, int(self.clock.now), delivery)
+        self.forget()
+
+    @rule(party=parties, limit=st.integers(0, 5), most=st.sampled_from([0, 300, 600, 8 << 20]))
+    def collect(self, party: str, limit: int, most: int) -> None:
+        came = self.record.collect(party, limit, most)
+        self.forget()
+        expected = self.waiting(party)[:limit]
+        while len(expected) > 1 and sum(len(msgspec.msgpack.encode(d)) for d in expected) > most:
+            expected.pop()
+        assert list(came) == expected
+
+    @rule(party=parties, numbers=st.lists(numbers, max_size=4))
+    def acknowledge(self, party: str, numbers: list[int]) -> None:
+        self.record.acknowledge(party, ids(*numbers))
+        for n in numbers:
+            if n in self.deliveries and self.deliveries[n][0] == party:
+                self.deliveries[n] = (party, self.deliveries[n][1], None)
+        self.forget()
+
+    @rule(party=parties)
+    def acknowledge_what_comes(self, party: str) -> None:
+        came = self.record.collect(party, 2)
+        self.record.acknowledge(party, [delivery.run_id for delivery in came])
+        self.forget()
+        for delivery in came:
+            number = int.from_bytes(delivery.run_id, "big")
+            self.deliveries[number] = (party, self.deliveries[number][1], None)
+        self.forget()
+
+    @rule(killed=st.booleans())
+    def reopen(self, killed: bool) -> None:
+        before = self.record
+        if not killed:
+            before.close()
+        assert before.dropped == self.dropped
+        self.record, self.dropped = self.opened(), 0
+        before.close()
+        self.forget()
+
+    @rule(number=numbers)
+    def another_program_deletes(self, number: int) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            for table in ("runs", "deliveries"):
+                db.execute(f"DELETE FROM {table} WHERE run_id = ?", ids(number))
+        self.runs.pop(number, None)
+        self.deliveries.pop(number, None)
+
+    @rule(days=st.floats(-1, 2))
+    def time_passes(self, days: float) -> None:
+        """Or the clock is set back."""
+        self.clock.now += days * DAY
+
+    @rule()
+    def look(self) -> None:
+        for party in ("insurer", "toko-a", "toko-b"):
+            self.collect(party, 1000, 8 << 20)
+        assert self.record.runs(1000) == list(self.runs.values())[::-1]
+        assert self.record.dropped == self.dropped
+
+
+OutboxMachine.TestCase.settings = settings(
+    deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
+)
+test_the_outbox_is_what_its_model_is = OutboxMachine.TestCase
+
+
+# ---- a file of the version before
+
+
+VERSION_1 = """
+CREATE TABLE runs (
+    run_id BLOB PRIMARY KEY NOT NULL,
+    prompt_id TEXT NOT NULL,
+    opened_at TEXT NOT NULL,
+    finished_at TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    compute_us INTEGER NOT NULL,
+    text TEXT NOT NULL
+)
+"""
+
+
+def of_version_1(path: Path, runs: int) -> list[Run]:
+    """A file as release 1 leaves it; its runs, newest first."""
+    path.touch(0o600)
+    rows = [a_run(number, text=f"{number} {TAGGED}") for number in range(runs)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("BEGIN IMMEDIATE")
+        db.execute(VERSION_1)
+        db.execute("PRAGMA user_version = 1")
+        db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                       [tuple(getattr(run, name) for name in COLUMNS[:8]) for run in rows])  # fmt: skip
+        db.execute("COMMIT")
+    return rows[::-1]
+
+
+def schema_of(path: Path) -> tuple[int, list[tuple[str, str]]]:
+    """The version, and what made each table and index, apart from white space."""
+    with closing(sqlite3.connect(path)) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        made = db.execute("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name")
+        return version, [(name, " ".join(sql.split())) for name, sql in made]
+
+
+def test_a_file_of_version_1_is_upgraded_in_place_with_all_its_rows(path: Path, tmp_path: Path) -> None:
+    """Once, which is written down; it is then as a new file is, and an outbox too. Release 1 refuses the number."""
+    runs = of_version_1(path, 500)
+    with closing(RunRecord(path, clock=Clock(NOW + 60))) as record:
+        assert record.runs(1000) == runs and runs[0].offers == () and runs[0].copy == "none"
+        file(record, 1000)
+    with closing(RunRecord(path)) as record:
+        assert record.runs(1000) == [a_run(1000, copy="queued"), *runs] and waiting(record) == [1000]
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT * FROM versions").fetchall() == [(2, utc(NOW + 60))]
+    RunRecord(tmp_path / "new").close()
+    assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == 2
+
+
+DIES_AT = """
+import os, sys
+import llama.cloud.record as record
+
+class Dying(tuple):
+    def __iter__(self):
+        for i, statement in enumerate(super().__iter__()):
+            if i == int(sys.argv[2]):
+                os.kill(os.getpid(), 9)
+            yield statement
+
+def clock():  # asked for when the upgrade is written down, after its last statement
+    if len(upgrade) == int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+    return float(sys.argv[3])
+
+upgrade = record._UPGRADES[2] = Dying(record._UPGRADES[2])
+record.RunRecord(sys.argv[1], clock=clock).close()
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("at", range(len(module._UPGRADES[2]) + 2))
+def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int) -> None:
+    """Before each of its statements, before it is written down, and after it; the next opening finds all rows."""
+    runs = of_version_1(path, 300)
+    old = schema_of(path)
+    command = [sys.executable, "-c", DIES_AT, str(path), str(at), str(NOW)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    version, tables = schema_of(path)
+    if at <= len(module._UPGRADES[2]):
+        assert (version, tables) == old
+    else:
+        assert version == 2 and len(tables) > len(old[1])
+    with closing(RunRecord(path)) as record:
+        assert record.runs(1000) == runs
+        assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+# ---- a record that is killed
+
+
+WRITES_AND_DIES = """
+import os, random, signal, sys, time
+from llama import wire
+from llama.cloud.record import Run, RunRecord, utc
+
+path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+dice = random.Random(seed)
+
+def said(what, run_id):
+    os.write(1, f"{what} {run_id.hex()}\\n".encode())  # one piece or nothing
+
+def work():
+    record, now = RunRecord(path), utc(time.time())
+    said("opened", b"")
+    while True:
+        run_id = os.urandom(16)
+        text = run_id.hex() * (1 + run_id[0] * 4)
+        vendor = "toko-" + "abc"[run_id[1] % 3]
+        offers = (wire.Offer("p", vendor, text[:32], 1),)
+        delivery = wire.Delivery(run_id, vendor + "/x", now, "prompt " + text, text, offers)
+        record.finished(Run(run_id, vendor + "/x", now, now, 1, 1, 1, text, offers, "queued"), vendor, delivery)
+        said("finished", run_id)
+        if run_id[2] % 4 == 0:
+            for delivery in record.collect(vendor, 2):
+                said("acknowledging", delivery.run_id)
+                record.acknowledge(vendor, [delivery.run_id])
+                said("acknowledged", delivery.run_id)
+
+for _ in range(rounds):
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    time.sleep(dice.uniform(0.002, 0.09))
+    os.kill(pid, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_a_kill_at_any_moment_loses_nothing_that_was_finished(path: Path) -> None:
+    """Sixty processes, one after the other, each killed at work on the file that the last one left.
+
+    Every run that one of them said is finished is there, whole, with its delivery; what was acknowledged does not come
+    again, and of what was not nothing is missing.
+    """
+    ended = subprocess.run([sys.executable, "-c", WRITES_AND_DIES, str(path), "7", "60"], cwd=ROOT, text=True,
+                           capture_output=True, check=False)  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    said: dict[str, set[bytes]] = {word: set() for word in ("opened", "finished", "acknowledging", "acknowledged")}
+    for line in ended.stdout.splitlines():
+        word, _, digits = line.partition(" ")
+        said[word].add(bytes.fromhex(digits))
+    assert len(said["finished"]) > 300 and len(said["acknowledged"]) > 50, ended.stdout[-300:]
+    with closing(RunRecord(path)) as record:
+        assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        runs = {run.run_id: run for run in record.runs(1_000_000)}
+        came = {d.run_id: d for v in "abc" for d in record.collect(f"toko-{v}", 1_000_000, 1 << 40)}
+        kept = {run_id for (run_id,) in record._db.execute("SELECT run_id FROM deliveries")}
+        assert record.dropped == 0
+    print(f"{len(said['finished'])} said to be finished, {len(runs)} there, {len(said['acknowledged'])} acknowledged")
+    assert said["finished"] <= set(runs) == kept and len(runs) <= len(said["finished"]) + 60
+    for run_id, run in runs.items():
+        assert run.text == run_id.hex() * (1 + run_id[0] * 4) and run.offers[0].title == run_id.hex()
+    for run_id, delivery in came.items():
+        assert (delivery.text, delivery.prompt) == (runs[run_id].text, f"prompt {runs[run_id].text}")
+        assert delivery.offers == runs[run_id].offers and delivery.prompt_id == runs[run_id].prompt_id
+    assert not said["acknowledged"] & set(came)
+    assert set(runs) - set(came) <= said["acknowledging"]
 
 
 # ---- the program

@@ -276,6 +276,8 @@ class RunRecord:
             self._db.execute(_WRITE_RUN, [_stored(getattr(run, name)) for name in _RUN])
             self._runs += 1
             if delivery is not None:
+                # One that no message may hold would be in the way of all that come after it.
+                msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
                 values = [_stored(getattr(delivery, name)) for name in _DELIVERY]
                 written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, *values])
                 self._deliveries[vendor, 0] += written.rowcount

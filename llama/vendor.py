@@ -1,0 +1,225 @@
+"""The third party's program: collects the deliveries of its sheets, prints them, and only then acknowledges them.
+
+Used as::
+
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME                    (what there is)
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow >> FILE   (and what comes)
+
+On stdout one JSON object a line, ASCII only, so that nothing in it can steer a terminal. A delivery is printed at least
+once: whatever ends this program before the cloud has the acknowledgement, the next start prints the same line again,
+with the same ``run_id``. What a pipe has taken counts as printed, what goes into a file as soon as the disk has it.
+
+Knows: ``llama.wire``, the link. Does not know: the model, the person, what tags stand for, other third
+parties. Nothing of a delivery goes to stderr.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
+import errno
+import json
+import math
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from llama.command import run
+from llama.edge.link import Link
+from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
+
+_NAME = re.compile(r"[a-z0-9-]{1,40}")
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # said by file systems that have nothing to sync
+
+
+def main(cloud: str, vendor: str, follow: bool = False, deadline: float = 30.0, interval: float = 2.0) -> None:
+    """Print a third party's deliveries, one JSON object a line, and acknowledge them.
+
+    Args:
+        cloud: address of cloud_main.py, tcp://HOST:PORT.
+        vendor: whose deliveries: the name of its directory of sheets in the cloud.
+        follow: go on when nothing is left, and while the cloud is away, until Ctrl-C.
+        deadline: seconds of silence after which the cloud is given up.
+        interval: seconds between one question for more and the next.
+    """
+    if not _NAME.fullmatch(vendor):
+        raise UsageError("--vendor is the name of a directory of sheets: 1 to 40 of a-z, 0-9 and -")
+    if not deadline > 0:  # nor NaN
+        raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
+    if not 0 < interval < math.inf:
+        raise UsageError(f"--interval {interval}: give seconds above 0")
+    output = Output()
+    notices = _Notices(cloud, follow)
+    with Link(cloud, deadline_s=deadline, on_notice=notices.silence) as link:
+        collecting = Collecting(link, vendor, output, notices, patience_s=math.inf if follow else deadline)
+        while True:
+            try:
+                came = collecting.some()
+            except CloudUnreachable:
+                if not follow:
+                    raise
+                came = False
+            if not (came or follow):
+                return
+            if not came:
+                link.pause(interval)
+
+
+class Collecting:
+    """Deliveries on their way from the cloud to ``output``.
+
+    Args:
+        link: the connection.
+        vendor: whose deliveries.
+        output: where they go.
+        notices: told when the cloud answers, and when it asks to be asked later.
+        patience_s: how long a cloud may say that it is busy.
+    """
+
+    def __init__(self, link: Link, vendor: str, output: Output, notices: _Notices, *, patience_s: float) -> None:
+        self.link, self.vendor, self.output, self.notices, self.patience_s = link, vendor, output, notices, patience_s
+        self._printed = tuple[bytes, ...]()  # and not yet acknowledged
+        self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
+
+    def some(self) -> bool:
+        """Print the deliveries of one answer, then acknowledge them. True if there were any.
+
+        Raises:
+            CloudUnreachable: no sign of life; the next call goes on where this one stopped, and repeats no line.
+            CloudRefused, ProtocolMismatch: see ``Link.ask``.
+        """
+        if not self._greeted:
+            self.link.hello()
+            self._greeted = True
+        try:
+            self._acknowledge()
+            reply = self._ask(Collect(self.vendor))
+            if not isinstance(reply, Deliveries):
+                raise ProtocolMismatch(f"{self.link.address} answered Collect with another kind of reply")
+            self.output.write(reply.deliveries)
+            self._printed = tuple(delivery.run_id for delivery in reply.deliveries)
+            self._acknowledge()
+        except CloudUnreachable:
+            self._greeted = False
+            raise
+        return bool(reply.deliveries)
+
+    def _acknowledge(self) -> None:
+        if self._printed and not isinstance(self._ask(Acknowledge(self.vendor, self._printed)), Acknowledged):
+            raise ProtocolMismatch(f"{self.link.address} answered Acknowledge with another kind of reply")
+        self._printed = ()
+
+    def _ask(self, request: Collect | Acknowledge) -> Reply:
+        """The answer, also of a cloud that is busy at first."""
+        give_up = time.monotonic() + self.patience_s
+        while True:
+            try:
+                reply = self.link.ask(request)
+                self.notices.answer()
+                return reply
+            except CloudRefused as err:
+                hint = err.retry_after_s
+                if hint is None or not math.isfinite(hint) or time.monotonic() > give_up:
+                    raise
+                self.notices.refusal(str(err))
+                self.link.pause(min(max(hint, 0.1), 10.0))
+
+
+class Output:
+    """This process's stdout, as lines that are really written.
+
+    Not ``print``: it says nothing where stdout is closed, and what it buffers may fail only after the acknowledgement.
+    """
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            raise UsageError("stdout is closed, and deliveries are printed there; give it a file or a pipe")
+        self._fd = sys.stdout.fileno()
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
+        self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
+
+    def write(self, deliveries: Sequence[Delivery]) -> None:
+        """Returns when all of them are written, and in a file are on the disk.
+
+        Raises:
+            OSError: not all of them are.
+        """
+        if not deliveries:
+            return
+        left = memoryview(self._before + b"".join(map(line_of, deliveries)))
+        while left:
+            left = left[os.write(self._fd, left) :]
+        self._before = b""
+        if self._is_file:
+            try:
+                os.fsync(self._fd)
+            except OSError as err:
+                if err.errno not in _CANNOT_SYNC:
+                    raise
+
+
+def line_of(delivery: Delivery) -> bytes:
+    """A delivery as one line of JSON, always the same for the same delivery."""
+    fields = msgspec.structs.asdict(delivery)
+    fields["run_id"] = delivery.run_id.hex()
+    fields["offers"] = [msgspec.structs.asdict(offer) for offer in delivery.offers]
+    return json.dumps(fields).replace("\x7f", "\\u007f").encode() + b"\n"
+
+
+def _ends_inside_a_line(fd: int) -> bool:
+    """Whether a file has a last line without its end; where nobody may look, an empty line too many does no harm."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return False
+    try:
+        # The descriptor is most likely one that only writes.
+        with open(f"/dev/fd/{fd}", "rb", buffering=0) as file:  # noqa: PTH123
+            return os.pread(file.fileno(), 1, size - 1) != b"\n"
+    except OSError:
+        return True
+
+
+class _Notices:
+    """On stderr, once each time: that the cloud gives no answer or no useful one, and that it does again."""
+
+    def __init__(self, address: str, follow: bool) -> None:
+        self._address, self._follow, self._in_trouble = address, follow, False
+
+    def silence(self, words: str) -> None:
+        """The link's ``on_notice``."""
+        self._trouble(f"no answer from {self._address}; asking until it comes" if self._follow else words)
+
+    def refusal(self, words: str) -> None:
+        """It asks to be asked later."""
+        self._trouble(f"{words}; asking again")
+
+    def answer(self) -> None:
+        """There is one."""
+        if self._in_trouble:
+            self._in_trouble = False
+            self._tell(f"{self._address} answers again")
+
+    def _trouble(self, words: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._tell(words)
+
+    def _tell(self, words: str) -> None:
+        if sys.stderr is not None:  # print would take stdout instead
+            with contextlib.suppress(OSError):  # nobody holds it any more
+                print("".join(c if c.isprintable() else "?" for c in f"vendor: {words}"), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
