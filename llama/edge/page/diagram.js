@@ -31,7 +31,8 @@ function build({ n_layers, split_layer }) {
     el("h3", {}, icon("device"), "Your device"),
     part("nearBars", "div", { class: "bars", role: "img" }, parts.embed, ...parts.near),
     el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "embedding"), el("span", {}, nearName.toLowerCase())),
-    el("dl", { class: "times" }, row("embedTime", "Embedding"), row("nearTime", nearName)));
+    el("dl", { class: "times" }, row("embedTime", "Embedding"), row("nearTime", nearName)),
+    el("p", { class: "back-here" }, "The id becomes text here: ", part("text", "span", { class: "token" }, "–")));
 
   const cut = el("div", { class: "cut" },
     el("p", { class: "cut-name" }, "the cut"),
@@ -135,6 +136,7 @@ function clear(model, run) {
   for (const name of ["device", "network", "queue", "layers", "head"]) share(name, 0, 1);
   say("total", "");
   say("token", "–");
+  say("text", "–");
   say("rate", "–");
   say("count", "0");
   say("rows", run?.prefill ? `${run.prefill.done} × ${model.dim}` : "rows of numbers");
@@ -182,14 +184,20 @@ function draw(iteration, model, run) {
   if (iteration.token_id === null || iteration.token_id === undefined) {
     say("id", "no token asked for yet");
     say("token", "–");
+    say("text", "–");
   } else {
     say("id", `id ${iteration.token_id}`);
-    parts.token.replaceChildren(...(iteration.token ? visible(iteration.token) : []));
-    if (!iteration.token || iteration.stop) parts.token.replaceChildren(el("span", { class: "sign" }, iteration.stop ? "end of the reply" : "no text"));
+    parts.token.replaceChildren(...shown(iteration));
+    parts.text.replaceChildren(...shown(iteration));
   }
   say("count", String(run.tokens));
   say("rate", iteration.tokens_per_s ? iteration.tokens_per_s.toFixed(1) : "–");
   if (parts.list.parentElement.open) list(parts.last);
+}
+
+function shown({ token, stop }) {
+  if (token && !stop) return visible(token);
+  return [el("span", { class: "sign" }, stop ? "end of the reply" : "part of a character")];
 }
 
 /** Every layer's time as text; made only while somebody looks. */

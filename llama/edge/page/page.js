@@ -22,6 +22,8 @@ const state = {
   lost: null, // {wait} while the program does not answer
   cloudBack: false,
 };
+const narrow = matchMedia("(max-width: 61.99rem)");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let seen = 0; // number of the last event that is in the state
 let stale = false; // the state must be fetched anew before events mean anything
 
@@ -116,6 +118,7 @@ async function onEvent(event) {
         await fetchSheet();
       }
       tell("Started.");
+      if (narrow.matches) byId("reply-title").scrollIntoView(); // where something will happen
       break;
     case "notice":
       if (run) run.notices = [...run.notices, event.text].slice(-50);
@@ -304,6 +307,11 @@ function drawStatus(view) {
   } else progress.removeAttribute("value");
 }
 
+function goTo(heading) {
+  heading.focus({ preventScroll: true });
+  heading.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+}
+
 /** Shows one of two buttons; the focus goes along. */
 function swap(first, second, showSecond) {
   const [shown, hidden] = showSecond ? [second, first] : [first, second];
@@ -379,6 +387,7 @@ let wake = () => {};
 function wire() {
   byId("sheets").addEventListener("change", choose);
   byId("edit").addEventListener("click", () => editProfile());
+  byId("reply").addEventListener("click", ({ target }) => target.id === "to-saw" && goTo(byId("saw-title")));
   byId("start").addEventListener("click", start);
   byId("stop").addEventListener("click", stop);
   byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());

@@ -146,7 +146,8 @@ function afterReply(run) {
         el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
     }
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
-    parts.push(el("p", { class: "note timing" }, done.timing));
+    parts.push(el("p", { class: "note timing" }, done.timing),
+      el("button", { type: "button", class: "small", id: "to-saw" }, "See who saw what"));
   }
   if (run.notices.length) {
     parts.push(el("h4", {}, "Said during the run"),
