@@ -7,7 +7,7 @@ const PACE_MS = { lively: 120, calm: 800 }; // 35 iterations a second cannot be 
 
 let parts = null; // the elements that change, by name
 let shape = ""; // of the model that they were made for
-let scale = 1; // microseconds of a full bar; falls slowly, so that bars do not jump
+let scale = 1; // microseconds of a full bar; falls slowly, so that bars do not jump; a straggler is cut off instead
 
 // --- Once per model --------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,8 @@ function draw(iteration, model, run) {
   parts.last = { iteration, model };
   const near = device.layers_us;
   const far = cloud?.layers_us ?? [];
-  scale = Math.max(1.1 * Math.max(...near, ...far), 0.9 * scale);
+  const sorted = [...near, ...far].sort((a, b) => a - b);
+  scale = Math.max(1.25 * sorted[Math.floor(0.9 * (sorted.length - 1))], 0.9 * scale);
   height(parts.embed, device.embed_us);
   parts.near.forEach((each, i) => height(each, near[i], `layer ${i}`));
   parts.far.forEach((each, i) => height(each, far[i] ?? 0, `layer ${model.split_layer + i}`));
@@ -197,7 +198,7 @@ function draw(iteration, model, run) {
 
 function shown({ token, stop }) {
   if (token && !stop) return visible(token);
-  return [el("span", { class: "sign" }, stop ? "end of the reply" : "part of a character")];
+  return [el("span", { class: "sign in-words" }, stop ? "end of the reply" : "part of a character")];
 }
 
 /** Every layer's time as text; made only while somebody looks. */
@@ -210,7 +211,7 @@ function list({ iteration, model }) {
 }
 
 function height(bar, us, name) {
-  bar.firstChild.style.height = `${Math.min(100, (100 * us) / scale)}%`;
+  bar.firstChild.style.transform = `scaleY(${Math.min(1, us / scale)})`;
   bar.classList.toggle("over", us > scale);
   if (name) bar.title = `${name}: ${time(us)}`;
 }

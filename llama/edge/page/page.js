@@ -39,8 +39,9 @@ async function refresh() {
   const fresh = await stateOrTrouble();
   stale = false;
   seen = fresh.last_event;
-  const { cloud, model, sheets, profile, sanitise } = fresh;
-  Object.assign(state, { cloud, model, sheets, profile, sanitise, run: withOurs(fresh.run) });
+  const { model, sheets, profile, sanitise } = fresh;
+  onCloud(fresh.cloud);
+  Object.assign(state, { model, sheets, profile, sanitise, run: withOurs(fresh.run) });
   if (busy()) state.promptId = state.run.prompt_id;
   else if (!sheets.some((sheet) => sheet.prompt_id === state.promptId)) {
     const first = [state.run?.prompt_id, fresh.prompt_id, sheets.length === 1 ? sheets[0].prompt_id : ""];
@@ -323,7 +324,7 @@ function swap(first, second, showSecond) {
 }
 
 function sheetOptions(sheets) {
-  const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "There are no sheets");
+  const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "No sheets yet");
   const parties = [...new Set(sheets.map(({ party }) => party))].sort();
   return [first, ...parties.map((party) => el("optgroup", { label: party ? `Of the third party ${party}` : "Of the provider" },
     ...sheets.filter((sheet) => sheet.party === party).map(({ prompt_id, title }) => el("option", { value: prompt_id }, title || prompt_id))))];
@@ -335,7 +336,8 @@ function status({ run, sheet, sheetError, promptId, starting, stopping, startErr
   if (startError) return startError;
   if (declined) return "Declined; nothing was sent.";
   if (starting) return "Waiting for your answer; nothing has been sent.";
-  if (!promptId) return sheets.length ? "Choose a prompt sheet to begin." : "The provider has no sheets to choose from yet.";
+  if (!promptId && !sheets.length) return cloud?.state === "here" ? "The provider has no sheets." : "Waiting for the cloud, which has the sheets.";
+  if (!promptId) return "Choose a prompt sheet to begin.";
   if (sheetError) return "This sheet cannot be asked.";
   if (!sheet) return "The sheet is being fetched, and prepared here …";
   if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.`;
@@ -356,7 +358,7 @@ const speed = ({ iteration }) => (iteration?.tokens_per_s ? `, ${iteration.token
 /** How long nothing has come; said in words, so that nothing spins for ever. */
 function silence({ lastStep }) {
   const ms = performance.now() - lastStep;
-  return ms < SILENT_MS ? "" : `; nothing has come for ${Math.floor(ms / 1000)} s, the program keeps asking until its deadline`;
+  return ms < SILENT_MS ? "" : `; nothing new for ${Math.floor(ms / 1000)} s`;
 }
 
 function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
@@ -367,17 +369,19 @@ function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
     lost && !trouble && banner("bad", "Connection to the program lost.",
       lost.wait ? `It may have ended; then start it again and open the address that it prints. Next attempt within ${lost.wait} s.` : "Trying again now …",
       el("button", { type: "button", id: "try-now" }, "Try now")),
-    !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.says),
+    !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.address),
     !lost && state === "away" && banner("warn", "The cloud is away.",
-      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${cloud.says ?? ""}`),
-    !lost && state === "wrong" && banner("bad", "This is not the right cloud.", cloud.says),
+      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${sentence(cloud.says)}`),
+    !lost && state === "wrong" && banner("bad", "This is not the right cloud.", sentence(cloud.says)),
     !lost && cloudBack && banner("good", "The cloud is back.", running ? "The run goes on." : ""),
     sanitise === "off" && banner("bad", "Sanitising is off.", "What the sheet asks for leaves as you wrote it, secrets too."),
   ]);
 }
 
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?…]$/.test(text) ? "" : "."}` : "");
+
 function banner(kind, title, text, ...more) {
-  return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), ` ${text ?? ""}`), ...more);
+  return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), text ? ` ${text}` : ""), ...more);
 }
 
 // --- From the beginning ----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ function unasked({ file, fields }) {
     el("p", { class: "quiet" }, `${file}: ${count(fields.length, "field")}. Only what a sheet asks for leaves, in this form:`),
     bounded("The fields of your profile", { class: "all-fields" },
       el("dl", { class: "kept" }, ...fields.map(({ label, policy, value }) => el("div", {},
-        el("dt", {}, label), el("dd", {}, value, el("span", { class: "policy" }, POLICIES[policy] ?? policy)))))),
+        el("dt", {}, label), el("dd", {}, value), el("dd", { class: "policy" }, POLICIES[policy] ?? policy))))),
   ];
 }
 
@@ -158,7 +158,7 @@ function afterReply(run) {
 
 function offer({ title, vendor, price, url, item, matched }) {
   return el("li", { class: "offer" },
-    el("p", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
+    bounded("The product", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
     el("p", { class: "vendor" }, vendor, item ? el("span", {}, ` · for “${item}”`) : null),
     matched?.length ? el("p", { class: "matched" }, el("span", {}, "matched "), ...matched.map((word) => el("span", { class: "word" }, word))) : null,
     url ? el("p", { class: "url" }, url) : null);
@@ -186,10 +186,16 @@ export function drawSaw({ sheet, run, sanitise, changedSince }) {
   });
 }
 
-/** The dialogue as it leaves, with tags marked. */
-export function prompt({ prompt: messages, tags }) {
-  return bounded("The prompt as it leaves", { class: "prompt" }, ...messages.map(({ role, content }) =>
-    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)))));
+/** The dialogue as it leaves, with tags marked. A sheet's examples, which are nothing of the person's, are folded. */
+export function prompt({ prompt: messages, tags, sheet }) {
+  const message = ({ role, content }) =>
+    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)));
+  const isExample = ({ role }, i) => sheet && role !== "system" && i < messages.length - 1;
+  const examples = messages.filter(isExample);
+  return bounded("The prompt as it leaves", { class: "prompt" },
+    ...messages.filter((each, i) => !isExample(each, i) && i < messages.length - 1).map(message),
+    examples.length ? el("details", {}, el("summary", {}, `${count(examples.length, "message")} of examples, which the sheet brings along`), ...examples.map(message)) : null,
+    messages.length ? message(messages.at(-1)) : null);
 }
 
 function legend(tags) {
