@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 120.0  # a busy machine loads several ranks of torch slowly
 END_S = 60.0
+ANY_PORT = "tcp://127.0.0.1:*"
 
 
 @dataclass
@@ -64,8 +65,9 @@ class Cloud:
 
 @contextlib.contextmanager
 def cloud(
-    ckpt_dir: str | Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None
-) -> Iterator[Cloud]:
+    ckpt_dir: str | Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None,
+    bind: str = ANY_PORT,
+) -> Iterator[Cloud]:  # fmt: skip
     """A cloud that is ready, on a free port of this machine.
 
     Args:
@@ -73,13 +75,14 @@ def cloud(
         flags: further flags of cloud_main.py.
         ranks: started by torchrun; None is plain python.
         env: added to this process's environment.
+        bind: where it listens instead.
 
     Raises:
         AssertionError: it ended, or was not ready in time; with what it printed.
     """
     with tempfile.TemporaryDirectory() as directory:
         log, started = Path(directory) / "log", time.monotonic()
-        launcher = launch(log, "--ckpt_dir", ckpt_dir, *flags, ranks=ranks, env=env)
+        launcher = launch(log, "--ckpt_dir", ckpt_dir, *flags, ranks=ranks, env=env, bind=bind)
         try:
             ready = _wait_for_ready(launcher, log)
             yield Cloud(launcher, log, ready[1], int(ready[2]), time.monotonic() - started)
@@ -88,13 +91,13 @@ def cloud(
 
 
 def launch(
-    log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None
+    log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None, bind: str = ANY_PORT
 ) -> subprocess.Popen[bytes]:
     """Start cloud_main.py with all output into ``log``; the caller ends it with :func:`end`."""
     python = [sys.executable]
     if ranks is not None:
         python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command = [*python, str(ROOT / "cloud_main.py"), "--bind", "tcp://127.0.0.1:*", *map(str, flags)]
+    command = [*python, str(ROOT / "cloud_main.py"), "--bind", bind, *map(str, flags)]
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=ROOT)
 

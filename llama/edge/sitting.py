@@ -171,9 +171,10 @@ class Sitting:
 
     def state(self) -> dict[str, Any]:
         """Everything that a page needs to begin with."""
-        half, last_event = self.device.half, self.events.last  # first: what happens meanwhile is told once more
+        half = self.device.half
         profile, _ = self._profile()
         with self._lock:
+            last_event = self.events.last  # first: what happens meanwhile is told once more
             return {
                 "cloud": self._cloud(),
                 "model": {
@@ -343,9 +344,9 @@ class Sitting:
 
     def _text(self, run: _Run, text: str) -> None:
         if text:
-            with self._lock:
+            with self._lock:  # for both: a page that begins in between would show this piece twice
                 run.text += text
-            self.events.add("text", text=text)
+                self.events.add("text", text=text)
 
     def _notice(self, link: Link, text: str) -> None:
         if link.silent:
