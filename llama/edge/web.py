@@ -85,6 +85,7 @@ def serve(sitting: Sitting, port: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen()  # before the address is printed: it may be opened at once
     except OSError as err:
         listener.close()
         raise BindError(f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any "
