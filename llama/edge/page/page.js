@@ -47,7 +47,8 @@ async function refresh() {
     const first = [state.run?.prompt_id, fresh.prompt_id, sheets.length === 1 ? sheets[0].prompt_id : ""];
     state.promptId = first.find((id) => sheets.some((sheet) => sheet.prompt_id === id)) ?? "";
   }
-  await fetchSheet();
+  changed();
+  guarded(fetchSheet); // not waited for: a cloud that is away makes it long, and what happens meanwhile must be seen
 }
 
 /** The program's state; where it cannot tell it (the profile's file has become unusable), the page says so. */
@@ -95,6 +96,7 @@ async function fetchSheet() {
   changed();
 }
 
+/** Takes in one event; the next waits until it is done. */
 async function onEvent(event) {
   if (event.n !== undefined && event.n <= seen) return; // the state had it already
   seen = event.n ?? seen;
@@ -115,8 +117,8 @@ async function onEvent(event) {
     case "begun":
       Object.assign(state, { run: withOurs(event.run), declined: false, stopping: false, startError: "", changedSince: false });
       if (state.promptId !== event.run.prompt_id) { // started in another tab
-        state.promptId = event.run.prompt_id;
-        await fetchSheet();
+        Object.assign(state, { promptId: event.run.prompt_id, sheet: null, sheetError: "" });
+        guarded(fetchSheet);
       }
       tell("Started.");
       if (narrow.matches) byId("reply-title").scrollIntoView(); // where something will happen
