@@ -87,11 +87,11 @@ class Scripted(Sitting):
             {"product": "p1", "vendor": "kopi", "title": product, "price": 1385000, "url": url, "item": "A tea set",
              "matched": ["tea", "set"]},
         ]  # fmt: skip
-        no = (False, "no", "")
+        no, prompt = (False, "no", ""), PROMPT[-1]["content"]
         rows = {
             "profile, raw": ((True, "yes", "recipient: my husband Rudi Hartono"), no, no),
             "sanitised prompt": (
-                (True, "yes", PROMPT[-1]["content"]), (True, "not sent as text; assume recoverable", PROMPT[-1]["content"]),
+                (True, "yes", prompt), (True, "not sent as text; assume recoverable", prompt),
                 (False, "(none took part)", ""),
             ),
             "reply with tags": ((True, "yes", text), (True, "yes", text), (False, "(none took part)", "")),
@@ -168,7 +168,7 @@ def serving(sitting: Sitting) -> Iterator[str]:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
             application(sitting, port, TOKEN), log_config=None, access_log=False, lifespan="off",
-            timeout_graceful_shutdown=0,
+            timeout_graceful_shutdown=1,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -176,5 +176,6 @@ def serving(sitting: Sitting) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{port}/#{TOKEN}"
         finally:
+            sitting.events.end()
             server.should_exit = True
             thread.join()

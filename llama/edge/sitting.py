@@ -62,6 +62,13 @@ class Events:
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED_EVENTS)
         self._wakers: set[Callable[[], None]] = set()
         self.last = 0
+        self.ended = False
+
+    def end(self) -> None:
+        """No more will happen; takes no lock, since a signal's handler may call it."""
+        self.ended = True
+        for wake in tuple(self._wakers):
+            wake()
 
     def add(self, kind: str, **fields: Any) -> None:
         """One more; everybody who follows is woken."""

@@ -14,8 +14,9 @@ export function askConsent(sheet) {
     el("dl", { class: "forms" }, ...fields.map(({ name, form }, i) => el("div", {},
       el("dt", {}, asked[i]?.label ?? name),
       el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, what leaves`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
-    el("ul", { class: "notes" }, ...notes.map((note) => el("li", {}, note))),
     el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
+  byId("consent-notes").replaceChildren(...notes.map((note) => el("li", {}, note))); // never scrolled out of sight
+  byId("consent-body").scrollTop = 0;
   dialogue.returnValue = "";
   dialogue.showModal();
   return new Promise((answer) => {
@@ -42,8 +43,9 @@ async function load() {
     text.value = answer.text;
     editor.saved = text.value; // as the text area has it: it changes line ends
     text.disabled = byId("editor-save").disabled = false;
-    text.focus();
     text.setSelectionRange(0, 0);
+    text.focus();
+    text.scrollTop = 0;
   } catch (error) {
     complain(reason(error));
   }

@@ -7,7 +7,7 @@ import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
 import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
 
-const BACK_SHOWN_MS = 6000;
+const BACK_SHOWN_MS = 5000;
 const SILENT_MS = 3000; // after so long without a step, the page says that it is waiting
 const BUSY = ["asking", "prefill", "decoding"];
 const OF_A_RUN = ["prefill", "iteration", "text", "done", "failed", "stopped"];
