@@ -241,8 +241,7 @@ function lock(error) {
   byId("all").hidden = true;
   byId("cloud").hidden = true;
   byId("locked").hidden = false;
-  byId("locked-why").textContent = error.message
-    ? `This page may not show anything: ${error.message}` : "This page may not show anything: the program does not know this address.";
+  byId("locked-why").textContent = sentence(error.message) || "The program does not know this address.";
   for (const dialogue of document.querySelectorAll("dialog[open]")) dialogue.close();
 }
 
