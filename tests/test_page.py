@@ -448,6 +448,7 @@ def test_every_state_fits_and_is_accessible(browser: Browser, size: tuple[int, i
         expect(page.get_by_role("table", name="What each party holds after the run")).to_be_visible()
         expect(page.get_by_role("columnheader", name="The third party insurer")).to_have_count(1)
         check("done")
+        page.emulate_media(reduced_motion="reduce")  # so that the page is there at once
         page.get_by_role("button", name="See who saw what").click()
         expect(page.get_by_role("heading", name="Who saw what")).to_be_focused()
         expect(page.get_by_role("heading", name="The most the provider could learn")).to_be_in_viewport()

@@ -22,7 +22,7 @@ const state = {
   lost: null, // {wait} while the program does not answer
   cloudBack: false,
 };
-const narrow = matchMedia("(max-width: 61.99rem)");
+const narrow = matchMedia("(max-width: 75.99rem)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let seen = 0; // number of the last event that is in the state
 let stale = false; // the state must be fetched anew before events mean anything
