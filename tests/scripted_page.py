@@ -87,14 +87,14 @@ class Scripted(Sitting):
             {"product": "p1", "vendor": "kopi", "title": product, "price": 1385000, "url": url, "item": "A tea set",
              "matched": ["tea", "set"]},
         ]  # fmt: skip
-        no, prompt = (False, "no", ""), PROMPT[-1]["content"]
+        no, prompt, sent = (False, "no", ""), PROMPT[-1]["content"], text.replace("Rudi Hartono", "[NAME_1]")
         rows = {
             "profile, raw": ((True, "yes", "recipient: my husband Rudi Hartono"), no, no),
             "sanitised prompt": (
                 (True, "yes", prompt), (True, "not sent as text; assume recoverable", prompt),
                 (False, "(none took part)", ""),
             ),
-            "reply with tags": ((True, "yes", text), (True, "yes", text), (False, "(none took part)", "")),
+            "reply with tags": ((True, "yes", sent), (True, "yes", sent), (False, "(none took part)", "")),
             "reply, restored": ((True, "yes", text), no, no),
         }  # fmt: skip
         parties = ("customer", "provider", "third party")
@@ -106,7 +106,7 @@ class Scripted(Sitting):
             for kind, cells in rows.items()
         ]  # fmt: skip
         reply = {
-            "text": text, "text_sent": text, "ending": None, "offers": offers, "copy": "none", "copy_says": None,
+            "text": text, "text_sent": sent, "ending": None, "offers": offers, "copy": "none", "copy_says": None,
             "timing": "256 prompt tokens, first token after 0.26 s", "tags_left": 0, "views": views,
         }  # fmt: skip
         self.say("done", reply=reply)
