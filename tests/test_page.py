@@ -209,7 +209,7 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         expect(question).to_contain_text("as you wrote it, with tags for what is secret in it")
         expect(question).to_contain_text("The provider can read all that is sent")
         question.get_by_role("button", name="Agree").click()
-        expect(page.get_by_label("The reply")).to_contain_text("Gifts for Rudi Hartono:")
+        expect(page.get_by_label("The reply")).to_contain_text("Gifts for Rudi Hartono")
         window.shot("desktop-light-real-mid")
         expect(page.locator("#status")).to_contain_text("Done:", timeout=BUSY_S)
 
@@ -221,7 +221,8 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         providers = " ".join(page.locator("td[data-party=provider]").all_inner_texts())
         assert "Gifts for [NAME_1]" in providers
         assert not re.search("rudi|hartono|diabetes|7890", providers, re.IGNORECASE)
-        assert "Gifts for Rudi Hartono" in page.locator("td[data-party=customer]").all_inner_texts()[-2]
+        restored = page.get_by_role("row", name="reply, restored").locator("td[data-party=customer]")
+        expect(restored).to_contain_text("Gifts for Rudi Hartono")
         window.shot("desktop-light-real-done")
 
         page.get_by_role("button", name="Start").click()

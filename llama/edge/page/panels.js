@@ -142,7 +142,8 @@ function afterReply(run) {
       parts.push(el("p", { class: "note" }, `${count(done.tags_left, "tag")} in the reply stayed as they are, to be safe.`));
     }
     if (done.offers.length) {
-      parts.push(el("h4", {}, "Offers that match"), el("ul", { class: "offers" }, ...done.offers.map(offer)),
+      parts.push(el("h4", {}, "Offers that match"), ...ideas(done.offers).flatMap(([idea, offers]) => [
+        idea ? el("h5", {}, `For “${idea}”`) : null, el("ul", { class: "offers" }, ...offers.map(offer))]),
         el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
     }
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
@@ -153,14 +154,21 @@ function afterReply(run) {
     parts.push(el("h4", {}, "Said during the run"),
       bounded("Said during the run", { class: "notices" }, el("ul", {}, ...run.notices.map((text) => el("li", {}, text)))));
   }
-  return parts;
+  return parts.filter(Boolean);
 }
 
-function offer({ title, vendor, price, url, item, matched }) {
+/** The offers by what of the reply they are for, in the order in which they came. */
+function ideas(offers) {
+  const groups = new Map();
+  for (const each of offers) groups.set(each.item ?? "", [...(groups.get(each.item ?? "") ?? []), each]);
+  return [...groups];
+}
+
+function offer({ title, vendor, price, url, matched }) {
   return el("li", { class: "offer" },
     bounded("The product", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
-    el("p", { class: "vendor" }, vendor, item ? el("span", {}, ` · for “${item}”`) : null),
-    matched?.length ? el("p", { class: "matched" }, el("span", {}, "matched "), ...matched.map((word) => el("span", { class: "word" }, word))) : null,
+    el("p", { class: "vendor" }, el("span", {}, `from ${vendor}`),
+      matched?.length ? el("span", {}, "; matches ") : null, ...(matched ?? []).map((word) => el("span", { class: "word" }, word))),
     url ? el("p", { class: "url" }, url) : null);
 }
 
