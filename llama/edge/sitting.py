@@ -62,6 +62,13 @@ class Events:
         self._lines: deque[tuple[int, bytes]] = deque(maxlen=REMEMBERED_EVENTS)
         self._wakers: set[Callable[[], None]] = set()
         self.last = 0
+        self.ended = False
+
+    def end(self) -> None:
+        """No more will happen; takes no lock, since a signal's handler may call it."""
+        self.ended = True
+        for wake in tuple(self._wakers):
+            wake()
 
     def add(self, kind: str, **fields: Any) -> None:
         """One more; everybody who follows is woken."""
@@ -171,9 +178,10 @@ class Sitting:
 
     def state(self) -> dict[str, Any]:
         """Everything that a page needs to begin with."""
-        half, last_event = self.device.half, self.events.last  # first: what happens meanwhile is told once more
+        half = self.device.half
         profile, _ = self._profile()
         with self._lock:
+            last_event = self.events.last  # first: what happens meanwhile is told once more
             return {
                 "cloud": self._cloud(),
                 "model": {
@@ -343,9 +351,9 @@ class Sitting:
 
     def _text(self, run: _Run, text: str) -> None:
         if text:
-            with self._lock:
+            with self._lock:  # for both: a page that begins in between would show this piece twice
                 run.text += text
-            self.events.add("text", text=text)
+                self.events.add("text", text=text)
 
     def _notice(self, link: Link, text: str) -> None:
         if link.silent:

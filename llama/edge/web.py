@@ -16,6 +16,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -29,7 +30,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llama.edge.sitting import Conflict, Sitting
+from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
 
 PAGE = Path(__file__).parent / "page"
@@ -85,6 +86,7 @@ def serve(sitting: Sitting, port: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((LOOPBACK, port))
+        listener.listen()  # before the address is printed: it may be opened at once
     except OSError as err:
         listener.close()
         raise BindError(f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any "
@@ -98,10 +100,23 @@ def serve(sitting: Sitting, port: int) -> None:
     print(f"the page, for this machine only: http://{LOOPBACK}:{port}/#{token}", flush=True)
     print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, sitting.events).run(sockets=[listener])
     finally:
         sitting.close()
         listener.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams of open pages before it waits for them to end."""
+
+    def __init__(self, config: uvicorn.Config, events: Events) -> None:
+        super().__init__(config)
+        self._events = events
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called in a signal handler."""
+        self._events.end()
+        super().handle_exit(sig, frame)
 
 
 def application(sitting: Sitting, port: int, token: str) -> Starlette:
@@ -218,7 +233,7 @@ async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
 
     sitting.events.follow(wake)
     try:
-        while True:
+        while not sitting.events.ended:
             happened.clear()
             lines = sitting.events.since(n)
             for number, line in lines:

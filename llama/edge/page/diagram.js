@@ -7,7 +7,7 @@ const PACE_MS = { lively: 120, calm: 800 }; // 35 iterations a second cannot be 
 
 let parts = null; // the elements that change, by name
 let shape = ""; // of the model that they were made for
-let scale = 1; // microseconds of a full bar; falls slowly, so that bars do not jump
+let scale = 1; // microseconds of a full bar; falls slowly, so that bars do not jump; a straggler is cut off instead
 
 // --- Once per model --------------------------------------------------------------------------------------------------
 
@@ -31,7 +31,8 @@ function build({ n_layers, split_layer }) {
     el("h3", {}, icon("device"), "Your device"),
     part("nearBars", "div", { class: "bars", role: "img" }, parts.embed, ...parts.near),
     el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "embedding"), el("span", {}, nearName.toLowerCase())),
-    el("dl", { class: "times" }, row("embedTime", "Embedding"), row("nearTime", nearName)));
+    el("dl", { class: "times" }, row("embedTime", "Embedding"), row("nearTime", nearName)),
+    el("p", { class: "back-here" }, "The id becomes text here: ", part("text", "span", { class: "token" }, "–")));
 
   const cut = el("div", { class: "cut" },
     el("p", { class: "cut-name" }, "the cut"),
@@ -135,6 +136,7 @@ function clear(model, run) {
   for (const name of ["device", "network", "queue", "layers", "head"]) share(name, 0, 1);
   say("total", "");
   say("token", "–");
+  say("text", "–");
   say("rate", "–");
   say("count", "0");
   say("rows", run?.prefill ? `${run.prefill.done} × ${model.dim}` : "rows of numbers");
@@ -152,7 +154,8 @@ function draw(iteration, model, run) {
   parts.last = { iteration, model };
   const near = device.layers_us;
   const far = cloud?.layers_us ?? [];
-  scale = Math.max(1.1 * Math.max(...near, ...far), 0.9 * scale);
+  const sorted = [...near, ...far].sort((a, b) => a - b);
+  scale = Math.max(1.25 * sorted[Math.floor(0.9 * (sorted.length - 1))], 0.9 * scale);
   height(parts.embed, device.embed_us);
   parts.near.forEach((each, i) => height(each, near[i], `layer ${i}`));
   parts.far.forEach((each, i) => height(each, far[i] ?? 0, `layer ${model.split_layer + i}`));
@@ -182,14 +185,20 @@ function draw(iteration, model, run) {
   if (iteration.token_id === null || iteration.token_id === undefined) {
     say("id", "no token asked for yet");
     say("token", "–");
+    say("text", "–");
   } else {
     say("id", `id ${iteration.token_id}`);
-    parts.token.replaceChildren(...(iteration.token ? visible(iteration.token) : []));
-    if (!iteration.token || iteration.stop) parts.token.replaceChildren(el("span", { class: "sign" }, iteration.stop ? "end of the reply" : "no text"));
+    parts.token.replaceChildren(...shown(iteration));
+    parts.text.replaceChildren(...shown(iteration));
   }
   say("count", String(run.tokens));
   say("rate", iteration.tokens_per_s ? iteration.tokens_per_s.toFixed(1) : "–");
   if (parts.list.parentElement.open) list(parts.last);
+}
+
+function shown({ token, stop }) {
+  if (token && !stop) return visible(token);
+  return [el("span", { class: "sign in-words" }, stop ? "end of the reply" : "part of a character")];
 }
 
 /** Every layer's time as text; made only while somebody looks. */
@@ -202,7 +211,7 @@ function list({ iteration, model }) {
 }
 
 function height(bar, us, name) {
-  bar.firstChild.style.height = `${Math.min(100, (100 * us) / scale)}%`;
+  bar.firstChild.style.transform = `scaleY(${Math.min(1, us / scale)})`;
   bar.classList.toggle("over", us > scale);
   if (name) bar.title = `${name}: ${time(us)}`;
 }

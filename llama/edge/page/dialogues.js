@@ -2,18 +2,21 @@
 
 import { prompt } from "./panels.js";
 import { call, reason } from "./program.js";
-import { byId, el } from "./text.js";
+import { bounded, byId, el, marked } from "./text.js";
 
 /** Asks whether the sheet may have what it asks for; true where the person agrees. Escape declines. */
 export function askConsent(sheet) {
   const dialogue = byId("consent");
   const { question, fields, notes } = sheet.consent;
-  byId("consent-title").textContent = "Do you agree?";
+  const asked = sheet.fields.filter(({ fate }) => fate !== "kept"); // the same fields in the same order
   byId("consent-body").replaceChildren(
     el("p", {}, question),
-    el("dl", { class: "forms" }, ...fields.map(({ name, form }) => el("div", {}, el("dt", {}, name), el("dd", {}, form)))),
-    el("ul", { class: "notes" }, ...notes.map((note) => el("li", {}, note))),
+    el("dl", { class: "forms" }, ...fields.map(({ name, form }, i) => el("div", {},
+      el("dt", {}, asked[i]?.label ?? name),
+      el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, what leaves`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
     el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
+  byId("consent-notes").replaceChildren(...notes.map((note) => el("li", {}, note))); // never scrolled out of sight
+  byId("consent-body").scrollTop = 0;
   dialogue.returnValue = "";
   dialogue.showModal();
   return new Promise((answer) => {
@@ -40,8 +43,9 @@ async function load() {
     text.value = answer.text;
     editor.saved = text.value; // as the text area has it: it changes line ends
     text.disabled = byId("editor-save").disabled = false;
-    text.focus();
     text.setSelectionRange(0, 0);
+    text.focus();
+    text.scrollTop = 0;
   } catch (error) {
     complain(reason(error));
   }

@@ -7,7 +7,7 @@ import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
 import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
 
-const BACK_SHOWN_MS = 6000;
+const BACK_SHOWN_MS = 5000;
 const SILENT_MS = 3000; // after so long without a step, the page says that it is waiting
 const BUSY = ["asking", "prefill", "decoding"];
 const OF_A_RUN = ["prefill", "iteration", "text", "done", "failed", "stopped"];
@@ -22,6 +22,8 @@ const state = {
   lost: null, // {wait} while the program does not answer
   cloudBack: false,
 };
+const narrow = matchMedia("(max-width: 75.99rem)");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let seen = 0; // number of the last event that is in the state
 let stale = false; // the state must be fetched anew before events mean anything
 
@@ -37,14 +39,16 @@ async function refresh() {
   const fresh = await stateOrTrouble();
   stale = false;
   seen = fresh.last_event;
-  const { cloud, model, sheets, profile, sanitise } = fresh;
-  Object.assign(state, { cloud, model, sheets, profile, sanitise, run: withOurs(fresh.run) });
+  const { model, sheets, profile, sanitise } = fresh;
+  onCloud(fresh.cloud);
+  Object.assign(state, { model, sheets, profile, sanitise, run: withOurs(fresh.run) });
   if (busy()) state.promptId = state.run.prompt_id;
   else if (!sheets.some((sheet) => sheet.prompt_id === state.promptId)) {
     const first = [state.run?.prompt_id, fresh.prompt_id, sheets.length === 1 ? sheets[0].prompt_id : ""];
     state.promptId = first.find((id) => sheets.some((sheet) => sheet.prompt_id === id)) ?? "";
   }
-  await fetchSheet();
+  changed();
+  guarded(fetchSheet); // not waited for: a cloud that is away makes it long, and what happens meanwhile must be seen
 }
 
 /** The program's state; where it cannot tell it (the profile's file has become unusable), the page says so. */
@@ -92,6 +96,7 @@ async function fetchSheet() {
   changed();
 }
 
+/** Takes in one event; the next waits until it is done. */
 async function onEvent(event) {
   if (event.n !== undefined && event.n <= seen) return; // the state had it already
   seen = event.n ?? seen;
@@ -112,10 +117,11 @@ async function onEvent(event) {
     case "begun":
       Object.assign(state, { run: withOurs(event.run), declined: false, stopping: false, startError: "", changedSince: false });
       if (state.promptId !== event.run.prompt_id) { // started in another tab
-        state.promptId = event.run.prompt_id;
-        await fetchSheet();
+        Object.assign(state, { promptId: event.run.prompt_id, sheet: null, sheetError: "" });
+        guarded(fetchSheet);
       }
       tell("Started.");
+      if (narrow.matches) byId("reply-title").scrollIntoView(); // where something will happen
       break;
     case "notice":
       if (run) run.notices = [...run.notices, event.text].slice(-50);
@@ -235,8 +241,7 @@ function lock(error) {
   byId("all").hidden = true;
   byId("cloud").hidden = true;
   byId("locked").hidden = false;
-  byId("locked-why").textContent = error.message
-    ? `This page may not show anything: ${error.message}` : "This page may not show anything: the program does not know this address.";
+  byId("locked-why").textContent = sentence(error.message) || "The program does not know this address.";
   for (const dialogue of document.querySelectorAll("dialog[open]")) dialogue.close();
 }
 
@@ -304,6 +309,11 @@ function drawStatus(view) {
   } else progress.removeAttribute("value");
 }
 
+function goTo(heading) {
+  heading.focus({ preventScroll: true });
+  heading.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
+}
+
 /** Shows one of two buttons; the focus goes along. */
 function swap(first, second, showSecond) {
   const [shown, hidden] = showSecond ? [second, first] : [first, second];
@@ -315,7 +325,7 @@ function swap(first, second, showSecond) {
 }
 
 function sheetOptions(sheets) {
-  const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "There are no sheets");
+  const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "No sheets yet");
   const parties = [...new Set(sheets.map(({ party }) => party))].sort();
   return [first, ...parties.map((party) => el("optgroup", { label: party ? `Of the third party ${party}` : "Of the provider" },
     ...sheets.filter((sheet) => sheet.party === party).map(({ prompt_id, title }) => el("option", { value: prompt_id }, title || prompt_id))))];
@@ -327,7 +337,8 @@ function status({ run, sheet, sheetError, promptId, starting, stopping, startErr
   if (startError) return startError;
   if (declined) return "Declined; nothing was sent.";
   if (starting) return "Waiting for your answer; nothing has been sent.";
-  if (!promptId) return sheets.length ? "Choose a prompt sheet to begin." : "The provider has no sheets to choose from yet.";
+  if (!promptId && !sheets.length) return cloud?.state === "here" ? "The provider has no sheets." : "Waiting for the cloud, which has the sheets.";
+  if (!promptId) return "Choose a prompt sheet to begin.";
   if (sheetError) return "This sheet cannot be asked.";
   if (!sheet) return "The sheet is being fetched, and prepared here …";
   if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.`;
@@ -348,7 +359,7 @@ const speed = ({ iteration }) => (iteration?.tokens_per_s ? `, ${iteration.token
 /** How long nothing has come; said in words, so that nothing spins for ever. */
 function silence({ lastStep }) {
   const ms = performance.now() - lastStep;
-  return ms < SILENT_MS ? "" : `; nothing has come for ${Math.floor(ms / 1000)} s, the program keeps asking until its deadline`;
+  return ms < SILENT_MS ? "" : `; nothing new for ${Math.floor(ms / 1000)} s`;
 }
 
 function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
@@ -359,17 +370,19 @@ function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
     lost && !trouble && banner("bad", "Connection to the program lost.",
       lost.wait ? `It may have ended; then start it again and open the address that it prints. Next attempt within ${lost.wait} s.` : "Trying again now …",
       el("button", { type: "button", id: "try-now" }, "Try now")),
-    !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.says),
+    !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.address),
     !lost && state === "away" && banner("warn", "The cloud is away.",
-      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${cloud.says ?? ""}`),
-    !lost && state === "wrong" && banner("bad", "This is not the right cloud.", cloud.says),
+      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${sentence(cloud.says)}`),
+    !lost && state === "wrong" && banner("bad", "This is not the right cloud.", sentence(cloud.says)),
     !lost && cloudBack && banner("good", "The cloud is back.", running ? "The run goes on." : ""),
     sanitise === "off" && banner("bad", "Sanitising is off.", "What the sheet asks for leaves as you wrote it, secrets too."),
   ]);
 }
 
+const sentence = (text) => (text ? `${text[0].toUpperCase()}${text.slice(1)}${/[.!?…]$/.test(text) ? "" : "."}` : "");
+
 function banner(kind, title, text, ...more) {
-  return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), ` ${text ?? ""}`), ...more);
+  return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), text ? ` ${text}` : ""), ...more);
 }
 
 // --- From the beginning ----------------------------------------------------------------------------------------------
@@ -379,6 +392,7 @@ let wake = () => {};
 function wire() {
   byId("sheets").addEventListener("change", choose);
   byId("edit").addEventListener("click", () => editProfile());
+  byId("reply").addEventListener("click", ({ target }) => target.id === "to-saw" && goTo(byId("saw-title")));
   byId("start").addEventListener("click", start);
   byId("stop").addEventListener("click", stop);
   byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());

@@ -90,7 +90,7 @@ function unasked({ file, fields }) {
     el("p", { class: "quiet" }, `${file}: ${count(fields.length, "field")}. Only what a sheet asks for leaves, in this form:`),
     bounded("The fields of your profile", { class: "all-fields" },
       el("dl", { class: "kept" }, ...fields.map(({ label, policy, value }) => el("div", {},
-        el("dt", {}, label), el("dd", {}, value, el("span", { class: "policy" }, POLICIES[policy] ?? policy)))))),
+        el("dt", {}, label), el("dd", {}, value), el("dd", { class: "policy" }, POLICIES[policy] ?? policy))))),
   ];
 }
 
@@ -142,24 +142,33 @@ function afterReply(run) {
       parts.push(el("p", { class: "note" }, `${count(done.tags_left, "tag")} in the reply stayed as they are, to be safe.`));
     }
     if (done.offers.length) {
-      parts.push(el("h4", {}, "Offers that match"), el("ul", { class: "offers" }, ...done.offers.map(offer)),
+      parts.push(el("h4", {}, "Offers that match"), ...ideas(done.offers).flatMap(([idea, offers]) => [
+        idea ? el("h5", {}, `For “${idea}”`) : null, el("ul", { class: "offers" }, ...offers.map(offer))]),
         el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
     }
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
-    parts.push(el("p", { class: "note timing" }, done.timing));
+    parts.push(el("p", { class: "note timing" }, done.timing),
+      el("button", { type: "button", class: "small", id: "to-saw" }, "See who saw what"));
   }
   if (run.notices.length) {
     parts.push(el("h4", {}, "Said during the run"),
       bounded("Said during the run", { class: "notices" }, el("ul", {}, ...run.notices.map((text) => el("li", {}, text)))));
   }
-  return parts;
+  return parts.filter(Boolean);
 }
 
-function offer({ title, vendor, price, url, item, matched }) {
+/** The offers by what of the reply they are for, in the order in which they came. */
+function ideas(offers) {
+  const groups = new Map();
+  for (const each of offers) groups.set(each.item ?? "", [...(groups.get(each.item ?? "") ?? []), each]);
+  return [...groups];
+}
+
+function offer({ title, vendor, price, url, matched }) {
   return el("li", { class: "offer" },
-    el("p", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
-    el("p", { class: "vendor" }, vendor, item ? el("span", {}, ` · for “${item}”`) : null),
-    matched?.length ? el("p", { class: "matched" }, el("span", {}, "matched "), ...matched.map((word) => el("span", { class: "word" }, word))) : null,
+    bounded("The product", { class: "title" }, title), el("p", { class: "price" }, price ? rupiah(price) : ""),
+    el("p", { class: "vendor" }, el("span", {}, `from ${vendor}`),
+      matched?.length ? el("span", {}, "; matches ") : null, ...(matched ?? []).map((word) => el("span", { class: "word" }, word))),
     url ? el("p", { class: "url" }, url) : null);
 }
 
@@ -185,10 +194,16 @@ export function drawSaw({ sheet, run, sanitise, changedSince }) {
   });
 }
 
-/** The dialogue as it leaves, with tags marked. */
-export function prompt({ prompt: messages, tags }) {
-  return bounded("The prompt as it leaves", { class: "prompt" }, ...messages.map(({ role, content }) =>
-    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)))));
+/** The dialogue as it leaves, with tags marked. A sheet's examples, which are nothing of the person's, are folded. */
+export function prompt({ prompt: messages, tags, sheet }) {
+  const message = ({ role, content }) =>
+    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)));
+  const isExample = ({ role }, i) => sheet && role !== "system" && i < messages.length - 1;
+  const examples = messages.filter(isExample);
+  return bounded("The prompt as it leaves", { class: "prompt" },
+    ...messages.filter((each, i) => !isExample(each, i) && i < messages.length - 1).map(message),
+    examples.length ? el("details", {}, el("summary", {}, `${count(examples.length, "message")} of examples, which the sheet brings along`), ...examples.map(message)) : null,
+    messages.length ? message(messages.at(-1)) : null);
 }
 
 function legend(tags) {

@@ -16,7 +16,7 @@ const token = location.hash.slice(1);
 addEventListener("hashchange", () => location.reload()); // another program's address was pasted over this one's
 
 function request(path, options = {}) {
-  if (!/^[\w.~-]+$/.test(token)) throw new Locked("This address has no such part.");
+  if (!/^[\w.~-]+$/.test(token)) throw new Locked("This address lacks the part after #.");
   return fetch(path, { ...options, headers: { "X-Token": token, ...options.headers }, cache: "no-store" });
 }
 
