@@ -28,6 +28,7 @@ from llama.wire import Offer
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERIES = ROOT / "tests" / "data" / "search_queries.toml"
+SEEN_QUERIES = QUERIES.with_name("search_queries_seen.toml")
 QUICK = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HIT_RATE = 0.9  # of the written queries
 
@@ -408,18 +409,20 @@ def test_any_text_is_answered(catalogue: Catalogue, text: str) -> None:
 # --- Written queries -------------------------------------------------------------------------------------------------
 
 
-def test_written_queries_find_what_their_authors_expect(catalogue: Catalogue) -> None:
+@pytest.mark.parametrize("queries", [QUERIES, SEEN_QUERIES], ids=lambda path: path.stem)
+def test_written_queries_find_what_their_authors_expect(catalogue: Catalogue, queries: Path) -> None:
     """In nine of ten at least, one of the first three offers is one of the products that they name.
 
-    They were written by somebody who had not seen the search, and kept apart while it was written. At the first look,
-    which was also the last before this was committed, 21 of 24 were found: fewer than is claimed.
+    Both sets are by people who had not seen the search. At the first look 21 of the 24 that are "seen" were found, one too
+    few; they were then used to mend it, and are all found. At the first look at the other set, 18 of its 20 were found;
+    nothing was changed after that.
     """
-    queries = tomllib.loads(QUERIES.read_text())["query"]
+    written = tomllib.loads(queries.read_text())["query"]
     missed = [
         query["text"]
-        for query in queries
+        for query in written
         if not set(query["expected"])
         & set(ids(offers_for(query["text"], None, catalogue, query["vendor"] or None))[:3])
     ]
-    assert len(queries) >= 20
-    assert len(missed) <= (1 - HIT_RATE) * len(queries), missed
+    assert len(written) >= 20
+    assert len(missed) <= round((1 - HIT_RATE) * len(written), 6), missed

@@ -184,7 +184,7 @@ def expect_accessible(page: Page) -> None:
 def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Splits, tmp_path: Path) -> None:
     """The cloud's sheet, this person's profile, SmolLM2's words; then once more, without being asked again."""
     half, products = smollm2_split(), tmp_path / "products.sqlite"
-    made = Process("-m", "llama.cloud.catalogue", "--import_file", str(CATALOGUE), "--catalogue", str(products))
+    made = Process("-m", "llama.cloud.importing", "--import_file", str(CATALOGUE), "--catalogue", str(products))
     with made:
         assert made.ended() == 0, made.stderr
     serve = ["--sheet_dir", SHEETS, "--record_file", tmp_path / "runs.sqlite", "--catalogue", products]
