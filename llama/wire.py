@@ -87,9 +87,9 @@ SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_B
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
 PromptId = Annotated[str, Meta(max_length=200)]
-VendorName = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}$")]
+VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 Words = Annotated[str, Meta(max_length=500)]
-WebLink = Annotated[str, Meta(max_length=2000, pattern=r"^(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?$")]
+WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]
 
 
 class ErrorCode(enum.StrEnum):

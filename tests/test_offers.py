@@ -413,9 +413,9 @@ def test_any_text_is_answered(catalogue: Catalogue, text: str) -> None:
 def test_written_queries_find_what_their_authors_expect(catalogue: Catalogue, queries: Path) -> None:
     """In nine of ten at least, one of the first three offers is one of the products that they name.
 
-    Both sets are by people who had not seen the search. At the first look 21 of the 24 that are "seen" were found, one too
-    few; they were then used to mend it, and are all found. At the first look at the other set, 18 of its 20 were found;
-    nothing was changed after that.
+    Both sets are by people who had not seen the search. At the first look 21 of the 24 that are "seen" were found, one
+    too few; they were then used to mend it, and are all found. At the first look at the other set, 18 of its 20 were
+    found; nothing was changed after that.
     """
     written = tomllib.loads(queries.read_text())["query"]
     missed = [

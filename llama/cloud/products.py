@@ -70,7 +70,7 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     occasions: Annotated[tuple[Occasion, ...], Meta(max_length=len(OCCASIONS))] = ()
     tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
     cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
-    # As llama.wire.WebLink, which would let a line break pass at the end.
+    # As llama.wire.WebLink, and no halves of surrogate pairs.
     url: Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")] = ""  # fmt: skip  # noqa: E501
 
 
