@@ -174,7 +174,7 @@ def line_of(delivery: Delivery) -> bytes:
     fields = msgspec.structs.asdict(delivery)
     fields["run_id"] = delivery.run_id.hex()
     fields["offers"] = [msgspec.structs.asdict(offer) for offer in delivery.offers]
-    return json.dumps(fields).replace("\x7f", "\\u007f").encode() + b"\n"
+    return json.dumps(fields).encode() + b"\n"
 
 
 def _ends_inside_a_line(fd: int) -> bool:

@@ -876,6 +876,12 @@ class OutboxMachine(RuleBasedStateMachine):
             self.deliveries[number] = (party, int(self.clock.now), delivery)
         self.forget()
 
+    @rule(number=numbers, party=parties, harm=st.sampled_from([{"compute_us": 1 << 70}, {}]))
+    def refused(self, number: int, party: str, harm: dict[str, int]) -> None:
+        """A run that cannot be written, or its delivery: all is as it was."""
+        with pytest.raises(RecordError):
+            self.record.finished(a_run(number, **harm), party, a_delivery(number, text="\udc00"))
+
     @rule(party=parties, limit=st.integers(0, 5), most=st.sampled_from([0, 300, 600, 8 << 20]))
     def collect(self, party: str, limit: int, most: int) -> None:
         came = self.record.collect(party, limit, most)
