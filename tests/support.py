@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -256,6 +256,14 @@ class Served:
             final = peer.ask(Finish(session, seq + 1, n))
             assert isinstance(final, wire.Final) and final.usage.output_tokens == n
             return ids[len(prompt) :]
+
+
+def written(directory: Path, files: Mapping[str, str]) -> Path:
+    """A directory with these files."""
+    for name, text in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(text)
+    return directory
 
 
 # ---- processes

@@ -23,7 +23,7 @@ from llama.prompt import read_from_directory
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Acknowledge, Acknowledged, Close, Collect, Copy, Deliveries, Final, Finish, Stages, Tokens
-from tests.support import ARGS, Halves, Served, opening, step_of
+from tests.support import ARGS, Halves, Served, opening, step_of, written
 
 SYSTEM = "The house rule of this shop is: never sell two of a kind to the same person."
 SHEETS = {
@@ -37,11 +37,7 @@ SHEETS = {
 
 @pytest.fixture(scope="module")
 def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("sheets")
-    for name, text in SHEETS.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(text)
-    return directory
+    return written(tmp_path_factory.mktemp("sheets"), SHEETS)
 
 
 @pytest.fixture

@@ -94,6 +94,46 @@ def test_a_dry_run_prints_what_a_run_then_sends_and_asks_nobody(
     assert [path.name for path in profile.parent.iterdir()] == [profile.name]
 
 
+def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
+    tiny_split: Splits, profile: Path, tmp_path: Path
+) -> None:
+    """Listed, fetched, previewed and run; who has agreed to one has not agreed to another place's."""
+    edge_half = ("edge_main.py", "--ckpt_dir", str(tiny_split() / "edge"))
+    record = tmp_path / "runs.sqlite"
+    with cloud(
+        tiny_split() / "cloud", "--max_seq_len", 4096, "--sheet_dir", SHEETS, "--record_file", record
+    ) as running:
+        at_cloud, here = ("--cloud", running.address), ("--sheet_dir", str(SHEETS))
+        listed = [run_main(*edge_half, *where, "--list_sheets") for where in (at_cloud, here)]
+        assert listed[0].stdout == listed[1].stdout
+        ids = [line.split()[0] for line in listed[0].stdout.splitlines()]
+        assert {"birthday", "ulang-tahun", "insurer/travel-cover", "advertiser/coffee-week"} <= set(ids)
+        for prompt_id in ids:
+            flags = ("--prompt_id", prompt_id, "--profile_file", str(profile), "--dry_run")
+            assert run_main(*edge_half, *at_cloud, *flags).stdout == run_main(*edge_half, *here, *flags).stdout != ""
+        flags = ("--prompt_id", "insurer/travel-cover", "--profile_file", str(profile), "--json", "--max_gen_len", "3")
+        asked = run_main(*edge_half, *at_cloud, *flags)
+        assert asked.returncode == 1 and "nobody is here to agree" in asked.stderr
+        answer = json.loads(run_main(*edge_half, *at_cloud, *flags, "--yes").stdout)
+        assert (answer["copy"], answer["offers"]) == ("queued", [])
+        missing = run_main(*edge_half, *at_cloud, "--prompt_id", "nothing", "--profile_file", str(profile))
+    assert missing.returncode == 1 and missing.stderr.count("\n") == 1
+    assert "unknown_sheet" in missing.stderr and "insurer/travel-cover" in missing.stderr
+
+
+def test_a_cloud_with_third_parties_must_have_a_place_for_their_copies(tiny_split: Splits) -> None:
+    """It says so before it loads anything; so it does of a catalogue that is none, and of bad sheets."""
+    for flags, said in (
+        (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), whose deliveries must be kept"),
+        (("--sheet_dir", "/nowhere"), "no such directory"),
+        (("--catalogue", PROFILE), "catalogue"),
+        (("--retention_days", "0"), "--retention_days 0.0: give days above 0"),
+    ):
+        ended = run_main("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), *map(str, flags))
+        assert ended.returncode in (1, 2) and ended.stdout == ""
+        assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and said in ended.stderr
+
+
 def test_the_persons_own_text_is_sanitised_unless_that_is_off(
     served: Cloud, tiny_split: Splits, profile: Path, tmp_path: Path
 ) -> None:

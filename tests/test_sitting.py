@@ -23,6 +23,7 @@ from llama.edge.web import application
 from llama.errors import ProfileError, PromptError
 from llama.sampling import Sampling
 from tests.processes import Cloud, cloud, wait_until
+from tests.support import written
 
 Splits = Callable[..., Path]
 SHEETS = {
@@ -35,11 +36,7 @@ PROFILE = 'name = "Wirya Kusumo"\ninterests = "tea, and Wirya likes it strong"\n
 
 @pytest.fixture(scope="module")
 def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("sheets")
-    for name, text in SHEETS.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(text)
-    return directory
+    return written(tmp_path_factory.mktemp("sheets"), SHEETS)
 
 
 @pytest.fixture(scope="module")
