@@ -187,10 +187,11 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
     made = Process("-m", "llama.cloud.importing", "--import_file", str(CATALOGUE), "--catalogue", str(products))
     with made:
         assert made.ended() == 0, made.stderr
-    serve = ["--sheet_dir", SHEETS, "--record_file", tmp_path / "runs.sqlite", "--catalogue", products]
+    one = ("--threads", 1)  # the browser needs a core, too
+    serve = [*one, "--sheet_dir", SHEETS, "--record_file", tmp_path / "runs.sqlite", "--catalogue", products]
     with (
         cloud(half / "cloud", *serve) as running,
-        program(half / "edge", running.address, tmp_path) as edge,
+        program(half / "edge", running.address, tmp_path, *one) as edge,
         screen(browser) as window,
     ):
         page = window.open(edge.address)
