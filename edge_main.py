@@ -104,7 +104,8 @@ def main(
     where = torch_device(device)
     torch.set_num_threads(cpu_threads(threads))
 
-    source = SheetSource(cloud, prompt_file, sheet_dir, deadline)
+    # Who looks at a page waits less patiently for a sheet than who starts a program.
+    source = SheetSource(cloud, prompt_file, sheet_dir, min(deadline, 5.0) if web else deadline)
     device_half = Device(ckpt_dir, lambda half, welcome: _load(half, welcome, where))
     if list_sheets:
         terminal.show_sheets(source.entries())
