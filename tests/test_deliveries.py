@@ -35,6 +35,7 @@ from hypothesis import strategies as st
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.cloud.clerk import Clerk
+from llama.cloud.importing import import_products
 from llama.cloud.record import RunRecord
 from llama.command import run
 from llama.edge.link import Link
@@ -77,12 +78,26 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sheets(tmp_path_factory.mktemp("deliveries") / "sheets")
 
 
+def product_of(party: str) -> dict[str, Any]:
+    """The same teapot, whoever sells it."""
+    return {
+        "id": f"{party}-teapot", "vendor": party, "title": "Porcelain teapot", "description": "A teapot for two.",
+        "price": 345_000, "url": f"https://{party}.example/teapot",
+    }  # fmt: skip
+
+
 class Provider:
     """A cloud that can be killed, and started again at the same address with the same record."""
 
     def __init__(self, out: Path, sheet_dir: Path, record: Path) -> None:
         self.out, self.sheets, self.record = out, sheet_dir, record
-        self._flags = ("--max_seq_len", 4096, "--sheet_dir", sheet_dir, "--record_file", record, "--threads", 1)
+        products, catalogue = record.with_name("products.jsonl"), record.with_name("products.sqlite")
+        products.write_text("\n".join(json.dumps(product_of(party)) for party in PARTIES))
+        import_products(products, catalogue)
+        self._flags = (
+            "--max_seq_len", 4096, "--sheet_dir", sheet_dir, "--record_file", record, "--catalogue", catalogue,
+            "--threads", 1,
+        )  # fmt: skip
         with socket.socket() as reserve:
             reserve.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{reserve.getsockname()[1]}"
@@ -294,6 +309,20 @@ def test_a_device_run_of_a_third_partys_sheet_is_printed_by_its_program_and_by_n
     for output in (json.dumps(delivery), ran.stderr, recited.stdout, recited.stderr):
         assert canaries.leaks(output, person.canaries) == []
         assert "zimtstern" not in output.casefold()
+
+
+def test_offers_come_with_it_and_none_of_another_partys(provider: Provider) -> None:
+    """All sell the same product; each gets its own only, as an object with all its fields."""
+    for party in ("toko-a", "toko-b"):
+        finish(provider.address, f"{party}/short", "1. A porcelain teapot\n2. A mug\n")
+        (delivery,) = printed_by(provider.address, party)
+        (offer,) = delivery["offers"]
+        assert set(offer) == {"product", "vendor", "title", "price", "url", "item", "matched"}
+        made = product_of(party)
+        assert [offer[name] for name in ("vendor", "title", "price", "url")] == [
+            made[name] for name in ("vendor", "title", "price", "url")
+        ]
+        assert offer["product"] == made["id"] and "teapot" in " ".join(offer["matched"])
 
 
 def test_a_line_is_json_in_printable_ascii_with_every_field(served: Served) -> None:
@@ -682,6 +711,7 @@ def test_a_hundred_runs_arrive_at_the_right_third_party_whoever_is_killed(
             repeats += run_id in arrived
             assert arrived.setdefault(run_id, (party, line)) == (party, line)
             assert devices.finished[run_id] == (party, delivery["text"])
+            assert {offer["vendor"] for offer in delivery["offers"]} <= {party}
             assert set(delivery) == FIELDS and not delivery["withheld"] and delivery["prompt_id"] == f"{party}/short"
             assert delivery["prompt"] == f'questions = ["Short, says {party}."]'
             assert b"zimtstern" not in line and b"canary" not in line
