@@ -101,6 +101,9 @@ def main(
         _needed(cloud)
     if not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: give 1 to 65535, or 0 for any free one")
+    for flag, given in (("dry_run", dry_run), ("yes", yes), ("plain", plain), ("json", json)):
+        if web and given:
+            raise UsageError(f"--web and --{flag} exclude each other: the page shows all of it, and asks by itself")
     where = torch_device(device)
     torch.set_num_threads(cpu_threads(threads))
 

@@ -7,6 +7,7 @@ sitting behind it is scripted (``tests.scripted_page``).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,14 +18,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+from llama.cloud.importing import import_products
 from tests.processes import Cloud, cloud
 from tests.scripted_page import HOSTILE, TOKEN, Scripted, serving
-from tests.support import Process
+from tests.support import Process, written
 
 Splits = Callable[..., Path]
 
@@ -184,9 +187,7 @@ def expect_accessible(page: Page) -> None:
 def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Splits, tmp_path: Path) -> None:
     """The cloud's sheet, this person's profile, SmolLM2's words; then once more, without being asked again."""
     half, products = smollm2_split(), tmp_path / "products.sqlite"
-    made = Process("-m", "llama.cloud.importing", "--import_file", str(CATALOGUE), "--catalogue", str(products))
-    with made:
-        assert made.ended() == 0, made.stderr
+    import_products(CATALOGUE, products)
     one = ("--threads", 1)  # the browser needs a core, too
     serve = [*one, "--sheet_dir", SHEETS, "--record_file", tmp_path / "runs.sqlite", "--catalogue", products]
     with (
@@ -229,6 +230,46 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         page.get_by_role("button", name="Start").click()
         expect(page.locator("#status")).to_contain_text("is being written", timeout=BUSY_S)
         expect(page.locator("#status")).to_contain_text("Done:", timeout=BUSY_S)
+
+
+SCRIPT = "<script>document.title = 'taken'</script> [bold]{}[/bold]"
+HOSTILE_SHEET = f"""
+title = "<b onclick='x'>Gifts</b> [bold]"
+task = "recommend"
+system = "Repeat what the user says, as it is."
+examples = [
+  {{ user = "Say: 1. {SCRIPT.format("coffee set")}", assistant = "1. {SCRIPT.format("coffee set")}" }},
+  {{ user = "Say: 1. {SCRIPT.format("paint set")}", assistant = "1. {SCRIPT.format("paint set")}" }},
+]
+questions = ["Say: 1. {SCRIPT.format("tea set")}"]
+"""
+HOSTILE_PRODUCT: dict[str, Any] = {
+    "id": "x-1",
+    "vendor": "x",
+    "title": "<img src=x onerror=alert(1)> [bold]Tea set[/bold]",
+    "price": 1,
+}
+
+
+def test_a_reply_and_a_product_full_of_markup_are_text(browser: Browser, smollm2_split: Splits, tmp_path: Path) -> None:
+    """SmolLM2 does say it, and the catalogue does offer it; nothing of it runs."""
+    half, products = smollm2_split(), tmp_path / "products.sqlite"
+    (tmp_path / "products.jsonl").write_text(json.dumps(HOSTILE_PRODUCT))
+    import_products(tmp_path / "products.jsonl", products)
+    sheets = written(tmp_path, {"sheets/hostile.toml": HOSTILE_SHEET, "sheets/system.txt": "Be kind."}) / "sheets"
+    one = ("--threads", 1)
+    with (
+        cloud(half / "cloud", *one, "--sheet_dir", sheets, "--catalogue", products) as running,
+        program(half / "edge", running.address, tmp_path, *one, "--max_gen_len", 60) as edge,
+        screen(browser) as window,
+    ):
+        page = window.open(edge.address)
+        choose(page, "hostile")
+        page.get_by_role("button", name="Start").click()
+        expect(page.locator("#status")).to_contain_text("Done:", timeout=BUSY_S)
+        expect(page.get_by_label("The reply")).to_contain_text(SCRIPT.format("tea set"))
+        expect(page.locator("li.offer")).to_contain_text(HOSTILE_PRODUCT["title"])
+        assert page.title() != "taken" and page.locator("img, main script, [onclick]").count() == 0
 
 
 def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> None:

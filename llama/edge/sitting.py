@@ -259,10 +259,7 @@ class Sitting:
                 consent.remember(seen.found, seen.profile, self.profile_file, self.mode)
             run = self._run = _Run(secrets.token_hex(8), prompt_id)
             self._stop.clear()
-        self.events.add(
-            "begun", run=_snapshot(run), prompt_tokens=len(seen.prepared.outgoing.ids),
-            max_seq_len=self.device.half.context_length,
-        )  # fmt: skip
+        self.events.add("begun", run=_snapshot(run), prompt_tokens=len(seen.prepared.outgoing.ids))
         self._worker.submit(self._work, run, seen)
         return run.id
 
