@@ -669,6 +669,12 @@ def test_a_hundred_runs_arrive_at_the_right_third_party_whoever_is_killed(
         with files[party].open("ab") as out, (tmp_path / "errors").open("ab") as errors:
             running[party] = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=errors)
 
+    def has_printed(party: str) -> None:
+        """Back as soon as it prints something, which it has then hardly acknowledged; or after a moment."""
+        before, give_up = files[party].stat().st_size, time.monotonic() + 0.5
+        while files[party].stat().st_size == before and time.monotonic() < give_up:
+            time.sleep(0.0005)
+
     try:
         provider.start()
         for party in files:
@@ -681,6 +687,8 @@ def test_a_hundred_runs_arrive_at_the_right_third_party_whoever_is_killed(
                 kills["cloud"] += 1
             elif kills["vendor"] < 12:
                 party = dice.choice(list(files))
+                if dice.random() < 0.6:
+                    has_printed(party)
                 running[party].kill()
                 running[party].wait()
                 start(party)

@@ -1096,7 +1096,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_finished(path: Path) -> Non
     for line in ended.stdout.splitlines():
         word, _, digits = line.partition(" ")
         said[word].add(bytes.fromhex(digits))
-    assert len(said["finished"]) > 300 and len(said["acknowledged"]) > 50, ended.stdout[-300:]
+    assert len(said["finished"]) > 60 and len(said["acknowledged"]) > 10, ended.stdout[-300:]
     with closing(RunRecord(path)) as record:
         assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         runs = {run.run_id: run for run in record.runs(1_000_000)}
