@@ -51,17 +51,22 @@ def _run(main: Callable[..., None], argv: list[str]) -> None:
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
     except SplitLlamaError as err:
         # A message may quote a file name or what a cloud said: neither may add lines or steer the terminal.
-        print("error: " + "".join(c if c.isprintable() else "?" for c in str(err)), file=sys.stderr)
+        _say("error: " + "".join(c if c.isprintable() else "?" for c in str(err)))
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         sys.exit(130)
     except OSError as err:  # most likely our output, which may have been closed or sent to a full disk
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered would fail once more
         if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
             where = err.filename or ("writing the output" if err.errno == errno.ENOSPC else "the system refused")
-            print(f"error: {where}: {err.strerror or err}", file=sys.stderr)
+            _say(f"error: {where}: {err.strerror or err}")
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # closed: print would take stdout instead
+        print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager

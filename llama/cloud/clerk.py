@@ -92,7 +92,8 @@ class Clerk:
         self.directory = directory or SheetDirectory({})
         assert record is not None or not self.directory.parties, "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
-        self._dropped = 0 if record is None else record.dropped
+        self._dropped = 0  # deliveries, as far as that has been told
+        self._tell_of_dropped()
 
     def finish(self, run: FinishedRun) -> Final:
         """The reply as text, with offers; written down, with the third party's copy, before it is handed out."""
@@ -130,6 +131,8 @@ class Clerk:
         except RecordError as err:
             self.tell(str(err))
             raise Refused(ErrorCode.INTERNAL, "the cloud's outbox cannot be used", "try again later", 5.0) from None
+        finally:
+            self._tell_of_dropped()
 
     def _sheet(self, prompt_id: str) -> SheetText:
         listed = self.directory.sheets.get(prompt_id)
@@ -171,7 +174,10 @@ class Clerk:
         except RecordError as err:  # the provider's loss, not the device's
             self.tell(str(err))
             return False
-        if record.dropped > self._dropped:
-            self.tell(f"{record.dropped - self._dropped} deliveries were too old or too many, and are dropped")
-            self._dropped = record.dropped
+        self._tell_of_dropped()
         return True
+
+    def _tell_of_dropped(self) -> None:
+        if self.record is not None and self.record.dropped > self._dropped:
+            number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
+            self.tell(f"{number} uncollected deliveries were too old or too many, and are deleted")
