@@ -88,6 +88,7 @@ def _ended_by_exceptions() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _received.clear()  # whoever goes on after this was not meant
 
 
 def end_if_signalled() -> None:
