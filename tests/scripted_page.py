@@ -132,7 +132,7 @@ class Scripted(Sitting):
         if party:
             notes.append(f"The third party {party} gets the reply, as the model writes it: tags stay tags.")
         return {
-            "prompt_id": prompt_id, "title": self.title, "party": party,
+            "seen": "x", "prompt_id": prompt_id, "title": self.title, "party": party,
             "whose": f"the third party {party}" if party else "the provider", "task": "recommend",
             "system_prompt": f"{PROMPT[0]['content']} {self.title}",
             "sheet": {"system": PROMPT[0]["content"], "questions": ["For: {recipient}."]},
@@ -145,7 +145,7 @@ class Scripted(Sitting):
             },
         }  # fmt: skip
 
-    def begin(self, prompt_id: str, agree: bool) -> str:
+    def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
         self.asked.append((prompt_id, agree))
         if self.run is not None and self.run["phase"] in ("asking", "prefill", "decoding"):
             raise Conflict("a run is under way; stop it first")
@@ -154,7 +154,7 @@ class Scripted(Sitting):
         self.consent_needed = False
         self.run = {"id": f"run{len(self.asked)}", "prompt_id": prompt_id, "phase": "asking", "prefill": None,
                     "text": "", "iteration": None, "done": None, "error": None}  # fmt: skip
-        self.events.add("begun", run=self.run, prompt_tokens=256, max_seq_len=2048)
+        self.events.add("begun", run=self.run, prompt_tokens=256)
         return str(self.run["id"])
 
     def stop(self) -> None:

@@ -200,6 +200,20 @@ def test_what_runs_is_what_was_seen(sitting: Sitting, profile: Path) -> None:
     assert end_of(sitting)["type"] == "done"
 
 
+def test_what_one_tab_saw_is_not_run_as_what_another_saw(device: Device, profile: Path, tmp_path: Path) -> None:
+    """A sheet that changes between two looks must be looked at again by who saw the first."""
+    sheet_dir = written(tmp_path, {"sheets/gifts.toml": SHEETS["gifts.toml"]}) / "sheets"
+    with sitting_at(device, "tcp://127.0.0.1:9", profile, sheet_dir=sheet_dir) as sitting:
+        first = sitting.look_at("gifts")["seen"]
+        assert sitting.look_at("gifts")["seen"] == first
+        (sheet_dir / "gifts.toml").write_text(SHEETS["gifts.toml"].replace("For {name}", "Call {name}"))
+        second = sitting.look_at("gifts")["seen"]
+        with pytest.raises(Conflict, match="sheet has changed"):
+            sitting.begin("gifts", True, first)
+        assert sitting.state()["run"] is None
+        sitting.begin("gifts", True, second)
+
+
 def test_a_profile_is_replaced_as_a_whole_or_not_at_all(sitting: Sitting, profile: Path) -> None:
     """Bad TOML, a bad field and a file that somebody else has changed leave it as it is; the place is named."""
     text, version = sitting.profile_text()
@@ -329,7 +343,7 @@ def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(a
 def test_odd_bodies_are_refused_and_not_quoted(address: str) -> None:
     """Not JSON, unknown fields, too large, a profile that is none."""
     for body, status in (
-        (b"Wirya", 400), (b'{"prompt_id": 1}', 400), (b'{"prompt_id": "gifts", "more": 1}', 400),
+        (b"Wirya", 400), (b'{"prompt_id": 1}', 400), (b'{"prompt_id": "gifts", "seen": "", "more": 1}', 400),
         (b"[" * 100_000, 400), (b"x" * (3 << 20), 413),
     ):  # fmt: skip
         code, said = status_of(address + "/api/run", "POST", body, X_Token=TOKEN)

@@ -112,6 +112,12 @@ class _Seen:
     profile_version: str
     prepared: Prepared = field(repr=False)
 
+    @property
+    def digest(self) -> str:
+        """Equal for what is the same to the person: whose sheet, what would leave, with which profile."""
+        parts = (self.found.origin, self.found.prompt_id, self.profile_version, self.prepared.outgoing.text)
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
 
 @dataclass
 class _Run:
@@ -208,8 +214,9 @@ class Sitting:
         profile, version = self._profile()
         found = self.source.find(prompt_id)
         prepared = self.device.prepare(found, profile, self.mode)
+        seen = _Seen(found, profile, version, prepared)
         with self._lock:
-            self._seen[prompt_id] = _Seen(found, profile, version, prepared)
+            self._seen[prompt_id] = seen
         prompt = found.prompt
         sheet = prompt if isinstance(prompt, Sheet) else None
         own = [sheet.system] if sheet is not None and sheet.system else []
@@ -217,6 +224,7 @@ class Sitting:
         asked = {} if sheet is None else consent.forms_in_words(sheet, profile, self.mode)
         return {
             "prompt_id": prompt_id,
+            "seen": seen.digest,
             "title": sheet.title if sheet is not None else "your own words",
             "party": found.party,
             "whose": consent.origin_in_words(found) if sheet is not None else "you",
@@ -235,11 +243,16 @@ class Sitting:
             },
         }
 
-    def begin(self, prompt_id: str, agree: bool) -> str:
+    def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
         """Start a run of a sheet as it was last looked at; gives its id.
 
+        Args:
+            prompt_id: which.
+            agree: to what the sheet asks for.
+            seen_as: ``seen`` of what :meth:`look_at` gave to whoever starts it, if others may have looked since.
+
         Raises:
-            Conflict: one is under way, the sheet was not looked at, or the profile has changed since.
+            Conflict: one is under way, the sheet was not looked at, or it or the profile has changed since.
             PermissionError: the person must agree first.
             ProfileError: the agreement cannot be read or written down.
         """
@@ -250,6 +263,8 @@ class Sitting:
                 raise Conflict("a run is under way; stop it first")
             if seen is None:
                 raise Conflict("look at the sheet first")
+            if seen_as is not None and seen_as != seen.digest:
+                raise Conflict("the sheet has changed since you saw this prompt; look at it again")
             if seen.profile_version != version:
                 raise Conflict("your profile has changed since you saw this prompt; look at it again")
             if self._needs_consent(seen.found, seen.profile):

@@ -56,6 +56,7 @@ _T = TypeVar("_T")
 
 class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prompt_id: PromptId
+    seen: Annotated[str, Meta(max_length=64)]
     agree: bool = False
 
 
@@ -132,7 +133,7 @@ def application(sitting: Sitting, port: int, token: str) -> Starlette:
     async def begin(request: Request) -> Response:
         body = await _body(request, _Begin)
         try:
-            run = await run_in_threadpool(sitting.begin, body.prompt_id, body.agree)
+            run = await run_in_threadpool(sitting.begin, body.prompt_id, body.agree, body.seen)
         except PermissionError as err:
             return _json({"error": str(err), "consent_needed": True}, 409)
         return _json({"run": run}, 202)

@@ -212,7 +212,7 @@ async function agreeAndRun() {
 
 async function run(agree) {
   try {
-    await call("POST", "/api/run", { prompt_id: state.promptId, agree });
+    await call("POST", "/api/run", { prompt_id: state.promptId, seen: state.sheet.seen, agree });
     await fetchSheet(); // what was agreed to need not be asked again
   } catch (error) {
     if (!error.body?.consent_needed || agree) throw error;
