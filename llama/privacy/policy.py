@@ -223,7 +223,7 @@ SEES: Mapping[Kind, Mapping[Party, Cell]] = {
             Cell(True, "not sent as text; assume recoverable"),
             Cell(False, "no; what the reply quotes of sent fields"),
         ),
-        Kind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; what the reply quotes of it")),
+        Kind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; replies that quote it at length are withheld")),
         Kind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
         Kind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
         Kind.REPLY: (_YES, _NO, _NO),
