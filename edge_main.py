@@ -29,8 +29,6 @@ from llama.device import cpu_threads, torch_device
 from llama.edge import consent, terminal
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
-from llama.edge.sitting import Sitting
-from llama.edge.web import serve
 from llama.errors import UsageError
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.sanitiser import MODES, Mode
@@ -114,6 +112,9 @@ def main(
         terminal.show_sheets(source.entries())
         return
     if web:
+        from llama.edge.sitting import Sitting  # a web server's worth of modules, for those who want one
+        from llama.edge.web import serve
+
         sitting = Sitting(
             device_half, source, _needed(cloud), profile_file=profile_file, mode=mode, sampling=sampling,
             max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "",
