@@ -112,7 +112,9 @@ def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> No
     (delivery,) = collected(served, "insurer")
     assert (delivery.run_id, delivery.prompt_id, delivery.text) == (run_id, "insurer/cover", "Cover A for [NAME_1].")
     assert delivery.prompt == SHEETS["insurer/cover.toml"]
-    assert collected(served, "adviser") == collected(served, "nobody") == ()
+    assert collected(served, "adviser") == ()
+    with served.peer() as peer:
+        assert peer.refusal(Collect("nobody")) == "not_served"
 
 
 def test_nothing_of_the_provider_is_in_a_delivery(served: Served) -> None:

@@ -125,7 +125,12 @@ class Clerk:
                           "start it with --sheet_dir and --record_file")  # fmt: skip
         try:
             if isinstance(errand, Collect):
-                return Deliveries(self.record.collect(errand.vendor, errand.limit))
+                deliveries = self.record.collect(errand.vendor, errand.limit)
+                if not deliveries and errand.vendor not in self.directory.parties:  # or a misspelt name waits for ever
+                    parties = ", ".join(sorted(self.directory.parties)) or "none"
+                    raise Refused(ErrorCode.NOT_SERVED, "this cloud has no sheets of a third party of that name",
+                                  f"it has sheets of {parties}"[:2000])  # fmt: skip
+                return Deliveries(deliveries)
             self.record.acknowledge(errand.vendor, errand.run_ids)
             return Acknowledged()
         except RecordError as err:

@@ -55,7 +55,11 @@ def require(
         PrivacyRefused: declined, or nobody is there.
         ProfileError: the remembered agreements cannot be read.
     """
-    if yes or given(found, profile, profile_file, mode):
+    if yes:
+        return
+    if given(found, profile, profile_file, mode):
+        if isinstance(found.prompt, Sheet) and forms_of(found.prompt, profile, mode):
+            notice(f"you have agreed to this before; delete {consents_of(profile_file)} to be asked again")
         return
     assert isinstance(found.prompt, Sheet)
     fields = forms_of(found.prompt, profile, mode)

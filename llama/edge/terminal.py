@@ -214,6 +214,8 @@ def timing_line(timing: Timing) -> str:
 
 def show_sheets(entries: Sequence[SheetEntry]) -> None:
     """Sheets, a line each: prompt id, title, what they ask for."""
+    if not entries:
+        print("there are no sheets; a cloud gets them with --sheet_dir", file=sys.stderr)
     width = max((len(entry.prompt_id) for entry in entries), default=0)
     for entry in entries:
         asks = f" (asks for {', '.join(entry.asks_for)})" if entry.asks_for else ""

@@ -10,6 +10,7 @@ from llama.privacy import gate, merging
 from llama.privacy.gate import Outgoing
 from llama.privacy.policy import Kind
 from llama.privacy.profile import Profile, text_of
+from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import Found, OwnWords
 from llama.tokenizer import Tokenizer
@@ -116,7 +117,7 @@ def holdings(
         Kind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
         Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
         Kind.REPLY_WITH_TAGS: sent,
-        Kind.REPLY: restored,
+        Kind.REPLY: restored if restored != printable(sent) else "",  # or it would seem to be the person's only
         Kind.OFFERS: offers,
         Kind.TIMINGS: counts,
     }
