@@ -27,7 +27,7 @@ from llama.checkpoint.halves import Half, check_world_size, load_weights, read_h
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
-from llama.cloud.record import RunRecord
+from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
 from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
@@ -51,7 +51,7 @@ def main(
     threads: int | None = None,
     idle_timeout: float = 120.0,
     record_file: str | None = None,
-    retention_days: float = 30.0,
+    retention_days: float | None = None,
     sheet_dir: str | None = None,
     catalogue: str | None = None,
 ) -> None:
@@ -67,7 +67,7 @@ def main(
         threads: CPU threads per rank; by default the cores shared among the ranks.
         idle_timeout: seconds after which an unused session is closed.
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
-        retention_days: days after which a run, or a delivery that nobody has collected, is forgotten.
+        retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
         catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
     """
@@ -84,7 +84,9 @@ def main(
         raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
     if not idle_timeout > 0:  # nor NaN
         raise UsageError(f"--idle_timeout {idle_timeout}: give seconds above 0")
-    if not retention_days > 0:
+    if retention_days is not None and record_file is None:
+        raise UsageError("--retention_days is of the record, and there is none; give --record_file, too")
+    if retention_days is not None and not retention_days > 0:  # nor NaN
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
@@ -106,7 +108,7 @@ def main(
                          f"kept somewhere; give --record_file")  # fmt: skip
     tokenizer = tokenizer_of(half)
     products = None if catalogue is None else Catalogue(catalogue)
-    record = None if record_file is None else RunRecord(record_file, retention_days=retention_days)
+    record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
     server = Server(tokenizer, welcome, slots=max_batch_size, idle_timeout_s=idle_timeout, clerk=clerk)
     endpoint = server.bind(bind)

@@ -52,7 +52,7 @@ def main(
     plain: bool = False,
     json: bool = False,
     web: bool = False,
-    port: int = 0,
+    port: int | None = None,
     list_sheets: bool = False,
     temperature: float = 0.6,
     top_p: float = 0.9,
@@ -77,7 +77,7 @@ def main(
         plain: nothing but the reply on stdout, for pipes.
         json: one JSON object on stdout instead of streamed text.
         web: show all of it on a page of this machine's, whose address is printed.
-        port: of that page; 0 takes any that is free.
+        port: of that page; by default any that is free.
         list_sheets: print which sheets there are, and stop.
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: choose among the likeliest tokens that make up this share of the probability.
@@ -97,7 +97,9 @@ def main(
     mode: Mode = "off" if sanitise == "off" else "schema"
     if not (dry_run or list_sheets):
         _needed(cloud)
-    if not 0 <= port <= 65535:
+    if port is not None and not web:
+        raise UsageError("--port is of the page, and there is none; give --web, too")
+    if port is not None and not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: give 1 to 65535, or 0 for any free one")
     for flag, given in (("dry_run", dry_run), ("yes", yes), ("plain", plain), ("json", json)):
         if web and given:
@@ -119,7 +121,7 @@ def main(
             device_half, source, _needed(cloud), profile_file=profile_file, mode=mode, sampling=sampling,
             max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "",
         )  # fmt: skip
-        serve(sitting, port)
+        serve(sitting, port or 0)
         return
     if prompt_id is None and prompt_file is None:
         raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")

@@ -50,7 +50,7 @@ import json
 import sqlite3
 import sys
 
-from llama.edge.asking import rupiah
+from llama.privacy.profile import rupiah
 
 runs = sqlite3.connect(sys.argv[1])
 runs.row_factory = sqlite3.Row

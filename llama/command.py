@@ -23,7 +23,7 @@ from typing import Any, get_args, get_type_hints
 
 import fire
 
-from llama.errors import SplitLlamaError, UsageError
+from llama.errors import Declined, SplitLlamaError, UsageError
 
 _received = list[int]()  # signals that this run was told to end with
 
@@ -51,7 +51,9 @@ def _run(main: Callable[..., None], argv: list[str]) -> None:
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
     except SplitLlamaError as err:
         # A message may quote a file name or what a cloud said: neither may add lines or steer the terminal.
-        _say("error: " + "".join(c if c.isprintable() else "?" for c in str(err)))
+        _say(
+            ("" if isinstance(err, Declined) else "error: ") + "".join(c if c.isprintable() else "?" for c in str(err))
+        )
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
         _say("interrupted")

@@ -6,7 +6,8 @@
     ├── TokenizerError         a tokenizer file, or a dialogue that cannot be encoded
     ├── PromptError            a prompt file, or a prompt that does not fit
     ├── ProfileError           the person's profile
-    ├── PrivacyRefused         something that must not leave the device was about to, or the person declined
+    ├── PrivacyRefused         something that must not leave the device was about to
+    │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
     ├── RecordError            the file of finished runs
@@ -52,7 +53,11 @@ class ProfileError(SplitLlamaError):
 
 
 class PrivacyRefused(SplitLlamaError):
-    """Nothing was sent: the person did not agree, or the gate found a secret in what was about to leave."""
+    """Nothing was sent: the gate found a secret in what was about to leave, or nobody was there to agree."""
+
+
+class Declined(PrivacyRefused):
+    """Nothing was sent: the person did not agree; what they chose is no error, and is not called one."""
 
 
 class DeviceError(SplitLlamaError):

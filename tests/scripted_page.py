@@ -134,7 +134,7 @@ class Scripted(Sitting):
         return {
             "seen": "x", "prompt_id": prompt_id, "title": self.title, "party": party,
             "whose": f"the third party {party}" if party else "the provider", "task": "recommend",
-            "system_prompt": f"{PROMPT[0]['content']} {self.title}",
+            "system_prompt": [{"whose": "the provider", "text": f"{PROMPT[0]['content']} {self.title}"}],
             "sheet": {"system": PROMPT[0]["content"], "questions": ["For: {recipient}."]},
             "fields": [dict(zip(names, each, strict=True)) for each in FIELDS], "prompt": PROMPT,
             "tags": {"[NAME_1]": "Rudi Hartono", "[HEALTH_1]": "diabetes"}, "tokens": 256,

@@ -283,14 +283,14 @@ def test_a_line_that_is_no_object_of_json_is_told(complaints: Callable[..., list
         ("id,vendor,title\n", "line 1: price: the column is missing; add it"),
         ("id,vendor,title,price,id\n", "line 1: id: the column is there twice; keep one"),
         ("id,vendor,title,price,colour\n", "line 1: colour: unknown; the fields are "),
-        ("id;vendor;title;price\n", "line 1: id;vendor;title;price: unknown"),
+        ("id;vendor;title;price\n", "line 1: cells are separated by commas"),
         ("id,vendor,title,price\na,v,Cup\n", "line 2: 3 cells, the header has 4; quote cells that have a comma"),
         ("id,vendor,title,price\na,v,Cup,1,2\n", "line 2: 5 cells, the header has 4"),
         ('id,vendor,title,price\na,v,"Cup,1\n', "line 2: not CSV"),
         ("id,vendor,title,price\na,v,Cup,Rp 5.000\n", "line 2: price: give whole rupiah"),
         ("id,vendor,title,price\na,v,Cup,1e5\n", "line 2: price: give whole rupiah"),
         ("id,vendor,title,price\na,v,Cup,٣\n", "line 2: price: give whole rupiah"),
-        ("id,vendor,title,price,occasions\na,v,Cup,1,birthday;party\n", "line 2: occasions: give a list of birthday"),
+        ("id,vendor,title,price,occasions\na,v,Cup,1,birthday;party\n", "line 2: occasions: give a list such as"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_csv_file_is_told(complaints: Callable[..., list[str]], text: str, told: str) -> None:

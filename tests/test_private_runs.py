@@ -127,7 +127,8 @@ def test_a_cloud_with_third_parties_must_have_a_place_for_their_copies(tiny_spli
         (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), whose deliveries must be kept"),
         (("--sheet_dir", "/nowhere"), "no such directory"),
         (("--catalogue", PROFILE), "catalogue"),
-        (("--retention_days", "0"), "--retention_days 0.0: give days above 0"),
+        (("--retention_days", "0", "--record_file", "/nowhere/x"), "--retention_days 0.0: give days above 0"),
+        (("--retention_days", "3"), "--retention_days is of the record, and there is none"),
     ):
         ended = run_main("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), *map(str, flags))
         assert ended.returncode in (1, 2) and ended.stdout == ""

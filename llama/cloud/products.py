@@ -79,15 +79,16 @@ LISTS = ("occasions", "tags", "cities")
 _REQUIRED = ("id", "vendor", "title", "price")
 _TYPES = {name: hint for name, hint in get_type_hints(Product, include_extras=True).items() if name in FIELDS}
 _RULES = {
-    "id": "give 1 to 60 of a-z, 0-9 and -",
-    "vendor": "give 1 to 40 of a-z, 0-9 and -",
+    "id": "give text of 1 to 60 of a-z, 0-9 and -",
+    "vendor": "give text of 1 to 40 of a-z, 0-9 and -",
     "title": "give 1 to 200 characters on one line, without control characters",
     "title_id": "give at most 200 characters on one line, without control characters",
     "description": "give at most 4000 characters on one line, without control characters",
     "description_id": "give at most 4000 characters on one line, without control characters",
-    "price": f"give whole rupiah from 0 to {MAX_PRICE}, digits only, such as 250000",
-    "occasions": "give a list of " + ", ".join(OCCASIONS),
-    "tags": "give a list of at most 40 words, each of 1 to 60 characters, without ; and control characters",
+    "price": f"give whole rupiah from 0 to {MAX_PRICE}, digits only and in JSON without quotes, such as 250000",
+    "occasions": 'give a list such as ["birthday", "eid"], in CSV birthday;eid, of ' + ", ".join(OCCASIONS),
+    "tags": 'give a list such as ["tea", "teh"], in CSV tea;teh: at most 40 words of 1 to 60 characters, without '
+    "control characters",
     "cities": "give a list of at most 600 cities, each of 1 to 60 characters, without ; and control characters",
     "url": "give an http or https address of at most 2000 characters without spaces, or leave it empty",
 }
@@ -229,6 +230,9 @@ def _cells(text: str) -> list[str]:
 def _header_of(text: str) -> list[str]:
     header = _cells(text)
     problems = [_unknown(name) for name in header if name not in FIELDS]
+    if len(header) == 1 and ";" in header[0]:
+        problems = ["cells are separated by commas, and these are separated by ;; save the file with commas"]
+        raise _BadLine(problems)
     problems += [f"{name}: the column is there twice; keep one" for name in FIELDS if header.count(name) > 1]
     problems += [f"{name}: the column is missing; add it" for name in _REQUIRED if name not in header]
     if problems:

@@ -19,7 +19,7 @@ from llama.errors import CheckpointError, ProtocolMismatch, UsageError
 from llama.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
-from llama.privacy.profile import Profile
+from llama.privacy.profile import Profile, rupiah
 from llama.privacy.restoring import Restorer, printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, read_from_directory, read_prompt, received
@@ -160,11 +160,6 @@ def fetch(link: Link, prompt_id: str) -> Found:
     if not isinstance(reply, SheetText) or reply.prompt_id != prompt_id:
         raise ProtocolMismatch(f"{link.address} answered FetchSheet with another kind of reply")
     return received(prompt_id, reply.text, reply.system, link.address)
-
-
-def rupiah(price: int) -> str:
-    """Whole rupiah as Indonesians write them: ``Rp 400.000``."""
-    return f"Rp {price:,}".replace(",", ".")
 
 
 def offer_line(offer: Offer) -> str:

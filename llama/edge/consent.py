@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from llama.edge.own_files import replace_file
-from llama.errors import PrivacyRefused, ProfileError
+from llama.errors import Declined, PrivacyRefused, ProfileError
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
@@ -63,12 +63,12 @@ def require(
         return
     assert isinstance(found.prompt, Sheet)
     fields = forms_of(found.prompt, profile, mode)
-    answer = ask(question(found, profile, mode))
+    answer = ask(question(found, profile, mode, profile_file))
     if answer is None:
         raise PrivacyRefused(f"the sheet asks for {', '.join(fields)}, and nobody is here to agree; run it in a "
                              f"terminal, or agree with --yes")  # fmt: skip
     if not answer:
-        raise PrivacyRefused("declined; nothing was sent")
+        raise Declined("declined; nothing was sent")
     try:
         remember(found, profile, profile_file, mode)
     except ProfileError as err:
@@ -108,12 +108,12 @@ def forms_of(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
     return {name: RAW if mode == "off" else str(each.policy) for name, each in asked.items() if each is not None}
 
 
-def question(found: Found, profile: Profile, mode: Mode) -> str:
+def question(found: Found, profile: Profile, mode: Mode, profile_file: str = "") -> str:
     """What the person is asked."""
     assert isinstance(found.prompt, Sheet)
     width = max(map(len, found.prompt.asks_for))
     fields = [f"  {name:{width}}  {form}" for name, form in forms_in_words(found.prompt, profile, mode).items()]
-    return "\n".join([heading(found), *fields, *notes(found, mode), "Agree?"])
+    return "\n".join([heading(found), *fields, *notes(found, mode, profile_file), "Agree?"])
 
 
 def heading(found: Found) -> str:
@@ -131,12 +131,14 @@ def forms_in_words(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]
     return {name: _in_words(name, forms.get(name)) for name in sheet.asks_for}
 
 
-def notes(found: Found, mode: Mode) -> list[str]:
-    """Who gets what, besides."""
+def notes(found: Found, mode: Mode, profile_file: str = "") -> list[str]:
+    """Who gets what, besides, and where the answer is remembered, if it is."""
     lines = ["The provider can read all that is sent, and the reply, which may quote it."]
     if found.party:
         lines.append(f"The third party {found.party} gets the reply, as the model writes it"
                      f"{'' if mode == 'off' else ': tags stay tags'}, and which of its own products fit.")  # fmt: skip
+    if profile_file:
+        lines.append(f"To agree is remembered in {consents_of(profile_file).name}; delete that to be asked again.")
     return lines
 
 

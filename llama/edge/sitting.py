@@ -219,8 +219,11 @@ class Sitting:
             self._seen[prompt_id] = seen
         prompt = found.prompt
         sheet = prompt if isinstance(prompt, Sheet) else None
-        own = [sheet.system] if sheet is not None and sheet.system else []
-        system = "\n\n".join([found.provider_system, *own] if found.party else own or [found.provider_system])
+        provider, own = found.provider_system, "" if sheet is None else sheet.system
+        # As llama.privacy.merging puts it: a third party's words come after the provider's, its own instead of them.
+        system = [("the provider", provider if found.party or not own else own)]
+        if found.party:
+            system.append((consent.origin_in_words(found), own))
         asked = {} if sheet is None else consent.forms_in_words(sheet, profile, self.mode)
         return {
             "prompt_id": prompt_id,
@@ -229,7 +232,9 @@ class Sitting:
             "party": found.party,
             "whose": consent.origin_in_words(found) if sheet is not None else "you",
             "task": sheet.task if sheet is not None else "answer",
-            "system_prompt": printable(system.strip()),
+            "system_prompt": [
+                {"whose": whose, "text": printable(text.strip())} for whose, text in system if text.strip()
+            ],
             "sheet": {"system": sheet.system, "questions": sheet.questions} if sheet is not None else None,
             "fields": list(self._fates(sheet, profile, prepared)),
             "prompt": [{"role": each.role, "content": printable(each.content)} for each in prepared.dialog],
@@ -239,7 +244,7 @@ class Sitting:
                 "needed": self._needs_consent(found, profile),
                 "question": consent.heading(found) if sheet is not None else "",
                 "fields": [{"name": name, "form": form} for name, form in asked.items()],
-                "notes": consent.notes(found, self.mode),
+                "notes": consent.notes(found, self.mode, self.profile_file or ""),
             },
         }
 
@@ -308,7 +313,8 @@ class Sitting:
         try:
             profile_from(toml.parsed(text))
         except ValueError as err:
-            raise ProfileError(f"not valid TOML {err}".rstrip()) from None
+            place = f"not valid TOML {err}".rstrip()
+            raise ProfileError(f'{place}; write each field on a line of its own, as name = "value"') from None
         with self._lock:
             if self.profile_text()[1] != version:
                 raise Conflict("the file has changed meanwhile; close this, and edit it anew")

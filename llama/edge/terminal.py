@@ -21,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from llama.chat import Message
-from llama.edge.asking import Answer, copy_in_words, rupiah
+from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
+from llama.privacy.profile import rupiah
 from llama.privacy.restoring import printable
 from llama.wire import Copy, Offer, SheetEntry
 

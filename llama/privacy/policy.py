@@ -43,6 +43,7 @@ class Field:
         names: what it is called in a profile or a sheet, all meaning the same; the first is the English label, the
             second the Indonesian.
         generaliser: for QUASI.
+        rupiah: a bare number is an amount of rupiah.
         specific: "specific personal data" of Indonesia's law 27/2022 (UU PDP), article 4(2).
     """
 
@@ -51,6 +52,7 @@ class Field:
     names: tuple[str, ...]
     generaliser: Generaliser | None = None
     specific: bool = False
+    rupiah: bool = False
 
 
 def _secret(tag: str, *names: str, specific: bool = False) -> Field:
@@ -61,8 +63,8 @@ def _quasi(generaliser: Generaliser, tag: str, *names: str) -> Field:
     return Field(FieldPolicy.QUASI, tag, names, generaliser)
 
 
-def _open(*names: str) -> Field:
-    return Field(FieldPolicy.OPEN, "PRIVATE", names)
+def _open(*names: str, rupiah: bool = False) -> Field:
+    return Field(FieldPolicy.OPEN, "PRIVATE", names, rupiah=rupiah)
 
 
 FIELDS: tuple[Field, ...] = (
@@ -131,7 +133,7 @@ FIELDS: tuple[Field, ...] = (
     _quasi(Generaliser.CITY, "ADDRESS", "office_address", "alamat_kantor", "work_address"),
     _quasi(Generaliser.CITY, "ADDRESS", "shipping_address", "alamat_pengiriman", "delivery_address"),
     _quasi(Generaliser.INCOME_BAND, "FINANCE", "income", "penghasilan", "salary", "gaji", "pendapatan"),
-    _open("budget", "anggaran", "price_range", "kisaran_harga"),
+    _open("budget", "anggaran", "price_range", "kisaran_harga", rupiah=True),
     _open("occasion", "acara", "event", "momen"),
     _open("interests", "minat", "hobbies", "hobi", "hobby", "likes", "kesukaan"),
     _open("dislikes", "tidak_suka"),

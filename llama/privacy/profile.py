@@ -156,6 +156,11 @@ def text_of(value: Value, language: str = "en") -> str:
     return str(value)
 
 
+def rupiah(amount: int) -> str:
+    """Whole rupiah as Indonesians write them: ``Rp 400.000``."""
+    return f"Rp {amount:,}".replace(",", ".")
+
+
 MONTHS = {
     "en": ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
            "November", "December"),

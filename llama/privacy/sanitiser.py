@@ -21,7 +21,7 @@ from llama.privacy.forms import Index, Secret, TextView, compact, national
 from llama.privacy.generalise import generalised
 from llama.privacy.patterns import hits_in
 from llama.privacy.policy import FieldPolicy, field_of
-from llama.privacy.profile import Profile, ProfileField, Value, text_of
+from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 
 Mode = Literal["schema", "off"]
@@ -135,7 +135,11 @@ class Sanitiser:
         return _joined(self._masked(coarse, discover=False))
 
     def _text_of(self, each: ProfileField) -> str:
-        return ", ".join(text_of(value, self.language) for value in each.values)
+        is_money = field_of(each.name).rupiah  # written as a number, a model would not know of what
+        return ", ".join(
+            rupiah(round(value)) if is_money and isinstance(value, int | float) else text_of(value, self.language)
+            for value in each.values
+        )
 
     def _coarse(self, each: ProfileField, value: Value) -> str | None:
         """The value made coarser, or None where it must be a tag."""

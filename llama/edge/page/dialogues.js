@@ -60,10 +60,22 @@ async function save() {
   } catch (error) {
     complain(reason(error));
     byId("editor-again").hidden = error.status !== 409;
-    byId("editor-text").focus();
+    showPlace(reason(error));
   } finally {
     byId("editor-save").disabled = false;
   }
+}
+
+/** Puts the cursor where an error says that something is wrong. */
+function showPlace(said) {
+  const text = byId("editor-text");
+  const [, line, column] = said.match(/at line (\d+), column (\d+)/) ?? [];
+  if (line) {
+    const before = text.value.split("\n").slice(0, line - 1).reduce((sum, each) => sum + each.length + 1, 0);
+    const place = Math.min(before + Number(column) - 1, text.value.length);
+    text.setSelectionRange(before, place);
+  }
+  text.focus();
 }
 
 /** Closes, but not over unsaved changes without having said so. */

@@ -3,11 +3,11 @@
 import { bounded, byId, count, el, marked, rupiah } from "./text.js";
 
 const FATES = {
-  sent: ["sent", "as you wrote it"],
-  generalised: ["generalised", "made coarser"],
-  tag: ["tag", "the value stays here"],
-  kept: ["kept", "not asked for"],
-  missing: ["missing", "asked for, but not in your profile"],
+  sent: ["sent", "to be sent", "as you wrote it, with tags for what is secret in it"],
+  generalised: ["generalised", "to be generalised", "made coarser"],
+  tag: ["tag", "to be a tag", "the value stays here"],
+  kept: ["kept", "kept", "not asked for"],
+  missing: ["missing", "missing", "asked for, but not in your profile"],
 };
 const ONE_LINE = 34; // characters of a value and of what becomes of it
 const POLICIES = { secret: "only as a tag", quasi: "only coarser", open: "as you wrote it" };
@@ -36,26 +36,30 @@ export function drawSystem({ sheet, sheetError }) {
   fill("system", [sheet, sheetError], () => {
     if (sheetError) return problem("This sheet cannot be prepared, so nothing is sent.", sheetError);
     if (!sheet) return empty("Choose a prompt sheet above. What it tells the model first will stand here.");
-    return bounded("The system prompt", { class: "words short" }, sheet.system_prompt || "There is none.");
+    const parts = sheet.system_prompt;
+    if (!parts.length) return empty("There is none.");
+    return parts.flatMap(({ whose, text }) => [
+      parts.length > 1 ? el("h4", {}, `Of ${whose}`) : null,
+      bounded(`The system prompt of ${whose}`, { class: "words short" }, text)]);
   });
 }
 
 // --- 2: the profile --------------------------------------------------------------------------------------------------
 
-export function drawProfile({ sheet, profile }) {
-  fill("profile", [sheet, profile], () => {
+export function drawProfile({ sheet, profile, run }) {
+  fill("profile", [sheet, profile, Boolean(run)], () => {
     if (!profile) return empty("The program was started without a profile: --profile_file names one.");
-    if (sheet) return asked(sheet);
+    if (sheet) return asked(sheet, Boolean(run));
     return profile.fields.length ? unasked(profile) : empty("Your profile has no fields yet. Edit profile adds them.");
   });
 }
 
-/** What becomes of each field if this sheet is asked. */
-function asked({ fields, tags }) {
+/** What becomes of each field if this sheet is asked, or what became of it. */
+function asked({ fields, tags }, begun) {
   const parts = [];
   const wanted = fields.filter(({ fate }) => fate !== "kept");
   const kept = fields.filter(({ fate }) => fate === "kept");
-  if (wanted.length) parts.push(el("ul", { class: "fields" }, ...wanted.map((field) => fieldRow(field, tags))));
+  if (wanted.length) parts.push(el("ul", { class: "fields" }, ...wanted.map((field) => fieldRow(field, tags, begun))));
   else parts.push(empty("This sheet asks for nothing of your profile."));
   if (kept.length) {
     parts.push(el("details", {},
@@ -67,8 +71,9 @@ function asked({ fields, tags }) {
   return parts;
 }
 
-function fieldRow({ label, value, fate, sent_as }, tags) {
-  const [word, meaning] = FATES[fate] ?? [fate, ""];
+function fieldRow({ label, value, fate, sent_as }, tags, begun) {
+  const [did, would, meaning] = FATES[fate] ?? [fate, fate, ""];
+  const word = begun ? did : would;
   const row = el("li", { class: "field" },
     el("span", { class: "label" }, label),
     el("span", { class: "fate", "data-fate": fate, title: meaning }, word));
@@ -147,7 +152,7 @@ function afterReply(run) {
         el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
     }
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
-    parts.push(el("p", { class: "note timing" }, done.timing),
+    parts.push(el("details", { class: "timing" }, el("summary", {}, "Counts and times"), el("p", { class: "note" }, done.timing)),
       el("button", { type: "button", class: "small", id: "to-saw" }, "See who saw what"));
   }
   if (run.notices.length) {
