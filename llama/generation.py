@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeVar
 import torch
 
 from llama.edge.link import Link, Session
-from llama.errors import CloudRefused, LinkError, PromptError, UsageError
+from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, UsageError
 from llama.model import KVCache
 from llama.sampling import Sampling
 from llama.stages import StageClock
@@ -207,8 +207,12 @@ class _Run:
         return self._with_a_session(lambda: self._feed(meanwhile))
 
     def finish(self) -> Final:
-        """The reply's text according to the cloud."""
-        return self._with_a_session(lambda: self.session.finish(len(self.tokens)))
+        """The reply's text according to the cloud, which then hands it on: from here on a run cannot be stopped."""
+        self.between_steps()
+        try:
+            return self._with_a_session(lambda: self.session.finish(len(self.tokens)))
+        except CloudUnreachable as err:
+            raise CloudUnreachable(f"{err}; the reply was complete, and the cloud may have handed it on") from None
 
     def _feed(self, meanwhile: Callable[[], None]) -> int:
         ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]

@@ -46,6 +46,7 @@ class Scripted(Sitting):
         self.run: dict[str, Any] | None = None
         self.asked = list[tuple[str, bool]]()
         self.mode_off = False
+        self.seen = "x"
 
     def say(self, kind: str, **fields: Any) -> None:
         """An event, and what it does to the run's snapshot."""
@@ -132,7 +133,7 @@ class Scripted(Sitting):
         if party:
             notes.append(f"The third party {party} gets the reply, as the model writes it: tags stay tags.")
         return {
-            "seen": "x", "prompt_id": prompt_id, "title": self.title, "party": party,
+            "seen": self.seen, "prompt_id": prompt_id, "title": self.title, "party": party,
             "whose": f"the third party {party}" if party else "the provider", "task": "recommend",
             "system_prompt": [{"whose": "the provider", "text": f"{PROMPT[0]['content']} {self.title}"}],
             "sheet": {"system": PROMPT[0]["content"], "questions": ["For: {recipient}."]},
@@ -147,6 +148,8 @@ class Scripted(Sitting):
 
     def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
         self.asked.append((prompt_id, agree))
+        if seen_as != self.seen:
+            raise Conflict("the sheet has changed since you saw this prompt; look at it again")
         if self.run is not None and self.run["phase"] in ("asking", "prefill", "decoding"):
             raise Conflict("a run is under way; stop it first")
         if self.consent_needed and not agree:

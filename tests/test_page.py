@@ -380,6 +380,23 @@ def test_strangers_are_refused(browser: Browser, bytes_page: Program) -> None:
 # ---- what the page makes of what it is told
 
 
+def test_what_is_agreed_to_is_what_the_dialogue_shows(browser: Browser) -> None:
+    """A sheet that changes behind an open dialogue is not agreed to with it."""
+    sitting = Scripted()
+    with serving(sitting) as address, screen(browser, complaints="409") as window:
+        page = window.open(address)
+        choose(page)
+        page.get_by_role("button", name="Start").click()
+        question = page.get_by_role("dialog", name="Do you agree?")
+        expect(question).to_be_visible()
+        sitting.seen = "y"
+        with page.expect_response("**/api/sheet*"):
+            sitting.say("sheets")
+        question.get_by_role("button", name="Agree").click()
+        expect(page.locator("#status")).to_contain_text("the sheet has changed")
+        assert sitting.run is None and sitting.asked == [("birthday", True)]
+
+
 def test_whatever_is_said_is_shown_as_text(browser: Browser) -> None:
     """Sheet, reply, product, address, notice and error full of markup."""
     sitting = Scripted(hostile=True)

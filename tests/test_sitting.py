@@ -18,10 +18,13 @@ import uvicorn
 
 import edge_main
 from llama.edge.asking import Device, SheetSource
+from llama.edge.link import Session
 from llama.edge.sitting import REMEMBERED_EVENTS, Conflict, Events, Sitting
 from llama.edge.web import application
 from llama.errors import ProfileError, PromptError
+from llama.generation import _Run
 from llama.sampling import Sampling
+from llama.wire import Final
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import written
 
@@ -172,6 +175,34 @@ def test_a_stopped_run_is_never_finished(device: Device, running: Cloud, profile
         assert sitting.state()["run"]["phase"] == "stopped"
         assert runs_kept(running) == before
         sitting.begin("gifts", agree=False)
+
+
+def test_a_run_that_is_being_finished_is_not_called_stopped(
+    device: Device, running: Cloud, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy may be with the third party already; a stop before that moment leaves nothing there."""
+    finish, run_finish = Session.finish, _Run.finish
+    for late in (True, False):
+        before = runs_kept(running)
+        with sitting_at(device, running.address, profile) as sitting:
+
+            def stopped_meanwhile(session: Session, end: int, sitting: Sitting = sitting) -> Final:
+                sitting.stop()
+                return finish(session, end)
+
+            def stopped_before(run: _Run, sitting: Sitting = sitting) -> Final:
+                sitting.stop()
+                return run_finish(run)
+
+            with monkeypatch.context() as patch:
+                if late:
+                    patch.setattr(Session, "finish", stopped_meanwhile)
+                else:
+                    patch.setattr(_Run, "finish", stopped_before)
+                sitting.look_at("gifts")
+                sitting.begin("gifts", agree=True)
+                assert end_of(sitting)["type"] == ("done" if late else "stopped")
+        assert runs_kept(running) == before + late
 
 
 def test_a_cloud_that_is_away_ends_a_run_with_words(device: Device, profile: Path, sheet_dir: Path) -> None:

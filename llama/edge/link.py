@@ -286,9 +286,13 @@ class Session:
         return tokens
 
     def finish(self, end: int) -> Final:
-        """The reply is outputs ``0 … end-1``: its text."""
+        """The reply is outputs ``0 … end-1``: its text. Waited for without ``while_waiting``: it cannot be undone."""
         self._seq += 1
-        final = self._link.ask(Finish(self._id, self._seq, end))
+        waiting, self._link.while_waiting = self._link.while_waiting, None
+        try:
+            final = self._link.ask(Finish(self._id, self._seq, end))
+        finally:
+            self._link.while_waiting = waiting
         if not isinstance(final, Final):
             raise self._mismatch("Finish")
         return final

@@ -205,14 +205,15 @@ async function start() {
 }
 
 async function agreeAndRun() {
-  if (await askConsent(state.sheet)) return run(true);
+  const asked = state.sheet; // what the dialogue shows is what is agreed to, whatever has changed meanwhile
+  if (await askConsent(asked)) return run(true, asked);
   state.declined = true;
   tell("Declined; nothing was sent.");
 }
 
-async function run(agree) {
+async function run(agree, sheet = state.sheet) {
   try {
-    await call("POST", "/api/run", { prompt_id: state.promptId, seen: state.sheet.seen, agree });
+    await call("POST", "/api/run", { prompt_id: sheet.prompt_id, seen: sheet.seen, agree });
     await fetchSheet(); // what was agreed to need not be asked again
   } catch (error) {
     if (!error.body?.consent_needed || agree) throw error;

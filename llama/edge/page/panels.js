@@ -113,7 +113,7 @@ export function drawReply({ sheet, run, declined }) {
   });
   if (!run) return;
   writeOn(byId("reply-text"), run.done ? run.done.text : run.text);
-  fill("reply-after", [run.phase, run.error, run.done, run.notices.length], () => afterReply(run));
+  fill("reply-after", [run.phase, run.error, run.done, run.notices.length], () => afterReply(run, task));
 }
 
 function replySkeleton() {
@@ -135,7 +135,7 @@ function writeOn(box, text) {
   if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
-function afterReply(run) {
+function afterReply(run, task) {
   const { done } = run;
   const parts = [];
   if (run.phase === "failed") parts.push(problem("The run failed.", run.error ?? ""));
@@ -151,6 +151,7 @@ function afterReply(run) {
         idea ? el("h5", {}, `For “${idea}”`) : null, el("ul", { class: "offers" }, ...offers.map(offer))]),
         el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
     }
+    if (!done.offers.length && task === "recommend") parts.push(empty("No offers came with it: the provider has no product that fits, or no catalogue."));
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
     parts.push(el("details", { class: "timing" }, el("summary", {}, "Counts and times"), el("p", { class: "note" }, done.timing)),
       el("button", { type: "button", class: "small", id: "to-saw" }, "See who saw what"));
