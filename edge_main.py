@@ -82,7 +82,7 @@ def main(
         temperature: 0 always takes the likeliest token; higher is more varied.
         top_p: choose among the likeliest tokens that make up this share of the probability.
         seed: the same seed gives the same reply.
-        max_gen_len: most tokens of the reply; by default what the cloud's context leaves.
+        max_gen_len: most tokens of the reply; by default what the sheet says, or what the cloud's context leaves.
         device: where the edge half runs: cpu, cuda or mps.
         threads: CPU threads; by default one per core.
         deadline: seconds of silence after which the cloud is given up.
@@ -101,12 +101,20 @@ def main(
         raise UsageError("--port is of the page, and there is none; give --web, too")
     if port is not None and not 0 <= port <= 65535:
         raise UsageError(f"--port {port}: give 1 to 65535, or 0 for any free one")
-    for flag, given in (("dry_run", dry_run), ("yes", yes), ("plain", plain), ("json", json)):
+    for flag, given in (
+        ("list_sheets", list_sheets),
+        ("dry_run", dry_run),
+        ("yes", yes),
+        ("plain", plain),
+        ("json", json),
+    ):
         if web and given:
             raise UsageError(f"--web and --{flag} exclude each other: the page shows all of it, and asks by itself")
     where = torch_device(device)
     torch.set_num_threads(cpu_threads(threads))
 
+    if prompt_id is not None and prompt_file is not None:
+        raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
     # Who looks at a page waits less patiently for a sheet than who starts a program.
     source = SheetSource(cloud, prompt_file, sheet_dir, min(deadline, 5.0) if web else deadline)
     device_half = Device(ckpt_dir, lambda half, welcome: _load(half, welcome, where))
@@ -125,8 +133,6 @@ def main(
         return
     if prompt_id is None and prompt_file is None:
         raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")
-    if prompt_id is not None and prompt_file is not None:
-        raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
     found = source.find(prompt_id or "")
     profile = _profile(profile_file, found)
     screen = terminal.Terminal(plain=plain or json)
@@ -142,7 +148,7 @@ def main(
 
             def ask(question: str) -> bool | None:
                 if screen.has_keyboard():
-                    screen.show_prompt(prepared.dialog, tags)
+                    screen.show_prompt(prepared.dialog, tags, asking=True)
                 return screen.ask(question)
 
             consent.require(found, profile, profile_file, mode, yes=yes, ask=ask, notice=screen.notice)

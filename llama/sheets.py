@@ -32,8 +32,11 @@ MAX_ASKED = 64  # fields
 MAX_SHEETS = 1000  # of a directory that is read as a whole
 SYSTEM_FILE = "system.txt"
 
+# Control characters, and signs that turn the direction of writing, which could show a title as another.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
+
 Text = Annotated[str, Meta(min_length=1)]
-Line = Annotated[str, Meta(max_length=200, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]  # shown in a question
+Line = Annotated[str, Meta(max_length=200, pattern=rf"\A[^{_CONTROLS}]*\Z")]  # shown in a question
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,39}\Z")]
 _PROMPT_ID = re.compile(r"(?:[a-z0-9-]{1,40}/)?[a-z0-9-]{1,80}")
 
@@ -51,6 +54,7 @@ class _SheetFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     examples: list[_Example] = []
     asks_for: Annotated[list[FieldName], Meta(max_length=MAX_ASKED)] = []
     task: Literal["recommend", "answer", "extract"] = "answer"
+    max_gen_len: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
     language: Literal["en", "id"] = "en"
 
 
@@ -67,6 +71,7 @@ class Sheet:
         asks_for: fields of the profile.
         task: what the reply is: gift ideas to be searched in a catalogue, an answer, or what a text mentions.
         language: ``en`` or ``id``: of the labels and generalised values.
+        max_gen_len: most tokens of the reply, or None.
     """
 
     questions: tuple[str, ...]
@@ -77,6 +82,7 @@ class Sheet:
     asks_for: tuple[str, ...] = ()
     task: str = "answer"
     language: str = "en"
+    max_gen_len: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,11 @@ def read_all(sheet_dir: str) -> SheetDirectory:
         PromptError: no directory, too many sheets, or one that cannot be read.
     """
     paths = paths_of(sheet_dir)
+    for path in sorted([*Path(sheet_dir).glob("*.toml"), *Path(sheet_dir).glob("*/*.toml")]):
+        if path not in paths.values():
+            raise PromptError(
+                f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 and -"
+            )
     if len(paths) > MAX_SHEETS:
         raise PromptError(f"--sheet_dir {sheet_dir} has {len(paths)} sheets; the most is {MAX_SHEETS}")
     listed = {prompt_id: read_listed(sheet_dir, prompt_id) for prompt_id in paths}
@@ -194,7 +205,7 @@ def parse_sheet(text: str, where: str) -> Sheet:
         raise PromptError(f"{where}: not valid TOML {place}".rstrip()) from None
     return Sheet(
         tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
-        tuple(dict.fromkeys(file.asks_for)), file.task, file.language,
+        tuple(dict.fromkeys(file.asks_for)), file.task, file.language, file.max_gen_len,
     )  # fmt: skip
 
 
@@ -230,5 +241,5 @@ def read_text(path: str) -> str:
 
 _SHAPE = (
     'a sheet has questions = ["…", …] and may have id, title, system, examples = [{user, assistant}, …], '
-    'asks_for = ["a_field", …], task = "recommend" | "answer" | "extract" and language = "en" | "id"'
+    'asks_for = ["a_field", …], task = "recommend" | "answer" | "extract", language = "en" | "id" and max_gen_len = 200'
 )

@@ -173,7 +173,7 @@ class Stages(_Part, frozen=True):
     """Where the time of one Step went, in microseconds; on several ranks, the first one's."""
 
     queue_us: Micros  # behind others' requests
-    layers_us: tuple[Micros, ...]  # each of the cloud's layers, in order
+    layers_us: Annotated[tuple[Micros, ...], Meta(max_length=1024)]  # each of the cloud's layers, in order
     head_us: Micros  # final norm and output head
     sample_us: Micros  # the choice of the next ids
 

@@ -155,12 +155,13 @@ class Scripted(Sitting):
         if self.consent_needed and not agree:
             raise PermissionError("the sheet asks for fields of your profile")
         self.consent_needed = False
-        self.run = {"id": f"run{len(self.asked)}", "prompt_id": prompt_id, "phase": "asking", "prefill": None,
-                    "text": "", "iteration": None, "done": None, "error": None}  # fmt: skip
+        self.run = {"id": f"run{len(self.asked)}", "prompt_id": prompt_id, "seen": self.seen,
+                    "phase": "asking", "prefill": None, "text": "", "iteration": None, "done": None,
+                    "error": None}  # fmt: skip
         self.events.add("begun", run=self.run, prompt_tokens=256)
         return str(self.run["id"])
 
-    def stop(self) -> None:
+    def stop(self, run_id: str | None = None) -> None:
         self.say("stopped")
 
 

@@ -163,18 +163,25 @@ def words(llama3_tokenizer: Path) -> Tokenizer:
 
 @given(st.data())
 @settings(deadline=None, max_examples=200)
-def test_any_eight_tokens_of_the_prompt_are_recognised_wherever_they_stand(
-    words: Tokenizer, data: st.DataObject
-) -> None:
+def test_any_eight_tokens_of_the_prompt_are_recognised_anywhere(words: Tokenizer, data: st.DataObject) -> None:
     """In any case, with other spaces and quotation marks, in the middle of anything."""
     ids = words.encode(SYSTEM, bos=False, eos=False)
     start = data.draw(st.integers(0, len(ids) - WINDOW))
     quoted = words.decode(ids[start : start + WINDOW])
-    change = data.draw(
-        st.sampled_from((str, str.upper, str.title, lambda t: t.replace(" ", "\n  "), lambda t: f'"{t}"'))
-    )
+    changes = (str, str.upper, str.title, lambda t: t.replace(" ", "\n  "), lambda t: f'"{t}"')
+    change = data.draw(st.sampled_from(changes))
     before, after = data.draw(st.text(max_size=20)), data.draw(st.text(max_size=20))
     assert SystemPrompt(SYSTEM, words).is_quoted_in(f"{before} {change(quoted)} {after}", known="")
+
+
+@pytest.mark.parametrize(
+    "between", ["* *", "_", "<br>", "</b> <b>", "\\n", "%20", "\n1. ", " [1] ", "\u200b", "-", "", "\u00ad "], ids=repr
+)
+def test_a_longer_recital_is_recognised_whatever_stands_between_its_words(words: Tokenizer, between: str) -> None:
+    """Markup, links, numbering, invisible signs, or nothing at all."""
+    recited = between.join(SYSTEM.removesuffix(".").split())
+    assert SystemPrompt(SYSTEM, words).is_quoted_in(f"It says: {recited}", known="")
+    assert not SystemPrompt(SYSTEM, words).is_quoted_in(recited[: len(recited) // 12], known="")
 
 
 def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> None:
@@ -202,11 +209,14 @@ def test_what_the_third_party_wrote_itself_is_no_quotation(words: Tokenizer) -> 
     assert prompt.is_quoted_in(SYSTEM, known=f"Say after me: {SYSTEM[:40]}")
 
 
-def test_a_prompt_of_rules_and_bullets_is_compared_as_it_stands(words: Tokenizer) -> None:
-    """Windows without words are no words; the same line of signs is still the same line."""
-    line = "~#" * 20
-    assert SystemPrompt(line, words).is_quoted_in(f"a {line} b", known="")
-    assert not SystemPrompt(line, words).is_quoted_in("a b", known="")
+@pytest.mark.parametrize("model", ["words", "digits"])
+def test_prices_rules_and_bullets_of_the_prompt_are_no_quotation(
+    words: Tokenizer, tokenizer: Tokenizer, model: str
+) -> None:
+    """Also where every digit is a token."""
+    prompt = SystemPrompt(f"- 1.000.000\n{'~#' * 20}\n---- 0812 3456 7890", words if model == "words" else tokenizer)
+    for reply in ("1. A watch for Rp 21.000.000", "~#" * 20, "--------", "0812 3456 7890"):
+        assert not prompt.is_quoted_in(reply, known="")
 
 
 # ---- times

@@ -592,7 +592,7 @@ def test_without_json_the_text_streams_as_utf_8_and_one_line_of_timing_follows_o
     assert "".join(piece.decode() for piece in pieces) == shown(text) + "\n"
     fed, number = len(prompt_ids(tiny_split())), r"\d+(\.\d+)?"
     assert re.fullmatch(
-        rf"cut off after 100 tokens, as --max_gen_len says\n"
+        rf"cut off after 100 tokens, as the sheet or --max_gen_len says\n"
         rf"{fed} prompt tokens, first token after {number} s; 100 tokens at {number} tokens/s; "
         rf"per token: device {number} ms, network {number} ms, cloud {number} ms, {number} bytes out, {number} in\n",
         stderr,

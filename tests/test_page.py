@@ -275,7 +275,8 @@ def test_a_reply_and_a_product_full_of_markup_are_text(browser: Browser, smollm2
 def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> None:
     """With the button, and with Escape; nothing is remembered as agreed to."""
     with screen(browser) as window:
-        page = window.open(bytes_page.address)
+        page, asked = window.open(bytes_page.address), list[str]()
+        page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
         choose(page, "corporate-holiday")
         for decline in ("button", "Escape"):
             page.get_by_role("button", name="Start").click()
@@ -287,6 +288,7 @@ def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> 
             expect(page.locator("#status")).to_have_text("Declined; nothing was sent.")
             expect(page.get_by_role("article", name="Recommendations")).to_contain_text("Declined; nothing was sent.")
         assert not bytes_page.consents.exists() or "employer" not in bytes_page.consents.read_text()
+        assert asked == []
 
 
 def test_a_run_is_stopped_and_survives_a_reload(browser: Browser, bytes_page: Program) -> None:

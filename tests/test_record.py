@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -158,6 +158,29 @@ def test_a_finish_that_is_asked_again_is_still_one_row(served: Served, peer: Pee
     assert [run.text for run in record.runs(10)] == ["first again", "other"]
 
 
+def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunRecord) -> None:
+    """Third parties know run ids; with one of them they change nothing of the run that has it."""
+    first = Run(b"r" * 16, "insurer/cover", utc(1e9), utc(time.time()), 1, 1, 1, "first")
+    delivery = wire.Delivery(first.run_id, first.prompt_id, first.finished_at, "prompt", withheld=True)
+    assert record.finished(first, "insurer", delivery) is wire.Copy.WITHHELD
+    with pytest.raises(RecordError, match="of another sheet has the same id"):
+        record.finished(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
+    assert record.runs(9) == [first] and record.collect("adviser", 9) == ()
+    again = msgspec.structs.replace(delivery, text="now with text", withheld=False)
+    assert record.finished(first, "insurer", again) is wire.Copy.WITHHELD  # what the third party has is the first
+
+
+def test_a_record_that_was_removed_is_not_written_to(record: RunRecord, path: Path) -> None:
+    """Nobody is told that a copy is queued which is gone when the cloud stops."""
+    path.unlink()
+    run = Run(b"r" * 16, "", utc(1e9), utc(time.time()), 1, 1, 1, "lost")
+    with pytest.raises(RecordError, match="removed or replaced; start the cloud again"):
+        record.finished(run)
+    path.write_bytes(b"")
+    with pytest.raises(RecordError, match="removed or replaced"):
+        record.finished(run)
+
+
 def test_a_run_that_is_never_finished_leaves_no_row(served: Served, peer: Peer, path: Path) -> None:
     """Closed, refused at its Finish, or just left."""
     with served.session(peer) as session:
@@ -175,6 +198,7 @@ def test_ids_and_texts_arrive_unchanged_whatever_they_are(
     served: Served, peer: Peer, path: Path, run_id: bytes, prompt_id: str, text: str
 ) -> None:
     """Any Unicode, NUL and quotes among it; from the device's Open to the file."""
+    assume(run_id not in {row[0] for row in rows_of(path)})  # another sheet's run may not take its place
     request = saying(text, run_id=run_id, prompt_id=prompt_id)
     finish(served, peer, request, len(request.resumed_ids))
     assert rows_of(path)[-1][:2] == (run_id, prompt_id)

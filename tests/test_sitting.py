@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sqlite3
 import threading
@@ -138,7 +139,7 @@ def test_nothing_runs_that_was_not_looked_at_and_agreed_to(sitting: Sitting, run
 
 def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: Device) -> None:
     """Each token with both halves' times; the pieces of text are the reply; the snapshot says what the events said."""
-    sitting.look_at("gifts")
+    seen = sitting.look_at("gifts")["seen"]
     sitting.begin("gifts", agree=True)
     done = end_of(sitting)["reply"]
     told = events_of(sitting)
@@ -151,7 +152,7 @@ def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: De
     tokens = [e["token_id"] for e in iterations]
     assert device.tokenizer.decode(tokens) == "".join(e["token"] for e in iterations) or "\ufffd" in done["text_sent"]
     assert sitting.state()["run"] | {"iteration": None} == {
-        "id": sitting.state()["run"]["id"], "prompt_id": "gifts", "phase": "done", "prefill": None,
+        "id": sitting.state()["run"]["id"], "prompt_id": "gifts", "seen": seen, "phase": "done", "prefill": None,
         "text": done["text"], "iteration": None, "done": done, "error": None,
     }  # fmt: skip
     kinds = {row["kind"] for row in done["views"]}
@@ -229,7 +230,8 @@ def test_what_runs_is_what_was_seen(sitting: Sitting, profile: Path) -> None:
         sitting.begin("gifts", agree=True)
     sitting.look_at("gifts")
     sitting.begin("gifts", agree=True)
-    assert end_of(sitting)["type"] == "done"
+    sent = {row["kind"]: row["cells"][1]["content"] for row in end_of(sitting)["reply"]["views"]}["sanitised prompt"]
+    assert sent == sitting.look_at("gifts")["prompt"][-1]["content"]
 
 
 def test_what_one_tab_saw_is_not_run_as_what_another_saw(device: Device, profile: Path, tmp_path: Path) -> None:
@@ -261,6 +263,29 @@ def test_a_profile_is_replaced_as_a_whole_or_not_at_all(sitting: Sitting, profil
     assert sitting.profile_text()[1] == newer
     assert [path.name for path in profile.parent.iterdir()] == ["profile.toml"]
     assert any(e["type"] == "profile" for e in events_of(sitting))
+
+
+def test_a_profile_that_was_deleted_or_damaged_can_be_mended(sitting: Sitting, profile: Path) -> None:
+    """What is refused as a profile is still text that may be edited; too large a one never gets there."""
+    _, version = sitting.profile_text()
+    for large in ('a = "' + "é" * 700_000 + '"', "#" * (1 << 20) + "\n"):
+        with pytest.raises(ProfileError, match="larger than 1 MiB"):
+            sitting.write_profile(large, version)
+    profile.write_bytes(b"\xff not TOML")
+    with pytest.raises(ProfileError):
+        sitting.state()
+    sitting.write_profile(PROFILE, sitting.profile_text()[1])
+    profile.unlink()
+    assert sitting.profile_text() == ("", "absent")
+    sitting.write_profile(PROFILE, "absent")
+    assert sitting.state()["profile"] is not None
+
+
+def test_a_pipe_is_no_profile(device: Device, tmp_path: Path) -> None:
+    """It would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ProfileError, match="not a file"), sitting_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"):
+        pass
 
 
 def test_without_a_profile_the_page_still_works(device: Device, running: Cloud) -> None:

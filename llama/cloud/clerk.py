@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+import msgspec
+
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.offers import offers_for
 from llama.cloud.quoting import SystemPrompt
@@ -105,8 +107,8 @@ class Clerk:
         if delivery is not None:
             copy = Copy.WITHHELD if delivery.withheld else Copy.QUEUED
         usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
-        if self.record is not None and not self._keep(self.record, run, text, offers, copy, delivery):
-            copy = Copy.NONE if delivery is None else Copy.FAILED
+        if self.record is not None:
+            copy = self._keep(self.record, run, text, offers, copy, delivery)
         return Final(text, usage, offers, copy)
 
     def do(self, errand: Errand) -> Reply:
@@ -152,8 +154,12 @@ class Clerk:
         try:
             party = listed.party if listed is not None else ""
             offers = offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
+            msgspec.convert(msgspec.to_builtins(offers), tuple[Offer, ...])  # or the device could not read its Final
         except CatalogueError as err:  # the provider's loss, not the device's
             self.tell(str(err))
+            return ()
+        except Exception as err:  # likewise: a file that was damaged while it is open may say anything
+            self.tell(f"no offers: the catalogue is damaged ({type(err).__name__}); import it again")
             return ()
         # The best for each idea, which come first; more of an idea only where there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
@@ -168,19 +174,20 @@ class Clerk:
     def _keep(
         self, record: RunRecord, run: FinishedRun, text: str, offers: tuple[Offer, ...], copy: Copy,
         delivery: Delivery | None,
-    ) -> bool:  # fmt: skip
+    ) -> Copy:  # fmt: skip
+        """What has become of the third party's copy."""
         row = Run(
             run.run_id, run.prompt_id, utc(run.opened_at), utc(time.time()), run.prompt_tokens, len(run.ids),
             run.compute_us, text, offers, str(copy),
         )  # fmt: skip
         vendor = "" if delivery is None else party_of(delivery.prompt_id)
         try:
-            record.finished(row, vendor, delivery)
+            copy = record.finished(row, vendor, delivery)
         except RecordError as err:  # the provider's loss, not the device's
             self.tell(str(err))
-            return False
+            copy = Copy.NONE if delivery is None else Copy.FAILED
         self._tell_of_dropped()
-        return True
+        return copy
 
     def _tell_of_dropped(self) -> None:
         if self.record is not None and self.record.dropped > self._dropped:

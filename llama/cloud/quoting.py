@@ -1,7 +1,7 @@
 """Whether a reply repeats the provider's own system prompt, word for word, at length.
 
 A third party's sheet is wrapped in that prompt, and a model can be made to recite it. Best effort: a reply that says
-the same in other words, in another language or letter by letter is not recognised.
+the same in other words, in another language or spelled out is not recognised.
 
 Knows nothing about: deliveries, sheets.
 """
@@ -14,7 +14,9 @@ import unicodedata
 from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
-MIN_LETTERS = 4  # a window with fewer is a rule or a bullet; compared as it stands
+MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
+_WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
+_BETWEEN_WORDS = re.compile(r"<[^<>]{1,80}>|%[0-9A-Fa-f]{2}|\\[nrt]|[\W\d_]")  # markup, links, JSON, numbering
 
 
 class SystemPrompt:
@@ -26,27 +28,51 @@ class SystemPrompt:
     """
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
-        ids = tokenizer.encode(text, bos=False, eos=False)
-        windows = dict.fromkeys(
-            tokenizer.decode(ids[i : i + WINDOW]).strip("\ufffd") for i in range(len(ids) - WINDOW + 1)
-        )  # a window may begin or end inside a character
-        self._in_words = [words for w in windows if len((words := in_words(w)).replace(" ", "")) >= MIN_LETTERS]
-        self._as_it_stands = [w for w in windows if len(in_words(w).replace(" ", "")) < MIN_LETTERS and w.strip()]
+        pieces = [tokenizer.token_bytes(token) for token in tokenizer.encode(text, bos=False, eos=False)]
+        self._in_words, self._in_letters = dict[str, None](), dict[str, None]()
+        for start in range(len(pieces) - WINDOW + 1):
+            end = start + WINDOW
+            # A window may begin or end inside a character.
+            before, window, after = (
+                b"".join(part).decode(errors="ignore") for part in (pieces[:start], pieces[start:end], pieces[end:])
+            )
+            if _WORD.search(window):
+                left = "" if before[-1:].isalnum() and window[:1].isalnum() else " "  # or it begins inside a word
+                right = "" if after[:1].isalnum() and window[-1:].isalnum() else " "
+                self._in_words[f"{left}{in_words(window)}{right}"] = None
+            while end < len(pieces) and len(in_letters(window)) < MIN_LETTERS:
+                end += 1
+                window = b"".join(pieces[start:end]).decode(errors="ignore")
+            if len(letters := in_letters(window)) >= MIN_LETTERS:
+                self._in_letters[letters] = None
 
     def is_quoted_in(self, text: str, known: str) -> bool:
         """Whether ``text`` has the words of any :data:`WINDOW` consecutive tokens, whatever their case and punctuation.
+
+        Also, for those of :data:`MIN_LETTERS` letters and more, whatever stands between the words, or does not.
 
         Args:
             text: a reply.
             known: what its reader has written, whose words tell them nothing new. (Nor may it be otherwise: who sends a
                 guess could learn from a reply that is withheld that the guess was right.)
         """
-        words, known_words = in_words(text), in_words(known)
-        return any(w in words and w not in known_words for w in self._in_words) or any(
-            w in text and w not in known for w in self._as_it_stands
-        )
+        for windows, form in ((self._in_words, _padded), (self._in_letters, in_letters)):
+            said, written = form(text), form(known)
+            if any(window in said and window not in written for window in windows):
+                return True
+        return False
 
 
 def in_words(text: str) -> str:
     """Words in lower case with one space in between, and nothing else."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def in_letters(text: str) -> str:
+    """Letters in lower case, and nothing else."""
+    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return _BETWEEN_WORDS.sub("", text).casefold()
+
+
+def _padded(text: str) -> str:
+    return f" {in_words(text)} "

@@ -297,7 +297,12 @@ def spellings_of(words: Iterable[str]) -> dict[str, list[str]]:
     return {word: others for word in words if (others := [*sorted(_SAME.get(word, ())), *_under(word)])}
 
 
+_NO_VERBS = frozenset({"beruang", "berlian", "merek", "mesin", "menteri", "mentega", "menara"})
+
+
 def _under(verb: str) -> list[str]:
+    if verb in _NO_VERBS:
+        return []
     for prefix, begins in _VERBS.items():
         if verb.startswith(prefix) and len(verb) >= len(prefix) + 4:
             return [begin + verb.removeprefix(prefix) for begin in begins]

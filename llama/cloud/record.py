@@ -143,6 +143,7 @@ _NEWEST_RUNS = f"SELECT {', '.join(_RUN)} FROM runs ORDER BY rowid DESC LIMIT ?"
 _WRITE_DELIVERY = (
     _insert("deliveries", ["vendor", "written_at", "acknowledged", *_DELIVERY]) + " ON CONFLICT (run_id) DO NOTHING"
 )
+_IS_WITHHELD = "SELECT withheld FROM deliveries WHERE run_id = ?"
 _WAITING = f"""
     SELECT {", ".join(_DELIVERY)} FROM deliveries
     WHERE vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
@@ -205,6 +206,8 @@ class RunRecord:
         if not os.access(path, os.R_OK | os.W_OK):
             raise RecordError(f"the run record {path} cannot be written by this user; change its mode or owner, or "
                               f"give --record_file another file")  # fmt: skip
+        self._path = path
+        self._opened = self._identity()
         try:
             self._db = sqlite3.connect(path, OPEN_PATIENCE_S, isolation_level=None, check_same_thread=False)
             try:
@@ -250,28 +253,42 @@ class RunRecord:
             what = f"of version {version}, and this release keeps version {VERSION}"
         raise RecordError(f"the run record {path} is {what}; give --record_file a file of its own")
 
+    def _identity(self) -> tuple[int, int] | None:
+        """Which file has the record's name, or None."""
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
+
     def _columns(self, table: str) -> list[str]:
         return [name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")]
 
     # ---- runs
 
-    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None) -> None:
+    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None) -> wire.Copy:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
-        A run with the same ``run_id`` is replaced, and becomes the newest. A delivery with the same ``run_id`` is left
-        as it is, also if it was acknowledged: a run that is replayed is delivered once. Waits at most :data:`BUSY_MS`
-        milliseconds for other writers.
+        A run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. A delivery with the same
+        ``run_id`` is left as it is, also if it was acknowledged: a run that is replayed is delivered once. Waits at
+        most :data:`BUSY_MS` milliseconds for other writers.
 
         Args:
             run: which.
             vendor: the third party, where there is a delivery.
             delivery: its copy.
 
+        Returns:
+            What the third party has, or will have, of the run.
+
         Raises:
             RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
         """
         assert delivery is None or vendor, "a delivery without a third party"
         with self._write("a finished run could not be recorded"):
+            there = self._db.execute("SELECT prompt_id FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
+            if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
+                raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
             self._runs -= self._db.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,)).rowcount
             self._db.execute(_WRITE_RUN, [_stored(getattr(run, name)) for name in _RUN])
             self._runs += 1
@@ -281,7 +298,11 @@ class RunRecord:
                 values = [_stored(getattr(delivery, name)) for name in _DELIVERY]
                 written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, *values])
                 self._deliveries[vendor, 0] += written.rowcount
+                (withheld,) = self._db.execute(_IS_WITHHELD, (run.run_id,)).fetchone()
             self._forget()
+        if delivery is None:
+            return wire.Copy.NONE
+        return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
 
     def runs(self, limit: int) -> list[Run]:
         """The newest ``limit`` runs, or all if there are fewer, newest first.
@@ -297,7 +318,7 @@ class RunRecord:
 
     # ---- deliveries
 
-    def collect(self, vendor: str, limit: int, max_bytes: int = 8 << 20) -> tuple[wire.Delivery, ...]:
+    def collect(self, vendor: str, limit: int, max_bytes: int = 1 << 20) -> tuple[wire.Delivery, ...]:
         """A third party's deliveries that it has not acknowledged, oldest first.
 
         Args:
@@ -346,6 +367,8 @@ class RunRecord:
         """One transaction, on rows that are counted. An error undoes all of it, and becomes a RecordError."""
         dropped = self.dropped
         try:
+            if self._identity() != self._opened:  # what is written to a file without a name is gone at the end
+                raise RecordError(f"{failed}: its file was removed or replaced; start the cloud again")
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._count()
@@ -413,8 +436,8 @@ def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 
 
 def _reason(err: Exception) -> str:
-    """What may be said of an error: SQLite's own words hold no values; those of Python's conversions might."""
-    return str(err) if isinstance(err, sqlite3.Error) else type(err).__name__
+    """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
+    return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__
 
 
 def _sync_directory(directory: Path) -> None:

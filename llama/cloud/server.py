@@ -115,7 +115,10 @@ class Server:
         self._stopping = False
         self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        self._clerk_jobs: queue.SimpleQueue[_ClerkJob | None] = queue.SimpleQueue()  # None: there will be no more
+        # Finished runs first: somebody waits for each of them. None: there will be no more.
+        self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
+        self._clerk_jobs_put = 0
+        self._running_errands = set[bytes]()  # the peers that have one with the clerk
         self._results: deque[tuple[_Job | _ClerkJob, _Result]] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
@@ -170,7 +173,7 @@ class Server:
         try:
             self._work(ranks, stopping)
         finally:
-            self._clerk_jobs.put(None)
+            self._tell_the_clerk(None)
             clerk.join()
             self._stopping = True
             door.join()
@@ -233,9 +236,10 @@ class Server:
         if isinstance(request, Close):
             return wire.encode(self._close(request))
         if isinstance(request, Errand):
-            if self._clerk_jobs.qsize() >= MAX_ERRANDS:
+            if len(self._running_errands) >= MAX_ERRANDS or peer in self._running_errands:
                 raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
-            self._clerk_jobs.put(_ErrandJob(peer, request))
+            self._running_errands.add(peer)
+            self._tell_the_clerk(_ErrandJob(peer, request))
             return None
         session, digest = self.sessions.find(request.session), digest_of(header, rows)
         if session.is_repeat(request.seq, digest):
@@ -244,7 +248,7 @@ class Server:
         if isinstance(request, Finish):
             ids, opening = session.reply_ids(request.end), session.opening
             session.accept(request.seq, digest, peer)
-            self._clerk_jobs.put(_FinishJob(session, FinishedRun(
+            self._tell_the_clerk(_FinishJob(session, FinishedRun(
                 opening.run_id, opening.prompt_id, session.opened_at, opening.prompt_tokens, ids, session.compute_us
             )))  # fmt: skip
             return None
@@ -302,6 +306,7 @@ class Server:
                 assert not isinstance(result, _Sampled) and result is not None
                 reply = result.error if isinstance(result, Refused) else result
             if isinstance(job, _ErrandJob):
+                self._running_errands.discard(job.peer)
                 self._send(job.peer, wire.encode(reply))
                 continue
             session = job.session
@@ -330,9 +335,11 @@ class Server:
     # ---- the clerk
 
     def _keep_the_books(self) -> None:
-        while (job := self._clerk_jobs.get()) is not None:
+        while (job := self._clerk_jobs.get()[-1]) is not None:
             result: _Result
             try:
+                if isinstance(job, _FinishJob) and job.session.closing:
+                    raise unknown_session()  # the device has left it: it is not finished
                 result = self.clerk.finish(job.run) if isinstance(job, _FinishJob) else self.clerk.do(job.errand)
             except Refused as refusal:
                 result = refusal
@@ -340,6 +347,10 @@ class Server:
                 result = _failed(err)
             self._results.append((job, result))
             self._ring(self._clerk_rope)
+
+    def _tell_the_clerk(self, job: _ClerkJob | None) -> None:
+        self._clerk_jobs_put += 1
+        self._clerk_jobs.put((0 if isinstance(job, _FinishJob) else 2 if job is None else 1, self._clerk_jobs_put, job))
 
     def _bell_rope(self) -> zmq.Socket[bytes]:
         rope: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)

@@ -108,7 +108,7 @@ class Device:
             profile: what it was prepared with.
             prepared: what is sent.
             sampling: how the cloud chooses.
-            max_gen_len: most tokens of the reply; None is whatever the context leaves.
+            max_gen_len: most tokens of the reply; None is what the sheet says, or whatever the context leaves.
             on_begin: called when all is ready, before anything of the prompt leaves.
             on_text: called with each new piece of the reply, restored.
             watch: called with every round trip.
@@ -119,6 +119,8 @@ class Device:
             LinkError: the cloud is gone, refuses, or says another text than the ids say.
         """
         ids = prepared.outgoing.ids
+        if max_gen_len is None and isinstance(found.prompt, Sheet):
+            max_gen_len = found.prompt.max_gen_len
         reply_limit(len(ids), max_gen_len, welcome.max_seq_len)
         edge = self.make_ready(welcome)
         restorer, restored = Restorer(prepared.sanitiser.tags), list[str]()

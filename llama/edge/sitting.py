@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from llama import toml
 from llama.edge import consent
 from llama.edge.asking import Answer, Device, SheetSource, copy_in_words
 from llama.edge.link import Link
@@ -31,7 +30,7 @@ from llama.errors import CheckpointError, CloudUnreachable, ProfileError, Protoc
 from llama.generation import RoundTrip
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
 from llama.privacy.preparing import Prepared
-from llama.privacy.profile import Profile, ProfileField, profile_from, read_profile, text_of
+from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_of
 from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
@@ -40,6 +39,7 @@ from llama.sheets import Sheet
 from llama.wire import Copy, SheetEntry, Stages, Welcome
 
 LOOKOUT_S = 3.0
+ABSENT = "absent"  # version of a profile's file that is not there
 REMEMBERED_EVENTS = 4096  # a page that missed more looks at everything anew
 
 Phase = Literal["asking", "prefill", "decoding", "done", "failed", "stopped"]
@@ -125,6 +125,7 @@ class _Run:
 
     id: str
     prompt_id: str
+    seen: str  # digest of what was seen, and runs
     phase: Phase = "asking"
     prefill: dict[str, int] | None = None
     text: str = field(default="", repr=False)
@@ -162,13 +163,14 @@ class Sitting:
         self._lock = threading.Lock()  # of what follows
         self._seen: dict[str, _Seen] = {}
         self._run: _Run | None = None
-        self._entries: tuple[SheetEntry, ...] = () if source.is_the_cloud else source.entries()
+        self._entries: tuple[SheetEntry, ...] | None = None if source.is_the_cloud else source.entries()
         self._cloud_state: CloudState = "connecting"
         self._cloud_says = f"looking for the cloud at {cloud}"
         self._stop, self._closing = threading.Event(), threading.Event()
         self._worker = ThreadPoolExecutor(1, "worker")
         self._lookout = threading.Thread(target=self._look_out, name="lookout", daemon=True)
-        self._profile()  # an unusable profile is told at once
+        self._profile()  # an unusable profile is told at once,
+        Link(cloud).close()  # and so is what is no address
 
     def start(self) -> None:
         """Begin to look out for the cloud."""
@@ -194,7 +196,7 @@ class Sitting:
                     "n_layers": half.args.n_layers, "split_layer": half.split_layer, "dim": half.args.dim,
                     "vocab_size": half.args.vocab_size,
                 },
-                "sheets": [_entry(entry) for entry in self._entries],
+                "sheets": [_entry(entry) for entry in self._entries or ()],
                 "prompt_id": self.prompt_id,
                 "profile": None if self.profile_file is None else {
                     "file": Path(self.profile_file).name,
@@ -228,23 +230,25 @@ class Sitting:
         return {
             "prompt_id": prompt_id,
             "seen": seen.digest,
-            "title": sheet.title if sheet is not None else "your own words",
+            "title": printable(sheet.title) if sheet is not None else "your own words",
             "party": found.party,
-            "whose": consent.origin_in_words(found) if sheet is not None else "you",
+            "whose": printable(consent.origin_in_words(found)) if sheet is not None else "you",
             "task": sheet.task if sheet is not None else "answer",
             "system_prompt": [
                 {"whose": whose, "text": printable(text.strip())} for whose, text in system if text.strip()
             ],
-            "sheet": {"system": sheet.system, "questions": sheet.questions} if sheet is not None else None,
+            "sheet": {"system": printable(sheet.system), "questions": [printable(each) for each in sheet.questions]}
+            if sheet is not None
+            else None,
             "fields": list(self._fates(sheet, profile, prepared)),
             "prompt": [{"role": each.role, "content": printable(each.content)} for each in prepared.dialog],
             "tags": {tag: printable(value) for tag, value in prepared.sanitiser.tags.items()},
             "tokens": len(prepared.outgoing.ids),
             "consent": {
                 "needed": self._needs_consent(found, profile),
-                "question": consent.heading(found) if sheet is not None else "",
+                "question": printable(consent.heading(found)) if sheet is not None else "",
                 "fields": [{"name": name, "form": form} for name, form in asked.items()],
-                "notes": consent.notes(found, self.mode, self.profile_file or ""),
+                "notes": [printable(each) for each in consent.notes(found, self.mode, self.profile_file or "")],
             },
         }
 
@@ -277,15 +281,19 @@ class Sitting:
                     raise PermissionError("the sheet asks for fields of your profile")
                 assert self.profile_file is not None
                 consent.remember(seen.found, seen.profile, self.profile_file, self.mode)
-            run = self._run = _Run(secrets.token_hex(8), prompt_id)
+            run = self._run = _Run(secrets.token_hex(8), prompt_id, seen.digest)
             self._stop.clear()
-        self.events.add("begun", run=_snapshot(run), prompt_tokens=len(seen.prepared.outgoing.ids))
+            self.events.add("begun", run=_snapshot(run), prompt_tokens=len(seen.prepared.outgoing.ids))
         self._worker.submit(self._work, run, seen)
         return run.id
 
-    def stop(self) -> None:
-        """End the run that is under way, if one is: it is then never finished, so nobody gets a copy."""
-        self._stop.set()
+    def stop(self, run_id: str | None = None) -> None:
+        """End the run that is under way, if one is (and is the one that is meant): unless it is being finished
+        already, it never is, so nobody gets a copy.
+        """
+        with self._lock:
+            if self._run is not None and run_id in (None, self._run.id):
+                self._stop.set()
 
     def profile_text(self) -> tuple[str, str]:
         """The profile's file, and a version to give back when it is written.
@@ -295,11 +303,10 @@ class Sitting:
         """
         if self.profile_file is None:
             raise ProfileError("no profile was given; start the program with --profile_file")
-        try:
-            raw = Path(self.profile_file).read_bytes()
-            return raw.decode("utf-8-sig"), _version(raw)
-        except (OSError, UnicodeDecodeError) as err:
-            raise ProfileError(f"profile {self.profile_file}: cannot be read ({type(err).__name__})") from None
+        if not Path(self.profile_file).exists():  # deleted meanwhile: it may be written anew
+            return "", ABSENT
+        raw = read_raw(self.profile_file)
+        return raw.decode("utf-8-sig", errors="replace"), _version(raw)
 
     def write_profile(self, text: str, version: str) -> str:
         """Replace the profile's file, as a whole; gives its new version.
@@ -310,15 +317,11 @@ class Sitting:
         """
         if self.profile_file is None:
             raise ProfileError("no profile was given; start the program with --profile_file")
-        try:
-            profile_from(toml.parsed(text))
-        except ValueError as err:
-            place = f"not valid TOML {err}".rstrip()
-            raise ProfileError(f'{place}; write each field on a line of its own, as name = "value"') from None
+        raw = text.replace("\r\n", "\n").encode(errors="replace")
+        parse(raw)
         with self._lock:
             if self.profile_text()[1] != version:
                 raise Conflict("the file has changed meanwhile; close this, and edit it anew")
-            raw = text.replace("\r\n", "\n").encode()
             try:
                 replace_file(Path(self.profile_file), raw)
             except OSError as err:
@@ -343,11 +346,9 @@ class Sitting:
                     between_steps=self._stop_if_asked,
                 )  # fmt: skip
             done = _done(answer, seen, welcome, self.mode)
-            self._over(run, "done", done=done)
-            self.events.add("done", reply=done)
+            self._over(run, "done", done=done, told={"reply": done})
         except _Stopped:
             self._over(run, "stopped")
-            self.events.add("stopped")
         except SplitLlamaError as err:
             if isinstance(err, CloudUnreachable):
                 self._cloud_is("away", str(err))
@@ -360,12 +361,15 @@ class Sitting:
             raise _Stopped
 
     def _fail(self, run: _Run, error: str) -> None:
-        self._over(run, "failed", error=printable(error))
-        self.events.add("failed", error=printable(error))
+        self._over(run, "failed", error=printable(error), told={"error": printable(error)})
 
-    def _over(self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None) -> None:
-        with self._lock:
+    def _over(
+        self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None,
+        told: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        with self._lock:  # for both: another run may begin as soon as this one is over
             run.phase, run.done, run.error = phase, done, error
+            self.events.add(phase, **told or {})
 
     def _text(self, run: _Run, text: str) -> None:
         if text:
@@ -399,9 +403,10 @@ class Sitting:
             try:
                 with Link(self.address, deadline_s=LOOKOUT_S, on_notice=lambda _: None) as link:
                     self.device.meet(link)
-                if self.source.is_the_cloud and (self._cloud_state != "here" or not self._entries):
-                    self._entries = self.source.entries()
-                    self.events.add("sheets")
+                if self.source.is_the_cloud and (self._cloud_state != "here" or self._entries is None):
+                    before, self._entries = self._entries, self.source.entries()
+                    if self._entries != before:
+                        self.events.add("sheets")
                 self._cloud_is("here", f"the cloud at {self.address} is here")
             except (CheckpointError, ProtocolMismatch) as err:
                 self._cloud_is("wrong", str(err))
@@ -425,8 +430,8 @@ class Sitting:
         """The profile as its file is now, and that file's version."""
         if self.profile_file is None:
             return Profile(), ""
-        version = self.profile_text()[1]  # first: a change in between is noticed then
-        return read_profile(self.profile_file), version
+        raw = read_raw(self.profile_file)
+        return parse(raw, f"profile {self.profile_file}"), _version(raw)
 
     def _needs_consent(self, found: Found, profile: Profile) -> bool:
         return self.profile_file is not None and not consent.given(found, profile, self.profile_file, self.mode)
@@ -536,8 +541,8 @@ def _views(answer: Answer, third_party: str, mode: Mode) -> Iterable[dict[str, A
 
 def _snapshot(run: _Run) -> dict[str, Any]:
     return {
-        "id": run.id, "prompt_id": run.prompt_id, "phase": run.phase, "prefill": run.prefill, "text": run.text,
-        "iteration": run.iteration, "done": run.done, "error": run.error,
+        "id": run.id, "prompt_id": run.prompt_id, "seen": run.seen, "phase": run.phase, "prefill": run.prefill,
+        "text": run.text, "iteration": run.iteration, "done": run.done, "error": run.error,
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 from llama.privacy.profile import rupiah
-from llama.privacy.restoring import printable
+from llama.privacy.restoring import escaped, printable
 from llama.wire import Copy, Offer, SheetEntry
 
 _WIDTH = 100  # where there is no screen to ask
@@ -65,18 +65,29 @@ class Terminal:
         print(printable(question), end=" [y/N] ", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().casefold() in ("y", "yes", "ya")
 
-    def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str]) -> None:
-        """The sanitised prompt, before it runs, and what its tags stand for; once."""
-        if self.plain or self._prompt_shown:
+    def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str], *, asking: bool = False) -> None:
+        """The sanitised prompt, before it runs, and what its tags stand for; once.
+
+        ``asking``: a question about it follows, on stderr; so it goes there, too, where stdout is not seen.
+        """
+        elsewhere = asking and (self.plain or not sys.stdout.isatty())
+        if (self.plain and not elsewhere) or self._prompt_shown:
             return
-        self._prompt_shown = True
+        self._prompt_shown = not elsewhere
         text = Text()
         for i, message in enumerate(dialog):
             text.append(f"{'' if i == 0 else chr(10)}{message.role}  ", style="dim")
             text.append_text(_with_tags(message.content, tags))
-        self._render(Panel(text, title="the most the provider could learn", title_align="left", box=box.ROUNDED))
+        parts: list[RenderableType] = [
+            Panel(text, title="the most the provider could learn", title_align="left", box=box.ROUNDED)
+        ]
         if tags:
-            self._render(Text(f"known here only:  {legend(tags)}"))
+            parts.append(Text(f"known here only:  {legend(tags)}"))
+        for part in parts:
+            if elsewhere:
+                Console(stderr=True, markup=False, highlight=False, emoji=False).print(part)
+            else:
+                self._render(part)
 
     def begin_reply(self) -> None:
         """What follows is the reply."""
@@ -191,7 +202,7 @@ def _with_tags(text: str, tags: Iterable[str]) -> Text:
 def ending(reply: Reply, max_seq_len: int) -> str | None:
     """Why a reply stops where it does, or None where the model has ended it."""
     if reply.stop_reason == "max_gen_len":
-        return f"cut off after {len(reply.tokens)} tokens, as --max_gen_len says"
+        return f"cut off after {len(reply.tokens)} tokens, as the sheet or --max_gen_len says"
     if reply.stop_reason == "max_seq_len":
         return (
             f"cut off: prompt and reply fill the context of {max_seq_len} tokens; shorten the prompt, or start the "
@@ -238,7 +249,7 @@ def show_json(answer: Answer) -> None:
         "offers": reply.offers,
         "copy": reply.copy,
     }
-    _write(msgspec.json.encode(fields).decode() + "\n")
+    _write(escaped(msgspec.json.encode(fields).decode()) + "\n")
 
 
 def legend(tags: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ Knows: HTTP. What is said is ``llama.edge.sitting``'s.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -32,10 +33,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
+from llama.privacy.restoring import printable
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
 HEARTBEAT_S = 5.0
+BODY_S = 10.0
 LOOPBACK = "127.0.0.1"
 
 _HEADERS = {
@@ -60,8 +63,12 @@ class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agree: bool = False
 
 
+class _Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    run: Annotated[str, Meta(max_length=64)]
+
+
 class _Edited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    text: Annotated[str, Meta(max_length=1 << 20)]
+    text: str
     version: Annotated[str, Meta(max_length=64)]
 
 
@@ -97,6 +104,9 @@ def serve(sitting: Sitting, port: int) -> None:
         application(sitting, port, token), log_config=None, access_log=False, server_header=False, lifespan="off",
         timeout_graceful_shutdown=1, ws="none",
     )  # fmt: skip
+    # Its log would show tracebacks, and in them what may be personal; who asks is answered all the same.
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+    logging.getLogger("uvicorn").propagate = False
     sitting.start()
     print(f"the page, for this machine only: http://{LOOPBACK}:{port}/#{token}", flush=True)
     print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
@@ -139,7 +149,7 @@ def application(sitting: Sitting, port: int, token: str) -> Starlette:
         return _json({"run": run}, 202)
 
     async def stop(request: Request) -> Response:
-        sitting.stop()
+        sitting.stop((await _body(request, _Stop)).run)
         return _json({})
 
     async def profile(request: Request) -> Response:
@@ -190,6 +200,8 @@ class _Doorkeeper:
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
         self.hosts = {f"{LOOPBACK}:{port}".encode(), f"localhost:{port}".encode()}
+        if port == 80:  # which browsers leave out
+            self.hosts |= {LOOPBACK.encode(), b"localhost"}
         self.origins = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -251,10 +263,14 @@ async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
 
 async def _body(request: Request, kind: type[_T]) -> _T:
     raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            raise _Refused(413, f"more than {MAX_BODY >> 20} MiB")
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for chunk in request.stream():
+                raw += chunk
+                if len(raw) > MAX_BODY:
+                    raise _Refused(413, f"more than {MAX_BODY >> 20} MiB")
+    except TimeoutError:
+        raise _Refused(408, f"not all of it came within {BODY_S:.0f} s") from None
     try:
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError):  # what msgspec says may quote it
@@ -270,4 +286,4 @@ def _json(content: Any, status: int = 200) -> Response:
 
 
 def _told(status: int) -> Callable[[Request, Exception], Response]:
-    return lambda _, err: _json({"error": str(err)}, status)
+    return lambda _, err: _json({"error": printable(str(err))}, status)

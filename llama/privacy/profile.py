@@ -62,11 +62,21 @@ def read_profile(path: str | Path) -> Profile:
     Raises:
         ProfileError: missing, too large, malformed, or a field that cannot be; names file and field, never a value.
     """
+    return parse(read_raw(path), f"profile {path}")
+
+
+def read_raw(path: str | Path) -> bytes:
+    """The bytes of a profile's file, whatever they are.
+
+    Raises:
+        ProfileError: missing, no file, unreadable or too large.
+    """
     where = f"profile {path}"
     try:
         if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
             raise ProfileError(f"{where}: not a file; name one")  # a pipe would be waited for
-        raw = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            raw = file.read(toml.MAX_BYTES + 1)
     except FileNotFoundError:
         raise ProfileError(f"{where}: no such file") from None
     except IsADirectoryError:
@@ -75,14 +85,30 @@ def read_profile(path: str | Path) -> Profile:
         reason = getattr(err, "strerror", None) or "not a path"
         raise ProfileError(f"{where}: cannot be read ({reason}); name a file that you may read") from None
     if len(raw) > toml.MAX_BYTES:
-        raise ProfileError(f"{where}: larger than {toml.MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
+        raise _too_large(where)
+    return raw
+
+
+def parse(raw: bytes, where: str = "profile") -> Profile:
+    """The profile in the bytes of a file.
+
+    Raises:
+        ProfileError: as :func:`read_profile`; ``where`` begins its message.
+    """
+    if len(raw) > toml.MAX_BYTES:
+        raise _too_large(where)
     try:
         table = toml.parsed(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as err:
         raise ProfileError(f"{where}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
     except ValueError as err:
-        raise ProfileError(f"{where}: not valid TOML {err}".rstrip()) from None
+        place = f"{where}: not valid TOML {err}".rstrip()
+        raise ProfileError(f'{place}; write each field on a line of its own, as name = "value"') from None
     return profile_from(table, where)
+
+
+def _too_large(where: str) -> ProfileError:
+    return ProfileError(f"{where}: larger than {toml.MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
 
 
 def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:

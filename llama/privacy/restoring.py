@@ -23,7 +23,6 @@ _LINK_SCHEME = regex.compile(r"(?:https?|ftp|javascript|file):\Z", regex.IGNOREC
 _SPACE = frozenset(" \t\n")
 _DOTS = ".\u3002\uff0e\uff61"  # what a host name may have for a full stop
 _LINK_AFTER = regex.compile(rf"[\w'’+~.\x80-\U0010ffff-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])|\(|\]\(")
-_AFTER = regex.compile(rf"[\w'’+~\p{{Cf}}{_DOTS}-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\w/]|\?[\w/&=])|\(|\]\(")
 _AFTER = regex.compile(r"[^ \t\n]*")
 
 # Control characters could move the cursor or rewrite what a screen shows; only these two mean text. The signs that turn
@@ -31,10 +30,17 @@ _AFTER = regex.compile(r"[^ \t\n]*")
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _UNPRINTABLE = {code: None for code in _CONTROLS if chr(code) not in "\n\t"}
 
+_AS_NUMBERS = {code: f"\\u{code:04x}" for code in _UNPRINTABLE}
+
 
 def printable(text: str) -> str:
     """Without control and escape characters."""
     return text.translate(_UNPRINTABLE)
+
+
+def escaped(json: str) -> str:
+    """JSON with such characters written as numbers: the same to a program, and nothing to a screen."""
+    return json.translate(_AS_NUMBERS)
 
 
 class Restorer:

@@ -17,7 +17,7 @@ const state = {
   cloud: null, model: null, sheets: [], profile: null, sanitise: "schema", run: null,
   promptId: "", // chosen here
   sheet: null, sheetError: "", // as it would be sent now
-  declined: false, starting: false, stopping: false, startError: "", changedSince: false,
+  declined: false, starting: false, stopping: false, startError: "",
   trouble: "", // why the program cannot say how things are
   lost: null, // {wait} while the program does not answer
   cloudBack: false,
@@ -108,14 +108,13 @@ async function onEvent(event) {
       break;
     case "sheets":
     case "profile":
-      state.changedSince = Boolean(run?.done || busy());
       await refresh();
       break;
     case "cloud":
       onCloud(event.cloud);
       break;
     case "begun":
-      Object.assign(state, { run: withOurs(event.run), declined: false, stopping: false, startError: "", changedSince: false });
+      Object.assign(state, { run: withOurs(event.run), declined: false, stopping: false, startError: "" });
       if (state.promptId !== event.run.prompt_id) { // started in another tab
         Object.assign(state, { promptId: event.run.prompt_id, sheet: null, sheetError: "" });
         guarded(fetchSheet);
@@ -225,7 +224,7 @@ async function run(agree, sheet = state.sheet) {
 async function stop() {
   state.stopping = true;
   changed();
-  await guarded(() => call("POST", "/api/stop", {}));
+  await guarded(() => call("POST", "/api/stop", { run: state.run.id }));
 }
 
 async function guarded(action) {

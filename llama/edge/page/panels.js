@@ -113,7 +113,7 @@ export function drawReply({ sheet, run, declined }) {
   });
   if (!run) return;
   writeOn(byId("reply-text"), run.done ? run.done.text : run.text);
-  fill("reply-after", [run.phase, run.error, run.done, run.notices.length], () => afterReply(run, task));
+  fill("reply-after", [run.phase, run.error, run.done, run.notices], () => afterReply(run, task));
 }
 
 function replySkeleton() {
@@ -180,7 +180,8 @@ function offer({ title, vendor, price, url, matched }) {
 
 // --- Who saw what ----------------------------------------------------------------------------------------------------
 
-export function drawSaw({ sheet, run, sanitise, changedSince }) {
+export function drawSaw({ sheet, run, sanitise }) {
+  const changedSince = Boolean(run && sheet && run.seen !== sheet.seen);
   fill("most", [sheet, sanitise, changedSince], () => {
     if (!sheet) return empty("Choose a prompt sheet: the prompt will stand here as it would leave, before anything is sent.");
     return [

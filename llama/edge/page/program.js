@@ -43,13 +43,22 @@ export function reason(error) {
   return error instanceof TypeError ? "The program on this device does not answer." : error.message;
 }
 
+/** Waits until the page can be seen: a browser has few connections to one address, and hidden tabs need none. */
+const shown = () => new Promise((resolve) => {
+  if (!document.hidden) resolve();
+  else document.addEventListener("visibilitychange", resolve, { once: true });
+});
+
 /**
  * The program's events, for ever: `onEvent` gets each in turn and is waited for. Where the connection is lost, `onLost`
  * is told after how many seconds the next attempt comes (0: now), and `onFound` when it has succeeded.
  */
 export async function listen({ after, onEvent, onLost, onFound, until }) {
   for (let wait = 1; ; wait = Math.min(2 * wait, LONGEST_WAIT_S)) {
+    await shown();
     const abort = new AbortController();
+    const letGo = () => document.hidden && abort.abort();
+    document.addEventListener("visibilitychange", letGo);
     let watchdog;
     const alive = () => {
       clearTimeout(watchdog);
@@ -65,7 +74,12 @@ export async function listen({ after, onEvent, onLost, onFound, until }) {
       if (error instanceof Locked) throw error;
     } finally {
       clearTimeout(watchdog);
+      document.removeEventListener("visibilitychange", letGo);
       abort.abort();
+    }
+    if (document.hidden) {
+      wait = 0.5; // the next is 1
+      continue;
     }
     onLost(wait);
     await until(wait);
