@@ -26,6 +26,7 @@ import json
 import math
 import os
 import re
+import select
 import stat
 import sys
 import time
@@ -89,6 +90,7 @@ class Collecting:
     def __init__(self, link: Link, vendor: str, output: Output, notices: _Notices, *, patience_s: float) -> None:
         self.link, self.vendor, self.output, self.notices, self.patience_s = link, vendor, output, notices, patience_s
         self._printed = tuple[bytes, ...]()  # and not yet acknowledged
+        self._arrived = tuple[bytes, ...]()  # what was acknowledged last
         self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
 
     def some(self) -> bool:
@@ -106,8 +108,11 @@ class Collecting:
             reply = self._ask(Collect(self.vendor))
             if not isinstance(reply, Deliveries):
                 raise ProtocolMismatch(f"{self.link.address} answered Collect with another kind of reply")
+            run_ids = tuple(delivery.run_id for delivery in reply.deliveries)
+            if set(run_ids) & set(self._arrived):  # or this would go on for ever
+                raise ProtocolMismatch(f"{self.link.address} hands out again what was acknowledged; tell the provider")
             self.output.write(reply.deliveries)
-            self._printed = tuple(delivery.run_id for delivery in reply.deliveries)
+            self._printed = run_ids
             self._acknowledge()
         except CloudUnreachable:
             self._greeted = False
@@ -117,7 +122,7 @@ class Collecting:
     def _acknowledge(self) -> None:
         if self._printed and not isinstance(self._ask(Acknowledge(self.vendor, self._printed)), Acknowledged):
             raise ProtocolMismatch(f"{self.link.address} answered Acknowledge with another kind of reply")
-        self._printed = ()
+        self._arrived, self._printed = self._printed or self._arrived, ()
 
     def _ask(self, request: Collect | Acknowledge) -> Reply:
         """The answer, also of a cloud that is busy at first."""
@@ -159,7 +164,10 @@ class Output:
             return
         left = memoryview(self._before + b"".join(map(line_of, deliveries)))
         while left:
-            left = left[os.write(self._fd, left) :]
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:  # a pipe that some parents leave so
+                select.select([], [self._fd], [])
         self._before = b""
         if self._is_file:
             try:

@@ -391,6 +391,30 @@ def test_a_file_that_ends_inside_a_line_swallows_no_delivery(served: Served, tmp
     assert before == left.splitlines() and json.loads(line)["run_id"] == run_id.hex()
 
 
+def test_a_pipe_that_must_not_be_waited_for_gets_every_line(served: Served) -> None:
+    """Some parents leave their pipes so; the reader is slow."""
+    ran = [finish(served.endpoint, "insurer/large", f"reply {i}").hex() for i in range(30)]
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=writing) as program, os.fdopen(reading) as lines:
+        os.close(writing)
+        assert wait_until(lambda: struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, b"\0" * 4))[0] > PIPE)
+        assert [json.loads(line)["run_id"] for line in lines] == ran
+    assert program.returncode == 0
+
+
+def test_a_cloud_that_repeats_what_was_acknowledged_is_not_followed_for_ever(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines would fill the disk."""
+    finish(served.endpoint, "insurer/short", "the reply")
+    monkeypatch.setattr(RunRecord, "acknowledge", lambda *_: None)
+    ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer")
+    assert ended.returncode == 1 and ended.stdout.count("\n") == 1
+    assert "hands out again what was acknowledged" in ended.stderr and ended.stderr.count("\n") == 1
+
+
 def test_a_reader_that_leaves_after_one_line_loses_none(served: Served) -> None:
     """``| head -1`` of more than a pipe takes: none of what came with the line is acknowledged."""
     ran = [finish(served.endpoint, "insurer/large", f"reply {i}").hex() for i in range(30)]
