@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama import wire
-from llama.cloud.clerk import Clerk
+from llama.cloud.clerk import Clerk, Errand
 from llama.cloud.quoting import WINDOW, SystemPrompt
 from llama.cloud.record import RunRecord
 from llama.edge.asking import fetch, sheets_of
@@ -22,7 +24,19 @@ from llama.errors import CloudRefused, ProtocolMismatch
 from llama.prompt import read_from_directory
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
-from llama.wire import Acknowledge, Acknowledged, Close, Collect, Copy, Deliveries, Final, Finish, Stages, Tokens
+from llama.wire import (
+    Acknowledge,
+    Acknowledged,
+    Close,
+    Collect,
+    Copy,
+    Deliveries,
+    Final,
+    Finish,
+    ListSheets,
+    Stages,
+    Tokens,
+)
 from tests.support import ARGS, Halves, Served, opening, step_of, written
 
 SYSTEM = "The house rule of this shop is: never sell two of a kind to the same person."
@@ -153,6 +167,25 @@ def test_a_reply_that_recites_the_providers_prompt_is_withheld_and_both_are_told
     assert (delivery.withheld, delivery.text, delivery.offers) == (True, "", ())
 
 
+def test_a_peer_that_asks_on_without_waiting_is_told_to_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request at a time with the clerk; others are served."""
+    may_go_on, do = threading.Event(), served.server.clerk.do
+
+    def slowly(errand: Errand) -> wire.Reply:
+        assert may_go_on.wait(30)
+        return do(errand)
+
+    monkeypatch.setattr(served.server.clerk, "do", slowly)
+    with served.peer(zmq.DEALER) as hasty, served.peer() as other:
+        hasty.send(b"", wire.encode(ListSheets()))
+        hasty.send(b"", wire.encode(ListSheets()))
+        refused = hasty.receive()
+        assert isinstance(refused, wire.Error) and refused.code == "busy" and refused.retry_after_s
+        assert isinstance(other.ask(wire.Hello(wire.VERSION)), wire.Welcome)
+        may_go_on.set()
+        assert isinstance(hasty.receive(), wire.Sheets) and isinstance(other.ask(ListSheets()), wire.Sheets)
+
+
 # ---- quoting
 
 
@@ -241,10 +274,6 @@ def test_the_cloud_says_where_the_time_went_only_when_asked(served: Served, halv
 
 def test_a_cloud_that_answers_with_another_sheet_is_a_protocol_mismatch() -> None:
     """The device asked for one, and must not take another's words for it."""
-    import threading
-
-    import zmq
-
     context = zmq.Context()
     rep = context.socket(zmq.REP)
     port = rep.bind_to_random_port("tcp://127.0.0.1")

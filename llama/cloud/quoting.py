@@ -53,8 +53,9 @@ class SystemPrompt:
 
         Args:
             text: a reply.
-            known: what its reader has written, whose words tell them nothing new. (Nor may it be otherwise: who sends a
-                guess could learn from a reply that is withheld that the guess was right.)
+            known: what its reader has written, whose words tell them nothing new. (Were they counted, whoever sends a
+                guess would learn from a reply that is withheld that it was right. A guess in pieces, which the model is
+                asked to join, still does so, at one run per guess.)
         """
         for windows, form in ((self._in_words, _padded), (self._in_letters, in_letters)):
             said, written = form(text), form(known)
