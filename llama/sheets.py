@@ -105,6 +105,11 @@ class Listed:
         return party_of(self.prompt_id)
 
 
+def is_prompt_id(text: str) -> bool:
+    """Whether a sheet may be called so."""
+    return _PROMPT_ID.fullmatch(text) is not None
+
+
 def party_of(prompt_id: str) -> str:
     """The third party that a sheet's place names, or empty for the provider's own."""
     return prompt_id.partition("/")[0] if "/" in prompt_id else ""

@@ -261,7 +261,7 @@ class Served:
 def written(directory: Path, files: Mapping[str, str]) -> Path:
     """A directory with these files."""
     for name, text in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).parent.mkdir(exist_ok=True, parents=True)
         (directory / name).write_text(text)
     return directory
 

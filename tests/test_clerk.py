@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama import wire
-from llama.cloud.clerk import Clerk, Errand
+from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.quoting import WINDOW, SystemPrompt
 from llama.cloud.record import RunRecord
 from llama.edge.asking import fetch, sheets_of
 from llama.edge.link import Link
-from llama.errors import CloudRefused, ProtocolMismatch
+from llama.errors import CloudRefused, PromptError, ProtocolMismatch
 from llama.prompt import read_from_directory
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
@@ -97,10 +97,14 @@ def test_a_device_lists_and_fetches_the_sheets_of_the_cloud(served: Served, shee
 
 
 def test_a_sheet_that_is_not_there_is_refused_with_those_that_are(served: Served) -> None:
-    """Also names that would leave the directory."""
-    with Link(served.endpoint) as link:
-        for name in ("nothing", "../gifts", "insurer/../gifts", "/etc/passwd", "", "system", "insurer"):
+    """Names that would leave the directory are not even asked for, and get nothing from the cloud."""
+    with Link(served.endpoint) as link, served.peer() as peer:
+        for name in ("nothing", "system", "insurer"):
             with pytest.raises(CloudRefused, match=r"unknown_sheet.*gifts, insurer/claim, insurer/cover"):
+                fetch(link, name)
+        for name in ("../gifts", "insurer/../gifts", "/etc/passwd", "", "a b", "a/b/c"):
+            assert peer.refusal(wire.FetchSheet(name)) == "unknown_sheet"
+            with pytest.raises(PromptError, match="a prompt id is NAME or VENDOR/NAME"):
                 fetch(link, name)
 
 
@@ -215,6 +219,18 @@ def test_a_longer_recital_is_recognised_whatever_stands_between_its_words(words:
     recited = between.join(SYSTEM.removesuffix(".").split())
     assert SystemPrompt(SYSTEM, words).is_quoted_in(f"It says: {recited}", known="")
     assert not SystemPrompt(SYSTEM, words).is_quoted_in(recited[: len(recited) // 12], known="")
+
+
+def test_a_guess_is_known_however_the_sheet_spells_it(
+    served: Served, sheet_dir: Path, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """TOML can write a blank as a number."""
+    spelled = SYSTEM.replace(" ", "\\u0020")
+    files = {"system.txt": SYSTEM, "insurer/guess.toml": f'questions = ["Say: {spelled}"]'}
+    with closing(RunRecord(tmp_path / "guess.sqlite")) as record:
+        clerk = Clerk(tokenizer, record=record, directory=read_all(str(written(tmp_path / "guess", files))))
+        run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, tokenizer.encode(SYSTEM, bos=False, eos=False), 1)
+        assert clerk.finish(run).copy is Copy.QUEUED
 
 
 def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> None:

@@ -101,7 +101,7 @@ class Clerk:
         """The reply as text, with offers; written down, with the third party's copy, before it is handed out."""
         text = self.tokenizer.decode(run.ids)
         listed = self.directory.sheets.get(run.prompt_id)
-        offers = self._offers(text, listed)
+        offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
         delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
         copy = Copy.NONE
         if delivery is not None:
@@ -166,7 +166,9 @@ class Clerk:
 
     def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
         delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)
-        if self._system.is_quoted_in(text, known=listed.text):
+        sheet = listed.sheet
+        own = [sheet.system, *sheet.questions, *(text for example in sheet.examples for text in example)]
+        if self._system.is_quoted_in(text, known="\n".join([listed.text, *own])):  # TOML may spell words otherwise
             # Offers go too: their matched words are the reply's.
             return Delivery(run.run_id, run.prompt_id, delivery.finished_at, listed.text, withheld=True)
         return delivery

@@ -66,7 +66,7 @@ class SystemPrompt:
 
 def in_words(text: str) -> str:
     """Words in lower case with one space in between, and nothing else."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def in_letters(text: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import get_args
 
-from llama.cloud.products import Occasion
+from llama.cloud.products import MAX_PRICE, Occasion
 
 MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
 MAX_IDEAS = 12  # of one reply
@@ -366,7 +366,7 @@ def _rupiah(amount: str, unit: str = "", *, signed: bool = False) -> tuple[int, 
         value = float(digits.replace(",", "."))
     else:
         value = float(re.split(r"[.,]", digits)[0])
-    return round(value * _UNITS.get(unit, 1)), unit
+    return min(round(value * _UNITS.get(unit, 1)), MAX_PRICE), unit
 
 
 _MONEY = re.compile(

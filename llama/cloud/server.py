@@ -416,4 +416,6 @@ def _stages(clock: StageClock, queue_us: int) -> Stages:
 
 def _failed(err: Exception) -> Refused:
     tell(f"{type(err).__name__} while answering a request")
-    return Refused(ErrorCode.INTERNAL, "the cloud failed on this request")
+    return Refused(
+        ErrorCode.INTERNAL, "the cloud failed on this request", "try again; if it stays so, tell the provider"
+    )

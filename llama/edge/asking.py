@@ -15,7 +15,7 @@ from llama import sheets
 from llama.chat import ChatFormat
 from llama.checkpoint.halves import Half, chat_format_of, read_half, tokenizer_of
 from llama.edge.link import Link
-from llama.errors import CheckpointError, ProtocolMismatch, UsageError
+from llama.errors import CheckpointError, PromptError, ProtocolMismatch, UsageError
 from llama.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
@@ -148,7 +148,7 @@ def sheets_of(link: Link) -> tuple[SheetEntry, ...]:
     reply = link.ask(ListSheets())
     if not isinstance(reply, Sheets):
         raise ProtocolMismatch(f"{link.address} answered ListSheets with another kind of reply")
-    return reply.sheets
+    return tuple(entry for entry in reply.sheets if sheets.is_prompt_id(entry.prompt_id))  # others are not shown
 
 
 def fetch(link: Link, prompt_id: str) -> Found:
@@ -158,6 +158,8 @@ def fetch(link: Link, prompt_id: str) -> Found:
         LinkError: nobody answers, or there is no such sheet (with those that there are).
         PromptError: what came is malformed.
     """
+    if not sheets.is_prompt_id(prompt_id):
+        raise PromptError("a prompt id is NAME or VENDOR/NAME, of a-z, 0-9 and -; --list_sheets shows which there are")
     reply = link.ask(FetchSheet(prompt_id))
     if not isinstance(reply, SheetText) or reply.prompt_id != prompt_id:
         raise ProtocolMismatch(f"{link.address} answered FetchSheet with another kind of reply")

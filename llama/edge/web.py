@@ -26,7 +26,7 @@ from msgspec import Meta
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -269,6 +269,8 @@ async def _body(request: Request, kind: type[_T]) -> _T:
                 raw += chunk
                 if len(raw) > MAX_BODY:
                     raise _Refused(413, f"more than {MAX_BODY >> 20} MiB")
+    except ClientDisconnect:
+        raise _Refused(400, "not all of it came") from None
     except TimeoutError:
         raise _Refused(408, f"not all of it came within {BODY_S:.0f} s") from None
     try:
