@@ -32,7 +32,8 @@ address=$(sed -n 's/^ready.* listening on \([^,]*\),.*/\1/p' "$work/log")
 
 echo "cloud:   $(grep '^ready' "$work/log")"
 if [ "$prompt_id" = --web ]; then
-    cp examples/profile.toml "$work/profile.toml" # which the page may edit
+    cp examples/profile.toml "$work/profile.toml"
+    echo "profile: a copy of examples/profile.toml, which the page may edit, and which goes at the end"
     python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --profile_file "$work/profile.toml" \
         --prompt_id birthday --temperature 0 --web
     exit

@@ -108,7 +108,7 @@ def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
         assert listed[0].stdout == listed[1].stdout
         ids = [line.split()[0] for line in listed[0].stdout.splitlines()]
         assert {"birthday", "ulang-tahun", "insurer/travel-cover", "advertiser/coffee-week"} <= set(ids)
-        for prompt_id in ids:
+        for prompt_id in ("birthday", "insurer/travel-cover"):
             dry = ("--prompt_id", prompt_id, "--profile_file", str(profile), "--dry_run")
             assert run_main(*edge_half, *at_cloud, *dry).stdout == run_main(*edge_half, *here, *dry).stdout != ""
         flags = ("--prompt_id", "insurer/travel-cover", "--profile_file", str(profile), "--json", "--max_gen_len", "3")
