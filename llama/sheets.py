@@ -84,6 +84,11 @@ class Sheet:
     language: str = "en"
     max_gen_len: int | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        """All that it says to the model."""
+        return [self.system, *(text for example in self.examples for text in example), *self.questions]
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -166,11 +166,9 @@ class Clerk:
 
     def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
         delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)
-        sheet = listed.sheet
-        own = [sheet.system, *sheet.questions, *(text for example in sheet.examples for text in example)]
-        if self._system.is_quoted_in(text, known="\n".join([listed.text, *own])):  # TOML may spell words otherwise
-            # Offers go too: their matched words are the reply's.
-            return Delivery(run.run_id, run.prompt_id, delivery.finished_at, listed.text, withheld=True)
+        known = "\n".join([listed.text, *listed.sheet.texts])  # TOML may spell words otherwise
+        if self._system.is_quoted_in(text, known):  # offers go, too: their matched words are the reply's
+            return msgspec.structs.replace(delivery, text="", offers=(), withheld=True)
         return delivery
 
     def _keep(

@@ -16,6 +16,7 @@ from llama.tokenizer import Tokenizer
 WINDOW = 8  # consecutive tokens of the system prompt
 MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
 _WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
+_LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
 _BETWEEN_WORDS = re.compile(r"<[^<>]{1,80}>|%[0-9A-Fa-f]{2}|\\[nrt]|[\W\d_]")  # markup, links, JSON, numbering
 
 
@@ -30,20 +31,26 @@ class SystemPrompt:
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         pieces = [tokenizer.token_bytes(token) for token in tokenizer.encode(text, bos=False, eos=False)]
         self._in_words, self._in_letters = dict[str, None](), dict[str, None]()
+        following = [len(pieces) + 1] * (len(pieces) + 1)  # by place: after the next piece that may hold a letter
+        for place in reversed(range(len(pieces))):
+            following[place] = place + 1 if _LETTER.search(pieces[place]) else following[place + 1]
         for start in range(len(pieces) - WINDOW + 1):
             end = start + WINDOW
-            # A window may begin or end inside a character.
+            # A window may begin or end inside a character; eight tokens beside it hold a whole one.
             before, window, after = (
-                b"".join(part).decode(errors="ignore") for part in (pieces[:start], pieces[start:end], pieces[end:])
+                b"".join(part).decode(errors="ignore")
+                for part in (pieces[max(0, start - 8) : start], pieces[start:end], pieces[end : end + 8])
             )
             if _WORD.search(window):
                 left = "" if before[-1:].isalnum() and window[:1].isalnum() else " "  # or it begins inside a word
                 right = "" if after[:1].isalnum() and window[-1:].isalnum() else " "
                 self._in_words[f"{left}{in_words(window)}{right}"] = None
-            while end < len(pieces) and len(in_letters(window)) < MIN_LETTERS:
-                end += 1
+            while len(letters := in_letters(window)) < MIN_LETTERS:
+                end = following[end]
+                if end > len(pieces):
+                    break
                 window = b"".join(pieces[start:end]).decode(errors="ignore")
-            if len(letters := in_letters(window)) >= MIN_LETTERS:
+            if len(letters) >= MIN_LETTERS:
                 self._in_letters[letters] = None
 
     def is_quoted_in(self, text: str, known: str) -> bool:

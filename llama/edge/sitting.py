@@ -35,8 +35,8 @@ from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sampling import Sampling
-from llama.sheets import Sheet
-from llama.wire import Copy, SheetEntry, Stages, Welcome
+from llama.sheets import Sheet, party_of
+from llama.wire import Copy, Offer, SheetEntry, Welcome
 
 LOOKOUT_S = 3.0
 ABSENT = "absent"  # version of a profile's file that is not there
@@ -345,8 +345,7 @@ class Sitting:
                     watch=_Watch(self, run, welcome, len(seen.prepared.outgoing.ids)),
                     between_steps=self._stop_if_asked,
                 )  # fmt: skip
-            done = _done(answer, seen, welcome, self.mode)
-            self._over(run, "done", done=done, told={"reply": done})
+            self._over(run, "done", done=_done(answer, seen, welcome, self.mode))
         except _Stopped:
             self._over(run, "stopped")
         except SplitLlamaError as err:
@@ -361,15 +360,13 @@ class Sitting:
             raise _Stopped
 
     def _fail(self, run: _Run, error: str) -> None:
-        self._over(run, "failed", error=printable(error), told={"error": printable(error)})
+        self._over(run, "failed", error=printable(error))
 
-    def _over(
-        self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None,
-        told: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    def _over(self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None) -> None:
+        told = {"reply": done, "error": error}
         with self._lock:  # for both: another run may begin as soon as this one is over
             run.phase, run.done, run.error = phase, done, error
-            self.events.add(phase, **told or {})
+            self.events.add(phase, **{name: what for name, what in told.items() if what is not None})
 
     def _text(self, run: _Run, text: str) -> None:
         if text:
@@ -486,7 +483,7 @@ class _Watch:
             "bytes": trip.sent_bytes,
             "device": {"embed_us": embed_us, "layers_us": layers_us},
             "network_us": trip.network_us,
-            "cloud": None if trip.stages is None else _stages(trip.stages),
+            "cloud": None if trip.stages is None else msgspec.structs.asdict(trip.stages),
             "tokens_per_s": speed,
         }
         fed = trip.position + trip.rows
@@ -494,10 +491,6 @@ class _Watch:
         self.sitting.watched(
             self.run, iteration, {"done": fed, "of": self.prompt_tokens} if is_prompt and trip.token is None else None
         )
-
-
-def _stages(stages: Stages) -> dict[str, Any]:
-    return msgspec.structs.asdict(stages)
 
 
 def _done(answer: Answer, seen: _Seen, welcome: Welcome, mode: Mode) -> dict[str, Any]:
@@ -515,7 +508,7 @@ def _done(answer: Answer, seen: _Seen, welcome: Welcome, mode: Mode) -> dict[str
     }
 
 
-def _offer(offer: Any) -> dict[str, Any]:
+def _offer(offer: Offer) -> dict[str, Any]:
     fields = msgspec.structs.asdict(offer)
     return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
 
@@ -547,8 +540,10 @@ def _snapshot(run: _Run) -> dict[str, Any]:
 
 
 def _entry(entry: SheetEntry) -> dict[str, Any]:
-    party = entry.prompt_id.partition("/")[0] if "/" in entry.prompt_id else ""
-    return {"prompt_id": entry.prompt_id, "title": printable(entry.title), "party": party, "asks_for": entry.asks_for}
+    return {
+        "prompt_id": entry.prompt_id, "title": printable(entry.title), "party": party_of(entry.prompt_id),
+        "asks_for": entry.asks_for,
+    }  # fmt: skip
 
 
 def _profile_field(each: ProfileField) -> dict[str, str]:

@@ -102,8 +102,7 @@ def _filled(text: str, values: dict[str, str | CleanText]) -> tuple[list[str | C
 
 def texts_of(sheet: Sheet, provider_system: str) -> Sequence[str]:
     """All that the dialogue of a sheet says besides the person's words."""
-    examples = [text for example in sheet.examples for text in example]
-    return [provider_system, sheet.system, *examples, *sheet.questions]
+    return [provider_system, *sheet.texts]
 
 
 def tags_composed(passages: Sequence[Passage], issued: Iterable[str]) -> list[str]:
