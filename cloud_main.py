@@ -8,6 +8,7 @@ Used as::
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
@@ -38,6 +39,7 @@ from model_cloud import CloudTransformer
 
 MAX_ROWS = 256  # prompt rows per request
 MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
+USUAL_SESSIONS = 256
 GRACE_S = 10  # a rank that was told to end waits so long for rank 0 to say so
 
 
@@ -45,27 +47,33 @@ def main(
     ckpt_dir: str,
     bind: str = "tcp://127.0.0.1:5555",
     max_seq_len: int | None = None,
-    max_batch_size: int = 8,
+    kv_cache_gb: float = 4.0,
+    max_batch_size: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    idle_timeout: float = 120.0,
+    max_waiting: int = 64,
+    session_idle_s: float = 120.0,
+    drain_s: float = 20.0,
     record_file: str | None = None,
     retention_days: float | None = None,
     sheet_dir: str | None = None,
     catalogue: str | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
 
     Args:
         ckpt_dir: the cloud half that split_checkpoint.py wrote.
         bind: where to listen, tcp://HOST:PORT; tcp://0.0.0.0:PORT is every network of this machine.
         max_seq_len: most tokens of prompt and reply together; by default 2048, or the model's context if less.
-        max_batch_size: sessions held at a time.
+        kv_cache_gb: GiB for the sessions' keys and values, on all ranks together; taken at the start, never more.
+        max_batch_size: sessions held at a time; by default as many as --kv_cache_gb has room for, up to 256.
         device: cpu or cuda; by default CUDA where there is a GPU.
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
-        idle_timeout: seconds after which an unused session is closed.
+        max_waiting: sessions that may wait in line for room.
+        session_idle_s: seconds after which an unused session loses its room; its device recovers by itself.
+        drain_s: seconds that running sessions have to end after SIGTERM; below torchrun's 30.
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
@@ -78,17 +86,24 @@ def main(
     half = read_half(ckpt_dir, "cloud")
     check_world_size(half, world_size)
     max_seq_len = _max_seq_len(max_seq_len, half)
-    if not 1 <= max_batch_size <= MAX_SESSIONS:
+    if max_batch_size is not None and not 1 <= max_batch_size <= MAX_SESSIONS:
         raise UsageError(f"--max_batch_size {max_batch_size}: give 1 to {MAX_SESSIONS}")
+    if not 0 < kv_cache_gb < math.inf:
+        raise UsageError(f"--kv_cache_gb {kv_cache_gb}: give GiB above 0")
+    if not 0 <= max_waiting <= MAX_SESSIONS:
+        raise UsageError(f"--max_waiting {max_waiting}: give 0 to {MAX_SESSIONS}")
+    if not 0 <= drain_s < math.inf:
+        raise UsageError(f"--drain_s {drain_s}: give seconds, 0 or more")
     if dtype is not None and dtype not in wire.DTYPES:
         raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
-    if not idle_timeout > 0:  # nor NaN
-        raise UsageError(f"--idle_timeout {idle_timeout}: give seconds above 0")
+    if not session_idle_s > 0:  # nor NaN
+        raise UsageError(f"--session_idle_s {session_idle_s}: give seconds above 0")
     if retention_days is not None and record_file is None:
         raise UsageError("--retention_days is of the record, and there is none; give --record_file, too")
     if retention_days is not None and not retention_days > 0:  # nor NaN
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
+    slots = _slots(kv_cache_gb, max_batch_size, half, max_seq_len, compute, world_size)
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)
@@ -98,7 +113,7 @@ def main(
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
     if rank > 0:
-        _follow(_load(half, welcome, rank, world_size, where, max_batch_size))
+        _follow(_load(half, welcome, rank, world_size, where, slots), drain_s)
         return
     # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
     directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
@@ -110,18 +125,21 @@ def main(
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
-    server = Server(tokenizer, welcome, slots=max_batch_size, idle_timeout_s=idle_timeout, clerk=clerk)
+    server = Server(
+        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting
+    )
     endpoint = server.bind(bind)
-    ranks = _load(half, welcome, rank, world_size, where, max_batch_size)
+    ranks = _load(half, welcome, rank, world_size, where, slots)
     stop = _StopOnSignal()
     print(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
-        f"context {max_seq_len}, listening on {endpoint}, pid {os.getpid()}",
+        f"context {max_seq_len}, room for {slots} session{'s' if slots > 1 else ''}, "
+        f"listening on {endpoint}, pid {os.getpid()}",
         flush=True,
     )
     try:
-        server.serve(ranks, stop.requested)
+        server.serve(ranks, stop.requested, stop.drain_requested, drain_s)
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
@@ -148,7 +166,7 @@ def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torc
         if not is_out_of_memory(err):
             raise
         raise UsageError(f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
-                         f"{device}; lower --max_batch_size or --max_seq_len, or use more ranks") from None  # fmt: skip
+                         f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
 
 
 def _max_seq_len(flag: int | None, half: Half) -> int:
@@ -159,28 +177,50 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
     return flag
 
 
+def _slots(gib: float, most: int | None, half: Half, max_seq_len: int, dtype: torch.dtype, world_size: int) -> int:
+    """How many sessions' keys and values fit into ``gib`` GiB, each as long as the context."""
+    args, layers = half.args, half.args.n_layers - half.split_layer
+    heads = max(args.kv_heads, world_size)  # more ranks than heads: each head lives on several
+    each = layers * 2 * heads * args.head_dim * max_seq_len * dtype.itemsize
+    fit = int(gib * 2**30) // each
+    if not fit:
+        raise UsageError(f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes {each / 2**30:.2f} GiB; give "
+                         f"more, or lower --max_seq_len")  # fmt: skip
+    return min(fit, USUAL_SESSIONS if most is None else most)
+
+
 class _StopOnSignal:
-    """Remembers SIGINT, SIGTERM and SIGHUP instead of ending the process in the middle of a step."""
+    """Remembers SIGINT, SIGHUP and SIGTERM instead of ending the process in the middle of a step.
+
+    The first SIGTERM drains; any other signal, or a second one, stops.
+    """
 
     def __init__(self) -> None:
-        self._stop = False
+        self._stop = self._drain = False
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
+        self._stop = self._stop or self._drain or number != signal.SIGTERM
+        self._drain = True
 
     def requested(self) -> bool:
-        """True once a signal has come."""
+        """True once it is to stop at once."""
         return self._stop
 
+    def drain_requested(self) -> bool:
+        """True once no session is to be begun any more."""
+        return self._drain
 
-def _follow(ranks: Ranks) -> None:
+
+def _follow(ranks: Ranks, drain_s: float) -> None:
     """Ranks 1 …: work until rank 0 shuts down; a signal only starts a timer, since rank 0 gets it too."""
 
     def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
-        signal.alarm(GRACE_S)  # its default action ends the process
+        signal.alarm(
+            GRACE_S + (math.ceil(drain_s) if number == signal.SIGTERM else 0)
+        )  # its default action ends the process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

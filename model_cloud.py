@@ -32,14 +32,16 @@ class CloudTransformer(TransformerLayers):
 
     @torch.inference_mode()
     def forward(
-        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None
-    ) -> torch.Tensor:
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Rows ``(B, T, dim)`` at positions ``start_pos[b] …`` to float32 logits ``(B, want, vocab)``.
 
         Only the last ``want`` positions get logits: a prompt needs one, and every row of them costs a vocabulary.
-        ``clock`` is stopped after each layer; what follows is the norm's and the output head's.
+        ``clock`` is stopped after each layer; what follows is the norm's and the output head's. ``rows``, ascending,
+        says which rows of the cache the B are, where it has others, too.
         """
-        h = self.run_layers(h, start_pos, cache, clock)
+        h = self.run_layers(h, start_pos, cache, clock, rows)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
         logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)

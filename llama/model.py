@@ -174,9 +174,10 @@ class LayerCache(NamedTuple):
 class KVCache:
     """Keys and values of consecutive layers for some rows: one tensor ``(layers, 2, rows, K, S, D)``.
 
-    ``row(i)`` is a view, so a session's one-row cache and the cloud's whole cache are the same memory. Content beyond
-    a row's current position is never read by that row, except multiplied by a probability of exactly 0 when rows of
-    different ages share a step; it must therefore be finite, which zeros at the start and :meth:`clear` ensure.
+    ``row(i)`` and ``rows(i, j)`` are views, so a session's one-row cache and the cloud's whole one are the same memory.
+    Content beyond a row's current position is never read by that row, except multiplied by a probability of exactly 0
+    when rows of different ages share a step; it must therefore be finite, which zeros at the start and :meth:`clear`
+    ensure.
     """
 
     def __init__(self, keys_values: torch.Tensor) -> None:
@@ -200,7 +201,11 @@ class KVCache:
 
     def row(self, index: int) -> KVCache:
         """The cache of one row, as a view."""
-        return KVCache(self.keys_values[:, :, index : index + 1])
+        return self.rows(index, index + 1)
+
+    def rows(self, first: int, end: int) -> KVCache:
+        """The cache of rows ``first … end-1``, as a view."""
+        return KVCache(self.keys_values[:, :, first:end])
 
     def clear(self, end: int) -> None:
         """Zero positions ``0 … end-1`` of every row, so that nothing of a finished sequence stays behind."""
@@ -225,6 +230,7 @@ class Positions:
         freqs_cis: complex64 ``(1 or B, T, 1, D/2)``.
         mask: T ``(T, end)`` or ``(B, 1, 1, T, end)`` of 0 and -inf, or None when nothing is hidden.
         where: for rows that differ, int64 ``(B, 1)`` and ``(B, T)``: row and position of each new entry.
+        among: where the cache has further rows, which have no part in the step: how many it has in all.
     """
 
     start: Sequence[int]
@@ -233,10 +239,19 @@ class Positions:
     freqs_cis: torch.Tensor
     mask: torch.Tensor | None
     where: tuple[torch.Tensor, torch.Tensor] | None
+    among: int | None = None
 
     @classmethod
-    def of(cls, start: Sequence[int], length: int, table: torch.Tensor, dtype: torch.dtype) -> Positions:
-        """Rows starting at ``start`` with ``length`` new positions each, rotated by rows of ``table``."""
+    def of(
+        cls, start: Sequence[int], length: int, table: torch.Tensor, dtype: torch.dtype,
+        rows: Sequence[int] | None = None, among: int = 0,
+    ) -> Positions:  # fmt: skip
+        """Rows starting at ``start`` with ``length`` new positions each, rotated by rows of ``table``.
+
+        ``rows`` says which of the cache's ``among`` rows they are, in ascending order; None is all.
+        """
+        if rows is not None:
+            return cls._of_some(start, length, table, dtype, rows, among)
         device, first, end = table.device, start[0], max(start) + length
         if all(s == first for s in start):
             mask = None
@@ -244,11 +259,24 @@ class Positions:
                 mask = torch.full((length, length), float("-inf"), dtype=dtype, device=device).triu(1)
                 mask = torch.cat([mask.new_zeros(length, first), mask], dim=1)
             return cls(start, length, end, table[first:end][None, :, None], mask, None)
-        at = torch.tensor(list(start), device=device)[:, None] + torch.arange(length, device=device)  # (B, T)
-        hidden = torch.arange(end, device=device) > at[..., None]  # (B, T, end)
+        return cls._of_some(start, length, table, dtype, range(len(start)), len(start))
+
+    @classmethod
+    def _of_some(
+        cls, start: Sequence[int], length: int, table: torch.Tensor, dtype: torch.dtype, rows: Sequence[int], among: int
+    ) -> Positions:
+        """Rows that differ in where they start, or that are not all of the cache's."""
+        device, end = table.device, max(start) + length
+        everywhere = [0] * among  # a row without a part in the step looks at its first position: that is never empty
+        for row, first in zip(rows, start, strict=True):
+            everywhere[row] = first
+        at = torch.tensor(everywhere, device=device)[:, None] + torch.arange(length, device=device)  # (among, T)
+        hidden = torch.arange(end, device=device) > at[..., None]  # (among, T, end)
         mask = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, float("-inf"))
-        rows = torch.arange(len(start), device=device)[:, None]
-        return cls(start, length, end, table[at][:, :, None], mask[:, None, None], (rows, at))
+        which = torch.tensor(list(rows), device=device)[:, None]
+        at = at[which[:, 0]]
+        others = among if among > len(rows) else None
+        return cls(start, length, end, table[at][:, :, None], mask[:, None, None], (which, at), others)
 
 
 class Attention(nn.Module):
@@ -285,6 +313,10 @@ class Attention(nn.Module):
 
         # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
         xq = xq_xk_xv[:, :, :heads]
+        part = None
+        if positions.among is not None and positions.where is not None:  # the cache's other rows ask for nothing
+            part, b = positions.where[0][:, 0], positions.among
+            xq = xq.new_zeros(b, t, heads, d).index_copy_(0, part, xq)
         if t == 1:
             xq = xq.reshape(b * kv_heads, rep, d)
         else:
@@ -298,6 +330,8 @@ class Attention(nn.Module):
             output = output.view(b, heads * d)
         else:
             output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
+        if part is not None:
+            output = output.view(b, t, heads * d).index_select(0, part).flatten(0, 1)
         output = torch.mm(output, self._wo)
         return parallel.reduce(output) if self._reduce else output
 
@@ -385,16 +419,18 @@ class TransformerLayers(nn.Module):
         )  # fmt: skip
 
     def run_layers(
-        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
-    ) -> torch.Tensor:
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Residual stream ``(B, T, dim)`` through the layers; row b's first position is ``start_pos[b]``.
 
-        ``clock`` is stopped after each layer.
+        ``clock`` is stopped after each layer. ``rows``, ascending, are the cache's rows that have a part; None is all.
         """
         if self._prepared_at != self.first_weight.data_ptr():
             self.prepare()
         b, t, dim = h.shape
-        positions = Positions.of(start_pos, t, self.freqs_cis, h.dtype)
+        among = cache.keys_values.shape[2]
+        positions = Positions.of(start_pos, t, self.freqs_cis, h.dtype, rows, among)
         h = h.reshape(b * t, dim)
         for layer, layer_cache in zip(self.layers.values(), cache.by_layer(positions), strict=True):
             h = layer.forward(h, positions, layer_cache)

@@ -49,13 +49,14 @@ class WatchedCloud(CloudTransformer):
         self.may_go_on.set()
 
     def forward(
-        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None
-    ) -> torch.Tensor:
+        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """As ``CloudTransformer.forward``."""
         self.steps += 1
         self.computing.set()
         assert self.may_go_on.wait(PATIENCE_MS / 1000)
-        return super().forward(h, start_pos, cache, want, clock)
+        return super().forward(h, start_pos, cache, want, clock, rows)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -186,24 +187,25 @@ class Served:
 
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None, clerk: Clerk | None = None,
+        record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record),
+            clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind("tcp://127.0.0.1:*")
-        self._stop = threading.Event()
+        self._stop, self._drain, self._drain_s = threading.Event(), threading.Event(), drain_s
         self.failures: list[BaseException] = []
         self.thread = threading.Thread(target=self._serve)
 
     def _serve(self) -> None:
         try:
-            self.server.serve(Ranks(self.halves.cloud, self.cache, ARGS.dim), self._stop.is_set)
+            ranks = Ranks(self.halves.cloud, self.cache, ARGS.dim)
+            self.server.serve(ranks, self._stop.is_set, self._drain.is_set, self._drain_s)
         except BaseException as err:  # looked at by whoever stops it
             self.failures.append(err)
 
@@ -216,6 +218,10 @@ class Served:
         self.halves.cloud.may_go_on.set()
         self.thread.join()
         assert not self.failures
+
+    def drain(self) -> None:
+        """As SIGTERM does."""
+        self._drain.set()
 
     def peer(self, kind: int = zmq.REQ) -> Peer:
         return Peer(self.endpoint, kind)

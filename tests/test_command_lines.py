@@ -247,9 +247,13 @@ def test_a_prompt_that_cannot_be_read_ends_the_device_in_one_line(
         (CLOUD, "max_seq_len", "8193", "between 2 and this model's context of 8192"),
         (CLOUD, "max_batch_size", "0", "give 1 to 65536"),
         (CLOUD, "max_batch_size", str(10**23), "give 1 to 65536"),
+        (CLOUD, "kv_cache_gb", "nan", "give GiB above 0"),
+        (CLOUD, "kv_cache_gb", "0.00000001", "give more, or lower --max_seq_len"),
+        (CLOUD, "max_waiting", "-1", "give 0 to 65536"),
+        (CLOUD, "drain_s", "inf", "give seconds, 0 or more"),
         (CLOUD, "threads", str(10**10), "give 1 to 4096"),
         (CLOUD, "dtype", "int4", "use float32, bfloat16, float16"),
-        (CLOUD, "idle_timeout", "nan", "give seconds above 0"),
+        (CLOUD, "session_idle_s", "nan", "give seconds above 0"),
         (CLOUD, "bnid", "tcp://127.0.0.1:5555", "did you mean --bind?"),
         (SPLIT, "output", "x", "did you mean --output_dir?"),
     ],
@@ -503,7 +507,7 @@ def test_a_cloud_that_is_told_to_stop_in_mid_reply_stops_and_says_so(
 ) -> None:
     """Plain python: exit code 0, "stopped" after "ready" and not a word more; the device ends with an error."""
     with (
-        cloud(tiny_split() / "cloud", "--max_seq_len", LONG) as running,
+        cloud(tiny_split() / "cloud", "--max_seq_len", LONG, "--drain_s", 0.1) as running,
         edge(tiny_split() / "edge", running.address, prompt, *ENDLESS, "--deadline", 1) as process,
     ):
         assert process.stdout and process.stdout.read(1)
@@ -514,6 +518,20 @@ def test_a_cloud_that_is_told_to_stop_in_mid_reply_stops_and_says_so(
         _, said = rest_of(process)
         assert process.returncode == 1
         lines_of_a_lost_cloud(said, running.address, 1)
+
+
+def test_a_cloud_that_gets_sigterm_lets_running_replies_end_and_exits_0(tiny_split: Splits, prompt: Path) -> None:
+    """The device in mid reply gets all of it; then "stopped"."""
+    halves = tiny_split()
+    whole = ("--temperature", 0, "--max_gen_len", 400, "--plain")
+    with cloud(halves / "cloud", "--max_seq_len", LONG) as running:
+        (undisturbed,) = together(device(halves, running.address, prompt, *whole))
+        with edge(halves / "edge", running.address, prompt, *whole) as process:
+            assert process.stdout and (first := process.stdout.read(1))
+            os.kill(running.pid, signal.SIGTERM)
+            rest, said = process.communicate(timeout=60)
+        assert (process.returncode, first + rest) == (0, undisturbed.stdout), said
+        assert running.wait() == 0 and running.output().splitlines()[-1] == "stopped"
 
 
 # --- A good run -----------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_a_signal_ends_all_ranks_cleanly(act: Callable[[Cloud], None], code: int
 
 def test_a_signal_in_the_middle_of_a_reply_ends_all_ranks_cleanly(pair: Path) -> None:
     """SIGTERM to torchrun; the device, which gets no more answers, gives up with an error."""
-    with cloud(pair, ranks=2, env=ONE_THREAD) as running:
+    with cloud(pair, "--drain_s", 0, ranks=2, env=ONE_THREAD) as running:
         lines = interrupted_reply(running, pair.parent, to_torchrun(signal.SIGTERM))
     assert lines == ["stopped"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llama.cloud.sessions import REMEMBERED_CLOSED, Session, Sessions, digest_of
-from llama.wire import ErrorCode, Refused, Step
+from llama.cloud.sessions import FORGOTTEN_S, HELD_S, REMEMBERED_CLOSED, UNUSED_S, Session, Sessions, digest_of
+from llama.wire import ErrorCode, Open, Refused, Step
 from tests.support import opening
 
 
@@ -33,48 +33,93 @@ def code(refused: pytest.ExceptionInfo[Refused]) -> ErrorCode:
     return refused.value.error.code
 
 
+def opened(sessions: Sessions, request: Open, digest: bytes) -> Session:
+    """A session that need not wait."""
+    sessions.wait_in_line(request, digest, b"")
+    [(_, session)] = sessions.admitted()
+    return session
+
+
 def step(session: Session, position: int, rows: int, want: int = 0) -> Step:
     return Step(session.id, 1, position, want, "float32", rows, 8)
 
 
 def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessions) -> None:
     """Two rows, two sessions, 16 random bytes each."""
-    one, two = sessions.open(opening(), b"1"), sessions.open(opening(), b"2")
+    one, two = opened(sessions, opening(), b"1"), opened(sessions, opening(), b"2")
     assert {one.slot, two.slot} == {0, 1}
     assert len(one.id) == len(two.id) == 16 and one.id != two.id
     assert sessions.find(one.id) is one and sessions.find(two.id) is two
     assert sessions.running(one.opening.run_id) is one and len(sessions) == 2
 
 
-def test_a_third_session_must_wait_and_is_told_how_long(sessions: Sessions, clock: Clock) -> None:
-    """At most 2 s, and less when a row idles out sooner."""
-    sessions.open(opening(), b"")
-    sessions.open(opening(), b"")
+def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessions) -> None:
+    """Two rows, five who ask; a row that is released goes to the first in line, who keeps its turn by asking again."""
+    first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    waiting = [opening() for _ in range(3)]
+    for request in waiting:
+        sessions.wait_in_line(request, b"", b"peer")
+    sessions.wait_in_line(waiting[0], b"", b"a newer socket")
+    assert sessions.admitted() == []
+    sessions.close(first)
+    assert sessions.admitted() == [], "not before the row is cleared"
+    sessions.release(first.slot)
+    [(entry, session)] = sessions.admitted()
+    assert entry.peer == b"a newer socket" and session.opening is waiting[0] and session.slot == first.slot
+    assert [each.request for each in sessions.line.values()] == waiting[1:]
+
+
+def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_turn(
+    sessions: Sessions, clock: Clock
+) -> None:
+    """While it is on its way to ask again, a free row is kept for it; one that stays away loses its turn."""
+    first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    ahead, behind = opening(), opening()
+    sessions.wait_in_line(ahead, b"", b"ahead")
+    clock.now += HELD_S / 2
+    sessions.wait_in_line(behind, b"", b"behind")
+    assert sessions.to_be_told() == []
+    clock.now += HELD_S / 2
+    [(peer, refusal)] = sessions.to_be_told()
+    assert peer == b"ahead" and (refusal.error.code, refusal.error.retry_after_s) == (ErrorCode.BUSY, 0.0)
+    sessions.close(first)
+    sessions.release(first.slot)
+    assert sessions.admitted() == [], "the row is the first one's, who is about to ask again"
+    sessions.wait_in_line(ahead, b"", b"ahead")
+    [(entry, session)] = sessions.admitted()
+    assert entry.request is ahead
+    sessions.line[behind.run_id].peer = None
+    sessions.close(session)
+    sessions.release(session.slot)
+    clock.now += FORGOTTEN_S + 0.1
+    assert sessions.admitted() == [] and not sessions.line
+
+
+def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> None:
+    """One row, one who waits; those in line may ask again all the same."""
+    small = Sessions(1, 60.0, clock, most_waiting=1)
+    opened(small, opening(), b"")
+    waiting = opening()
+    small.wait_in_line(waiting, b"", b"")
     with pytest.raises(Refused) as refused:
-        sessions.open(opening(), b"")
+        small.wait_in_line(opening(), b"", b"")
     assert code(refused) == ErrorCode.BUSY and refused.value.error.retry_after_s == 2.0
-    clock.now += 59.5
-    with pytest.raises(Refused) as refused:
-        sessions.open(opening(), b"")
-    assert refused.value.error.retry_after_s == pytest.approx(0.5)
+    small.wait_in_line(waiting, b"", b"")
 
 
-def test_a_closed_sessions_row_is_given_away_only_after_it_is_released(sessions: Sessions) -> None:
-    """In between nobody has it, and Open is busy, even when no session is left at all."""
-    one, two = sessions.open(opening(), b""), sessions.open(opening(), b"")
-    sessions.close(one)
-    sessions.close(two)
-    assert len(sessions) == 0 and sessions.was_closed(one.id)
-    with pytest.raises(Refused) as refused:
-        sessions.open(opening(), b"")
-    assert code(refused) == ErrorCode.BUSY and (refused.value.error.retry_after_s or 0) > 0
-    sessions.release(one.slot)
-    assert sessions.open(opening(), b"").slot == one.slot
+def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock) -> None:
+    """Its device may have left while it waited in line."""
+    sessions = Sessions(2, 600.0, clock)
+    unused, used = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    used.accept(1, b"", b"")
+    used.reply = b"done"
+    clock.now += UNUSED_S + 1
+    assert sessions.idle() == [unused]
 
 
 def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions) -> None:
     """Its run can be opened again; a session that never was is not remembered."""
-    one = sessions.open(opening(), b"")
+    one = opened(sessions, opening(), b"")
     sessions.close(one)
     with pytest.raises(Refused) as refused:
         sessions.find(one.id)
@@ -85,8 +130,8 @@ def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions
 
 def test_closing_an_old_session_of_a_run_leaves_its_new_one(sessions: Sessions) -> None:
     """The run id leads to the session opened last."""
-    old = sessions.open(opening(run_id=b"r" * 16), b"1")
-    new = sessions.open(opening(run_id=b"r" * 16), b"2")
+    old = opened(sessions, opening(run_id=b"r" * 16), b"1")
+    new = opened(sessions, opening(run_id=b"r" * 16), b"2")
     sessions.close(old)
     assert sessions.running(b"r" * 16) is new
 
@@ -96,7 +141,7 @@ def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
     sessions = Sessions(1, 60.0, clock)
     ids = []
     for _ in range(REMEMBERED_CLOSED + 10):
-        session = sessions.open(opening(), b"")
+        session = opened(sessions, opening(), b"")
         sessions.close(session)
         sessions.release(session.slot)
         ids.append(session.id)
@@ -105,7 +150,10 @@ def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
 
 def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Sessions, clock: Clock) -> None:
     """Being asked for counts as use; a session whose step is being computed is never idle."""
-    one, two = sessions.open(opening(), b""), sessions.open(opening(), b"")
+    one, two = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    for session in (one, two):
+        session.accept(1, b"", b"")
+        session.reply = b"done"
     clock.now += 59
     sessions.find(two.id)
     clock.now += 1
@@ -121,7 +169,7 @@ def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Se
 
 def test_the_number_after_the_last_is_new_and_the_last_with_the_same_bytes_a_repeat(sessions: Sessions) -> None:
     """Everything else is out of sequence, and all but a repeat while one is being computed."""
-    session = sessions.open(opening(), b"")
+    session = opened(sessions, opening(), b"")
     assert session.is_repeat(1, b"a") is False
     session.accept(1, b"a", b"peer")
     assert session.busy and session.is_repeat(1, b"a") is True
@@ -160,7 +208,7 @@ def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
     sessions: Sessions, position: int, rows: int, want: int, fits: bool
 ) -> None:
     """A prompt of four, context 10, at most 8 rows."""
-    session = sessions.open(opening(4), b"")
+    session = opened(sessions, opening(4), b"")
     if fits:
         session.check_step(step(session, position, rows, want), 10, 8)
     else:
@@ -171,7 +219,7 @@ def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
 
 def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: Sessions) -> None:
     """Forward, back to an earlier position, forward again; the end may be any that was reached."""
-    session = sessions.open(opening(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
+    session = opened(sessions, opening(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
     assert session.reply_ids(2) == [1, 2]
     session.stepped(step(session, 0, 4, 1), [7])
     assert (session.filled, session.outputs) == (4, [7, 2])
@@ -187,5 +235,5 @@ def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: S
 
 def test_a_session_does_not_print_its_ids_or_settings(sessions: Sessions) -> None:
     """What a run said is not for logs."""
-    session = sessions.open(opening(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
+    session = opened(sessions, opening(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
     assert "31337" not in repr(session) and "rahasia" not in repr(session)

@@ -9,6 +9,7 @@ Knows: the model, its cache, the ranks. Does not know: sessions, sockets, sampli
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -27,6 +28,7 @@ class Action(enum.IntEnum):
     CLEAR = 2  # slot, end
     NOTHING = 3  # a sign of life, so that no rank's wait times out
     SHUT_DOWN = 4
+    DECODE = 5  # how many; their slots and positions and one row of each follow
 
 
 class Ranks:
@@ -39,7 +41,7 @@ class Ranks:
     """
 
     def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int) -> None:
-        self.model = model
+        self.model, self.cache = model, cache
         self._slot = lru_cache(maxsize=64)(cache.row)  # views of all layers, which take a while to make
         self.dim = dim
         weight = next(model.parameters())
@@ -60,6 +62,19 @@ class Ranks:
         if not self.alone:
             dist.broadcast(rows, 0)
         return self._step(slot, position, rows, want, clock)
+
+    def decode(
+        self, slots: Sequence[int], positions: Sequence[int], rows: torch.Tensor, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        """One row of each of several slots, ascending, at once.
+
+        ``rows`` are ``(B, dim)``, row b at ``positions[b]`` of ``slots[b]``; the float32 logits ``(B, vocab)``.
+        """
+        self._tell(Action.DECODE, len(slots))
+        if not self.alone:
+            dist.broadcast(torch.tensor([list(slots), list(positions)], dtype=torch.int64), 0)
+            dist.broadcast(rows, 0)
+        return self._decode(slots, positions, rows, clock)
 
     def clear(self, slot: int, end: int) -> None:
         """Zero positions ``0 … end-1`` of a slot."""
@@ -90,6 +105,13 @@ class Ranks:
                 rows = torch.empty(length, self.dim, dtype=self.dtype)
                 dist.broadcast(rows, 0)
                 self._step(slot, position, rows, want)
+            elif action == Action.DECODE:
+                where = torch.empty(2, slot, dtype=torch.int64)
+                dist.broadcast(where, 0)
+                rows = torch.empty(slot, self.dim, dtype=self.dtype)
+                dist.broadcast(rows, 0)
+                slots, positions = where.tolist()
+                self._decode(slots, positions, rows)
             elif action == Action.CLEAR:
                 self._slot(slot).clear(position)
             elif action == Action.SHUT_DOWN:
@@ -107,4 +129,15 @@ class Ranks:
     ) -> torch.Tensor:
         timed = () if clock is None else (clock,)
         logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self._slot(slot), want, *timed)[0]
+        return logits
+
+    def _decode(
+        self, slots: Sequence[int], positions: Sequence[int], rows: torch.Tensor, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        if len(slots) == 1:  # the shorter way, and what a session that is alone gets
+            return self._step(slots[0], positions[0], rows, 1, clock)
+        first, end = slots[0], slots[-1] + 1
+        part = [slot - first for slot in slots]
+        cache, h = self.cache.rows(first, end), rows[:, None].to(self.device)
+        logits: torch.Tensor = self.model(h, positions, cache, 1, clock, part)[:, 0]
         return logits

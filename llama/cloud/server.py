@@ -1,13 +1,13 @@
 """The cloud's socket loop: questions every request, keeps one computing thread busy, answers.
 
 Three threads. The *door* owns the socket and the sessions and never computes, so a handshake is answered at once
-however long a prompt is being worked on. The *worker* (the main thread) owns the model; it takes one job at a time. The
-*clerk* does what may wait for a disk: finished runs, sheets, deliveries.
+however long a prompt is being worked on. The *worker* (the main thread) owns the model; what decodes shares its passes
+(``llama.cloud.batching``). The *clerk* does what may wait for a disk: finished runs, sheets, deliveries.
 
 Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
 not even a request is dropped.
 
-Does not know: who the person is, what a prompt says. Not covered: several sessions in one forward pass.
+Does not know: who the person is, what a prompt says.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 import zmq
 
 from llama import wire
+from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
 from llama.cloud.ranks import Ranks
 from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
@@ -63,6 +65,18 @@ class _StepJob:
     step: Step
     rows: torch.Tensor
     arrived: float  # monotonic seconds
+
+    @property
+    def slot(self) -> int:
+        return self.session.slot
+
+    @property
+    def end(self) -> int:
+        return self.step.position + self.step.rows
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.step.rows == self.step.want == 1
 
 
 @dataclass(frozen=True)
@@ -104,16 +118,18 @@ class Server:
         slots: rows of the cache, so sessions at a time.
         idle_timeout_s: an unused session is closed after this.
         clerk: what becomes of finished runs; by default they are turned into text, and that is all.
+        most_waiting: Opens that may wait in line for a slot.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
-        clerk: Clerk | None = None,
+        clerk: Clerk | None = None, most_waiting: int = 64,
     ) -> None:  # fmt: skip
         self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer)
         self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
-        self.sessions = Sessions(slots, idle_timeout_s, time.monotonic)
+        self._draining: Callable[[], bool] = lambda: False
+        self.sessions = Sessions(slots, idle_timeout_s, time.monotonic, most_waiting)
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         # Finished runs first: somebody waits for each of them. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
@@ -157,8 +173,14 @@ class Server:
             raise BindError(f"cannot listen on {address}: {reason}") from None
         return self._door.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def serve(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
+    def serve(
+        self, ranks: Ranks, stopping: Callable[[], bool], draining: Callable[[], bool] = lambda: False,
+        drain_s: float = 20.0,
+    ) -> None:  # fmt: skip
         """Answer requests with the model of ``ranks`` until ``stopping()``; then finish the job in hand and close.
+
+        From ``draining()`` on no session is opened; when those that there are have ended, or after ``drain_s``, it
+        stops.
 
         The caller's thread becomes the worker. Call it from the thread that loaded the model: OpenMP keeps a team of
         threads per calling thread, and with more of them than cores it puts them to sleep after every operation.
@@ -166,12 +188,13 @@ class Server:
         Raises:
             RuntimeError: a step failed in a way that leaves the ranks out of step, or the door did.
         """
+        self._draining = draining
         door = threading.Thread(target=self._keep_the_door, name="door")
         clerk = threading.Thread(target=self._keep_the_books, name="clerk")
         door.start()
         clerk.start()
         try:
-            self._work(ranks, stopping)
+            self._work(ranks, _Until(stopping, draining, drain_s, lambda: not len(self.sessions)))
         finally:
             self._tell_the_clerk(None)
             clerk.join()
@@ -199,6 +222,7 @@ class Server:
                     self._receive()
                 for session in self.sessions.idle():
                     self._end(session)
+                self._admit()
             self._answer_finished_jobs()
         except Exception as err:
             self._failure = err
@@ -232,7 +256,8 @@ class Server:
         if isinstance(request, Hello):
             return wire.encode(self._welcome(request))
         if isinstance(request, Open):
-            return wire.encode(self._open(request, digest_of(header)))
+            opened = self._open(request, digest_of(header), peer)
+            return None if opened is None else wire.encode(opened)
         if isinstance(request, Close):
             return wire.encode(self._close(request))
         if isinstance(request, Errand):
@@ -265,7 +290,8 @@ class Server:
                           f"{wire.VERSION}", "install the same release on both")  # fmt: skip
         return self.welcome
 
-    def _open(self, request: Open, digest: bytes) -> Opened:
+    def _open(self, request: Open, digest: bytes, peer: bytes) -> Opened | None:
+        """The session, or None where it waits in line for a place."""
         existing = self.sessions.running(request.run_id)
         if existing is not None and existing.opening_digest == digest:
             return Opened(self.sessions.find(existing.id).id)
@@ -281,7 +307,24 @@ class Server:
                           "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
         if existing is not None:
             self._end(existing)
-        return Opened(self.sessions.open(request, digest).id)
+        if self._draining():
+            raise _stopping()
+        self.sessions.wait_in_line(request, digest, peer)
+        self._admit()
+        return None
+
+    def _admit(self) -> None:
+        """Give free places to who is first in line, and tell the others that they still wait."""
+        if self._draining():
+            for waiting in self.sessions.line.values():
+                if waiting.peer is not None:
+                    self._send(waiting.peer, wire.encode(_stopping().error))
+            self.sessions.line.clear()
+        for waiting, session in self.sessions.admitted():
+            assert waiting.peer is not None
+            self._send(waiting.peer, wire.encode(Opened(session.id)))
+        for peer, refusal in self.sessions.to_be_told():
+            self._send(peer, wire.encode(refusal.error))
 
     def _close(self, request: Close) -> Closed:
         if not self.sessions.was_closed(request.session):
@@ -366,52 +409,122 @@ class Server:
     # ---- the worker
 
     def _work(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
-        last_told = time.monotonic()
+        last_told, waiting = time.monotonic(), Batching[_StepJob](time.monotonic)
         while not stopping() and self._failure is None:
-            try:
-                job = self._jobs.get(timeout=POLL_S)
-            except queue.Empty:
-                if time.monotonic() - last_told > SIGN_OF_LIFE_S:
-                    ranks.sign_of_life()
-                    last_told = time.monotonic()
-                continue
-            self._results.append((job, self._run(ranks, job)))
-            self._ring(self._worker_rope)
-            last_told = time.monotonic()
+            if self._take_jobs(ranks, waiting):
+                last_told = time.monotonic()
+            steps = waiting.next()
+            if steps:
+                begun = time.monotonic()
+                results = self._run(ranks, steps)
+                last_told = time.monotonic()
+                if steps[0].is_decoding:
+                    waiting.decoded(steps, last_told - begun)
+                self._results.extend(zip(steps, results, strict=True))
+                self._ring(self._worker_rope)
+            elif time.monotonic() - last_told > SIGN_OF_LIFE_S:
+                ranks.sign_of_life()
+                last_told = time.monotonic()
         ranks.shut_down()
 
-    @torch.inference_mode()
-    def _run(self, ranks: Ranks, job: _Job) -> _Result:
-        if isinstance(job, _ClearJob):
-            ranks.clear(job.slot, job.end)
-            return None
-        # One NaN or infinity anywhere makes a sum one.
-        if not math.isfinite(job.rows.sum(dtype=torch.float32)):
-            return Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
-        session, step = job.session, job.step
-        begun = time.monotonic()
-        clock = StageClock(ranks.device) if step.times else None
+    def _take_jobs(self, ranks: Ranks, waiting: Batching[_StepJob]) -> bool:
+        """What has come; with nothing to compute, wait for it. True if a row of the cache was cleared."""
+        cleared = False
         try:
-            logits = ranks.step(session.slot, step.position, job.rows, step.want, clock)
+            # With steps that wait, only as long as it is worth to wait for others.
+            job = self._jobs.get(timeout=waiting.wait_s() if len(waiting) else POLL_S)
+            while True:
+                if isinstance(job, _StepJob):
+                    waiting.add(job)
+                else:
+                    gone = [(step, unknown_session()) for step in waiting.drop(job.slot)]
+                    ranks.clear(job.slot, job.end)
+                    self._results.extend([*gone, (job, None)])
+                    self._ring(self._worker_rope)
+                    cleared = True
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return cleared
+
+    @torch.inference_mode()
+    def _run(self, ranks: Ranks, jobs: list[_StepJob]) -> list[_Result]:
+        """One pass: a chunk, or one row of each of several sessions. A fault of one's rows is its own."""
+        # One NaN or infinity anywhere makes a sum one.
+        good = [job for job in jobs if math.isfinite(job.rows.sum(dtype=torch.float32))]
+        if not good:
+            return [_NOT_FINITE] * len(jobs)
+        begun = time.monotonic()
+        clock = StageClock(ranks.device) if any(job.step.times for job in good) else None
+        try:
+            if len(good) == 1:
+                job = good[0]
+                logits = ranks.step(job.slot, job.step.position, job.rows, job.step.want, clock)[None]
+            else:
+                rows = torch.cat([job.rows for job in good])
+                logits = ranks.decode([job.slot for job in good], [job.step.position for job in good], rows, clock)
+                logits = logits[:, None]
         except RuntimeError as err:
             if not is_out_of_memory(err) or not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
-            return Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
-        if step.want and not math.isfinite(logits.sum()):
-            return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
-                           "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
+            return [Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step",
+                            "send smaller chunks")] * len(jobs)  # fmt: skip
         if clock is not None:
             clock.stop()
-        first = session.first_output(step)
+        of_good = dict(zip((job.slot for job in good), logits, strict=True))
+        ids = {job.slot: self._sample(job, of_good[job.slot]) for job in good}
+        stages = None if clock is None else _stages(clock)
+        results = list[_Result]()
+        for job in jobs:
+            chosen = ids.get(job.slot, _NOT_FINITE)
+            if isinstance(chosen, Refused):
+                results.append(chosen)
+                continue
+            times = None
+            if stages is not None and job.step.times:
+                times = msgspec.structs.replace(stages, queue_us=round((begun - job.arrived) * 1e6))
+            results.append(_Sampled(chosen, times))
+        return results
+
+    def _sample(self, job: _StepJob, logits: torch.Tensor) -> list[int] | Refused:
+        """The next ids of one session from its logits ``(want, vocab)``."""
+        if job.step.want and not math.isfinite(logits.sum()):
+            return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
+                           "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
+        first = job.session.first_output(job.step)
         logits = logits[:, : self.tokenizer.n_words]
-        ids = [sample(row, session.sampling, first + i) for i, row in enumerate(logits)]
-        return _Sampled(ids, None if clock is None else _stages(clock, round((begun - job.arrived) * 1e6)))
+        return [sample(row, job.session.sampling, first + i) for i, row in enumerate(logits)]
 
 
-def _stages(clock: StageClock, queue_us: int) -> Stages:
+class _Until:
+    """Whether to stop: at once, or drained."""
+
+    def __init__(
+        self, stopping: Callable[[], bool], draining: Callable[[], bool], drain_s: float, empty: Callable[[], bool]
+    ) -> None:
+        self._stopping, self._draining, self._drain_s, self._empty = stopping, draining, drain_s, empty
+        self._since: float | None = None
+
+    def __call__(self) -> bool:
+        if self._stopping():
+            return True
+        if not self._draining():
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return self._empty() or time.monotonic() - self._since > self._drain_s
+
+
+_NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
+
+
+def _stopping() -> Refused:
+    return Refused(ErrorCode.BUSY, "the cloud is stopping", "another start of it will take the run on", 1.0)
+
+
+def _stages(clock: StageClock) -> Stages:
     clock.stop()
     *layers, head, sampling = clock.stages_us()
-    return Stages(queue_us, tuple(layers), head, sampling)
+    return Stages(0, tuple(layers), head, sampling)
 
 
 def _failed(err: Exception) -> Refused:

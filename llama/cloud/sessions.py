@@ -7,7 +7,7 @@ Does not know: sockets, tensors, text.
 from __future__ import annotations
 
 import hashlib
-import math
+import heapq
 import secrets
 import time
 from collections import OrderedDict
@@ -18,6 +18,9 @@ from llama.sampling import Sampling
 from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 
 REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
+HELD_S = 2.0  # an Open that waits for a place is answered by then, before the device takes the cloud for dead
+FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
+UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
 
 
 @dataclass
@@ -123,17 +126,36 @@ class Session:
         return self.outputs[:first_stop]
 
 
+@dataclass
+class InLine:
+    """An Open that waits for a place.
+
+    Args:
+        request: what is to be opened.
+        digest: of its bytes.
+        peer: who is to be answered, or None between one asking and the next.
+        asked: when it was asked last.
+    """
+
+    request: Open = field(repr=False)
+    digest: bytes
+    peer: bytes | None
+    asked: float
+
+
 class Sessions:
-    """All sessions, and the rows they hold.
+    """All sessions, the rows they hold, and who waits for one.
 
     Args:
         slots: rows of the cache.
         idle_timeout_s: a session unused for so long is closed and its row given to the next.
         clock: monotonic seconds.
+        most_waiting: Opens that may wait in line for a row.
     """
 
-    def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
-        self.slots, self.idle_timeout_s = slots, idle_timeout_s
+    def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float], most_waiting: int = 64) -> None:
+        self.slots, self.idle_timeout_s, self.most_waiting = slots, idle_timeout_s, most_waiting
+        self.line: OrderedDict[bytes, InLine] = OrderedDict()  # by run id
         self._clock = clock
         self._free = list(range(slots))
         self._by_id: dict[bytes, Session] = {}
@@ -159,21 +181,56 @@ class Sessions:
         """The open session of a run, if there is one."""
         return self._by_run.get(run_id)
 
-    def open(self, request: Open, digest: bytes) -> Session:
-        """A new session in a free row.
+    def wait_in_line(self, request: Open, digest: bytes, peer: bytes) -> None:
+        """Ask for a place; :meth:`admitted` gives it, in the order of first asking. Asking again keeps one's turn.
 
         Raises:
-            Refused: ``busy`` with the seconds after which a row may be free.
+            Refused: ``busy``: too many wait already.
         """
-        if not self._free:
-            # None is left when all are closed and their rows are being cleared.
-            oldest = min((s.last_used for s in self._by_id.values()), default=-math.inf)
-            wait = max(0.1, self.idle_timeout_s - (self._clock() - oldest))
-            # A row is usually freed by a run that ends, long before one idles out.
-            raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken", "wait for one", min(wait, 2.0))
+        there = self.line.get(request.run_id)
+        if there is None or there.digest != digest:
+            if len(self.line) >= self.most_waiting + len(self._free) and there is None:
+                raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken, and {len(self.line)} wait for one",
+                              "try again later", 2.0)  # fmt: skip
+            self.line[request.run_id] = InLine(request, digest, peer, self._clock())
+        else:
+            there.peer, there.asked = peer, self._clock()
+
+    def admitted(self) -> list[tuple[InLine, Session]]:
+        """Those whose turn has come, with their new sessions."""
+        now, admitted, kept = self._clock(), list[tuple[InLine, Session]](), 0
+        for run_id, waiting in list(self.line.items()):
+            if kept >= len(self._free):
+                break
+            if waiting.peer is None:
+                if now - waiting.asked > FORGOTTEN_S:
+                    del self.line[run_id]
+                else:
+                    kept += 1  # it is about to ask again: its place is kept
+                continue
+            del self.line[run_id]
+            admitted.append((waiting, self._open(waiting.request, waiting.digest)))
+        return admitted
+
+    def to_be_told(self, at_once: bool = False) -> list[tuple[bytes, Refused]]:
+        """Who has waited long enough to be told so, and what: to ask again, which keeps the turn."""
+        now, told = self._clock(), list[tuple[bytes, Refused]]()
+        for ahead, waiting in enumerate(self.line.values()):
+            if waiting.peer is not None and (at_once or now - waiting.asked >= HELD_S):
+                told.append((waiting.peer, Refused(
+                    ErrorCode.BUSY, f"all {self.slots} places are taken, and {ahead} wait before you",
+                    "ask again: your turn is kept", 0.0,
+                )))  # fmt: skip
+                waiting.peer, waiting.asked = None, now
+        for run_id in [r for r, w in self.line.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
+            del self.line[run_id]
+        return told
+
+    def _open(self, request: Open, digest: bytes) -> Session:
+        """A new session in the lowest free row: rows that are close together are read together."""
         sampling = Sampling(request.temperature, request.top_p, request.seed)
         session = Session(
-            secrets.token_bytes(SESSION_BYTES), self._free.pop(0), request, digest, self._clock(), sampling,
+            secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,
             outputs=list(request.resumed_ids),
         )  # fmt: skip
         self._by_id[session.id] = self._by_run[request.run_id] = session
@@ -190,7 +247,7 @@ class Sessions:
 
     def release(self, slot: int) -> None:
         """The row is cleared and can be given away."""
-        self._free.append(slot)
+        heapq.heappush(self._free, slot)
 
     def was_closed(self, session_id: bytes) -> bool:
         """True when the session existed and was closed not too long ago."""
@@ -198,8 +255,12 @@ class Sessions:
 
     def idle(self) -> list[Session]:
         """Sessions that have been unused for too long."""
-        deadline = self._clock() - self.idle_timeout_s
-        return [s for s in self._by_id.values() if s.last_used < deadline and not s.busy]
+        now = self._clock()
+        unused_s = min(UNUSED_S, self.idle_timeout_s)
+        return [
+            s for s in self._by_id.values()
+            if now - s.last_used > (self.idle_timeout_s if s.seq else unused_s) and not s.busy
+        ]  # fmt: skip
 
 
 def unknown_session() -> Refused:
