@@ -427,6 +427,7 @@ FULL = "the cloud is full; asking again in 2.0 s\n"
 def free_places(address: str) -> int:
     """How many more devices the cloud takes, found out by taking all places and giving them back."""
     with Link(address) as link:
+        link.waits_when_busy = False
         fingerprint, sessions = link.hello().fingerprint, list[bytes]()
         with pytest.raises(CloudRefused) as refusal:
             while True:
