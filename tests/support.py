@@ -186,7 +186,7 @@ class Served:
 
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None, clerk: Clerk | None = None,
+        record: RunRecord | None = None, clerk: Clerk | None = None, address: str = "tcp://127.0.0.1:*",
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
@@ -196,7 +196,7 @@ class Served:
             clerk=clerk or Clerk(tokenizer, record=record),
         )  # fmt: skip
         self.welcome = welcome
-        self.endpoint = self.server.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.server.bind(address)
         self._stop = threading.Event()
         self.failures: list[BaseException] = []
         self.thread = threading.Thread(target=self._serve)
