@@ -89,6 +89,7 @@ class Collecting:
 
     def __init__(self, link: Link, vendor: str, output: Output, notices: _Notices, *, patience_s: float) -> None:
         self.link, self.vendor, self.output, self.notices, self.patience_s = link, vendor, output, notices, patience_s
+        link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
         self._printed = tuple[bytes, ...]()  # and not yet acknowledged
         self._arrived = tuple[bytes, ...]()  # what was acknowledged last
         self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not

@@ -188,6 +188,7 @@ class Served:
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
+        address: str = "tcp://127.0.0.1:*",
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
@@ -197,7 +198,7 @@ class Served:
             clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting,
         )  # fmt: skip
         self.welcome = welcome
-        self.endpoint = self.server.bind("tcp://127.0.0.1:*")
+        self.endpoint = self.server.bind(address)
         self._stop, self._drain, self._drain_s = threading.Event(), threading.Event(), drain_s
         self.failures: list[BaseException] = []
         self.thread = threading.Thread(target=self._serve)

@@ -15,12 +15,14 @@ import zmq
 import edge_main
 from llama import wire
 from llama.checkpoint.halves import read_half
+from llama.edge import link as link_module
 from llama.edge.link import Link, Session
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, ProtocolMismatch, UsageError
 from llama.generation import Reply, reply_to
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, ErrorCode, Final, Finish, Hello, Opened, Step, Tokens, Usage, Welcome
+from tests.processes import wait_until
 from tests.support import ARGS, FINGERPRINT, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Served
 
 PROMPT = [258, 84, 104, 101, 32]
@@ -31,11 +33,14 @@ Behaviour = Callable[[list[bytes]], "bytes | None"]
 class FalseCloud:
     """A ROUTER that answers each request as it is told to, and remembers what was asked."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(
+        self, behaviour: Behaviour, address: str = "tcp://127.0.0.1:*", longest: int = -1
+    ) -> None:  # fmt: skip
         self.behaviour, self.asked = behaviour, list[list[bytes]]()
         self._router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
-        self._router.bind("tcp://127.0.0.1:*")
+        self._router.setsockopt(zmq.MAXMSGSIZE, longest)  # whoever sends more is dropped
+        self._router.bind(address)
         self.endpoint: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
@@ -229,6 +234,113 @@ def test_a_busy_clouds_senseless_hint_is_replaced_by_a_second(halves: Halves, to
         with pytest.raises(CloudRefused, match="busy"):
             reply(link, halves, tokenizer)
         assert notices[0].endswith("in 1.0 s")
+
+
+@pytest.mark.parametrize(
+    ("kind", "good"), [(Step, Tokens((65,), 5)), (wire.Finish, Final("A", Usage(5, 1, 5))), (Hello, WELCOME)]
+)
+def test_any_request_is_asked_again_of_a_busy_cloud_with_the_same_bytes(
+    halves: Halves, tokenizer: Tokenizer, kind: type, good: wire.Reply
+) -> None:
+    """Busy once, then not: the run ends well."""
+    busy = wire.encode(Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0.1))
+    with FalseCloud(Except(kind, busy, good)) as cloud, linked(cloud.endpoint, 30) as (link, notices):
+        assert link.hello() == WELCOME
+        assert reply(link, halves, tokenizer, 1).tokens == [65]
+    first, second = [body for body in cloud.asked if is_a(body, kind)]
+    assert first == second and notices == ["the cloud is full; asking again in 0.1 s"]
+
+
+def test_a_cloud_that_keeps_our_place_in_its_queue_is_asked_at_once_and_the_person_told_once(
+    halves: Halves, tokenizer: Tokenizer
+) -> None:
+    """``retry_after_s`` of 0, many times."""
+    busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0)
+    answers = Except(Step, *[busy] * 5, Tokens((65,), 5))
+    with FalseCloud(answers) as cloud, linked(cloud.endpoint, 30) as (link, notices):
+        assert reply(link, halves, tokenizer, 1).tokens == [65]
+    assert sum(is_a(body, Step) for body in cloud.asked) == 6
+    assert notices == ["the cloud is full; waiting for a place"]
+
+
+def test_who_does_not_want_to_wait_for_a_busy_cloud_is_told_at_once() -> None:
+    """The refusal as it came, with its hint; the link goes on to work."""
+    busy = Error(ErrorCode.BUSY, "too many requests at once", "ask again", 7.0)
+    with FalseCloud(Except(wire.ListSheets, busy)) as cloud, linked(cloud.endpoint) as (link, notices):
+        link.waits_when_busy = False
+        with pytest.raises(CloudRefused, match="too many requests") as refused:
+            link.ask(wire.ListSheets())
+        assert refused.value.retry_after_s == 7.0 and notices == []
+        assert link.hello() == WELCOME
+
+
+# ---- the connection breaks
+
+
+def test_a_cloud_that_comes_back_is_noticed_without_any_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes under a request, and comes back on its port; to wait for silence would take an hour."""
+    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 3600.0)
+    asked = threading.Event()
+
+    def mute(body: list[bytes]) -> bytes | None:
+        if not is_a(body, Hello):
+            asked.set()
+            return None
+        return wire.encode(WELCOME)
+
+    first = FalseCloud(mute)
+    with linked(first.endpoint, 7200) as (link, notices):
+        with first:
+            assert link.hello() == WELCOME
+            link.begin(wire.ListSheets())
+            assert asked.wait(30)
+        answer = Except(wire.ListSheets, wire.Sheets(()))
+        with FalseCloud(answer, first.endpoint) as second:
+            assert link.finish() == wire.Sheets(())
+        assert [type(wire.decode_request(body[0])) for body in second.asked] == [Hello, wire.ListSheets]
+        assert len(notices) == 1 and "broke" in notices[0] and not link.silent
+
+
+def test_a_connection_that_broke_while_nothing_was_asked_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next request goes out once, with the next connection, and nobody is told."""
+    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 3600.0)
+    first = FalseCloud(lambda body: wire.encode(WELCOME))
+    with linked(first.endpoint, 7200) as (link, notices):
+        with first:
+            assert link.hello() == WELCOME
+        assert link._monitor.poll(30_000)
+        with FalseCloud(Except(wire.ListSheets, wire.Sheets(())), first.endpoint) as second:
+            assert link.ask(wire.ListSheets()) == wire.Sheets(())
+        assert len(second.asked) == 1 and notices == []
+
+
+def test_a_request_that_breaks_every_connection_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cloud lives and answers Hello, but drops whoever sends so much."""
+    monkeypatch.setattr(link_module, "RECONNECT_MS", 1)
+    with FalseCloud(lambda body: wire.encode(WELCOME), longest=100) as cloud:
+        with linked(cloud.endpoint, 30) as (link, notices):
+            with pytest.raises(CloudUnreachable, match=f"{cloud.endpoint} broke 12 times under one request"):
+                link.ask(wire.FetchSheet("x" * 200))
+            assert len(notices) == 1
+            assert link.hello() == WELCOME
+        assert all(is_a(body, Hello) for body in cloud.asked)
+
+
+def test_a_link_remade_a_thousand_times_holds_no_more_than_one() -> None:
+    """No file and no thread is left."""
+
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
+
+    with FalseCloud(lambda body: wire.encode(WELCOME)) as cloud, linked(cloud.endpoint, 30) as (link, _):
+        assert link.hello() == WELCOME
+        files, threads = held()
+        for _ in range(1000):
+            link.begin(Hello(wire.VERSION))
+            link.abandon()
+        assert link.hello() == WELCOME
+        # What was closed is taken down by libzmq's own threads.
+        assert wait_until(lambda: held()[0] <= files + 8 and held()[1] <= threads), (held(), files, threads)
 
 
 # ---- the cloud is silent

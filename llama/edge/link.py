@@ -5,6 +5,9 @@ waits for a lost reply is of no further use. Asking again is safe because the cl
 late answer may also mean a long computation; so silence is followed by Hello, and only a cloud that does not answer
 that either is counted as gone.
 
+A connection that breaks is not waited for: libzmq says so, and the fresh socket tries every few hundred milliseconds
+to connect, so that Hello is there as soon as the cloud is.
+
 Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
 """
 
@@ -13,6 +16,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import struct
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -42,6 +46,9 @@ from llama.wire import (
 
 HELLO_PATIENCE_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
 STEP_PATIENCE_S = 5.0  # a computation may take longer: then the cloud is asked whether it lives
+RECONNECT_MS, RECONNECT_MAX_MS = 100, 300  # between attempts to connect
+MAX_LOSSES = 12  # in a row, of the connection over which one request was sent
+AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 MAX_REPLY_BYTES = 64 << 20
 WAITING_MS = 200
 
@@ -54,6 +61,10 @@ class Link:
         deadline_s: a cloud that gives no sign of life for so long is given up.
         on_notice: told in words about every retry.
         while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
+
+    Attributes:
+        silent: the cloud is late with an answer, and did not say that it lives.
+        waits_when_busy: a full cloud is asked again, for ``deadline_s``; otherwise its refusal is raised at once.
     """
 
     def __init__(
@@ -62,15 +73,17 @@ class Link:
     ) -> None:  # fmt: skip
         self.address, self.deadline_s, self.on_notice = address, deadline_s, on_notice
         self.while_waiting = while_waiting
-        self.silent = False  # it is late with an answer, and did not say that it lives
+        self.silent, self.waits_when_busy = False, True
         self.bytes_sent = self.bytes_received = 0
         self._context = zmq.Context()
         self._pending: tuple[Request, list[bytes | memoryview]] | None = None
+        self._sockets_made = 0
+        self._joined = self._lost = False  # hands were shaken; and then the connection broke
         self._socket = self._connect()
 
     def close(self) -> None:
         """Drop the connection and whatever is unsent."""
-        self._socket.close(linger=0)
+        self._drop(self._socket)
         self._context.term()
 
     def __enter__(self) -> Link:
@@ -94,8 +107,8 @@ class Link:
         """One request, one reply.
 
         Raises:
-            CloudUnreachable: no sign of life for ``deadline_s``.
-            CloudRefused: a typed Error.
+            CloudUnreachable: no sign of life for ``deadline_s``, or the connection breaks again and again.
+            CloudRefused: a typed Error; ``busy`` only after ``deadline_s`` of it.
             ProtocolMismatch: the answer is not of this protocol.
         """
         self.begin(request, rows)
@@ -108,6 +121,8 @@ class Link:
         if rows is not None:
             frames.append(wire.rows_to_frame(rows))
         self._pending = (request, frames)
+        self._look_at_the_connection()
+        self._lost = False  # it broke before this request, which goes out with the next connection
         self._send(frames)
 
     def finish(self) -> Reply:
@@ -115,7 +130,7 @@ class Link:
         assert self._pending is not None, "nothing was begun"
         request, frames = self._pending
         try:
-            reply = self._wait_for_reply(request, frames)
+            reply = self._wait_for_a_place(request, frames)
         except (CloudUnreachable, ProtocolMismatch):
             self.abandon()
             raise
@@ -140,12 +155,38 @@ class Link:
 
     # ---- inside
 
+    def _wait_for_a_place(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
+        """The reply; a cloud that is busy is asked again with the same bytes."""
+        give_up, told = math.inf, False
+        while True:
+            reply = self._wait_for_reply(request, frames)
+            if not isinstance(reply, Error) or reply.code != ErrorCode.BUSY or not self.waits_when_busy:
+                return reply
+            now = time.monotonic()
+            give_up = min(give_up, now + self.deadline_s)
+            if now > give_up:
+                return Error(reply.code, f"it has been full for {self.deadline_s:.0f} s",
+                             "try again later, or wait longer with --deadline", reply.retry_after_s)  # fmt: skip
+            hint = reply.retry_after_s
+            if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
+                if not told:
+                    self.on_notice("the cloud is full; waiting for a place")
+                told = True
+                self.pause(AT_ONCE_S)
+            else:
+                wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
+                self.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
+                self.pause(wait)
+            self._look_at_the_connection()
+            self._lost = False  # as in begin
+            self._send(frames)
+
     def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
         is_hello = isinstance(request, Hello)
         heard = time.monotonic()
         # Half the deadline at most, so that however short it is the cloud is asked whether it lives.
         reply = self._receive(min(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S, self.deadline_s / 2))
-        attempt = 0
+        attempt = losses = 0
         while reply is None:
             silent_s = time.monotonic() - heard
             if silent_s >= 0.95 * self.deadline_s:  # the rest would not be worth asking for
@@ -154,9 +195,13 @@ class Link:
                     f"the address is right and that no firewall is in between"
                 )
             self.silent = True
-            self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
-                           f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
-            attempt += 1
+            if self._lost:
+                losses += 1
+                self._bear_a_loss(losses)
+            else:
+                self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
+                               f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
+                attempt += 1
             patience = HELLO_PATIENCE_S[min(attempt, len(HELLO_PATIENCE_S) - 1)]
             patience = min(patience, max(0.1, self.deadline_s - silent_s))
             self._remake()
@@ -171,10 +216,28 @@ class Link:
             reply = self._receive(min(STEP_PATIENCE_S, self.deadline_s / 2))
         return reply
 
+    def _bear_a_loss(self, losses: int) -> None:
+        """The connection broke under a request, ``losses`` times by now: the first is told, the later ones waited out.
+
+        A cloud that restarts breaks it once. More often is a bad line, or something that breaks it because of what is
+        sent; neither is to be asked as fast as it answers.
+        """
+        if losses == 1:
+            self.on_notice(f"the connection to {self.address} broke; asking again as soon as it is back "
+                           f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
+        elif losses >= MAX_LOSSES:
+            raise CloudUnreachable(f"the connection to {self.address} broke {losses} times under one request; "
+                                   f"check what is in between")  # fmt: skip
+        else:
+            self.pause(min(RECONNECT_MS / 1000 * 2 ** (losses - 2), STEP_PATIENCE_S, self.deadline_s / 8))
+
     def _connect(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        self._watch(socket)
         if self.address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         try:
@@ -182,12 +245,37 @@ class Link:
                 raise zmq.ZMQError(errno.EINVAL)
             socket.connect(self.address)
         except zmq.ZMQError:
-            socket.close()
+            self._drop(socket)
             raise UsageError(f"--cloud {self.address} is not an address to connect to; write tcp://HOST:PORT") from None
         return socket
 
+    def _watch(self, socket: zmq.Socket[bytes]) -> None:
+        """Have libzmq say when this socket's connection breaks."""
+        self._sockets_made += 1
+        name = f"inproc://connection-{self._sockets_made}"
+        socket.monitor(name, zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
+        self._monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        self._monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's thread would wait for room, and with it everything
+        self._monitor.connect(name)
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._joined = self._lost = False
+
+    def _look_at_the_connection(self) -> None:
+        """Read what libzmq said. Nothing is sent before the handshake, so a failed attempt to connect is no loss."""
+        while self._monitor.poll(0):
+            (event,) = struct.unpack("=H", self._monitor.recv_multipart()[0][:2])
+            self._lost = self._lost or (self._joined and event == zmq.Event.DISCONNECTED)
+            self._joined = event == zmq.Event.HANDSHAKE_SUCCEEDED
+
+    def _drop(self, socket: zmq.Socket[bytes]) -> None:
+        socket.disable_monitor()
+        self._monitor.close(linger=0)
+        socket.close(linger=0)
+
     def _remake(self) -> None:
-        self._socket.close(linger=0)
+        self._drop(self._socket)
         self._socket = self._connect()
 
     def _send(self, frames: Sequence[bytes | memoryview]) -> None:
@@ -195,16 +283,20 @@ class Link:
         self._socket.send_multipart(frames)
 
     def _receive(self, patience_s: float) -> Reply | None:
-        if self.while_waiting is not None:
-            give_up = time.monotonic() + patience_s
-            while not self._socket.poll(min(WAITING_MS, round(1000 * patience_s))) and time.monotonic() < give_up:
+        """What comes within ``patience_s``; None also at once when the connection breaks."""
+        give_up = time.monotonic() + patience_s
+        while True:
+            left_ms = max(0, math.ceil(1000 * (give_up - time.monotonic())))
+            events = dict(self._poller.poll(left_ms if self.while_waiting is None else min(WAITING_MS, left_ms)))
+            if self._socket in events:
+                break
+            if self._monitor in events:
+                self._look_at_the_connection()
+            if self._lost or time.monotonic() >= give_up:
+                return None
+            if self.while_waiting is not None:
                 self.while_waiting()
-            patience_s = 0.0
-        self._socket.setsockopt(zmq.RCVTIMEO, round(patience_s * 1000))
-        try:
-            frames = self._socket.recv_multipart()
-        except zmq.Again:
-            return None
+        frames = self._socket.recv_multipart()
         self.silent = False
         self.bytes_received += sum(map(len, frames))
         try:
@@ -248,22 +340,7 @@ class Session:
         Raises:
             CloudRefused: full for longer than the link's deadline, or another reason.
         """
-        request = msgspec.structs.replace(self._opening, resumed_ids=tuple(resumed_ids))
-        give_up = time.monotonic() + self._link.deadline_s
-        while True:
-            try:
-                opened = self._link.ask(request)
-                break
-            except CloudRefused as err:
-                if err.code != ErrorCode.BUSY:
-                    raise
-                if time.monotonic() > give_up:
-                    raise CloudRefused(err.code, f"it has been full for {self._link.deadline_s:.0f} s",
-                                       "try again later, or wait longer with --deadline") from None  # fmt: skip
-                hint = err.retry_after_s
-                wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
-                self._link.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
-                self._link.pause(wait)
+        opened = self._link.ask(msgspec.structs.replace(self._opening, resumed_ids=tuple(resumed_ids)))
         if not isinstance(opened, Opened):
             raise self._mismatch("Open")
         self._id, self._seq = opened.session, 0

@@ -1,0 +1,281 @@
+"""Claims about what outlives what: lines that break, clouds that are killed, devices that die. No token is lost.
+
+SOAK=1 does more of the same.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.edge import link as link_module
+from llama.edge.link import Link
+from llama.generation import Reply, reply_to
+from llama.sampling import Sampling
+from llama.tokenizer import Tokenizer
+from llama.wire import Welcome
+from tests.chaos import BadLine
+from tests.processes import Cloud, cloud, edge, end, launch, wait_until
+from tests.support import GREEDY, MAX_SEQ_LEN, Halves, Served
+from tests.whole import load_edge
+
+SOAK = bool(os.environ.get("SOAK"))
+PROMPT = [258, 84, 104, 101, 32]
+DEADLINE_S = 20.0
+SAMPLED = Sampling(0.9, 0.95, 7)
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def threads() -> tuple[int, int]:
+    """Python's, and libzmq's own."""
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            names.append((task / "comm").read_text())
+        except OSError:
+            continue
+    return threading.active_count(), sum(name.startswith("ZMQ") for name in names)
+
+
+def converse(
+    address: str, halves: Halves, tokenizer: Tokenizer, welcome: Welcome, prompt: list[int], n: int, sampling: Sampling,
+    on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
+) -> Reply:  # fmt: skip
+    """One reply over a link of its own."""
+    with Link(address, deadline_s=DEADLINE_S, on_notice=lambda text: None) as link:
+        return reply_to(
+            prompt, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=sampling,
+            max_gen_len=n, on_text=on_text, between_steps=between_steps,
+        )  # fmt: skip
+
+
+# ---- the line
+
+
+def test_conversations_over_a_bad_line_are_what_they_are_without_it(
+    halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four devices at a time for three places. Every id is right, no place stays taken, nothing is left in memory."""
+    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 0.5)  # as silence is what the slowest mishap is made of
+    chance = random.Random(1)
+    talks = []
+    for seed in range(200 if SOAK else 20):
+        prompt = [258, *(chance.randrange(32, 127) for _ in range(chance.randrange(1, 40)))]
+        n = chance.randrange(1, MAX_SEQ_LEN - len(prompt))
+        talks.append((prompt, n, chance.choice([GREEDY, Sampling(0.9, 0.95, seed)])))
+    expected = [halves.tokens(*talk) for talk in talks]
+    with Served(halves, tokenizer, slots=3, idle_timeout_s=3.0) as served:
+        converse(served.endpoint, halves, tokenizer, served.welcome, *talks[0])
+        before = open_files(), threads()
+        with BadLine(port_of(served.endpoint), seed=1) as line:
+
+            def talk(prompt: list[int], n: int, sampling: Sampling) -> tuple[list[int], str]:
+                pieces = list[str]()
+                reply = converse(
+                    line.address, halves, tokenizer, served.welcome, prompt, n, sampling, pieces.append
+                )  # fmt: skip
+                assert reply.text == "".join(pieces)
+                return reply.tokens, reply.text
+
+            with ThreadPoolExecutor(4) as devices:
+                got = list(devices.map(lambda each: talk(*each), talks))
+        assert got == [(ids, tokenizer.decode(ids)) for ids in expected]
+        print(f"what happened to the line: {dict(line.happened)}")
+        assert {"late", "cut", "halved", "lost", "mute"} <= set(line.happened), line.happened
+        assert wait_until(lambda: len(served.server.sessions) == 0)
+        assert wait_until(lambda: (open_files(), threads()) <= before), (open_files(), threads(), before)
+
+
+# ---- the cloud
+
+
+class Restartable:
+    """A cloud in a thread that is stopped and started again on its port, with none of its sessions."""
+
+    def __init__(self, halves: Halves, tokenizer: Tokenizer) -> None:
+        self._halves, self._tokenizer = halves, tokenizer
+        self.served = Served(halves, tokenizer)
+        self.address = self.served.endpoint
+        self.served.__enter__()
+
+    def __enter__(self) -> Restartable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.served.__exit__()
+
+    def restart(self) -> None:
+        self.served.__exit__()
+        self.served = Served(self._halves, self._tokenizer, address=self.address)
+        self.served.__enter__()
+
+
+def test_a_cloud_that_restarts_under_any_token_of_a_reply_costs_none(halves: Halves, tokenizer: Tokenizer) -> None:
+    """While the step after output 0 … 28 is under way, and, after the last one, before Finish."""
+    n = 30
+    expected = {sampling: halves.tokens(PROMPT, n, sampling) for sampling in (GREEDY, SAMPLED)}
+    with Restartable(halves, tokenizer) as cloud:
+        for index in range(n):
+            pieces = list[str]()
+
+            def on_text(text: str, index: int = index, pieces: list[str] = pieces) -> None:
+                pieces.append(text)
+                if len(pieces) == index + 1:
+                    cloud.restart()
+
+            sampling = (GREEDY, SAMPLED)[index % 2]
+            got = converse(cloud.address, halves, tokenizer, cloud.served.welcome, PROMPT, n, sampling, on_text)
+            assert got.tokens == expected[sampling], index
+            assert got.text == "".join(pieces) == tokenizer.decode(got.tokens)
+            assert got.timing.reopened == 1
+            assert len(cloud.served.server.sessions) == 0
+
+
+def test_a_cloud_that_restarts_before_any_request_of_a_reply_costs_no_token(
+    halves: Halves, tokenizer: Tokenizer
+) -> None:
+    """A prompt of three chunks, two tokens, Finish."""
+    prompt = PROMPT * 8
+    expected = halves.tokens(prompt, 2)
+    with Restartable(halves, tokenizer) as cloud:
+        for index in range(5):
+            requests = 0
+
+            def between_steps(index: int = index) -> None:
+                nonlocal requests
+                if requests == index:
+                    cloud.restart()
+                requests += 1
+
+            got = converse(
+                cloud.address, halves, tokenizer, cloud.served.welcome, prompt, 2, GREEDY, between_steps=between_steps
+            )
+            assert got.tokens == expected and got.timing.reopened == 1, index
+
+
+@pytest.fixture(scope="module")
+def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
+    """A cloud of the small model for one device at a time."""
+    with cloud(tiny_split() / "cloud", "--max_batch_size", 1, "--idle_timeout", 1.5) as running:
+        yield running
+
+
+def test_a_killed_clouds_next_start_goes_on_with_the_reply(
+    tiny_split: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL under a reply of 30 tokens. Patience would take ten minutes: what is noticed is the broken connection."""
+    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 600.0)
+    out, n = tiny_split(), 30
+    half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
+    kills = sorted(random.Random(3).sample(range(n), 10 if SOAK else 3))
+    with cloud(out / "cloud") as first:
+        address = first.address
+        launcher, starts = first.launcher, 0
+
+        def ask(on_text: Callable[[str], None] = lambda text: None) -> Reply:
+            with Link(address, deadline_s=1200, on_notice=lambda text: None) as link:
+                return reply_to(
+                    PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer, stop_ids=(),
+                    sampling=SAMPLED, max_gen_len=n, on_text=on_text,
+                )  # fmt: skip
+
+        undisturbed = ask()
+        try:
+            for index in kills:
+                came, log, back = list[float](), tmp_path / f"log{index}", list[float]()
+
+                def watch(log: Path = log, back: list[float] = back) -> None:
+                    while "ready in" not in log.read_text():
+                        time.sleep(0.002)
+                    back.append(time.monotonic())
+
+                watcher = threading.Thread(target=watch, daemon=True)
+
+                def on_text(
+                    text: str, index: int = index, came: list[float] = came, log: Path = log,
+                    watcher: threading.Thread = watcher,
+                ) -> None:  # fmt: skip
+                    nonlocal launcher, starts
+                    came.append(time.monotonic())
+                    if len(came) == index + 1:
+                        launcher.kill()
+                        launcher.wait()
+                        launcher, starts = launch(log, "--ckpt_dir", out / "cloud", bind=address), starts + 1
+                        watcher.start()
+
+                got = ask(on_text)
+                watcher.join(60)
+                assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text)
+                assert got.timing.reopened == 1
+                print(f"killed after output {index}: the next came {came[index + 1] - back[0]:.2f} s after the cloud")
+        finally:
+            end(launcher)
+        assert starts == len(kills)
+
+
+# ---- the device
+
+
+def test_frozen_and_killed_devices_leave_their_place_to_others_and_say_the_same_when_they_run_again(
+    one_place: Cloud, tiny_split: Callable[..., Path], tmp_path: Path
+) -> None:
+    """One is frozen until another has its place, and goes on; the other is killed, and started again."""
+    (tmp_path / "prompt.txt").write_text("Why is the sky blue?")
+    out = tiny_split()
+    command = out / "edge", one_place.address, tmp_path / "prompt.txt"
+    flags = "--plain", "--seed", 5, "--temperature", 0.9, "--max_gen_len", 600
+    with edge(*command, *flags) as one, edge(*command, *flags) as other:
+        assert one.stdout and other.stdout
+        # Whichever has the place is frozen; the other gets it once that has idled.
+        has_it = select.select([one.stdout, other.stdout], [], [], 60)[0][0]
+        frozen, killed = (one, other) if has_it is one.stdout else (other, one)
+        frozen.send_signal(signal.SIGSTOP)
+        assert frozen.stdout and killed.stdout
+        assert select.select([killed.stdout], [], [], 60)[0]
+        killed.kill()
+        begun = os.read(frozen.stdout.fileno(), 1 << 20)
+        frozen.send_signal(signal.SIGCONT)
+        said = begun + rest_of(frozen)
+    with edge(*command, *flags) as again:
+        assert rest_of(again) == said
+    assert 0 < len(begun) < len(said)
+
+
+def rest_of(device: subprocess.Popen[str]) -> bytes:
+    """What it says until it has ended well."""
+    assert device.stdout and device.stderr
+    said = b""
+    while piece := os.read(device.stdout.fileno(), 1 << 20):
+        said += piece
+    assert device.wait(60) == 0, device.stderr.read()
+    return said
+
+
+def test_a_device_that_goes_without_a_word_leaves_no_session(halves: Halves, tokenizer: Tokenizer) -> None:
+    """Its place is free once it has been idle, and the next one gets it."""
+    from tests.support import opening
+
+    with Served(halves, tokenizer, slots=1, idle_timeout_s=0.5) as served:
+        with Link(served.endpoint, on_notice=lambda text: None) as link:
+            link.ask(opening(len(PROMPT)))
+        got = converse(served.endpoint, halves, tokenizer, served.welcome, PROMPT, 5, GREEDY)
+        assert got.tokens == halves.tokens(PROMPT, 5)
+        assert wait_until(lambda: len(served.server.sessions) == 0)
