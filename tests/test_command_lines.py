@@ -512,7 +512,7 @@ def test_a_cloud_that_is_told_to_stop_in_mid_reply_stops_and_says_so(
     """Plain python: exit code 0, "stopped" after "ready" and not a word more; the device ends with an error."""
     with (
         cloud(tiny_split() / "cloud", "--max_seq_len", LONG, "--drain_s", 0.1) as running,
-        edge(tiny_split() / "edge", running.address, prompt, *ENDLESS, "--deadline", 1) as process,
+        edge(tiny_split() / "edge", running.address, prompt, *ENDLESS, "--plain", "--deadline", 1) as process,
     ):
         assert process.stdout and process.stdout.read(1)
         os.kill(running.pid, number)
@@ -533,7 +533,7 @@ def test_a_cloud_that_gets_sigterm_lets_running_replies_end_and_exits_0(tiny_spl
         with edge(halves / "edge", running.address, prompt, *whole) as process:
             assert process.stdout and (first := process.stdout.read(1))
             os.kill(running.pid, signal.SIGTERM)
-            rest, said = process.communicate(timeout=60)
+            rest, said = rest_of(process)
         assert (process.returncode, first + rest) == (0, undisturbed.stdout), said
         assert running.wait() == 0 and running.output().splitlines()[-1] == "stopped"
 
