@@ -321,7 +321,7 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
             f"cannot listen on {served.address}: the port is in use; stop what listens there or choose",
         ),
         (out, "127.0.0.1:5555", "cannot listen on 127.0.0.1:5555: not an address to listen on; write --bind tcp://"),
-        (out, "tcp://192.0.2.1:5555", "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens"),
+        (out, "tcp://0.0.0.0:5555", "is open to a network, where without keys anybody may ask or listen; give --key"),
         (
             damaged,
             "tcp://127.0.0.1:*",

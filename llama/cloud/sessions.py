@@ -11,7 +11,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from llama.sampling import Sampling
@@ -25,7 +25,7 @@ class Session:
     """One run of one device.
 
     Args:
-        id: 16 random bytes; knowing them is owning the session.
+        id: 16 random bytes; knowing them, and having the owner's key where keys are used, is owning the session.
         slot: its row of the cache.
         opening: what it was opened with.
         filled: cached positions that count.
@@ -35,6 +35,7 @@ class Session:
         reply: the answer to it, or None while it is being computed.
         waiter: who wants that answer; the newest socket that asked.
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
+        owner: the public key that opened it; empty without keys. To all others it does not exist.
     """
 
     id: bytes
@@ -53,6 +54,7 @@ class Session:
     compute_us: int = 0
     closing: bool = False
     opened_at: float = field(default_factory=time.time)
+    owner: str = field(default="", repr=False)
 
     @property
     def busy(self) -> bool:
@@ -130,41 +132,59 @@ class Sessions:
         slots: rows of the cache.
         idle_timeout_s: a session unused for so long is closed and its row given to the next.
         clock: monotonic seconds.
+        per_owner: most sessions of one owner at a time; None is no limit.
     """
 
-    def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, slots: int, idle_timeout_s: float, clock: Callable[[], float], *, per_owner: int | None = None
+    ) -> None:
         self.slots, self.idle_timeout_s = slots, idle_timeout_s
-        self._clock = clock
+        self._clock, self._per_owner = clock, per_owner
         self._free = list(range(slots))
         self._by_id: dict[bytes, Session] = {}
-        self._by_run: dict[bytes, Session] = {}
-        self._closed: OrderedDict[bytes, None] = OrderedDict()
+        self._by_run: dict[tuple[str, bytes], Session] = {}
+        self._closed: OrderedDict[bytes, str] = OrderedDict()  # with whose they were
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def find(self, session_id: bytes) -> Session:
-        """The session, marked as used now.
+    def __iter__(self) -> Iterator[Session]:
+        """Those that are open now."""
+        return iter(list(self._by_id.values()))
+
+    def find(self, session_id: bytes, owner: str = "") -> Session:
+        """The owner's session, marked as used now.
 
         Raises:
             Refused: ``unknown_session``.
         """
         session = self._by_id.get(session_id)
-        if session is None or session.closing:
+        if session is None or session.closing or session.owner != owner:
             raise unknown_session()
         session.last_used = self._clock()
         return session
 
-    def running(self, run_id: bytes) -> Session | None:
-        """The open session of a run, if there is one."""
-        return self._by_run.get(run_id)
+    def running(self, run_id: bytes, owner: str = "") -> Session | None:
+        """The open session of the owner's run, if there is one."""
+        return self._by_run.get((owner, run_id))
 
-    def open(self, request: Open, digest: bytes) -> Session:
+    def check_share(self, owner: str) -> None:
+        """The owner may have one more.
+
+        Raises:
+            Refused: ``busy``.
+        """
+        if self._per_owner is not None and sum(s.owner == owner for s in self) >= self._per_owner:
+            raise Refused(ErrorCode.BUSY, f"this key has {self._per_owner} sessions, the most at a time",
+                          "wait for one of them", 2.0)  # fmt: skip
+
+    def open(self, request: Open, digest: bytes, owner: str = "") -> Session:
         """A new session in a free row.
 
         Raises:
             Refused: ``busy`` with the seconds after which a row may be free.
         """
+        self.check_share(owner)
         if not self._free:
             # None is left when all are closed and their rows are being cleared.
             oldest = min((s.last_used for s in self._by_id.values()), default=-math.inf)
@@ -174,17 +194,18 @@ class Sessions:
         sampling = Sampling(request.temperature, request.top_p, request.seed)
         session = Session(
             secrets.token_bytes(SESSION_BYTES), self._free.pop(0), request, digest, self._clock(), sampling,
-            outputs=list(request.resumed_ids),
+            outputs=list(request.resumed_ids), owner=owner,
         )  # fmt: skip
-        self._by_id[session.id] = self._by_run[request.run_id] = session
+        self._by_id[session.id] = self._by_run[owner, request.run_id] = session
         return session
 
     def close(self, session: Session) -> None:
         """Forget the session. Its row stays taken until :meth:`release`, so that it can be cleared in between."""
         self._by_id.pop(session.id, None)
-        if self._by_run.get(session.opening.run_id) is session:
-            del self._by_run[session.opening.run_id]
-        self._closed[session.id] = None
+        run = session.owner, session.opening.run_id
+        if self._by_run.get(run) is session:
+            del self._by_run[run]
+        self._closed[session.id] = session.owner
         if len(self._closed) > REMEMBERED_CLOSED:
             self._closed.popitem(last=False)
 
@@ -192,9 +213,9 @@ class Sessions:
         """The row is cleared and can be given away."""
         self._free.append(slot)
 
-    def was_closed(self, session_id: bytes) -> bool:
-        """True when the session existed and was closed not too long ago."""
-        return session_id in self._closed
+    def was_closed(self, session_id: bytes, owner: str = "") -> bool:
+        """True when the owner had this session and it was closed not too long ago."""
+        return self._closed.get(session_id) == owner
 
     def idle(self) -> list[Session]:
         """Sessions that have been unused for too long."""
