@@ -8,19 +8,23 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edge_main
 from llama import wire
 from llama.cloud.admission import CloudKeys
+from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
 from llama.edge.link import Session as DeviceSession
-from llama.errors import BindError, CloudRefused, CloudUnreachable, KeysError, UsageError
+from llama.edge.sitting import Sitting
+from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
 from llama.keys import (
     AllowList,
     Identity,
@@ -34,10 +38,18 @@ from llama.keys import (
     read_public,
 )  # fmt: skip
 from llama.tokenizer import Tokenizer
-from llama.wire import Acknowledge, Close, Collect, FetchSheet, Finish, Hello, ListSheets, Open, Opened, Tokens
+from llama.wire import Acknowledge, Close, Collect, FetchSheet, Finish, Hello, ListSheets, Opened, Request, Tokens
+from tests.processes import ask, cloud
 from tests.proxy import Proxy
-from tests.support import GREEDY, Halves, Peer, Served, code_of, opening, run_main, step_of
+from tests.support import GREEDY, Halves, Peer, Served, code_of, opening, run_main, step_of, written
 
+Splits = Callable[..., Path]
+SHEETS = {
+    "system.txt": "Be kind.",
+    "gifts.toml": 'title = "Gifts"\nasks_for = ["name"]\nquestions = ["For {name}."]',
+    "plain.toml": 'title = "Plain"\nquestions = ["Say something."]',
+    "insurer/cover.toml": 'title = "Cover"\nquestions = ["Trip"]',
+}
 PROMPT = [258, 84, 104, 101, 32]
 NOWHERE_S = 1.5  # how long somebody who gets nowhere is watched trying
 
@@ -91,10 +103,10 @@ def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
     return str(told.value)
 
 
-def wait_until(is_so: object) -> None:
+def wait_until(is_so: Callable[[], object]) -> None:
     """Until a condition holds; the list is read within a second of any change."""
     deadline = time.monotonic() + 20
-    while not is_so():  # type: ignore[operator]
+    while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -206,10 +218,10 @@ def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: K
 def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
     """Devices run sessions and read sheets, a vendor collects its own deliveries, an operator runs nothing."""
     some = bytes(16)
-    of_devices: list[Open | Finish | Close | ListSheets | FetchSheet] = [
+    of_devices: list[Request] = [
         opening(), Finish(some, 1, 0), Close(some, 1), ListSheets(), FetchSheet("birthday"),
     ]  # fmt: skip
-    of_vendors = [Collect("insurer"), Acknowledge("insurer", (some,))]
+    of_vendors: list[Request] = [Collect("insurer"), Acknowledge("insurer", (some,))]
     rows = served.halves.rows(PROMPT)
     device, vendor = keys.make("phone"), keys.make("insurer", "vendor")
     with served.peer(keys=device) as peer:
@@ -369,7 +381,7 @@ def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     assert len(told) == 1 and "nobody is listed" in told[0]
     (keys.directory / "away").rename(keys.allowed)
     assert allowed.find(phone.own.identity.public) == phone.own.identity
-    with pytest.raises(KeysError, match="--allow_dir .*: cannot be read"):
+    with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
         AllowList(keys.directory / "never")
 
 
@@ -521,10 +533,74 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
         _check_open_to(bind, keys=True, insecure=True)
 
 
-def test_an_address_of_another_machine_is_told_as_such(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
-    """Also with keys."""
-    with (
-        Served(halves, tokenizer, keys=keys.of_the_cloud()) as served,
-        pytest.raises(BindError, match="no such network"),
+# ---- the programs
+
+
+def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
+    tiny_split: Splits, keys: Keys, tmp_path: Path
+) -> None:
+    """A device's reply and list of sheets, the page, a vendor's collection; without keys, as somebody else: nothing."""
+    half, directory, allowed = tiny_split(), keys.directory, keys.allowed
+    phone = keys.make("phone")
+    keys.make("insurer", "vendor")
+    sheets = written(tmp_path / "sheets", SHEETS)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("The ")
+    pinned = ("--cloud_key", str(directory / "cloud.pub"))
+    as_phone = ("--key_file", str(directory / "phone.key"), *pinned)
+    as_insurer = ("--key_file", str(directory / "insurer.key"), *pinned)
+    with cloud(
+        half / "cloud", "--key_file", directory / "cloud.key", "--allow_dir", allowed, "--sheet_dir", sheets,
+        "--record_file", tmp_path / "runs.sqlite", "--max_sessions_per_key", 1,
+    ) as running:  # fmt: skip
+        answer = ask(half / "edge", running.address, prompt, "--max_gen_len", 4, *as_phone)
+        assert len(answer["tokens"]) == 4
+        to_the_cloud = ("edge_main.py", "--ckpt_dir", str(half / "edge"), "--cloud", running.address)
+        listed = run_main(*to_the_cloud, "--list_sheets", *as_phone)
+        assert "gifts" in listed.stdout and listed.returncode == 0
+        to_collect = ("-m", "llama.vendor", "--cloud", running.address, "--deadline", "2", "--vendor")
+        collected = run_main(*to_collect, "insurer", *as_insurer)
+        assert (collected.returncode, collected.stdout, collected.stderr) == (0, "", "")
+        others = run_main(*to_collect, "florist", *as_insurer)
+        assert others.returncode == 1 and "(not_allowed): these are another vendor's deliveries" in others.stderr
+        silence = run_main(*to_collect, "insurer")
+        assert silence.returncode == 1 and "no answer from" in silence.stderr
+        wrong_role = run_main(*to_collect, "insurer", *as_phone)
+        assert wrong_role.returncode == 1 and "role device, and vendor is needed" in wrong_role.stderr
+        halfway = run_main(*to_the_cloud, "--prompt_file", str(prompt), *pinned)
+        assert halfway.returncode == 2 and "--key_file and --cloud_key belong together" in halfway.stderr
+        device = Device(str(half / "edge"), lambda h, welcome: edge_main._load(h, welcome, torch.device("cpu")))
+        sitting = Sitting(
+            device, SheetSource(running.address, None, None, 5.0, phone), running.address, profile_file=None,
+            mode="schema", sampling=GREEDY, max_gen_len=4, deadline_s=5.0, keys=phone,
+        )  # fmt: skip
+        try:
+            sitting.start()
+            wait_until(lambda: sitting.state()["cloud"]["state"] == "here" and sitting.state()["sheets"])
+            sitting.look_at("plain")
+            sitting.begin("plain", agree=True)
+            wait_until(lambda: sitting.state()["run"]["phase"] in ("done", "failed", "stopped"))
+            assert sitting.state()["run"]["phase"] == "done"
+        finally:
+            sitting.close()
+        said = running.output()
+    for key in (phone.own.identity.public, phone.own.secret, phone.cloud.public):
+        assert key not in said
+
+
+def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:
+    """Without keys every network is refused; with keys, an address that is another machine's."""
+    cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")
+    own = str(keys.directory / "cloud.key")
+    for flags, code, told in (
+        (("tcp://0.0.0.0:5555",), 2, "is open to a network, where without keys anybody may ask or listen"),
+        (("tcp://192.0.2.1:5555", "--insecure"), 1, "no such network address on this machine; --bind tcp://0.0.0.0"),
+        (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file and --allow_dir belong together"),
+        (("tcp://127.0.0.1:*", "--max_sessions_per_key", "2"), 2, "--max_sessions_per_key is of keys"),
+        (("tcp://127.0.0.1:*", "--key_file", own, "--allow_dir", own), 1, "cannot be read (Not a directory)"),
     ):
-        served.server.bind("tcp://192.0.2.1:5555")
+        ended = run_main(*cloud_main, *flags)
+        assert ended.returncode == code and not ended.stdout
+        *notices, error = ended.stderr.splitlines()
+        assert error.startswith("error: ") and told in error
+        assert len(notices) == ("--insecure" in flags)
