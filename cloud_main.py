@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import ipaddress
 import sys
 import time
 from types import FrameType
@@ -25,14 +26,16 @@ import torch
 
 from llama import parallel, wire
 from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
+from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
-from llama.cloud.clerk import Clerk
+from llama.cloud.clerk import Clerk, tell
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
 from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import SplitLlamaError, UsageError
+from llama.keys import AllowList, read_key
 from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome
 from model_cloud import CloudTransformer
@@ -59,6 +62,10 @@ def main(
     retention_days: float | None = None,
     sheet_dir: str | None = None,
     catalogue: str | None = None,
+    key_file: str | None = None,
+    allow_dir: str | None = None,
+    max_sessions_per_key: int | None = None,
+    insecure: bool = False,
 ) -> None:
     """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
 
@@ -78,6 +85,10 @@ def main(
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
         catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
+        key_file: the cloud's private key, NAME.key of llama.keys; from then on only listed keys are spoken to.
+        allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
+        max_sessions_per_key: sessions of one key at a time; by default 4.
+        insecure: listen on a network without keys; anybody there may ask, and listen.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -102,6 +113,13 @@ def main(
         raise UsageError("--retention_days is of the record, and there is none; give --record_file, too")
     if retention_days is not None and not retention_days > 0:  # nor NaN
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
+    _check_open_to(bind, keys=key_file is not None, insecure=insecure)
+    if (key_file is None) != (allow_dir is None):
+        raise UsageError("--key_file and --allow_dir belong together: the cloud's own key, and those that it lists")
+    if max_sessions_per_key is not None and key_file is None:
+        raise UsageError("--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too")
+    if max_sessions_per_key is not None and max_sessions_per_key < 1:
+        raise UsageError(f"--max_sessions_per_key {max_sessions_per_key}: give 1 or more")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     slots = _slots(kv_cache_gb, max_batch_size, half, max_seq_len, compute, world_size)
     torch.set_num_threads(cpu_threads(threads, local_ranks))
@@ -121,12 +139,13 @@ def main(
         parties = ", ".join(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
+    keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY)
     tokenizer = tokenizer_of(half)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
     server = Server(
-        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting
+        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting, keys=keys
     )
     endpoint = server.bind(bind)
     ranks = _load(half, welcome, rank, world_size, where, slots)
@@ -167,6 +186,40 @@ def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torc
             raise
         raise UsageError(f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
                          f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
+
+
+def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
+    """Without keys only this machine itself is listened to, unless the provider says otherwise.
+
+    Raises:
+        UsageError: the address is, or may be, of a network; or the flags contradict each other.
+    """
+    if keys and insecure:
+        raise UsageError("--insecure is for a cloud without keys, and --key_file gives it some; leave one away")
+    scheme, has_scheme, rest = bind.partition("://")
+    if keys or not has_scheme or scheme in ("ipc", "inproc"):
+        return
+    host = rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        stays_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or *
+        stays_here = False
+    if stays_here:
+        return
+    if not insecure:
+        raise UsageError(f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "
+                         f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure")  # fmt: skip
+    tell("warning: --insecure: anybody who reaches this address may use the model, and whoever listens learns what it "
+         "does")  # fmt: skip
+
+
+def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int) -> CloudKeys | None:
+    if key_file is None or allow_dir is None:
+        return None
+    own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, tell)
+    if not len(allowed):
+        tell(f"--allow_dir {allow_dir} lists nobody yet")
+    return CloudKeys(own, allowed, max_sessions)
 
 
 def _max_seq_len(flag: int | None, half: Half) -> int:

@@ -30,6 +30,7 @@ from llama.edge import consent, terminal
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
 from llama.errors import UsageError
+from llama.keys import link_keys
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.sanitiser import MODES, Mode
 from llama.prompt import Found
@@ -61,6 +62,8 @@ def main(
     device: str = "cpu",
     threads: int | None = None,
     deadline: float = 30.0,
+    key_file: str | None = None,
+    cloud_key: str | None = None,
 ) -> None:
     """Answer a prompt, with the person's data where the prompt asks for it.
 
@@ -86,6 +89,8 @@ def main(
         device: where the edge half runs: cpu, cuda or mps.
         threads: CPU threads; by default one per core.
         deadline: seconds of silence after which the cloud is given up.
+        key_file: this device's private key, NAME.key of llama.keys; the cloud must list it.
+        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
     sampling = _sampling(temperature, top_p, seed)
     if max_gen_len is not None and max_gen_len < 1:
@@ -97,6 +102,7 @@ def main(
     mode: Mode = "off" if sanitise == "off" else "schema"
     if not (dry_run or list_sheets):
         _needed(cloud)
+    keys = link_keys(key_file, cloud_key, "device")
     if port is not None and not web:
         raise UsageError("--port is of the page, and there is none; give --web, too")
     if port is not None and not 0 <= port <= 65535:
@@ -116,7 +122,7 @@ def main(
     if prompt_id is not None and prompt_file is not None:
         raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
     # Who looks at a page waits less patiently for a sheet than who starts a program.
-    source = SheetSource(cloud, prompt_file, sheet_dir, min(deadline, 5.0) if web else deadline)
+    source = SheetSource(cloud, prompt_file, sheet_dir, min(deadline, 5.0) if web else deadline, keys)
     device_half = Device(ckpt_dir, lambda half, welcome: _load(half, welcome, where))
     if list_sheets:
         terminal.show_sheets(source.entries())
@@ -127,7 +133,7 @@ def main(
 
         sitting = Sitting(
             device_half, source, _needed(cloud), profile_file=profile_file, mode=mode, sampling=sampling,
-            max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "",
+            max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "", keys=keys,
         )  # fmt: skip
         serve(sitting, port or 0)
         return
@@ -164,7 +170,7 @@ def main(
         screen.show_prompt(prepared.dialog, tags)
         screen.begin_reply()
 
-    with Link(_needed(cloud), deadline_s=deadline, on_notice=screen.notice) as link:
+    with Link(_needed(cloud), deadline_s=deadline, on_notice=screen.notice, keys=keys) as link:
         welcome = device_half.meet(link)
         answer = device_half.ask(
             link, welcome, found, profile, prepared, sampling=sampling, max_gen_len=max_gen_len, on_begin=begin,

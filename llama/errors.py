@@ -10,6 +10,7 @@
     │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
+    ├── KeysError              a key file, or the directory of those that are allowed
     ├── RecordError            the file of finished runs
     ├── CatalogueError         the partner catalogue, or the file of products that it is made from
     └── LinkError              the device's side of the network
@@ -66,6 +67,10 @@ class DeviceError(SplitLlamaError):
 
 class BindError(SplitLlamaError):
     """The cloud cannot listen on the address it was given."""
+
+
+class KeysError(SplitLlamaError):
+    """A key file, or the directory of those that are allowed, is none, cannot be read or written, or is too open."""
 
 
 class RecordError(SplitLlamaError):

@@ -37,13 +37,22 @@ import msgspec
 from llama.command import run
 from llama.edge.link import Link
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama.keys import link_keys
 from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # said by file systems that have nothing to sync
 
 
-def main(cloud: str, vendor: str, follow: bool = False, deadline: float = 30.0, interval: float = 2.0) -> None:
+def main(
+    cloud: str,
+    vendor: str,
+    follow: bool = False,
+    deadline: float = 30.0,
+    interval: float = 2.0,
+    key_file: str | None = None,
+    cloud_key: str | None = None,
+) -> None:
     """Print a third party's deliveries, one JSON object a line, and acknowledge them.
 
     Args:
@@ -52,6 +61,8 @@ def main(cloud: str, vendor: str, follow: bool = False, deadline: float = 30.0, 
         follow: go on when nothing is left, and while the cloud is away, until Ctrl-C.
         deadline: seconds of silence after which the cloud is given up.
         interval: seconds between one question for more and the next.
+        key_file: the vendor's private key, NAME.key of llama.keys; the cloud must list it.
+        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
     if not _NAME.fullmatch(vendor):
         raise UsageError("--vendor is the name of a directory of sheets: 1 to 40 of a-z, 0-9 and -")
@@ -59,9 +70,10 @@ def main(cloud: str, vendor: str, follow: bool = False, deadline: float = 30.0, 
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
     if not 0 < interval < math.inf:
         raise UsageError(f"--interval {interval}: give seconds above 0")
+    keys = link_keys(key_file, cloud_key, "vendor")
     output = Output()
     notices = _Notices(cloud, follow)
-    with Link(cloud, deadline_s=deadline, on_notice=notices.silence) as link:
+    with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
         collecting = Collecting(link, vendor, output, notices, patience_s=math.inf if follow else deadline)
         while True:
             try:

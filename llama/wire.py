@@ -106,6 +106,7 @@ class ErrorCode(enum.StrEnum):
     OUT_OF_RANGE = "out_of_range"  # a position, want, end, id or setting outside its bounds
     UNKNOWN_SHEET = "unknown_sheet"
     NOT_SERVED = "not_served"  # this cloud was started without what the request needs
+    NOT_ALLOWED = "not_allowed"  # the peer's key is not listed any more, or not for such a request
     INTERNAL = "internal"  # the cloud's own fault
 
 
@@ -151,7 +152,7 @@ class Open(Message, frozen=True):
 
 
 class Opened(Message, frozen=True):
-    """The session: whoever knows it owns it."""
+    """The session: whoever knows it owns it; with keys, only together with the key that it was opened with."""
 
     session: SessionId
 

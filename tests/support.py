@@ -19,10 +19,12 @@ import torch
 import zmq
 
 from llama import parallel, wire
+from llama.cloud.admission import CloudKeys
 from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
+from llama.keys import LinkKeys
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
 from llama.stages import StageClock
@@ -107,9 +109,13 @@ class Halves:
 class Peer:
     """A raw socket of any kind that speaks to the cloud. REQ by default; a DEALER writes its own envelope."""
 
-    def __init__(self, endpoint: str, kind: int = zmq.REQ) -> None:
+    def __init__(self, endpoint: str, kind: int = zmq.REQ, keys: LinkKeys | None = None) -> None:
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if keys is not None:
+            self.socket.setsockopt(zmq.CURVE_SECRETKEY, keys.own.secret.encode())
+            self.socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.own.identity.public.encode())
+            self.socket.setsockopt(zmq.CURVE_SERVERKEY, keys.cloud.public.encode())
         self.socket.connect(endpoint)
 
     def __enter__(self) -> Peer:
@@ -188,14 +194,14 @@ class Served:
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
-        address: str = "tcp://127.0.0.1:*",
+        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None,
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting,
+            clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting, keys=keys,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
@@ -224,8 +230,8 @@ class Served:
         """As SIGTERM does."""
         self._drain.set()
 
-    def peer(self, kind: int = zmq.REQ) -> Peer:
-        return Peer(self.endpoint, kind)
+    def peer(self, kind: int = zmq.REQ, keys: LinkKeys | None = None) -> Peer:
+        return Peer(self.endpoint, kind, keys)
 
     def open(self, peer: Peer, request: Open) -> bytes:
         """A session; waits while rows of the cache are still being cleared."""
@@ -237,18 +243,21 @@ class Served:
             assert self.thread.is_alive()
 
     @contextmanager
-    def session(self, peer: Peer, request: Open | None = None) -> Iterator[bytes]:
+    def session(self, peer: Peer, request: Open | None = None, keys: LinkKeys | None = None) -> Iterator[bytes]:
         """A session that is closed at the end, by a socket of its own."""
         session = self.open(peer, opening() if request is None else request)
         try:
             yield session
         finally:
-            with self.peer() as other:
+            with self.peer(keys=keys) as other:
                 assert code_of(other.ask(Close(session, 1))) == "Closed"
 
-    def run(self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS) -> list[int]:
+    def run(
+        self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS,
+        keys: LinkKeys | None = None,
+    ) -> list[int]:  # fmt: skip
         """A whole honest run over one REQ socket, written only with ``llama.wire``."""
-        with self.peer() as peer, self.session(peer, opening(len(prompt), sampling)) as session:
+        with self.peer(keys=keys) as peer, self.session(peer, opening(len(prompt), sampling), keys) as session:
             edge_cache = self.halves.edge.new_cache(1, MAX_SEQ_LEN)
             ids, fed, seq = list(prompt), 0, 0
             while len(ids) < len(prompt) + n:

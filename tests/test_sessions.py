@@ -88,7 +88,7 @@ def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_tur
     sessions.wait_in_line(ahead, b"", b"ahead")
     [(entry, session)] = sessions.admitted()
     assert entry.request is ahead
-    sessions.line[behind.run_id].peer = None
+    sessions.line["", behind.run_id].peer = None
     sessions.close(session)
     sessions.release(session.slot)
     clock.now += FORGOTTEN_S + 0.1

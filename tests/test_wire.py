@@ -277,7 +277,8 @@ def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
     assert kinds == set(wire.Request.__args__) | set(wire.Reply.__args__)
     assert sorted(ErrorCode) == sorted([
         "bad_request", "unsupported_version", "wrong_checkpoint", "busy", "unknown_session", "out_of_sequence",
-        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "not_served", "internal",
+        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "not_served", "not_allowed",
+        "internal",
     ])  # fmt: skip
     assert wire.VERSION == 2
 

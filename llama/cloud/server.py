@@ -27,6 +27,7 @@ import torch
 import zmq
 
 from llama import wire
+from llama.cloud.admission import Admission, CloudKeys, check_role
 from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
 from llama.cloud.ranks import Ranks
@@ -119,17 +120,20 @@ class Server:
         idle_timeout_s: an unused session is closed after this.
         clerk: what becomes of finished runs; by default they are turned into text, and that is all.
         most_waiting: Opens that may wait in line for a slot.
+        keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
-        clerk: Clerk | None = None, most_waiting: int = 64,
+        clerk: Clerk | None = None, most_waiting: int = 64, keys: CloudKeys | None = None,
     ) -> None:  # fmt: skip
         self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer)
         self.dtype = wire.DTYPES[welcome.dtype]
         self._stopping = False
         self._draining: Callable[[], bool] = lambda: False
-        self.sessions = Sessions(slots, idle_timeout_s, time.monotonic, most_waiting)
+        self.sessions = Sessions(
+            slots, idle_timeout_s, time.monotonic, most_waiting, per_owner=None if keys is None else keys.max_sessions
+        )
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         # Finished runs first: somebody waits for each of them. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
@@ -139,6 +143,7 @@ class Server:
         self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = self._context.socket(zmq.ROUTER)
+        self._admission = None if keys is None else Admission(keys, self._context)
         self._bell = self._context.socket(zmq.PULL)  # rung when a result lies ready
         self._bell.bind("inproc://bell")
         self._worker_rope, self._clerk_rope = self._bell_rope(), self._bell_rope()
@@ -156,6 +161,8 @@ class Server:
         self._door.setsockopt(zmq.LINGER, 500)
         self._door.setsockopt(zmq.HEARTBEAT_IVL, 10_000)  # a peer that vanished without a word is dropped
         self._door.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
+        if self._admission is not None:
+            self._admission.guard(self._door)
         if address.startswith("tcp://["):
             self._door.setsockopt(zmq.IPV6, 1)
         try:
@@ -212,12 +219,17 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._door, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
+        if self._admission is not None:
+            poller.register(self._admission.questions, zmq.POLLIN)
         try:
             while not self._stopping:
                 events = dict(poller.poll(int(POLL_S * 1000)))
                 if self._bell in events:
                     self._bell.recv()
                     self._answer_finished_jobs()
+                if self._admission is not None:
+                    self._admission.answer()
+                    self._leave_who_is_not_listed(self._admission)
                 if self._door in events:
                     self._receive()
                 for session in self.sessions.idle():
@@ -229,21 +241,34 @@ class Server:
         finally:
             self._door.close()
             self._bell.close()
+            if self._admission is not None:
+                self._admission.close()
+
+    def _leave_who_is_not_listed(self, admission: Admission) -> None:
+        """Close the sessions of keys that were taken off the list, whether they ask for more or not."""
+        if admission.has_changed():
+            for session in self.sessions:
+                if not admission.is_listed(session.owner):
+                    self._end(session)
 
     def _receive(self) -> None:
-        frames = self._door.recv_multipart()
+        frames = self._door.recv_multipart(copy=False)
         arrived = time.monotonic()
-        if len(frames) < 3 or len(frames[1]) != 0:
+        if len(frames) < 3 or len(frames[1].bytes) != 0:
             return  # not the envelope of a REQ peer: nobody to answer
-        peer, body = frames[0], frames[2:]
+        peer, body = frames[0].bytes, [frame.bytes for frame in frames[2:]]
         try:
+            owner = "" if self._admission is None else self._admission.owner_of(frames[2])
+            identity = None if self._admission is None else self._admission.find(owner)
             if len(body) > 2:
                 raise Refused(ErrorCode.BAD_REQUEST, f"{len(body)} frames; a request has one, a Step two")
             header = body[0]
             request = wire.decode_request(header)
             if (len(body) == 2) != isinstance(request, Step):
                 raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
-            reply = self._handle(request, header, body[1] if len(body) == 2 else b"", peer, arrived)
+            if identity is not None:
+                check_role(identity, request)
+            reply = self._handle(request, header, body[1] if len(body) == 2 else b"", peer, arrived, owner)
         except Refused as refusal:
             reply = wire.encode(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
@@ -251,22 +276,24 @@ class Server:
         if reply is not None:
             self._send(peer, reply)
 
-    def _handle(self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float) -> bytes | None:
+    def _handle(
+        self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float, owner: str
+    ) -> bytes | None:
         """The reply, or None when it will follow."""
         if isinstance(request, Hello):
             return wire.encode(self._welcome(request))
         if isinstance(request, Open):
-            opened = self._open(request, digest_of(header), peer)
+            opened = self._open(request, digest_of(header), peer, owner)
             return None if opened is None else wire.encode(opened)
         if isinstance(request, Close):
-            return wire.encode(self._close(request))
+            return wire.encode(self._close(request, owner))
         if isinstance(request, Errand):
             if len(self._running_errands) >= MAX_ERRANDS or peer in self._running_errands:
                 raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
             self._running_errands.add(peer)
             self._tell_the_clerk(_ErrandJob(peer, request))
             return None
-        session, digest = self.sessions.find(request.session), digest_of(header, rows)
+        session, digest = self.sessions.find(request.session, owner), digest_of(header, rows)
         if session.is_repeat(request.seq, digest):
             session.waiter = peer
             return session.reply
@@ -290,11 +317,11 @@ class Server:
                           f"{wire.VERSION}", "install the same release on both")  # fmt: skip
         return self.welcome
 
-    def _open(self, request: Open, digest: bytes, peer: bytes) -> Opened | None:
+    def _open(self, request: Open, digest: bytes, peer: bytes, owner: str) -> Opened | None:
         """The session, or None where it waits in line for a place."""
-        existing = self.sessions.running(request.run_id)
+        existing = self.sessions.running(request.run_id, owner)
         if existing is not None and existing.opening_digest == digest:
-            return Opened(self.sessions.find(existing.id).id)
+            return Opened(self.sessions.find(existing.id, owner).id)
         if request.fingerprint != self.welcome.fingerprint:
             raise Refused(ErrorCode.WRONG_CHECKPOINT, "the device's half and the cloud's are not from the same split",
                           "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
@@ -309,7 +336,7 @@ class Server:
             self._end(existing)
         if self._draining():
             raise _stopping()
-        self.sessions.wait_in_line(request, digest, peer)
+        self.sessions.wait_in_line(request, digest, peer, owner)
         self._admit()
         return None
 
@@ -326,9 +353,9 @@ class Server:
         for peer, refusal in self.sessions.to_be_told():
             self._send(peer, wire.encode(refusal.error))
 
-    def _close(self, request: Close) -> Closed:
-        if not self.sessions.was_closed(request.session):
-            self._end(self.sessions.find(request.session))
+    def _close(self, request: Close, owner: str) -> Closed:
+        if not self.sessions.was_closed(request.session, owner):
+            self._end(self.sessions.find(request.session, owner))
         return Closed()
 
     def _end(self, session: Session) -> None:

@@ -11,7 +11,7 @@ import heapq
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from llama.sampling import Sampling
@@ -28,7 +28,7 @@ class Session:
     """One run of one device.
 
     Args:
-        id: 16 random bytes; knowing them is owning the session.
+        id: 16 random bytes; knowing them, and having the owner's key where keys are used, is owning the session.
         slot: its row of the cache.
         opening: what it was opened with.
         filled: cached positions that count.
@@ -38,6 +38,7 @@ class Session:
         reply: the answer to it, or None while it is being computed.
         waiter: who wants that answer; the newest socket that asked.
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
+        owner: the public key that opened it; empty without keys. To all others it does not exist.
     """
 
     id: bytes
@@ -56,6 +57,7 @@ class Session:
     compute_us: int = 0
     closing: bool = False
     opened_at: float = field(default_factory=time.time)
+    owner: str = field(default="", repr=False)
 
     @property
     def busy(self) -> bool:
@@ -151,65 +153,89 @@ class Sessions:
         idle_timeout_s: a session unused for so long is closed and its row given to the next.
         clock: monotonic seconds.
         most_waiting: Opens that may wait in line for a row.
+        per_owner: most sessions of one owner at a time, those in line included; None is no limit.
     """
 
-    def __init__(self, slots: int, idle_timeout_s: float, clock: Callable[[], float], most_waiting: int = 64) -> None:
+    def __init__(
+        self, slots: int, idle_timeout_s: float, clock: Callable[[], float], most_waiting: int = 64, *,
+        per_owner: int | None = None,
+    ) -> None:  # fmt: skip
         self.slots, self.idle_timeout_s, self.most_waiting = slots, idle_timeout_s, most_waiting
-        self.line: OrderedDict[bytes, InLine] = OrderedDict()  # by run id
-        self._clock = clock
+        self.line: OrderedDict[tuple[str, bytes], InLine] = OrderedDict()  # by owner and run id
+        self._clock, self._per_owner = clock, per_owner
         self._free = list(range(slots))
         self._by_id: dict[bytes, Session] = {}
-        self._by_run: dict[bytes, Session] = {}
-        self._closed: OrderedDict[bytes, None] = OrderedDict()
+        self._by_run: dict[tuple[str, bytes], Session] = {}
+        self._closed: OrderedDict[bytes, str] = OrderedDict()  # with whose they were
 
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def find(self, session_id: bytes) -> Session:
-        """The session, marked as used now.
+    def __iter__(self) -> Iterator[Session]:
+        """Those that are open now."""
+        return iter(list(self._by_id.values()))
+
+    def find(self, session_id: bytes, owner: str = "") -> Session:
+        """The owner's session, marked as used now.
 
         Raises:
             Refused: ``unknown_session``.
         """
         session = self._by_id.get(session_id)
-        if session is None or session.closing:
+        if session is None or session.closing or session.owner != owner:
             raise unknown_session()
         session.last_used = self._clock()
         return session
 
-    def running(self, run_id: bytes) -> Session | None:
-        """The open session of a run, if there is one."""
-        return self._by_run.get(run_id)
+    def running(self, run_id: bytes, owner: str = "") -> Session | None:
+        """The open session of the owner's run, if there is one."""
+        return self._by_run.get((owner, run_id))
 
-    def wait_in_line(self, request: Open, digest: bytes, peer: bytes) -> None:
+    def check_share(self, owner: str) -> None:
+        """The owner may have one more.
+
+        Raises:
+            Refused: ``busy``.
+        """
+        if self._per_owner is None:
+            return
+        has = sum(s.owner == owner for s in self) + sum(its == owner for its, _ in self.line)
+        if has >= self._per_owner:
+            raise Refused(ErrorCode.BUSY, f"this key has {self._per_owner} sessions, the most at a time",
+                          "wait for one of them", 2.0)  # fmt: skip
+
+    def wait_in_line(self, request: Open, digest: bytes, peer: bytes, owner: str = "") -> None:
         """Ask for a place; :meth:`admitted` gives it, in the order of first asking. Asking again keeps one's turn.
 
         Raises:
             Refused: ``busy``: too many wait already.
         """
-        there = self.line.get(request.run_id)
+        turn = (owner, request.run_id)
+        there = self.line.get(turn)
+        if there is None:
+            self.check_share(owner)
         if there is None or there.digest != digest:
             if len(self.line) >= self.most_waiting + len(self._free) and there is None:
                 raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken, and {len(self.line)} wait for one",
                               "try again later", 2.0)  # fmt: skip
-            self.line[request.run_id] = InLine(request, digest, peer, self._clock())
+            self.line[turn] = InLine(request, digest, peer, self._clock())
         else:
             there.peer, there.asked = peer, self._clock()
 
     def admitted(self) -> list[tuple[InLine, Session]]:
         """Those whose turn has come, with their new sessions."""
         now, admitted, kept = self._clock(), list[tuple[InLine, Session]](), 0
-        for run_id, waiting in list(self.line.items()):
+        for (owner, run_id), waiting in list(self.line.items()):
             if kept >= len(self._free):
                 break
             if waiting.peer is None:
                 if now - waiting.asked > FORGOTTEN_S:
-                    del self.line[run_id]
+                    del self.line[owner, run_id]
                 else:
                     kept += 1  # it is about to ask again: its place is kept
                 continue
-            del self.line[run_id]
-            admitted.append((waiting, self._open(waiting.request, waiting.digest)))
+            del self.line[owner, run_id]
+            admitted.append((waiting, self._open(waiting.request, waiting.digest, owner)))
         return admitted
 
     def to_be_told(self, at_once: bool = False) -> list[tuple[bytes, Refused]]:
@@ -222,26 +248,27 @@ class Sessions:
                     "ask again: your turn is kept", 0.0,
                 )))  # fmt: skip
                 waiting.peer, waiting.asked = None, now
-        for run_id in [r for r, w in self.line.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
-            del self.line[run_id]
+        for turn in [t for t, w in self.line.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
+            del self.line[turn]
         return told
 
-    def _open(self, request: Open, digest: bytes) -> Session:
+    def _open(self, request: Open, digest: bytes, owner: str) -> Session:
         """A new session in the lowest free row: rows that are close together are read together."""
         sampling = Sampling(request.temperature, request.top_p, request.seed)
         session = Session(
             secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,
-            outputs=list(request.resumed_ids),
+            outputs=list(request.resumed_ids), owner=owner,
         )  # fmt: skip
-        self._by_id[session.id] = self._by_run[request.run_id] = session
+        self._by_id[session.id] = self._by_run[owner, request.run_id] = session
         return session
 
     def close(self, session: Session) -> None:
         """Forget the session. Its row stays taken until :meth:`release`, so that it can be cleared in between."""
         self._by_id.pop(session.id, None)
-        if self._by_run.get(session.opening.run_id) is session:
-            del self._by_run[session.opening.run_id]
-        self._closed[session.id] = None
+        run = session.owner, session.opening.run_id
+        if self._by_run.get(run) is session:
+            del self._by_run[run]
+        self._closed[session.id] = session.owner
         if len(self._closed) > REMEMBERED_CLOSED:
             self._closed.popitem(last=False)
 
@@ -249,9 +276,9 @@ class Sessions:
         """The row is cleared and can be given away."""
         heapq.heappush(self._free, slot)
 
-    def was_closed(self, session_id: bytes) -> bool:
-        """True when the session existed and was closed not too long ago."""
-        return session_id in self._closed
+    def was_closed(self, session_id: bytes, owner: str = "") -> bool:
+        """True when the owner had this session and it was closed not too long ago."""
+        return self._closed.get(session_id) == owner
 
     def idle(self) -> list[Session]:
         """Sessions that have been unused for too long."""

@@ -17,6 +17,7 @@ from llama.checkpoint.halves import Half, chat_format_of, read_half, tokenizer_o
 from llama.edge.link import Link
 from llama.errors import CheckpointError, PromptError, ProtocolMismatch, UsageError
 from llama.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
+from llama.keys import LinkKeys
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
 from llama.privacy.profile import Profile, rupiah
@@ -197,14 +198,16 @@ class SheetSource:
     """
 
     def __init__(
-        self, cloud: str | None, prompt_file: str | None, sheet_dir: str | None, deadline_s: float = 30.0
-    ) -> None:
+        self, cloud: str | None, prompt_file: str | None, sheet_dir: str | None, deadline_s: float = 30.0,
+        keys: LinkKeys | None = None,
+    ) -> None:  # fmt: skip
         if prompt_file is not None and sheet_dir is not None:
             raise UsageError("--prompt_file and --sheet_dir exclude each other; --help lists all flags")
         if prompt_file is None and sheet_dir is None and cloud is None:
             raise UsageError("sheets come from the cloud unless --sheet_dir names a directory: give --cloud, or "
                              "--sheet_dir")  # fmt: skip
         self.cloud, self.prompt_file, self.sheet_dir, self.deadline_s = cloud, prompt_file, sheet_dir, deadline_s
+        self.keys = keys
 
     @property
     def is_the_cloud(self) -> bool:
@@ -236,4 +239,5 @@ class SheetSource:
 
     def _link(self) -> Link:
         assert self.cloud is not None
-        return Link(self.cloud, deadline_s=self.deadline_s, on_notice=lambda text: print(text, file=sys.stderr))
+        return Link(self.cloud, deadline_s=self.deadline_s, on_notice=lambda text: print(text, file=sys.stderr),
+                    keys=self.keys)  # fmt: skip

@@ -27,6 +27,7 @@ import zmq
 
 from llama import wire
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama.keys import LinkKeys
 from llama.sampling import Sampling
 from llama.wire import (
     Close,
@@ -51,6 +52,8 @@ MAX_LOSSES = 12  # in a row, of the connection over which one request was sent
 AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 MAX_REPLY_BYTES = 64 << 20
 WAITING_MS = 200
+# A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
+_KEYS_TOO = "; also that this device's key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
 
 
 class Link:
@@ -61,6 +64,7 @@ class Link:
         deadline_s: a cloud that gives no sign of life for so long is given up.
         on_notice: told in words about every retry.
         while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
+        keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
 
     Attributes:
         silent: the cloud is late with an answer, and did not say that it lives.
@@ -69,10 +73,10 @@ class Link:
 
     def __init__(
         self, address: str, *, deadline_s: float = 30.0, on_notice: Callable[[str], None] = print,
-        while_waiting: Callable[[], None] | None = None,
+        while_waiting: Callable[[], None] | None = None, keys: LinkKeys | None = None,
     ) -> None:  # fmt: skip
         self.address, self.deadline_s, self.on_notice = address, deadline_s, on_notice
-        self.while_waiting = while_waiting
+        self.while_waiting, self.keys = while_waiting, keys
         self.silent, self.waits_when_busy = False, True
         self.bytes_sent = self.bytes_received = 0
         self._context = zmq.Context()
@@ -192,7 +196,7 @@ class Link:
             if silent_s >= 0.95 * self.deadline_s:  # the rest would not be worth asking for
                 raise CloudUnreachable(
                     f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
-                    f"the address is right and that no firewall is in between"
+                    f"the address is right and that no firewall is in between{'' if self.keys is None else _KEYS_TOO}"
                 )
             self.silent = True
             if self._lost:
@@ -235,6 +239,10 @@ class Link:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+        if self.keys is not None:
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self.keys.own.secret.encode())
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self.keys.own.identity.public.encode())
+            socket.setsockopt(zmq.CURVE_SERVERKEY, self.keys.cloud.public.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._watch(socket)

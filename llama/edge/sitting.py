@@ -28,6 +28,7 @@ from llama.edge.own_files import replace_file
 from llama.edge.terminal import ending, not_held, timing_line
 from llama.errors import CheckpointError, CloudUnreachable, ProfileError, ProtocolMismatch, SplitLlamaError
 from llama.generation import RoundTrip
+from llama.keys import LinkKeys
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_of
@@ -151,15 +152,17 @@ class Sitting:
         max_gen_len: most tokens of a reply, or None.
         deadline_s: how long the cloud may be silent in a run.
         prompt_id: the sheet that is chosen at first, or empty.
+        keys: its own and the cloud's, if keys are used.
     """
 
     def __init__(
         self, device: Device, source: SheetSource, cloud: str, *, profile_file: str | None, mode: Mode,
         sampling: Sampling, max_gen_len: int | None, deadline_s: float, prompt_id: str = "",
+        keys: LinkKeys | None = None,
     ) -> None:  # fmt: skip
         self.device, self.source, self.address, self.profile_file, self.mode = device, source, cloud, profile_file, mode
         self.sampling, self.max_gen_len, self.deadline_s, self.prompt_id = sampling, max_gen_len, deadline_s, prompt_id
-        self.events = Events()
+        self.keys, self.events = keys, Events()
         self._lock = threading.Lock()  # of what follows
         self._seen: dict[str, _Seen] = {}
         self._run: _Run | None = None
@@ -170,7 +173,7 @@ class Sitting:
         self._worker = ThreadPoolExecutor(1, "worker")
         self._lookout = threading.Thread(target=self._look_out, name="lookout", daemon=True)
         self._profile()  # an unusable profile is told at once,
-        Link(cloud).close()  # and so is what is no address
+        Link(cloud, keys=keys).close()  # and so is what is no address
 
     def start(self) -> None:
         """Begin to look out for the cloud."""
@@ -335,7 +338,7 @@ class Sitting:
     def _work(self, run: _Run, seen: _Seen) -> None:
         try:
             link = Link(self.address, deadline_s=self.deadline_s, on_notice=lambda text: self._notice(link, text),
-                        while_waiting=self._stop_if_asked)  # fmt: skip
+                        while_waiting=self._stop_if_asked, keys=self.keys)  # fmt: skip
             with link:
                 welcome = self.device.meet(link)
                 self._cloud_is("here", f"the cloud at {self.address} is here")
@@ -398,7 +401,7 @@ class Sitting:
             if running or (not self.events.followed and self._cloud_state != "connecting"):
                 continue  # the run will tell; nobody wants to know
             try:
-                with Link(self.address, deadline_s=LOOKOUT_S, on_notice=lambda _: None) as link:
+                with Link(self.address, deadline_s=LOOKOUT_S, on_notice=lambda _: None, keys=self.keys) as link:
                     self.device.meet(link)
                 if self.source.is_the_cloud and (self._cloud_state != "here" or self._entries is None):
                     before, self._entries = self._entries, self.source.entries()

@@ -1,0 +1,137 @@
+"""Who may speak at the cloud's door: the keys that are listed, each for what its role is there for.
+
+ZeroMQ's CURVE proves who holds which key and encrypts all that follows; during the handshake libzmq asks this module
+(by its ZAP protocol, RFC 27) whether a key may come in. That was true then: so each message's key is looked up again.
+
+Knows: keys, roles, the types of requests. Does not know: sessions, text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import zmq
+from zmq.utils import z85
+
+from llama.errors import KeysError
+from llama.keys import AllowList, Identity, KeyPair
+from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Refused, Request
+
+MAX_SESSIONS_PER_KEY = 4
+HANDSHAKE_MS = 10_000  # a peer that has not proved itself by then is dropped
+_ZAP = "inproc://zeromq.zap.01"  # fixed by libzmq
+_DOMAIN = "cloud"
+_MAX_AT_ONCE = 16  # handshakes answered before the door looks after others
+
+
+@dataclass(frozen=True)
+class CloudKeys:
+    """The cloud's own keys, and who may speak to it.
+
+    Args:
+        own: its pair.
+        allowed: who is listed.
+        max_sessions: of one key, at a time.
+    """
+
+    own: KeyPair
+    allowed: AllowList
+    max_sessions: int = MAX_SESSIONS_PER_KEY
+
+
+class Admission:
+    """The guard of one socket; used by one thread, the door's.
+
+    Args:
+        keys: the cloud's, and who is listed.
+        context: the socket's; libzmq asks within it.
+
+    Raises:
+        KeysError: this libzmq has no CURVE.
+    """
+
+    def __init__(self, keys: CloudKeys, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+        if not zmq.has("curve"):
+            raise KeysError("this installation of ZeroMQ was built without CURVE; install pyzmq from PyPI")
+        self.keys = keys
+        self.questions: zmq.Socket[bytes] = context.socket(zmq.REP)  # of libzmq's
+        self.questions.setsockopt(zmq.LINGER, 0)
+        self.questions.bind(_ZAP)
+        self._seen_version = keys.allowed.version
+
+    def guard(self, door: zmq.Socket[bytes]) -> None:
+        """Let only listed keys in; before the socket is bound."""
+        own = self.keys.own
+        door.setsockopt(zmq.CURVE_SERVER, 1)
+        door.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
+        door.setsockopt(zmq.CURVE_PUBLICKEY, own.identity.public.encode())
+        door.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+        door.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+
+    def answer(self) -> None:
+        """Answer libzmq's questions. Who is let in has its key as the ``User-Id`` of all its messages."""
+        for _ in range(_MAX_AT_ONCE):
+            try:
+                version, number, domain, _address, _routing_id, mechanism, *proof = self.questions.recv_multipart(
+                    zmq.DONTWAIT
+                )
+            except zmq.Again:
+                return
+            key = ""
+            if domain == _DOMAIN.encode() and mechanism == b"CURVE" and len(proof) == 1 and len(proof[0]) == 32:
+                key = z85.encode(proof[0]).decode()
+            listed = self.keys.allowed.find(key) is not None
+            status = (b"200", b"OK", key.encode()) if listed else (b"400", b"not listed", b"")
+            self.questions.send_multipart([version, number, *status, b""])
+
+    def owner_of(self, frame: zmq.Frame) -> str:
+        """The key that a message came with."""
+        try:
+            return str(frame.get("User-Id"))
+        except (zmq.ZMQError, KeyError):
+            return ""  # which nobody has
+
+    def find(self, owner: str) -> Identity:
+        """Who holds a key, now.
+
+        Raises:
+            Refused: ``not_allowed``: it is not listed any more.
+        """
+        identity = self.keys.allowed.find(owner)
+        if identity is None:
+            raise Refused(ErrorCode.NOT_ALLOWED, "this key is not listed any more", "ask the provider to list it")
+        return identity
+
+    def has_changed(self) -> bool:
+        """Whether the list is another one than when this was asked last."""
+        self.keys.allowed.refresh()
+        before, self._seen_version = self._seen_version, self.keys.allowed.version
+        return before != self._seen_version
+
+    def is_listed(self, owner: str) -> bool:
+        """Whether a key is listed."""
+        return self.keys.allowed.find(owner) is not None
+
+    def close(self) -> None:
+        """No more questions are answered: nobody new comes in."""
+        self.questions.close()
+
+
+def check_role(identity: Identity, request: Request) -> None:
+    """The request is one that this identity's role is there for; a vendor's names the vendor itself.
+
+    Raises:
+        Refused: ``not_allowed``.
+    """
+    if isinstance(request, Hello):
+        return
+    if isinstance(request, Collect | Acknowledge):
+        if identity.role != "vendor":
+            raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} collects no deliveries",
+                          "use a key of role vendor")  # fmt: skip
+        if request.vendor != identity.name:
+            raise Refused(ErrorCode.NOT_ALLOWED, "these are another vendor's deliveries",
+                          "give --vendor the name that the key has")  # fmt: skip
+    elif identity.role != "device":
+        raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} runs no sessions",
+                      "use a key of role device")  # fmt: skip

@@ -1,0 +1,394 @@
+"""Keys: who may speak to the cloud, and which cloud a device speaks to.
+
+Used as::
+
+    python -m llama.keys new NAME --role device      (or vendor, operator; cloud for the cloud's own)
+
+writes ``NAME.key``, which stays where it is used, and ``NAME.pub``. The cloud has the public files of all who may speak
+to it in one directory; a device has the cloud's. Both are TOML: ``name``, ``role``, ``public``, and in the private one
+``secret``. The keys are CURVE's (Curve25519, in ZeroMQ's Z85 spelling).
+
+Errors and notices name files and fields, never a key.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+from llama.command import run
+from llama.errors import KeysError, UsageError
+from llama.toml import parsed
+
+ROLES = ("device", "vendor", "operator", "cloud")
+MAX_BYTES = 4096
+LOOK_AGAIN_S = 1.0  # a file that was written over does not change its directory
+
+_NAME = re.compile(r"[a-z0-9-]{1,40}")
+_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+_VALUE = {c: i for i, c in enumerate(_Z85)}
+_KEY_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who somebody is: by the key, which the name and the role belong to."""
+
+    name: str
+    role: str
+    public: str = field(repr=False)  # Z85
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """A private key file."""
+
+    identity: Identity
+    secret: str = field(repr=False)  # Z85
+
+
+@dataclass(frozen=True)
+class LinkKeys:
+    """What a device, a vendor or an operator needs: its own keys, and the key of the one cloud that it trusts."""
+
+    own: KeyPair
+    cloud: Identity
+
+
+# ---- files
+
+
+def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write a new pair, ``NAME.key`` for its owner's eyes only and ``NAME.pub``; gives both paths.
+
+    Raises:
+        UsageError: no such role, or not a name.
+        KeysError: one of the files is there already, or cannot be written.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError("the name of a key is 1 to 40 of a-z, 0-9 and -")
+    if role not in ROLES:
+        raise UsageError(f"--role is one of {', '.join(ROLES)}")
+    private, public = Path(directory) / f"{name}.key", Path(directory) / f"{name}.pub"
+    public_key, secret_key = (key.decode() for key in zmq.curve_keypair())
+    text = f'name = "{name}"\nrole = "{role}"\npublic = "{public_key}"\n'
+    for path in (private, public):
+        if os.path.lexists(path):
+            raise _exists(path)
+    _write_new(private, f'# Private: whoever has this file is "{name}".\n{text}secret = "{secret_key}"\n', 0o600)
+    try:
+        _write_new(public, text, 0o644)
+    except KeysError:
+        private.unlink()  # half a pair is of no use
+        raise
+    return private, public
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    """Under a temporary name, which then becomes ``path``; unlike a rename, a link never replaces what is there."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:  # noqa: PTH123
+            try:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                os.link(unfinished, path)
+            finally:
+                unfinished.unlink()
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as err:
+        raise KeysError(f"{path}: cannot be written ({err.strerror})") from None
+
+
+def _exists(path: Path) -> KeysError:
+    return KeysError(f"{path} exists and is not written over; choose another name, or move it away")
+
+
+def read_key(path: str, role: str) -> KeyPair:
+    """A private key file of that role.
+
+    Raises:
+        KeysError: it cannot be read, is none, is of another role, or others may read it.
+    """
+    try:
+        raw, mode = _read(path)
+        if mode & 0o077:
+            raise ValueError(f"others may read it, so it may be known; make a new one, or chmod 600 {path}")
+        pair = parse_private(raw)
+    except ValueError as err:
+        raise KeysError(f"key {path}: {err}") from None
+    _check_role(path, pair.identity, role)
+    return pair
+
+
+def read_public(path: str, role: str) -> Identity:
+    """A public key file of that role. Raises as :func:`read_key`, but anybody may read it."""
+    try:
+        identity = parse_public(_read(path)[0])
+    except ValueError as err:
+        raise KeysError(f"key {path}: {err}") from None
+    _check_role(path, identity, role)
+    return identity
+
+
+def link_keys(key_file: str | None, cloud_key: str | None, role: str) -> LinkKeys | None:
+    """The keys that the flags name; without them none.
+
+    Raises:
+        UsageError: only one of the two is given.
+        KeysError: as :func:`read_key`.
+    """
+    if key_file is None and cloud_key is None:
+        return None
+    if key_file is None or cloud_key is None:
+        raise UsageError("--key_file and --cloud_key belong together: your own key, and the cloud's public one")
+    return LinkKeys(read_key(key_file, role), read_public(cloud_key, "cloud"))
+
+
+def parse_public(raw: bytes) -> Identity:
+    """The content of a public key file.
+
+    Raises:
+        ValueError: it is none; the message says why, and quotes nothing of it.
+    """
+    return _identity(_fields(raw, ("name", "role", "public")))
+
+
+def parse_private(raw: bytes) -> KeyPair:
+    """The content of a private key file. Raises as :func:`parse_public`."""
+    fields = _fields(raw, ("name", "role", "public", "secret"))
+    identity = _identity(fields)
+    if not _is_a_key(fields["secret"]):
+        raise ValueError("secret is not a key")
+    if zmq.curve_public(fields["secret"].encode()).decode() != identity.public:
+        raise ValueError("public does not belong to secret")
+    return KeyPair(identity, fields["secret"])
+
+
+def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
+    try:
+        table = parsed(raw.decode())
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except ValueError as err:
+        raise ValueError(f"not TOML {err}".rstrip()) from None
+    if "secret" in table and "secret" not in wanted:
+        raise ValueError("this is a private key; give the .pub file, and keep the private one where it is used")
+    if table.keys() != set(wanted) or not all(isinstance(value, str) for value in table.values()):
+        raise ValueError(f"must have {', '.join(wanted)}, each a text, and nothing else; python -m llama.keys makes it")
+    return table
+
+
+def _identity(fields: dict[str, str]) -> Identity:
+    if not _NAME.fullmatch(fields["name"]):
+        raise ValueError("name is 1 to 40 of a-z, 0-9 and -")
+    if fields["role"] not in ROLES:
+        raise ValueError(f"role is one of {', '.join(ROLES)}")
+    if not _is_a_key(fields["public"]):
+        raise ValueError("public is not a key")
+    return Identity(fields["name"], fields["role"], fields["public"])
+
+
+def _is_a_key(text: str) -> bool:
+    """32 bytes in Z85; not all zero, which no secret belongs to."""
+    if len(text) != _KEY_CHARACTERS or not set(text) <= _VALUE.keys() or set(text) == {"0"}:
+        return False
+    groups = (text[i : i + 5] for i in range(0, _KEY_CHARACTERS, 5))
+    return all(sum(_VALUE[c] * 85 ** (4 - i) for i, c in enumerate(group)) < 2**32 for group in groups)
+
+
+def _check_role(path: str, identity: Identity, role: str) -> None:
+    if identity.role != role:
+        raise KeysError(f"key {path}: this is a key of role {identity.role}, and {role} is needed")
+
+
+def _read(path: str | Path) -> tuple[bytes, int]:
+    """A small regular file, and its mode; never waits, as a pipe would.
+
+    Raises:
+        ValueError: it is none, or cannot be read.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
+            mode = os.fstat(file.fileno()).st_mode
+            raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
+    except OSError as err:
+        raise ValueError("no such file" if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
+    if not stat.S_ISREG(mode):
+        raise ValueError("not a file")
+    if len(raw) > MAX_BYTES:
+        raise ValueError("too large for a key")
+    return raw, mode
+
+
+# ---- the cloud's list
+
+
+_Stamp = tuple[int, int, int, int]
+
+
+class AllowList:
+    """Everybody whose public file lies in a directory, as it is now: ``*.pub``, whatever they are called before that.
+
+    A file that is no public key, or repeats the name or the key of one before it, counts as absent and is told of once.
+    A directory that cannot be read lists nobody.
+
+    Args:
+        directory: where the files are.
+        tell: told, in one line, of files that do not count.
+        clock: monotonic seconds.
+
+    Raises:
+        KeysError: the directory cannot be read now.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], tell: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.directory = Path(directory)
+        self.version = 0  # counts the changes
+        self._tell, self._clock = tell, clock
+        self._changed_at: int | None = None  # the directory's own time
+        self._look_again = -1.0
+        self._stamps: dict[str, _Stamp] | None = None
+        self._read: dict[str, tuple[_Stamp, Identity | str]] = {}  # what each file says, or why it does not count
+        self._told = set[tuple[str, str]]()
+        self._listed: dict[str, Identity] = {}
+        try:
+            os.listdir(directory)  # noqa: PTH208
+        except OSError as err:
+            raise KeysError(f"--allow_dir {directory}: cannot be read ({err.strerror})") from None
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def find(self, public: str) -> Identity | None:
+        """Who has this key, if they are listed now."""
+        self.refresh()
+        return self._listed.get(public)
+
+    def refresh(self) -> None:
+        """Look whether the directory has changed; cheap when it has not."""
+        now = self._clock()
+        try:
+            changed_at: int | None = self.directory.stat().st_mtime_ns
+        except OSError:
+            changed_at = None
+        if changed_at == self._changed_at and now < self._look_again:
+            return
+        self._changed_at, self._look_again = changed_at, now + LOOK_AGAIN_S
+        try:
+            stamps = self._stamps_now()
+        except OSError as err:
+            stamps = {}
+            self._say("", f"cannot be read ({err.strerror}): nobody is listed")
+        if stamps != self._stamps:
+            self._stamps = stamps
+            self._rescan(stamps)
+
+    def _stamps_now(self) -> dict[str, _Stamp]:
+        stamps = {}
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(".pub") and not entry.name.startswith("."):
+                    try:
+                        s = entry.stat()
+                    except OSError:  # a link to nothing, or just removed
+                        continue
+                    stamps[entry.name] = (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
+        return stamps
+
+    def _rescan(self, stamps: dict[str, _Stamp]) -> None:
+        before, read = self._read, dict[str, tuple[_Stamp, Identity | str]]()
+        listed, names = dict[str, Identity](), set[str]()
+        problems = set[tuple[str, str]]()
+        for file, stamp in sorted(stamps.items()):
+            known = before.get(file)
+            says = known[1] if known is not None and known[0] == stamp else self._says(file)
+            read[file] = (stamp, says)
+            if isinstance(says, Identity) and (says.public in listed or says.name in names):
+                says = "another file has this name or key"
+            if isinstance(says, str):
+                problems.add((file, says))
+            elif says.role != "cloud":  # its own may lie there, too
+                listed[says.public] = says
+                names.add(says.name)
+        if listed != self._listed:
+            self.version += 1
+        self._read, self._listed = read, listed
+        self._told &= problems  # what was mended and breaks again is told again
+        for file, problem in sorted(problems):
+            self._say(file, f"{problem}; it does not count")
+
+    def _says(self, file: str) -> Identity | str:
+        try:
+            return parse_public(_read(self.directory / file)[0])
+        except ValueError as err:
+            return str(err)
+
+    def _say(self, file: str, problem: str) -> None:
+        if (file, problem) not in self._told:
+            self._told.add((file, problem))
+            self._tell(f"--allow_dir: {file!r}: {problem}" if file else f"--allow_dir: {problem}")
+
+
+# ---- the command line
+
+
+def main(name: str, role: str, dir: str = ".") -> None:
+    """Make a key pair: python -m llama.keys new NAME --role ROLE.
+
+    Args:
+        name: whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
+        role: device, vendor or operator; or cloud, for the cloud itself.
+        dir: where the two files are written.
+    """
+    private, public = make_keys(name, role, dir)
+    goes_to = (
+        "give it to whoever connects, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
+    )
+    print(f"{private}: private, stays where it is used (--key_file)\n{public}: public, {goes_to}")
+
+
+def flags_of(words: Sequence[str]) -> list[str]:
+    """``new NAME`` as the flag that it is short for.
+
+    Raises:
+        UsageError: there is another word, or no name.
+    """
+    if not words or words[0].startswith("-"):
+        return list(words)
+    if words[0] != "new":
+        raise UsageError(f"'{words[0]}' is not known; write new NAME --role ROLE")
+    if len(words) < 2 or words[1].startswith("-"):
+        raise UsageError("whose key? write new NAME --role ROLE")
+    return [f"--name={words[1]}", *words[2:]]
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    try:
+        words = flags_of(words)
+    except UsageError as err:
+        wrong = err
+
+        def refuse() -> None:
+            """Tells what is wrong with the words, as any other command line does."""
+            raise wrong
+
+        run(refuse, [])
+    run(main, words)

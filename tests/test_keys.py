@@ -1,0 +1,606 @@
+"""Claims about keys: who is let in, as whom, for how long, and what others on the network see of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edge_main
+from llama import wire
+from llama.cloud.admission import CloudKeys
+from llama.edge.asking import Device, SheetSource
+from llama.edge.link import Link
+from llama.edge.link import Session as DeviceSession
+from llama.edge.sitting import Sitting
+from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
+from llama.keys import (
+    AllowList,
+    Identity,
+    LinkKeys,
+    flags_of,
+    link_keys,
+    make_keys,
+    parse_private,
+    parse_public,
+    read_key,
+    read_public,
+)  # fmt: skip
+from llama.tokenizer import Tokenizer
+from llama.wire import Acknowledge, Close, Collect, FetchSheet, Finish, Hello, ListSheets, Opened, Request, Tokens
+from tests.processes import ask, cloud
+from tests.proxy import Proxy
+from tests.support import GREEDY, Halves, Peer, Served, code_of, opening, run_main, step_of, written
+
+Splits = Callable[..., Path]
+SHEETS = {
+    "system.txt": "Be kind.",
+    "gifts.toml": 'title = "Gifts"\nasks_for = ["name"]\nquestions = ["For {name}."]',
+    "plain.toml": 'title = "Plain"\nquestions = ["Say something."]',
+    "insurer/cover.toml": 'title = "Cover"\nquestions = ["Trip"]',
+}
+PROMPT = [258, 84, 104, 101, 32]
+NOWHERE_S = 1.5  # how long somebody who gets nowhere is watched trying
+
+
+class Keys:
+    """A directory of keys: the cloud's, and of whoever is made; who is listed has a copy in ``allowed``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.allowed = directory, directory / "allowed"
+        self.allowed.mkdir()
+        make_keys("cloud", "cloud", directory)
+
+    def make(self, name: str, role: str = "device", listed: bool = True) -> LinkKeys:
+        """A new pair, and what its owner needs to connect."""
+        make_keys(name, role, self.directory)
+        if listed:
+            self.list(name)
+        keys = link_keys(str(self.directory / f"{name}.key"), str(self.directory / "cloud.pub"), role)
+        assert keys is not None
+        return keys
+
+    def list(self, name: str) -> None:
+        (self.allowed / f"{name}.pub").write_bytes((self.directory / f"{name}.pub").read_bytes())
+
+    def remove(self, name: str) -> None:
+        (self.allowed / f"{name}.pub").unlink()
+
+    def of_the_cloud(self, max_sessions: int = 4) -> CloudKeys:
+        return CloudKeys(read_key(str(self.directory / "cloud.key"), "cloud"), AllowList(self.allowed), max_sessions)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+@pytest.fixture
+def served(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> Iterator[Served]:
+    """A cloud with keys; whatever a test does to it, a listed device gets its tokens afterwards."""
+    with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served:
+        yield served
+        afterwards = keys.make("afterwards")
+        assert served.run(PROMPT, 4, keys=afterwards) == halves.tokens(PROMPT, 4)
+
+
+def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
+    """What a device is told that the cloud does not let in."""
+    with Link(endpoint, deadline_s=NOWHERE_S, on_notice=lambda _: None, keys=keys) as link:
+        with pytest.raises(CloudUnreachable) as told:
+            link.hello()
+    return str(told.value)
+
+
+def wait_until(is_so: Callable[[], object]) -> None:
+    """Until a condition holds; the list is read within a second of any change."""
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# ---- who is let in
+
+
+def test_a_listed_key_gets_a_whole_reply(served: Served, keys: Keys) -> None:
+    """The same tokens as without keys."""
+    phone = keys.make("phone")
+    assert served.run(PROMPT, 8, keys=phone) == served.halves.tokens(PROMPT, 8)
+
+
+def test_a_key_that_is_not_listed_gets_nowhere_and_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
+    """A handshake that is refused says nothing: so the error names what to look at."""
+    told = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
+    assert "this device's key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in told
+
+
+def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: Keys, tmp_path: Path) -> None:
+    """Its key is listed, but the cloud cannot prove to be the one that was pinned; it never sees a request."""
+    phone = keys.make("phone")
+    (tmp_path / "elsewhere").mkdir()
+    make_keys("cloud", "cloud", tmp_path / "elsewhere")
+    other_cloud = read_public(str(tmp_path / "elsewhere" / "cloud.pub"), "cloud")
+    gets_nowhere(served.endpoint, LinkKeys(phone.own, other_cloud))
+
+
+def test_a_device_without_keys_gets_nowhere_where_keys_are_used(served: Served) -> None:
+    """ZeroMQ's NULL mechanism is not offered."""
+    assert "--allow_dir" not in gets_nowhere(served.endpoint, None)
+
+
+def test_a_device_with_keys_gets_nowhere_where_there_are_none(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
+    """It does not fall back to speaking in the clear."""
+    with Served(halves, tokenizer) as open_to_all:
+        gets_nowhere(open_to_all.endpoint, keys.make("phone"))
+
+
+def test_a_device_with_a_listed_public_key_but_another_secret_gets_nowhere(served: Served, keys: Keys) -> None:
+    """Public keys are no secret: having one proves nothing."""
+    phone, thief = keys.make("phone"), keys.make("thief", listed=False)
+    stolen = type(phone.own)(phone.own.identity, thief.own.secret)
+    gets_nowhere(served.endpoint, LinkKeys(stolen, phone.cloud))
+
+
+def test_a_key_that_is_added_later_works_without_a_restart(served: Served, keys: Keys) -> None:
+    """First refused, then listed, then let in."""
+    late = keys.make("late", listed=False)
+    gets_nowhere(served.endpoint, late)
+    keys.list("late")
+    assert served.run(PROMPT, 4, keys=late) == served.halves.tokens(PROMPT, 4)
+
+
+def test_a_key_that_is_removed_is_refused_at_its_next_message_and_its_session_is_gone(
+    served: Served, keys: Keys
+) -> None:
+    """On the connection that it has; listed anew, it is let in, but the session stays lost."""
+    phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
+    with served.peer(keys=phone) as peer:
+        session = served.open(peer, opening(len(PROMPT)))
+        assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
+        keys.remove("phone")
+        assert peer.refusal(step_of(session, 2, 0, rows), rows) == "not_allowed"
+        assert peer.refusal(Hello(wire.VERSION)) == "not_allowed"
+        wait_until(lambda: len(served.server.sessions) == 0)
+        gets_nowhere(served.endpoint, phone)
+        keys.list("phone")
+        assert peer.refusal(step_of(session, 2, 0, rows), rows) == "unknown_session"
+
+
+def test_the_sessions_of_a_removed_key_are_closed_also_if_it_stays_silent(served: Served, keys: Keys) -> None:
+    """Others keep theirs."""
+    gone, stays = keys.make("gone"), keys.make("stays")
+    with served.peer(keys=gone) as one, served.peer(keys=stays) as other:
+        served.open(one, opening())
+        with served.session(other, keys=stays):
+            keys.remove("gone")
+            wait_until(lambda: len(served.server.sessions) == 1)
+
+
+def test_a_step_that_is_computed_while_its_key_is_removed_gets_no_tokens(served: Served, keys: Keys) -> None:
+    """What the cloud knows when it has computed them is that the session is closed."""
+    phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
+    with served.peer(keys=phone) as peer:
+        session = served.open(peer, opening(len(PROMPT)))
+        with served.halves.cloud.held():
+            peer.send_request(step_of(session, 1, 0, rows), rows)
+            assert served.halves.cloud.computing.wait(20)
+            keys.remove("phone")
+            wait_until(lambda: len(served.server.sessions) == 0)
+        assert code_of(peer.receive()) == "unknown_session"
+
+
+def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: Keys) -> None:
+    """As any other refusal."""
+    phone = keys.make("phone")
+    with Link(served.endpoint, keys=phone) as link:
+        welcome = link.hello()
+        with pytest.raises(CloudRefused, match=r"\(not_allowed\): this key is not listed any more; ask the provider"):
+            with DeviceSession(link, welcome, prompt_tokens=5, sampling=GREEDY, stop_ids=()) as session:
+                keys.remove("phone")
+                session.finish(0)
+
+
+# ---- as whom
+
+
+def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
+    """Devices run sessions and read sheets, a vendor collects its own deliveries, an operator runs nothing."""
+    some = bytes(16)
+    of_devices: list[Request] = [
+        opening(), Finish(some, 1, 0), Close(some, 1), ListSheets(), FetchSheet("birthday"),
+    ]  # fmt: skip
+    of_vendors: list[Request] = [Collect("insurer"), Acknowledge("insurer", (some,))]
+    rows = served.halves.rows(PROMPT)
+    device, vendor = keys.make("phone"), keys.make("insurer", "vendor")
+    with served.peer(keys=device) as peer:
+        assert {peer.refusal(each) for each in of_vendors} == {"not_allowed"}
+        assert "not_allowed" not in {peer.refusal(each) for each in of_devices}
+    with served.peer(keys=vendor) as peer:
+        assert {peer.refusal(each) for each in of_devices} == {"not_allowed"}
+        assert peer.refusal(step_of(some, 1, 0, rows), rows) == "not_allowed"
+        assert "not_allowed" not in {peer.refusal(each) for each in of_vendors}
+    with served.peer(keys=keys.make("nosy", "operator")) as peer:
+        assert {peer.refusal(each) for each in (*of_devices, *of_vendors)} == {"not_allowed"}
+        assert peer.refusal(Hello(wire.VERSION)) == "Welcome"
+
+
+def test_a_vendor_collects_and_acknowledges_no_other_vendors_deliveries(served: Served, keys: Keys) -> None:
+    """The name in the request must be the key's."""
+    with served.peer(keys=keys.make("insurer", "vendor")) as peer:
+        assert peer.refusal(Collect("florist")) == "not_allowed"
+        assert peer.refusal(Acknowledge("florist", (bytes(16),))) == "not_allowed"
+
+
+def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) -> None:
+    """Nobody else can step, finish, close or resume it, though they know its id and its run's; its owner goes on."""
+    phone, thief, rows = keys.make("phone"), keys.make("thief"), served.halves.rows(PROMPT)
+    request = opening(len(PROMPT))
+    with served.peer(keys=phone) as mine, served.peer(keys=thief) as theirs:
+        session = served.open(mine, request)
+        step = step_of(session, 1, 0, rows)
+        assert theirs.refusal(step, rows) == "unknown_session"
+        tokens = mine.ask(step, rows)
+        assert isinstance(tokens, Tokens)
+        for stolen in (Finish(session, 2, 1), Close(session, 2)):
+            assert theirs.refusal(stolen) == "unknown_session"
+        assert theirs.refusal(step, rows) == "unknown_session"  # nor is the last answer repeated
+        same_run = served.open(theirs, request)
+        assert same_run != session
+        assert theirs.refusal(Close(same_run, 1)) == "Closed"
+        assert mine.refusal(Close(same_run, 1)) == "unknown_session"
+        assert served.open(mine, request) == session
+        assert mine.refusal(Finish(session, 2, 1)) == "Final"
+        assert mine.refusal(Close(session, 3)) == mine.refusal(Close(session, 3)) == "Closed"
+        assert theirs.refusal(Close(session, 3)) == "unknown_session"
+
+
+def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(
+    halves: Halves, tokenizer: Tokenizer, keys: Keys
+) -> None:
+    """Beyond its share it is asked to wait; whoever else comes is served."""
+    with Served(halves, tokenizer, slots=4, keys=keys.of_the_cloud(max_sessions=2)) as served:
+        greedy, other = keys.make("greedy"), keys.make("other")
+        with served.peer(keys=greedy) as peer:
+            first = [served.open(peer, opening()) for _ in range(2)]
+            refused = peer.ask(opening())
+            assert isinstance(refused, wire.Error) and refused.code == "busy" and refused.retry_after_s
+            assert served.run(PROMPT, 2, keys=other) == halves.tokens(PROMPT, 2)
+            assert peer.refusal(Close(first[0], 1)) == "Closed"
+            assert isinstance(peer.ask(opening()), Opened)
+
+
+# ---- what others see
+
+
+def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves: Halves, tokenizer: Tokenizer) -> None:
+    """Neither rows nor names of fields, in either direction; without keys, both are there to be found."""
+    phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
+    names = [b"prompt_tokens", b"temperature", b"session", b"position", b"compute_us", b"fingerprint", b"welcome"]
+    sought = [*names, bytes(wire.rows_to_frame(rows))[:32]]
+
+    def seen(endpoint: str, keys: LinkKeys | None) -> bytes:
+        with Proxy(endpoint) as proxy:
+            with Peer(proxy.address, keys=keys) as peer:
+                assert code_of(peer.ask(Hello(wire.VERSION))) == "Welcome"
+                opened = peer.ask(opening(len(PROMPT)))
+                assert isinstance(opened, Opened)
+                assert isinstance(peer.ask(step_of(opened.session, 1, 0, rows), rows), Tokens)
+                assert code_of(peer.ask(Close(opened.session, 2))) == "Closed"
+            return b"".join(bytes(each.out + each.back) for each in proxy.wires)
+
+    assert not [each for each in sought if each in seen(served.endpoint, phone)]
+    with Served(halves, tokenizer) as open_to_all:
+        in_the_clear = seen(open_to_all.endpoint, None)
+    assert [each for each in sought if each in in_the_clear] == sought
+
+
+def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Keys) -> None:
+    """Byte for byte what a listed device sent opens nothing: the cloud's half of the handshake is new each time."""
+    phone = keys.make("phone")
+    with Proxy(served.endpoint) as proxy:
+        with Peer(proxy.address, keys=phone) as peer:
+            session = served.open(peer, opening())
+            assert peer.refusal(Close(session, 1)) == "Closed"
+        (recorded,) = proxy.wires
+        sent, answered = bytes(recorded.out), bytes(recorded.back)
+    opened = served.server.sessions.was_closed(session, phone.own.identity.public)
+    assert opened and len(sent) > 500
+    host, _, port = served.endpoint.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port))) as replay:
+        replay.settimeout(NOWHERE_S)
+        replay.sendall(sent)
+        came = b""
+        try:
+            while data := replay.recv(1 << 16):
+                came += data
+        except (TimeoutError, ConnectionError):
+            pass
+    assert len(came) < len(answered)  # a greeting and half a handshake, but no answers
+    assert len(served.server.sessions) == 0
+
+
+# ---- the cloud's list
+
+
+def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_others(keys: Keys) -> None:
+    """Damaged, private, a repetition, a directory, a pipe, a link to nothing; the cloud's own key lists nobody."""
+    phone, told = keys.make("phone"), list[str]()
+    make_keys("spare", "device", keys.directory)
+    (keys.allowed / "damaged.pub").write_bytes(b"\xff\x00")
+    (keys.allowed / "private.pub").write_bytes((keys.directory / "spare.key").read_bytes())
+    (keys.allowed / "z-again.pub").write_bytes((keys.directory / "phone.pub").read_bytes())
+    (keys.allowed / "directory.pub").mkdir()
+    os.mkfifo(keys.allowed / "pipe.pub")
+    (keys.allowed / "nothing.pub").symlink_to("not-there")
+    (keys.allowed / "notes.txt").write_text("not looked at")
+    keys.list("cloud")
+    now = 0.0
+    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    assert len(allowed) == 1 and allowed.find(phone.own.identity.public) == phone.own.identity
+    assert [line.split("'")[1] for line in told] == [
+        "damaged.pub", "directory.pub", "pipe.pub", "private.pub", "z-again.pub",
+    ]  # fmt: skip
+    now = 10.0
+    allowed.refresh()
+    assert len(told) == 5
+    assert not [line for line in told if phone.own.identity.public in line or phone.own.secret in line]
+
+
+def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
+    """Which does not change the directory, so that the files themselves are looked at."""
+    phone, other = keys.make("phone"), keys.make("other", listed=False)
+    now = 0.0
+    allowed = AllowList(keys.allowed, clock=lambda: now)
+    before = allowed.version
+    with (keys.allowed / "phone.pub").open("r+b") as file:
+        file.write((keys.directory / "other.pub").read_bytes())
+    now = 1.1
+    assert allowed.find(phone.own.identity.public) is None
+    assert allowed.find(other.own.identity.public) == other.own.identity
+    assert allowed.version > before
+
+
+def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
+    """And everybody again when it is back."""
+    phone, told = keys.make("phone"), list[str]()
+    allowed = AllowList(keys.allowed, told.append)
+    keys.allowed.rename(keys.directory / "away")
+    assert allowed.find(phone.own.identity.public) is None
+    assert len(told) == 1 and "nobody is listed" in told[0]
+    (keys.directory / "away").rename(keys.allowed)
+    assert allowed.find(phone.own.identity.public) == phone.own.identity
+    with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
+        AllowList(keys.directory / "never")
+
+
+Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+almost_keys = st.text(Z85, min_size=40, max_size=40) | st.text(max_size=45)
+almost_files = st.builds(
+    lambda name, role, public, more: f'name = "{name}"\nrole = "{role}"\npublic = "{public}"\n{more}'.encode(),
+    st.sampled_from(["phone", "Phone", "", "a" * 41, "x\\u000a"]),
+    st.sampled_from(["device", "vendor", "operator", "cloud", "root"]),
+    almost_keys | st.just("0" * 40),
+    st.sampled_from(["", "secret = 'x'", "[table]", "name = 'again'", "more = 1"]),
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.binary(max_size=300) | almost_files)
+def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: bytes) -> None:
+    """What is taken is exactly what libzmq takes, too."""
+    for parse in (parse_public, parse_private):
+        try:
+            parsed = parse(raw)
+        except ValueError as refused:
+            text = str(refused)
+            assert text and text.isprintable() and len(text) < 200
+            values = [part for part in raw.decode(errors="ignore").split('"') if len(part) == 40]
+            assert not [value for value in values if value in text]
+            continue
+        assert isinstance(parsed, Identity) and parsed.public.encode() in raw
+        with zmq.Context() as context, context.socket(zmq.REQ) as there:
+            there.setsockopt(zmq.CURVE_SERVERKEY, parsed.public.encode())
+
+
+# ---- key files
+
+
+def test_a_private_key_is_for_its_owners_eyes_only_whatever_the_umask(tmp_path: Path) -> None:
+    """And nothing else is left beside the pair."""
+    before = os.umask(0)
+    try:
+        private, public = make_keys("phone", "device", tmp_path)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert sorted(tmp_path.iterdir()) == [private, public]
+    assert parse_private(private.read_bytes()).identity == parse_public(public.read_bytes())
+    assert b"secret" not in public.read_bytes()
+    assert parse_private(private.read_bytes()).secret not in repr(parse_private(private.read_bytes()))
+
+
+def test_a_key_is_never_written_over(tmp_path: Path) -> None:
+    """Neither half of it, and no half is left where the other is in the way."""
+    private, public = make_keys("phone", "device", tmp_path)
+    kept = private.read_bytes(), public.read_bytes()
+    with pytest.raises(KeysError, match="exists and is not written over"):
+        make_keys("phone", "vendor", tmp_path)
+    assert (private.read_bytes(), public.read_bytes()) == kept
+    (tmp_path / "tablet.pub").symlink_to("nowhere")
+    with pytest.raises(KeysError, match="exists"):
+        make_keys("tablet", "device", tmp_path)
+    assert not (tmp_path / "tablet.key").exists()
+    with pytest.raises(KeysError, match="cannot be written"):
+        make_keys("phone", "device", tmp_path / "not-there")
+
+
+def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(keys: Keys) -> None:
+    """Each in words that say what to do."""
+    keys.make("phone")
+    private, cloud = keys.directory / "phone.key", str(keys.directory / "cloud.pub")
+    with pytest.raises(KeysError, match="role device, and vendor is needed"):
+        read_key(str(private), "vendor")
+    with pytest.raises(KeysError, match=r"this is a private key; give the \.pub file"):
+        read_public(str(private), "device")
+    with pytest.raises(KeysError, match="no such file"):
+        read_key(str(keys.directory / "nobody.key"), "device")
+    with pytest.raises(UsageError, match="belong together"):
+        link_keys(str(private), None, "device")
+    with pytest.raises(UsageError, match="belong together"):
+        link_keys(None, cloud, "device")
+    assert link_keys(None, None, "device") is None
+    private.chmod(0o640)
+    with pytest.raises(KeysError, match="others may read it"):
+        read_key(str(private), "device")
+
+
+# ---- command lines
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    return run_main("-m", "llama.keys", *words)
+
+
+def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Path) -> None:
+    """It never prints a key."""
+    made = make("new", "phone", "--role", "device", "--dir", str(tmp_path))
+    assert made.returncode == 0 and not made.stderr
+    assert "phone.key: private" in made.stdout and "--allow_dir" in made.stdout
+    pair = read_key(str(tmp_path / "phone.key"), "device")
+    assert pair.identity.public not in made.stdout and pair.secret not in made.stdout
+    again = make("new", "phone", "--role", "device", "--dir", str(tmp_path))
+    assert again.returncode == 1 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["new", "phone"], "--role must be given"),
+        (["new", "--role", "device"], "whose key? write new NAME --role ROLE"),
+        (["old", "phone"], "'old' is not known; write new NAME --role ROLE"),
+        (["new", "phone", "--role", "king"], "--role is one of device, vendor, operator, cloud"),
+        (["new", "../phone", "--role", "device"], "the name of a key is 1 to 40 of a-z, 0-9 and -"),
+        (["new", "phone", "tablet", "--role", "device"], "'tablet' belongs to no flag"),
+        ([], "--name and --role must be given"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], told: str) -> None:
+    """Exit code 2, and nothing is written."""
+    refused = make(*words)
+    assert refused.returncode == 2 and not refused.stdout
+    assert refused.stderr.startswith("error: ") and told in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_the_words_are_short_for_flags() -> None:
+    """Which --help shows."""
+    assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
+    assert flags_of(["--help"]) == ["--help"]
+
+
+def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
+    """A vendor's or an operator's machine need not have it."""
+    code = "import sys, llama.keys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "bind", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:5555", "tcp://192.0.2.1:5555", "tcp://eth0:5555",
+             "tcp://localhost.example:5555", "ws://0.0.0.0:5555"],
+)  # fmt: skip
+def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
+    """Unless the provider spells out that it shall not."""
+    from cloud_main import _check_open_to
+
+    with pytest.raises(UsageError, match=r"give --key_file and --allow_dir .*or --insecure"):
+        _check_open_to(bind, keys=False, insecure=False)
+    _check_open_to(bind, keys=True, insecure=False)
+    _check_open_to(bind, keys=False, insecure=True)
+    for here in ("tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://[::1]:5555", "tcp://localhost:5555"):
+        _check_open_to(here, keys=False, insecure=False)
+    with pytest.raises(UsageError, match="leave one away"):
+        _check_open_to(bind, keys=True, insecure=True)
+
+
+# ---- the programs
+
+
+def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
+    tiny_split: Splits, keys: Keys, tmp_path: Path
+) -> None:
+    """A device's reply and list of sheets, the page, a vendor's collection; without keys, as somebody else: nothing."""
+    half, directory, allowed = tiny_split(), keys.directory, keys.allowed
+    phone = keys.make("phone")
+    keys.make("insurer", "vendor")
+    sheets = written(tmp_path / "sheets", SHEETS)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("The ")
+    pinned = ("--cloud_key", str(directory / "cloud.pub"))
+    as_phone = ("--key_file", str(directory / "phone.key"), *pinned)
+    as_insurer = ("--key_file", str(directory / "insurer.key"), *pinned)
+    with cloud(
+        half / "cloud", "--key_file", directory / "cloud.key", "--allow_dir", allowed, "--sheet_dir", sheets,
+        "--record_file", tmp_path / "runs.sqlite", "--max_sessions_per_key", 1,
+    ) as running:  # fmt: skip
+        answer = ask(half / "edge", running.address, prompt, "--max_gen_len", 4, *as_phone)
+        assert len(answer["tokens"]) == 4
+        to_the_cloud = ("edge_main.py", "--ckpt_dir", str(half / "edge"), "--cloud", running.address)
+        listed = run_main(*to_the_cloud, "--list_sheets", *as_phone)
+        assert "gifts" in listed.stdout and listed.returncode == 0
+        to_collect = ("-m", "llama.vendor", "--cloud", running.address, "--deadline", "2", "--vendor")
+        collected = run_main(*to_collect, "insurer", *as_insurer)
+        assert (collected.returncode, collected.stdout, collected.stderr) == (0, "", "")
+        others = run_main(*to_collect, "florist", *as_insurer)
+        assert others.returncode == 1 and "(not_allowed): these are another vendor's deliveries" in others.stderr
+        silence = run_main(*to_collect, "insurer")
+        assert silence.returncode == 1 and "no answer from" in silence.stderr
+        wrong_role = run_main(*to_collect, "insurer", *as_phone)
+        assert wrong_role.returncode == 1 and "role device, and vendor is needed" in wrong_role.stderr
+        halfway = run_main(*to_the_cloud, "--prompt_file", str(prompt), *pinned)
+        assert halfway.returncode == 2 and "--key_file and --cloud_key belong together" in halfway.stderr
+        device = Device(str(half / "edge"), lambda h, welcome: edge_main._load(h, welcome, torch.device("cpu")))
+        sitting = Sitting(
+            device, SheetSource(running.address, None, None, 5.0, phone), running.address, profile_file=None,
+            mode="schema", sampling=GREEDY, max_gen_len=4, deadline_s=5.0, keys=phone,
+        )  # fmt: skip
+        try:
+            sitting.start()
+            wait_until(lambda: sitting.state()["cloud"]["state"] == "here" and sitting.state()["sheets"])
+            sitting.look_at("plain")
+            sitting.begin("plain", agree=True)
+            wait_until(lambda: sitting.state()["run"]["phase"] in ("done", "failed", "stopped"))
+            assert sitting.state()["run"]["phase"] == "done"
+        finally:
+            sitting.close()
+        said = running.output()
+    for key in (phone.own.identity.public, phone.own.secret, phone.cloud.public):
+        assert key not in said
+
+
+def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:
+    """Without keys every network is refused; with keys, an address that is another machine's."""
+    cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")
+    own = str(keys.directory / "cloud.key")
+    for flags, code, told in (
+        (("tcp://0.0.0.0:5555",), 2, "is open to a network, where without keys anybody may ask or listen"),
+        (("tcp://192.0.2.1:5555", "--insecure"), 1, "no such network address on this machine; --bind tcp://0.0.0.0"),
+        (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file and --allow_dir belong together"),
+        (("tcp://127.0.0.1:*", "--max_sessions_per_key", "2"), 2, "--max_sessions_per_key is of keys"),
+        (("tcp://127.0.0.1:*", "--key_file", own, "--allow_dir", own), 1, "cannot be read (Not a directory)"),
+    ):
+        ended = run_main(*cloud_main, *flags)
+        assert ended.returncode == code and not ended.stdout
+        *notices, error = ended.stderr.splitlines()
+        assert error.startswith("error: ") and told in error
+        assert len(notices) == ("--insecure" in flags)
