@@ -107,6 +107,23 @@ def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> 
     small.wait_in_line(waiting, b"", b"")
 
 
+def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Clock) -> None:
+    """Two at a time; a key that is taken off the list gets no place that it waited for."""
+    sessions = Sessions(1, 60.0, clock, per_owner=2)
+    sessions.wait_in_line(opening(), b"", b"", "her")
+    [(_, running)] = sessions.admitted()
+    sessions.wait_in_line(opening(), b"", b"", "her")
+    with pytest.raises(Refused) as refused:
+        sessions.wait_in_line(opening(), b"", b"", "her")
+    assert code(refused) == ErrorCode.BUSY and "this key" in str(refused.value)
+    sessions.wait_in_line(opening(), b"", b"", "him")
+    sessions.leave_line(lambda owner: owner == "him")
+    sessions.close(running)
+    sessions.release(running.slot)
+    [(_, next_one)] = sessions.admitted()
+    assert next_one.owner == "him"
+
+
 def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock) -> None:
     """Its device may have left while it waited in line."""
     sessions = Sessions(2, 600.0, clock)

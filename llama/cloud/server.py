@@ -245,11 +245,12 @@ class Server:
                 self._admission.close()
 
     def _leave_who_is_not_listed(self, admission: Admission) -> None:
-        """Close the sessions of keys that were taken off the list, whether they ask for more or not."""
+        """Close the sessions of keys that were taken off the list, and those that wait, whether they ask or not."""
         if admission.has_changed():
             for session in self.sessions:
                 if not admission.is_listed(session.owner):
                     self._end(session)
+            self.sessions.leave_line(admission.is_listed)
 
     def _receive(self) -> None:
         frames = self._door.recv_multipart(copy=False)

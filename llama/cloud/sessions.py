@@ -238,6 +238,12 @@ class Sessions:
             admitted.append((waiting, self._open(waiting.request, waiting.digest, owner)))
         return admitted
 
+    def leave_line(self, may_stay: Callable[[str], bool]) -> None:
+        """Take out of the line whose owners may not stay."""
+        for owner, run_id in list(self.line):
+            if not may_stay(owner):
+                del self.line[owner, run_id]
+
     def to_be_told(self, at_once: bool = False) -> list[tuple[bytes, Refused]]:
         """Who has waited long enough to be told so, and what: to ask again, which keeps the turn."""
         now, told = self._clock(), list[tuple[bytes, Refused]]()
