@@ -108,6 +108,10 @@ def end(launcher: subprocess.Popen[bytes]) -> None:
     if launcher.poll() is None:
         launcher.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(15 if ranks else 1)
+    if launcher.poll() is None and not ranks:
+        launcher.send_signal(signal.SIGTERM)  # the second does not wait for running sessions
+        with contextlib.suppress(subprocess.TimeoutExpired):
             launcher.wait(15)
     if launcher.poll() is None:
         launcher.kill()

@@ -174,7 +174,7 @@ def test_a_cloud_that_restarts_before_any_request_of_a_reply_costs_no_token(
 @pytest.fixture(scope="module")
 def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
     """A cloud of the small model for one device at a time."""
-    with cloud(tiny_split() / "cloud", "--max_batch_size", 1, "--idle_timeout", 1.5) as running:
+    with cloud(tiny_split() / "cloud", "--max_batch_size", 1, "--session_idle_s", 1.5) as running:
         yield running
 
 
