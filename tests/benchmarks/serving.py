@@ -86,6 +86,7 @@ def main(
                     if any(ids != expected for _, ids in turns):
                         raise SplitLlamaError("a device says other tokens in company than alone")
                     taken.setdefault(n, []).append(_figures([times for times, _ in turns]))
+            share = others.share()  # while the devices live: the time of those that have ended counts as others'
         finally:
             for process in processes:
                 if process.pid is not None:
@@ -101,7 +102,6 @@ def main(
         gaps = [1000 * gap for _, each in taken[n] for gap in each]
         print(f"  between tokens, {n} devices: p50 {statistics.median(gaps):.0f} ms, "
               f"p95 {statistics.quantiles(gaps, n=20)[-1]:.0f} ms")  # fmt: skip
-    share = others.share()
     print(f"  other processes took {100 * share:.1f} % of the cores meanwhile"
           + ("" if share <= QUIET else ": NOT a quiet machine, do not rely on these figures"))  # fmt: skip
 
