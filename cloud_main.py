@@ -73,7 +73,7 @@ def main(
         ckpt_dir: the cloud half that split_checkpoint.py wrote.
         bind: where to listen, tcp://HOST:PORT; tcp://0.0.0.0:PORT is every network of this machine.
         max_seq_len: most tokens of prompt and reply together; by default 2048, or the model's context if less.
-        kv_cache_gb: GiB for the sessions' keys and values, on all ranks together; taken at the start, never more.
+        kv_cache_gb: GiB for the sessions' keys and values, on all ranks together; sized at the start, never grown.
         max_batch_size: sessions held at a time; by default as many as --kv_cache_gb has room for, up to 256.
         device: cpu or cuda; by default CUDA where there is a GPU.
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
@@ -271,9 +271,8 @@ def _follow(ranks: Ranks, drain_s: float) -> None:
     """Ranks 1 …: work until rank 0 shuts down; a signal only starts a timer, since rank 0 gets it too."""
 
     def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
-        signal.alarm(
-            GRACE_S + (math.ceil(drain_s) if number == signal.SIGTERM else 0)
-        )  # its default action ends the process
+        drains_s = math.ceil(drain_s) if number == signal.SIGTERM else 0
+        signal.alarm(GRACE_S + drains_s)  # its default action ends the process
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -134,8 +134,6 @@ class Ranks:
     def _decode(
         self, slots: Sequence[int], positions: Sequence[int], rows: torch.Tensor, clock: StageClock | None = None
     ) -> torch.Tensor:
-        if len(slots) == 1:  # the shorter way, and what a session that is alone gets
-            return self._step(slots[0], positions[0], rows, 1, clock)
         first, end = slots[0], slots[-1] + 1
         part = [slot - first for slot in slots]
         cache, h = self.cache.rows(first, end), rows[:, None].to(self.device)

@@ -244,11 +244,11 @@ class Sessions:
             if not may_stay(owner):
                 del self.line[owner, run_id]
 
-    def to_be_told(self, at_once: bool = False) -> list[tuple[bytes, Refused]]:
+    def to_be_told(self) -> list[tuple[bytes, Refused]]:
         """Who has waited long enough to be told so, and what: to ask again, which keeps the turn."""
         now, told = self._clock(), list[tuple[bytes, Refused]]()
         for ahead, waiting in enumerate(self.line.values()):
-            if waiting.peer is not None and (at_once or now - waiting.asked >= HELD_S):
+            if waiting.peer is not None and now - waiting.asked >= HELD_S:
                 told.append((waiting.peer, Refused(
                     ErrorCode.BUSY, f"all {self.slots} places are taken, and {ahead} wait before you",
                     "ask again: your turn is kept", 0.0,
