@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import struct
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -24,6 +23,7 @@ from types import TracebackType
 import msgspec
 import torch
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from llama import wire
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
@@ -273,7 +273,7 @@ class Link:
     def _look_at_the_connection(self) -> None:
         """Read what libzmq said. Nothing is sent before the handshake, so a failed attempt to connect is no loss."""
         while self._monitor.poll(0):
-            (event,) = struct.unpack("=H", self._monitor.recv_multipart()[0][:2])
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             self._lost = self._lost or (self._joined and event == zmq.Event.DISCONNECTED)
             self._joined = event == zmq.Event.HANDSHAKE_SUCCEEDED
 
