@@ -45,6 +45,10 @@ The last four need no session and may be repeated at will.
 twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except those that
 fail while they are worked on: ``not_finite``, and ``internal`` of a Step or Finish.
 
+**prefix.** What a prompt begins with may be the same for everybody: the provider's own words. Its id is SHA-256 of the
+fingerprint and of the token ids, each as four bytes, little-endian. A cloud that has computed it answers Open with
+``cached``, their number: the rows that follow are sent from there on. Any other answers 0, and all rows are sent.
+
 **position** may lie before what is cached: the cache is cut back to it first.
 
 **Errors.** ``code`` is one of :class:`ErrorCode`; ``advice`` is one sentence for the person; ``retry_after_s`` is there
@@ -66,13 +70,14 @@ import msgspec
 import torch
 from msgspec import Meta
 
-VERSION = 2
+VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
 MAX_STOP_IDS = 64
 MAX_WANT = 64
 SESSION_BYTES = 16
 RUN_ID_BYTES = 16
 FINGERPRINT_BYTES = 32
+PREFIX_ID_BYTES = 32
 MAX_OFFERS = 12  # of one reply
 MAX_SHEETS = 1000  # that are listed
 MAX_COLLECTED = 64  # deliveries in one answer
@@ -86,6 +91,7 @@ Micros = Annotated[int, Meta(ge=0, le=2**53)]
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
+PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # SHA-256, or empty; llama.prefix
 PromptId = Annotated[str, Meta(max_length=200)]
 VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 Words = Annotated[str, Meta(max_length=500)]
@@ -149,12 +155,14 @@ class Open(Message, frozen=True):
     stop_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_STOP_IDS)]
     prompt_id: PromptId = ""  # which prompt sheet, if one
     resumed_ids: tuple[Count, ...] = ()  # outputs so far, when a lost session is opened again
+    prefix: PrefixId = b""  # what the prompt begins with, if others' may begin so, too
 
 
 class Opened(Message, frozen=True):
     """The session: whoever knows it owns it; with keys, only together with the key that it was opened with."""
 
     session: SessionId
+    cached: Count = 0  # positions that are filled already: those of the prefix, where the cloud has it
 
 
 class Step(Message, frozen=True):
@@ -184,6 +192,7 @@ class Tokens(Message, frozen=True):
 
     ids: tuple[Count, ...]
     compute_us: Micros  # time from the request's arrival to this reply
+    seq: Seq  # of the Step: by it, a reply that comes twice is not taken for the next one's
     stages: Stages | None = None  # if asked for
 
 

@@ -73,7 +73,7 @@ def properly(body: list[bytes]) -> wire.Reply:
     if isinstance(request, wire.Open):
         return Opened(b"s" * 16)
     if isinstance(request, Step):
-        return Tokens((65,) * request.want, 5)
+        return Tokens((65,) * request.want, 5, request.seq)
     if isinstance(request, Close):
         return Closed()
     assert isinstance(request, Finish)
@@ -237,7 +237,7 @@ def test_a_busy_clouds_senseless_hint_is_replaced_by_a_second(halves: Halves, to
 
 
 @pytest.mark.parametrize(
-    ("kind", "good"), [(Step, Tokens((65,), 5)), (wire.Finish, Final("A", Usage(5, 1, 5))), (Hello, WELCOME)]
+    ("kind", "good"), [(Step, Tokens((65,), 5, 1)), (wire.Finish, Final("A", Usage(5, 1, 5))), (Hello, WELCOME)]
 )
 def test_any_request_is_asked_again_of_a_busy_cloud_with_the_same_bytes(
     halves: Halves, tokenizer: Tokenizer, kind: type, good: wire.Reply
@@ -256,7 +256,7 @@ def test_a_cloud_that_keeps_our_place_in_its_queue_is_asked_at_once_and_the_pers
 ) -> None:
     """``retry_after_s`` of 0, many times."""
     busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0)
-    answers = Except(Step, *[busy] * 5, Tokens((65,), 5))
+    answers = Except(Step, *[busy] * 5, Tokens((65,), 5, 1))
     with FalseCloud(answers) as cloud, linked(cloud.endpoint, 30) as (link, notices):
         assert reply(link, halves, tokenizer, 1).tokens == [65]
     assert sum(is_a(body, Step) for body in cloud.asked) == 6
@@ -272,6 +272,14 @@ def test_who_does_not_want_to_wait_for_a_busy_cloud_is_told_at_once() -> None:
             link.ask(wire.ListSheets())
         assert refused.value.retry_after_s == 7.0 and notices == []
         assert link.hello() == WELCOME
+
+
+def test_a_reply_that_comes_twice_is_not_taken_for_the_next_ones(halves: Halves, tokenizer: Tokenizer) -> None:
+    """The second one is late; the step that it is handed to is asked again, with the same bytes."""
+    late = Except(Step, Tokens((65,), 5, 1), Tokens((66,), 5, 1), Tokens((65,), 5, 2))
+    with FalseCloud(late) as cloud, linked(cloud.endpoint, 30) as (link, _):
+        assert reply(link, halves, tokenizer, 2).tokens == [65, 65]
+    assert [body for body in cloud.asked if is_a(body, Step)][1] == [b for b in cloud.asked if is_a(b, Step)][2]
 
 
 # ---- the connection breaks
@@ -362,7 +370,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_bytes(halves: Halves, to
 def reply_for(kind: type, _: int) -> wire.Reply:
     replies: dict[type, wire.Reply] = {
         wire.Open: Opened(b"s" * 16),
-        Step: Tokens((65,), 5),
+        Step: Tokens((65,), 5, 1),
         wire.Finish: Final("A", Usage(5, 1, 5)),
     }
     return replies[kind]
@@ -486,11 +494,11 @@ def test_a_handshake_answered_in_another_way_is_a_protocol_mismatch(answer: byte
     [
         (wire.Open, Closed()),
         (wire.Open, b"garbage"),
-        (Step, Tokens((), 5)),
-        (Step, Tokens((65, 66), 5)),
+        (Step, Tokens((), 5, 1)),
+        (Step, Tokens((65, 66), 5, 1)),
         (Step, Opened(b"s" * 16)),
         (Step, b"\x93\x01"),
-        (wire.Finish, Tokens((65,), 5)),
+        (wire.Finish, Tokens((65,), 5, 1)),
         (wire.Finish, b""),
     ],
     ids=lambda value: getattr(value, "__name__", repr(value)[:30]),
@@ -571,7 +579,7 @@ def test_ids_beyond_the_vocabulary_are_an_error_of_the_family(halves: Halves, to
     """Not an index error from the embedding."""
     from llama.errors import SplitLlamaError
 
-    with FalseCloud(Except(Step, Tokens((ARGS.vocab_size,), 5))) as cloud, linked(cloud.endpoint) as (link, _):
+    with FalseCloud(Except(Step, Tokens((ARGS.vocab_size,), 5, 1))) as cloud, linked(cloud.endpoint) as (link, _):
         with pytest.raises(SplitLlamaError, match=str(ARGS.vocab_size)):
             reply(link, halves, tokenizer)
 

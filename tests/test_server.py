@@ -162,7 +162,7 @@ def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_o
             second_hello_answered(served)
             third.send(*frames)
             second_hello_answered(served)
-        assert third.receive() == Tokens(tuple(served.halves.tokens(PROMPT, 1)), third_us(served, session))
+        assert third.receive() == Tokens(tuple(served.halves.tokens(PROMPT, 1)), third_us(served, session), 1)
         assert not peer.socket.poll(0) and not second.socket.poll(0)
         assert served.halves.cloud.steps == before + 1
 

@@ -45,7 +45,7 @@ from llama.wire import (
 RUN, FINGERPRINT, SESSION = bytes(range(16)), bytes(range(32)), bytes(range(16, 32))
 OFFER = Offer("tea-1", "daun-seduh", "Teh", 285000, "https://daun.example/1", "A tea set", ("tea",))
 
-# Version 2 of the protocol. A change of any of these bytes is another version.
+# Version 3 of the protocol. A change of any of these bytes is another version.
 GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
     (
         Hello(1),
@@ -53,7 +53,7 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "82a474797065a568656c6c6fa776657273696f6e01",
     ),
     (
-        Open(RUN, FINGERPRINT, 5, 0.5, 1.0, 1, (128001, 128009), "gift", (7,)),
+        Open(RUN, FINGERPRINT, 5, 0.5, 1.0, 1, (128001, 128009), "gift", (7,), FINGERPRINT),
         {
             "type": "open",
             "run_id": RUN,
@@ -65,11 +65,13 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
             "stop_ids": [128001, 128009],
             "prompt_id": "gift",
             "resumed_ids": [7],
+            "prefix": FINGERPRINT,
         },
-        "8aa474797065a46f70656ea672756e5f6964c410000102030405060708090a0b0c0d0e0fab66696e6765727072696e74c420000102030405"
+        "8ba474797065a46f70656ea672756e5f6964c410000102030405060708090a0b0c0d0e0fab66696e6765727072696e74c420000102030405"
         "060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fad70726f6d70745f746f6b656e7305ab74656d7065726174757265cb3fe0"
         "000000000000a5746f705f70cb3ff0000000000000a47365656401a873746f705f69647392ce0001f401ce0001f409a970726f6d70745f69"
-        "64a467696674ab726573756d65645f6964739107",
+        "64a467696674ab726573756d65645f6964739107a6707265666978c420000102030405060708090a0b0c0d0e0f101112131415161718191a"
+        "1b1c1d1e1f",
     ),
     (
         Step(SESSION, 1, 300, 1, "bfloat16", 1, 576),
@@ -113,14 +115,14 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "6c656ecd0800a86d61785f726f7773cd0100",
     ),
     (
-        Opened(SESSION),
-        {"type": "opened", "session": SESSION},
-        "82a474797065a66f70656e6564a773657373696f6ec410101112131415161718191a1b1c1d1e1f",
+        Opened(SESSION, 9),
+        {"type": "opened", "session": SESSION, "cached": 9},
+        "83a474797065a66f70656e6564a773657373696f6ec410101112131415161718191a1b1c1d1e1fa663616368656409",
     ),
     (
-        Tokens((128009,), 1500),
-        {"type": "tokens", "ids": [128009], "compute_us": 1500},
-        "83a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dc",
+        Tokens((128009,), 1500, 3),
+        {"type": "tokens", "ids": [128009], "compute_us": 1500, "seq": 3},
+        "84a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dca373657103",
     ),
     (
         Final("é", Usage(5, 1, 9)),
@@ -166,15 +168,16 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "0c0d0e0f",
     ),
     (
-        Tokens((128009,), 1500, Stages(1, (2, 3), 4, 5)),
+        Tokens((128009,), 1500, 3, Stages(1, (2, 3), 4, 5)),
         {
             "type": "tokens",
             "ids": [128009],
             "compute_us": 1500,
+            "seq": 3,
             "stages": {"queue_us": 1, "layers_us": [2, 3], "head_us": 4, "sample_us": 5},
         },
-        "84a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dca673746167657384a871756575655f757301a9"
-        "6c61796572735f7573920203a7686561645f757304a973616d706c655f757305",
+        "85a474797065a6746f6b656e73a369647391ce0001f409aa636f6d707574655f7573cd05dca373657103a673746167657384a87175657565"
+        "5f757301a96c61796572735f7573920203a7686561645f757304a973616d706c655f757305",
     ),
     (
         Final("é", Usage(5, 1, 9), (OFFER,), Copy.QUEUED),
@@ -264,7 +267,7 @@ def decode(message: Any, header: bytes) -> Any:
 
 
 @pytest.mark.parametrize(("message", "fields", "golden"), GOLDEN, ids=[type(m).__name__ for m, _, _ in GOLDEN])
-def test_every_message_has_the_bytes_that_version_2_pins(message: Any, fields: dict[str, Any], golden: str) -> None:
+def test_every_message_has_the_bytes_that_version_3_pins(message: Any, fields: dict[str, Any], golden: str) -> None:
     """Encoded, read as plain MessagePack, and decoded again."""
     assert wire.encode(message).hex() == golden
     assert msgspec.msgpack.decode(bytes.fromhex(golden)) == fields
@@ -280,7 +283,7 @@ def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
         "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "not_served", "not_allowed",
         "internal",
     ])  # fmt: skip
-    assert wire.VERSION == 2
+    assert wire.VERSION == 3
 
 
 def test_fields_with_a_default_may_be_left_out_and_the_order_is_free() -> None:
@@ -308,6 +311,7 @@ MESSAGES = st.one_of(
         Open, IDS, st.binary(min_size=32, max_size=32), st.integers(1, 2**31 - 1), st.floats(allow_nan=False),
         st.floats(allow_nan=False), st.integers(0, 2**63 - 1), st.lists(COUNTS, max_size=64).map(tuple),
         st.text(max_size=200), st.lists(COUNTS, max_size=200).map(tuple),
+        st.binary(max_size=32),
     ),
     st.builds(
         Step, IDS, SEQS, COUNTS, st.integers(0, 64), st.text(), st.integers(1, 2**31 - 1), COUNTS, st.booleans()
@@ -315,9 +319,9 @@ MESSAGES = st.one_of(
     st.builds(Finish, IDS, SEQS, COUNTS),
     st.builds(Close, IDS, SEQS),
     st.builds(Welcome, COUNTS, st.binary(min_size=32, max_size=32), st.text(), COUNTS, COUNTS, COUNTS, COUNTS),
-    st.builds(Opened, IDS),
+    st.builds(Opened, IDS, COUNTS),
     st.builds(
-        Tokens, st.lists(COUNTS).map(tuple), MICROS, st.none() | st.builds(Stages, MICROS, TIMES, MICROS, MICROS)
+        Tokens, st.lists(COUNTS).map(tuple), MICROS, SEQS, st.none() | st.builds(Stages, MICROS, TIMES, MICROS, MICROS)
     ),
     st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, MICROS), OFFERS, st.sampled_from(Copy)),
     st.just(Closed()),

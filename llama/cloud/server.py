@@ -392,7 +392,7 @@ class Server:
         job.session.compute_us += elapsed_us
         if isinstance(result, _Sampled):
             job.session.stepped(job.step, result.ids)
-            return Tokens(tuple(result.ids), elapsed_us, result.stages)
+            return Tokens(tuple(result.ids), elapsed_us, job.step.seq, result.stages)
         assert isinstance(result, Refused)
         job.session.filled = min(job.session.filled, job.step.position)  # what was written there does not count
         return result.error

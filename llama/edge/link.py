@@ -48,6 +48,7 @@ from llama.wire import (
 HELLO_PATIENCE_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
 STEP_PATIENCE_S = 5.0  # a computation may take longer: then the cloud is asked whether it lives
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 300  # between attempts to connect
+MAX_STALE = 3  # replies to earlier requests, for one request
 MAX_LOSSES = 12  # in a row, of the connection over which one request was sent
 AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 MAX_REPLY_BYTES = 64 << 20
@@ -161,9 +162,14 @@ class Link:
 
     def _wait_for_a_place(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
         """The reply; a cloud that is busy is asked again with the same bytes."""
-        give_up, told = math.inf, False
+        give_up, told, stale = math.inf, False, 0
         while True:
             reply = self._wait_for_reply(request, frames)
+            if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0) and stale < MAX_STALE:
+                stale += 1  # something in between has handed an earlier reply on once more
+                self._remake()
+                self._send(frames)
+                continue
             if not isinstance(reply, Error) or reply.code != ErrorCode.BUSY or not self.waits_when_busy:
                 return reply
             now = time.monotonic()
