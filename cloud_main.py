@@ -29,12 +29,19 @@ from llama.checkpoint.halves import Half, check_world_size, load_weights, read_h
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk, tell
+from llama.cloud.limits import (
+    ALLOWANCE,
+    MAX_MB_S_PER_KEY,
+    MAX_REQUESTS_S_PER_KEY,
+    MemoryCeiling,
+    own_memory,
+)  # fmt: skip
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
 from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
-from llama.errors import SplitLlamaError, UsageError
+from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
 from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome
@@ -66,6 +73,9 @@ def main(
     allow_dir: str | None = None,
     max_sessions_per_key: int | None = None,
     insecure: bool = False,
+    max_mb_s_per_key: float = MAX_MB_S_PER_KEY,
+    max_requests_s_per_key: float = MAX_REQUESTS_S_PER_KEY,
+    max_memory_gb: float | None = None,
 ) -> None:
     """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
 
@@ -89,6 +99,10 @@ def main(
         allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
         max_sessions_per_key: sessions of one key at a time; by default 4.
         insecure: listen on a network without keys; anybody there may ask, and listen.
+        max_mb_s_per_key: megabytes a second of one key, or without keys of one connection; beyond, it is told to wait.
+        max_requests_s_per_key: requests a second, likewise; a token is a request.
+        max_memory_gb: GiB of memory at which the cloud ends, with exit code 3; by default what it has once it is ready,
+            and 2 GiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -120,6 +134,11 @@ def main(
         raise UsageError("--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too")
     if max_sessions_per_key is not None and max_sessions_per_key < 1:
         raise UsageError(f"--max_sessions_per_key {max_sessions_per_key}: give 1 or more")
+    for flag, most in (("max_mb_s_per_key", max_mb_s_per_key), ("max_requests_s_per_key", max_requests_s_per_key)):
+        if not most > 0:  # nor NaN
+            raise UsageError(f"--{flag} {most}: give a number above 0; inf is no limit")
+    if max_memory_gb is not None and own_memory() is None:
+        raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     slots = _slots(kv_cache_gb, max_batch_size, half, max_seq_len, compute, world_size)
     torch.set_num_threads(cpu_threads(threads, local_ranks))
@@ -145,10 +164,12 @@ def main(
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
     server = Server(
-        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting, keys=keys
-    )
+        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
+        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key,
+    )  # fmt: skip
     endpoint = server.bind(bind)
     ranks = _load(half, welcome, rank, world_size, where, slots)
+    ceiling = _ceiling(max_memory_gb)
     stop = _StopOnSignal()
     print(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
@@ -158,7 +179,10 @@ def main(
         flush=True,
     )
     try:
-        server.serve(ranks, stop.requested, stop.drain_requested, drain_s)
+        server.serve(ranks, stop.requested, stop.drain_requested, drain_s, ceiling)
+    except MemoryCeilingReached:
+        parallel.stop()
+        raise
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
@@ -211,6 +235,17 @@ def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
                          f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure")  # fmt: skip
     tell("warning: --insecure: anybody who reaches this address may use the model, and whoever listens learns what it "
          "does")  # fmt: skip
+
+
+def _ceiling(gib: float | None) -> MemoryCeiling | None:
+    """How much memory this process may have; it has all that it needs by now, but for the work in hand."""
+    has = own_memory()
+    if has is None:
+        return None
+    most = has + max(ALLOWANCE, has // 4) if gib is None else gib * 2**30
+    if not most > has:  # nor NaN
+        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more")
+    return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)
 
 
 def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int) -> CloudKeys | None:

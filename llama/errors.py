@@ -10,6 +10,7 @@
     │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
+    ├── MemoryCeilingReached   the cloud has more memory than it may; exit code 3
     ├── KeysError              a key file, or the directory of those that are allowed
     ├── RecordError            the file of finished runs
     ├── CatalogueError         the partner catalogue, or the file of products that it is made from
@@ -67,6 +68,12 @@ class DeviceError(SplitLlamaError):
 
 class BindError(SplitLlamaError):
     """The cloud cannot listen on the address it was given."""
+
+
+class MemoryCeilingReached(SplitLlamaError):
+    """The cloud ends because it has more memory than it may; another start of it goes on."""
+
+    exit_code = 3
 
 
 class KeysError(SplitLlamaError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import queue
 import select
@@ -194,7 +195,8 @@ class Served:
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
-        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None,
+        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, max_bytes_s: float = math.inf,
+        max_requests_s: float = math.inf,
     ) -> None:  # fmt: skip
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
@@ -202,6 +204,7 @@ class Served:
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
             clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting, keys=keys,
+            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind(address)

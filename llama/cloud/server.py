@@ -16,6 +16,7 @@ import contextlib
 import errno
 import math
 import queue
+import socket
 import threading
 import time
 from collections import deque
@@ -30,10 +31,11 @@ from llama import wire
 from llama.cloud.admission import Admission, CloudKeys, check_role
 from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
+from llama.cloud.limits import Budgets, MemoryCeiling
 from llama.cloud.ranks import Ranks
 from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
-from llama.errors import BindError
+from llama.errors import BindError, SplitLlamaError
 from llama.sampling import sample
 from llama.stages import StageClock
 from llama.tokenizer import Tokenizer
@@ -58,6 +60,11 @@ POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 MAX_ERRANDS = 256  # that wait for the clerk
+AT_ONCE = 8  # messages read before the door looks after anything else
+MOST_FRAMES = 16  # of a message; a Step's has 4 with its envelope
+SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks after anything else
+REST_S = 0.001  # after messages beyond a budget nothing is read for so long: the worker needs the interpreter, too
+REFUSALS_S = 20.0  # messages a second of a connection beyond its budget; a device asks again after 0.1 s
 
 
 @dataclass(frozen=True)
@@ -121,11 +128,14 @@ class Server:
         clerk: what becomes of finished runs; by default they are turned into text, and that is all.
         most_waiting: Opens that may wait in line for a slot.
         keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
+        max_bytes_s: that one key may send in a second; without keys, one connection.
+        max_requests_s: likewise.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
         clerk: Clerk | None = None, most_waiting: int = 64, keys: CloudKeys | None = None,
+        max_bytes_s: float = math.inf, max_requests_s: float = math.inf,
     ) -> None:  # fmt: skip
         self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer)
         self.dtype = wire.DTYPES[welcome.dtype]
@@ -134,6 +144,14 @@ class Server:
         self.sessions = Sessions(
             slots, idle_timeout_s, time.monotonic, most_waiting, per_owner=None if keys is None else keys.max_sessions
         )
+        self._largest_rows = welcome.max_rows * welcome.dim * self.dtype.itemsize
+        largest = wire.MAX_HEADER_BYTES + self._largest_rows
+        self._budgets = Budgets(max_bytes_s, max_requests_s, largest, time.monotonic)
+        self._refusals = Budgets(math.inf, REFUSALS_S, 0, time.monotonic)
+        self._ceiling: MemoryCeiling | None = None
+        self._surplus = False  # what comes next belongs to a message that has more frames than any request
+        self._rests_until = 0.0
+        self._port = 0
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         # Finished runs first: somebody waits for each of them. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
@@ -154,8 +172,7 @@ class Server:
         Raises:
             BindError: in use, malformed, or not an address of this machine.
         """
-        largest_rows = self.welcome.max_rows * self.welcome.dim * self.dtype.itemsize
-        self._door.setsockopt(zmq.MAXMSGSIZE, max(wire.MAX_HEADER_BYTES, largest_rows))
+        self._door.setsockopt(zmq.MAXMSGSIZE, max(wire.MAX_HEADER_BYTES, self._largest_rows))
         self._door.setsockopt(zmq.RCVHWM, PEER_QUEUE)
         self._door.setsockopt(zmq.SNDHWM, PEER_QUEUE)
         self._door.setsockopt(zmq.LINGER, 500)
@@ -178,11 +195,13 @@ class Server:
             }
             reason = reasons.get(err.errno or 0, "not an address to listen on; write --bind tcp://HOST:PORT")
             raise BindError(f"cannot listen on {address}: {reason}") from None
-        return self._door.getsockopt_string(zmq.LAST_ENDPOINT)
+        endpoint = self._door.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp:") else 0
+        return endpoint
 
     def serve(
         self, ranks: Ranks, stopping: Callable[[], bool], draining: Callable[[], bool] = lambda: False,
-        drain_s: float = 20.0,
+        drain_s: float = 20.0, ceiling: MemoryCeiling | None = None,
     ) -> None:  # fmt: skip
         """Answer requests with the model of ``ranks`` until ``stopping()``; then finish the job in hand and close.
 
@@ -194,8 +213,9 @@ class Server:
 
         Raises:
             RuntimeError: a step failed in a way that leaves the ranks out of step, or the door did.
+            MemoryCeilingReached: the process has more memory than ``ceiling`` allows.
         """
-        self._draining = draining
+        self._draining, self._ceiling = draining, ceiling
         door = threading.Thread(target=self._keep_the_door, name="door")
         clerk = threading.Thread(target=self._keep_the_books, name="clerk")
         door.start()
@@ -210,6 +230,8 @@ class Server:
             self._worker_rope.close()
             self._clerk_rope.close()
             self._context.term()
+        if isinstance(self._failure, SplitLlamaError):
+            raise self._failure
         if self._failure is not None:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
 
@@ -223,7 +245,11 @@ class Server:
             poller.register(self._admission.questions, zmq.POLLIN)
         try:
             while not self._stopping:
-                events = dict(poller.poll(int(POLL_S * 1000)))
+                if self._ceiling is not None:
+                    self._ceiling.check()
+                rest_s = self._rests_until - time.monotonic()
+                poller.modify(self._door, 0 if rest_s > 0 else zmq.POLLIN)
+                events = dict(poller.poll(math.ceil(1000 * (rest_s if rest_s > 0 else POLL_S))))
                 if self._bell in events:
                     self._bell.recv()
                     self._answer_finished_jobs()
@@ -253,14 +279,40 @@ class Server:
             self.sessions.leave_line(admission.is_listed)
 
     def _receive(self) -> None:
-        frames = self._door.recv_multipart(copy=False)
+        """Some messages, each answered or handed on."""
+        for _ in range(AT_ONCE):
+            for _ in range(SURPLUS_AT_ONCE if self._surplus else 0):
+                self._surplus = self._surplus and self._door.recv(copy=False).more
+            if self._surplus:
+                return
+            # Asking also makes libzmq see what peers have read of their answers; else it would drop the fifth in a row.
+            if not int(self._door.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                return
+            frames = [self._door.recv(copy=False)]
+            while frames[-1].more and len(frames) < MOST_FRAMES:
+                frames.append(self._door.recv(copy=False))
+            self._surplus = frames[-1].more
+            self._question(frames)
+
+    def _question(self, frames: list[zmq.Frame]) -> None:
         arrived = time.monotonic()
-        if len(frames) < 3 or len(frames[1].bytes) != 0:
+        peer, owner = frames[0].bytes, "" if self._admission is None else self._admission.owner_of(frames[-1])
+        wait_s = self._budgets.wait_s(owner or peer, sum(map(len, frames)))
+        if wait_s:
+            self._rests_until = arrived + REST_S
+        if self._surplus or (wait_s and self._refusals.wait_s(peer, 0)):
+            self._hang_up(frames[-1])
+            return
+        if len(frames) < 3 or len(frames[1]) != 0:
             return  # not the envelope of a REQ peer: nobody to answer
-        peer, body = frames[0].bytes, [frame.bytes for frame in frames[2:]]
         try:
-            owner = "" if self._admission is None else self._admission.owner_of(frames[2])
+            if wait_s:
+                one = "connection" if self._admission is None else "key"
+                raise Refused(ErrorCode.BUSY, f"more bytes or requests a second than one {one} may send",
+                              "send less, or have the provider raise --max_mb_s_per_key or --max_requests_s_per_key",
+                              wait_s)  # fmt: skip
             identity = None if self._admission is None else self._admission.find(owner)
+            body = [frame.bytes for frame in frames[2:]]
             if len(body) > 2:
                 raise Refused(ErrorCode.BAD_REQUEST, f"{len(body)} frames; a request has one, a Step two")
             header = body[0]
@@ -276,6 +328,17 @@ class Server:
             reply = wire.encode(_failed(err).error)
         if reply is not None:
             self._send(peer, reply)
+
+    def _hang_up(self, frame: zmq.Frame) -> None:
+        """Close the connection that a message came over, for which libzmq has no call; its peer may connect anew."""
+        with contextlib.suppress(OSError):  # it is closed already
+            connection = socket.socket(fileno=int(frame.get(zmq.SRCFD)))
+            try:
+                # Since then its number may have become another file's; one of this port takes a broken connection well.
+                if self._port and connection.getsockname()[1] == self._port:
+                    connection.shutdown(socket.SHUT_RDWR)
+            finally:
+                connection.detach()
 
     def _handle(
         self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float, owner: str
