@@ -25,7 +25,7 @@ from llama.wire import Error, Hello, Tokens, Welcome
 from tests.processes import ANY_PORT, cloud, end, launch
 from tests.raw import MORE, flood_with_frames, joined
 from tests.support import ARGS, GREEDY, MAX_ROWS, Halves, Served, code_of, frames_of, run_main, step_of
-from tests.test_keys import Keys, keys  # noqa: F401  (a fixture)
+from tests.test_keys import Keys
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]
@@ -131,6 +131,11 @@ def test_a_processs_own_memory_is_what_it_wrote_to() -> None:
 
 
 @pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    return Keys(tmp_path)
+
+
+@pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
     """Twenty requests a second, forty at once. Whatever a test does, another connection gets its tokens afterwards."""
     with Served(halves, tokenizer, max_requests_s=20) as served:
@@ -166,8 +171,8 @@ def test_rows_beyond_the_budget_are_not_even_read(halves: Halves, tokenizer: Tok
 
 
 def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
-    halves: Halves, tokenizer: Tokenizer, keys: Keys  # noqa: F811
-) -> None:  # fmt: skip
+    halves: Halves, tokenizer: Tokenizer, keys: Keys
+) -> None:
     """Eight connections take turns; together they get what one may send."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), max_requests_s=20) as served:
