@@ -213,6 +213,7 @@ def test_a_message_of_very_many_frames_costs_its_sender_the_connection_and_no_me
     """300,000 frames: as Python objects they would take 60 MB, and they would all be there at once."""
     with served.peer() as peer:  # whose turn comes while they are read away
         with joined(served.endpoint) as raw:
+            raw.settimeout(20)  # less than it takes libzmq to miss the answers to its heartbeats
             raw.sendall(MORE * 300_000 + b"\x00\x00")
             assert peer.ask(HELLO) == served.welcome
             while raw.recv(1 << 16):
