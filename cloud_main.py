@@ -179,7 +179,7 @@ def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torc
         with parallel.unfilled_weights(dtype):
             model = CloudTransformer(half.args, half.split_layer)
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
-        model.prepare()
+        model.prepare(for_good=True)
         return Ranks(model, model.new_cache(slots, welcome.max_seq_len), half.args.dim)
     except RuntimeError as err:
         if not is_out_of_memory(err):

@@ -215,7 +215,7 @@ def _load(half: Half, welcome: Welcome, device: torch.device) -> EdgeTransformer
     with parallel.unfilled_weights(dtype):
         model = EdgeTransformer(half.args, half.split_layer)
     load_weights(model, half, rank=0, world_size=1, dtype=dtype, device=device, keep_mapped=True)
-    model.prepare()
+    model.prepare(for_good=True)
     return model
 
 

@@ -86,6 +86,7 @@ class Halves:
                     weight.fill_(1.0)
                 else:
                     weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+            half.prepare(for_good=True)
 
     def rows(self, ids: Sequence[int]) -> torch.Tensor:
         """What a device would send for all of ``ids``: ``(T, dim)``."""
