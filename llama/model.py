@@ -195,9 +195,15 @@ class KVCache:
         device: torch.device,
     ) -> KVCache:
         """Zeros for ``batch_size`` rows of ``max_seq_len`` positions; this rank's share of the heads."""
-        heads = max(1, args.kv_heads // parallel.world_size())  # more ranks than heads: each head lives on several
+        heads = max(args.kv_heads, parallel.world_size()) // parallel.world_size()
         shape = (n_layers, 2, batch_size, heads, max_seq_len, args.head_dim)
         return cls(torch.zeros(shape, dtype=dtype, device=device))
+
+    @staticmethod
+    def bytes_per_position(n_layers: int, args: ModelArgs, dtype: torch.dtype, ranks: int) -> int:
+        """What one position of one row takes, on all ranks together."""
+        heads = max(args.kv_heads, ranks)  # more ranks than heads: each head lives on several
+        return n_layers * 2 * heads * args.head_dim * dtype.itemsize
 
     def row(self, index: int) -> KVCache:
         """The cache of one row, as a view."""

@@ -61,8 +61,28 @@ def stop() -> None:
     dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Layers that are built in here are whole, however many ranks there are: for what one rank computes by itself."""
+    global _alone
+    names = ("get_model_parallel_world_size", "get_model_parallel_rank")
+    patched, _alone = {name: getattr(fs_layers, name) for name in names}, True
+    fs_layers.get_model_parallel_world_size, fs_layers.get_model_parallel_rank = lambda: 1, lambda: 0
+    try:
+        yield
+    finally:
+        _alone = False
+        for name, original in patched.items():
+            setattr(fs_layers, name, original)
+
+
+_alone = False
+
+
 def world_size() -> int:
     """Number of model-parallel ranks; 1 before :func:`start`."""
+    if _alone:
+        return 1
     return int(fs_initialize.get_model_parallel_world_size()) if fs_initialize.model_parallel_is_initialized() else 1
 
 
@@ -136,6 +156,15 @@ def _packs(matrix: torch.Tensor) -> bool:
     """
     on_x86 = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return on_x86 and matrix.device.type == "cpu" and matrix.dtype is torch.float32
+
+
+def of_rank_0(number: int) -> int:
+    """Rank 0's number, on every rank."""
+    if world_size() == 1:
+        return number
+    told = torch.tensor([number], dtype=torch.int64)
+    dist.broadcast(told, 0)
+    return int(told)
 
 
 def reduce(x: torch.Tensor) -> torch.Tensor:

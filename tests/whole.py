@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+import model_edge
 from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half
 from llama.generation import CHUNK
@@ -126,12 +127,7 @@ def load_edge(out: str | Path, dtype: torch.dtype | None = None) -> EdgeTransfor
     """The device's half of ``out``, loaded as edge_main.py loads it."""
     parallel.start()
     half = read_half(Path(out) / "edge", "edge")
-    dtype = half.dtype if dtype is None else dtype
-    with parallel.unfilled_weights(dtype):
-        edge = EdgeTransformer(half.args, half.split_layer)
-    load_weights(edge, half, rank=0, world_size=1, dtype=dtype, device=CPU, keep_mapped=True)
-    edge.prepare(for_good=True)
-    return edge
+    return model_edge.load_edge(half, half.dtype if dtype is None else dtype, CPU)
 
 
 def load_halves(out: str | Path, dtype: torch.dtype | None = None) -> Halves:
