@@ -280,16 +280,16 @@ class Served:
 
 def converse(
     address: str, edge: EdgeHalf, tokenizer: Tokenizer, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, *,
-    deadline_s: float = 60.0, waits_when_busy: bool = True, on_text: Callable[[str], None] = lambda text: None,
-    between_steps: Callable[[], None] = lambda: None,
+    stop_ids: Sequence[int] = (), deadline_s: float = 60.0, waits_when_busy: bool = True,
+    on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
 ) -> WholeReply:  # fmt: skip
-    """One reply of ``n`` tokens over a link of its own, as a device gets it."""
+    """One reply of at most ``n`` tokens over a link of its own, as a device gets it."""
     with Link(address, deadline_s=deadline_s, on_notice=lambda text: None) as link:
         welcome = link.hello()
         link.waits_when_busy = waits_when_busy
         return reply_to(
-            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=sampling,
-            max_gen_len=n, on_text=on_text, between_steps=between_steps,
+            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=stop_ids,
+            sampling=sampling, max_gen_len=n, on_text=on_text, between_steps=between_steps,
         )  # fmt: skip
 
 
