@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,9 +24,6 @@ from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
-from llama.edge.link import Link
-from llama.generation import EdgeHalf, reply_to
-from llama.generation import Reply as WholeReply
 from llama.keys import LinkKeys
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
@@ -276,21 +273,6 @@ class Served:
             final = peer.ask(Finish(session, seq + 1, n))
             assert isinstance(final, wire.Final) and final.usage.output_tokens == n
             return ids[len(prompt) :]
-
-
-def converse(
-    address: str, edge: EdgeHalf, tokenizer: Tokenizer, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, *,
-    stop_ids: Sequence[int] = (), deadline_s: float = 60.0, waits_when_busy: bool = True,
-    on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
-) -> WholeReply:  # fmt: skip
-    """One reply of at most ``n`` tokens over a link of its own, as a device gets it."""
-    with Link(address, deadline_s=deadline_s, on_notice=lambda text: None) as link:
-        welcome = link.hello()
-        link.waits_when_busy = waits_when_busy
-        return reply_to(
-            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=stop_ids,
-            sampling=sampling, max_gen_len=n, on_text=on_text, between_steps=between_steps,
-        )  # fmt: skip
 
 
 def written(directory: Path, files: Mapping[str, str]) -> Path:

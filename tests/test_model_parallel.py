@@ -20,8 +20,8 @@ from llama.edge.link import Link
 from llama.errors import CloudUnreachable
 from llama.generation import Reply, reply_to
 from llama.sampling import Sampling
+from tests.devices import converse
 from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until
-from tests.support import converse
 from tests.whole import generate, load_edge, load_whole
 
 GREEDY = Sampling(temperature=0)

@@ -25,8 +25,9 @@ from llama.generation import Reply
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
 from tests.chaos import BadLine
+from tests.devices import converse
 from tests.processes import Cloud, Mortal, cloud, edge, wait_until
-from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served, converse
+from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]

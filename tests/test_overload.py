@@ -16,8 +16,9 @@ import pytest
 from llama.errors import CloudRefused
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, ErrorCode, Open, Opened
+from tests.devices import converse
 from tests.processes import wait_until
-from tests.support import SOAK, Halves, Peer, Served, converse, opening
+from tests.support import SOAK, Halves, Peer, Served, opening
 
 SLOTS = 8 if SOAK else 4
 DEVICES, WAITING = 4 * SLOTS, SLOTS  # so that half of all are neither served nor in line

@@ -16,8 +16,9 @@ from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.edge.link import Link
 from llama.sampling import Sampling
 from llama.wire import Close, Opened
+from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
-from tests.support import GREEDY, SOAK, converse, opening
+from tests.support import GREEDY, SOAK, opening
 from tests.whole import load_edge
 
 SESSIONS = 5000 if SOAK else 500

@@ -25,8 +25,8 @@ from llama.errors import SplitLlamaError, UsageError
 from llama.generation import Reply
 from llama.wire import DTYPES
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
+from tests.devices import converse
 from tests.processes import Mortal
-from tests.support import converse
 from tests.whole import load_edge
 
 TOKENS = 30
