@@ -18,9 +18,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.command import run
+from llama.device import cpu_threads
 from llama.errors import SplitLlamaError, UsageError
 from llama.generation import Reply
 from llama.wire import DTYPES
@@ -43,7 +46,7 @@ ASKED = [
 
 def main(
     checkpoint_dir: str = ".demo/smollm2", conversations: int = 20, losses: int = 3, kills: int = 4,
-    dtype: str = "bfloat16", seed: int = 1,
+    dtype: str = "bfloat16", threads: int | None = None, seed: int = 1,
 ) -> None:  # fmt: skip
     """Print the figures.
 
@@ -53,6 +56,7 @@ def main(
         losses: of the session, for each of them.
         kills: of the cloud under a reply.
         dtype: of both halves.
+        threads: of the device and of the cloud; by default the cores, which wait for each other if others use them.
         seed: of what is asked, and where it is lost.
     """
     if not 1 <= conversations <= len(ABOUT) * len(ASKED) or losses < 1 or kills < 1:
@@ -62,11 +66,13 @@ def main(
     end_cleanly_on_sigterm()
     print(machine())
     print(versions(["torch", "pyzmq"]))
+    cpu = cpu_threads(threads, 1)
+    torch.set_num_threads(cpu)
     dice, others = random.Random(seed), Others()
     talks = list[tuple[list[int], list[int]]]()  # prompt and reply
     resumed, differing = 0, list[tuple[int, int]]()  # the loss, and where the first other token is
     later, prefills = list[float](), list[float]()
-    with Mortal(Path(checkpoint_dir) / "cloud", "--dtype", dtype, "--max_batch_size", 2) as cloud:
+    with Mortal(Path(checkpoint_dir) / "cloud", "--dtype", dtype, "--threads", cpu, "--max_batch_size", 2) as cloud:
         device = Device(checkpoint_dir, dtype, cloud)
         questions = dice.sample([how.format(what) for what in ABOUT for how in ASKED], conversations)
         for number, question in enumerate(questions, 1):
