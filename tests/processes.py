@@ -139,7 +139,11 @@ class Mortal:
         self._start(ANY_PORT)
 
     def __enter__(self) -> Mortal:
-        self.address = self.running.address
+        try:
+            self.address = self.running.address
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,7 +155,7 @@ class Mortal:
     def running(self) -> Cloud:
         """The present start, once it is ready."""
         self._watcher.join()
-        assert self._ready is not None, "the cloud is not ready"
+        assert self._ready is not None, "the cloud is not ready; what it said stands above"
         return self._ready
 
     @property
