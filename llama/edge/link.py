@@ -294,9 +294,11 @@ class Link:
 
     def _send(self, frames: Sequence[bytes | memoryview]) -> None:
         self.bytes_sent += sum(map(len, frames))
-        try:
+        # libzmq gives up, for good, a connection whose handshake was garbled; a send would wait for another for ever.
+        patience_s = min(HELLO_PATIENCE_S[0], self.deadline_s / 2)
+        if self._socket.poll(math.ceil(1000 * patience_s), zmq.POLLOUT):
             self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:  # libzmq gives up, for good, a connection whose handshake was garbled: it would wait for ever
+        else:
             self._lost = True
 
     def _receive(self, patience_s: float) -> Reply | None:
