@@ -1,7 +1,8 @@
 # demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
 # test: everything that must hold (needs Chromium for the page)
 # lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
-.PHONY: demo page test lint bench fixtures clean
+# soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
+.PHONY: demo page test lint bench soak fixtures clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -31,6 +32,10 @@ bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
 	$(BIN)/python -m tests.benchmarks.searching
+	$(BIN)/python -m tests.benchmarks.resuming
+
+soak: .venv/tests
+	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

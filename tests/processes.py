@@ -14,11 +14,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 120.0  # a busy machine loads several ranks of torch slowly
@@ -121,6 +122,90 @@ def end(launcher: subprocess.Popen[bytes]) -> None:
     launcher.wait(END_S)
 
 
+class Mortal:
+    """A cloud that is killed and started again at its address; a context manager. Arguments as of :func:`cloud`.
+
+    Attributes:
+        starts: how often it was started.
+    """
+
+    def __init__(
+        self, ckpt_dir: str | Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        self._flags, self._ranks, self._env = ("--ckpt_dir", ckpt_dir, *flags), ranks, env
+        self._directory = tempfile.TemporaryDirectory()
+        self._ready: Cloud | None = None
+        self.starts, self._ready_at = 0, 0.0
+        self._start(ANY_PORT)
+
+    def __enter__(self) -> Mortal:
+        try:
+            self.address = self.running.address
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self._launcher)
+        self._watcher.join()
+        self._directory.cleanup()
+
+    @property
+    def running(self) -> Cloud:
+        """The present start, once it is ready."""
+        self._watcher.join()
+        assert self._ready is not None, "the cloud is not ready; what it said stands above"
+        return self._ready
+
+    @property
+    def back_at(self) -> float:
+        """When the present start was ready, in monotonic seconds."""
+        assert self.running
+        return self._ready_at
+
+    def restart(self, rank: int | None = None) -> Cloud:
+        """SIGKILL, to one rank or to the only process; once all has ended it is started again, and this returns.
+
+        Returns:
+            What was killed.
+        """
+        killed = self.running
+        os.kill(killed.launcher.pid if rank is None else killed.ranks()[rank], signal.SIGKILL)
+        killed.wait()
+        self._start(self.address)
+        return killed
+
+    def _start(self, bind: str) -> None:
+        log, started = Path(self._directory.name) / f"log{self.starts}", time.monotonic()
+        self._launcher = launcher = launch(log, *self._flags, ranks=self._ranks, env=self._env, bind=bind)
+        self.starts += 1
+
+        def watch() -> None:
+            self._ready = None
+            ready = _wait_for_ready(launcher, log, every_s=0.002)
+            self._ready_at = time.monotonic()
+            self._ready = Cloud(launcher, log, ready[1], int(ready[2]), self._ready_at - started)
+
+        self._watcher = threading.Thread(target=watch)
+        self._watcher.start()
+
+
+class Footprint(NamedTuple):
+    """What a process takes: bytes resident in memory, open file descriptors, threads."""
+
+    resident: int
+    files: int
+    threads: int
+
+
+def footprint(pid: int) -> Footprint:
+    """What a process takes now."""
+    proc = Path(f"/proc/{pid}")
+    resident = int((proc / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return Footprint(resident, len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir())))
+
+
 def ask(
     ckpt_dir: str | Path, address: str, prompt_file: str | Path, *flags: object, env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
@@ -172,13 +257,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = END_S) -> bool:
+def wait_until(condition: Callable[[], bool], timeout_s: float = END_S, every_s: float = 0.05) -> bool:
     """True as soon as ``condition()`` holds, False if it does not within the time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(every_s)
     return True
 
 
@@ -187,7 +272,7 @@ def _rank_of(pid: int) -> int:
     return next(int(v.partition(b"=")[2]) for v in variables if v.startswith(b"RANK="))
 
 
-def _wait_for_ready(launcher: subprocess.Popen[bytes], log: Path) -> re.Match[str]:
+def _wait_for_ready(launcher: subprocess.Popen[bytes], log: Path, every_s: float = 0.05) -> re.Match[str]:
     pattern = re.compile(r"^.*ready in .* listening on (tcp://\S+), pid (\d+)$", re.MULTILINE)
     found: re.Match[str] | None = None
 
@@ -196,6 +281,6 @@ def _wait_for_ready(launcher: subprocess.Popen[bytes], log: Path) -> re.Match[st
         found = pattern.search(log.read_text(errors="replace"))
         return found is not None or launcher.poll() is not None
 
-    wait_until(ready_or_ended, READY_S)
+    wait_until(ready_or_ended, READY_S, every_s)
     assert found is not None, f"the cloud is not ready; it said:\n{log.read_text(errors='replace')}"
     return found

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 import zmq
@@ -20,6 +22,8 @@ from hypothesis import strategies as st
 import edge_main
 from llama import wire
 from llama.cloud.admission import CloudKeys
+from llama.cloud.clerk import Clerk
+from llama.cloud.record import RunRecord
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
 from llama.edge.link import Session as DeviceSession
@@ -37,8 +41,22 @@ from llama.keys import (
     read_key,
     read_public,
 )  # fmt: skip
+from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
-from llama.wire import Acknowledge, Close, Collect, FetchSheet, Finish, Hello, ListSheets, Opened, Request, Tokens
+from llama.wire import (
+    Acknowledge,
+    Close,
+    Collect,
+    Deliveries,
+    FetchSheet,
+    Final,
+    Finish,
+    Hello,
+    ListSheets,
+    Opened,
+    Request,
+    Tokens,
+)  # fmt: skip
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
 from tests.support import GREEDY, Halves, Peer, Served, code_of, opening, run_main, step_of, written
@@ -264,6 +282,36 @@ def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) 
         assert mine.refusal(Finish(session, 2, 1)) == "Final"
         assert mine.refusal(Close(session, 3)) == mine.refusal(Close(session, 3)) == "Closed"
         assert theirs.refusal(Close(session, 3)) == "unknown_session"
+
+
+def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_same_id(
+    halves: Halves, tokenizer: Tokenizer, keys: Keys, tmp_path: Path
+) -> None:
+    """The thief knows the run's id and finishes first, of the same sheet; neither's key is in the file."""
+    path, phone, thief = tmp_path / "runs.sqlite", keys.make("phone"), keys.make("thief")
+    with closing(RunRecord(path)) as record:
+        clerk = Clerk(tokenizer, record=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS))))
+        with Served(halves, tokenizer, clerk=clerk, keys=keys.of_the_cloud()) as served:
+            mine = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
+            for key, text in ((thief, b"his"), (phone, b"mine"), (thief, b"his"), (phone, b"mine")):
+                with served.peer(keys=key) as peer:
+                    request = msgspec.structs.replace(mine, resumed_ids=tuple(text))
+                    with served.session(peer, request, keys=key) as session:
+                        final = peer.ask(Finish(session, 1, len(text)))
+                assert isinstance(final, Final) and final.copy is wire.Copy.QUEUED
+            assert [(run.run_id, run.text) for run in record.runs(9)] == [(mine.run_id, "mine"), (mine.run_id, "his")]
+            with served.peer(keys=keys.make("insurer", "vendor")) as vendor:
+                came = vendor.ask(Collect("insurer"))
+                assert isinstance(came, Deliveries)
+                assert [delivery.text for delivery in came.deliveries] == ["his", "mine"]
+                assert came.deliveries[0].run_id == mine.run_id != came.deliveries[1].run_id
+                assert vendor.refusal(Acknowledge("insurer", (mine.run_id,))) == "Acknowledged"
+                left = vendor.ask(Collect("insurer"))
+                assert isinstance(left, Deliveries) and left.deliveries == came.deliveries[1:]
+        kept = b"".join(file.read_bytes() for file in tmp_path.glob("runs.sqlite*"))
+    assert mine.run_id in kept
+    for key in (phone, thief):
+        assert key.own.identity.public.encode() not in kept
 
 
 def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(

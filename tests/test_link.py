@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -606,3 +607,27 @@ def test_rows_of_another_dtype_or_width_never_leave_the_device(halves: Halves) -
                 with pytest.raises(ValueError, match="dtype and width"):
                     session.begin_step(rows, 0, 1)
     assert not any(is_a(body, Step) for body in cloud.asked)
+
+
+def test_a_connection_that_libzmq_has_given_up_is_made_anew_and_does_not_hold_a_device_for_ever() -> None:
+    """A garbled greeting has come before the first request is sent: the next connection carries it, or the deadline."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NO SUCH MECHANISM".ljust(20, b"\0") + bytes(32)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address, held = f"tcp://127.0.0.1:{server.getsockname()[1]}", list[socket.socket]()
+
+        def garble() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    held.append(server.accept()[0])
+                    held[-1].sendall(greeting)
+
+        garbling = threading.Thread(target=garble, daemon=True)
+        garbling.start()
+        with Link(address, deadline_s=1.0, on_notice=lambda text: None) as link:
+            assert wait_until(lambda: not link._socket.poll(0, zmq.POLLOUT))
+            with pytest.raises(CloudUnreachable):
+                link.hello()
+        server.shutdown(socket.SHUT_RDWR)
+    garbling.join()
+    for each in held:
+        each.close()

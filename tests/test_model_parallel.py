@@ -20,7 +20,8 @@ from llama.edge.link import Link
 from llama.errors import CloudUnreachable
 from llama.generation import Reply, reply_to
 from llama.sampling import Sampling
-from tests.processes import Cloud, alive, cloud, end, launch, wait_until
+from tests.devices import converse
+from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until
 from tests.whole import generate, load_edge, load_whole
 
 GREEDY = Sampling(temperature=0)
@@ -190,6 +191,29 @@ def test_a_killed_rank_ends_the_others_with_one_line(killed: int, told: str, bus
             code, lines = outputs_after(running, act)
             assert code != 0
     assert lines == [told]
+
+
+def test_a_reply_goes_on_with_the_next_start_after_a_rank_is_killed_in_its_middle(pair: Path) -> None:
+    """First rank 0, then, under the same reply, rank 1 of the next start: the very text of an undisturbed one."""
+    kills = {8: (0, "error: rank 0 is gone; start the cloud again"),
+             20: (1, "error: another rank is gone; start the cloud again")}  # fmt: skip
+    edge, tokenizer = load_edge(pair.parent), tokenizer_of(read_half(pair.parent / "edge", "edge"))
+    with Mortal(pair, "--threads", 1, ranks=2, env=ONE_THREAD) as mortal:
+        prompt, pieces = [258, 65, 66], list[str]()
+
+        def on_text(text: str) -> None:
+            pieces.append(text)
+            if len(pieces) in kills:
+                rank, told = kills[len(pieces)]
+                pids = mortal.running.ranks()
+                killed = mortal.restart(rank)
+                assert said_by_ranks(killed.output())[1:] == [told]
+                assert wait_until(lambda: not any(alive(pid) for pid in pids)), "a rank outlived torchrun"
+
+        undisturbed = converse(mortal.address, edge, tokenizer, prompt, 32)
+        reply = converse(mortal.address, edge, tokenizer, prompt, 32, deadline_s=120, on_text=on_text)
+    assert (reply.tokens, reply.text) == (undisturbed.tokens, undisturbed.text)
+    assert reply.timing.reopened == len(kills) and "".join(pieces) == reply.text
 
 
 def interrupted_reply(running: Cloud, out: Path, act: Callable[[Cloud], None]) -> list[str]:

@@ -21,18 +21,16 @@ import pytest
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.edge import link as link_module
 from llama.edge.link import Link
-from llama.generation import Reply, reply_to
+from llama.generation import Reply
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
-from llama.wire import Welcome
 from tests.chaos import BadLine
-from tests.processes import Cloud, cloud, edge, end, launch, wait_until
-from tests.support import GREEDY, MAX_SEQ_LEN, Halves, Served
+from tests.devices import converse
+from tests.processes import Cloud, Mortal, cloud, edge, wait_until
+from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served
 from tests.whole import load_edge
 
-SOAK = bool(os.environ.get("SOAK"))
 PROMPT = [258, 84, 104, 101, 32]
-DEADLINE_S = 20.0
 SAMPLED = Sampling(0.9, 0.95, 7)
 
 
@@ -55,18 +53,6 @@ def threads() -> tuple[int, int]:
     return threading.active_count(), sum(name.startswith("ZMQ") for name in names)
 
 
-def converse(
-    address: str, halves: Halves, tokenizer: Tokenizer, welcome: Welcome, prompt: list[int], n: int, sampling: Sampling,
-    on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
-) -> Reply:  # fmt: skip
-    """One reply over a link of its own."""
-    with Link(address, deadline_s=DEADLINE_S, on_notice=lambda text: None) as link:
-        return reply_to(
-            prompt, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=sampling,
-            max_gen_len=n, on_text=on_text, between_steps=between_steps,
-        )  # fmt: skip
-
-
 # ---- the line
 
 
@@ -83,14 +69,14 @@ def test_conversations_over_a_bad_line_are_what_they_are_without_it(
         talks.append((prompt, n, chance.choice([GREEDY, Sampling(0.9, 0.95, seed)])))
     expected = [halves.tokens(*talk) for talk in talks]
     with Served(halves, tokenizer, slots=3, idle_timeout_s=3.0) as served:
-        converse(served.endpoint, halves, tokenizer, served.welcome, *talks[0])
+        converse(served.endpoint, halves.edge, tokenizer, *talks[0])
         before = open_files(), threads()
         with BadLine(port_of(served.endpoint), seed=1) as line:
 
             def talk(prompt: list[int], n: int, sampling: Sampling) -> tuple[list[int], str]:
                 pieces = list[str]()
                 reply = converse(
-                    line.address, halves, tokenizer, served.welcome, prompt, n, sampling, pieces.append
+                    line.address, halves.edge, tokenizer, prompt, n, sampling, deadline_s=20.0, on_text=pieces.append
                 )  # fmt: skip
                 assert reply.text == "".join(pieces)
                 return reply.tokens, reply.text
@@ -142,7 +128,7 @@ def test_a_cloud_that_restarts_under_any_token_of_a_reply_costs_none(halves: Hal
                     cloud.restart()
 
             sampling = (GREEDY, SAMPLED)[index % 2]
-            got = converse(cloud.address, halves, tokenizer, cloud.served.welcome, PROMPT, n, sampling, on_text)
+            got = converse(cloud.address, halves.edge, tokenizer, PROMPT, n, sampling, on_text=on_text)
             assert got.tokens == expected[sampling], index
             assert got.text == "".join(pieces) == tokenizer.decode(got.tokens)
             assert got.timing.reopened == 1
@@ -165,9 +151,7 @@ def test_a_cloud_that_restarts_before_any_request_of_a_reply_costs_no_token(
                     cloud.restart()
                 requests += 1
 
-            got = converse(
-                cloud.address, halves, tokenizer, cloud.served.welcome, prompt, 2, GREEDY, between_steps=between_steps
-            )
+            got = converse(cloud.address, halves.edge, tokenizer, prompt, 2, GREEDY, between_steps=between_steps)
             assert got.tokens == expected and got.timing.reopened == 1, index
 
 
@@ -179,56 +163,33 @@ def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
 
 
 def test_a_killed_clouds_next_start_goes_on_with_the_reply(
-    tiny_split: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_split: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL under a reply of 30 tokens. Patience would take ten minutes: what is noticed is the broken connection."""
     monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 600.0)
     out, n = tiny_split(), 30
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
     kills = sorted(random.Random(3).sample(range(n), 10 if SOAK else 3))
-    with cloud(out / "cloud") as first:
-        address = first.address
-        launcher, starts = first.launcher, 0
+    with Mortal(out / "cloud") as cloud:
 
         def ask(on_text: Callable[[str], None] = lambda text: None) -> Reply:
-            with Link(address, deadline_s=1200, on_notice=lambda text: None) as link:
-                return reply_to(
-                    PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer, stop_ids=(),
-                    sampling=SAMPLED, max_gen_len=n, on_text=on_text,
-                )  # fmt: skip
+            return converse(cloud.address, half, tokenizer, PROMPT, n, SAMPLED, deadline_s=1200, on_text=on_text)
 
         undisturbed = ask()
-        try:
-            for index in kills:
-                came, log, back = list[float](), tmp_path / f"log{index}", list[float]()
+        for index in kills:
+            came = list[float]()
 
-                def watch(log: Path = log, back: list[float] = back) -> None:
-                    while "ready in" not in log.read_text():
-                        time.sleep(0.002)
-                    back.append(time.monotonic())
+            def on_text(text: str, index: int = index, came: list[float] = came) -> None:
+                came.append(time.monotonic())
+                if len(came) == index + 1:
+                    cloud.restart()
 
-                watcher = threading.Thread(target=watch, daemon=True)
-
-                def on_text(
-                    text: str, index: int = index, came: list[float] = came, log: Path = log,
-                    watcher: threading.Thread = watcher,
-                ) -> None:  # fmt: skip
-                    nonlocal launcher, starts
-                    came.append(time.monotonic())
-                    if len(came) == index + 1:
-                        launcher.kill()
-                        launcher.wait()
-                        launcher, starts = launch(log, "--ckpt_dir", out / "cloud", bind=address), starts + 1
-                        watcher.start()
-
-                got = ask(on_text)
-                watcher.join(60)
-                assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text)
-                assert got.timing.reopened == 1
-                print(f"killed after output {index}: the next came {came[index + 1] - back[0]:.2f} s after the cloud")
-        finally:
-            end(launcher)
-        assert starts == len(kills)
+            got = ask(on_text)
+            assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text)
+            assert got.timing.reopened == 1
+            later = came[index + 1] - cloud.back_at
+            print(f"killed after output {index}: the next came {later:.2f} s after the cloud")
+        assert cloud.starts == 1 + len(kills)
 
 
 # ---- the device
@@ -276,6 +237,6 @@ def test_a_device_that_goes_without_a_word_leaves_no_session(halves: Halves, tok
     with Served(halves, tokenizer, slots=1, idle_timeout_s=0.5) as served:
         with Link(served.endpoint, on_notice=lambda text: None) as link:
             link.ask(opening(len(PROMPT)))
-        got = converse(served.endpoint, halves, tokenizer, served.welcome, PROMPT, 5, GREEDY)
+        got = converse(served.endpoint, halves.edge, tokenizer, PROMPT, 5)
         assert got.tokens == halves.tokens(PROMPT, 5)
         assert wait_until(lambda: len(served.server.sessions) == 0)

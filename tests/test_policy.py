@@ -79,10 +79,13 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
-    """Every column of its record is a run's name, a time or a count, the reply with tags or the offers for it."""
+    """Every column of its record is a run's name, a time or a count, the reply with tags or the offers for it.
+
+    Whose key it came with is no kind of the table: ``owner`` is a hash, another one for every run.
+    """
     columns = set(Run.__dataclass_fields__)
     names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
-    assert columns == names | times | {"text", "offers", "copy"}
+    assert columns == names | times | {"text", "offers", "copy", "owner"}
     assert SEES[Kind.OFFERS][Party.PROVIDER].holds
     assert SEES[Kind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[Kind.TIMINGS][Party.PROVIDER].holds
 

@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 import llama.cloud.record as module
 from llama import wire
-from llama.cloud.record import BUSY_MS, Run, RunRecord, utc
+from llama.cloud.record import BUSY_MS, Run, RunRecord, mark_of, utc
 from llama.errors import RecordError
 from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
@@ -41,7 +41,7 @@ PROMPT = [258, 84, 104, 101, 32]
 NOW = time.time()
 TAGGED = "For [NAME_1]: a mug, up to [PRICE_1]"
 COLUMNS = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us", "text",
-           "offers", "copy"]  # fmt: skip
+           "offers", "copy", "owner"]  # fmt: skip
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -114,9 +114,9 @@ def test_a_finished_run_is_one_row_with_its_ids_its_times_its_counts_and_its_rep
     before = datetime.now(UTC).replace(microsecond=0)
     ids = served.run(PROMPT, 12)
     (row,) = rows_of(path)
-    run_id, prompt_id, opened_at, finished_at, prompt_tokens, output_tokens, compute_us, text, offers, copy = row
+    run_id, prompt_id, opened_at, finished_at, prompt_tokens, output_tokens, compute_us, text, offers, copy, owner = row
     assert (len(run_id), prompt_id, prompt_tokens, output_tokens) == (16, "", len(PROMPT), 12)
-    assert (text, offers, copy) == (served.server.tokenizer.decode(ids), "[]", "none")
+    assert (text, offers, copy, owner) == (served.server.tokenizer.decode(ids), "[]", "none", b"")
     assert 0 < compute_us < 60e6
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", moment) for moment in (opened_at, finished_at))
     assert before <= datetime.fromisoformat(opened_at) <= datetime.fromisoformat(finished_at) <= datetime.now(UTC)
@@ -170,6 +170,36 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunRecord) 
     assert record.finished(first, "insurer", again) is wire.Copy.WITHHELD  # what the third party has is the first
 
 
+def test_a_run_of_one_key_never_takes_the_place_of_anothers(record: RunRecord) -> None:
+    """With the same id, also of another sheet: two rows, and two deliveries, acknowledged and replayed apart."""
+    theirs, mine = (replace(a_run(1, copy="queued"), owner=mark_of(key, a_run(1).run_id)) for key in ("his", "mine"))
+    record.finished(theirs, "insurer", a_delivery(1, text="another's"))
+    # Who knows the run's id and its owner's key may take the next id, too.
+    next_id = record._delivery_id(mine.run_id, mine.owner)
+    squatting = replace(theirs, run_id=next_id, owner=mark_of("his", next_id))
+    record.finished(squatting, "insurer", a_delivery(1, run_id=next_id, text="more of it"))
+    record.finished(mine, "insurer", a_delivery(1, text="mine"))
+    assert record.runs(9) == [mine, squatting, theirs]
+    first, second, third = record.collect("insurer", 9)
+    assert [first.run_id, second.run_id] == [theirs.run_id, next_id] and third.text == "mine"
+    assert len({first.run_id, second.run_id, third.run_id}) == 3 and len(third.run_id) == 16
+    record.acknowledge("insurer", [first.run_id, second.run_id])
+    for replayed in (theirs, mine):
+        assert record.finished(replayed, "insurer", a_delivery(1)) is wire.Copy.QUEUED
+    assert record.collect("insurer", 9) == (third,)
+    with pytest.raises(RecordError, match="of another sheet has the same id"):
+        record.finished(replace(mine, prompt_id="adviser/plan"))
+    assert record.runs(9) == [mine, theirs, squatting]
+
+
+def test_whose_a_run_is_is_kept_as_a_mark_that_tells_runs_apart_but_not_keys(record: RunRecord) -> None:
+    """No key; the same one's marks on two runs are not alike, on one run they are. Without keys there is none."""
+    key, (one, two) = "k" * 40, ids(1, 2)
+    assert mark_of(key, one) == mark_of(key, one) != mark_of(key, two)
+    assert mark_of(key, one) != mark_of("K" * 40, one)
+    assert len(mark_of(key, one)) == 16 and mark_of("", one) == b""
+
+
 def test_a_record_that_was_removed_is_not_written_to(record: RunRecord, path: Path) -> None:
     """Nobody is told that a copy is queued which is gone when the cloud stops."""
     path.unlink()
@@ -212,16 +242,16 @@ def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None
         assert [name for _, name, *_ in db.execute("PRAGMA table_info(runs)")] == COLUMNS
         assert [name for _, name, *_ in db.execute("PRAGMA table_info(deliveries)")] == [
             "place", "run_id", "vendor", "written_at", "acknowledged",
-            "prompt_id", "finished_at", "prompt", "text", "offers", "withheld",
+            "prompt_id", "finished_at", "prompt", "text", "offers", "withheld", "owner",
         ]  # fmt: skip
         assert db.execute("SELECT type, tbl_name FROM sqlite_master ORDER BY type, tbl_name").fetchall() == [
             *[("index", "deliveries")] * 3, *[("index", "runs")] * 2,
             ("table", "deliveries"), ("table", "runs"), ("table", "versions"),
         ]  # fmt: skip
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
+        assert db.execute("PRAGMA user_version").fetchone() == (module.VERSION,)
         assert db.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
         (types,) = db.execute(f"SELECT {', '.join(f'typeof({name})' for name in COLUMNS)} FROM runs").fetchall()
-    assert types == ("blob", "text", "text", "text", "integer", "integer", "integer", *["text"] * 3)
+    assert types == ("blob", "text", "text", "text", "integer", "integer", "integer", *["text"] * 3, "blob")
 
 
 def test_a_run_shows_its_text_to_nobody_who_prints_it() -> None:
@@ -312,7 +342,7 @@ def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: Run
     with closing(sqlite3.connect(path)) as db, db:
         run = a_run()
         db.executemany(
-            "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'none')",
+            "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'none', x'')",
             ((os.urandom(16), run.opened_at, run.finished_at, "t" * 200) for _ in range(rows)),
         )
     took = []
@@ -444,7 +474,7 @@ def another_programs(path: Path, version: int = 0, table: str = "notes (run_id, 
 def of_the_next_version(path: Path) -> None:
     RunRecord(path).close()
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute("PRAGMA user_version = 3")
+        db.execute(f"PRAGMA user_version = {module.VERSION + 1}")
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -453,7 +483,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "dangling link": (lambda path: path.symlink_to("nowhere"), "is not a file; give"),
     "text": (lambda path: path.write_text("Dear diary\n"), "file is not a database; give --record_file another file"),
     "weights": (lambda path: path.write_bytes(os.urandom(9000)), "file is not a database; give"),
-    "next version": (of_the_next_version, "is of version 3, and this release keeps version 2; give --record_file a"),
+    "next version": (of_the_next_version, "is of version 4, and this release keeps version 3; give --record_file a"),
     "other program's": (another_programs, "is a database of another program; give --record_file a file of its own"),
     "other program's of version 1": (lambda path: another_programs(path, 1), "is a database of another program"),
     "another runs": (lambda path: another_programs(path, 1, "runs (run_id, km)"), "is a database of another program"),
@@ -779,7 +809,7 @@ def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, recor
         file(record, number)
     assert waiting(record) == [3, 4, 5, 6] and record.dropped == 0 and len(record.runs(99)) == 4
     with closing(sqlite3.connect(path)) as db, db:
-        db.executemany("INSERT INTO runs VALUES (?, '', ?, ?, 1, 1, 1, '', '[]', 'none')",
+        db.executemany("INSERT INTO runs VALUES (?, '', ?, ?, 1, 1, 1, '', '[]', 'none', x'')",
                        ((os.urandom(16), utc(NOW), utc(NOW)) for _ in range(20)))  # fmt: skip
     file(record, 7)
     assert len(rows_of(path)) == 8
@@ -817,12 +847,12 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, 
         with closing(sqlite3.connect(path)) as db, db:
             run, delivery = a_run(), a_delivery()
             db.executemany(
-                "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'queued')",
+                "INSERT INTO runs VALUES (?, 'sheet', ?, ?, 5, 3, 700, ?, '[]', 'queued', x'')",
                 ((i.to_bytes(16, "big"), run.opened_at, run.finished_at, "t" * 200) for i in range(100_000)),
             )
             for party in parties:
                 db.executemany(
-                    "INSERT INTO deliveries VALUES (NULL, ?, ?, ?, ?, '', '', '', ?, '[]', 0)",
+                    "INSERT INTO deliveries VALUES (NULL, ?, ?, ?, ?, '', '', '', ?, '[]', 0, x'')",
                     ((os.urandom(16), party, int(NOW), int(i >= 10_000), delivery.text) for i in range(20_000)),
                 )
         steps(record)  # counts them, and makes the limits hold
@@ -1002,6 +1032,24 @@ def of_version_1(path: Path, runs: int) -> list[Run]:
     return rows[::-1]
 
 
+def of_version_2(path: Path, runs: int) -> list[Run]:
+    """A file as release 2 leaves it, with two deliveries, the second acknowledged; its runs, newest first."""
+    rows = of_version_1(path, runs)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in module._UPGRADES[2]:
+            db.execute(statement)
+        db.execute("INSERT INTO versions VALUES (2, ?)", (utc(NOW),))
+        for number in (1, 2):
+            written = wire.Delivery.__struct_fields__
+            values = [module._stored(getattr(a_delivery(number), name)) for name in written]
+            db.execute(f"INSERT INTO deliveries (vendor, written_at, acknowledged, {', '.join(written)}) "
+                       f"VALUES ('insurer', ?, ?, ?, ?, ?, ?, ?, ?, ?)", (int(NOW), number - 1, *values))  # fmt: skip
+        db.execute("PRAGMA user_version = 2")
+        db.execute("COMMIT")
+    return rows
+
+
 def schema_of(path: Path) -> tuple[int, list[tuple[str, str]]]:
     """The version, and what made each table and index, apart from white space."""
     with closing(sqlite3.connect(path)) as db:
@@ -1010,18 +1058,28 @@ def schema_of(path: Path) -> tuple[int, list[tuple[str, str]]]:
         return version, [(name, " ".join(sql.split())) for name, sql in made]
 
 
-def test_a_file_of_version_1_is_upgraded_in_place_with_all_its_rows(path: Path, tmp_path: Path) -> None:
-    """Once, which is written down; it is then as a new file is, and an outbox too. Release 1 refuses the number."""
-    runs = of_version_1(path, 500)
+@pytest.mark.parametrize(("earlier", "made"), [(1, of_version_1), (2, of_version_2)])
+def test_a_file_of_an_earlier_version_is_upgraded_in_place_with_all_its_rows(
+    path: Path, tmp_path: Path, earlier: int, made: Callable[[Path, int], list[Run]]
+) -> None:
+    """Once, which is written down; it is then as a new file is, and an outbox too. Earlier releases refuse it."""
+    runs = made(path, 500)
+    assert schema_of(path)[0] == earlier
+    delivered = [1] if earlier > 1 else []
     with closing(RunRecord(path, clock=Clock(NOW + 60))) as record:
-        assert record.runs(1000) == runs and runs[0].offers == () and runs[0].copy == "none"
+        assert record.runs(1000) == runs and runs[0].offers == () and (runs[0].copy, runs[0].owner) == ("none", b"")
+        assert waiting(record) == delivered
         file(record, 1000)
+        file(record, 2)  # acknowledged before, where it was
     with closing(RunRecord(path)) as record:
-        assert record.runs(1000) == [a_run(1000, copy="queued"), *runs] and waiting(record) == [1000]
+        newest = [a_run(2, copy="queued"), a_run(1000, copy="queued")]
+        assert record.runs(1000) == [*newest, *(run for run in runs if run.run_id != newest[0].run_id)]
+        assert waiting(record) == [*delivered, 1000] + [2] * (earlier == 1)
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT * FROM versions").fetchall() == [(2, utc(NOW + 60))]
+        stamps = dict(db.execute("SELECT * FROM versions"))
+    assert stamps == {2: utc(NOW + 60 * (earlier < 2)), 3: utc(NOW + 60)}
     RunRecord(tmp_path / "new").close()
-    assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == 2
+    assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == module.VERSION
 
 
 DIES_AT = """
@@ -1040,26 +1098,25 @@ def clock():  # asked for when the upgrade is written down, after its last state
         os.kill(os.getpid(), 9)
     return float(sys.argv[3])
 
-upgrade = record._UPGRADES[2] = Dying(record._UPGRADES[2])
+upgrade = record._UPGRADES[record.VERSION] = Dying(record._UPGRADES[record.VERSION])
 record.RunRecord(sys.argv[1], clock=clock).close()
 os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize("at", range(len(module._UPGRADES[2]) + 2))
+@pytest.mark.parametrize("at", range(len(module._UPGRADES[module.VERSION]) + 2))
 def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int) -> None:
     """Before each of its statements, before it is written down, and after it; the next opening finds all rows."""
-    runs = of_version_1(path, 300)
+    runs = of_version_2(path, 300)
     old = schema_of(path)
     command = [sys.executable, "-c", DIES_AT, str(path), str(at), str(NOW)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    version, tables = schema_of(path)
-    if at <= len(module._UPGRADES[2]):
-        assert (version, tables) == old
+    if at <= len(module._UPGRADES[module.VERSION]):
+        assert schema_of(path) == old
     else:
-        assert version == 2 and len(tables) > len(old[1])
+        assert schema_of(path)[0] == module.VERSION and schema_of(path) != old
     with closing(RunRecord(path)) as record:
-        assert record.runs(1000) == runs
+        assert record.runs(1000) == runs and waiting(record) == [1]
         assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 

@@ -19,7 +19,7 @@ import msgspec
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.offers import offers_for
 from llama.cloud.quoting import SystemPrompt
-from llama.cloud.record import Run, RunRecord, utc
+from llama.cloud.record import Run, RunRecord, mark_of, utc
 from llama.errors import CatalogueError, RecordError
 from llama.sheets import Listed, SheetDirectory, party_of
 from llama.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ class FinishedRun:
         prompt_tokens: tokens of the prompt.
         ids: the reply.
         compute_us: microseconds that it waited for the model.
+        owner: the public key that it came with; empty without keys.
     """
 
     run_id: bytes
@@ -68,6 +69,7 @@ class FinishedRun:
     prompt_tokens: int
     ids: list[int] = field(repr=False)
     compute_us: int
+    owner: str = field(default="", repr=False)
 
 
 def tell(what: str) -> None:
@@ -178,7 +180,7 @@ class Clerk:
         """What has become of the third party's copy."""
         row = Run(
             run.run_id, run.prompt_id, utc(run.opened_at), utc(time.time()), run.prompt_tokens, len(run.ids),
-            run.compute_us, text, offers, str(copy),
+            run.compute_us, text, offers, str(copy), mark_of(run.owner, run.run_id),
         )  # fmt: skip
         vendor = "" if delivery is None else party_of(delivery.prompt_id)
         try:

@@ -5,6 +5,7 @@ returns when the disk has what it wrote: neither a kill nor a power cut loses an
 
 Knows: the tables, their version, how long and how many rows are kept. Texts are kept as the cloud has them: a value
 that the device sent as a tag, such as ``[NAME_1]``, is that tag here too.
+Whose key a run came with is kept as a hash (:func:`mark_of`), so that nobody's run takes the place of another's.
 Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to.
 
 **Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
@@ -22,6 +23,7 @@ What is deleted is overwritten in the file (not in a disk's spare blocks, nor in
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import time
@@ -38,7 +40,7 @@ import msgspec
 from llama import wire
 from llama.errors import RecordError
 
-VERSION = 2  # of the tables: the file's user_version
+VERSION = 3  # of the tables: the file's user_version
 RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
 MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
@@ -90,6 +92,29 @@ _UPGRADES: dict[int, tuple[str, ...]] = {
         # Version 1 kept no such table: in a file that it made the first row is 2.
         "CREATE TABLE versions (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)",
     ),
+    3: (
+        "ALTER TABLE runs RENAME TO runs_before",
+        """
+        CREATE TABLE runs (
+            run_id BLOB NOT NULL,
+            prompt_id TEXT NOT NULL,
+            opened_at TEXT NOT NULL,
+            finished_at TEXT NOT NULL,
+            prompt_tokens INTEGER NOT NULL,
+            output_tokens INTEGER NOT NULL,
+            compute_us INTEGER NOT NULL,
+            text TEXT NOT NULL,
+            offers TEXT NOT NULL,             -- JSON
+            copy TEXT NOT NULL,
+            owner BLOB NOT NULL,
+            PRIMARY KEY (run_id, owner)
+        )
+        """,
+        "INSERT INTO runs SELECT *, x'' FROM runs_before ORDER BY rowid",  # nobody's: it was not written down
+        "DROP TABLE runs_before",  # with its index
+        "CREATE INDEX runs_by_age ON runs (finished_at)",
+        "ALTER TABLE deliveries ADD COLUMN owner BLOB NOT NULL DEFAULT x''",
+    ),
 }
 
 
@@ -108,6 +133,7 @@ class Run:
         text: the reply, with the device's tags.
         offers: made with the reply.
         copy: what became of the third party's copy; a value of ``wire.Copy``.
+        owner: :func:`mark_of` the key that it came with.
     """
 
     run_id: bytes
@@ -120,6 +146,7 @@ class Run:
     text: str = field(repr=False)
     offers: tuple[wire.Offer, ...] = field(default=(), repr=False)
     copy: str = "none"
+    owner: bytes = field(default=b"", repr=False)
 
 
 _RUN = [f.name for f in fields(Run)]
@@ -127,8 +154,13 @@ _DELIVERY = list(wire.Delivery.__struct_fields__)
 _TABLES: dict[int, dict[str, list[str]]] = {
     1: {"runs": _RUN[:8]},
     2: {
-        "runs": _RUN,
+        "runs": _RUN[:10],
         "deliveries": ["place", "run_id", "vendor", "written_at", "acknowledged", *_DELIVERY[1:]],
+        "versions": ["version", "applied_at"],
+    },
+    3: {
+        "runs": _RUN,
+        "deliveries": ["place", "run_id", "vendor", "written_at", "acknowledged", *_DELIVERY[1:], "owner"],
         "versions": ["version", "applied_at"],
     },
 }
@@ -138,12 +170,15 @@ def _insert(table: str, columns: Sequence[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
+_IS_THE_RUN = "run_id = ? AND owner = ?"
 _WRITE_RUN = _insert("runs", _RUN)
 _NEWEST_RUNS = f"SELECT {', '.join(_RUN)} FROM runs ORDER BY rowid DESC LIMIT ?"
 _WRITE_DELIVERY = (
-    _insert("deliveries", ["vendor", "written_at", "acknowledged", *_DELIVERY]) + " ON CONFLICT (run_id) DO NOTHING"
+    _insert("deliveries", ["vendor", "written_at", "acknowledged", "owner", *_DELIVERY])
+    + " ON CONFLICT (run_id) DO NOTHING"
 )
 _IS_WITHHELD = "SELECT withheld FROM deliveries WHERE run_id = ?"
+_OWNER_OF_DELIVERY = "SELECT owner FROM deliveries WHERE run_id = ?"
 _WAITING = f"""
     SELECT {", ".join(_DELIVERY)} FROM deliveries
     WHERE vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
@@ -269,9 +304,10 @@ class RunRecord:
     def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None) -> wire.Copy:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
-        A run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. A delivery with the same
-        ``run_id`` is left as it is, also if it was acknowledged: a run that is replayed is delivered once. Waits at
-        most :data:`BUSY_MS` milliseconds for other writers.
+        An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery is
+        left as it is, also if it was acknowledged: a run that is replayed is delivered once. Where another owner's
+        delivery has that ``run_id`` already, this one goes under an id of its own. Waits at most :data:`BUSY_MS`
+        milliseconds for other writers.
 
         Args:
             run: which.
@@ -286,19 +322,21 @@ class RunRecord:
         """
         assert delivery is None or vendor, "a delivery without a third party"
         with self._write("a finished run could not be recorded"):
-            there = self._db.execute("SELECT prompt_id FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
+            key = run.run_id, run.owner
+            there = self._db.execute(f"SELECT prompt_id FROM runs WHERE {_IS_THE_RUN}", key).fetchone()
             if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
                 raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
-            self._runs -= self._db.execute("DELETE FROM runs WHERE run_id = ?", (run.run_id,)).rowcount
+            self._runs -= self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", key).rowcount
             self._db.execute(_WRITE_RUN, [_stored(getattr(run, name)) for name in _RUN])
             self._runs += 1
             if delivery is not None:
+                delivery = msgspec.structs.replace(delivery, run_id=self._delivery_id(delivery.run_id, run.owner))
                 # One that no message may hold would be in the way of all that come after it.
                 msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
                 values = [_stored(getattr(delivery, name)) for name in _DELIVERY]
-                written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, *values])
+                written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, run.owner, *values])
                 self._deliveries[vendor, 0] += written.rowcount
-                (withheld,) = self._db.execute(_IS_WITHHELD, (run.run_id,)).fetchone()
+                (withheld,) = self._db.execute(_IS_WITHHELD, (delivery.run_id,)).fetchone()
             self._forget()
         if delivery is None:
             return wire.Copy.NONE
@@ -379,6 +417,16 @@ class RunRecord:
                 raise RecordError(f"{failed}: {_reason(err)}") from None
             raise
 
+    def _delivery_id(self, run_id: bytes, owner: bytes) -> bytes:
+        """Under which id a third party gets the run: its own, or what follows from it where that is another owner's.
+
+        Two owners' deliveries never share one, however many of them somebody has taken who knows the run's id and its
+        owner's key: what is a repeat, or acknowledged, of one would be so of the other.
+        """
+        while self._db.execute(_OWNER_OF_DELIVERY, (run_id,)).fetchone() not in (None, (owner,)):
+            run_id = hashlib.blake2b(owner + run_id, digest_size=wire.RUN_ID_BYTES).digest()
+        return run_id
+
     def _count(self) -> None:
         """How many rows there are; counted, which is a scan, only after an error or another program's writing."""
         (now,) = self._db.execute("PRAGMA data_version").fetchone()
@@ -448,6 +496,16 @@ def _sync_directory(directory: Path) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def mark_of(owner: str, run_id: bytes) -> bytes:
+    """What the file says of the public key that a run came with: 16 bytes, or none without keys.
+
+    What anybody holds of a run is the policy's table, and no key is in it. The mark of the same key is another one for
+    each run, so that the file by itself neither names a device nor says which runs are of the same one. (Whoever has
+    the public keys, too, can try them all.)
+    """
+    return hashlib.blake2b(owner.encode(), digest_size=16, salt=run_id).digest() if owner else b""
 
 
 def utc(seconds: float) -> str:

@@ -375,7 +375,8 @@ class Server:
             ids, opening = session.reply_ids(request.end), session.opening
             session.accept(request.seq, digest, peer)
             self._tell_the_clerk(_FinishJob(session, FinishedRun(
-                opening.run_id, opening.prompt_id, session.opened_at, opening.prompt_tokens, ids, session.compute_us
+                opening.run_id, opening.prompt_id, session.opened_at, opening.prompt_tokens, ids, session.compute_us,
+                session.owner,
             )))  # fmt: skip
             return None
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)

@@ -294,13 +294,18 @@ class Link:
 
     def _send(self, frames: Sequence[bytes | memoryview]) -> None:
         self.bytes_sent += sum(map(len, frames))
-        self._socket.send_multipart(frames)
+        # libzmq gives up, for good, a connection whose handshake was garbled; a send would wait for another for ever.
+        patience_s = min(HELLO_PATIENCE_S[0], self.deadline_s / 2)
+        if self._socket.poll(math.ceil(1000 * patience_s), zmq.POLLOUT):
+            self._socket.send_multipart(frames, zmq.DONTWAIT)
+        else:
+            self._lost = True
 
     def _receive(self, patience_s: float) -> Reply | None:
         """What comes within ``patience_s``; None also at once when the connection breaks."""
         give_up = time.monotonic() + patience_s
         while True:
-            left_ms = max(0, math.ceil(1000 * (give_up - time.monotonic())))
+            left_ms = 0 if self._lost else max(0, math.ceil(1000 * (give_up - time.monotonic())))
             events = dict(self._poller.poll(left_ms if self.while_waiting is None else min(WAITING_MS, left_ms)))
             if self._socket in events:
                 break

@@ -1,0 +1,29 @@
+"""A device, as far as most tests need one: a prompt of ids over a link of its own, and the reply.
+
+Knows nothing about: where the half comes from, what kind of cloud answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from llama.edge.link import Link
+from llama.generation import EdgeHalf, Reply, reply_to
+from llama.sampling import Sampling
+from llama.tokenizer import Tokenizer
+from tests.support import GREEDY
+
+
+def converse(
+    address: str, edge: EdgeHalf, tokenizer: Tokenizer, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, *,
+    stop_ids: Sequence[int] = (), deadline_s: float = 60.0, waits_when_busy: bool = True,
+    on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
+) -> Reply:  # fmt: skip
+    """One reply of at most ``n`` tokens over a link of its own, as a device gets it."""
+    with Link(address, deadline_s=deadline_s, on_notice=lambda text: None) as link:
+        welcome = link.hello()
+        link.waits_when_busy = waits_when_busy
+        return reply_to(
+            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=stop_ids,
+            sampling=sampling, max_gen_len=n, on_text=on_text, between_steps=between_steps,
+        )  # fmt: skip

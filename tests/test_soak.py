@@ -1,0 +1,76 @@
+"""Claims about a cloud that has run for long: nobody gets a wrong word, and nothing is left of who has gone.
+
+SOAK=1 runs ten times as many sessions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import linear_regression
+
+from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.edge.link import Link
+from llama.sampling import Sampling
+from llama.wire import Close, Opened
+from tests.devices import converse
+from tests.processes import cloud, footprint, wait_until
+from tests.support import GREEDY, SOAK, opening
+from tests.whole import load_edge
+
+SESSIONS = 5000 if SOAK else 500
+DEVICES, SLOTS = 16, 8
+KEPT = 500 if SOAK else 2000  # bytes of memory per session; there is less to remember of a session after the first 4096
+
+
+def short_talks(n: int) -> list[tuple[list[int], int, Sampling]]:
+    """Prompts of 1 to 40 ids, replies of 1 to 3, half of them sampled."""
+    chance = random.Random(4)
+    return [
+        (
+            [258, *(chance.randrange(32, 127) for _ in range(chance.randrange(40)))], chance.randrange(1, 4),
+            Sampling(0.9, 0.95, seed) if seed % 2 else GREEDY,
+        )
+        for seed in range(n)
+    ]  # fmt: skip
+
+
+def slope(sizes: Sequence[int]) -> float:
+    """By how much it grows from one to the next, over the last two thirds."""
+    settled = sizes[len(sizes) // 3 :]
+    return linear_regression(range(len(settled)), settled).slope
+
+
+def test_thousands_of_short_sessions_get_their_own_text_and_leave_nothing(tiny_split: Callable[..., Path]) -> None:
+    """Sixteen devices at a time for eight places, each session over a connection of its own.
+
+    Memory is looked at after every session; connections, threads and places when all have gone.
+    """
+    out = tiny_split()
+    half, tokenizer, talks = load_edge(out), tokenizer_of(read_half(out / "edge", "edge")), short_talks(24)
+    with cloud(out / "cloud", "--max_batch_size", SLOTS, "--max_seq_len", 64, "--threads", 1) as running:
+        alone = [converse(running.address, half, tokenizer, *talk) for talk in talks]
+        before, sizes = footprint(running.pid), list[int]()
+
+        def session(number: int) -> tuple[str, list[int]]:
+            reply = converse(running.address, half, tokenizer, *talks[number % len(talks)])
+            sizes.append(footprint(running.pid).resident)
+            return reply.text, reply.tokens
+
+        with ThreadPoolExecutor(DEVICES) as devices:
+            replies = devices.map(session, range(SESSIONS))
+            assert list(replies) == [(r.text, r.tokens) for r in itertools.islice(itertools.cycle(alone), SESSIONS)]
+        assert wait_until(lambda: footprint(running.pid)[1:] <= before[1:]), (footprint(running.pid), before)
+        with Link(running.address, on_notice=lambda text: None) as link:
+            fingerprint, link.waits_when_busy = link.hello().fingerprint, False
+            places = [link.ask(opening(fingerprint=fingerprint)) for _ in range(SLOTS)]
+            for place in places:
+                assert isinstance(place, Opened)
+                link.ask(Close(place.session, 1))
+        print(f"{SESSIONS} sessions: {sizes[0] / 2**20:.1f} MiB after the first, {sizes[-1] / 2**20:.1f} MiB after the "
+              f"last, {slope(sizes):.0f} bytes a session over the last two thirds; {before.files} files and "
+              f"{before.threads} threads before and after")  # fmt: skip
+        assert slope(sizes) < KEPT
