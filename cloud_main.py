@@ -29,6 +29,7 @@ from llama.checkpoint.halves import Half, check_world_size, load_weights, read_h
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk, tell
+from llama.cloud.publishing import Shelf
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
@@ -61,6 +62,7 @@ def main(
     record_file: str | None = None,
     retention_days: float | None = None,
     sheet_dir: str | None = None,
+    publishing: bool = False,
     catalogue: str | None = None,
     key_file: str | None = None,
     allow_dir: str | None = None,
@@ -84,6 +86,7 @@ def main(
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
+        publishing: let third parties write their own sheets into --sheet_dir while the cloud runs; needs keys.
         catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
         key_file: the cloud's private key, NAME.key of llama.keys; from then on only listed keys are spoken to.
         allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
@@ -120,6 +123,9 @@ def main(
         raise UsageError("--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too")
     if max_sessions_per_key is not None and max_sessions_per_key < 1:
         raise UsageError(f"--max_sessions_per_key {max_sessions_per_key}: give 1 or more")
+    if publishing and (sheet_dir is None or record_file is None or key_file is None):
+        raise UsageError("--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
+                         "--sheet_dir, --record_file, --key_file and --allow_dir, too")  # fmt: skip
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     slots = _slots(kv_cache_gb, max_batch_size, half, max_seq_len, compute, world_size)
     torch.set_num_threads(cpu_threads(threads, local_ranks))
@@ -139,11 +145,12 @@ def main(
         parties = ", ".join(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
+    shelf = Shelf(sheet_dir, directory) if publishing and sheet_dir is not None else None
     keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY)
     tokenizer = tokenizer_of(half)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
-    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
+    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf)
     server = Server(
         tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting, keys=keys
     )
