@@ -54,7 +54,7 @@ from llama.wire import (
 )
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
-from tests.support import GREEDY, Halves, Keys, Peer, Served, code_of, opening, run_main, step_of, written
+from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, opening, run_main, step_of, written
 
 Splits = Callable[..., Path]
 SHEETS = {
@@ -578,6 +578,24 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         said = running.output()
     for key in (phone.own.identity.public, phone.own.secret, phone.cloud.public):
         assert key not in said
+
+
+def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
+    """It is never told that the cloud is given up; said once, however long that lasts."""
+    keys.make("insurer", "vendor", listed=False)
+    directory = keys.directory
+    with Process(
+        "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--follow", "--deadline", "0.5",
+        "--interval", "0.1", "--key_file", str(directory / "insurer.key"), "--cloud_key", str(directory / "cloud.pub"),
+    ) as program:  # fmt: skip
+        program.line_with("no answer")
+        time.sleep(1.5)  # several deadlines
+        keys.list("insurer")
+        program.line_with("error: the cloud refused (not_served): this cloud keeps no deliveries")
+        assert program.ended() == 1
+    check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
+    silence = f"vendor: no answer from {served.endpoint}; asking until it comes; check {check}\n"
+    assert program.stderr.startswith(silence) and program.stderr.count("\n") == 2
 
 
 def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:
