@@ -65,13 +65,14 @@ def test_the_report_counts_sessions_positions_tokens_and_refusals(served: Served
     rows = served.halves.rows([*PROMPT, 65])
     with served.peer() as peer:
         with served.session(peer, opening(len(PROMPT))) as session:
-            assert isinstance(peer.ask(step_of(session, 1, 0, rows[:4], 0), rows[:4]), Tokens)
-            assert isinstance(peer.ask(step_of(session, 2, 4, rows[4:], 2), rows[4:]), Tokens)
-            assert peer.refusal(Finish(session, 3, 9)) == "out_of_range"
+            for seq, begin, end, want in ((1, 0, 3, 0), (2, 3, 4, 0), (3, 4, 6, 2)):
+                chunk = rows[begin:end]
+                assert isinstance(peer.ask(step_of(session, seq, begin, chunk, want), chunk), Tokens)
+            assert peer.refusal(Finish(session, 4, 9)) == "out_of_range"
             assert peer.refusal(Finish(bytes(16), 1, 0)) == "unknown_session"
             report = status(served)
             assert (report.sessions, report.cached, report.tokens, report.refusals) == (1, 6, 2, 2)
-            repeated = step_of(session, 2, 4, rows[4:], 2)
+            repeated = step_of(session, 3, 4, rows[4:], 2)
             assert isinstance(peer.ask(repeated, rows[4:]), Tokens)
             assert status(served).tokens == 2  # the same answer once more
     report = status(served)
