@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -15,7 +18,7 @@ from llama.command import run
 from llama.status import in_words, main
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Status, StatusReport, Tokens
-from tests.processes import cloud
+from tests.processes import wait_until
 from tests.support import (
     MAX_SEQ_LEN,
     Halves,
@@ -29,7 +32,6 @@ from tests.support import (
     step_of,
 )  # fmt: skip
 
-Splits = Callable[..., Path]
 PROMPT = [258, 84, 104, 101, 32]
 
 
@@ -239,29 +241,42 @@ def test_an_operator_needs_no_model() -> None:
 
 
 def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
-    tiny_split: Splits, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    halves: Halves, tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A real cloud with keys; while it is away the program says once what to look at, and goes on."""
+    """While the cloud is away the program says once what to look at, and goes on when it is back."""
     keys = Keys(tmp_path)
     keys.make("ops", "operator")
     keys.make("phone")
     keys.make("stranger", "operator", listed=False)
-    flags = ("--json", "--interval", "0.1", "--deadline", "1", "--cloud_key", str(tmp_path / "cloud.pub"), "--key_file")
-    with cloud(
-        tiny_split() / "cloud", "--key_file", tmp_path / "cloud.key", "--allow_dir", keys.allowed, "--threads", 1
-    ) as running:
-        to_the_cloud = ("--cloud", running.address, *flags)
-        assert operator(*to_the_cloud, str(tmp_path / "phone.key")) == 1
-        assert "role device, and operator is needed" in capfd.readouterr().err
-        assert operator(*to_the_cloud, str(tmp_path / "stranger.key")) == 1
-        assert "also that this key is in the cloud's --allow_dir" in capfd.readouterr().err
-        with Process("-m", "llama.status", *to_the_cloud, str(tmp_path / "ops.key"), "--follow") as program:
+    flags = (
+        "--json",
+        "--interval",
+        "0.1",
+        "--deadline",
+        "0.5",
+        "--cloud_key",
+        str(tmp_path / "cloud.pub"),
+        "--key_file",
+    )
+    with ExitStack() as stack:
+        with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served:
+            address = served.endpoint
+            assert operator("--cloud", address, *flags, str(tmp_path / "phone.key")) == 1
+            assert "role device, and operator is needed" in capfd.readouterr().err
+            assert operator("--cloud", address, *flags, str(tmp_path / "stranger.key")) == 1
+            assert "also that this key is in the cloud's --allow_dir" in capfd.readouterr().err
+            ops = ("-m", "llama.status", "--cloud", address, *flags, str(tmp_path / "ops.key"), "--follow")
+            program = stack.enter_context(Process(*ops))
             report = json.loads(program.line_with("up_s"))
-            assert (report["sessions"], report["waiting"], report["draining"]) == (0, 0, False) and report["places"] > 1
-            running.launcher.kill()
-            told = program.line_with("no answer")
-            program.signal(2)
-            assert program.ended() == 130
+            assert (report["sessions"], report["places"], report["draining"]) == (0, 4, False)
+        told = program.line_with("no answer")
+        time.sleep(1.5)  # several deadlines
+        before = len(program.out)
+        with Served(halves, tokenizer, keys=keys.of_the_cloud(), address=address):
+            back = program.line_with("answers again")
+            assert wait_until(lambda: len(program.out) > before)
+        program.signal(signal.SIGINT)
+        assert program.ended() == 130
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-    assert told == f"status: no answer from {running.address}; asking until it comes; check {check}\n"
-    assert program.stderr == f"{told}interrupted\n"
+    assert told == f"status: no answer from {address}; asking until it comes; check {check}\n"
+    assert back == f"status: {address} answers again\n" and program.stderr.startswith(told + back)
