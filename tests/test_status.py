@@ -275,8 +275,8 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
         with Served(halves, tokenizer, keys=keys.of_the_cloud(), address=address):
             back = program.line_with("answers again")
             assert wait_until(lambda: len(program.out) > before)
-        program.signal(signal.SIGINT)
-        assert program.ended() == 130
+            program.signal(signal.SIGINT)
+            assert program.ended() == 130, program.stderr
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
     assert told == f"status: no answer from {address}; asking until it comes; check {check}\n"
     assert back == f"status: {address} answers again\n" and program.stderr.startswith(told + back)
