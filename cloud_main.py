@@ -38,6 +38,7 @@ from llama.cloud.limits import (
     own_memory,
 )  # fmt: skip
 from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
+from llama.cloud.publishing import Shelf
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
@@ -72,6 +73,7 @@ def main(
     record_file: str | None = None,
     retention_days: float | None = None,
     sheet_dir: str | None = None,
+    publishing: bool = False,
     edge_ckpt_dir: str | None = None,
     catalogue: str | None = None,
     key_file: str | None = None,
@@ -99,6 +101,7 @@ def main(
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
+        publishing: let third parties write their own sheets into --sheet_dir while the cloud runs; needs keys.
         edge_ckpt_dir: the device's half; with it, what the sheets tell the model is computed once for all devices.
         catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
         key_file: the cloud's private key, NAME.key of llama.keys; from then on only listed keys are spoken to.
@@ -145,6 +148,9 @@ def main(
             raise UsageError(f"--{flag} {most}: give a number above 0; inf is no limit")
     if max_memory_gb is not None and own_memory() is None:
         raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
+    if publishing and (sheet_dir is None or record_file is None or key_file is None):
+        raise UsageError("--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
+                         "--sheet_dir, --record_file, --key_file and --allow_dir, too")  # fmt: skip
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
@@ -163,6 +169,7 @@ def main(
         parties = ", ".join(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
+    shelf = Shelf(sheet_dir, directory) if publishing and sheet_dir is not None else None
     keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY)
     tokenizer = tokenizer_of(half)
     edge_half = None if edge_ckpt_dir is None else _edge_half(edge_ckpt_dir, half)
@@ -170,7 +177,7 @@ def main(
     openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
-    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
+    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf)
     server = Server(
         tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
         keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key,

@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from llama import toml
 from llama.errors import PromptError
+from llama.wire import MAX_SHEET_BYTES
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
 MAX_ASKED = 64  # fields
@@ -137,6 +138,23 @@ class SheetDirectory:
         """The third parties that have sheets here."""
         return frozenset(party_of(prompt_id) for prompt_id in self.sheets) - {""}
 
+    def of(self, party: str) -> list[str]:
+        """The prompt ids of a third party's sheets."""
+        return [prompt_id for prompt_id in self.sheets if party_of(prompt_id) == party]
+
+    def having(self, listed: Listed) -> SheetDirectory:
+        """The same with this sheet, new or in place of the one that has its prompt id."""
+        sheets = {**self.sheets, listed.prompt_id: listed}
+        return SheetDirectory({prompt_id: sheets[prompt_id] for prompt_id in sorted(sheets, key=_order)}, self.system)
+
+    def lacking(self, prompt_id: str) -> SheetDirectory:
+        """The same without this sheet."""
+        return SheetDirectory({each: listed for each, listed in self.sheets.items() if each != prompt_id}, self.system)
+
+
+def _order(prompt_id: str) -> Path:
+    return Path(f"{prompt_id}.toml")  # as of files
+
 
 def read_all(sheet_dir: str) -> SheetDirectory:
     """Every sheet of a directory.
@@ -217,6 +235,13 @@ def parse_sheet(text: str, where: str) -> Sheet:
         tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
         tuple(dict.fromkeys(file.asks_for)), file.task, file.language, file.max_gen_len,
     )  # fmt: skip
+
+
+def parse_published(text: str, where: str) -> Sheet:
+    """The sheet in a text that a third party publishes. As :func:`parse_sheet`, and no larger than a cloud takes."""
+    if (size := len(text.encode())) > MAX_SHEET_BYTES:
+        raise PromptError(f"{where}: {size} bytes; a sheet that is published has at most {MAX_SHEET_BYTES}")
+    return parse_sheet(text, where)
 
 
 def read_text(path: str) -> str:

@@ -1,15 +1,18 @@
-"""The third party's program: collects the deliveries of its sheets, prints them, and only then acknowledges them.
+"""The third party's program: publishes its sheets, and collects their deliveries.
 
 Used as::
 
     python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME                    (what there is)
     python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow >> FILE   (and what comes)
+    python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --publish cover.toml
+    python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --withdraw cover
 
-On stdout one JSON object a line, ASCII only, so that nothing in it can steer a terminal. A delivery is printed at least
-once: whatever ends this program before the cloud has the acknowledgement, the next start prints the same line again,
-with the same ``run_id``. What a pipe has taken counts as printed, what goes into a file as soon as the disk has it.
+Deliveries are printed, and only then acknowledged: on stdout one JSON object a line, ASCII only, so that nothing in it
+can steer a terminal. Each is printed at least once: whatever ends this program before the cloud has the
+acknowledgement, the next start prints the same line again, with the same ``run_id``. What a pipe has taken counts as
+printed, what goes into a file as soon as the disk has it.
 
-Knows: ``llama.wire``, the link. Does not know: the model, the person, what tags stand for, other third
+Knows: ``llama.wire``, the link, what a sheet is. Does not know: the model, the person, what tags stand for, other third
 parties. Nothing of a delivery goes to stderr.
 """
 
@@ -20,7 +23,6 @@ import signal
 if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import contextlib
 import errno
 import json
 import math
@@ -31,14 +33,28 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import msgspec
 
 from llama.command import run
 from llama.edge.link import Link
+from llama.edge.notices import Notices
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
-from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
+from llama.sheets import is_prompt_id, parse_published, read_text
+from llama.wire import (
+    Acknowledge,
+    Acknowledged,
+    Collect,
+    Deliveries,
+    Delivery,
+    Publish,
+    Published,
+    Reply,
+    Withdraw,
+    Withdrawn,
+)
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # said by file systems that have nothing to sync
@@ -48,17 +64,21 @@ def main(
     cloud: str,
     vendor: str,
     follow: bool = False,
+    publish: str | None = None,
+    withdraw: str | None = None,
     deadline: float = 30.0,
     interval: float = 2.0,
     key_file: str | None = None,
     cloud_key: str | None = None,
 ) -> None:
-    """Print a third party's deliveries, one JSON object a line, and acknowledge them.
+    """Print a third party's deliveries, one JSON object a line, and acknowledge them; or publish or withdraw a sheet.
 
     Args:
         cloud: address of cloud_main.py, tcp://HOST:PORT.
-        vendor: whose deliveries: the name of its directory of sheets in the cloud.
+        vendor: whose deliveries and sheets: the name of its directory of sheets in the cloud.
         follow: go on when nothing is left, and while the cloud is away, until Ctrl-C.
+        publish: a sheet, NAME.toml, that devices find from now on, new or in place of an earlier one.
+        withdraw: NAME of a sheet that devices are to find no more.
         deadline: seconds of silence after which the cloud is given up.
         interval: seconds between one question for more and the next.
         key_file: the vendor's private key, NAME.key of llama.keys; the cloud must list it.
@@ -70,9 +90,18 @@ def main(
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
     if not 0 < interval < math.inf:
         raise UsageError(f"--interval {interval}: give seconds above 0")
+    request = _request(vendor, publish, withdraw)
+    if request is not None and follow:
+        raise UsageError("--follow collects; leave it away to publish or withdraw a sheet")
     keys = link_keys(key_file, cloud_key, "vendor")
+    notices = Notices("vendor", cloud, follow=follow, keys=keys)
+    if request is not None:
+        if keys is None:
+            raise UsageError("a cloud knows by its key whose a sheet is; give --key_file and --cloud_key")
+        with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
+            print(put(link, request), flush=True)
+        return
     output = Output()
-    notices = _Notices(cloud, follow)
     with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
         collecting = Collecting(link, vendor, output, notices, patience_s=math.inf if follow else deadline)
         while True:
@@ -88,6 +117,44 @@ def main(
                 link.pause(interval)
 
 
+def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish | Withdraw | None:
+    """What the flags ask for, looked through before anybody is asked; None is to collect.
+
+    Raises:
+        UsageError: both, or not a name.
+        PromptError: not a sheet.
+    """
+    if publish is not None and withdraw is not None:
+        raise UsageError("--publish and --withdraw exclude each other; one after the other")
+    if withdraw is not None:
+        if not is_prompt_id(f"{vendor}/{withdraw}"):
+            raise UsageError("--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -")
+        return Withdraw(vendor, withdraw)
+    if publish is None:
+        return None
+    file = PurePath(publish)
+    if file.suffix != ".toml" or not is_prompt_id(f"{vendor}/{file.stem}"):
+        raise UsageError("--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of a-z, 0-9 and -")
+    text = read_text(publish)
+    parse_published(text, f"prompt file {publish}")
+    return Publish(vendor, file.stem, text)
+
+
+def put(link: Link, request: Publish | Withdraw) -> str:
+    """Publish a sheet, or withdraw it; what has become of it, in words.
+
+    Raises:
+        CloudUnreachable, CloudRefused, ProtocolMismatch: see ``Link.ask``.
+    """
+    link.hello()
+    reply, prompt_id = link.ask(request), f"{request.vendor}/{request.name}"
+    if isinstance(request, Publish) and reply == Published(prompt_id):
+        return f"published {prompt_id}"
+    if isinstance(request, Withdraw) and isinstance(reply, Withdrawn):
+        return f"withdrawn {prompt_id}"
+    raise ProtocolMismatch(f"{link.address} answered {type(request).__name__} with another kind of reply")
+
+
 class Collecting:
     """Deliveries on their way from the cloud to ``output``.
 
@@ -99,7 +166,7 @@ class Collecting:
         patience_s: how long a cloud may say that it is busy.
     """
 
-    def __init__(self, link: Link, vendor: str, output: Output, notices: _Notices, *, patience_s: float) -> None:
+    def __init__(self, link: Link, vendor: str, output: Output, notices: Notices, *, patience_s: float) -> None:
         self.link, self.vendor, self.output, self.notices, self.patience_s = link, vendor, output, notices, patience_s
         link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
         self._printed = tuple[bytes, ...]()  # and not yet acknowledged
@@ -209,37 +276,6 @@ def _ends_inside_a_line(fd: int) -> bool:
             return os.pread(file.fileno(), 1, size - 1) != b"\n"
     except OSError:
         return True
-
-
-class _Notices:
-    """On stderr, once each time: that the cloud gives no answer or no useful one, and that it does again."""
-
-    def __init__(self, address: str, follow: bool) -> None:
-        self._address, self._follow, self._in_trouble = address, follow, False
-
-    def silence(self, words: str) -> None:
-        """The link's ``on_notice``."""
-        self._trouble(f"no answer from {self._address}; asking until it comes" if self._follow else words)
-
-    def refusal(self, words: str) -> None:
-        """It asks to be asked later."""
-        self._trouble(f"{words}; asking again")
-
-    def answer(self) -> None:
-        """There is one."""
-        if self._in_trouble:
-            self._in_trouble = False
-            self._tell(f"{self._address} answers again")
-
-    def _trouble(self, words: str) -> None:
-        if not self._in_trouble:
-            self._in_trouble = True
-            self._tell(words)
-
-    def _tell(self, words: str) -> None:
-        if sys.stderr is not None:  # print would take stdout instead
-            with contextlib.suppress(OSError):  # nobody holds it any more
-                print("".join(c if c.isprintable() else "?" for c in f"vendor: {words}"), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

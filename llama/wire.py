@@ -1,7 +1,7 @@
 """THE CONTRACT: every message that crosses the network, byte by byte.
 
-Any ZeroMQ REQ client, in any language, that follows this page can be a device, or a third party that collects its
-deliveries.
+Any ZeroMQ REQ client, in any language, that follows this page can be a device, a third party that publishes its sheets
+and collects its deliveries, or an operator who looks how the cloud does.
 
 **Transport.** The client has a REQ socket, the cloud binds a ROUTER (which REQ peers see as a REP). One request, one
 reply. A message is one or two frames::
@@ -31,9 +31,13 @@ ListSheets   which prompt sheets there are                                Sheets
 FetchSheet   one of them                                                  SheetText
 Collect      a third party's deliveries that it has not acknowledged      Deliveries
 Acknowledge  these have arrived: forget them                              Acknowledged
+Publish      a third party's sheet, new or in place of the one there is   Published, with its prompt id
+Withdraw     take one of them away                                        Withdrawn
+Status       how the cloud does                                           StatusReport
 ===========  ===========================================================  ==========================================
 
-The last four need no session and may be repeated at will.
+From ListSheets on none needs a session, and all may be repeated at will; a Withdraw that is repeated finds no such
+sheet any more: ``unknown_sheet``.
 
 **A delivery** is a third party's copy of a run of its sheet. It is handed out again and again until it is acknowledged;
 ``run_id`` tells a repeat.
@@ -81,6 +85,7 @@ FINGERPRINT_BYTES = 32
 PREFIX_ID_BYTES = 32
 MAX_OFFERS = 12  # of one reply
 MAX_SHEETS = 1000  # that are listed
+MAX_SHEET_BYTES = 64 << 10  # of one that is published, as UTF-8
 MAX_COLLECTED = 64  # deliveries in one answer
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,12 +94,14 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
 Micros = Annotated[int, Meta(ge=0, le=2**53)]
+Tally = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
 PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # of prefix_id, or empty
 PromptId = Annotated[str, Meta(max_length=200)]
 VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
+SheetName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,80}\Z")]  # within a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
 WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]
 
@@ -112,6 +119,7 @@ class ErrorCode(enum.StrEnum):
     NOT_FINITE = "not_finite"  # NaN or infinity in the rows, or in what they were computed to
     OUT_OF_RANGE = "out_of_range"  # a position, want, end, id or setting outside its bounds
     UNKNOWN_SHEET = "unknown_sheet"
+    BAD_SHEET = "bad_sheet"  # what was published is no sheet, or is too large
     NOT_SERVED = "not_served"  # this cloud was started without what the request needs
     NOT_ALLOWED = "not_allowed"  # the peer's key is not listed any more, or not for such a request
     INTERNAL = "internal"  # the cloud's own fault
@@ -322,6 +330,49 @@ class Acknowledged(Message, frozen=True):
     """They will not be handed out again."""
 
 
+class Publish(Message, frozen=True):
+    """A third party's sheet, new or in place of the one of that name. Only with keys: ``vendor`` is the key's name."""
+
+    vendor: VendorName
+    name: SheetName
+    text: Annotated[str, Meta(max_length=MAX_SHEET_BYTES)]  # TOML; llama.sheets
+
+
+class Published(Message, frozen=True):
+    """It is written down, and devices find it from now on."""
+
+    prompt_id: PromptId
+
+
+class Withdraw(Message, frozen=True):
+    """Take one of ``vendor``'s sheets away; runs that have begun with it are still delivered. Only with keys."""
+
+    vendor: VendorName
+    name: SheetName
+
+
+class Withdrawn(Message, frozen=True):
+    """Devices do not find it any more."""
+
+
+class Status(Message, frozen=True):
+    """How does the cloud do. With keys an operator's alone is answered; without, who asks on the cloud's machine."""
+
+
+class StatusReport(Message, frozen=True):
+    """The cloud at this moment, and what has happened since its start."""
+
+    up_s: Tally  # seconds since the start
+    sessions: Count  # that are open
+    places: Count  # for sessions
+    waiting: Count  # in line for a place
+    cached: Tally  # positions of the cache that sessions have filled
+    cache: Tally  # positions that it has
+    tokens: Tally  # ids handed out
+    refusals: Tally  # requests that were answered with an Error, but for those that wait in line
+    draining: bool = False  # no session is opened any more; the cloud stops when the last one has ended
+
+
 class Error(Message, frozen=True):
     """A request was refused."""
 
@@ -331,8 +382,24 @@ class Error(Message, frozen=True):
     retry_after_s: float | None = None
 
 
-Request = Hello | Open | Step | Finish | Close | ListSheets | FetchSheet | Collect | Acknowledge
-Reply = Welcome | Opened | Tokens | Final | Closed | Sheets | SheetText | Deliveries | Acknowledged | Error
+Request = (
+    Hello | Open | Step | Finish | Close | ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw | Status
+)
+Reply = (
+    Welcome
+    | Opened
+    | Tokens
+    | Final
+    | Closed
+    | Sheets
+    | SheetText
+    | Deliveries
+    | Acknowledged
+    | Published
+    | Withdrawn
+    | StatusReport
+    | Error
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)

@@ -26,7 +26,7 @@ from llama.cloud.prefixes import keep
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
-from llama.keys import LinkKeys
+from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
 from llama.stages import StageClock
@@ -280,6 +280,33 @@ class Served:
             final = peer.ask(Finish(session, seq + 1, n))
             assert isinstance(final, wire.Final) and final.usage.output_tokens == n
             return ids[len(prompt) :]
+
+
+class Keys:
+    """A directory of keys: the cloud's, and of whoever is made; who is listed has a copy in ``allowed``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.allowed = directory, directory / "allowed"
+        self.allowed.mkdir()
+        make_keys("cloud", "cloud", directory)
+
+    def make(self, name: str, role: str = "device", listed: bool = True) -> LinkKeys:
+        """A new pair, and what its owner needs to connect."""
+        make_keys(name, role, self.directory)
+        if listed:
+            self.list(name)
+        keys = link_keys(str(self.directory / f"{name}.key"), str(self.directory / "cloud.pub"), role)
+        assert keys is not None
+        return keys
+
+    def list(self, name: str) -> None:
+        (self.allowed / f"{name}.pub").write_bytes((self.directory / f"{name}.pub").read_bytes())
+
+    def remove(self, name: str) -> None:
+        (self.allowed / f"{name}.pub").unlink()
+
+    def of_the_cloud(self, max_sessions: int = 4) -> CloudKeys:
+        return CloudKeys(read_key(str(self.directory / "cloud.key"), "cloud"), AllowList(self.allowed), max_sessions)
 
 
 def written(directory: Path, files: Mapping[str, str]) -> Path:

@@ -229,7 +229,8 @@ def test_a_guess_is_known_however_the_sheet_spells_it(
     files = {"system.txt": SYSTEM, "insurer/guess.toml": f'questions = ["Say: {spelled}"]'}
     with closing(RunRecord(tmp_path / "guess.sqlite")) as record:
         clerk = Clerk(tokenizer, record=record, directory=read_all(str(written(tmp_path / "guess", files))))
-        run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, tokenizer.encode(SYSTEM, bos=False, eos=False), 1)
+        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.listed("insurer/guess")
+        run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, ids, 1, listed=listed)
         assert clerk.finish(run).copy is Copy.QUEUED
 
 

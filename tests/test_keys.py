@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import edge_main
 from llama import wire
-from llama.cloud.admission import CloudKeys
 from llama.cloud.clerk import Clerk
 from llama.cloud.record import RunRecord
 from llama.edge.asking import Device, SheetSource
@@ -54,12 +53,15 @@ from llama.wire import (
     Hello,
     ListSheets,
     Opened,
+    Publish,
     Request,
+    Status,
     Tokens,
-)  # fmt: skip
+    Withdraw,
+)
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
-from tests.support import GREEDY, Halves, Peer, Served, code_of, opening, run_main, step_of, written
+from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, opening, run_main, step_of, written
 
 Splits = Callable[..., Path]
 SHEETS = {
@@ -70,33 +72,6 @@ SHEETS = {
 }
 PROMPT = [258, 84, 104, 101, 32]
 NOWHERE_S = 1.5  # how long somebody who gets nowhere is watched trying
-
-
-class Keys:
-    """A directory of keys: the cloud's, and of whoever is made; who is listed has a copy in ``allowed``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.allowed = directory, directory / "allowed"
-        self.allowed.mkdir()
-        make_keys("cloud", "cloud", directory)
-
-    def make(self, name: str, role: str = "device", listed: bool = True) -> LinkKeys:
-        """A new pair, and what its owner needs to connect."""
-        make_keys(name, role, self.directory)
-        if listed:
-            self.list(name)
-        keys = link_keys(str(self.directory / f"{name}.key"), str(self.directory / "cloud.pub"), role)
-        assert keys is not None
-        return keys
-
-    def list(self, name: str) -> None:
-        (self.allowed / f"{name}.pub").write_bytes((self.directory / f"{name}.pub").read_bytes())
-
-    def remove(self, name: str) -> None:
-        (self.allowed / f"{name}.pub").unlink()
-
-    def of_the_cloud(self, max_sessions: int = 4) -> CloudKeys:
-        return CloudKeys(read_key(str(self.directory / "cloud.key"), "cloud"), AllowList(self.allowed), max_sessions)
 
 
 @pytest.fixture
@@ -141,7 +116,7 @@ def test_a_listed_key_gets_a_whole_reply(served: Served, keys: Keys) -> None:
 def test_a_key_that_is_not_listed_gets_nowhere_and_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
     """A handshake that is refused says nothing: so the error names what to look at."""
     told = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
-    assert "this device's key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in told
+    assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in told
 
 
 def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: Keys, tmp_path: Path) -> None:
@@ -234,31 +209,37 @@ def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: K
 
 
 def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
-    """Devices run sessions and read sheets, a vendor collects its own deliveries, an operator runs nothing."""
+    """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
     some = bytes(16)
     of_devices: list[Request] = [
         opening(), Finish(some, 1, 0), Close(some, 1), ListSheets(), FetchSheet("birthday"),
     ]  # fmt: skip
-    of_vendors: list[Request] = [Collect("insurer"), Acknowledge("insurer", (some,))]
+    of_vendors: list[Request] = [
+        Collect("insurer"), Acknowledge("insurer", (some,)), Publish("insurer", "cover", ""),
+        Withdraw("insurer", "cover"),
+    ]  # fmt: skip
     rows = served.halves.rows(PROMPT)
     device, vendor = keys.make("phone"), keys.make("insurer", "vendor")
     with served.peer(keys=device) as peer:
-        assert {peer.refusal(each) for each in of_vendors} == {"not_allowed"}
+        assert {peer.refusal(each) for each in (*of_vendors, Status())} == {"not_allowed"}
         assert "not_allowed" not in {peer.refusal(each) for each in of_devices}
     with served.peer(keys=vendor) as peer:
-        assert {peer.refusal(each) for each in of_devices} == {"not_allowed"}
+        assert {peer.refusal(each) for each in (*of_devices, Status())} == {"not_allowed"}
         assert peer.refusal(step_of(some, 1, 0, rows), rows) == "not_allowed"
         assert "not_allowed" not in {peer.refusal(each) for each in of_vendors}
     with served.peer(keys=keys.make("nosy", "operator")) as peer:
         assert {peer.refusal(each) for each in (*of_devices, *of_vendors)} == {"not_allowed"}
         assert peer.refusal(Hello(wire.VERSION)) == "Welcome"
+        assert peer.refusal(Status()) == "StatusReport"
 
 
-def test_a_vendor_collects_and_acknowledges_no_other_vendors_deliveries(served: Served, keys: Keys) -> None:
+def test_a_vendor_touches_no_other_vendors_deliveries_and_sheets(served: Served, keys: Keys) -> None:
     """The name in the request must be the key's."""
     with served.peer(keys=keys.make("insurer", "vendor")) as peer:
         assert peer.refusal(Collect("florist")) == "not_allowed"
         assert peer.refusal(Acknowledge("florist", (bytes(16),))) == "not_allowed"
+        assert peer.refusal(Publish("florist", "roses", 'questions = ["Which?"]')) == "not_allowed"
+        assert peer.refusal(Withdraw("florist", "roses")) == "not_allowed"
 
 
 def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) -> None:
@@ -634,6 +615,24 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         said = running.output()
     for key in (phone.own.identity.public, phone.own.secret, phone.cloud.public):
         assert key not in said
+
+
+def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
+    """It is never told that the cloud is given up; said once, however long that lasts."""
+    keys.make("insurer", "vendor", listed=False)
+    directory = keys.directory
+    with Process(
+        "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--follow", "--deadline", "0.5",
+        "--interval", "0.1", "--key_file", str(directory / "insurer.key"), "--cloud_key", str(directory / "cloud.pub"),
+    ) as program:  # fmt: skip
+        program.line_with("no answer")
+        time.sleep(1.5)  # several deadlines
+        keys.list("insurer")
+        program.line_with("error: the cloud refused (not_served): this cloud keeps no deliveries")
+        assert program.ended() == 1
+    check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
+    silence = f"vendor: no answer from {served.endpoint}; asking until it comes; check {check}\n"
+    assert program.stderr.startswith(silence) and program.stderr.count("\n") == 2
 
 
 def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:

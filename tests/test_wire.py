@@ -31,15 +31,21 @@ from llama.wire import (
     Offer,
     Open,
     Opened,
+    Publish,
+    Published,
     Refused,
     SheetEntry,
     Sheets,
     SheetText,
     Stages,
+    Status,
+    StatusReport,
     Step,
     Tokens,
     Usage,
     Welcome,
+    Withdraw,
+    Withdrawn,
 )  # fmt: skip
 
 RUN, FINGERPRINT, SESSION = bytes(range(16)), bytes(range(32)), bytes(range(16, 32))
@@ -250,6 +256,40 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         {"type": "acknowledged"},
         "81a474797065ac61636b6e6f776c6564676564",
     ),
+    (
+        Publish("insurer", "cover", "é"),
+        {"type": "publish", "vendor": "insurer", "name": "cover", "text": "é"},
+        "84a474797065a77075626c697368a676656e646f72a7696e7375726572a46e616d65a5636f766572a474657874a2c3a9",
+    ),
+    (
+        Withdraw("insurer", "cover"),
+        {"type": "withdraw", "vendor": "insurer", "name": "cover"},
+        "83a474797065a87769746864726177a676656e646f72a7696e7375726572a46e616d65a5636f766572",
+    ),
+    (Status(), {"type": "status"}, "81a474797065a6737461747573"),
+    (
+        Published("insurer/cover"),
+        {"type": "published", "prompt_id": "insurer/cover"},
+        "82a474797065a97075626c6973686564a970726f6d70745f6964ad696e73757265722f636f766572",
+    ),
+    (Withdrawn(), {"type": "withdrawn"}, "81a474797065a977697468647261776e"),
+    (
+        StatusReport(300, 2, 8, 1, 70, 16384, 5, 0, True),
+        {
+            "type": "statusreport",
+            "up_s": 300,
+            "sessions": 2,
+            "places": 8,
+            "waiting": 1,
+            "cached": 70,
+            "cache": 16384,
+            "tokens": 5,
+            "refusals": 0,
+            "draining": True,
+        },
+        "8aa474797065ac7374617475737265706f7274a475705f73cd012ca873657373696f6e7302a6706c6163657308a777616974696e6701a663"
+        "616368656446a56361636865cd4000a6746f6b656e7305a87265667573616c7300a8647261696e696e67c3",
+    ),
     (Closed(), {"type": "closed"}, "81a474797065a6636c6f736564"),
     (
         Error(ErrorCode.BUSY, "full", "wait", 2.0),
@@ -258,7 +298,9 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "7465725f73cb4000000000000000",
     ),
 ]
-REQUESTS = (Hello, Open, Step, Finish, Close, ListSheets, FetchSheet, Collect, Acknowledge)
+REQUESTS = (
+    Hello, Open, Step, Finish, Close, ListSheets, FetchSheet, Collect, Acknowledge, Publish, Withdraw, Status,
+)  # fmt: skip
 
 
 def decode(message: Any, header: bytes) -> Any:
@@ -280,7 +322,7 @@ def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
     assert kinds == set(wire.Request.__args__) | set(wire.Reply.__args__)
     assert sorted(ErrorCode) == sorted([
         "bad_request", "unsupported_version", "wrong_checkpoint", "busy", "unknown_session", "out_of_sequence",
-        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "not_served", "not_allowed",
+        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "bad_sheet", "not_served", "not_allowed",
         "internal",
     ])  # fmt: skip
     assert wire.VERSION == 3
@@ -298,6 +340,7 @@ MICROS = st.integers(0, 2**53)
 TIMES = st.lists(MICROS, max_size=5).map(tuple)
 LABELS = st.text(max_size=200)
 VENDORS = st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True)
+SHEET_NAMES = st.from_regex(r"[a-z0-9-]{1,80}", fullmatch=True)
 OFFERS = st.lists(
     st.builds(
         Offer, LABELS, VENDORS, LABELS, MICROS, st.sampled_from(("", "https://x.example/1")), LABELS, st.tuples(LABELS)
@@ -333,6 +376,11 @@ MESSAGES = st.one_of(
     st.builds(SheetText, LABELS, st.text(), st.text()),
     st.builds(Deliveries, st.lists(DELIVERIES, max_size=3).map(tuple)),
     st.just(Acknowledged()),
+    st.builds(Publish, VENDORS, SHEET_NAMES, st.text()),
+    st.builds(Withdraw, VENDORS, SHEET_NAMES),
+    st.sampled_from([Status(), Withdrawn()]),
+    st.builds(Published, LABELS),
+    st.builds(StatusReport, MICROS, COUNTS, COUNTS, COUNTS, MICROS, MICROS, MICROS, MICROS, st.booleans()),
     st.builds(
         Error, st.sampled_from(ErrorCode), st.text(), st.text(), st.none() | st.floats(allow_nan=False, min_value=0)
     ),

@@ -8,6 +8,7 @@ Knows: keys, roles, the types of requests. Does not know: sessions, text.
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 import zmq
@@ -15,7 +16,7 @@ from zmq.utils import z85
 
 from llama.errors import KeysError
 from llama.keys import AllowList, Identity, KeyPair
-from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Refused, Request
+from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Publish, Refused, Request, Status, Withdraw
 
 MAX_SESSIONS_PER_KEY = 4
 HANDSHAKE_MS = 10_000  # a peer that has not proved itself by then is dropped
@@ -125,13 +126,50 @@ def check_role(identity: Identity, request: Request) -> None:
     """
     if isinstance(request, Hello):
         return
-    if isinstance(request, Collect | Acknowledge):
-        if identity.role != "vendor":
-            raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} collects no deliveries",
-                          "use a key of role vendor")  # fmt: skip
+    if isinstance(request, Collect | Acknowledge | Publish | Withdraw):
+        does, what = "collects", "deliveries"
+        if isinstance(request, Publish | Withdraw):
+            does, what = "publishes", "sheets"
+        _check_is(identity, "vendor", f"{does} no {what}")
         if request.vendor != identity.name:
-            raise Refused(ErrorCode.NOT_ALLOWED, "these are another vendor's deliveries",
+            raise Refused(ErrorCode.NOT_ALLOWED, f"these are another vendor's {what}",
                           "give --vendor the name that the key has")  # fmt: skip
-    elif identity.role != "device":
-        raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} runs no sessions",
-                      "use a key of role device")  # fmt: skip
+    elif isinstance(request, Status):
+        _check_is(identity, "operator", "reads no status")
+    else:
+        _check_is(identity, "device", "runs no sessions")
+
+
+def _check_is(identity: Identity, role: str, does: str) -> None:
+    if identity.role != role:
+        raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} {does}", f"use a key of role {role}")
+
+
+def check_keyless(request: Request, frame: zmq.Frame) -> None:
+    """The request is one that needs no key; how the cloud does is told on its own machine only.
+
+    Raises:
+        Refused: ``not_allowed``.
+    """
+    if isinstance(request, Publish | Withdraw):
+        raise Refused(ErrorCode.NOT_ALLOWED, "without keys anybody could publish in a third party's name",
+                      "the provider can give the cloud keys: --key_file and --allow_dir")  # fmt: skip
+    if isinstance(request, Status) and not is_here(_address_of(frame)):
+        raise Refused(ErrorCode.NOT_ALLOWED, "without keys a cloud says how it does on its own machine only",
+                      "ask there, or give it keys, and use one of role operator")  # fmt: skip
+
+
+def is_here(address: str) -> bool:
+    """Whether a peer's address is this machine's own, by loopback."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def _address_of(frame: zmq.Frame) -> str:
+    try:
+        return str(frame.get("Peer-Address"))
+    except (zmq.ZMQError, KeyError):
+        return ""

@@ -1,7 +1,8 @@
 """What becomes of a finished run: its text, the offers that fit it, what the provider keeps, what a third party gets.
 
-Also hands out the provider's sheets, and third parties' deliveries. Which third party a run belongs to follows from the
-cloud's own directory of sheets, never from what a device says.
+Also hands out the provider's sheets, and third parties' deliveries, and takes third parties' sheets where the provider
+lets it. Which third party a run belongs to follows from the cloud's own directory of sheets as it was when the run was
+opened, never from what a device says.
 
 Does not know: sockets, sessions, tensors, who the person is. One thread uses it, which may wait for a disk.
 """
@@ -18,6 +19,7 @@ import msgspec
 
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.offers import offers_for
+from llama.cloud.publishing import Shelf
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.record import Run, RunRecord, mark_of, utc
 from llama.errors import CatalogueError, RecordError
@@ -35,18 +37,22 @@ from llama.wire import (
     Final,
     ListSheets,
     Offer,
+    Publish,
+    Published,
     Refused,
     Reply,
     SheetEntry,
     Sheets,
     SheetText,
     Usage,
+    Withdraw,
+    Withdrawn,
 )
 
 LEAST_OFFERS = 3  # if there are so many
 
-Errand = ListSheets | FetchSheet | Collect | Acknowledge
-"""Requests that need no session."""
+Errand = ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw
+"""Requests that need no session, and may have to wait for a disk."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class FinishedRun:
         ids: the reply.
         compute_us: microseconds that it waited for the model.
         owner: the public key that it came with; empty without keys.
+        listed: the cloud's own sheet of that id, as it was when the run was opened; None where there was none.
     """
 
     run_id: bytes
@@ -70,6 +77,7 @@ class FinishedRun:
     ids: list[int] = field(repr=False)
     compute_us: int
     owner: str = field(default="", repr=False)
+    listed: Listed | None = field(default=None, repr=False)
 
 
 def tell(what: str) -> None:
@@ -86,23 +94,27 @@ class Clerk:
         record: where finished runs and deliveries are kept, if they are; closed by the caller.
         directory: the provider's sheets, if it has any. Third parties' need a ``record`` for their deliveries.
         catalogue: the partners' products, if there are any; closed by the caller.
+        shelf: where third parties' sheets are written, if they may publish any; that needs a ``record``, too.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, record: RunRecord | None = None, directory: SheetDirectory | None = None,
-        catalogue: Catalogue | None = None, tell: Callable[[str], None] = tell,
+        catalogue: Catalogue | None = None, shelf: Shelf | None = None, tell: Callable[[str], None] = tell,
     ) -> None:  # fmt: skip
         self.tokenizer, self.record, self.catalogue, self.tell = tokenizer, record, catalogue, tell
-        self.directory = directory or SheetDirectory({})
-        assert record is not None or not self.directory.parties, "third parties' deliveries need a record"
+        self.directory, self.shelf = directory or SheetDirectory({}), shelf  # the former is replaced as a whole
+        assert record is not None or not (self.directory.parties or shelf), "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
         self._dropped = 0  # deliveries, as far as that has been told
         self._tell_of_dropped()
 
+    def listed(self, prompt_id: str) -> Listed | None:
+        """The sheet of that id, as it is now, if there is one; any thread may ask."""
+        return self.directory.sheets.get(prompt_id)
+
     def finish(self, run: FinishedRun) -> Final:
         """The reply as text, with offers; written down, with the third party's copy, before it is handed out."""
-        text = self.tokenizer.decode(run.ids)
-        listed = self.directory.sheets.get(run.prompt_id)
+        text, listed = self.tokenizer.decode(run.ids), run.listed
         offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
         delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
         copy = Copy.NONE
@@ -124,13 +136,16 @@ class Clerk:
             return Sheets(tuple(SheetEntry(s.prompt_id, s.sheet.title, s.sheet.asks_for) for s in sheets))
         if isinstance(errand, FetchSheet):
             return self._sheet(errand.prompt_id)
+        if isinstance(errand, Publish | Withdraw):
+            return self._put_on_the_shelf(errand)
         if self.record is None:
             raise Refused(ErrorCode.NOT_SERVED, "this cloud keeps no deliveries",
                           "start it with --sheet_dir and --record_file")  # fmt: skip
         try:
             if isinstance(errand, Collect):
                 deliveries = self.record.collect(errand.vendor, errand.limit)
-                if not deliveries and errand.vendor not in self.directory.parties:  # or a misspelt name waits for ever
+                # Or a misspelt name waits for ever; where third parties publish, their keys say who they are.
+                if not deliveries and errand.vendor not in self.directory.parties and self.shelf is None:
                     parties = ", ".join(sorted(self.directory.parties)) or "none"
                     raise Refused(ErrorCode.NOT_SERVED, "this cloud has no sheets of a third party of that name",
                                   f"it has sheets of {parties}"[:2000])  # fmt: skip
@@ -143,8 +158,26 @@ class Clerk:
         finally:
             self._tell_of_dropped()
 
+    def _put_on_the_shelf(self, errand: Publish | Withdraw) -> Published | Withdrawn:
+        if self.shelf is None:
+            raise Refused(ErrorCode.NOT_SERVED, "this cloud takes no sheets of third parties",
+                          "the provider can start it with --publishing")  # fmt: skip
+        prompt_id = f"{errand.vendor}/{errand.name}"
+        try:
+            if isinstance(errand, Publish):
+                self.directory = self.shelf.publish(self.directory, errand)
+                self.tell(f"sheet {prompt_id} is published")
+                return Published(prompt_id)
+            self.directory = self.shelf.withdraw(self.directory, errand)
+            self.tell(f"sheet {prompt_id} is withdrawn")
+            return Withdrawn()
+        except OSError as err:
+            self.tell(f"sheet {prompt_id}: the directory of {errand.vendor} cannot be written ({err.strerror})")
+            raise Refused(ErrorCode.INTERNAL, "the cloud cannot write into its directory of sheets",
+                          "tell the provider") from None  # fmt: skip
+
     def _sheet(self, prompt_id: str) -> SheetText:
-        listed = self.directory.sheets.get(prompt_id)
+        listed = self.listed(prompt_id)
         if listed is None:
             names = ", ".join(self.directory.sheets) or "none; start it with --sheet_dir"
             raise Refused(ErrorCode.UNKNOWN_SHEET, "this cloud has no such sheet", f"it has {names}"[:2000])

@@ -28,9 +28,10 @@ import torch
 import zmq
 
 from llama import wire
-from llama.cloud.admission import Admission, CloudKeys, check_role
+from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role
 from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
+from llama.cloud.counters import Counters
 from llama.cloud.limits import Budgets, MemoryCeiling
 from llama.cloud.prefixes import Prefix
 from llama.cloud.ranks import Ranks
@@ -43,6 +44,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import (
     Close,
     Closed,
+    Error,
     ErrorCode,
     Finish,
     Hello,
@@ -52,6 +54,8 @@ from llama.wire import (
     Reply,
     Request,
     Stages,
+    Status,
+    StatusReport,
     Step,
     Tokens,
     Welcome,
@@ -160,6 +164,7 @@ class Server:
         self._surplus = False  # what comes next belongs to a message that has more frames than any request
         self._rests_until = 0.0
         self._port = 0
+        self.counters = Counters()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         # Finished runs first: somebody waits for each of them. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
@@ -331,11 +336,13 @@ class Server:
                 raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
             if identity is not None:
                 check_role(identity, request)
+            else:
+                check_keyless(request, frames[2])
             reply = self._handle(request, header, body[1] if len(body) == 2 else b"", peer, arrived, owner)
         except Refused as refusal:
-            reply = wire.encode(refusal.error)
+            reply = self._encoded(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
-            reply = wire.encode(_failed(err).error)
+            reply = self._encoded(_failed(err).error)
         if reply is not None:
             self._send(peer, reply)
 
@@ -361,6 +368,8 @@ class Server:
             return None if opened is None else wire.encode(opened)
         if isinstance(request, Close):
             return wire.encode(self._close(request, owner))
+        if isinstance(request, Status):
+            return wire.encode(self._status())
         if isinstance(request, Errand):
             if len(self._running_errands) >= MAX_ERRANDS or peer in self._running_errands:
                 raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
@@ -377,6 +386,7 @@ class Server:
             self._tell_the_clerk(_FinishJob(session, FinishedRun(
                 opening.run_id, opening.prompt_id, session.opened_at, opening.prompt_tokens, ids, session.compute_us,
                 session.owner,
+                session.listed,
             )))  # fmt: skip
             return None
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
@@ -391,6 +401,13 @@ class Server:
             raise Refused(ErrorCode.UNSUPPORTED_VERSION, f"the device speaks protocol {request.version}, the cloud "
                           f"{wire.VERSION}", "install the same release on both")  # fmt: skip
         return self.welcome
+
+    def _status(self) -> StatusReport:
+        sessions, counters = self.sessions, self.counters
+        return StatusReport(
+            counters.up_s, len(sessions), sessions.slots, len(sessions.line), sum(each.filled for each in sessions),
+            sessions.slots * self.welcome.max_seq_len, counters.tokens, counters.refusals, self._draining(),
+        )  # fmt: skip
 
     def _open(self, request: Open, digest: bytes, peer: bytes, owner: str) -> Opened | None:
         """The session, or None where it waits in line for a place."""
@@ -420,10 +437,11 @@ class Server:
         if self._draining():
             for waiting in self.sessions.line.values():
                 if waiting.peer is not None:
-                    self._send(waiting.peer, wire.encode(_stopping().error))
+                    self._send(waiting.peer, self._encoded(_stopping().error))
             self.sessions.line.clear()
         for waiting, session in self.sessions.admitted():
             assert waiting.peer is not None
+            session.listed = self.clerk.listed(session.opening.prompt_id)
             prefix = self._prefixes.get(waiting.request.prefix)
             if prefix is not None and prefix.length < waiting.request.prompt_tokens:
                 session.begin_with(prefix.length)
@@ -456,13 +474,13 @@ class Server:
                 reply = result.error if isinstance(result, Refused) else result
             if isinstance(job, _ErrandJob):
                 self._running_errands.discard(job.peer)
-                self._send(job.peer, wire.encode(reply))
+                self._send(job.peer, self._encoded(reply))
                 continue
             session = job.session
             session.last_used = time.monotonic()
             if session.closing:  # by another request while this one was worked on
                 reply = unknown_session().error
-            session.reply = wire.encode(reply)
+            session.reply = self._encoded(reply)
             self._send(session.waiter, session.reply)
 
     def _stepped(self, job: _StepJob, result: _Result) -> Reply:
@@ -470,10 +488,15 @@ class Server:
         job.session.compute_us += elapsed_us
         if isinstance(result, _Sampled):
             job.session.stepped(job.step, result.ids)
+            self.counters.tokens += len(result.ids)
             return Tokens(tuple(result.ids), elapsed_us, job.step.seq, result.stages)
         assert isinstance(result, Refused)
         job.session.filled = min(job.session.filled, job.step.position)  # what was written there does not count
         return result.error
+
+    def _encoded(self, reply: Reply) -> bytes:
+        self.counters.refusals += isinstance(reply, Error)
+        return wire.encode(reply)
 
     def _send(self, peer: bytes, reply: bytes) -> None:
         try:

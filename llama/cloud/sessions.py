@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from llama.sampling import Sampling
+from llama.sheets import Listed
 from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 
 REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
@@ -40,6 +41,7 @@ class Session:
         waiter: who wants that answer; the newest socket that asked.
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
         owner: the public key that opened it; empty without keys. To all others it does not exist.
+        listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
     """
 
     id: bytes
@@ -60,6 +62,7 @@ class Session:
     closing: bool = False
     opened_at: float = field(default_factory=time.time)
     owner: str = field(default="", repr=False)
+    listed: Listed | None = field(default=None, repr=False)
 
     @property
     def busy(self) -> bool:

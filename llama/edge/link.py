@@ -54,7 +54,7 @@ AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 MAX_REPLY_BYTES = 64 << 20
 WAITING_MS = 200
 # A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
-_KEYS_TOO = "; also that this device's key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
+CHECK_KEYS = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
 
 
 class Link:
@@ -202,7 +202,8 @@ class Link:
             if silent_s >= 0.95 * self.deadline_s:  # the rest would not be worth asking for
                 raise CloudUnreachable(
                     f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
-                    f"the address is right and that no firewall is in between{'' if self.keys is None else _KEYS_TOO}"
+                    f"the address is right and that no firewall is in between"
+                    f"{'' if self.keys is None else f'; also {CHECK_KEYS}'}"
                 )
             self.silent = True
             if self._lost:

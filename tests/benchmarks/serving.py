@@ -138,7 +138,7 @@ def _device(orders: Connection, checkpoint_dir: str, prompt_file: str, address: 
     prompt = prepare(
         read_prompt(prompt_file), Profile(), "schema", chat_format_of(half, tokenizer), tokenizer, half.context_length
     ).outgoing.ids
-    with Link(address, deadline_s=120, on_notice=progress) as link:
+    with Link(address, deadline_s=120, on_notice=lambda _: None) as link:
         welcome = link.hello()
         edge = load_edge(checkpoint_dir, DTYPES[welcome.dtype])
         while True:

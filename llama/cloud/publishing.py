@@ -1,0 +1,117 @@
+"""Third parties' own sheets, written into the provider's directory while the cloud runs.
+
+Each third party has the sub-directory of its name, and nothing of what it sends decides where anything is written:
+name and sheet are of a-z, 0-9 and -, and no link is followed. A sheet is checked as at the cloud's start, which reads
+it again, and appears under its name whole or not at all.
+
+Knows: the directory. Does not know: keys, who asks, deliveries. One thread uses it, which may wait for a disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from llama.errors import PromptError, UsageError
+from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, parse_published
+from llama.wire import ErrorCode, Publish, Refused, Withdraw
+
+MAX_SHEETS_EACH = 100  # of one third party
+_UNFINISHED = ".unfinished"  # one in each sub-directory at most: what a kill leaves, the next one replaces
+
+
+class Shelf:
+    """The provider's directory, open to third parties.
+
+    Args:
+        sheet_dir: where it is.
+        directory: what it holds; it has a system prompt, which third parties' sheets are wrapped in.
+
+    Raises:
+        UsageError: there is none, or nothing can be written there.
+    """
+
+    def __init__(self, sheet_dir: str, directory: SheetDirectory) -> None:
+        self.sheet_dir = sheet_dir
+        if not directory.system:
+            raise UsageError(f"--publishing: third parties' sheets are wrapped in the provider's own system prompt; "
+                             f"--sheet_dir {sheet_dir} has none: write it into {SYSTEM_FILE}")  # fmt: skip
+        if not os.access(sheet_dir, os.W_OK | os.X_OK):
+            raise UsageError(f"--publishing: this user may not write into --sheet_dir {sheet_dir}; change its mode or "
+                             f"owner")  # fmt: skip
+
+    def publish(self, directory: SheetDirectory, request: Publish) -> SheetDirectory:
+        """Write a sheet; what the directory then holds.
+
+        Raises:
+            Refused: no sheet, or one too many. The text names the place in it, and nothing that stands there.
+            OSError: it could not be written, and what was there still is.
+        """
+        prompt_id = f"{request.vendor}/{request.name}"
+        try:
+            listed = Listed(prompt_id, request.text, parse_published(request.text, f"sheet {prompt_id}"))
+        except PromptError as err:
+            raise Refused(ErrorCode.BAD_SHEET, str(err), "mend it, and publish it again") from None
+        if prompt_id not in directory.sheets:
+            if len(directory.of(request.vendor)) >= MAX_SHEETS_EACH:
+                raise Refused(ErrorCode.OUT_OF_RANGE, f"{request.vendor} has {MAX_SHEETS_EACH} sheets, the most of one "
+                              f"third party", "withdraw one first")  # fmt: skip
+            if len(directory.sheets) >= MAX_SHEETS:
+                raise Refused(ErrorCode.OUT_OF_RANGE, f"this cloud has {MAX_SHEETS} sheets, the most that it lists",
+                              "ask the provider to take some away")  # fmt: skip
+        with self._opened(request.vendor) as place:
+            _write(place, f"{request.name}.toml", request.text.encode())
+        return directory.having(listed)
+
+    def withdraw(self, directory: SheetDirectory, request: Withdraw) -> SheetDirectory:
+        """Delete a sheet; what the directory then holds.
+
+        Raises:
+            Refused: there is none of that name, with those that there are.
+            OSError: it could not be deleted.
+        """
+        prompt_id = f"{request.vendor}/{request.name}"
+        if prompt_id not in directory.sheets:
+            names = ", ".join(directory.of(request.vendor)) or "none"
+            raise Refused(ErrorCode.UNKNOWN_SHEET, f"this cloud has no sheet {prompt_id}", f"it has {names}"[:2000])
+        with self._opened(request.vendor) as place, contextlib.suppress(FileNotFoundError):  # deleted by hand
+            os.unlink(f"{request.name}.toml", dir_fd=place)
+            _sync(place)
+        return directory.lacking(prompt_id)
+
+    @contextlib.contextmanager
+    def _opened(self, vendor: str) -> Iterator[int]:
+        """The third party's sub-directory, made if it is not there."""
+        above = os.open(self.sheet_dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(vendor, 0o755, dir_fd=above)
+                _sync(above)
+            place = os.open(vendor, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+        try:
+            yield place
+        finally:
+            os.close(place)
+
+
+def _write(place: int, name: str, content: bytes) -> None:
+    """A file of that name in a directory, replaced as a whole; a link of that name is replaced, not followed."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_UNFINISHED, dir_fd=place)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    # Readable for all, as far as the provider's umask lets it be: it is there to be handed out.
+    with open(os.open(_UNFINISHED, flags, 0o644, dir_fd=place), "wb") as file:  # noqa: PTH123
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(_UNFINISHED, name, src_dir_fd=place, dst_dir_fd=place)
+    _sync(place)
+
+
+def _sync(directory: int) -> None:
+    """Make the names in it outlast a power cut."""
+    with contextlib.suppress(OSError):  # file systems that cannot
+        os.fsync(directory)

@@ -1,0 +1,52 @@
+"""What a program that asks a cloud again and again says on stderr: when it gets no answer, and when it does again."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from llama.edge.link import CHECK_KEYS
+from llama.keys import LinkKeys
+
+
+class Notices:
+    """Said once each time.
+
+    Args:
+        program: whose lines they are.
+        address: the cloud's.
+        follow: it is asked until it answers, however long that takes.
+        keys: what it is asked with.
+    """
+
+    def __init__(self, program: str, address: str, *, follow: bool, keys: LinkKeys | None) -> None:
+        self._program, self._address, self._follow, self._keys = program, address, follow, keys
+        self._in_trouble = False
+
+    def silence(self, words: str) -> None:
+        """The link's ``on_notice``."""
+        if self._follow:  # it never comes to the error that would say what to look at
+            check = "" if self._keys is None else f"; check {CHECK_KEYS}"
+            words = f"no answer from {self._address}; asking until it comes{check}"
+        self._trouble(words)
+
+    def refusal(self, words: str) -> None:
+        """It asks to be asked later."""
+        self._trouble(f"{words}; asking again")
+
+    def answer(self) -> None:
+        """There is one."""
+        if self._in_trouble:
+            self._in_trouble = False
+            self._tell(f"{self._address} answers again")
+
+    def _trouble(self, words: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._tell(words)
+
+    def _tell(self, words: str) -> None:
+        if sys.stderr is not None:  # print would take stdout instead
+            said = "".join(c if c.isprintable() else "?" for c in f"{self._program}: {words}")
+            with contextlib.suppress(OSError):  # nobody holds it any more
+                print(said, file=sys.stderr, flush=True)

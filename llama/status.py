@@ -1,0 +1,105 @@
+"""The operator's program: how a cloud does, at this moment and since its start.
+
+Used as::
+
+    python -m llama.status --cloud tcp://127.0.0.1:5555                    (without keys, on the cloud's machine)
+    python -m llama.status --cloud tcp://10.0.0.5:5555 --key_file ops.key --cloud_key cloud.pub [--json] [--follow]
+
+Exit code 0 where the cloud has answered, 1 where it has not.
+
+Knows: ``llama.wire``, the link. Does not know: the model, anybody's session.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import math
+import sys
+from datetime import timedelta
+
+import msgspec
+
+from llama.command import run
+from llama.edge.link import Link
+from llama.edge.notices import Notices
+from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
+from llama.keys import link_keys
+from llama.wire import Status, StatusReport
+
+_CLEAR = "\x1b[H\x1b[J"  # a terminal's screen, from its top
+
+
+def main(
+    cloud: str,
+    json: bool = False,
+    follow: bool = False,
+    interval: float = 2.0,
+    deadline: float = 5.0,
+    key_file: str | None = None,
+    cloud_key: str | None = None,
+) -> None:
+    """Print how a cloud does.
+
+    Args:
+        cloud: address of cloud_main.py, tcp://HOST:PORT.
+        json: as one JSON object a line.
+        follow: go on, also while the cloud is away, until Ctrl-C.
+        interval: seconds between one look and the next.
+        deadline: seconds of silence after which the cloud is given up.
+        key_file: the operator's private key, NAME.key of llama.keys; the cloud must list it.
+        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
+    """
+    if not deadline > 0:  # nor NaN
+        raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
+    if not 0 < interval < math.inf:
+        raise UsageError(f"--interval {interval}: give seconds above 0")
+    keys = link_keys(key_file, cloud_key, "operator")
+    notices = Notices("status", cloud, follow=follow, keys=keys)
+    before = _CLEAR if follow and not json and sys.stdout.isatty() else ""
+    with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
+        while True:
+            try:
+                report = status_of(link)
+                notices.answer()
+                print(before + (msgspec.json.encode(msgspec.structs.asdict(report)).decode() if json
+                                else in_words(report, cloud)), flush=True)  # fmt: skip
+            except CloudUnreachable:
+                if not follow:
+                    raise
+            if not follow:
+                return
+            link.pause(interval)
+
+
+def status_of(link: Link) -> StatusReport:
+    """How the cloud does, now.
+
+    Raises:
+        CloudUnreachable, CloudRefused, ProtocolMismatch: see ``Link.ask``.
+    """
+    link.hello()  # each time: another start of it may be another release
+    report = link.ask(Status())
+    if not isinstance(report, StatusReport):
+        raise ProtocolMismatch(f"{link.address} answered Status with another kind of reply")
+    return report
+
+
+def in_words(report: StatusReport, address: str) -> str:
+    """A report for people, some lines."""
+    filled = 100 * report.cached / report.cache if report.cache else 0.0
+    state = "draining: begins nothing new" if report.draining else "serving"
+    return "\n".join((
+        f"{address}  {state}, up {timedelta(seconds=report.up_s)}",
+        f"sessions  {report.sessions:,} of {report.places:,} places, {report.waiting:,} waiting in line",
+        f"cache     {report.cached:,} of {report.cache:,} positions filled ({filled:.0f} %)",
+        f"tokens    {report.tokens:,} handed out since the start",
+        f"refusals  {report.refusals:,} since the start",
+    ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    run(main)
