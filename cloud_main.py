@@ -28,7 +28,10 @@ from llama import parallel, wire
 from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
-from llama.cloud.clerk import Clerk, tell
+from llama.cloud.clerk import Clerk
+from llama.cloud.events import LEVELS, Events
+from llama.cloud.metrics import Metrics
+from llama.cloud.monitoring import Monitoring
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
@@ -66,6 +69,8 @@ def main(
     allow_dir: str | None = None,
     max_sessions_per_key: int | None = None,
     insecure: bool = False,
+    log_level: str = LEVELS[0],
+    metrics_port: int | None = None,
 ) -> None:
     """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
 
@@ -89,6 +94,8 @@ def main(
         allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
         max_sessions_per_key: sessions of one key at a time; by default 4.
         insecure: listen on a network without keys; anybody there may ask, and listen.
+        log_level: the least that is told of on stderr, info, warning or error.
+        metrics_port: port of 127.0.0.1 for /metrics (Prometheus) and /healthz; by default there are none.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -113,7 +120,10 @@ def main(
         raise UsageError("--retention_days is of the record, and there is none; give --record_file, too")
     if retention_days is not None and not retention_days > 0:  # nor NaN
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
-    _check_open_to(bind, keys=key_file is not None, insecure=insecure)
+    if log_level not in LEVELS:
+        raise UsageError(f"--log_level {log_level} is not known; use {', '.join(LEVELS)}")
+    events = Events(log_level)
+    _check_open_to(bind, keys=key_file is not None, insecure=insecure, events=events)
     if (key_file is None) != (allow_dir is None):
         raise UsageError("--key_file and --allow_dir belong together: the cloud's own key, and those that it lists")
     if max_sessions_per_key is not None and key_file is None:
@@ -139,17 +149,26 @@ def main(
         parties = ", ".join(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
-    keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY)
+    keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY, events)
     tokenizer = tokenizer_of(half)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
-    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products)
+    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, events=events)
+    metrics = None if metrics_port is None else Metrics()
     server = Server(
-        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting, keys=keys
-    )
+        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
+        keys=keys, events=events, metrics=metrics,
+    )  # fmt: skip
+    monitoring = None
+    if metrics is not None and metrics_port is not None:
+        monitoring = Monitoring(metrics_port, metrics.registry, server.health)
     endpoint = server.bind(bind)
     ranks = _load(half, welcome, rank, world_size, where, slots)
     stop = _StopOnSignal()
+    events.info(
+        "ready", seconds=round(time.monotonic() - started, 1), places=slots, context=max_seq_len, ranks=world_size,
+        pid=os.getpid(), metrics="off" if monitoring is None else monitoring.address,
+    )  # fmt: skip
     print(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
@@ -162,6 +181,8 @@ def main(
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
+        if monitoring is not None:
+            monitoring.close()
         if record is not None:
             record.close()
         if products is not None:
@@ -188,7 +209,7 @@ def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torc
                          f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
 
 
-def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
+def _check_open_to(bind: str, *, keys: bool, insecure: bool, events: Events) -> None:
     """Without keys only this machine itself is listened to, unless the provider says otherwise.
 
     Raises:
@@ -209,16 +230,16 @@ def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
     if not insecure:
         raise UsageError(f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "
                          f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure")  # fmt: skip
-    tell("warning: --insecure: anybody who reaches this address may use the model, and whoever listens learns what it "
-         "does")  # fmt: skip
+    events.warning("insecure", message="anybody who reaches this address may use the model, and whoever listens learns "
+                   "what it does")  # fmt: skip
 
 
-def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int) -> CloudKeys | None:
+def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int, events: Events) -> CloudKeys | None:
     if key_file is None or allow_dir is None:
         return None
-    own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, tell)
+    own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, lambda line: events.warning("keys", message=line))
     if not len(allowed):
-        tell(f"--allow_dir {allow_dir} lists nobody yet")
+        events.warning("nobody_listed", message=f"--allow_dir {allow_dir} lists nobody yet")
     return CloudKeys(own, allowed, max_sessions)
 
 

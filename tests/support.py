@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -21,6 +23,8 @@ import zmq
 from llama import parallel, wire
 from llama.cloud.admission import CloudKeys
 from llama.cloud.clerk import Clerk
+from llama.cloud.events import Events
+from llama.cloud.metrics import Metrics
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
@@ -194,14 +198,17 @@ class Served:
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
-        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None,
+        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, metrics: Metrics | None = None,
+        log_level: str = "warning",
     ) -> None:  # fmt: skip
+        events = Events(log_level)
         self.halves = halves
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting, keys=keys,
+            clerk=clerk or Clerk(tokenizer, record=record, events=events), most_waiting=most_waiting, keys=keys,
+            events=events, metrics=metrics,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
@@ -272,6 +279,26 @@ class Served:
             final = peer.ask(Finish(session, seq + 1, n))
             assert isinstance(final, wire.Final) and final.usage.output_tokens == n
             return ids[len(prompt) :]
+
+
+def event_of(line: str) -> dict[str, str]:
+    """A line of ``llama.cloud.events`` as any reader of logfmt takes it apart; time and level, too."""
+    fields, rest = dict[str, str](), line.removesuffix("\n")
+    while rest:
+        name, _, rest = rest.partition("=")
+        assert re.fullmatch("[a-z_]+", name), line
+        value: str
+        if rest.startswith('"'):
+            value, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:]
+        else:
+            value = rest.partition(" ")[0]
+            rest = rest[len(value) :]
+            assert value and not set(value) & set('="\\') and value.isascii() and value.isprintable(), line
+        assert not rest or (rest[0] == " " and len(rest) > 1), line
+        fields[name], rest = value, rest[1:]
+    assert list(fields)[:3] == ["time", "level", "event"], line
+    return fields
 
 
 def written(directory: Path, files: Mapping[str, str]) -> Path:

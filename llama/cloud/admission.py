@@ -57,7 +57,7 @@ class Admission:
         self.questions: zmq.Socket[bytes] = context.socket(zmq.REP)  # of libzmq's
         self.questions.setsockopt(zmq.LINGER, 0)
         self.questions.bind(_ZAP)
-        self._seen_version = keys.allowed.version
+        self._seen_version, self._seen = keys.allowed.version, keys.allowed.keys
 
     def guard(self, door: zmq.Socket[bytes]) -> None:
         """Let only listed keys in; before the socket is bound."""
@@ -102,11 +102,14 @@ class Admission:
             raise Refused(ErrorCode.NOT_ALLOWED, "this key is not listed any more", "ask the provider to list it")
         return identity
 
-    def has_changed(self) -> bool:
-        """Whether the list is another one than when this was asked last."""
-        self.keys.allowed.refresh()
-        before, self._seen_version = self._seen_version, self.keys.allowed.version
-        return before != self._seen_version
+    def changes(self) -> tuple[int, int] | None:
+        """How many keys were put on the list and taken off it since this was asked last, if it has changed."""
+        allowed = self.keys.allowed
+        allowed.refresh()
+        if allowed.version == self._seen_version:
+            return None
+        before, self._seen_version, self._seen = self._seen, allowed.version, allowed.keys
+        return len(self._seen - before), len(before - self._seen)
 
     def is_listed(self, owner: str) -> bool:
         """Whether a key is listed."""

@@ -8,15 +8,13 @@ Does not know: sockets, sessions, tensors, who the person is. One thread uses it
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
 from llama.cloud.catalogue import Catalogue
+from llama.cloud.events import Events
 from llama.cloud.offers import offers_for
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.record import Run, RunRecord, utc
@@ -70,12 +68,6 @@ class FinishedRun:
     compute_us: int
 
 
-def tell(what: str) -> None:
-    """One line for the provider, who need not be reading."""
-    with suppress(OSError):  # a stderr that nobody holds any more
-        print(f"cloud: {what}", file=sys.stderr, flush=True)
-
-
 class Clerk:
     """Serves one provider.
 
@@ -84,13 +76,14 @@ class Clerk:
         record: where finished runs and deliveries are kept, if they are; closed by the caller.
         directory: the provider's sheets, if it has any. Third parties' need a ``record`` for their deliveries.
         catalogue: the partners' products, if there are any; closed by the caller.
+        events: told what goes wrong.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, record: RunRecord | None = None, directory: SheetDirectory | None = None,
-        catalogue: Catalogue | None = None, tell: Callable[[str], None] = tell,
+        catalogue: Catalogue | None = None, events: Events | None = None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.record, self.catalogue, self.tell = tokenizer, record, catalogue, tell
+        self.tokenizer, self.record, self.catalogue, self.events = tokenizer, record, catalogue, events or Events()
         self.directory = directory or SheetDirectory({})
         assert record is not None or not self.directory.parties, "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
@@ -136,7 +129,7 @@ class Clerk:
             self.record.acknowledge(errand.vendor, errand.run_ids)
             return Acknowledged()
         except RecordError as err:
-            self.tell(str(err))
+            self.events.error("outbox_failed", message=str(err))
             raise Refused(ErrorCode.INTERNAL, "the cloud's outbox cannot be used", "try again later", 5.0) from None
         finally:
             self._tell_of_dropped()
@@ -156,10 +149,11 @@ class Clerk:
             offers = offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
             msgspec.convert(msgspec.to_builtins(offers), tuple[Offer, ...])  # or the device could not read its Final
         except CatalogueError as err:  # the provider's loss, not the device's
-            self.tell(str(err))
+            self.events.error("catalogue_failed", message=str(err))
             return ()
         except Exception as err:  # likewise: a file that was damaged while it is open may say anything
-            self.tell(f"no offers: the catalogue is damaged ({type(err).__name__}); import it again")
+            told = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
+            self.events.error("catalogue_failed", message=told)
             return ()
         # The best for each idea, which come first; more of an idea only where there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
@@ -184,7 +178,7 @@ class Clerk:
         try:
             copy = record.finished(row, vendor, delivery)
         except RecordError as err:  # the provider's loss, not the device's
-            self.tell(str(err))
+            self.events.error("record_failed", message=str(err))
             copy = Copy.NONE if delivery is None else Copy.FAILED
         self._tell_of_dropped()
         return copy
@@ -192,4 +186,4 @@ class Clerk:
     def _tell_of_dropped(self) -> None:
         if self.record is not None and self.record.dropped > self._dropped:
             number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
-            self.tell(f"{number} uncollected deliveries were too old or too many, and are deleted")
+            self.events.warning("deliveries_deleted", number=number, why="uncollected and too old or too many")
