@@ -289,7 +289,7 @@ class Server:
             return  # not the envelope of a REQ peer: nobody to answer
         peer, body = frames[0].bytes, [frame.bytes for frame in frames[2:]]
         if self.metrics is not None:
-            self.metrics.received.inc(sum(map(len, body)))
+            self.metrics.received += sum(map(len, body))
         try:
             owner = "" if self._admission is None else self._admission.owner_of(frames[2])
             identity = None if self._admission is None else self._admission.find(owner)
@@ -343,7 +343,7 @@ class Server:
         session.high_water = max(session.high_water, request.position + request.rows)
         job = _StepJob(session, request, tensor, arrived)
         if self.metrics is not None and job.is_decoding and session.answered is not None:
-            self.metrics.away.observe(arrived - session.answered)
+            self.metrics.away.add(arrived - session.answered)
         self._jobs.put(job)
         return None
 
@@ -398,7 +398,7 @@ class Server:
     def _opened(self, session: Session) -> None:
         self.events.info("session_opened", session=session.number, prompt_tokens=session.opening.prompt_tokens)
         if self.metrics is not None:
-            self.metrics.opened.inc()
+            self.metrics.opened += 1
 
     def _end(self, session: Session, why: Ending) -> None:
         """Close a session; its row is cleared after whatever still runs in it, and only then free."""
@@ -407,7 +407,7 @@ class Server:
             tokens=len(session.outputs),
         )  # fmt: skip
         if self.metrics is not None:
-            self.metrics.ended[why].inc()
+            self.metrics.ended[why] += 1
         self.sessions.close(session)
         session.closing = True
         self._jobs.put(_ClearJob(session.slot, session.high_water))
@@ -440,9 +440,9 @@ class Server:
         if isinstance(result, _Sampled):
             job.session.stepped(job.step, result.ids)
             if self.metrics is not None:
-                self.metrics.tokens.inc(len(result.ids))
+                self.metrics.tokens += len(result.ids)
                 prompt = job.session.opening.prompt_tokens
-                self.metrics.prompt_rows.inc(min(job.end, prompt) - min(job.step.position, prompt))
+                self.metrics.prompt_rows += min(job.end, prompt) - min(job.step.position, prompt)
             return Tokens(tuple(result.ids), elapsed_us, job.step.seq, result.stages)
         assert isinstance(result, Refused)
         job.session.filled = min(job.session.filled, job.step.position)  # what was written there does not count
@@ -453,7 +453,7 @@ class Server:
         if isinstance(reply, Error):
             self.events.info("refused", code=reply.code)
             if self.metrics is not None:
-                self.metrics.refused[reply.code].inc()
+                self.metrics.refused[reply.code] += 1
         return wire.encode(reply)
 
     def _failed(self, err: Exception) -> Refused:
@@ -466,7 +466,7 @@ class Server:
         try:
             self._door.send_multipart([peer, b"", reply], flags=zmq.DONTWAIT)
             if self.metrics is not None:
-                self.metrics.sent.inc(len(reply))
+                self.metrics.sent += len(reply)
         except zmq.ZMQError:
             pass  # the peer has left or does not read; it will ask again if it cares
 
