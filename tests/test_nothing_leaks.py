@@ -375,7 +375,7 @@ def real_runs(
             off = pool.submit(real.ask, served.address, "off", people[0], "entities", "--sanitise", "off")
             done, raw = [run.result() for run in runs], off.result()
         real.stored = b"".join(p.read_bytes() for p in sorted(real.directory.glob("runs.sqlite*")))
-        real.log = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=pid )\d+", "", served.output())
+        real.log = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=pid.)\d+|(?<=time=)\S+|(?<=seconds=)\S+", "", served.output())
     return real, done, raw
 
 

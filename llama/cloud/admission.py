@@ -68,21 +68,28 @@ class Admission:
         door.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
         door.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
-    def answer(self) -> None:
-        """Answer libzmq's questions. Who is let in has its key as the ``User-Id`` of all its messages."""
+    def answer(self) -> int:
+        """Answer libzmq's questions. Who is let in has its key as the ``User-Id`` of all its messages.
+
+        Returns:
+            how many were not let in.
+        """
+        turned_away = 0
         for _ in range(_MAX_AT_ONCE):
             try:
                 version, number, domain, _address, _routing_id, mechanism, *proof = self.questions.recv_multipart(
                     zmq.DONTWAIT
                 )
             except zmq.Again:
-                return
+                break
             key = ""
             if domain == _DOMAIN.encode() and mechanism == b"CURVE" and len(proof) == 1 and len(proof[0]) == 32:
                 key = z85.encode(proof[0]).decode()
             listed = self.keys.allowed.find(key) is not None
             status = (b"200", b"OK", key.encode()) if listed else (b"400", b"not listed", b"")
+            turned_away += not listed
             self.questions.send_multipart([version, number, *status, b""])
+        return turned_away
 
     def owner_of(self, frame: zmq.Frame) -> str:
         """The key that a message came with."""

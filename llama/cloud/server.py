@@ -253,7 +253,8 @@ class Server:
                     self._bell.recv()
                     self._answer_finished_jobs()
                 if self._admission is not None:
-                    self._admission.answer()
+                    if turned_away := self._admission.answer():
+                        self.events.info("turned_away", number=turned_away)
                     self._leave_who_is_not_listed(self._admission)
                 if self._door in events:
                     self._receive()
