@@ -118,6 +118,11 @@ def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(told: 
     assert names(told())[MOST_LINES + 1 :] == ["left_out", "flood"]
 
 
+def tell_at_length(events: Events) -> None:
+    for _ in range(60):
+        events.info("long", text="x" * 3000)
+
+
 def test_a_reader_who_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pipe fills; what does not fit is left out, and told of when there is room again."""
     read_end, write_end = os.pipe()
@@ -125,9 +130,7 @@ def test_a_reader_who_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPa
         events = Events(clock=Clock())
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stderr", writer)
-            teller = threading.Thread(
-                target=lambda: [events.info("long", text="x" * 3000) for _ in range(60)], daemon=True
-            )
+            teller = threading.Thread(target=tell_at_length, args=(events,), daemon=True)
             teller.start()
             teller.join(30)
             assert not teller.is_alive()
