@@ -9,6 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,13 @@ def watched(halves: Halves, tokenizer: Tokenizer) -> Iterator[Watched]:
 
 
 class watching:
-    """A server with two places and room for two in line, and its monitoring."""
+    """A server, by default with two places, and room for two in line, and its monitoring."""
 
-    def __init__(self, halves: Halves, tokenizer: Tokenizer, idle_timeout_s: float = 120.0) -> None:
+    def __init__(self, halves: Halves, tokenizer: Tokenizer, idle_timeout_s: float = 120.0, slots: int = 2) -> None:
         metrics = Metrics()
-        self.served = Served(halves, tokenizer, slots=2, most_waiting=2, metrics=metrics, idle_timeout_s=idle_timeout_s)
+        self.served = Served(
+            halves, tokenizer, slots=slots, most_waiting=2, metrics=metrics, idle_timeout_s=idle_timeout_s
+        )
         self.monitoring = Monitoring(0, metrics.registry, self.served.server.health)
 
     def __enter__(self) -> Watched:
@@ -167,28 +170,22 @@ def test_how_full_the_cloud_is_is_told_as_it_is_now(watched: Watched) -> None:
     watched.come_to(**room, sessions_open=1, sessions_waiting=0, cache_filled_positions=0)
 
 
-def test_steps_that_share_a_pass_are_seen_to(watched: Watched) -> None:
-    """Two rows arrive while a chunk is held: their pass is one of two rows."""
-    served, halves = watched.served, watched.served.halves
-    rows = halves.rows(PROMPT[:5])
-    with served.peer() as one, served.peer() as other:
-        sessions = [served.open(peer, opening(4)) for peer in (one, other)]
-        one.ask(step_of(sessions[0], 1, 0, rows[:4]), rows[:4])
+def test_steps_that_share_a_pass_are_seen_to(halves: Halves, tokenizer: Tokenizer) -> None:
+    """Two rows arrive while another's chunk is held: their pass is one of two rows."""
+    with watching(halves, tokenizer, slots=3) as watched, ExitStack() as stack:
+        served, rows = watched.served, halves.rows(PROMPT[:5])
+        peers = [stack.enter_context(served.peer()) for _ in range(3)]
+        *decoding, chunk = [(peer, served.open(peer, opening(4))) for peer in peers]
+        for peer, session in decoding:
+            peer.ask(step_of(session, 1, 0, rows[:4]), rows[:4])
         with halves.cloud.held():
-            other.send_request(step_of(sessions[1], 1, 0, rows[:4]), rows[:4])
+            chunk[0].send_request(step_of(chunk[1], 1, 0, rows[:4]), rows[:4])
             assert halves.cloud.computing.wait(20)
-            one.send_request(step_of(sessions[0], 2, 4, rows[4:]), rows[4:])
-            jobs = served.server._jobs
-            assert wait_until(lambda: jobs.qsize() == 1)
-        assert isinstance(one.receive(), Tokens) and isinstance(other.receive(), Tokens)
-        with halves.cloud.held():
-            row = halves.rows(PROMPT[:6])[5:]
-            one.send_request(step_of(sessions[0], 3, 5, torch.cat([row, row]), 0), torch.cat([row, row]))
-            assert halves.cloud.computing.wait(20)
-            other.send_request(step_of(sessions[1], 2, 4, rows[4:]), rows[4:])
-            assert wait_until(lambda: jobs.qsize() == 1)
-        assert isinstance(one.receive(), Tokens) and isinstance(other.receive(), Tokens)
-    watched.come_to(decode_batch_rows_count=2, decode_batch_rows_sum=2)
+            for peer, session in decoding:
+                peer.send_request(step_of(session, 2, 4, rows[4:]), rows[4:])
+            assert wait_until(lambda: served.server._jobs.qsize() == 2)
+        assert all(isinstance(peer.receive(), Tokens) for peer in peers)
+        watched.come_to(decode_batch_rows_count=1, decode_batch_rows_sum=2, decode_compute_seconds_count=2)
 
 
 def test_every_refusal_is_counted_under_its_code(watched: Watched) -> None:
@@ -326,7 +323,8 @@ def test_other_paths_are_not_there_and_a_head_has_no_body(watched: Watched) -> N
 
 
 def test_once_closed_nobody_listens(halves: Halves, tokenizer: Tokenizer) -> None:
-    with watching(halves, tokenizer) as watched:
+    place = watching(halves, tokenizer)  # kept, or the socket would be closed for being forgotten
+    with place as watched:
         assert get(watched.address, "/healthz")[0] == 200
     with pytest.raises(ConnectionRefusedError):
         connected(watched.address)

@@ -63,6 +63,7 @@ class Monitoring:
 
 class _Http(ThreadingMixIn, TCPServer):
     daemon_threads = True
+    request_queue_size = 64  # or whoever looks waits behind those who only connect
     allow_reuse_address = True  # a port whose last connections are not yet forgotten
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
