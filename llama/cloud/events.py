@@ -98,7 +98,7 @@ def line_of(level: str, event: str, fields: Mapping[str, Value]) -> str:
 def _quoted(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text)
 
 
 def _written(line: str) -> bool:
