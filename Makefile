@@ -26,6 +26,7 @@ lint: .venv/tests
 bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode
 	$(BIN)/python -m tests.benchmarks.serving
+	$(BIN)/python -m tests.benchmarks.sending
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
 	$(BIN)/python -m tests.benchmarks.searching

@@ -20,18 +20,20 @@ if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is impo
 import ipaddress
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import torch
 
 from llama import parallel, wire
-from llama.checkpoint.halves import Half, check_world_size, load_weights, read_half, tokenizer_of
+from llama.checkpoint.halves import Half, chat_format_of, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import LEVELS, Events
 from llama.cloud.metrics import Metrics
 from llama.cloud.monitoring import Monitoring
+from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
@@ -39,9 +41,11 @@ from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
+from llama.model import KVCache
 from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome
 from model_cloud import CloudTransformer
+from model_edge import load_edge
 
 MAX_ROWS = 256  # prompt rows per request
 MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
@@ -64,6 +68,7 @@ def main(
     record_file: str | None = None,
     retention_days: float | None = None,
     sheet_dir: str | None = None,
+    edge_ckpt_dir: str | None = None,
     catalogue: str | None = None,
     key_file: str | None = None,
     allow_dir: str | None = None,
@@ -89,6 +94,7 @@ def main(
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
         sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
+        edge_ckpt_dir: the device's half; with it, what the sheets tell the model is computed once for all devices.
         catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
         key_file: the cloud's private key, NAME.key of llama.keys; from then on only listed keys are spoken to.
         allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
@@ -131,7 +137,6 @@ def main(
     if max_sessions_per_key is not None and max_sessions_per_key < 1:
         raise UsageError(f"--max_sessions_per_key {max_sessions_per_key}: give 1 or more")
     where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
-    slots = _slots(kv_cache_gb, max_batch_size, half, max_seq_len, compute, world_size)
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)
@@ -141,7 +146,7 @@ def main(
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
     if rank > 0:
-        _follow(_load(half, welcome, rank, world_size, where, slots), drain_s)
+        _follow(_load(half, welcome, rank, world_size, where), drain_s)
         return
     # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
     directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
@@ -151,6 +156,9 @@ def main(
                          f"kept somewhere; give --record_file")  # fmt: skip
     keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY, events)
     tokenizer = tokenizer_of(half)
+    edge_half = None if edge_ckpt_dir is None else _edge_half(edge_ckpt_dir, half)
+    openings = [] if edge_half is None else openings_of(directory, chat_format_of(half, tokenizer))
+    openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size, events)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, events=events)
@@ -163,7 +171,9 @@ def main(
     if metrics is not None and metrics_port is not None:
         monitoring = Monitoring(metrics_port, metrics.registry, server.health)
     endpoint = server.bind(bind)
+    rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
     ranks = _load(half, welcome, rank, world_size, where, slots)
+    prefixes = keep(ranks, half.fingerprint, rows, welcome.max_rows)
     stop = _StopOnSignal()
     events.info(
         "ready", seconds=round(time.monotonic() - started, 1), places=slots, context=max_seq_len, ranks=world_size,
@@ -173,11 +183,12 @@ def main(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
         f"context {max_seq_len}, room for {slots} session{'s' if slots > 1 else ''}, "
+        f"{f'{len(prefixes)} beginnings of prompts computed, ' if edge_half is not None else ''}"
         f"listening on {endpoint}, pid {os.getpid()}",
         flush=True,
     )
     try:
-        server.serve(ranks, stop.requested, stop.drain_requested, drain_s)
+        server.serve(ranks, stop.requested, stop.drain_requested, drain_s, prefixes)
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
@@ -191,16 +202,40 @@ def main(
     print("stopped", flush=True)
 
 
-def _load(half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, slots: int) -> Ranks:
-    """This rank's share of the cloud half, and cache room for ``slots`` sessions."""
+def _edge_half(ckpt_dir: str, cloud: Half) -> Half:
+    half = read_half(ckpt_dir, "edge")
+    if half.fingerprint != cloud.fingerprint:
+        raise UsageError(f"--edge_ckpt_dir {ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and "
+                         f"cloud/ of one run of split_checkpoint.py")  # fmt: skip
+    return half
+
+
+def _device_rows(
+    half: Half, openings: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
+) -> dict[tuple[int, ...], torch.Tensor]:
+    """What a device would send for prompts that begin so: ``(len(ids), dim)`` each, on the CPU."""
+    rows = dict[tuple[int, ...], torch.Tensor]()
+    with parallel.alone():
+        edge = load_edge(half, dtype, device)
+        for ids in openings:
+            cache, starts = edge.new_cache(1, len(ids)), range(0, len(ids), MAX_ROWS)
+            parts = [edge(torch.tensor([ids[start : start + MAX_ROWS]]), [start], cache)[0] for start in starts]
+            rows[ids] = torch.cat(parts).cpu()
+    return rows
+
+
+def _load(
+    half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, slots: int = 0
+) -> Ranks:  # fmt: skip
+    """This rank's share of the cloud half, and cache room for as many sessions as rank 0 says."""
     # Plans and rows travel through gloo also where the layers reduce through NCCL.
     parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    dtype = wire.DTYPES[welcome.dtype]
+    dtype, slots = wire.DTYPES[welcome.dtype], parallel.of_rank_0(slots)
     try:
         with parallel.unfilled_weights(dtype):
             model = CloudTransformer(half.args, half.split_layer)
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
-        model.prepare()
+        model.prepare(for_good=True)
         return Ranks(model, model.new_cache(slots, welcome.max_seq_len), half.args.dim)
     except RuntimeError as err:
         if not is_out_of_memory(err):
@@ -251,16 +286,22 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
     return flag
 
 
-def _slots(gib: float, most: int | None, half: Half, max_seq_len: int, dtype: torch.dtype, world_size: int) -> int:
-    """How many sessions' keys and values fit into ``gib`` GiB, each as long as the context."""
-    args, layers = half.args, half.args.n_layers - half.split_layer
-    heads = max(args.kv_heads, world_size)  # more ranks than heads: each head lives on several
-    each = layers * 2 * heads * args.head_dim * max_seq_len * dtype.itemsize
-    fit = int(gib * 2**30) // each
-    if not fit:
-        raise UsageError(f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes {each / 2**30:.2f} GiB; give "
-                         f"more, or lower --max_seq_len")  # fmt: skip
-    return min(fit, USUAL_SESSIONS if most is None else most)
+def _room(
+    gib: float, most: int | None, openings: Sequence[tuple[int, ...]], half: Half, max_seq_len: int, dtype: torch.dtype,
+    world_size: int, events: Events,
+) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
+    """Which beginnings of prompts are kept in ``gib`` GiB, and how many sessions have room beside them."""
+    each = KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
+    positions = int(gib * 2**30) // each
+    if positions < max_seq_len:
+        raise UsageError(f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes "
+                         f"{each * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len")  # fmt: skip
+    fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
+    if len(fit) < len(openings):
+        told = f"--kv_cache_gb {gib} has room for {len(fit)} of {len(openings)} beginnings of prompts; the others are "
+        events.warning("cache_small", message=told + "computed anew for each session")
+    slots = (positions - sum(map(len, fit))) // max_seq_len
+    return fit, min(slots, USUAL_SESSIONS if most is None else most)
 
 
 class _StopOnSignal:

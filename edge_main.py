@@ -23,7 +23,7 @@ import sys
 import torch
 
 from llama import parallel
-from llama.checkpoint.halves import Half, load_weights
+from llama.checkpoint.halves import Half
 from llama.command import run
 from llama.device import cpu_threads, torch_device
 from llama.edge import consent, terminal
@@ -37,7 +37,7 @@ from llama.prompt import Found
 from llama.sampling import Sampling
 from llama.sheets import Sheet
 from llama.wire import DTYPES, Welcome
-from model_edge import EdgeTransformer
+from model_edge import EdgeTransformer, load_edge
 
 
 def main(
@@ -209,14 +209,9 @@ def _sampling(temperature: float, top_p: float, seed: int) -> Sampling:
 
 
 def _load(half: Half, welcome: Welcome, device: torch.device) -> EdgeTransformer:
-    """The edge half in the dtype that the cloud computes in; embeddings stay in the file and are looked up there."""
+    """The edge half in the dtype that the cloud computes in."""
     parallel.start()
-    dtype = DTYPES[welcome.dtype]
-    with parallel.unfilled_weights(dtype):
-        model = EdgeTransformer(half.args, half.split_layer)
-    load_weights(model, half, rank=0, world_size=1, dtype=dtype, device=device, keep_mapped=True)
-    model.prepare()
-    return model
+    return load_edge(half, DTYPES[welcome.dtype], device)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,10 @@ class CloudTransformer(TransformerLayers):
         self.norm = RMSNorm(args.dim, eps=args.norm_eps)
         self.output = ColumnParallelLinear(args.dim, args.vocab_size)
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """As the layers', and the output head."""
-        super().prepare()
-        self._output = side_by_side(self.output)
+        super().prepare(for_good)
+        self._output = side_by_side(self.output, for_good=for_good)
 
     @torch.inference_mode()
     def forward(
@@ -44,5 +44,5 @@ class CloudTransformer(TransformerLayers):
         h = self.run_layers(h, start_pos, cache, clock, rows)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
-        logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)
+        logits = self._output(self.norm(h[:, -want:]).flatten(0, 1))
         return parallel.gather(logits).view(h.shape[0], want, -1).float()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from llama import parallel
+from llama.checkpoint.halves import Half, load_weights
 from llama.model import KVCache, ModelArgs, TransformerLayers
 from llama.parallel import VocabParallelEmbedding
 from llama.stages import StageClock
@@ -37,3 +39,16 @@ class EdgeTransformer(TransformerLayers):
         if clock is not None:
             clock.stop()
         return self.run_layers(h, start_pos, cache, clock)
+
+
+def load_edge(half: Half, dtype: torch.dtype, device: torch.device) -> EdgeTransformer:
+    """The half in ``dtype``, whole and ready; embeddings stay in the file and are looked up there.
+
+    Raises:
+        CheckpointError: the files are damaged.
+    """
+    with parallel.unfilled_weights(dtype):
+        model = EdgeTransformer(half.args, half.split_layer)
+    load_weights(model, half, rank=0, world_size=1, dtype=dtype, device=device, keep_mapped=True)
+    model.prepare(for_good=True)
+    return model

@@ -14,7 +14,8 @@ python -m llama.cloud.importing --import_file examples/catalogue.jsonl --catalog
 
 : >"$work/log"
 torchrun --standalone --nproc_per_node 1 cloud_main.py --ckpt_dir "$checkpoint/cloud" --bind 'tcp://127.0.0.1:*' \
-    --sheet_dir examples/sheets --record_file "$work/runs.sqlite" --catalogue "$work/products.sqlite" >"$work/log" 2>&1 &
+    --sheet_dir examples/sheets --edge_ckpt_dir "$checkpoint/edge" \
+    --record_file "$work/runs.sqlite" --catalogue "$work/products.sqlite" >"$work/log" 2>&1 &
 cloud=$!
 stop() {
     kill -TERM "$cloud" 2>/dev/null || true

@@ -54,6 +54,12 @@ class ChatFormat(Protocol):
             TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
         """
 
+    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
+        """Ids that a dialogue begins with whose first messages are these, whatever follows; raises likewise.
+
+        Without messages, of the default system message, if there is one.
+        """
+
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, special tokens by name, and where in it character 0 of each message's content stands.
 
@@ -96,11 +102,15 @@ class Llama3Format:
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
-        dialog = _checked(dialog, self.roles, self.default_system)
-        ids = [self._begin_of_text]
-        for message in dialog:
-            ids += self.encode_message(message)
-        return ids + self.encode_header("assistant")
+        return self._encode(_checked(dialog, self.roles, self.default_system)) + self.encode_header("assistant")
+
+    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
+        """Ids that a dialogue begins with whose first messages are these."""
+        opening = _opening(messages, self.roles, self.default_system)
+        return self._encode(opening) if opening else []
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        return [self._begin_of_text, *(i for message in messages for i in self.encode_message(message))]
 
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
@@ -139,10 +149,14 @@ class ChatMLFormat:
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
         dialog = _checked(dialog, self.roles, self.default_system)
-        ids: list[int] = []
-        for message in dialog:
-            ids += self.encode_message(message)
-        return [*ids, self._im_start, *_encode(self._tokenizer, "assistant\n")]
+        return [*self._encode(dialog), self._im_start, *_encode(self._tokenizer, "assistant\n")]
+
+    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
+        """Ids that a dialogue begins with whose first messages are these."""
+        return self._encode(_opening(messages, self.roles, self.default_system))
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        return [i for message in messages for i in self.encode_message(message)]
 
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
@@ -168,6 +182,13 @@ def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
     if missing:
         raise TokenizerError(f"the vocabulary lacks {' and '.join(missing)}, which the chat format needs")
     return [tokenizer.special_tokens[name] for name in names]
+
+
+def _opening(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
+    """The first messages of a dialogue, with the default system message where it would be put in front."""
+    if messages:
+        return _checked(messages, roles, default_system)
+    return [] if default_system is None else [Message("system", default_system)]
 
 
 def _checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:

@@ -90,6 +90,7 @@ class Timing:
     sent_bytes_per_token: float | None = None
     received_bytes_per_token: float | None = None
     prompt_sent_bytes: int = 0
+    shared_tokens: int = 0  # of the prompt, that the cloud had computed before
     reopened: int = 0
 
 
@@ -109,7 +110,7 @@ class Reply:
 def reply_to(
     prompt_tokens: Sequence[int], *,
     edge: EdgeHalf, link: Link, welcome: Welcome, tokenizer: Tokenizer, stop_ids: Sequence[int], sampling: Sampling,
-    max_gen_len: int | None = None, prompt_id: str = "", chunk: int = CHUNK,
+    max_gen_len: int | None = None, prompt_id: str = "", shared: int = 0, chunk: int = CHUNK,
     on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
     between_steps: Callable[[], None] = lambda: None,
 ) -> Reply:  # fmt: skip
@@ -125,6 +126,7 @@ def reply_to(
         sampling: how the cloud chooses.
         max_gen_len: most tokens of the reply; None is whatever the context leaves.
         prompt_id: the prompt sheet's id, or empty.
+        shared: how many of the ids, from the first, are the same for everybody; the cloud may have their rows already.
         chunk: most prompt rows per request.
         on_text: called with each new piece of text.
         watch: called with every round trip; then both halves measure their stages, and only then.
@@ -138,8 +140,9 @@ def reply_to(
     decoder, meter = StreamDecoder(tokenizer), _Meter(link)
     stop, stop_reason = frozenset(stop_ids), limited_by
     session = Session(
-        link, welcome, prompt_tokens=len(prompt_tokens), sampling=sampling, stop_ids=stop_ids, prompt_id=prompt_id
-    )
+        link, welcome, prompt_tokens=len(prompt_tokens), sampling=sampling, stop_ids=stop_ids, prompt_id=prompt_id,
+        prefix_ids=prompt_tokens[:shared],
+    )  # fmt: skip
     with session:
         run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit, watch, between_steps)
         unshown = list[str]()
@@ -163,6 +166,7 @@ def reply_to(
         raise LinkError("the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
                         "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
     timing = meter.summary(len(prompt_tokens), len(run.tokens))
+    timing.shared_tokens = session.cached
     return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
 
 
@@ -215,6 +219,11 @@ class _Run:
             raise CloudUnreachable(f"{err}; the reply was complete, and the cloud may have handed it on") from None
 
     def _feed(self, meanwhile: Callable[[], None]) -> int:
+        while self.fed < self.session.cached:  # the cloud has these rows; the device's own cache needs them, too
+            self.between_steps()
+            end = min(self.fed + self.chunk, self.session.cached)
+            self._rows(self.prompt[self.fed : end], 0)
+            self.fed = end
         ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]
         decoding = len(ids) == 1 and bool(self.tokens)
         rows, clock = self._rows(ids, 0)

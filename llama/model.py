@@ -83,7 +83,7 @@ class RMSNorm(nn.Module):
         self.dim, self.eps = dim, eps
         self.weight = nn.Parameter(torch.empty(dim))
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """To be called when the weight has got its place."""
         self._weight = self.weight.detach()
 
@@ -195,9 +195,15 @@ class KVCache:
         device: torch.device,
     ) -> KVCache:
         """Zeros for ``batch_size`` rows of ``max_seq_len`` positions; this rank's share of the heads."""
-        heads = max(1, args.kv_heads // parallel.world_size())  # more ranks than heads: each head lives on several
+        heads = max(args.kv_heads, parallel.world_size()) // parallel.world_size()
         shape = (n_layers, 2, batch_size, heads, max_seq_len, args.head_dim)
         return cls(torch.zeros(shape, dtype=dtype, device=device))
+
+    @staticmethod
+    def bytes_per_position(n_layers: int, args: ModelArgs, dtype: torch.dtype, ranks: int) -> int:
+        """What one position of one row takes, on all ranks together."""
+        heads = max(args.kv_heads, ranks)  # more ranks than heads: each head lives on several
+        return n_layers * 2 * heads * args.head_dim * dtype.itemsize
 
     def row(self, index: int) -> KVCache:
         """The cache of one row, as a view."""
@@ -298,16 +304,17 @@ class Attention(nn.Module):
         self.wo = RowParallelLinear(args.n_heads * args.head_dim, args.dim)
         self._reduce = ranks > 1
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """To be called when the weights have got their places."""
-        self._wq_wk_wv, self._wo = side_by_side(self.wq, self.wk, self.wv), self.wo.weight.detach().t()
+        self._wq_wk_wv = side_by_side(self.wq, self.wk, self.wv, for_good=for_good)
+        self._wo = side_by_side(self.wo, for_good=for_good)
 
     def forward(self, x: torch.Tensor, positions: Positions, cache: LayerCache) -> torch.Tensor:
         """``(B*T, dim)`` to the same shape; keys and values of the new positions are written to the cache."""
         b, t = len(positions.start), positions.length
         heads, kv_heads, rep, d = self.n_local_heads, self.n_local_kv_heads, self.n_rep, self.head_dim
 
-        xq_xk_xv = torch.mm(x, self._wq_wk_wv).view(b, t, heads + 2 * kv_heads, d)
+        xq_xk_xv = self._wq_wk_wv(x).view(b, t, heads + 2 * kv_heads, d)
         apply_rotary_emb_(xq_xk_xv[:, :, : heads + kv_heads], positions.freqs_cis)
         cache.write(xq_xk_xv[:, :, heads:].view(b, t, 2, kv_heads, d), positions)
 
@@ -332,7 +339,7 @@ class Attention(nn.Module):
             output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
         if part is not None:
             output = output.view(b, t, heads * d).index_select(0, part).flatten(0, 1)
-        output = torch.mm(output, self._wo)
+        output = self._wo(output)
         return parallel.reduce(output) if self._reduce else output
 
 
@@ -346,14 +353,15 @@ class FeedForward(nn.Module):
         self.w3 = ColumnParallelLinear(args.dim, args.hidden_dim)
         self._reduce = parallel.world_size() > 1
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """To be called when the weights have got their places."""
-        self._w1_w3, self._w2 = side_by_side(self.w1, self.w3), self.w2.weight.detach().t()
+        self._w1_w3 = side_by_side(self.w1, self.w3, for_good=for_good)
+        self._w2 = side_by_side(self.w2, for_good=for_good)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B*T, dim)`` to the same shape."""
-        gate, up = torch.mm(x, self._w1_w3).chunk(2, dim=-1)
-        output = torch.mm(F.silu(gate).mul_(up), self._w2)
+        gate, up = self._w1_w3(x).chunk(2, dim=-1)
+        output = self._w2(F.silu(gate).mul_(up))
         return parallel.reduce(output) if self._reduce else output
 
 
@@ -386,15 +394,17 @@ class TransformerLayers(nn.Module):
         self.freqs_cis = torch.empty(0, args.head_dim // 2, dtype=torch.complex64)
         self._prepared_at: int | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """Make ready what is multiplied by: to be called when all weights have got their places.
 
         A forward does it by itself where that has not been done, or where all weights were replaced or moved since. It
-        looks at one weight only, whose old place stays taken meanwhile, so that the new one is another.
+        looks at one weight only, whose old place stays taken meanwhile, so that the new one is another. ``for_good``,
+        which is faster and which a forward does not do by itself, makes the matrices' weights unreadable: they can be
+        replaced, all of them, but neither moved nor saved.
         """
         for part in self.modules():
             if isinstance(part, RMSNorm | Attention | FeedForward):
-                part.prepare()
+                part.prepare(for_good)
         self._prepared_at = self.first_weight.data_ptr()
 
     @property

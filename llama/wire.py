@@ -60,6 +60,7 @@ Never pickled, never evaluated: the header is decoded into typed structs, the ro
 from __future__ import annotations
 
 import enum
+import hashlib
 import math
 import re
 import sys
@@ -91,7 +92,7 @@ Micros = Annotated[int, Meta(ge=0, le=2**53)]
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
-PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # SHA-256, or empty; llama.prefix
+PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # of prefix_id, or empty
 PromptId = Annotated[str, Meta(max_length=200)]
 VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 Words = Annotated[str, Meta(max_length=500)]
@@ -350,6 +351,11 @@ def has_a_port(address: str) -> bool:
     """Whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
     port = address.rpartition(":")[2]
     return port == "*" or (port.isdecimal() and int(port) <= 65535)
+
+
+def prefix_id(fingerprint: bytes, ids: Sequence[int]) -> bytes:
+    """Under which name a prefix is known: SHA-256 of the fingerprint and of the ids, four bytes each, little-endian."""
+    return hashlib.sha256(fingerprint + b"".join(i.to_bytes(4, "little") for i in ids)).digest()
 
 
 def encode(message: Request | Reply) -> bytes:

@@ -25,6 +25,7 @@ from llama.cloud.admission import CloudKeys
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import Events
 from llama.cloud.metrics import Metrics
+from llama.cloud.prefixes import keep
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
@@ -90,6 +91,7 @@ class Halves:
                     weight.fill_(1.0)
                 else:
                     weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+            half.prepare(for_good=True)
 
     def rows(self, ids: Sequence[int]) -> torch.Tensor:
         """What a device would send for all of ``ids``: ``(T, dim)``."""
@@ -198,11 +200,11 @@ class Served:
     def __init__(
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
-        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, metrics: Metrics | None = None,
-        log_level: str = "warning",
+        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, openings: Sequence[Sequence[int]] = (),
+        metrics: Metrics | None = None, log_level: str = "warning",
     ) -> None:  # fmt: skip
         events = Events(log_level)
-        self.halves = halves
+        self.halves, self.openings = halves, openings
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
@@ -219,7 +221,9 @@ class Served:
     def _serve(self) -> None:
         try:
             ranks = Ranks(self.halves.cloud, self.cache, ARGS.dim)
-            self.server.serve(ranks, self._stop.is_set, self._drain.is_set, self._drain_s)
+            rows = {tuple(ids): self.halves.rows(ids) for ids in self.openings}
+            prefixes = keep(ranks, FINGERPRINT, rows, MAX_ROWS)
+            self.server.serve(ranks, self._stop.is_set, self._drain.is_set, self._drain_s, prefixes)
         except BaseException as err:  # looked at by whoever stops it
             self.failures.append(err)
 

@@ -69,6 +69,21 @@ def test_a_single_hi_gives_llama3s_published_ids(llama3: ChatFormat) -> None:
     assert llama3.stop_ids == (128001, 128009)
 
 
+@given(st.data())
+def test_a_dialogue_begins_with_the_opening_of_its_first_messages(
+    llama3: ChatFormat, smollm2: ChatFormat, data: st.DataObject
+) -> None:
+    """However many they are, in both formats, with and without a system message of its own."""
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+    for chat in (llama3, smollm2):
+        turns = data.draw(st.lists(st.builds(Message, st.sampled_from(("user", "assistant")), text), min_size=1))
+        dialog = [*data.draw(st.lists(st.builds(Message, st.just("system"), text), max_size=1)), *turns]
+        first = data.draw(st.integers(0, len(dialog)))
+        opening, ids = chat.encode_opening(dialog[:first]), chat.encode_dialog_prompt(dialog)
+        if first or dialog[0].role != "system":
+            assert opening == ids[: len(opening)] and (opening or not first)
+
+
 def test_the_golden_dialogue_gives_the_references_ids(golden: Path) -> None:
     """Meta's reference encoded this dialogue with the small checkpoint's rank file."""
     numbers = json.loads((golden / "tiny-llama3" / "golden-fp32.json").read_text())

@@ -494,6 +494,7 @@ def test_a_handshake_answered_in_another_way_is_a_protocol_mismatch(answer: byte
     [
         (wire.Open, Closed()),
         (wire.Open, b"garbage"),
+        (wire.Open, Opened(b"s" * 16, 3)),  # of a prefix that was not named
         (Step, Tokens((), 5, 1)),
         (Step, Tokens((65, 66), 5, 1)),
         (Step, Opened(b"s" * 16)),

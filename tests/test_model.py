@@ -50,14 +50,16 @@ def test_layers_side_by_side_give_what_fairscales_layers_give_one_by_one(dtype: 
     for layer in layers:
         layer.requires_grad_(False)
         layer.weight.normal_(generator=torch.Generator().manual_seed(layer.out_features))
-    matrix = side_by_side(*layers)
-    assert matrix.shape == (64, 160)
-    for count in (1, 5):
-        rows = some_rows(count, dtype)
-        expected = torch.cat([fs_layers.ColumnParallelLinear.forward(layer, rows) for layer in layers], dim=-1)
-        torch.testing.assert_close(
-            torch.mm(rows, matrix), expected, rtol=1e-5 if dtype is torch.float32 else 1e-2, atol=1e-4
-        )
+    some = [some_rows(count, dtype) for count in (1, 2, 5, 33)]
+    expected = [
+        torch.cat([fs_layers.ColumnParallelLinear.forward(layer, rows) for layer in layers], dim=-1) for rows in some
+    ]
+    for for_good in (False, True):
+        multiplied = side_by_side(*layers, for_good=for_good)
+        for rows, products in zip(some, expected, strict=True):
+            torch.testing.assert_close(
+                multiplied(rows), products, rtol=1e-5 if dtype is torch.float32 else 1e-2, atol=1e-4
+            )
 
 
 @DTYPES
@@ -92,6 +94,19 @@ def test_weights_that_are_replaced_moved_or_written_to_are_those_that_are_used()
         assert torch.equal(logits(model, rows), expected)
     model.to(torch.bfloat16)
     assert torch.equal(logits(model, rows.bfloat16()), logits(cloud_half(1, torch.bfloat16), rows.bfloat16()))
+
+
+def test_weights_that_are_prepared_for_good_give_the_same_logits_and_take_no_second_room() -> None:
+    """Where the library has an order of its own, nothing is left of the first, and nobody reads it by mistake."""
+    rows, model, other = some_rows(40), cloud_half(1), cloud_half(2)
+    expected, second = logits(model, rows), logits(other, rows)
+    model.prepare(for_good=True)
+    torch.testing.assert_close(logits(model, rows), expected, rtol=1e-5, atol=1e-5)
+    matrices = [weight for weight in model.state_dict().values() if weight.dim() == 2]
+    if any(weight.isnan().all() for weight in matrices):
+        assert all(weight.isnan().all() and weight.untyped_storage().nbytes() == 4 for weight in matrices)
+    model.load_state_dict({k: v.clone() for k, v in cloud_half(2).state_dict().items()}, assign=True)
+    assert torch.equal(logits(model, rows), second)
 
 
 # --- One row --------------------------------------------------------------------------------------------------------

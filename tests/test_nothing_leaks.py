@@ -518,6 +518,9 @@ class Slipping:
         at = {"front": 0, "middle": len(ids) // 2, "end": len(ids)}[self._where]
         return [*ids[:at], *self._extra, *ids[at:]]
 
+    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
+        return self._chat.encode_opening(messages)
+
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         return self._chat.spell(dialog)
 

@@ -51,7 +51,10 @@ def test_the_readme_lists_every_file_of_the_product_and_no_other() -> None:
 
 
 def test_edge_and_cloud_never_meet() -> None:
-    """What runs on the device imports nothing of the cloud's, and the reverse: also across what each one imports."""
+    """What runs on the device imports nothing of the cloud's, and the reverse: also across what each one imports.
+
+    But for the device's half of the model, through which the cloud's program runs the provider's own words.
+    """
     files = {module_of(file): file for file in PRODUCT}
 
     def reached(module: str, seen: set[str]) -> set[str]:
@@ -65,7 +68,7 @@ def test_edge_and_cloud_never_meet() -> None:
     assert {"llama.edge.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
     assert {"llama.cloud.server", "model_cloud", "llama.model"} <= from_cloud
     assert not [module for module in from_edge if belongs_to(module, CLOUD_ONLY)]
-    assert not [module for module in from_cloud if belongs_to(module, EDGE_ONLY)]
+    assert [module for module in from_cloud if belongs_to(module, EDGE_ONLY)] == ["model_edge"]
 
 
 @pytest.mark.parametrize("file", [f for f in PRODUCT if f.parent != ROOT], ids=module_of)

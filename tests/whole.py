@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
+import model_edge
 from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half
 from llama.generation import CHUNK
@@ -56,10 +57,10 @@ class WholeTransformer(TransformerLayers):
         self.norm = RMSNorm(args.dim, eps=args.norm_eps)
         self.output = ColumnParallelLinear(args.dim, args.vocab_size)
 
-    def prepare(self) -> None:
+    def prepare(self, for_good: bool = False) -> None:
         """As the layers', and the output head."""
-        super().prepare()
-        self._output = side_by_side(self.output)
+        super().prepare(for_good)
+        self._output = side_by_side(self.output, for_good=for_good)
 
     @torch.inference_mode()
     def forward(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int) -> torch.Tensor:
@@ -67,7 +68,7 @@ class WholeTransformer(TransformerLayers):
         h = self.run_layers(self.tok_embeddings(tokens), start_pos, cache)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
-        logits = torch.mm(self.norm(h[:, -want:]).flatten(0, 1), self._output)
+        logits = self._output(self.norm(h[:, -want:]).flatten(0, 1))
         return logits.view(h.shape[0], want, -1).float()
 
 
@@ -89,6 +90,7 @@ def load_whole(out: str | Path, dtype: torch.dtype | None = None) -> WholeTransf
         model = WholeTransformer(half.args)
     model.load_state_dict(weights, strict=True, assign=True)
     model.requires_grad_(False)
+    model.prepare(for_good=True)
     return model
 
 
@@ -125,11 +127,7 @@ def load_edge(out: str | Path, dtype: torch.dtype | None = None) -> EdgeTransfor
     """The device's half of ``out``, loaded as edge_main.py loads it."""
     parallel.start()
     half = read_half(Path(out) / "edge", "edge")
-    dtype = half.dtype if dtype is None else dtype
-    with parallel.unfilled_weights(dtype):
-        edge = EdgeTransformer(half.args, half.split_layer)
-    load_weights(edge, half, rank=0, world_size=1, dtype=dtype, device=CPU, keep_mapped=True)
-    return edge
+    return model_edge.load_edge(half, half.dtype if dtype is None else dtype, CPU)
 
 
 def load_halves(out: str | Path, dtype: torch.dtype | None = None) -> Halves:
@@ -139,6 +137,7 @@ def load_halves(out: str | Path, dtype: torch.dtype | None = None) -> Halves:
     with parallel.unfilled_weights(dtype):
         cloud = CloudTransformer(half.args, half.split_layer)
     load_weights(cloud, half, rank=0, world_size=1, dtype=dtype, device=CPU, keep_mapped=False)
+    cloud.prepare(for_good=True)
     return Halves(edge, cloud)
 
 

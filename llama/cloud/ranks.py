@@ -29,6 +29,8 @@ class Action(enum.IntEnum):
     NOTHING = 3  # a sign of life, so that no rank's wait times out
     SHUT_DOWN = 4
     DECODE = 5  # how many; their slots and positions and one row of each follow
+    KEEP = 6  # slot, end
+    FILL = 7  # slot, number
 
 
 class Ranks:
@@ -43,6 +45,7 @@ class Ranks:
     def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int) -> None:
         self.model, self.cache = model, cache
         self._slot = lru_cache(maxsize=64)(cache.row)  # views of all layers, which take a while to make
+        self._kept = list[torch.Tensor]()  # beginnings of rows, (layers, 2, 1, K, end, D)
         self.dim = dim
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
@@ -81,6 +84,17 @@ class Ranks:
         self._tell(Action.CLEAR, slot, end)
         self._slot(slot).clear(end)
 
+    def keep(self, slot: int, end: int) -> int:
+        """Keep a copy of positions ``0 … end-1`` of a slot; the number that :meth:`fill` knows it by."""
+        self._tell(Action.KEEP, slot, end)
+        self._keep(slot, end)
+        return len(self._kept) - 1
+
+    def fill(self, slot: int, number: int) -> None:
+        """Begin a slot with what was kept."""
+        self._tell(Action.FILL, slot, number)
+        self._fill(slot, number)
+
     def sign_of_life(self) -> None:
         """To be called at least every few minutes: a rank that hears nothing gives up."""
         self._tell(Action.NOTHING)
@@ -114,6 +128,10 @@ class Ranks:
                 self._decode(slots, positions, rows)
             elif action == Action.CLEAR:
                 self._slot(slot).clear(position)
+            elif action == Action.KEEP:
+                self._keep(slot, position)
+            elif action == Action.FILL:
+                self._fill(slot, position)
             elif action == Action.SHUT_DOWN:
                 return
 
@@ -123,6 +141,13 @@ class Ranks:
         if not self.alone:
             plan = torch.tensor([action, *numbers, *[0] * (4 - len(numbers))], dtype=torch.int64)
             dist.broadcast(plan, 0)
+
+    def _keep(self, slot: int, end: int) -> None:
+        self._kept.append(self._slot(slot).keys_values[..., :end, :].clone())
+
+    def _fill(self, slot: int, number: int) -> None:
+        kept = self._kept[number]
+        self._slot(slot).keys_values[..., : kept.shape[-2], :].copy_(kept)
 
     def _step(
         self, slot: int, position: int, rows: torch.Tensor, want: int, clock: StageClock | None = None

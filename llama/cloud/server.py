@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -32,6 +32,7 @@ from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.events import Events
 from llama.cloud.metrics import Metrics
+from llama.cloud.prefixes import Prefix
 from llama.cloud.ranks import Ranks
 from llama.cloud.sessions import Ending, Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
@@ -91,6 +92,12 @@ class _ClearJob:
 
 
 @dataclass(frozen=True)
+class _FillJob:
+    slot: int
+    number: int
+
+
+@dataclass(frozen=True)
 class _FinishJob:
     session: Session
     run: FinishedRun
@@ -108,7 +115,7 @@ class _Sampled:
     stages: Stages | None
 
 
-_Job = _StepJob | _ClearJob
+_Job = _StepJob | _ClearJob | _FillJob
 _ClerkJob = _FinishJob | _ErrandJob
 _Result = _Sampled | Refused | Reply | None
 
@@ -137,6 +144,7 @@ class Server:
         self.events, self.metrics = events or Events(), metrics
         self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer, events=self.events)
         self.dtype = wire.DTYPES[welcome.dtype]
+        self._prefixes: Mapping[bytes, Prefix] = {}
         self._stopping = False
         self._stop_asked: Callable[[], bool] | None = None  # before it serves, None
         self._draining: Callable[[], bool] = lambda: False
@@ -149,7 +157,7 @@ class Server:
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
         self._clerk_jobs_put = 0
         self._running_errands = set[bytes]()  # the peers that have one with the clerk
-        self._results: deque[tuple[_Job | _ClerkJob, _Result]] = deque()
+        self._results: deque[tuple[_StepJob | _ClearJob | _ClerkJob, _Result]] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = self._context.socket(zmq.ROUTER)
@@ -192,9 +200,11 @@ class Server:
 
     def serve(
         self, ranks: Ranks, stopping: Callable[[], bool], draining: Callable[[], bool] = lambda: False,
-        drain_s: float = 20.0,
+        drain_s: float = 20.0, prefixes: Mapping[bytes, Prefix] | None = None,
     ) -> None:  # fmt: skip
         """Answer requests with the model of ``ranks`` until ``stopping()``; then finish the job in hand and close.
+
+        Sessions that name one of the ``prefixes``, which ``ranks`` keep, begin with it.
 
         From ``draining()`` on no session is opened; when those that there are have ended, or after ``drain_s``, it
         stops.
@@ -205,8 +215,8 @@ class Server:
         Raises:
             RuntimeError: a step failed in a way that leaves the ranks out of step, or the door did.
         """
-        self._draining, self._worker_seen = draining, time.monotonic()
-        self._stop_asked = stopping
+        self._draining, self._prefixes = draining, prefixes or {}
+        self._stop_asked, self._worker_seen = stopping, time.monotonic()
         if self.metrics is not None:
             self.metrics.watch(self.sessions, self.welcome.max_seq_len, ranks.cache.keys_values.nbytes)
         door = threading.Thread(target=self._keep_the_door, name="door")
@@ -358,7 +368,7 @@ class Server:
         """The session, or None where it waits in line for a place."""
         existing = self.sessions.running(request.run_id, owner)
         if existing is not None and existing.opening_digest == digest:
-            return Opened(self.sessions.find(existing.id, owner).id)
+            return Opened(self.sessions.find(existing.id, owner).id, existing.cached)
         if request.fingerprint != self.welcome.fingerprint:
             raise Refused(ErrorCode.WRONG_CHECKPOINT, "the device's half and the cloud's are not from the same split",
                           "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
@@ -387,7 +397,11 @@ class Server:
         for waiting, session in self.sessions.admitted():
             assert waiting.peer is not None
             self._opened(session)
-            self._send(waiting.peer, wire.encode(Opened(session.id)))
+            prefix = self._prefixes.get(waiting.request.prefix)
+            if prefix is not None and prefix.length < waiting.request.prompt_tokens:
+                session.begin_with(prefix.length)
+                self._jobs.put(_FillJob(session.slot, prefix.number))  # before any step of the session's
+            self._send(waiting.peer, wire.encode(Opened(session.id, session.cached)))
         for peer, refusal in self.sessions.to_be_told():
             self._send(peer, wire.encode(refusal.error))
 
@@ -527,23 +541,26 @@ class Server:
         ranks.shut_down()
 
     def _take_jobs(self, ranks: Ranks, waiting: Batching[_StepJob]) -> bool:
-        """What has come; with nothing to compute, wait for it. True if a row of the cache was cleared."""
-        cleared = False
+        """What has come; with nothing to compute, wait for it. True if a row of the cache was cleared or filled."""
+        written = False
         try:
             # With steps that wait, only as long as it is worth to wait for others.
             job = self._jobs.get(timeout=waiting.wait_s() if len(waiting) else POLL_S)
             while True:
                 if isinstance(job, _StepJob):
                     waiting.add(job)
+                elif isinstance(job, _FillJob):
+                    ranks.fill(job.slot, job.number)
+                    written = True
                 else:
                     gone = [(step, unknown_session()) for step in waiting.drop(job.slot)]
                     ranks.clear(job.slot, job.end)
                     self._results.extend([*gone, (job, None)])
                     self._ring(self._worker_rope)
-                    cleared = True
+                    written = True
                 job = self._jobs.get_nowait()
         except queue.Empty:
-            return cleared
+            return written
 
     @torch.inference_mode()
     def _run(self, ranks: Ranks, jobs: list[_StepJob]) -> list[_Result]:

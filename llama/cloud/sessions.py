@@ -41,6 +41,7 @@ class Session:
         id: 16 random bytes; knowing them, and having the owner's key where keys are used, is owning the session.
         slot: its row of the cache.
         opening: what it was opened with.
+        cached: positions that were filled when it was opened.
         filled: cached positions that count.
         high_water: positions ever written, to be cleared when the slot is given back.
         outputs: sampled id per output index.
@@ -59,6 +60,7 @@ class Session:
     opening_digest: bytes
     last_used: float
     sampling: Sampling
+    cached: int = 0
     filled: int = 0
     high_water: int = 0
     outputs: list[int] = field(default_factory=list, repr=False)
@@ -116,6 +118,10 @@ class Session:
             raise _out_of_range(f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
                                 f"the prompt has {self.opening.prompt_tokens} tokens: want ids from its last row on, "
                                 f"without a gap")  # fmt: skip
+
+    def begin_with(self, cached: int) -> None:
+        """Its first positions are filled from what was kept of others'."""
+        self.cached = self.filled = self.high_water = cached
 
     def first_output(self, step: Step) -> int:
         """Output index of the first id that ``step`` wants."""

@@ -134,7 +134,8 @@ class Device:
         reply = reply_to(
             ids, edge=edge, link=link, welcome=welcome, tokenizer=self.tokenizer, stop_ids=self.chat.stop_ids,
             sampling=sampling, max_gen_len=max_gen_len, prompt_id=found.prompt_id,
-            on_text=lambda text: show(restorer.push(text)), watch=watch, between_steps=between_steps,
+            shared=prepared.outgoing.shared, on_text=lambda text: show(restorer.push(text)), watch=watch,
+            between_steps=between_steps,
         )  # fmt: skip
         show(restorer.finish())
         text, timing = "".join(restored), reply.timing

@@ -335,17 +335,24 @@ class Session:
         sampling: settings, used by the cloud.
         stop_ids: where the cloud cuts the text.
         prompt_id: the prompt sheet's id, or empty.
+        prefix_ids: what the prompt begins with, if the cloud may have computed it before.
+
+    Attributes:
+        cached: positions that need not be sent: all of the prefix, or none.
     """
 
     def __init__(
         self, link: Link, welcome: Welcome, *,
         prompt_tokens: int, sampling: Sampling, stop_ids: Sequence[int], prompt_id: str = "",
+        prefix_ids: Sequence[int] = (),
     ) -> None:  # fmt: skip
-        self._link, self._id, self._seq = link, b"", 0
+        self._link, self._id, self._seq, self.cached = link, b"", 0, 0
+        self._prefix_length = len(prefix_ids)
         self._dtype, self._dim = wire.DTYPES[welcome.dtype], welcome.dim
         self._opening = Open(
             os.urandom(wire.RUN_ID_BYTES), welcome.fingerprint, prompt_tokens, sampling.temperature, sampling.top_p,
             sampling.seed, tuple(stop_ids), prompt_id,
+            prefix=wire.prefix_id(welcome.fingerprint, prefix_ids) if prefix_ids else b"",
         )  # fmt: skip
 
     def open(self, resumed_ids: Sequence[int] = ()) -> None:
@@ -355,9 +362,9 @@ class Session:
             CloudRefused: full for longer than the link's deadline, or another reason.
         """
         opened = self._link.ask(msgspec.structs.replace(self._opening, resumed_ids=tuple(resumed_ids)))
-        if not isinstance(opened, Opened):
+        if not isinstance(opened, Opened) or opened.cached not in (0, self._prefix_length):
             raise self._mismatch("Open")
-        self._id, self._seq = opened.session, 0
+        self._id, self._seq, self.cached = opened.session, 0, opened.cached
 
     def begin_step(self, rows: torch.Tensor, position: int, want: int, times: bool = False) -> None:
         """Send rows ``(T, dim)``; :meth:`finish_step` waits for the ids, and for the cloud's ``times`` if asked for."""

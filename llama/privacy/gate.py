@@ -33,10 +33,17 @@ CUT = 3  # letters or digits that each of two pieces must give to a value that w
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A prompt that has passed the gate: the ids to be embedded, and the text that they are."""
+    """A prompt that has passed the gate.
+
+    Attributes:
+        ids: to be embedded.
+        text: what they are.
+        shared: how many of the ids, from the first, are a sheet's and the product's own words: the same for everybody.
+    """
 
     ids: tuple[int, ...] = field(repr=False)
     text: str = field(repr=False)
+    shared: int = 0
 
 
 def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
@@ -48,9 +55,9 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     """
     dialog = [passage.message for passage in passages]
     ids = chat.encode_dialog_prompt(dialog)
-    decoded = tokenizer.decode(ids)
+    outgoing = Outgoing(tuple(ids), decoded := tokenizer.decode(ids), _shared(passages, ids, chat))
     if sanitiser.mode == "off":
-        return Outgoing(tuple(ids), decoded)
+        return outgoing
     own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
     search = _Search(sanitiser.secrets, sanitiser.tags)
     search.refuse_cut(own)
@@ -64,7 +71,14 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         for start, end in passage.own_spans
     ]
     search.refuse_across(decoded, spans)
-    return Outgoing(tuple(ids), decoded)
+    return outgoing
+
+
+def _shared(passages: Sequence[Passage], ids: list[int], chat: ChatFormat) -> int:
+    """Ids of the messages before the question, up to the first that has a word of the person's."""
+    others = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
+    opening = chat.encode_opening([passage.message for passage in others])
+    return len(opening) if ids[: len(opening)] == opening else 0
 
 
 def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokenizer) -> None:

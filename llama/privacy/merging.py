@@ -16,17 +16,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llama.chat import Message
+from llama.prefix import instructions
 from llama.privacy.policy import label_of
 from llama.privacy.sanitiser import CleanText, Sanitiser
 from llama.prompt import OwnWords
 from llama.sheets import Sheet
 
 NOT_GIVEN = {"en": "not given", "id": "tidak diisi"}
-# What the provider's prompt says of what follows; the party's name is stamped by the channel.
-WRAPPING = {
-    "en": "The questions come from a partner, {party}. What the partner says about the task:",
-    "id": "Pertanyaannya dari mitra, {party}. Kata mitra tentang tugasnya:",
-}
 
 
 @dataclass(frozen=True)
@@ -67,13 +63,8 @@ def merged(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_syst
         party: the third party whose sheet it is, as the channel says; empty for the provider's own.
         provider_system: the provider's system prompt, which a third party's sheet is wrapped in.
     """
-    system = sheet.system or provider_system
-    if party:
-        own = [WRAPPING[sheet.language].format(party=party), sheet.system] if sheet.system else []
-        system = "\n\n".join(part for part in (provider_system, *own) if part)
-    passages = [Passage("system", (system,))] if system else []
-    for user, assistant in sheet.examples:
-        passages += [Passage("user", (user,)), Passage("assistant", (assistant,))]
+    told = instructions(sheet, party=party, provider_system=provider_system)
+    passages = [Passage(message.role, (message.content,)) for message in told]
     values: dict[str, str | CleanText] = {}
     for name in sheet.asks_for:
         values[name] = sanitiser.field_text(name) or NOT_GIVEN[sheet.language]
