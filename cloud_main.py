@@ -29,7 +29,8 @@ from llama import parallel, wire
 from llama.checkpoint.halves import Half, chat_format_of, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
-from llama.cloud.clerk import Clerk, tell
+from llama.cloud.clerk import Clerk
+from llama.cloud.events import LEVELS, Events
 from llama.cloud.limits import (
     ALLOWANCE,
     MAX_MB_S_PER_KEY,
@@ -37,6 +38,7 @@ from llama.cloud.limits import (
     MemoryCeiling,
     own_memory,
 )  # fmt: skip
+from llama.cloud.monitoring import Monitoring
 from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
 from llama.cloud.publishing import Shelf
 from llama.cloud.ranks import Ranks
@@ -83,6 +85,8 @@ def main(
     max_mb_s_per_key: float = MAX_MB_S_PER_KEY,
     max_requests_s_per_key: float = MAX_REQUESTS_S_PER_KEY,
     max_memory_gb: float | None = None,
+    log_level: str = LEVELS[0],
+    metrics_port: int | None = None,
 ) -> None:
     """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
 
@@ -112,6 +116,8 @@ def main(
         max_requests_s_per_key: requests a second, likewise; a token is a request.
         max_memory_gb: GiB of memory at which the cloud ends, with exit code 3; by default what it has once it is ready,
             and 2 GiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
+        log_level: the least that is told of on stderr, info, warning or error.
+        metrics_port: port of 127.0.0.1 for /metrics (Prometheus) and /healthz; by default there are none.
     """
     started = time.monotonic()
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -136,7 +142,10 @@ def main(
         raise UsageError("--retention_days is of the record, and there is none; give --record_file, too")
     if retention_days is not None and not retention_days > 0:  # nor NaN
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
-    _check_open_to(bind, keys=key_file is not None, insecure=insecure)
+    if log_level not in LEVELS:
+        raise UsageError(f"--log_level {log_level} is not known; use {', '.join(LEVELS)}")
+    events = Events(log_level)
+    _check_open_to(bind, keys=key_file is not None, insecure=insecure, events=events)
     if (key_file is None) != (allow_dir is None):
         raise UsageError("--key_file and --allow_dir belong together: the cloud's own key, and those that it lists")
     if max_sessions_per_key is not None and key_file is None:
@@ -170,24 +179,31 @@ def main(
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
     shelf = Shelf(sheet_dir, directory) if publishing and sheet_dir is not None else None
-    keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY)
+    keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY, events)
     tokenizer = tokenizer_of(half)
     edge_half = None if edge_ckpt_dir is None else _edge_half(edge_ckpt_dir, half)
     openings = [] if edge_half is None else openings_of(directory, chat_format_of(half, tokenizer))
-    openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size)
+    openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size, events)
     products = None if catalogue is None else Catalogue(catalogue)
     record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
-    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf)
+    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf, events=events)
     server = Server(
         tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
-        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key,
+        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key, events=events,
     )  # fmt: skip
+    monitoring = None
+    if metrics_port is not None:
+        monitoring = Monitoring(metrics_port, server.metrics.registry, server.health)
     endpoint = server.bind(bind)
     rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
     ranks = _load(half, welcome, rank, world_size, where, slots)
     prefixes = keep(ranks, half.fingerprint, rows, welcome.max_rows)
     ceiling = _ceiling(max_memory_gb)
     stop = _StopOnSignal()
+    events.info(
+        "ready", seconds=round(time.monotonic() - started, 1), places=slots, context=max_seq_len, ranks=world_size,
+        pid=os.getpid(), metrics="off" if monitoring is None else monitoring.address,
+    )  # fmt: skip
     print(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
@@ -204,6 +220,8 @@ def main(
     except RuntimeError as err:
         raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
+        if monitoring is not None:
+            monitoring.close()
         if record is not None:
             record.close()
         if products is not None:
@@ -254,7 +272,7 @@ def _load(
                          f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
 
 
-def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
+def _check_open_to(bind: str, *, keys: bool, insecure: bool, events: Events) -> None:
     """Without keys only this machine itself is listened to, unless the provider says otherwise.
 
     Raises:
@@ -275,8 +293,8 @@ def _check_open_to(bind: str, *, keys: bool, insecure: bool) -> None:
     if not insecure:
         raise UsageError(f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "
                          f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure")  # fmt: skip
-    tell("warning: --insecure: anybody who reaches this address may use the model, and whoever listens learns what it "
-         "does")  # fmt: skip
+    events.warning("insecure", message="anybody who reaches this address may use the model, and whoever listens learns "
+                   "what it does")  # fmt: skip
 
 
 def _ceiling(gib: float | None) -> MemoryCeiling | None:
@@ -290,12 +308,12 @@ def _ceiling(gib: float | None) -> MemoryCeiling | None:
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)
 
 
-def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int) -> CloudKeys | None:
+def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int, events: Events) -> CloudKeys | None:
     if key_file is None or allow_dir is None:
         return None
-    own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, tell)
+    own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, lambda line: events.warning("keys", message=line))
     if not len(allowed):
-        tell(f"--allow_dir {allow_dir} lists nobody yet")
+        events.warning("nobody_listed", message=f"--allow_dir {allow_dir} lists nobody yet")
     return CloudKeys(own, allowed, max_sessions)
 
 
@@ -309,7 +327,7 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
 
 def _room(
     gib: float, most: int | None, openings: Sequence[tuple[int, ...]], half: Half, max_seq_len: int, dtype: torch.dtype,
-    world_size: int,
+    world_size: int, events: Events,
 ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
     """Which beginnings of prompts are kept in ``gib`` GiB, and how many sessions have room beside them."""
     each = KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
@@ -319,8 +337,8 @@ def _room(
                          f"{each * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len")  # fmt: skip
     fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
     if len(fit) < len(openings):
-        tell(f"--kv_cache_gb {gib} has room for {len(fit)} of {len(openings)} beginnings of prompts; the others are "
-             f"computed anew for each session")  # fmt: skip
+        told = f"--kv_cache_gb {gib} has room for {len(fit)} of {len(openings)} beginnings of prompts; the others are "
+        events.warning("cache_small", message=told + "computed anew for each session")
     slots = (positions - sum(map(len, fit))) // max_seq_len
     return fit, min(slots, USUAL_SESSIONS if most is None else most)
 

@@ -276,6 +276,11 @@ class AllowList:
     def __len__(self) -> int:
         return len(self._listed)
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Those that are listed, as of the last look."""
+        return frozenset(self._listed)
+
     def find(self, public: str) -> Identity | None:
         """Who has this key, if they are listed now."""
         self.refresh()

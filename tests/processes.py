@@ -49,6 +49,10 @@ class Cloud:
         """All that was printed so far."""
         return self.log.read_text(errors="replace")
 
+    def said(self) -> list[str]:
+        """The lines so far, without events of every day."""
+        return without_events(self.output())
+
     def ranks(self) -> list[int]:
         """Process ids of the ranks, by rank."""
         if self.launcher.pid == self.pid:
@@ -62,6 +66,11 @@ class Cloud:
             subprocess.TimeoutExpired: it still runs.
         """
         return self.launcher.wait(timeout_s)
+
+
+def without_events(output: str) -> list[str]:
+    """The lines that a cloud printed, without its log's of level info."""
+    return [line for line in output.splitlines() if not re.match(r"time=\S+ level=info event=", line)]
 
 
 @contextlib.contextmanager

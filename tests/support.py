@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -22,6 +24,7 @@ import zmq
 from llama import parallel, wire
 from llama.cloud.admission import CloudKeys
 from llama.cloud.clerk import Clerk
+from llama.cloud.events import Events
 from llama.cloud.prefixes import keep
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
@@ -199,15 +202,16 @@ class Served:
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
         address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf, openings: Sequence[Sequence[int]] = (),
+        max_requests_s: float = math.inf, openings: Sequence[Sequence[int]] = (), log_level: str = "warning",
     ) -> None:  # fmt: skip
+        events = Events(log_level)
         self.halves, self.openings = halves, openings
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record), most_waiting=most_waiting, keys=keys,
-            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s,
+            clerk=clerk or Clerk(tokenizer, record=record, events=events), most_waiting=most_waiting, keys=keys,
+            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s, events=events,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
@@ -307,6 +311,31 @@ class Keys:
 
     def of_the_cloud(self, max_sessions: int = 4) -> CloudKeys:
         return CloudKeys(read_key(str(self.directory / "cloud.key"), "cloud"), AllowList(self.allowed), max_sessions)
+
+
+def event_of(line: str) -> dict[str, str]:
+    """A line of ``llama.cloud.events`` as any reader of logfmt takes it apart; time and level, too."""
+    fields, rest = dict[str, str](), line.removesuffix("\n")
+    while rest:
+        name, _, rest = rest.partition("=")
+        assert re.fullmatch("[a-z_]+", name), line
+        value: str
+        if rest.startswith('"'):
+            value, end = json.JSONDecoder().raw_decode(rest)
+            rest = rest[end:]
+        else:
+            value = rest.partition(" ")[0]
+            rest = rest[len(value) :]
+            assert value and not set(value) & set('="\\') and value.isascii() and value.isprintable(), line
+        assert not rest or (rest[0] == " " and len(rest) > 1), line
+        fields[name], rest = value, rest[1:]
+    assert list(fields)[:3] == ["time", "level", "event"], line
+    return fields
+
+
+def without_counts(log: str) -> str:
+    """A cloud's log without its own times and counts, in whose digits many a number is found by chance."""
+    return re.sub(r"\b(time|pid|\w*sessions?\w*|seconds|\w*tokens|places|context|ranks|metrics)=[0-9]\S*", "", log)
 
 
 def written(directory: Path, files: Mapping[str, str]) -> Path:

@@ -361,7 +361,7 @@ def test_a_device_that_does_not_fit_its_cloud_says_why_in_one_line(
     long = tmp_path / "long.txt"
     long.write_text(QUESTION + " x" * (CONTEXT // 2))
     damaged = with_another_shape(tiny_split(), "edge", tmp_path)
-    before = served.output()
+    before = served.said()
     other, shape, length = together(
         device(tiny_split(k=2), served.address, prompt),
         device(damaged, served.address, prompt),
@@ -379,7 +379,7 @@ def test_a_device_that_does_not_fit_its_cloud_says_why_in_one_line(
         ),
     ):
         assert_refused(ended.returncode, ended.stdout, ended.stderr, *said)
-    assert served.output() == before
+    assert served.said() == before
 
 
 # --- The cloud goes, or the person does -----------------------------------------------------------------------------
@@ -516,7 +516,7 @@ def test_a_cloud_that_is_told_to_stop_in_mid_reply_stops_and_says_so(
         assert process.stdout and process.stdout.read(1)
         os.kill(running.pid, number)
         assert running.wait() == 0
-        ready, stopped = running.output().splitlines()
+        ready, stopped = running.said()
         assert ready.startswith("ready in ") and stopped == "stopped"
         _, said = rest_of(process)
         assert process.returncode == 1
@@ -534,7 +534,7 @@ def test_a_cloud_that_gets_sigterm_lets_running_replies_end_and_exits_0(tiny_spl
             os.kill(running.pid, signal.SIGTERM)
             rest, said = rest_of(process)
         assert (process.returncode, first + rest) == (0, undisturbed.stdout), said
-        assert running.wait() == 0 and running.output().splitlines()[-1] == "stopped"
+        assert running.wait() == 0 and running.said()[-1] == "stopped"
 
 
 # --- A good run -----------------------------------------------------------------------------------------------------
@@ -736,7 +736,7 @@ def test_two_devices_at_once_answer_as_each_does_alone(
 
 
 def test_nothing_of_a_prompt_reaches_the_clouds_log(served: Cloud, greedy_and_seeded: list[Ended]) -> None:
-    """After all that this file has sent to one cloud, refused prompts among it, its log is the "ready" line."""
+    """After all that this file has sent to one cloud, refused prompts among it, it said "ready", nothing of them."""
     assert all(ended.returncode == 0 for ended in greedy_and_seeded)
-    (ready,) = served.output().splitlines()
-    assert ready.startswith("ready in ") and CANARY not in ready
+    (ready,) = served.said()
+    assert ready.startswith("ready in ") and CANARY not in served.output()

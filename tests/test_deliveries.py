@@ -478,7 +478,7 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
     with closing(sqlite3.connect(tmp_path / "runs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with following(served.endpoint, "insurer") as program:
-            told = "cloud: deliveries could not be read: database is locked"
+            told = 'event=outbox_failed message="deliveries could not be read: database is locked"'
             assert wait_until(lambda: told in capfd.readouterr().err)
             other.execute("ROLLBACK")
             assert json.loads(program.line())["run_id"] == run_id.hex()

@@ -23,8 +23,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
 from tests.fuzzing import Fuzzer
 from tests.processes import cloud, wait_until
-from tests.support import GREEDY, Halves, Served
-from tests.support import Keys
+from tests.support import GREEDY, Halves, Keys, Served
 from tests.whole import load_edge
 
 MESSAGES = 100_000 if os.environ.get("SOAK") else 10_000  # of all tests here together

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import edge_main
 from llama import wire
 from llama.cloud.clerk import Clerk
+from llama.cloud.events import Events
 from llama.cloud.record import RunRecord
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
@@ -553,13 +554,13 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
     from cloud_main import _check_open_to
 
     with pytest.raises(UsageError, match=r"give --key_file and --allow_dir .*or --insecure"):
-        _check_open_to(bind, keys=False, insecure=False)
-    _check_open_to(bind, keys=True, insecure=False)
-    _check_open_to(bind, keys=False, insecure=True)
+        _check_open_to(bind, keys=False, insecure=False, events=Events())
+    _check_open_to(bind, keys=True, insecure=False, events=Events())
+    _check_open_to(bind, keys=False, insecure=True, events=Events())
     for here in ("tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://[::1]:5555", "tcp://localhost:5555"):
-        _check_open_to(here, keys=False, insecure=False)
+        _check_open_to(here, keys=False, insecure=False, events=Events())
     with pytest.raises(UsageError, match="leave one away"):
-        _check_open_to(bind, keys=True, insecure=True)
+        _check_open_to(bind, keys=True, insecure=True, events=Events())
 
 
 # ---- the programs

@@ -21,7 +21,7 @@ from llama.errors import CloudUnreachable
 from llama.generation import Reply, reply_to
 from llama.sampling import Sampling
 from tests.devices import converse
-from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until
+from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until, without_events
 from tests.whole import generate, load_edge, load_whole
 
 GREEDY = Sampling(temperature=0)
@@ -117,8 +117,8 @@ def test_another_number_of_ranks_than_the_half_is_cut_for_is_refused(
 
 def said_by_ranks(output: str) -> list[str]:
     """What the ranks printed: all but torchrun's log, and its own traceback and report, which come last."""
-    lines = output.partition('Traceback (most recent call last):\n  File "<frozen runpy>"')[0].splitlines()
-    return [line for line in lines if not TORCHRUNS_OWN.match(line)]
+    lines = output.partition('Traceback (most recent call last):\n  File "<frozen runpy>"')[0]
+    return [line for line in without_events(lines) if not TORCHRUNS_OWN.match(line)]
 
 
 # --- The end --------------------------------------------------------------------------------------------------------

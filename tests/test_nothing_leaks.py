@@ -66,7 +66,7 @@ from tests.canaries import (
 )  # fmt: skip
 from tests.processes import ROOT, cloud
 from tests.proxy import Proxy, Wire
-from tests.support import ARGS, FINGERPRINT, GREEDY, Halves
+from tests.support import ARGS, FINGERPRINT, GREEDY, Halves, without_counts
 
 Splits = Callable[..., Path]
 
@@ -315,7 +315,7 @@ def test_nothing_that_three_hundred_people_declare_secret_is_on_the_wire_or_kept
         note("repr", leaks(repr((run.prepared, replace(run.reply, timing=Timing()), profile)), each.canaries))
         note("record", leaks(place.recorded_texts()[-1], each.canaries))
         total, tokens = total + len(run.sent.raw), tokens + len(ids)
-    logs, stored = "".join(capfd.readouterr()) + "\n".join(place.notices), place.stored()
+    logs, stored = without_counts("".join(capfd.readouterr())) + "\n".join(place.notices), place.stored()
     everybody = [canary for each in people for canary in each.canaries]
     found += [f"log: {leak}" for leak in leaks(logs, everybody)]
     found += [f"record file: {leak}" for leak in raw_leaks(stored, everybody)]
@@ -375,7 +375,7 @@ def real_runs(
             off = pool.submit(real.ask, served.address, "off", people[0], "entities", "--sanitise", "off")
             done, raw = [run.result() for run in runs], off.result()
         real.stored = b"".join(p.read_bytes() for p in sorted(real.directory.glob("runs.sqlite*")))
-        real.log = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=pid )\d+", "", served.output())
+        real.log = re.sub(r"(?<=127\.0\.0\.1:)\d+|(?<=pid )\d+", "", without_counts(served.output()))
     return real, done, raw
 
 

@@ -33,7 +33,7 @@ from llama.errors import RecordError
 from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
 from tests.processes import ask, cloud
-from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, opening, run_main, step_of
+from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, opening, run_main, step_of
 
 Splits = Callable[..., Path]
 
@@ -397,6 +397,13 @@ def test_a_reader_that_stays_in_its_transaction_makes_nobody_wait(
 # ---- a file that cannot be written any more
 
 
+def told_of(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """What the provider is told about runs that were not recorded, and nothing else."""
+    told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
+    assert all((each["level"], each["event"]) == ("error", "record_failed") for each in told)
+    return [each["message"] for each in told]
+
+
 def test_a_locked_file_costs_the_device_nothing(
     served: Served, peer: Peer, record: RunRecord, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,8 +417,7 @@ def test_a_locked_file_costs_the_device_nothing(
             assert isinstance(final, Final) and final.text == TAGGED
             assert isinstance(peer.ask(Hello(wire.VERSION)), Welcome)
         assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    line = "cloud: a finished run could not be recorded: database is locked\n"
-    assert capfd.readouterr().err == line * 2
+    assert told_of(capfd) == ["a finished run could not be recorded: database is locked"] * 2
     assert rows_of(path) == []
     finish(served, peer, request, len(TAGGED))
     assert [run.text for run in record.runs(10)] == [TAGGED] and capfd.readouterr().err == ""
@@ -427,8 +433,8 @@ def test_a_full_disk_costs_the_device_nothing(
     large = [saying("z" * (MAX_SEQ_LEN - 5), prompt_id="gift" * 50) for _ in range(40)]
     finals = [finish(served, peer, request, MAX_SEQ_LEN - 5) for request in large]
     assert all(final.text == "z" * (MAX_SEQ_LEN - 5) for final in finals)
-    said = capfd.readouterr().err.splitlines(keepends=True)
-    assert set(said) == {"cloud: a finished run could not be recorded: database or disk is full\n"}
+    said = told_of(capfd)
+    assert set(said) == {"a finished run could not be recorded: database or disk is full"}
     assert len(rows_of(path)) == 41 - len(said)
     record._db.execute("PRAGMA max_page_count = 1000000")
     finish(served, peer, saying("kept too"), 8)
@@ -446,8 +452,8 @@ def test_a_record_that_is_gone_costs_the_device_nothing(
         with closing(sqlite3.connect(path)) as db, db:
             db.execute("DROP TABLE runs")
     assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    said = capfd.readouterr().err
-    assert said.startswith("cloud: a finished run could not be recorded: ") and said.count("\n") == 1
+    (said,) = told_of(capfd)
+    assert said.startswith("a finished run could not be recorded: ")
 
 
 @pytest.mark.parametrize("unwritable", [{"text": "Zimtstern\udc00"}, {"compute_us": 1 << 70}], ids=["text", "number"])

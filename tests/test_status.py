@@ -61,7 +61,7 @@ def until(served: Served, is_so: Callable[[StatusReport], bool]) -> StatusReport
 def test_the_report_counts_sessions_positions_tokens_and_refusals(served: Served) -> None:
     """From nothing, through a run, to nothing but what counts since the start."""
     room = 2 * MAX_SEQ_LEN
-    served.server.counters.started -= 3600
+    served.server.metrics.started -= 3600
     first = status(served)
     assert msgspec.structs.replace(first, up_s=0) == StatusReport(0, 0, 2, 0, 0, room, 0, 0) and first.up_s >= 3600
     rows = served.halves.rows([*PROMPT, 65])

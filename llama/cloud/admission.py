@@ -58,7 +58,7 @@ class Admission:
         self.questions: zmq.Socket[bytes] = context.socket(zmq.REP)  # of libzmq's
         self.questions.setsockopt(zmq.LINGER, 0)
         self.questions.bind(_ZAP)
-        self._seen_version = keys.allowed.version
+        self._seen_version, self._seen = keys.allowed.version, keys.allowed.keys
 
     def guard(self, door: zmq.Socket[bytes]) -> None:
         """Let only listed keys in; before the socket is bound."""
@@ -69,21 +69,28 @@ class Admission:
         door.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
         door.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
-    def answer(self) -> None:
-        """Answer libzmq's questions. Who is let in has its key as the ``User-Id`` of all its messages."""
+    def answer(self) -> int:
+        """Answer libzmq's questions. Who is let in has its key as the ``User-Id`` of all its messages.
+
+        Returns:
+            how many were not let in.
+        """
+        turned_away = 0
         for _ in range(_MAX_AT_ONCE):
             try:
                 version, number, domain, _address, _routing_id, mechanism, *proof = self.questions.recv_multipart(
                     zmq.DONTWAIT
                 )
             except zmq.Again:
-                return
+                break
             key = ""
             if domain == _DOMAIN.encode() and mechanism == b"CURVE" and len(proof) == 1 and len(proof[0]) == 32:
                 key = z85.encode(proof[0]).decode()
             listed = self.keys.allowed.find(key) is not None
             status = (b"200", b"OK", key.encode()) if listed else (b"400", b"not listed", b"")
+            turned_away += not listed
             self.questions.send_multipart([version, number, *status, b""])
+        return turned_away
 
     def owner_of(self, frame: zmq.Frame) -> str:
         """The key that a message came with."""
@@ -103,11 +110,14 @@ class Admission:
             raise Refused(ErrorCode.NOT_ALLOWED, "this key is not listed any more", "ask the provider to list it")
         return identity
 
-    def has_changed(self) -> bool:
-        """Whether the list is another one than when this was asked last."""
-        self.keys.allowed.refresh()
-        before, self._seen_version = self._seen_version, self.keys.allowed.version
-        return before != self._seen_version
+    def changes(self) -> tuple[int, int] | None:
+        """How many keys were put on the list and taken off it since this was asked last, if it has changed."""
+        allowed = self.keys.allowed
+        allowed.refresh()
+        if allowed.version == self._seen_version:
+            return None
+        before, self._seen_version, self._seen = self._seen, allowed.version, allowed.keys
+        return len(self._seen - before), len(before - self._seen)
 
     def is_listed(self, owner: str) -> bool:
         """Whether a key is listed."""

@@ -9,15 +9,13 @@ Does not know: sockets, sessions, tensors, who the person is. One thread uses it
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
 from llama.cloud.catalogue import Catalogue
+from llama.cloud.events import Events
 from llama.cloud.offers import offers_for
 from llama.cloud.publishing import Shelf
 from llama.cloud.quoting import SystemPrompt
@@ -80,12 +78,6 @@ class FinishedRun:
     listed: Listed | None = field(default=None, repr=False)
 
 
-def tell(what: str) -> None:
-    """One line for the provider, who need not be reading."""
-    with suppress(OSError):  # a stderr that nobody holds any more
-        print(f"cloud: {what}", file=sys.stderr, flush=True)
-
-
 class Clerk:
     """Serves one provider.
 
@@ -95,13 +87,14 @@ class Clerk:
         directory: the provider's sheets, if it has any. Third parties' need a ``record`` for their deliveries.
         catalogue: the partners' products, if there are any; closed by the caller.
         shelf: where third parties' sheets are written, if they may publish any; that needs a ``record``, too.
+        events: told what goes wrong.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, record: RunRecord | None = None, directory: SheetDirectory | None = None,
-        catalogue: Catalogue | None = None, shelf: Shelf | None = None, tell: Callable[[str], None] = tell,
+        catalogue: Catalogue | None = None, shelf: Shelf | None = None, events: Events | None = None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.record, self.catalogue, self.tell = tokenizer, record, catalogue, tell
+        self.tokenizer, self.record, self.catalogue, self.events = tokenizer, record, catalogue, events or Events()
         self.directory, self.shelf = directory or SheetDirectory({}), shelf  # the former is replaced as a whole
         assert record is not None or not (self.directory.parties or shelf), "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
@@ -153,7 +146,7 @@ class Clerk:
             self.record.acknowledge(errand.vendor, errand.run_ids)
             return Acknowledged()
         except RecordError as err:
-            self.tell(str(err))
+            self.events.error("outbox_failed", message=str(err))
             raise Refused(ErrorCode.INTERNAL, "the cloud's outbox cannot be used", "try again later", 5.0) from None
         finally:
             self._tell_of_dropped()
@@ -166,13 +159,15 @@ class Clerk:
         try:
             if isinstance(errand, Publish):
                 self.directory = self.shelf.publish(self.directory, errand)
-                self.tell(f"sheet {prompt_id} is published")
+                self.events.info("sheet_published", sheets=len(self.directory.sheets))
                 return Published(prompt_id)
             self.directory = self.shelf.withdraw(self.directory, errand)
-            self.tell(f"sheet {prompt_id} is withdrawn")
+            self.events.info("sheet_withdrawn", sheets=len(self.directory.sheets))
             return Withdrawn()
         except OSError as err:
-            self.tell(f"sheet {prompt_id}: the directory of {errand.vendor} cannot be written ({err.strerror})")
+            self.events.error(
+                "publishing_failed", message=f"the directory of sheets cannot be written ({err.strerror})"
+            )
             raise Refused(ErrorCode.INTERNAL, "the cloud cannot write into its directory of sheets",
                           "tell the provider") from None  # fmt: skip
 
@@ -191,10 +186,11 @@ class Clerk:
             offers = offers_for(text, None if listed is None else listed.sheet, self.catalogue, party or None)
             msgspec.convert(msgspec.to_builtins(offers), tuple[Offer, ...])  # or the device could not read its Final
         except CatalogueError as err:  # the provider's loss, not the device's
-            self.tell(str(err))
+            self.events.error("catalogue_failed", message=str(err))
             return ()
         except Exception as err:  # likewise: a file that was damaged while it is open may say anything
-            self.tell(f"no offers: the catalogue is damaged ({type(err).__name__}); import it again")
+            told = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
+            self.events.error("catalogue_failed", message=told)
             return ()
         # The best for each idea, which come first; more of an idea only where there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
@@ -219,7 +215,7 @@ class Clerk:
         try:
             copy = record.finished(row, vendor, delivery)
         except RecordError as err:  # the provider's loss, not the device's
-            self.tell(str(err))
+            self.events.error("record_failed", message=str(err))
             copy = Copy.NONE if delivery is None else Copy.FAILED
         self._tell_of_dropped()
         return copy
@@ -227,4 +223,4 @@ class Clerk:
     def _tell_of_dropped(self) -> None:
         if self.record is not None and self.record.dropped > self._dropped:
             number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
-            self.tell(f"{number} uncollected deliveries were too old or too many, and are deleted")
+            self.events.warning("deliveries_deleted", number=number, why="uncollected and too old or too many")

@@ -30,12 +30,13 @@ import zmq
 from llama import wire
 from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role
 from llama.cloud.batching import Batching
-from llama.cloud.clerk import Clerk, Errand, FinishedRun, tell
-from llama.cloud.counters import Counters
+from llama.cloud.clerk import Clerk, Errand, FinishedRun
+from llama.cloud.events import Events
 from llama.cloud.limits import Budgets, MemoryCeiling
+from llama.cloud.metrics import Metrics
 from llama.cloud.prefixes import Prefix
 from llama.cloud.ranks import Ranks
-from llama.cloud.sessions import Session, Sessions, digest_of, unknown_session
+from llama.cloud.sessions import Ending, Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
 from llama.errors import BindError, SplitLlamaError
 from llama.sampling import sample
@@ -63,6 +64,7 @@ from llama.wire import (
 
 POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
+STUCK_S = 60.0  # a worker that is not heard of for so long is in a pass that will hardly end
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 MAX_ERRANDS = 256  # that wait for the clerk
 AT_ONCE = 8  # messages read before the door looks after anything else
@@ -141,18 +143,23 @@ class Server:
         keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
         max_bytes_s: that one key may send in a second; without keys, one connection.
         max_requests_s: likewise.
+        events: told who comes and goes, as numbers, and what is refused or goes wrong.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
         clerk: Clerk | None = None, most_waiting: int = 64, keys: CloudKeys | None = None,
         max_bytes_s: float = math.inf, max_requests_s: float = math.inf,
+        events: Events | None = None,
     ) -> None:  # fmt: skip
-        self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer)
+        self.events, self.metrics = events or Events(), Metrics()
+        self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer, events=self.events)
         self.dtype = wire.DTYPES[welcome.dtype]
         self._prefixes: Mapping[bytes, Prefix] = {}
         self._stopping = False
+        self._stop_asked: Callable[[], bool] | None = None  # before it serves, None
         self._draining: Callable[[], bool] = lambda: False
+        self._worker_seen = 0.0  # monotonic seconds
         self.sessions = Sessions(
             slots, idle_timeout_s, time.monotonic, most_waiting, per_owner=None if keys is None else keys.max_sessions
         )
@@ -164,7 +171,6 @@ class Server:
         self._surplus = False  # what comes next belongs to a message that has more frames than any request
         self._rests_until = 0.0
         self._port = 0
-        self.counters = Counters()
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         # Finished runs first: somebody waits for each of them. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
@@ -231,12 +237,14 @@ class Server:
             MemoryCeilingReached: the process has more memory than ``ceiling`` allows.
         """
         self._draining, self._prefixes, self._ceiling = draining, prefixes or {}, ceiling
+        self._stop_asked, self._worker_seen = stopping, time.monotonic()
+        self.metrics.watch(self.sessions, self.welcome.max_seq_len, ranks.cache.keys_values.nbytes)
         door = threading.Thread(target=self._keep_the_door, name="door")
         clerk = threading.Thread(target=self._keep_the_books, name="clerk")
         door.start()
         clerk.start()
         try:
-            self._work(ranks, _Until(stopping, draining, drain_s, lambda: not len(self.sessions)))
+            self._work(ranks, _Until(stopping, draining, drain_s, self.sessions, self.events))
         finally:
             self._tell_the_clerk(None)
             clerk.join()
@@ -245,10 +253,22 @@ class Server:
             self._worker_rope.close()
             self._clerk_rope.close()
             self._context.term()
+            self.events.info("stopped", sessions_cut_off=len(self.sessions))
+            self.events.catch_up(at_once=True)
         if isinstance(self._failure, SplitLlamaError):
             raise self._failure
         if self._failure is not None:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
+
+    def health(self) -> str:
+        """``ok``; or ``starting``, ``draining``, ``stopping``, or ``stuck``: for long no pass has come to its end."""
+        if self._stop_asked is None:
+            return "starting"
+        if self._stopping or self._stop_asked():
+            return "stopping"
+        if self._draining():
+            return "draining"
+        return "stuck" if time.monotonic() - self._worker_seen > STUCK_S else "ok"
 
     # ---- the door
 
@@ -269,13 +289,15 @@ class Server:
                     self._bell.recv()
                     self._answer_finished_jobs()
                 if self._admission is not None:
-                    self._admission.answer()
+                    if turned_away := self._admission.answer():
+                        self.events.info("turned_away", number=turned_away)
                     self._leave_who_is_not_listed(self._admission)
                 if self._door in events:
                     self._receive()
                 for session in self.sessions.idle():
-                    self._end(session)
+                    self._end(session, Ending.IDLE)
                 self._admit()
+                self.events.catch_up()
             self._answer_finished_jobs()
         except Exception as err:
             self._failure = err
@@ -287,10 +309,14 @@ class Server:
 
     def _leave_who_is_not_listed(self, admission: Admission) -> None:
         """Close the sessions of keys that were taken off the list, and those that wait, whether they ask or not."""
-        if admission.has_changed():
+        changes = admission.changes()
+        if changes is not None:
+            for event, number in zip(("keys_listed", "keys_unlisted"), changes, strict=True):
+                if number:
+                    self.events.info(event, number=number, listed=len(admission.keys.allowed))
             for session in self.sessions:
                 if not admission.is_listed(session.owner):
-                    self._end(session)
+                    self._end(session, Ending.KEY_REMOVED)
             self.sessions.leave_line(admission.is_listed)
 
     def _receive(self) -> None:
@@ -320,6 +346,7 @@ class Server:
             return
         if len(frames) < 3 or len(frames[1]) != 0:
             return  # not the envelope of a REQ peer: nobody to answer
+        self.metrics.received += sum(map(len, frames[2:]))
         try:
             if wait_s:
                 one = "connection" if self._admission is None else "key"
@@ -342,7 +369,7 @@ class Server:
         except Refused as refusal:
             reply = self._encoded(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
-            reply = self._encoded(_failed(err).error)
+            reply = self._encoded(self._failed(err).error)
         if reply is not None:
             self._send(peer, reply)
 
@@ -393,7 +420,10 @@ class Server:
         tensor = wire.rows_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
         session.accept(request.seq, digest, peer)
         session.high_water = max(session.high_water, request.position + request.rows)
-        self._jobs.put(_StepJob(session, request, tensor, arrived))
+        job = _StepJob(session, request, tensor, arrived)
+        if job.is_decoding and session.answered is not None:
+            self.metrics.away.add(arrived - session.answered)
+        self._jobs.put(job)
         return None
 
     def _welcome(self, request: Hello) -> Welcome:
@@ -403,10 +433,11 @@ class Server:
         return self.welcome
 
     def _status(self) -> StatusReport:
-        sessions, counters = self.sessions, self.counters
+        sessions, metrics = self.sessions, self.metrics
         return StatusReport(
-            counters.up_s, len(sessions), sessions.slots, len(sessions.line), sum(each.filled for each in sessions),
-            sessions.slots * self.welcome.max_seq_len, counters.tokens, counters.refusals, self._draining(),
+            int(time.monotonic() - metrics.started), len(sessions), sessions.slots, len(sessions.line),
+            sessions.filled(), sessions.slots * self.welcome.max_seq_len, metrics.tokens,
+            sum(metrics.refused.values()), self._draining(),
         )  # fmt: skip
 
     def _open(self, request: Open, digest: bytes, peer: bytes, owner: str) -> Opened | None:
@@ -425,7 +456,7 @@ class Server:
                           f"{len(request.resumed_ids)} resumed ones, but the context is {self.welcome.max_seq_len}",
                           "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
         if existing is not None:
-            self._end(existing)
+            self._end(existing, Ending.REPLACED)
         if self._draining():
             raise _stopping()
         self.sessions.wait_in_line(request, digest, peer, owner)
@@ -442,6 +473,7 @@ class Server:
         for waiting, session in self.sessions.admitted():
             assert waiting.peer is not None
             session.listed = self.clerk.listed(session.opening.prompt_id)
+            self._opened(session)
             prefix = self._prefixes.get(waiting.request.prefix)
             if prefix is not None and prefix.length < waiting.request.prompt_tokens:
                 session.begin_with(prefix.length)
@@ -452,11 +484,20 @@ class Server:
 
     def _close(self, request: Close, owner: str) -> Closed:
         if not self.sessions.was_closed(request.session, owner):
-            self._end(self.sessions.find(request.session, owner))
+            self._end(self.sessions.find(request.session, owner), Ending.CLOSED)
         return Closed()
 
-    def _end(self, session: Session) -> None:
+    def _opened(self, session: Session) -> None:
+        self.events.info("session_opened", session=session.number, prompt_tokens=session.opening.prompt_tokens)
+        self.metrics.opened += 1
+
+    def _end(self, session: Session, why: Ending) -> None:
         """Close a session; its row is cleared after whatever still runs in it, and only then free."""
+        self.events.info(
+            "session_ended", session=session.number, why=why, seconds=round(time.time() - session.opened_at, 3),
+            tokens=len(session.outputs),
+        )  # fmt: skip
+        self.metrics.ended[why] += 1
         self.sessions.close(session)
         session.closing = True
         self._jobs.put(_ClearJob(session.slot, session.high_water))
@@ -477,7 +518,7 @@ class Server:
                 self._send(job.peer, self._encoded(reply))
                 continue
             session = job.session
-            session.last_used = time.monotonic()
+            session.last_used = session.answered = time.monotonic()
             if session.closing:  # by another request while this one was worked on
                 reply = unknown_session().error
             session.reply = self._encoded(reply)
@@ -488,19 +529,31 @@ class Server:
         job.session.compute_us += elapsed_us
         if isinstance(result, _Sampled):
             job.session.stepped(job.step, result.ids)
-            self.counters.tokens += len(result.ids)
+            self.metrics.tokens += len(result.ids)
+            prompt = job.session.opening.prompt_tokens
+            self.metrics.prompt_rows += min(job.end, prompt) - min(job.step.position, prompt)
             return Tokens(tuple(result.ids), elapsed_us, job.step.seq, result.stages)
         assert isinstance(result, Refused)
         job.session.filled = min(job.session.filled, job.step.position)  # what was written there does not count
         return result.error
 
     def _encoded(self, reply: Reply) -> bytes:
-        self.counters.refusals += isinstance(reply, Error)
+        """A new reply's bytes; a refusal is told of."""
+        if isinstance(reply, Error):
+            self.events.info("refused", code=reply.code)
+            self.metrics.refused[reply.code] += 1
         return wire.encode(reply)
+
+    def _failed(self, err: Exception) -> Refused:
+        self.events.error("request_failed", error=type(err).__name__)
+        return Refused(
+            ErrorCode.INTERNAL, "the cloud failed on this request", "try again; if it stays so, tell the provider"
+        )
 
     def _send(self, peer: bytes, reply: bytes) -> None:
         try:
             self._door.send_multipart([peer, b"", reply], flags=zmq.DONTWAIT)
+            self.metrics.sent += len(reply)
         except zmq.ZMQError:
             pass  # the peer has left or does not read; it will ask again if it cares
 
@@ -516,7 +569,7 @@ class Server:
             except Refused as refusal:
                 result = refusal
             except Exception as err:  # as at the door
-                result = _failed(err)
+                result = self._failed(err)
             self._results.append((job, result))
             self._ring(self._clerk_rope)
 
@@ -540,6 +593,7 @@ class Server:
     def _work(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
         last_told, waiting = time.monotonic(), Batching[_StepJob](time.monotonic)
         while not stopping() and self._failure is None:
+            self._worker_seen = time.monotonic()
             if self._take_jobs(ranks, waiting):
                 last_told = time.monotonic()
             steps = waiting.next()
@@ -551,6 +605,8 @@ class Server:
                     waiting.decoded(steps, last_told - begun)
                 self._results.extend(zip(steps, results, strict=True))
                 self._ring(self._worker_rope)
+                if steps[0].is_decoding:
+                    self.metrics.decoded([begun - step.arrived for step in steps], last_told - begun)
             elif time.monotonic() - last_told > SIGN_OF_LIFE_S:
                 ranks.sign_of_life()
                 last_told = time.monotonic()
@@ -631,9 +687,11 @@ class _Until:
     """Whether to stop: at once, or drained."""
 
     def __init__(
-        self, stopping: Callable[[], bool], draining: Callable[[], bool], drain_s: float, empty: Callable[[], bool]
-    ) -> None:
-        self._stopping, self._draining, self._drain_s, self._empty = stopping, draining, drain_s, empty
+        self, stopping: Callable[[], bool], draining: Callable[[], bool], drain_s: float, sessions: Sessions,
+        events: Events,
+    ) -> None:  # fmt: skip
+        self._stopping, self._draining, self._drain_s = stopping, draining, drain_s
+        self._sessions, self._events = sessions, events
         self._since: float | None = None
 
     def __call__(self) -> bool:
@@ -643,7 +701,8 @@ class _Until:
             return False
         if self._since is None:
             self._since = time.monotonic()
-        return self._empty() or time.monotonic() - self._since > self._drain_s
+            self._events.info("draining", sessions=len(self._sessions))
+        return not len(self._sessions) or time.monotonic() - self._since > self._drain_s
 
 
 _NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
@@ -657,10 +716,3 @@ def _stages(clock: StageClock) -> Stages:
     clock.stop()
     *layers, head, sampling = clock.stages_us()
     return Stages(0, tuple(layers), head, sampling)
-
-
-def _failed(err: Exception) -> Refused:
-    tell(f"{type(err).__name__} while answering a request")
-    return Refused(
-        ErrorCode.INTERNAL, "the cloud failed on this request", "try again; if it stays so, tell the provider"
-    )

@@ -6,6 +6,7 @@ Does not know: sockets, tensors, text.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import heapq
 import secrets
@@ -22,6 +23,15 @@ REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
 HELD_S = 2.0  # an Open that waits for a place is answered by then, before the device takes the cloud for dead
 FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
 UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
+
+
+class Ending(enum.StrEnum):
+    """Why a session has ended."""
+
+    CLOSED = "closed"  # its device asked for it
+    IDLE = "idle"
+    REPLACED = "replaced"  # its run was opened anew
+    KEY_REMOVED = "key_removed"
 
 
 @dataclass
@@ -42,6 +52,8 @@ class Session:
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
         owner: the public key that opened it; empty without keys. To all others it does not exist.
         listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
+        number: how many have been opened, up to this one: what it is called in front of people.
+        answered: when its last reply was handed out, on the clock of ``last_used``; None before the first.
     """
 
     id: bytes
@@ -63,6 +75,8 @@ class Session:
     opened_at: float = field(default_factory=time.time)
     owner: str = field(default="", repr=False)
     listed: Listed | None = field(default=None, repr=False)
+    number: int = 0
+    answered: float | None = None
 
     @property
     def busy(self) -> bool:
@@ -173,6 +187,7 @@ class Sessions:
         self.line: OrderedDict[tuple[str, bytes], InLine] = OrderedDict()  # by owner and run id
         self._clock, self._per_owner = clock, per_owner
         self._free = list(range(slots))
+        self._opened = 0
         self._by_id: dict[bytes, Session] = {}
         self._by_run: dict[tuple[str, bytes], Session] = {}
         self._closed: OrderedDict[bytes, str] = OrderedDict()  # with whose they were
@@ -183,6 +198,10 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         """Those that are open now."""
         return iter(list(self._by_id.values()))
+
+    def filled(self) -> int:
+        """Cached positions that count, of all."""
+        return sum(session.filled for session in self)
 
     def find(self, session_id: bytes, owner: str = "") -> Session:
         """The owner's session, marked as used now.
@@ -270,9 +289,10 @@ class Sessions:
     def _open(self, request: Open, digest: bytes, owner: str) -> Session:
         """A new session in the lowest free row: rows that are close together are read together."""
         sampling = Sampling(request.temperature, request.top_p, request.seed)
+        self._opened += 1
         session = Session(
             secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,
-            outputs=list(request.resumed_ids), owner=owner,
+            outputs=list(request.resumed_ids), owner=owner, number=self._opened,
         )  # fmt: skip
         self._by_id[session.id] = self._by_run[owner, request.run_id] = session
         return session
