@@ -79,11 +79,8 @@ class watching:
     """A server, by default with two places, and room for two in line, and its monitoring."""
 
     def __init__(self, halves: Halves, tokenizer: Tokenizer, idle_timeout_s: float = 120.0, slots: int = 2) -> None:
-        metrics = Metrics()
-        self.served = Served(
-            halves, tokenizer, slots=slots, most_waiting=2, metrics=metrics, idle_timeout_s=idle_timeout_s
-        )
-        self.monitoring = Monitoring(0, metrics.registry, self.served.server.health)
+        self.served = Served(halves, tokenizer, slots=slots, most_waiting=2, idle_timeout_s=idle_timeout_s)
+        self.monitoring = Monitoring(0, self.served.server.metrics.registry, self.served.server.health)
 
     def __enter__(self) -> Watched:
         self.served.__enter__()

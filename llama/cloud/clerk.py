@@ -165,9 +165,7 @@ class Clerk:
             self.events.info("sheet_withdrawn", sheets=len(self.directory.sheets))
             return Withdrawn()
         except OSError as err:
-            self.events.error(
-                "publishing_failed", message=f"the directory of sheets cannot be written ({err.strerror})"
-            )
+            self.events.error("publishing_failed", message=f"--sheet_dir cannot be written ({err.strerror})")
             raise Refused(ErrorCode.INTERNAL, "the cloud cannot write into its directory of sheets",
                           "tell the provider") from None  # fmt: skip
 
