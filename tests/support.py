@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,9 +78,9 @@ class WatchedCloud(CloudTransformer):
 
 
 class Halves:
-    """Both halves of a small random model, in float32, after layer 1."""
+    """Both halves of a small random model, in float32, cut after layer 1; ``spoil`` may change the cloud's weights."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, spoil: Callable[[CloudTransformer], None] = lambda cloud: None) -> None:
         parallel.start()
         with parallel.unfilled_weights(torch.float32):
             self.edge, self.cloud = EdgeTransformer(ARGS, 1), WatchedCloud(ARGS, 1)
@@ -92,6 +92,8 @@ class Halves:
                     weight.fill_(1.0)
                 else:
                     weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+        spoil(self.cloud)
+        for half in (self.edge, self.cloud):
             half.prepare(for_good=True)
 
     def rows(self, ids: Sequence[int]) -> torch.Tensor:

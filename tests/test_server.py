@@ -425,8 +425,7 @@ def test_rows_that_are_not_finite_are_refused_and_leave_the_run_as_it_was(
 
 def test_logits_that_are_not_finite_are_refused_instead_of_sampled(tokenizer: Tokenizer) -> None:
     """A cloud half with one damaged weight: a refusal, no id is made up; steps that want none are not affected."""
-    damaged = Halves(seed=1)
-    damaged.cloud.output.weight[7, 7] = float("nan")
+    damaged = Halves(seed=1, spoil=lambda cloud: cloud.output.weight[7, 7].fill_(float("nan")))
     rows = damaged.rows(PROMPT)
     with Served(damaged, tokenizer) as served, served.peer() as peer:
         session = served.open(peer, opening())
@@ -452,10 +451,10 @@ def test_logits_beyond_the_tokenizers_ids_are_never_chosen(golden: Path, tmp_pat
     """Some checkpoints pad the vocabulary; here the likeliest id is always one of two that are no tokens."""
     lines = (golden / "tiny-llama3" / "tokenizer.model").read_bytes().splitlines(keepends=True)
     (tmp_path / "tokenizer.model").write_bytes(b"".join(lines[:-2]))
-    tokenizer, halves = Tokenizer(tmp_path / "tokenizer.model"), Halves(seed=1)
-    padding = slice(tokenizer.n_words, ARGS.vocab_size)
-    huge = torch.randn(ARGS.dim) * 100
-    halves.cloud.output.weight[padding] = torch.stack([huge, -huge])
+    tokenizer, huge = Tokenizer(tmp_path / "tokenizer.model"), torch.randn(ARGS.dim) * 100
+    halves = Halves(
+        seed=1, spoil=lambda cloud: cloud.output.weight[tokenizer.n_words :].copy_(torch.stack([huge, -huge]))
+    )
     assert halves.tokens(PROMPT, 1)[0] >= tokenizer.n_words
     with Served(halves, tokenizer) as served, served.peer() as peer:
         assert peer.refusal(opening(resumed_ids=(tokenizer.n_words,))) == "out_of_range"
