@@ -139,4 +139,4 @@ def test_whatever_is_sent_a_cloud_that_is_a_process_says_nothing_of_it_and_ends_
             fuzz(fuzzer, Devices(running.address, half, tokenizer, welcome, asking), running.pid)
         running.launcher.terminate()
         assert running.wait() == 0
-        assert [line.split()[0] for line in running.output().splitlines()] == ["ready", "stopped"], running.output()
+        assert [line.split()[0] for line in running.said()] == ["ready", "stopped"], running.output()

@@ -20,6 +20,7 @@ from llama.cloud.limits import MAX_KNOWN, Budgets, MemoryCeiling, own_memory
 from llama.edge.link import Link
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.generation import Reply, reply_to
+from llama.model import KVCache
 from llama.tokenizer import Tokenizer
 from llama.wire import Error, Hello, Tokens, Welcome
 from tests.processes import ANY_PORT, cloud, end, launch
@@ -265,8 +266,18 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
                 end(start)
         assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text)
         assert got.timing.reopened == 1
-        (error,) = [line for line in first.output().splitlines() if "ready in" not in line]
+        (error,) = [line for line in first.said() if "ready in" not in line]
         assert error.startswith("error: this cloud has taken 1.") and error.endswith("devices go on where they were")
+
+
+def test_a_cache_has_all_its_memory_from_the_start() -> None:
+    """So what fills it is within the ceiling, which is set when the cloud is ready."""
+    before = own_memory()
+    cache = KVCache.allocate(
+        4, ARGS, batch_size=64, max_seq_len=16384, dtype=torch.float32, device=torch.device("cpu")
+    ).keys_values
+    after = own_memory()
+    assert before is not None and after is not None and after - before > 0.9 * cache.nbytes
 
 
 def test_limits_that_cannot_be_are_refused_in_one_line(tiny_split: Callable[..., Path]) -> None:
