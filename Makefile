@@ -34,8 +34,9 @@ bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.searching
 	$(BIN)/python -m tests.benchmarks.resuming
 
-soak: .venv/tests
-	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py
+soak: .venv/tests fixtures
+	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \
+		tests/test_against_transformers.py
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

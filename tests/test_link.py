@@ -41,7 +41,14 @@ class FalseCloud:
         self._router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._router.setsockopt(zmq.LINGER, 0)
         self._router.setsockopt(zmq.MAXMSGSIZE, longest)  # whoever sends more is dropped
-        self._router.bind(address)
+        give_up = time.monotonic() + 10
+        while True:
+            try:
+                self._router.bind(address)
+                break
+            except zmq.ZMQError:  # one that had the address before is closed by libzmq in its own time
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
         self.endpoint: str = self._router.getsockopt_string(zmq.LAST_ENDPOINT)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)

@@ -210,7 +210,7 @@ def test_what_cannot_be_written_changes_nothing(shop: Shop, capfd: pytest.Captur
     refused = shop.ask(Publish("insurer", "claim", NEW))
     assert isinstance(refused, wire.Error) and (refused.code, refused.advice) == ("internal", "tell the provider")
     assert str(shop.sheet_dir) not in refused.message and "insurer/claim" not in shop.listed()
-    assert "cloud: sheet insurer/claim: the directory of insurer cannot be written (Is a directory)" in (
+    assert 'event=publishing_failed message="--sheet_dir cannot be written (Is a directory)"' in (
         capfd.readouterr().err
     )
     assert shop.ask(Publish("insurer", "cover", NEW)) == Published("insurer/cover")
@@ -386,6 +386,6 @@ def test_from_a_published_sheet_to_its_delivery_and_its_withdrawal(
             "insurer-b/cover"
         )
         said = running.output()
-    assert "sheet insurer/claim is published" in said and "sheet insurer/claim is withdrawn" in said
+    assert "event=sheet_published" in said and "event=sheet_withdrawn" in said
     assert "zimtstern" not in said and "zimtstern" not in refused.stderr
     assert os.listdir(sheet_dir / "insurer") == ["cover.toml"]  # noqa: PTH208
