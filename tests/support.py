@@ -29,6 +29,7 @@ from llama.cloud.prefixes import keep
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
+from llama.command import run
 from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
 from llama.model import KVCache, ModelArgs
 from llama.sampling import Sampling, sample
@@ -349,6 +350,15 @@ def written(directory: Path, files: Mapping[str, str]) -> Path:
 
 
 # ---- processes
+
+
+def exit_code(main: Callable[..., None], *flags: str) -> int:
+    """Of a command line that is run to its end in this process."""
+    try:
+        run(main, flags)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def run_main(script: str, *flags: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:

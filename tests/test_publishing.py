@@ -21,7 +21,6 @@ from llama import wire
 from llama.cloud.clerk import Clerk
 from llama.cloud.publishing import MAX_SHEETS_EACH, Shelf
 from llama.cloud.record import RunRecord
-from llama.command import run
 from llama.edge.asking import fetch, sheets_of
 from llama.edge.link import Link
 from llama.errors import CloudRefused, UsageError
@@ -31,7 +30,7 @@ from llama.tokenizer import Tokenizer
 from llama.vendor import main
 from llama.wire import Close, Collect, Copy, Deliveries, Final, Finish, Publish, Published, Refused, Withdraw, Withdrawn
 from tests.processes import cloud
-from tests.support import Halves, Keys, Served, code_of, opening, run_main, written
+from tests.support import Halves, Keys, Served, code_of, exit_code, opening, run_main, written
 
 Splits = Callable[..., Path]
 OLD, NEW = 'title = "Old"\nquestions = ["Which cover, of old?"]', 'title = "New"\nquestions = ["Which cover, anew?"]'
@@ -282,11 +281,7 @@ def test_a_cloud_takes_no_sheets_unless_the_provider_lets_it(
 
 def vendor(*flags: str) -> int:
     """The third party's program, in this process."""
-    try:
-        run(main, flags)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return exit_code(main, *flags)
 
 
 def as_insurer(shop_keys: Keys) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from llama.cloud.admission import is_here
-from llama.command import run
 from llama.status import in_words, main
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Status, StatusReport, Tokens
@@ -27,6 +26,7 @@ from tests.support import (
     Process,
     Served,
     code_of,
+    exit_code,
     opening,
     run_main,
     step_of,
@@ -168,11 +168,7 @@ def test_without_keys_only_the_clouds_own_machine_is_told(halves: Halves, tokeni
 
 def operator(*flags: str) -> int:
     """The operator's program, in this process."""
-    try:
-        run(main, flags)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return exit_code(main, *flags)
 
 
 def test_the_program_prints_the_report_in_words_or_as_json(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
