@@ -31,6 +31,7 @@ from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import LEVELS, Events
+from llama.cloud.graphs import RecordedDecoding
 from llama.cloud.limits import (
     ALLOWANCE,
     MAX_MB_S_PER_KEY,
@@ -69,6 +70,7 @@ def main(
     device: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
+    cuda_graphs: bool = True,
     max_waiting: int = 64,
     session_idle_s: float = 120.0,
     drain_s: float = 20.0,
@@ -99,6 +101,7 @@ def main(
         device: cpu or cuda; by default CUDA where there is a GPU.
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
+        cuda_graphs: with one rank on a GPU, bfloat16 or float16: record the passes that decode, and replay them.
         max_waiting: sessions that may wait in line for room.
         session_idle_s: seconds after which an unused session loses its room; its device recovers by itself.
         drain_s: seconds that running sessions have to end after SIGTERM; below torchrun's 30.
@@ -170,7 +173,7 @@ def main(
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
     if rank > 0:
-        _follow(_load(half, welcome, rank, world_size, where), drain_s)
+        _follow(_load(half, welcome, rank, world_size, where, cuda_graphs), drain_s)
         return
     # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
     directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
@@ -196,7 +199,7 @@ def main(
         monitoring = Monitoring(metrics_port, server.metrics.registry, server.health)
     endpoint = server.bind(bind)
     rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
-    ranks = _load(half, welcome, rank, world_size, where, slots)
+    ranks = _load(half, welcome, rank, world_size, where, cuda_graphs, slots)
     prefixes = keep(ranks, half.fingerprint, rows, welcome.max_rows)
     ceiling = _ceiling(max_memory_gb)
     stop = _StopOnSignal()
@@ -253,8 +256,8 @@ def _device_rows(
 
 
 def _load(
-    half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, slots: int = 0
-) -> Ranks:  # fmt: skip
+    half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, cuda_graphs: bool, slots: int = 0
+) -> Ranks:
     """This rank's share of the cloud half, and cache room for as many sessions as rank 0 says."""
     # Plans and rows travel through gloo also where the layers reduce through NCCL.
     parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -264,7 +267,9 @@ def _load(
             model = CloudTransformer(half.args, half.split_layer)
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
         model.prepare(for_good=True)
-        return Ranks(model, model.new_cache(slots, welcome.max_seq_len), half.args.dim)
+        cache = model.new_cache(slots, welcome.max_seq_len)
+        recorded = cuda_graphs and world_size == 1 and RecordedDecoding.suits(model)
+        return Ranks(model, cache, half.args.dim, RecordedDecoding(model, cache) if recorded else None)
     except RuntimeError as err:
         if not is_out_of_memory(err):
             raise

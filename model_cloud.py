@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from llama import parallel
-from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
+from llama.model import KVCache, ModelArgs, Positions, RMSNorm, TransformerLayers
 from llama.parallel import ColumnParallelLinear, side_by_side
 from llama.stages import StageClock
 
@@ -44,5 +44,11 @@ class CloudTransformer(TransformerLayers):
         h = self.run_layers(h, start_pos, cache, clock, rows)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
-        logits = self._output(self.norm(h[:, -want:]).flatten(0, 1))
-        return parallel.gather(logits).view(h.shape[0], want, -1).float()
+        return self._logits(h[:, -want:].flatten(0, 1)).view(h.shape[0], want, -1)
+
+    def decode_at(self, h: torch.Tensor, positions: Positions, cache: KVCache) -> torch.Tensor:
+        """One row ``(B, dim)`` of each sequence to float32 logits ``(B, vocab)``; prepared."""
+        return self._logits(self.run_layers_at(h, positions, cache))
+
+    def _logits(self, h: torch.Tensor) -> torch.Tensor:
+        return parallel.gather(self._output(self.norm(h))).float()

@@ -92,6 +92,8 @@ class RMSNorm(nn.Module):
         if x.dtype is torch.float32 and x.numel() == self.dim and x.is_cpu:  # one row: the shorter way
             row = x.view(-1)
             return (x * (1 / math.sqrt(torch.dot(row, row).item() / self.dim + self.eps))).mul_(self._weight)
+        if x.is_cuda:  # one kernel, which computes in float32; the weight is Meta's own product after it, in T
+            return F.rms_norm(x, (self.dim,), None, self.eps) * self._weight
         # Spelt out, since torch's rms_norm is made of more operations than these on the CPU.
         wide = in_float32(x)
         scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
@@ -153,7 +155,7 @@ class LayerCache(NamedTuple):
     """What one layer reads and writes in one step; all views of a :class:`KVCache`.
 
     Attributes:
-        keys: ``(B*K, end, D)``, ``end`` as in :class:`Positions`.
+        keys: ``(B*K, end, D)``, ``end`` as in :class:`Positions`; with ``lengths``, of all rows.
         values: of the same shape.
         new: keys and values of the new positions, ``(2, B, K, T, D)``; of all, where rows differ in their positions.
     """
@@ -164,7 +166,10 @@ class LayerCache(NamedTuple):
 
     def write(self, keys_values: torch.Tensor, positions: Positions) -> None:
         """Keep the new keys and values ``(B, T, 2, K, D)``."""
-        if positions.where is None:
+        if positions.lengths is not None:  # in fewer steps than by row and position
+            d = keys_values.shape[-1]
+            self.new.view(-1, d).index_copy_(0, positions.lengths.new, keys_values.reshape(-1, d))
+        elif positions.where is None:
             self.new.copy_(keys_values.permute(2, 0, 3, 1, 4))
         else:
             rows, at = positions.where
@@ -225,6 +230,26 @@ class KVCache:
         return map(LayerCache, keys, values, written.unbind(0))
 
 
+class Lengths(NamedTuple):
+    """What each query group of flash attention is to read of a layer's cache, rows and heads one after another.
+
+    A group is one row's query heads that share a key head; int32, on the GPU.
+
+    Attributes:
+        groups: ``(B*K + 1,)``, 0 … B*K.
+        begins: ``(B*K + 1,)``, where each group's keys begin, counted in positions from the cache's start; the last
+            stands for nothing.
+        used: ``(B*K,)``, how many there are.
+        new: int64 ``(B*2*K,)``, where the new keys and values belong, counted in the same way: those of a row's keys,
+            of its values, of the next row's keys …
+    """
+
+    groups: torch.Tensor
+    begins: torch.Tensor
+    used: torch.Tensor
+    new: torch.Tensor
+
+
 @dataclass(frozen=True)
 class Positions:
     """Where the T new positions of each row lie; made once per step and shared by all layers.
@@ -237,6 +262,7 @@ class Positions:
         mask: T ``(T, end)`` or ``(B, 1, 1, T, end)`` of 0 and -inf, or None when nothing is hidden.
         where: for rows that differ, int64 ``(B, 1)`` and ``(B, T)``: row and position of each new entry.
         among: where the cache has further rows, which have no part in the step: how many it has in all.
+        lengths: where only the GPU knows the rows and positions, what its attention is to read.
     """
 
     start: Sequence[int]
@@ -246,6 +272,23 @@ class Positions:
     mask: torch.Tensor | None
     where: tuple[torch.Tensor, torch.Tensor] | None
     among: int | None = None
+    lengths: Lengths | None = None
+
+    @classmethod
+    def in_tensors(cls, rows: torch.Tensor, at: torch.Tensor, table: torch.Tensor, cache: KVCache) -> Positions:
+        """One new position ``at[b]`` of row ``rows[b]`` each, both int64 ``(B,)`` on a CUDA GPU that may change them.
+
+        Nothing here waits for what they hold, so that a CUDA graph can be made of it.
+        """
+        among, kv_heads, end = cache.keys_values.shape[2:5]
+        begins = (rows[:, None] * kv_heads + torch.arange(kv_heads, device=at.device)) * end
+        groups = torch.arange(begins.numel() + 1, dtype=torch.int32, device=at.device)
+        of_keys = begins + at[:, None]
+        lengths = Lengths(
+            groups, F.pad(begins.flatten(), (0, 1)).int(), (at + 1).repeat_interleave(kv_heads).int(),
+            torch.stack([of_keys, of_keys + among * kv_heads * end], dim=1).flatten(),
+        )  # fmt: skip
+        return cls([0] * len(at), 1, end, table[at][:, None, None], None, (rows[:, None], at[:, None]), lengths=lengths)
 
     @classmethod
     def of(
@@ -285,6 +328,21 @@ class Positions:
         return cls(start, length, end, table[at][:, :, None], mask[:, None, None], (which, at), others)
 
 
+def flash_attention(xq: torch.Tensor, cache: LayerCache, lengths: Lengths) -> torch.Tensor:
+    """Attention of one new position of each row, ``(B*K, rep, D)`` to the same shape; float16 or bfloat16, on CUDA.
+
+    torch's flash attention over sequences of different lengths, called where they lie in the cache. Each key head of
+    each row is a sequence of its own, so that none of them need be copied, and none is read beyond its length.
+    """
+    keys, values = (each.view(-1, 1, each.shape[-1]) for each in (cache.keys, cache.values))
+    # Not torch.nn.attention.varlen, which is this call and one more kernel, and in torch 2.11 takes no lengths.
+    output: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        xq, keys, values, lengths.groups, lengths.begins, 1, cache.keys.shape[1], 0.0, False, False,
+        scale=xq.shape[-1] ** -0.5, seqused_k=lengths.used,
+    )[0]  # fmt: skip
+    return output
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions over a cache; this rank holds H = n_heads / ranks query heads."""
 
@@ -320,6 +378,10 @@ class Attention(nn.Module):
 
         # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
         xq = xq_xk_xv[:, :, :heads]
+        if positions.lengths is not None:
+            output = flash_attention(xq.reshape(b * kv_heads, rep, d), cache, positions.lengths).view(b, heads * d)
+            output = self._wo(output)
+            return parallel.reduce(output) if self._reduce else output
         part = None
         if positions.among is not None and positions.where is not None:  # the cache's other rows ask for nothing
             part, b = positions.where[0][:, 0], positions.among
@@ -441,9 +503,14 @@ class TransformerLayers(nn.Module):
         b, t, dim = h.shape
         among = cache.keys_values.shape[2]
         positions = Positions.of(start_pos, t, self.freqs_cis, h.dtype, rows, among)
-        h = h.reshape(b * t, dim)
+        return self.run_layers_at(h.reshape(b * t, dim), positions, cache, clock).view(b, t, dim)
+
+    def run_layers_at(
+        self, h: torch.Tensor, positions: Positions, cache: KVCache, clock: StageClock | None = None
+    ) -> torch.Tensor:
+        """As :meth:`run_layers`, of ``(B*T, dim)`` and at positions that are known already; prepared."""
         for layer, layer_cache in zip(self.layers.values(), cache.by_layer(positions), strict=True):
             h = layer.forward(h, positions, layer_cache)
             if clock is not None:
                 clock.stop()
-        return h.view(b, t, dim)
+        return h

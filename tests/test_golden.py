@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import safetensors.torch
 import torch
 
-from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.edge.link import Link
 from llama.generation import reply_to
-from llama.sampling import Sampling
 from tests.processes import ask, cloud
+from tests.references import BF16_BOUND, GREEDY, LENGTH, Reference, reference, stop_ids
 from tests.whole import chunked_logits, generate, load_edge, load_halves
 
-GREEDY = Sampling(temperature=0)
 FP32_BOUND = 1e-5
-BF16_BOUND = 0.06  # 0.055 was measured: one more or less in the last place of a few bf16 logits
 CHUNKS = [1, 16, 256]
-LENGTH = 24  # of the reference's replies
 
 Halves = Callable[[str, int], Path]
 
@@ -45,28 +40,6 @@ def halves(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Halves:
         return out
 
     return made
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What Meta's code made of the texts: ids, begin-of-text included; float32 logits at each; the reply's ids."""
-
-    tokens: list[list[int]]
-    logits: list[torch.Tensor]
-    greedy: list[list[int]]
-
-
-def reference(golden: Path, dtype: str) -> Reference:
-    said = json.loads((golden / "tiny-llama3" / f"golden-{dtype}.json").read_text())
-    tensors: Mapping[str, torch.Tensor] = safetensors.torch.load_file(
-        golden / "tiny-llama3" / f"golden-{dtype}.safetensors"
-    )
-    return Reference(said["tokens"], [tensors[f"logits.{n}"] for n in range(len(said["tokens"]))], said["greedy_24"])
-
-
-def stop_ids(out: Path) -> tuple[int, ...]:
-    half = read_half(out / "edge", "edge")
-    return tuple(chat_format_of(half, tokenizer_of(half)).stop_ids)
 
 
 SOURCES = pytest.mark.parametrize("source", ["tiny-llama3", "tiny-llama3-mp2"])

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from llama import parallel
+from llama.cloud.graphs import RecordedDecoding
 from llama.model import KVCache
 from llama.stages import StageClock
 from llama.wire import DTYPES
@@ -40,9 +41,12 @@ class Ranks:
         model: called as ``model(h, start_pos, cache, want)``, see ``CloudTransformer``.
         cache: of ``max_batch_size`` rows.
         dim: width of a row of the residual stream.
+        recorded: of the same model and cache, for a rank that is alone; None computes every pass anew.
     """
 
-    def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int) -> None:
+    def __init__(
+        self, model: torch.nn.Module, cache: KVCache, dim: int, recorded: RecordedDecoding | None = None
+    ) -> None:
         self.model, self.cache = model, cache
         self._slot = lru_cache(maxsize=64)(cache.row)  # views of all layers, which take a while to make
         self._kept = list[torch.Tensor]()  # beginnings of rows, (layers, 2, 1, K, end, D)
@@ -50,6 +54,7 @@ class Ranks:
         weight = next(model.parameters())
         self.dtype, self.device = weight.dtype, weight.device
         self.alone = parallel.world_size() == 1
+        self._recorded = recorded if self.alone else None
         assert self.dtype in DTYPES.values()
 
     # ---- rank 0
@@ -59,7 +64,7 @@ class Ranks:
     ) -> torch.Tensor:
         """Rows ``(T, dim)`` at ``position …`` of one slot to float32 logits ``(want, vocab)``, on the device.
 
-        ``clock`` is stopped after each of this rank's layers.
+        ``clock`` is stopped after each of this rank's layers, for which a recorded pass is computed anew.
         """
         self._tell(Action.STEP, slot, position, len(rows), want)
         if not self.alone:
@@ -152,6 +157,8 @@ class Ranks:
     def _step(
         self, slot: int, position: int, rows: torch.Tensor, want: int, clock: StageClock | None = None
     ) -> torch.Tensor:
+        if len(rows) == 1 and want == 1 and clock is None and self._recorded is not None:
+            return self._recorded([slot], [position], rows)
         timed = () if clock is None else (clock,)
         logits: torch.Tensor = self.model(rows[None].to(self.device), [position], self._slot(slot), want, *timed)[0]
         return logits
@@ -159,6 +166,8 @@ class Ranks:
     def _decode(
         self, slots: Sequence[int], positions: Sequence[int], rows: torch.Tensor, clock: StageClock | None = None
     ) -> torch.Tensor:
+        if self._recorded is not None and clock is None and self._recorded.fits(len(slots)):
+            return self._recorded(slots, positions, rows)
         first, end = slots[0], slots[-1] + 1
         part = [slot - first for slot in slots]
         cache, h = self.cache.rows(first, end), rows[:, None].to(self.device)

@@ -658,8 +658,7 @@ class Server:
                             "send smaller chunks")] * len(jobs)  # fmt: skip
         if clock is not None:
             clock.stop()
-        of_good = dict(zip((job.slot for job in good), logits, strict=True))
-        ids = {job.slot: self._sample(job, of_good[job.slot]) for job in good}
+        ids = dict(zip((job.slot for job in good), self._sample(good, logits), strict=True))
         stages = None if clock is None else _stages(clock)
         results = list[_Result]()
         for job in jobs:
@@ -673,14 +672,22 @@ class Server:
             results.append(_Sampled(chosen, times))
         return results
 
-    def _sample(self, job: _StepJob, logits: torch.Tensor) -> list[int] | Refused:
-        """The next ids of one session from its logits ``(want, vocab)``."""
-        if job.step.want and not math.isfinite(logits.sum()):
-            return Refused(ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
-                           "float16 overflows with some checkpoints: use bfloat16 or float32")  # fmt: skip
-        first = job.session.first_output(job.step)
-        logits = logits[:, : self.tokenizer.n_words]
-        return [sample(row, job.session.sampling, first + i) for i, row in enumerate(logits)]
+    def _sample(self, jobs: list[_StepJob], logits: torch.Tensor) -> list[list[int] | Refused]:
+        """The next ids of each session from its logits ``(B, want, vocab)``."""
+        words = logits[..., : self.tokenizer.n_words]
+        # Of all at once: a GPU is waited for each time that a number is asked of it.
+        finite = [math.isfinite(total) for total in logits.sum((-2, -1)).tolist()]
+        likeliest = words.argmax(-1).tolist()
+        chosen = list[list[int] | Refused]()
+        for job, its_words, is_finite, ids in zip(jobs, words, finite, likeliest, strict=True):
+            sampling, first = job.session.sampling, job.session.first_output(job.step)
+            if not is_finite:
+                chosen.append(_LOGITS_NOT_FINITE)
+            elif sampling.temperature == 0:
+                chosen.append(ids)
+            else:
+                chosen.append([sample(row, sampling, first + i) for i, row in enumerate(its_words)])
+        return chosen
 
 
 class _Until:
@@ -705,6 +712,10 @@ class _Until:
         return not len(self._sessions) or time.monotonic() - self._since > self._drain_s
 
 
+_LOGITS_NOT_FINITE = Refused(
+    ErrorCode.NOT_FINITE, "the logits hold NaN or infinity",
+    "float16 overflows with some checkpoints: use bfloat16 or float32",
+)  # fmt: skip
 _NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
 
 
