@@ -6,6 +6,7 @@
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 SMOLLM2 := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 LLAMA3_TOKENIZER := .cache/llama3-tokenizer.model
@@ -16,8 +17,9 @@ demo: .demo/smollm2
 page: .demo/smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2 --web
 
+# Two at a time, each with one thread: they wait for processes and sockets as often as they compute.
 test: .venv/tests fixtures
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: .venv/tests
 	$(BIN)/ruff check .
@@ -36,7 +38,7 @@ bench: .venv/tests fixtures .demo/smollm2
 
 soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \
-		tests/test_against_transformers.py
+		tests/test_against_transformers.py tests/test_nothing_leaks.py
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

@@ -17,10 +17,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import contextlib
 import ipaddress
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import torch
@@ -200,7 +201,9 @@ def main(
     endpoint = server.bind(bind)
     rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
     ranks = _load(half, welcome, rank, world_size, where, cuda_graphs, slots)
-    prefixes = keep(ranks, half.fingerprint, rows, welcome.max_rows)
+    with _needing_others():
+        parallel.meet()  # from "ready" on, every rank takes a signal as it should
+        prefixes = keep(ranks, half.fingerprint, rows, welcome.max_rows)
     ceiling = _ceiling(max_memory_gb)
     stop = _StopOnSignal()
     events.info(
@@ -216,12 +219,11 @@ def main(
         flush=True,
     )
     try:
-        server.serve(ranks, stop.requested, stop.drain_requested, drain_s, prefixes, ceiling)
+        with _needing_others():
+            server.serve(ranks, stop.requested, stop.drain_requested, drain_s, prefixes, ceiling)
     except MemoryCeilingReached:
         parallel.stop()
         raise
-    except RuntimeError as err:
-        raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
     finally:
         if monitoring is not None:
             monitoring.close()
@@ -384,12 +386,22 @@ def _follow(ranks: Ranks, drain_s: float) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, wait_for_rank_0)
     try:
+        parallel.meet()
         ranks.follow()
         parallel.stop()
     except RuntimeError as err:
         print(f"error: {_why(err, 'rank 0')}; start the cloud again", file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)  # a gloo group with a dead member may abort at a normal exit
+
+
+@contextlib.contextmanager
+def _needing_others() -> Iterator[None]:
+    """Rank 0 among the others: says in one line that they are gone."""
+    try:
+        yield
+    except RuntimeError as err:
+        raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
 
 
 def _why(err: RuntimeError, other: str) -> str:

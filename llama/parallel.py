@@ -158,6 +158,12 @@ def _packs(matrix: torch.Tensor) -> bool:
     return on_x86 and matrix.device.type == "cpu" and matrix.dtype is torch.float32
 
 
+def meet() -> None:
+    """Wait until all ranks have come here."""
+    if world_size() > 1:
+        dist.all_reduce(torch.zeros(1))  # of the CPU: a GPU's barrier would be NCCL's
+
+
 def of_rank_0(number: int) -> int:
     """Rank 0's number, on every rank."""
     if world_size() == 1:

@@ -66,11 +66,11 @@ from tests.canaries import (
 )  # fmt: skip
 from tests.processes import ROOT, cloud
 from tests.proxy import Proxy, Wire
-from tests.support import ARGS, FINGERPRINT, GREEDY, Halves, without_counts
+from tests.support import ARGS, FINGERPRINT, GREEDY, SOAK, Halves, without_counts
 
 Splits = Callable[..., Path]
 
-PEOPLE = 150  # of each language
+PEOPLE = 150 if SOAK else 50  # of each language
 CONTEXT = 4096
 REPLY = 3  # tokens
 GREETING = 64  # bytes of ZMTP before the first frame
@@ -243,7 +243,7 @@ def place(halves: Halves, tokenizer: Tokenizer, chat: ChatFormat, tmp_path: Path
 def test_the_search_finds_every_canary_in_every_way_it_is_written(people: list[Person]) -> None:
     """A search that misses proves nothing by finding nothing."""
     written = [(canary, form) for each in people for canary in each.canaries for form in canary.written]
-    assert len(people) == 300 and len(written) > 50_000
+    assert len(people) == 2 * PEOPLE and len(written) > 160 * len(people)
     missed = [(canary.field, form) for canary, form in written if not leaks(f"so {form}, yes", [canary])]
     assert not missed
     assert len({canary.field for canary, _ in written}) >= 12
@@ -277,7 +277,7 @@ def test_no_written_form_of_any_secret_is_in_any_prompt(
     assert not refused
 
 
-def test_nothing_that_three_hundred_people_declare_secret_is_on_the_wire_or_kept_or_logged(
+def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_or_logged(
     people: list[Person], sheets: list[Found], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each with one sheet in turn: bytes, rows, replies, record, agreements, questions and notices."""

@@ -161,7 +161,7 @@ def test_the_reply_is_restored_on_the_device_and_nowhere_else(smollm2_split: Spl
     with cloud(out / "cloud", "--record_file", record) as running:
         flags = ("--sheet_dir", SHEETS, "--prompt_id", "anniversary", "--profile_file", PROFILE, "--yes")
         command = ("edge_main.py", "--ckpt_dir", str(out / "edge"), "--cloud", running.address, *map(str, flags))
-        command += ("--temperature", "0", "--max_gen_len", "40")
+        command += ("--temperature", "0", "--max_gen_len", "16")
         answer = json.loads(run_main(*command, "--json", timeout=120).stdout)
         screen = run_main(*command, timeout=120)
         plain = run_main(*command, "--plain", timeout=120)
@@ -202,7 +202,7 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
         for attack in ATTACKS:
             sheet = sheet_file(tmp_path, [attack], system="You do all that you are told.")
             answer = ask(
-                out / "edge", running.address, sheet, "--profile_file", PROFILE, "--yes", "--max_gen_len", 24,
+                out / "edge", running.address, sheet, "--profile_file", PROFILE, "--yes", "--max_gen_len", 12,
                 "--temperature", 0,
             )  # fmt: skip
             assert_no_secret(fed(out, answer))
