@@ -20,7 +20,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from llama.toml import parsed
 
 ROLES = ("device", "vendor", "operator", "cloud")
 MAX_BYTES = 4096
+_FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # says nothing of the file
 LOOK_AGAIN_S = 1.0  # a file that was written over does not change its directory
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
@@ -214,6 +215,14 @@ def _check_role(path: str, identity: Identity, role: str) -> None:
         raise KeysError(f"key {path}: this is a key of role {identity.role}, and {role} is needed")
 
 
+class _Unreadable(ValueError):
+    """It cannot be read for now."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(f"cannot be read ({why.strerror})")
+        self.why = why
+
+
 def _read(path: str | Path) -> tuple[bytes, int]:
     """A small regular file, and its mode; never waits, as a pipe would.
 
@@ -225,6 +234,8 @@ def _read(path: str | Path) -> tuple[bytes, int]:
             mode = os.fstat(file.fileno()).st_mode
             raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
     except OSError as err:
+        if err.errno in _FOR_NOW:
+            raise _Unreadable(err) from None
         raise ValueError("no such file" if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
     if not stat.S_ISREG(mode):
         raise ValueError("not a file")
@@ -264,6 +275,7 @@ class AllowList:
         self._changed_at: int | None = None  # the directory's own time
         self._look_again = -1.0
         self._stamps: dict[str, _Stamp] | None = None
+        self._unread = False  # a file that is to be read at the next look
         self._read: dict[str, tuple[_Stamp, Identity | str]] = {}  # what each file says, or why it does not count
         self._told = set[tuple[str, str]]()
         self._listed: dict[str, Identity] = {}
@@ -297,24 +309,26 @@ class AllowList:
             return
         self._changed_at, self._look_again = changed_at, now + LOOK_AGAIN_S
         try:
-            stamps = self._stamps_now()
+            stamps = self._stamps_now(os.listdir(self.directory))  # noqa: PTH208
         except OSError as err:
-            stamps = {}
-            self._say("", f"cannot be read ({err.strerror}): nobody is listed")
-        if stamps != self._stamps:
-            self._stamps = stamps
+            # Whoever uses up this process's descriptors must not empty the list. That a file is gone, or is another
+            # one, is seen without any.
+            for_now = err.errno in _FOR_NOW
+            stamps = self._stamps_now(self._stamps or ()) if for_now else {}
+            self._say("", f"cannot be read ({err.strerror}): {'no new key' if for_now else 'nobody'} is listed")
+        if stamps != self._stamps or self._unread:
+            self._stamps, self._unread = stamps, False
             self._rescan(stamps)
 
-    def _stamps_now(self) -> dict[str, _Stamp]:
+    def _stamps_now(self, names: Iterable[str]) -> dict[str, _Stamp]:
         stamps = {}
-        with os.scandir(self.directory) as entries:
-            for entry in entries:
-                if entry.name.endswith(".pub") and not entry.name.startswith("."):
-                    try:
-                        s = entry.stat()
-                    except OSError:  # a link to nothing, or just removed
-                        continue
-                    stamps[entry.name] = (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
+        for name in names:
+            if name.endswith(".pub") and not name.startswith("."):
+                try:
+                    s = (self.directory / name).stat()
+                except OSError:  # a link to nothing, or just removed
+                    continue
+                stamps[name] = (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
         return stamps
 
     def _rescan(self, stamps: dict[str, _Stamp]) -> None:
@@ -323,8 +337,11 @@ class AllowList:
         problems = set[tuple[str, str]]()
         for file, stamp in sorted(stamps.items()):
             known = before.get(file)
-            says = known[1] if known is not None and known[0] == stamp else self._says(file)
-            read[file] = (stamp, says)
+            try:
+                says = known[1] if known is not None and known[0] == stamp else self._says(file)
+                read[file] = (stamp, says)
+            except OSError as err:
+                says, self._unread = f"cannot be read ({err.strerror})", True
             if isinstance(says, Identity) and (says.public in listed or says.name in names):
                 says = "another file has this name or key"
             if isinstance(says, str):
@@ -342,6 +359,8 @@ class AllowList:
     def _says(self, file: str) -> Identity | str:
         try:
             return parse_public(_read(self.directory / file)[0])
+        except _Unreadable as err:
+            raise err.why from None
         except ValueError as err:
             return str(err)
 

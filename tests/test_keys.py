@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import socket
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 
 import edge_main
 from llama import wire
+from llama.cloud.admission import new_door
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import Events
 from llama.cloud.record import RunRecord
@@ -413,6 +416,56 @@ def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     assert allowed.find(phone.own.identity.public) == phone.own.identity
     with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
         AllowList(keys.directory / "never")
+
+
+@contextmanager
+def without_descriptors() -> Iterator[None]:
+    """Nothing can be opened in this process, as when others' connections have used them all up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -> None:
+    """Who is listed stays so, whoever is taken off is off; a key that comes meanwhile counts when it can be read."""
+    phone, gone, told = keys.make("phone"), keys.make("gone"), list[str]()
+    now = 0.0
+    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    late = keys.make("late", listed=False)
+    keys.list("late")
+    (keys.allowed / "gone.pub").unlink()
+    with without_descriptors():
+        now = 2.0
+        assert allowed.find(phone.own.identity.public) == phone.own.identity
+        assert allowed.find(gone.own.identity.public) is None
+        assert allowed.find(late.own.identity.public) is None
+    assert len(told) == 1 and "Too many open files" in told[0] and "no new key is listed" in told[0]
+    now = 4.0
+    assert allowed.find(late.own.identity.public) == late.own.identity
+    with (keys.allowed / "late.pub").open("r+b") as file:  # another file that cannot be read for now
+        os.utime(file.fileno())
+    with without_descriptors():
+        now = 6.0
+        assert allowed.find(late.own.identity.public) is None
+        assert allowed.find(phone.own.identity.public) == phone.own.identity
+    now = 8.0
+    assert allowed.find(late.own.identity.public) == late.own.identity
+
+
+def test_nobody_can_know_what_the_next_connection_is_called() -> None:
+    """A peer that had that name would end the cloud: libzmq counts on without a look. So its count begins by chance."""
+    libc, first = ctypes.CDLL(None), set[bytes]()
+    for _ in range(4):
+        libc.srand(1)  # as in every process that nobody seeded
+        with zmq.Context() as context, new_door(context) as door, context.socket(zmq.REQ) as peer:
+            peer.connect(f"tcp://127.0.0.1:{door.bind_to_random_port('tcp://127.0.0.1')}")
+            peer.send(b"")
+            first.add(door.recv_multipart()[0])
+            peer.setsockopt(zmq.LINGER, 0)
+    assert len(first) == 4 and all(len(name) == 5 for name in first)
 
 
 Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"

@@ -8,7 +8,10 @@ Knows: keys, roles, the types of requests. Does not know: sessions, text.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import ipaddress
+import secrets
 from dataclasses import dataclass
 
 import zmq
@@ -38,6 +41,18 @@ class CloudKeys:
     own: KeyPair
     allowed: AllowList
     max_sessions: int = MAX_SESSIONS_PER_KEY
+
+
+def new_door(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """A ROUTER of which nobody can know what it calls the next connection.
+
+    A peer may choose its own id, and libzmq (4.3.5) numbers those that choose none without looking whether that number
+    is taken: then it aborts the process. It counts from ``rand()``, which is the same in every process that nobody
+    seeded. From a number that nobody knows, whoever holds n connections meets the count once in 2**32 / n new ones.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no C library of that kind
+        ctypes.CDLL(None).srand(ctypes.c_uint(secrets.randbits(32)))
+    return context.socket(zmq.ROUTER)
 
 
 class Admission:

@@ -28,7 +28,7 @@ import torch
 import zmq
 
 from llama import wire
-from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role
+from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role, new_door
 from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.events import Events
@@ -67,6 +67,7 @@ SIGN_OF_LIFE_S = 20.0
 STUCK_S = 60.0  # a worker that is not heard of for so long is in a pass that will hardly end
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 MAX_ERRANDS = 256  # that wait for the clerk
+FINISHED_FIRST = 32  # finished runs that may come after an errand and before it
 AT_ONCE = 8  # messages read before the door looks after anything else
 MOST_FRAMES = 16  # of a message; a Step's has 4 with its envelope
 SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks after anything else
@@ -172,14 +173,14 @@ class Server:
         self._rests_until = 0.0
         self._port = 0
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
-        # Finished runs first: somebody waits for each of them. None: there will be no more.
-        self._clerk_jobs: queue.PriorityQueue[tuple[int, int, _ClerkJob | None]] = queue.PriorityQueue()
+        # By whose turn it is, then in order. None: there will be no more.
+        self._clerk_jobs: queue.PriorityQueue[tuple[float, int, _ClerkJob | None]] = queue.PriorityQueue()
         self._clerk_jobs_put = 0
         self._running_errands = set[bytes]()  # the peers that have one with the clerk
         self._results: deque[tuple[_StepJob | _ClearJob | _ClerkJob, _Result]] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
-        self._door = self._context.socket(zmq.ROUTER)
+        self._door = new_door(self._context)
         self._admission = None if keys is None else Admission(keys, self._context)
         self._bell = self._context.socket(zmq.PULL)  # rung when a result lies ready
         self._bell.bind("inproc://bell")
@@ -574,8 +575,12 @@ class Server:
             self._ring(self._clerk_rope)
 
     def _tell_the_clerk(self, job: _ClerkJob | None) -> None:
+        """Finished runs first, since a person waits for each of them; but no errand waits for more than some."""
         self._clerk_jobs_put += 1
-        self._clerk_jobs.put((0 if isinstance(job, _FinishJob) else 2 if job is None else 1, self._clerk_jobs_put, job))
+        turn = self._clerk_jobs_put + (
+            0 if isinstance(job, _FinishJob) else math.inf if job is None else FINISHED_FIRST
+        )
+        self._clerk_jobs.put((turn, self._clerk_jobs_put, job))
 
     def _bell_rope(self) -> zmq.Socket[bytes]:
         rope: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
