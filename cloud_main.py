@@ -164,7 +164,7 @@ def main(
     if publishing and (sheet_dir is None or record_file is None or key_file is None):
         raise UsageError("--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
                          "--sheet_dir, --record_file, --key_file and --allow_dir, too")  # fmt: skip
-    where, compute = torch_device(device, local_rank), wire.DTYPES[dtype] if dtype else half.dtype
+    where, compute = torch_device(device, local_rank, local_ranks), wire.DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)

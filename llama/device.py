@@ -11,8 +11,11 @@ from llama.errors import DeviceError, UsageError
 MAX_THREADS = 4096  # more than any machine has cores; with far more, OpenMP stops the process or never begins
 
 
-def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
+def torch_device(name: str | None, local_rank: int = 0, local_ranks: int = 1) -> torch.device:
     """The device of a ``--device`` flag; None is this rank's GPU where there is one, else the CPU.
+
+    Where there are fewer GPUs than ranks of this machine, every rank says so: one that waited for the others would
+    not even hear that it is to end.
 
     Raises:
         DeviceError: not available here.
@@ -25,10 +28,11 @@ def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
         raise DeviceError(f"--device {name} is not a device; use cpu, cuda or mps") from None
     if device.type == "cuda":
         index = local_rank if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            cure = "use --device cpu, or fewer ranks" if local_rank else "use --device cpu"
+        highest = local_ranks - 1 if device.index is None else index
+        if highest >= torch.cuda.device_count():
+            cure = "use --device cpu, or fewer ranks" if local_ranks > 1 else "use --device cpu"
             raise DeviceError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
-                              f"{index} is not among them; {cure}")  # fmt: skip
+                              f"{highest} is not among them; {cure}")  # fmt: skip
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Apple GPU; use --device cpu")

@@ -15,7 +15,9 @@ from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.cloud.graphs import RecordedDecoding, buckets
 from llama.cloud.ranks import Ranks
+from llama.device import torch_device
 from llama.edge.link import Link
+from llama.errors import DeviceError
 from llama.generation import reply_to
 from llama.model import KVCache, ModelArgs
 from llama.wire import DTYPES
@@ -126,6 +128,15 @@ def test_only_what_flash_attention_is_made_for_is_recorded() -> None:
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     assert [RecordedDecoding.suits(random_cloud(dtype)) for dtype in dtypes] == [True, True, False]
     assert not RecordedDecoding.suits(random_cloud(torch.bfloat16, narrow))
+
+
+@NEEDS_GPU
+def test_every_rank_says_that_there_are_fewer_gpus_than_ranks() -> None:
+    gpus = torch.cuda.device_count()
+    for rank in range(gpus + 1):
+        with pytest.raises(DeviceError, match=f"number {gpus} is not among them; .* or fewer ranks"):
+            torch_device(None, rank, gpus + 1)
+    assert [torch_device(None, rank, gpus).index for rank in range(gpus)] == list(range(gpus))
 
 
 # ---- the reference's numbers
