@@ -28,6 +28,7 @@ from llama.errors import Declined, SplitLlamaError, UsageError
 _received = list[int]()  # signals that this run was told to end with
 
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+_NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
 
 
 def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
@@ -123,8 +124,9 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
         if name not in known and name.startswith("no") and name[2:] in known and _is_switch(main, name[2:]):
             name, has_value, value = name[2:], "=", "false"
         if name not in known:
-            begun = [flag for flag in known if flag.startswith(name)]
-            nearest = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            suggested = [flag for flag in known if flag not in _NEVER_SUGGESTED]
+            begun = [flag for flag in suggested if flag.startswith(name)]
+            nearest = begun or difflib.get_close_matches(name, suggested, n=1)
             hint = f"did you mean --{nearest[0]}?" if nearest else "the flags are " + ", ".join(f"--{k}" for k in known)
             raise UsageError(f"unknown flag --{name}; {hint}")
         if name in values:

@@ -255,6 +255,8 @@ def test_a_prompt_that_cannot_be_read_ends_the_device_in_one_line(
         (CLOUD, "dtype", "int4", "use float32, bfloat16, float16"),
         (CLOUD, "session_idle_s", "nan", "give seconds above 0"),
         (CLOUD, "bnid", "tcp://127.0.0.1:5555", "did you mean --bind?"),
+        (CLOUD, "nosuch", "1", "unknown flag --nosuch; the flags are --ckpt_dir"),
+        (CLOUD, "insecur", "1", "unknown flag --insecur; the flags are --ckpt_dir"),
         (SPLIT, "output", "x", "did you mean --output_dir?"),
     ],
 )
