@@ -311,7 +311,8 @@ def _ceiling(gib: float | None) -> MemoryCeiling | None:
         return None
     most = has + max(ALLOWANCE, has // 4) if gib is None else gib * 2**30
     if not most > has:  # nor NaN
-        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more")
+        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
+                         f"lower --kv_cache_gb")  # fmt: skip
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)
 
 
