@@ -30,7 +30,9 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.command import run
 from llama.edge.link import Link
+from llama.edge.terminal import ending
 from llama.errors import CloudRefused
+from llama.generation import Reply, Timing
 from llama.sampling import Sampling
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
@@ -677,6 +679,21 @@ def test_a_reply_ends_exactly_where_the_context_does(served: Cloud, tiny_split: 
     for fields in map(answer, together(command, [*command, "--max_gen_len", 1000])):
         assert fields["stop_reason"] == "max_seq_len"
         assert len(fields["prompt_tokens"]) + len(fields["tokens"]) == CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "tokens", "said"),
+    [
+        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; give --max_gen_len for a sho"),
+        (CONTEXT // 2, CONTEXT // 2, "prompt and reply fill the context of 256 tokens; shorten the prompt, or start "),
+    ],
+)
+def test_what_to_do_about_a_full_context_follows_from_what_has_filled_it(
+    prompt_tokens: int, tokens: int, said: str
+) -> None:
+    """The reply by itself, or a prompt that is at least as long."""
+    reply = Reply("", [1] * tokens, [1] * prompt_tokens, "max_seq_len", Timing())
+    assert f"cut off: {said}" in str(ending(reply, CONTEXT))
 
 
 def test_a_stop_token_ends_the_reply_also_when_it_is_the_last_one_allowed(
