@@ -443,10 +443,8 @@ def test_following_it_survives_a_cloud_that_is_away_and_prints_what_comes(provid
         assert program.interrupt() == 130
         assert program.rest() == b""
         *notices, last = program.said().splitlines()
-    silence = (
-        f"vendor: no answer from {provider.address}; asking until it comes; if that cloud has keys, give --key_file and "
-        f"--cloud_key"
-    )
+    silence = f"vendor: no answer from {provider.address}; asking until it comes; if that cloud has keys, "
+    silence += "give --key_file and --cloud_key"
     answer = "vendor: {} answers again"
     assert last == "interrupted"
     assert notices in ([silence, answer.format(provider.address)] * n for n in (1, 2))
