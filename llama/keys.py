@@ -357,10 +357,10 @@ class AllowList:
 
 
 def main(name: str, role: str, dir: str = ".") -> None:
-    """Make a key pair: python -m llama.keys new NAME --role ROLE.
+    """Make a key pair.
 
     Args:
-        name: whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
+        name: new NAME is short for it. Whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
         role: device, vendor or operator; or cloud, for the cloud itself.
         dir: where the two files are written.
     """
@@ -398,4 +398,4 @@ if __name__ == "__main__":
             raise wrong
 
         run(refuse, [])
-    run(main, words)
+    run(main, words, usage="new NAME --role ROLE")

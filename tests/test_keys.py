@@ -541,6 +541,7 @@ def test_the_words_are_short_for_flags() -> None:
     """Which --help shows."""
     assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
     assert flags_of(["--help"]) == ["--help"]
+    assert "\nusage: python -m llama.keys new NAME --role ROLE [flags]\n" in make("--help").stdout
 
 
 def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
