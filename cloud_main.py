@@ -149,6 +149,7 @@ def main(
     if log_level not in LEVELS:
         raise UsageError(f"--log_level {log_level} is not known; use {', '.join(LEVELS)}")
     events = Events(log_level)
+    _check_is_an_address(bind)
     _check_open_to(bind, keys=key_file is not None, insecure=insecure, events=events)
     if (key_file is None) != (allow_dir is None):
         raise UsageError("--key_file and --allow_dir belong together: the cloud's own key, and those that it lists")
@@ -279,6 +280,17 @@ def _load(
                          f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
 
 
+def _check_is_an_address(bind: str) -> None:
+    """Whether it is free, and of this machine, is found out when it is listened to.
+
+    Raises:
+        UsageError: it is none that could be listened to.
+    """
+    scheme, _, rest = bind.partition("://")
+    if scheme not in ("tcp", "ipc", "inproc") or not rest.rpartition(":")[0] or not wire.has_a_port(bind):
+        raise UsageError(f"--bind {bind} is not an address to listen on; write tcp://HOST:PORT")
+
+
 def _check_open_to(bind: str, *, keys: bool, insecure: bool, events: Events) -> None:
     """Without keys only this machine itself is listened to, unless the provider says otherwise.
 
@@ -311,7 +323,8 @@ def _ceiling(gib: float | None) -> MemoryCeiling | None:
         return None
     most = has + max(ALLOWANCE, has // 4) if gib is None else gib * 2**30
     if not most > has:  # nor NaN
-        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more")
+        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
+                         f"lower --kv_cache_gb")  # fmt: skip
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)
 
 

@@ -28,23 +28,26 @@ from llama.errors import Declined, SplitLlamaError, UsageError
 _received = list[int]()  # signals that this run was told to end with
 
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+_NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
 
 
-def run(main: Callable[..., None], argv: Sequence[str] | None = None) -> None:
+def run(main: Callable[..., None], argv: Sequence[str] | None = None, *, usage: str = "") -> None:
     """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
+
+    ``usage`` is how ``--help`` writes the words that must be given, where there is a shorter way than the flags.
 
     Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C;
     143 SIGTERM, unless ``main`` handles it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with _ended_by_exceptions():
-        _run(main, argv)
+        _run(main, argv, usage)
 
 
-def _run(main: Callable[..., None], argv: list[str]) -> None:
+def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
     try:
         if {"--help", "-h"} & set(argv):
-            print(help_text(main), flush=True)
+            print(help_text(main, usage), flush=True)
             sys.exit(0)
         # each flag and its value as one word, which python-fire cannot take apart in another way
         checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
@@ -123,8 +126,9 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
         if name not in known and name.startswith("no") and name[2:] in known and _is_switch(main, name[2:]):
             name, has_value, value = name[2:], "=", "false"
         if name not in known:
-            begun = [flag for flag in known if flag.startswith(name)]
-            nearest = begun or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            suggested = [flag for flag in known if flag not in _NEVER_SUGGESTED]
+            begun = [flag for flag in suggested if flag.startswith(name)]
+            nearest = begun or difflib.get_close_matches(name, suggested, n=1)
             hint = f"did you mean --{nearest[0]}?" if nearest else "the flags are " + ", ".join(f"--{k}" for k in known)
             raise UsageError(f"unknown flag --{name}; {hint}")
         if name in values:
@@ -143,11 +147,11 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
     return values
 
 
-def help_text(main: Callable[..., None]) -> str:
+def help_text(main: Callable[..., None], usage: str = "") -> str:
     """What ``--help`` prints: python-fire's own would offer short and positional forms, which are refused here."""
     doc, parameters = fire.docstrings.parse(inspect.getdoc(main) or ""), inspect.signature(main).parameters
     about = {arg.name: arg.description for arg in doc.args or []}
-    needed = " ".join(f"--{name} {name.upper()}" for name, p in parameters.items() if p.default is p.empty)
+    needed = usage or " ".join(f"--{name} {name.upper()}" for name, p in parameters.items() if p.default is p.empty)
     lines = [doc.summary or "", "", f"usage: python {_program()} {needed} [flags]", ""]
     for name, p in parameters.items():
         default = "" if p.default in (p.empty, None, False) else f" (default {p.default})"

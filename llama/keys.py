@@ -125,9 +125,9 @@ def read_key(path: str, role: str) -> KeyPair:
     """
     try:
         raw, mode = _read(path)
+        pair = parse_private(raw)  # first: others may read what turns out to be a public one
         if mode & 0o077:
             raise ValueError(f"others may read it, so it may be known; make a new one, or chmod 600 {path}")
-        pair = parse_private(raw)
     except ValueError as err:
         raise KeysError(f"key {path}: {err}") from None
     _check_role(path, pair.identity, role)
@@ -187,6 +187,8 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
         raise ValueError(f"not TOML {err}".rstrip()) from None
     if "secret" in table and "secret" not in wanted:
         raise ValueError("this is a private key; give the .pub file, and keep the private one where it is used")
+    if "secret" in wanted and table.keys() == set(wanted) - {"secret"}:
+        raise ValueError("this is a public key; give the private one that belongs to it, NAME.key")
     if table.keys() != set(wanted) or not all(isinstance(value, str) for value in table.values()):
         raise ValueError(f"must have {', '.join(wanted)}, each a text, and nothing else; python -m llama.keys makes it")
     return table
@@ -374,10 +376,10 @@ class AllowList:
 
 
 def main(name: str, role: str, dir: str = ".") -> None:
-    """Make a key pair: python -m llama.keys new NAME --role ROLE.
+    """Make a key pair.
 
     Args:
-        name: whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
+        name: new NAME is short for it. Whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
         role: device, vendor or operator; or cloud, for the cloud itself.
         dir: where the two files are written.
     """
@@ -415,4 +417,4 @@ if __name__ == "__main__":
             raise wrong
 
         run(refuse, [])
-    run(main, words)
+    run(main, words, usage="new NAME --role ROLE")

@@ -244,33 +244,35 @@ def parse_published(text: str, where: str) -> Sheet:
     return parse_sheet(text, where)
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, what: str = "prompt file") -> str:
     """A text file, local or in cloud storage (whatever blobfile opens).
+
+    ``what`` it is begins the message of an error.
 
     Raises:
         PromptError: missing, empty, too large, binary.
     """
     if "://" not in path and Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-        raise PromptError(f"prompt file {path}: not a file; name one")  # a pipe would be waited for
+        raise PromptError(f"{what} {path}: not a file; name one")  # a pipe would be waited for
     try:
         with bf.BlobFile(path, "rb") as f:
             raw = f.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise PromptError(f"prompt file {path}: no such file") from None
+        raise PromptError(f"{what} {path}: no such file") from None
     except IsADirectoryError:
-        raise PromptError(f"prompt file {path}: a directory; name a file") from None
+        raise PromptError(f"{what} {path}: a directory; name a file") from None
     except (OSError, bf.Error) as err:
-        raise PromptError(f"prompt file {path}: cannot be read ({type(err).__name__})") from None
+        raise PromptError(f"{what} {path}: cannot be read ({type(err).__name__})") from None
     if len(raw) > MAX_BYTES:
-        raise PromptError(f"prompt file {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
+        raise PromptError(f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as err:
-        raise PromptError(f"prompt file {path}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
+        raise PromptError(f"{what} {path}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
     if "\0" in text:
-        raise PromptError(f"prompt file {path}: holds NUL bytes, so it is binary or UTF-16; save it as UTF-8")
+        raise PromptError(f"{what} {path}: holds NUL bytes, so it is binary or UTF-16; save it as UTF-8")
     if not text.strip():
-        raise PromptError(f"prompt file {path}: empty; write the question into it")
+        raise PromptError(f"{what} {path}: empty; write the question into it")
     return text
 
 

@@ -135,8 +135,8 @@ def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish 
     file = PurePath(publish)
     if file.suffix != ".toml" or not is_prompt_id(f"{vendor}/{file.stem}"):
         raise UsageError("--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of a-z, 0-9 and -")
-    text = read_text(publish)
-    parse_published(text, f"prompt file {publish}")
+    text = read_text(publish, "sheet")
+    parse_published(text, f"sheet {publish}")
     return Publish(vendor, file.stem, text)
 
 
@@ -149,7 +149,9 @@ def put(link: Link, request: Publish | Withdraw) -> str:
     link.hello()
     reply, prompt_id = link.ask(request), f"{request.vendor}/{request.name}"
     if isinstance(request, Publish) and reply == Published(prompt_id):
-        return f"published {prompt_id}"
+        says = parse_published(request.text, "sheet").id
+        other = says not in ("", request.name, prompt_id)
+        return f"published {prompt_id}" + (" (the file's name is its id; the one in it is not used)" if other else "")
     if isinstance(request, Withdraw) and isinstance(reply, Withdrawn):
         return f"withdrawn {prompt_id}"
     raise ProtocolMismatch(f"{link.address} answered {type(request).__name__} with another kind of reply")

@@ -30,7 +30,9 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.command import run
 from llama.edge.link import Link
+from llama.edge.terminal import ending
 from llama.errors import CloudRefused
+from llama.generation import Reply, Timing
 from llama.sampling import Sampling
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
@@ -254,7 +256,15 @@ def test_a_prompt_that_cannot_be_read_ends_the_device_in_one_line(
         (CLOUD, "threads", str(10**10), "give 1 to 4096"),
         (CLOUD, "dtype", "int4", "use float32, bfloat16, float16"),
         (CLOUD, "session_idle_s", "nan", "give seconds above 0"),
+        (CLOUD, "bind", "127.0.0.1:5555", "is not an address to listen on; write tcp://HOST:PORT"),
+        (CLOUD, "bind", "tcp:/127.0.0.1:5555", "is not an address to listen on; write tcp://HOST:PORT"),
+        (CLOUD, "bind", "http://0.0.0.0:80", "is not an address to listen on; write tcp://HOST:PORT"),
+        (CLOUD, "bind", "tcp://:5555", "is not an address to listen on; write tcp://HOST:PORT"),
+        (CLOUD, "bind", "tcp://127.0.0.1", "is not an address to listen on; write tcp://HOST:PORT"),
+        (CLOUD, "bind", "tcp://[::1]:65536", "is not an address to listen on; write tcp://HOST:PORT"),
         (CLOUD, "bnid", "tcp://127.0.0.1:5555", "did you mean --bind?"),
+        (CLOUD, "nosuch", "1", "unknown flag --nosuch; the flags are --ckpt_dir"),
+        (CLOUD, "insecur", "1", "unknown flag --insecur; the flags are --ckpt_dir"),
         (SPLIT, "output", "x", "did you mean --output_dir?"),
     ],
 )
@@ -316,7 +326,7 @@ def with_another_shape(out: Path, half: str, copy: Path) -> Path:
 
 
 def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_split: Splits, tmp_path: Path) -> None:
-    """A port in use, an address that is none, a wrong shape, another number of ranks."""
+    """A port in use, a wrong shape, another number of ranks."""
     out, damaged = tiny_split(), with_another_shape(tiny_split(), "cloud", tmp_path)
     cases: list[tuple[Path, str, str]] = [
         (
@@ -324,7 +334,6 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
             served.address,
             f"cannot listen on {served.address}: the port is in use; stop what listens there or choose",
         ),
-        (out, "127.0.0.1:5555", "cannot listen on 127.0.0.1:5555: not an address to listen on; write --bind tcp://"),
         (
             damaged,
             "tcp://127.0.0.1:*",
@@ -670,6 +679,21 @@ def test_a_reply_ends_exactly_where_the_context_does(served: Cloud, tiny_split: 
     for fields in map(answer, together(command, [*command, "--max_gen_len", 1000])):
         assert fields["stop_reason"] == "max_seq_len"
         assert len(fields["prompt_tokens"]) + len(fields["tokens"]) == CONTEXT
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "tokens", "said"),
+    [
+        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; give --max_gen_len for a sho"),
+        (CONTEXT // 2, CONTEXT // 2, "prompt and reply fill the context of 256 tokens; shorten the prompt, or start "),
+    ],
+)
+def test_what_to_do_about_a_full_context_follows_from_what_has_filled_it(
+    prompt_tokens: int, tokens: int, said: str
+) -> None:
+    """The reply by itself, or a prompt that is at least as long."""
+    reply = Reply("", [1] * tokens, [1] * prompt_tokens, "max_seq_len", Timing())
+    assert f"cut off: {said}" in str(ending(reply, CONTEXT))
 
 
 def test_a_stop_token_ends_the_reply_also_when_it_is_the_last_one_allowed(

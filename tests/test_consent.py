@@ -73,7 +73,8 @@ def test_agreeing_to_tags_is_not_agreeing_to_raw_values(agree: Agree) -> None:
     """Nor the reverse; and the question says what it is."""
     agree(found("name", "birth_date"))
     (asked,) = agree(found("name", "birth_date"), mode="off")
-    assert asked.count("just as it is, since --sanitise is off") == 2 and "tag" not in asked
+    assert asked.count("just as it is, since --sanitise is off") == 2
+    assert "a tag" not in asked and "with tags" not in asked
     assert agree(found("name", "birth_date"), mode="off") == agree(found("name")) == []
 
 
@@ -124,6 +125,8 @@ def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
         assert line in text
     assert "Sari" not in text and "tea" not in text
     assert "from the provider" in question(found("name"), FILLED, "schema")
+    where = "is remembered in dir/profile.toml.consents.json; delete that"
+    assert where in question(found("name"), FILLED, "schema", "dir/profile.toml")
     assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED, "schema")
 
 

@@ -443,7 +443,9 @@ def test_following_it_survives_a_cloud_that_is_away_and_prints_what_comes(provid
         assert program.interrupt() == 130
         assert program.rest() == b""
         *notices, last = program.said().splitlines()
-    silence, answer = f"vendor: no answer from {provider.address}; asking until it comes", "vendor: {} answers again"
+    silence = f"vendor: no answer from {provider.address}; asking until it comes; if that cloud has keys, "
+    silence += "give --key_file and --cloud_key"
+    answer = "vendor: {} answers again"
     assert last == "interrupted"
     assert notices in ([silence, answer.format(provider.address)] * n for n in (1, 2))
 
@@ -458,6 +460,7 @@ def test_not_following_it_ends_in_one_line_when_nobody_answers() -> None:
     notice, error = ended.stderr.splitlines()
     assert notice.startswith(f"vendor: no answer from {address}")
     assert error.startswith(f"error: no answer from {address}")
+    assert error.endswith("; and if that cloud has keys, give --key_file and --cloud_key")
 
 
 def test_a_cloud_that_keeps_no_deliveries_is_told_in_one_line(halves: Halves, tokenizer: Tokenizer) -> None:

@@ -134,7 +134,8 @@ def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: 
 
 def test_a_device_without_keys_gets_nowhere_where_keys_are_used(served: Served) -> None:
     """ZeroMQ's NULL mechanism is not offered."""
-    assert "--allow_dir" not in gets_nowhere(served.endpoint, None)
+    told = gets_nowhere(served.endpoint, None)
+    assert "--allow_dir" not in told and "if that cloud has keys, give --key_file and --cloud_key" in told
 
 
 def test_a_device_with_keys_gets_nowhere_where_there_are_none(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
@@ -535,8 +536,11 @@ def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(k
     private, cloud = keys.directory / "phone.key", str(keys.directory / "cloud.pub")
     with pytest.raises(KeysError, match="role device, and vendor is needed"):
         read_key(str(private), "vendor")
-    with pytest.raises(KeysError, match=r"this is a private key; give the \.pub file"):
-        read_public(str(private), "device")
+    for wanted in ("device", "cloud"):
+        with pytest.raises(KeysError, match=r"phone\.key: this is a private key; give the \.pub file"):
+            read_public(str(private), wanted)
+    with pytest.raises(KeysError, match=r"phone\.pub: this is a public key; give the private one .*, NAME\.key"):
+        read_key(str(private.with_suffix(".pub")), "device")  # which others may read
     with pytest.raises(KeysError, match="no such file"):
         read_key(str(keys.directory / "nobody.key"), "device")
     with pytest.raises(UsageError, match="belong together"):
@@ -590,6 +594,7 @@ def test_the_words_are_short_for_flags() -> None:
     """Which --help shows."""
     assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
     assert flags_of(["--help"]) == ["--help"]
+    assert "\nusage: python -m llama.keys new NAME --role ROLE [flags]\n" in make("--help").stdout
 
 
 def test_making_keys_needs_no_torch(tmp_path: Path) -> None:

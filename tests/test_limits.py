@@ -296,3 +296,4 @@ def test_limits_that_cannot_be_are_refused_in_one_line(tiny_split: Callable[...,
     ended = run_main("cloud_main.py", "--ckpt_dir", half, "--bind", ANY_PORT, "--max_memory_gb", "0.01")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: --max_memory_gb 0.01: it has 0.") and ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("give more, or lower --kv_cache_gb\n")

@@ -297,6 +297,10 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
     to_the_cloud = ("--cloud", shop.served.endpoint, "--vendor", "insurer", *as_insurer(shop.keys))
     assert vendor(*to_the_cloud, "--publish", str(tmp_path / "claim.toml")) == 0
     assert capfd.readouterr().out == "published insurer/claim\n" and "insurer/claim" in shop.listed()
+    for says, note in (("claim", ""), ("other", " (the file's name is its id; the one in it is not used)")):
+        (tmp_path / "claim.toml").write_text(f'id = "{says}"\n{NEW}')
+        assert vendor(*to_the_cloud, "--publish", str(tmp_path / "claim.toml")) == 0
+        assert capfd.readouterr().out == f"published insurer/claim{note}\n"
     assert vendor(*to_the_cloud, "--withdraw", "claim") == 0
     assert capfd.readouterr().out == "withdrawn insurer/claim\n" and "insurer/claim" not in shop.listed()
     assert vendor(*to_the_cloud, "--withdraw", "claim") == 1
@@ -309,8 +313,8 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
     [
         (("--publish", "{}/Claim.toml"), "--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of"),
         (("--publish", "{}/claim.txt"), "--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of"),
-        (("--publish", "{}/nothing.toml"), "nothing.toml: no such file"),
-        (("--publish", "{}/broken.toml"), "broken.toml: not valid TOML (at end of document)"),
+        (("--publish", "{}/nothing.toml"), "error: sheet {}/nothing.toml: no such file"),
+        (("--publish", "{}/broken.toml"), "error: sheet {}/broken.toml: not valid TOML (at end of document)"),
         (("--publish", "{}/large.toml"), "large.toml: 70021 bytes; a sheet that is published has at most 65536"),
         (("--publish", "{}/claim.toml"), "a cloud knows by its key whose a sheet is; give --key_file and --cloud_key"),
         (("--publish", "{}/claim.toml", "--follow"), "--follow collects; leave it away to publish or withdraw a sheet"),
@@ -331,7 +335,7 @@ def test_what_is_wrong_is_told_before_anybody_is_asked(
     assert vendor("--cloud", "tcp://127.0.0.1:9", "--vendor", "insurer", *(f.format(tmp_path) for f in flags)) in (1, 2)
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    assert said in err and "zimtstern" not in err
+    assert said.format(tmp_path) in err and "zimtstern" not in err
 
 
 def test_a_cloud_that_cannot_take_sheets_does_not_start(tiny_split: Splits, tmp_path: Path, sheet_dir: Path) -> None:

@@ -138,7 +138,7 @@ def notes(found: Found, mode: Mode, profile_file: str = "") -> list[str]:
         lines.append(f"The third party {found.party} gets the reply, as the model writes it"
                      f"{'' if mode == 'off' else ': tags stay tags'}, and which of its own products fit.")  # fmt: skip
     if profile_file:
-        lines.append(f"To agree is remembered in {consents_of(profile_file).name}; delete that to be asked again.")
+        lines.append(f"To agree is remembered in {consents_of(profile_file)}; delete that to be asked again.")
     return lines
 
 

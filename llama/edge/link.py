@@ -55,6 +55,7 @@ MAX_REPLY_BYTES = 64 << 20
 WAITING_MS = 200
 # A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
 CHECK_KEYS = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
+GIVE_KEYS = "if that cloud has keys, give --key_file and --cloud_key"  # nor does it to a device without one
 
 
 class Link:
@@ -203,7 +204,7 @@ class Link:
                 raise CloudUnreachable(
                     f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
                     f"the address is right and that no firewall is in between"
-                    f"{'' if self.keys is None else f'; also {CHECK_KEYS}'}"
+                    f"{f'; and {GIVE_KEYS}' if self.keys is None else f'; also {CHECK_KEYS}'}"
                 )
             self.silent = True
             if self._lost:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from llama.edge.link import CHECK_KEYS
+from llama.edge.link import CHECK_KEYS, GIVE_KEYS
 from llama.keys import LinkKeys
 
 
@@ -26,8 +26,8 @@ class Notices:
     def silence(self, words: str) -> None:
         """The link's ``on_notice``."""
         if self._follow:  # it never comes to the error that would say what to look at
-            check = "" if self._keys is None else f"; check {CHECK_KEYS}"
-            words = f"no answer from {self._address}; asking until it comes{check}"
+            look_at = GIVE_KEYS if self._keys is None else f"check {CHECK_KEYS}"
+            words = f"no answer from {self._address}; asking until it comes; {look_at}"
         self._trouble(words)
 
     def refusal(self, words: str) -> None:

@@ -203,6 +203,11 @@ def ending(reply: Reply, max_seq_len: int) -> str | None:
     """Why a reply stops where it does, or None where the model has ended it."""
     if reply.stop_reason == "max_gen_len":
         return f"cut off after {len(reply.tokens)} tokens, as the sheet or --max_gen_len says"
+    if reply.stop_reason == "max_seq_len" and len(reply.tokens) > len(reply.prompt_tokens):
+        return (
+            f"cut off: the reply fills the context of {max_seq_len} tokens; give --max_gen_len for a shorter one, or a "
+            f"lower --temperature if it wanders"
+        )
     if reply.stop_reason == "max_seq_len":
         return (
             f"cut off: prompt and reply fill the context of {max_seq_len} tokens; shorten the prompt, or start the "
