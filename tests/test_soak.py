@@ -23,7 +23,9 @@ from tests.whole import load_edge
 
 SESSIONS = 5000 if SOAK else 500
 DEVICES, SLOTS = 16, 8
-KEPT = 500 if SOAK else 2000  # bytes of memory per session; there is less to remember of a session after the first 4096
+# Bytes of memory per session. There is less to remember of a session after the first 4096, and in a short run one more
+# arena of the allocator, 4 MiB, is 4 kB a session.
+KEPT = 500 if SOAK else 10_000
 
 
 def short_talks(n: int) -> list[tuple[list[int], int, Sampling]]:

@@ -12,15 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from llama.model import KVCache, Positions
-from model_cloud import CloudTransformer
+from llama.model import KVCache, ModelArgs, Positions
 
 MOST_ROWS = 256  # of one recorded pass
 OLDEST_GPU = (8, 0)  # Ampere, the first that torch's flash attention runs on
 WIDEST_HEAD = 256  # its limit, and a multiple of 8
+
+
+class Decoder(Protocol):
+    """The cloud's half, as far as it matters here."""
+
+    args: ModelArgs
+    freqs_cis: torch.Tensor
+
+    @property
+    def first_weight(self) -> torch.Tensor:
+        """Any weight of the layers, to ask for their dtype and device."""
+
+    def decode_at(self, h: torch.Tensor, positions: Positions, cache: KVCache) -> torch.Tensor:
+        """One row ``(B, dim)`` of each sequence to float32 logits ``(B, vocab)``."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class RecordedDecoding:
         cache: empty; position 0 of its first slot is zero again afterwards.
     """
 
-    def __init__(self, model: CloudTransformer, cache: KVCache) -> None:
+    def __init__(self, model: Decoder, cache: KVCache) -> None:
         self._model, self._cache = model, cache
         self._table = model.freqs_cis  # the recordings read it: it must not go, should the model make another
         pool = torch.cuda.graph_pool_handle()
@@ -60,7 +74,7 @@ class RecordedDecoding:
         cache.row(0).clear(1)
 
     @staticmethod
-    def suits(model: CloudTransformer) -> bool:
+    def suits(model: Decoder) -> bool:
         """Whether this GPU, dtype and head width are those that flash attention is made for."""
         weight, width = model.first_weight, model.args.head_dim
         if not weight.is_cuda or torch.cuda.get_device_capability(weight.device) < OLDEST_GPU:
