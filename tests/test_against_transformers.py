@@ -220,7 +220,7 @@ def test_smollm2_says_what_transformers_says(
 def test_smollm2_says_what_transformers_own_generate_says(
     smollm2: LlamaForCausalLM, reply: Callable[[str], Replied]
 ) -> None:
-    """Decoded by transformers one greedy token at a time, after a prompt of several of our chunks; at length all 128."""
+    """Decoded by transformers one greedy token at a time, after a prompt of several of our chunks; at length, 128."""
     count = REPLY if SOAK else 32
     ours = reply(PROMPTS["long"])
     model: Any = smollm2  # its own annotation of generate does not type-check
