@@ -14,9 +14,7 @@ import safetensors.torch
 import torch
 
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
-from llama.sampling import Sampling
 
-GREEDY = Sampling(temperature=0)
 LENGTH = 24  # of the reference's replies
 BF16_BOUND = 0.06  # 0.055 was measured: one more or less in the last place of a few bf16 logits
 

@@ -23,7 +23,8 @@ from llama.model import KVCache, ModelArgs
 from llama.wire import DTYPES
 from model_cloud import CloudTransformer
 from tests.processes import cloud
-from tests.references import GREEDY, LENGTH, reference, stop_ids
+from tests.references import LENGTH, reference, stop_ids
+from tests.support import GREEDY
 from tests.whole import Halves, chunked_logits, load_edge, load_halves
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -19,7 +19,8 @@ from llama.checkpoint.splitting import split
 from llama.edge.link import Link
 from llama.generation import reply_to
 from tests.processes import ask, cloud
-from tests.references import BF16_BOUND, GREEDY, LENGTH, Reference, reference, stop_ids
+from tests.references import BF16_BOUND, LENGTH, Reference, reference, stop_ids
+from tests.support import GREEDY
 from tests.whole import chunked_logits, generate, load_edge, load_halves
 
 FP32_BOUND = 1e-5

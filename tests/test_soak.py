@@ -25,7 +25,7 @@ SESSIONS = 5000 if SOAK else 500
 DEVICES, SLOTS = 16, 8
 # Bytes of memory per session. There is less to remember of a session after the first 4096, and in a short run one more
 # arena of the allocator, 4 MiB, is 4 kB a session.
-KEPT = 1000 if SOAK else 10_000
+KEPT = 500 if SOAK else 10_000
 
 
 def short_talks(n: int) -> list[tuple[list[int], int, Sampling]]:
