@@ -220,10 +220,6 @@ def _check_role(path: str, identity: Identity, role: str) -> None:
 class _Unreadable(ValueError):
     """It cannot be read for now."""
 
-    def __init__(self, why: OSError) -> None:
-        super().__init__(f"cannot be read ({why.strerror})")
-        self.why = why
-
 
 def _read(path: str | Path) -> tuple[bytes, int]:
     """A small regular file, and its mode; never waits, as a pipe would.
@@ -236,9 +232,8 @@ def _read(path: str | Path) -> tuple[bytes, int]:
             mode = os.fstat(file.fileno()).st_mode
             raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
     except OSError as err:
-        if err.errno in _FOR_NOW:
-            raise _Unreadable(err) from None
-        raise ValueError("no such file" if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
+        kind = _Unreadable if err.errno in _FOR_NOW else ValueError
+        raise kind("no such file" if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
     if not stat.S_ISREG(mode):
         raise ValueError("not a file")
     if len(raw) > MAX_BYTES:
@@ -342,8 +337,8 @@ class AllowList:
             try:
                 says = known[1] if known is not None and known[0] == stamp else self._says(file)
                 read[file] = (stamp, says)
-            except OSError as err:
-                says, self._unread = f"cannot be read ({err.strerror})", True
+            except _Unreadable as err:
+                says, self._unread = str(err), True
             if isinstance(says, Identity) and (says.public in listed or says.name in names):
                 says = "another file has this name or key"
             if isinstance(says, str):
@@ -361,8 +356,8 @@ class AllowList:
     def _says(self, file: str) -> Identity | str:
         try:
             return parse_public(_read(self.directory / file)[0])
-        except _Unreadable as err:
-            raise err.why from None
+        except _Unreadable:
+            raise
         except ValueError as err:
             return str(err)
 

@@ -226,7 +226,8 @@ class KVCache:
         """Each layer's part in a step at ``positions``, made for all layers at once: that is fewer calls."""
         read = self.keys_values[..., : positions.end, :]
         keys, values = (read[:, which].flatten(1, 2).unbind(0) for which in (0, 1))
-        written = read[..., positions.start[0] :, :] if positions.where is None else self.keys_values
+        alike = positions.where is None and positions.lengths is None
+        written = read[..., positions.start[0] :, :] if alike else self.keys_values
         return map(LayerCache, keys, values, written.unbind(0))
 
 
@@ -260,7 +261,8 @@ class Positions:
         end: one past the last position of the longest row.
         freqs_cis: complex64 ``(1 or B, T, 1, D/2)``.
         mask: T ``(T, end)`` or ``(B, 1, 1, T, end)`` of 0 and -inf, or None when nothing is hidden.
-        where: for rows that differ, int64 ``(B, 1)`` and ``(B, T)``: row and position of each new entry.
+        where: for rows that differ, int64 ``(B, 1)`` and ``(B, T)``: row and position of each new entry. None also with
+            ``lengths``.
         among: where the cache has further rows, which have no part in the step: how many it has in all.
         lengths: where only the GPU knows the rows and positions, what its attention is to read.
     """
@@ -288,7 +290,7 @@ class Positions:
             groups, F.pad(begins.flatten(), (0, 1)).int(), (at + 1).repeat_interleave(kv_heads).int(),
             torch.stack([of_keys, of_keys + among * kv_heads * end], dim=1).flatten(),
         )  # fmt: skip
-        return cls([0] * len(at), 1, end, table[at][:, None, None], None, (rows[:, None], at[:, None]), lengths=lengths)
+        return cls([0] * len(at), 1, end, table[at][:, None, None], None, None, lengths=lengths)
 
     @classmethod
     def of(
@@ -376,16 +378,23 @@ class Attention(nn.Module):
         apply_rotary_emb_(xq_xk_xv[:, :, : heads + kv_heads], positions.freqs_cis)
         cache.write(xq_xk_xv[:, :, heads:].view(b, t, 2, kv_heads, d), positions)
 
-        # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
         xq = xq_xk_xv[:, :, :heads]
         if positions.lengths is not None:
             output = flash_attention(xq.reshape(b * kv_heads, rep, d), cache, positions.lengths).view(b, heads * d)
-            output = self._wo(output)
-            return parallel.reduce(output) if self._reduce else output
+        else:
+            output = self._attend(xq, positions, cache)
+        output = self._wo(output)
+        return parallel.reduce(output) if self._reduce else output
+
+    def _attend(self, xq: torch.Tensor, positions: Positions, cache: LayerCache) -> torch.Tensor:
+        """What each query ``(B, T, H, D)`` finds among the cached positions that it may see, ``(B*T, H*D)``."""
+        b, t, heads, d = xq.shape
+        kv_heads, rep = self.n_local_kv_heads, self.n_rep
         part = None
         if positions.among is not None and positions.where is not None:  # the cache's other rows ask for nothing
             part, b = positions.where[0][:, 0], positions.among
             xq = xq.new_zeros(b, t, heads, d).index_copy_(0, part, xq)
+        # The `rep` query heads that share a key head are rows of one product: (B*K, rep*T, D).
         if t == 1:
             xq = xq.reshape(b * kv_heads, rep, d)
         else:
@@ -401,8 +410,7 @@ class Attention(nn.Module):
             output = output.view(b, kv_heads, rep, t, d).permute(0, 3, 1, 2, 4).reshape(b * t, heads * d)
         if part is not None:
             output = output.view(b, t, heads * d).index_select(0, part).flatten(0, 1)
-        output = self._wo(output)
-        return parallel.reduce(output) if self._reduce else output
+        return output
 
 
 class FeedForward(nn.Module):

@@ -132,7 +132,10 @@ def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> No
     assert delivery.prompt == SHEETS["insurer/cover.toml"]
     assert collected(served, "adviser") == ()
     with served.peer() as peer:
-        assert peer.refusal(Collect("nobody")) == "not_served"
+        peer.send_request(Collect("nobody"))
+        refused = peer.receive()
+        assert isinstance(refused, wire.Error) and refused.code == "not_served"
+        assert "insurer" not in f"{refused.message} {refused.advice}"  # others' names are not a third party's business
 
 
 def test_nothing_of_the_provider_is_in_a_delivery(served: Served) -> None:

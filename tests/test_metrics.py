@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llama import wire
 from llama.cloud.metrics import Metrics
 from llama.cloud.monitoring import MAX_AT_ONCE, MAX_HEAD_BYTES, Monitoring
-from llama.cloud.sessions import Ending
+from llama.cloud.sessions import Ending, Session
 from llama.errors import BindError, UsageError
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, ErrorCode, Finish, Hello, Tokens
@@ -261,6 +262,24 @@ def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.
             assert wait_until(lambda: get(watched.address, "/healthz") == (503, "stuck\n"))
         assert isinstance(peer.receive(), Tokens)
         assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
+
+
+def test_a_door_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it waits for a disk that does not answer; and forgotten once it goes on."""
+    monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
+    goes_on, idle = threading.Event(), watched.served.server.sessions.idle
+
+    def held() -> list[Session]:
+        assert goes_on.wait(60)
+        return idle()
+
+    monkeypatch.setattr(watched.served.server.sessions, "idle", held)
+    try:
+        assert wait_until(lambda: get(watched.address, "/healthz") == (503, "stuck\n"))
+    finally:
+        goes_on.set()
+    assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
+    assert watched.served.run(PROMPT, 3) == watched.served.halves.tokens(PROMPT, 3)
 
 
 # ---- who looks

@@ -64,7 +64,7 @@ from llama.wire import (
 
 POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
-STUCK_S = 60.0  # a worker that is not heard of for so long is in a pass that will hardly end
+STUCK_S = 60.0  # a worker that is not heard of for so long is in a pass that will hardly end; likewise the door
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 MAX_ERRANDS = 256  # that wait for the clerk
 FINISHED_FIRST = 32  # finished runs that may come after an errand and before it
@@ -160,7 +160,7 @@ class Server:
         self._stopping = False
         self._stop_asked: Callable[[], bool] | None = None  # before it serves, None
         self._draining: Callable[[], bool] = lambda: False
-        self._worker_seen = 0.0  # monotonic seconds
+        self._worker_seen = self._door_seen = 0.0  # monotonic seconds
         self.sessions = Sessions(
             slots, idle_timeout_s, time.monotonic, most_waiting, per_owner=None if keys is None else keys.max_sessions
         )
@@ -238,7 +238,7 @@ class Server:
             MemoryCeilingReached: the process has more memory than ``ceiling`` allows.
         """
         self._draining, self._prefixes, self._ceiling = draining, prefixes or {}, ceiling
-        self._stop_asked, self._worker_seen = stopping, time.monotonic()
+        self._stop_asked, self._worker_seen, self._door_seen = stopping, time.monotonic(), time.monotonic()
         self.metrics.watch(self.sessions, self.welcome.max_seq_len, ranks.cache.keys_values.nbytes)
         door = threading.Thread(target=self._keep_the_door, name="door")
         clerk = threading.Thread(target=self._keep_the_books, name="clerk")
@@ -262,14 +262,14 @@ class Server:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
 
     def health(self) -> str:
-        """``ok``; or ``starting``, ``draining``, ``stopping``, or ``stuck``: for long no pass has come to its end."""
+        """``ok``; or ``starting``, ``draining``, ``stopping``; or ``stuck``: the worker or the door is not heard of."""
         if self._stop_asked is None:
             return "starting"
         if self._stopping or self._stop_asked():
             return "stopping"
         if self._draining():
             return "draining"
-        return "stuck" if time.monotonic() - self._worker_seen > STUCK_S else "ok"
+        return "stuck" if time.monotonic() - min(self._worker_seen, self._door_seen) > STUCK_S else "ok"
 
     # ---- the door
 
@@ -281,6 +281,7 @@ class Server:
             poller.register(self._admission.questions, zmq.POLLIN)
         try:
             while not self._stopping:
+                self._door_seen = time.monotonic()
                 if self._ceiling is not None:
                     self._ceiling.check()
                 rest_s = self._rests_until - time.monotonic()
@@ -339,15 +340,16 @@ class Server:
     def _question(self, frames: list[zmq.Frame]) -> None:
         arrived = time.monotonic()
         peer, owner = frames[0].bytes, "" if self._admission is None else self._admission.owner_of(frames[-1])
-        wait_s = self._budgets.wait_s(owner or peer, sum(map(len, frames)))
+        sizes = [len(frame) for frame in frames]
+        wait_s = self._budgets.wait_s(owner or peer, sum(sizes))
         if wait_s:
             self._rests_until = arrived + REST_S
         if self._surplus or (wait_s and self._refusals.wait_s(peer, 0)):
             self._hang_up(frames[-1])
             return
-        if len(frames) < 3 or len(frames[1]) != 0:
+        if len(sizes) < 3 or sizes[1] != 0:
             return  # not the envelope of a REQ peer: nobody to answer
-        self.metrics.received += sum(map(len, frames[2:]))
+        self.metrics.received += sum(sizes[2:])
         try:
             if wait_s:
                 one = "connection" if self._admission is None else "key"

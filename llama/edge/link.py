@@ -18,6 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from socket import getaddrinfo
 from types import TracebackType
 
 import msgspec
@@ -176,7 +177,7 @@ class Link:
             now = time.monotonic()
             give_up = min(give_up, now + self.deadline_s)
             if now > give_up:
-                return Error(reply.code, f"it has been full for {self.deadline_s:.0f} s",
+                return Error(reply.code, f"{reply.message}; it was asked again for {self.deadline_s:.0f} s",
                              "try again later, or wait longer with --deadline", reply.retry_after_s)  # fmt: skip
             hint = reply.retry_after_s
             if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
@@ -186,7 +187,7 @@ class Link:
                 self.pause(AT_ONCE_S)
             else:
                 wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
-                self.on_notice(f"the cloud is full; asking again in {wait:.1f} s")
+                self.on_notice(f"the cloud is busy: {reply.message}; asking again in {wait:.1f} s")
                 self.pause(wait)
             self._look_at_the_connection()
             self._lost = False  # as in begin
@@ -201,6 +202,9 @@ class Link:
         while reply is None:
             silent_s = time.monotonic() - heard
             if silent_s >= 0.95 * self.deadline_s:  # the rest would not be worth asking for
+                if (host := self._host()) is not None and not _is_known(host):
+                    raise CloudUnreachable(f"no answer from {self.address}: this machine knows no host of the name "
+                                           f"{host}; check how it is written, or give its IP address")  # fmt: skip
                 raise CloudUnreachable(
                     f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
                     f"the address is right and that no firewall is in between"
@@ -227,6 +231,11 @@ class Link:
             self._send(frames)
             reply = self._receive(min(STEP_PATIENCE_S, self.deadline_s / 2))
         return reply
+
+    def _host(self) -> str | None:
+        """The address's host, where the name of one belongs."""
+        scheme, _, rest = self.address.partition("://")
+        return rest.rpartition(":")[0].removeprefix("[").removesuffix("]") if scheme == "tcp" else None
 
     def _bear_a_loss(self, losses: int) -> None:
         """The connection broke under a request, ``losses`` times by now: the first is told, the later ones waited out.
@@ -326,6 +335,15 @@ class Link:
             return wire.decode_reply(frames[0])
         except ValueError as err:
             raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})") from None
+
+
+def _is_known(host: str) -> bool:
+    """Whether it is an address, or a name that can be looked up. libzmq looks it up, too, and does not tell."""
+    try:
+        getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def _is_usable(welcome: Welcome) -> bool:

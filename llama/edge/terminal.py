@@ -7,6 +7,7 @@ pipes. Text is shown as text: never as markup, and without control characters, w
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +34,7 @@ _CELL_CHARS = 100
 
 
 class Terminal:
-    """The two streams; knows whether the reply, on a screen that shows both, has stopped in the middle of a line."""
+    """The two streams; knows whether the reply, where both are shown, has stopped in the middle of a line."""
 
     def __init__(self, *, plain: bool = True) -> None:
         self.plain = plain
@@ -48,7 +49,7 @@ class Terminal:
     def notice(self, text: str) -> None:
         """A line for the person, on stderr."""
         text = printable(text)
-        if self._in_a_line and sys.stdout.isatty() and sys.stderr.isatty():
+        if self._in_a_line and _shown_together():
             text = "\n" + text
             self._in_a_line = False
         print(text, file=sys.stderr, flush=True)
@@ -267,6 +268,15 @@ def show_dry_run(text: str) -> None:
     if sys.stdout.isatty():
         text = "".join(c if printable(c) else f"\\x{ord(c):02x}" for c in text)
     _write(text + "\n")
+
+
+def _shown_together() -> bool:
+    """Whether both streams go to the same screen, file or pipe."""
+    try:
+        stdout, stderr = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
+    except (OSError, ValueError):  # one of them is no file
+        return False
+    return (stdout.st_dev, stdout.st_ino) == (stderr.st_dev, stderr.st_ino)
 
 
 def _write(text: str) -> None:
