@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 READY_S = 120.0  # a busy machine loads several ranks of torch slowly
 END_S = 60.0
+PLACES = 8
 ANY_PORT = "tcp://127.0.0.1:*"
 
 
@@ -103,7 +104,12 @@ def cloud(
 def launch(
     log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None, bind: str = ANY_PORT
 ) -> subprocess.Popen[bytes]:
-    """Start cloud_main.py with all output into ``log``; the caller ends it with :func:`end`."""
+    """Start cloud_main.py with all output into ``log``; the caller ends it with :func:`end`.
+
+    It has :data:`PLACES`, unless ``flags`` say how many: to clear 4 GiB takes seconds.
+    """
+    if not {"--max_batch_size", "--kv_cache_gb"} & {*map(str, flags)}:
+        flags = (*flags, "--max_batch_size", PLACES)
     python = [sys.executable]
     if ranks is not None:
         python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]

@@ -72,7 +72,7 @@ def test_several_ranks_of_a_small_model_say_what_one_says(ranks: int, k: int, ti
 
 
 def test_three_ranks_of_smollm2_say_what_one_says(smollm2_split: Splits) -> None:
-    """fp32, 9 heads and 3 key/value heads: 8 greedy tokens after a question, and after a prompt of two chunks."""
+    """fp32, 9 heads and 3 key/value heads: 6 greedy tokens after a question, and after a prompt of two chunks."""
     whole, out = load_whole(smollm2_split(1)), smollm2_split(1, ranks=3)
     half = read_half(out / "edge", "edge")
     chat = chat_format_of(half, tokenizer_of(half))
@@ -82,9 +82,9 @@ def test_three_ranks_of_smollm2_say_what_one_says(smollm2_split: Splits) -> None
     ]
     prompts = [chat.encode_dialog_prompt([Message("user", text)]) for text in texts]
     with cloud(out / "cloud", "--threads", 1, ranks=3, env=ONE_THREAD) as running:
-        found = replies(out, running.address, prompts, 8)
+        found = replies(out, running.address, prompts, 6)
     for prompt, reply in zip(prompts, found, strict=True):
-        assert reply.tokens == generate(whole, prompt, GREEDY, 8, keep_logits=False).tokens
+        assert reply.tokens == generate(whole, prompt, GREEDY, 6, keep_logits=False).tokens
     assert len(prompts[1]) > 256
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.tokenizer import Tokenizer
 from tests.processes import Cloud, ask, cloud, edge
 from tests.support import ROOT, run_main
 
@@ -62,11 +64,16 @@ def sheet_file(directory: Path, questions: list[str], asks_for: list[str] = EVER
     return path
 
 
+@functools.cache
+def tokenizer(out: Path) -> Tokenizer:
+    return tokenizer_of(read_half(out / "edge", "edge"))
+
+
 def fed(out: Path, answer: dict[str, object]) -> str:
     """The text that was embedded, by the ids that the device reports."""
     ids = answer["prompt_tokens"]
     assert isinstance(ids, list)
-    return tokenizer_of(read_half(out / "edge", "edge")).decode(ids)
+    return tokenizer(out).decode(ids)
 
 
 def letters(text: str) -> str:
