@@ -24,7 +24,8 @@ from tests.whole import load_edge
 # Of the last 4096 sessions something is remembered: only after so many is nothing more to be kept of any.
 SESSIONS = 10_000 if SOAK else 500
 DEVICES, SLOTS = 16, 8
-KEPT = 200 if SOAK else 2000  # bytes of memory per session
+KEPT = 500 if SOAK else 10_000  # bytes of memory per session; one more arena of the allocator may be among them
+STEADILY = 200 if SOAK else 2000
 
 
 def short_talks(n: int) -> list[tuple[list[int], int, Sampling]]:
@@ -81,4 +82,4 @@ def test_thousands_of_short_sessions_get_their_own_text_and_leave_nothing(tiny_s
               f"{settled[-1] / 2**20:.1f} after the last; {slope(settled):.0f} bytes a session over the second half "
               f"({steady(settled):.0f} in its best third); {before.files} files and {before.threads} threads before "
               f"and after")  # fmt: skip
-        assert steady(settled) < KEPT
+        assert slope(settled) < KEPT and steady(settled) < STEADILY
