@@ -21,11 +21,13 @@ import regex
 
 from llama.chat import ChatFormat, Message
 from llama.errors import PrivacyRefused, PromptError
-from llama.privacy.forms import LONG, Index, compact
 from llama.privacy.merging import Passage
+from llama.privacy.normalised import compact
 from llama.privacy.sanitiser import CleanText, Sanitiser
+from llama.privacy.secret_index import SecretIndex
 from llama.tokenizer import Tokenizer
 
+LONG = 8  # letters and digits of a value that are as good as all of it
 WINDOW = 200  # characters before and after a border
 OWN = 0.75  # of a hit's letters and digits, and no fewer than LONG: so much of a value is as good as all of it
 CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
@@ -92,7 +94,7 @@ def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokeniz
 class _Search:
     """Looks for secrets in text, with the issued tags taken out."""
 
-    def __init__(self, secrets: Index, tags: Iterable[str]) -> None:
+    def __init__(self, secrets: SecretIndex, tags: Iterable[str]) -> None:
         self.secrets = secrets
         issued = sorted(map(regex.escape, tags), key=len, reverse=True)
         self._tags = regex.compile("|".join(issued)) if issued else None

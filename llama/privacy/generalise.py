@@ -8,8 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from llama.privacy.forms import POSTCODE_UK, amounts_in, dates_in
+from llama.privacy.amounts import amounts_in
+from llama.privacy.dates import dates_in
 from llama.privacy.patterns import CITIES
+from llama.privacy.places import POSTCODE_UK
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
 from llama.privacy.words import ADDRESS_WORDS

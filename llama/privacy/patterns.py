@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import phonenumbers
 from stdnum import iban, luhn
 
-from llama.privacy.forms import POSTCODE_UK, TextView
+from llama.privacy.normalised import NormalisedText
+from llama.privacy.places import POSTCODE_UK
 from llama.privacy.words import CITIES_ID, NAMES, NOT_NAMES, PROVINCES_ID, STREET_TYPES_EN
 
 
@@ -38,9 +39,9 @@ class Hit:
     kind: str
 
 
-def hits_in(text: str | TextView) -> list[Hit]:
+def hits_in(text: str | NormalisedText) -> list[Hit]:
     """All hits, by position; they may overlap."""
-    view = TextView(text) if isinstance(text, str) else text
+    view = NormalisedText(text) if isinstance(text, str) else text
     found = [hit for detect in _DETECTORS for hit in detect(view)]
     return sorted(found, key=lambda hit: (hit.start, -hit.end))
 
@@ -73,7 +74,7 @@ _PLATE = re.compile(r"(?<![\w])(?:[A-Z]{1,2})[ -]?\d{1,4}[ -]?[A-Z]{1,3}(?![\w])
 _PASSPORT = re.compile(r"(?<![\w])[A-Z]{1,2}\d{6,8}(?!\w)")
 
 
-def _numbers(view: TextView) -> Iterator[Hit]:
+def _numbers(view: NormalisedText) -> Iterator[Hit]:
     line = view.line
     for m in _NUMBER.finditer(line):
         digits = re.sub(r"\D", "", m[0])
@@ -110,7 +111,7 @@ def is_nik(digits: str) -> bool:
     return int(digits[:2]) >= 11 and int(digits[6:8]) <= 71 and 1 <= day <= 31 and 1 <= month <= 12
 
 
-def _phones(view: TextView) -> Iterator[Hit]:
+def _phones(view: NormalisedText) -> Iterator[Hit]:
     for pattern in (_LOCAL_PHONE, _NORTH_AMERICAN):
         for m in pattern.finditer(view.line):
             yield Hit(*m.span(), "PHONE")
@@ -124,7 +125,7 @@ def _phones(view: TextView) -> Iterator[Hit]:
                 yield Hit(match.start, match.end, "PHONE")
 
 
-def _ibans(view: TextView) -> Iterator[Hit]:
+def _ibans(view: NormalisedText) -> Iterator[Hit]:
     for m in re.finditer(r"(?<!\w)[a-z]{2}\d{2}(?: ?[a-z0-9]{1,4}){3,8}(?!\w)", view.line):
         for end in range(m.end(), m.start() + 14, -1):  # a word that follows may look like one more group
             if iban.is_valid(view.line[m.start() : end].strip()):
@@ -147,7 +148,7 @@ _PROFILE_HOSTS = re.compile(
 )
 
 
-def _mail_and_links(view: TextView) -> Iterator[Hit]:
+def _mail_and_links(view: NormalisedText) -> Iterator[Hit]:
     for m in _EMAIL.finditer(view.line):
         yield Hit(*m.span(), "EMAIL")
     for m in _URL.finditer(view.line):
@@ -164,7 +165,7 @@ def _mail_and_links(view: TextView) -> Iterator[Hit]:
         yield Hit(*m.span(), "URL")
 
 
-def _full_dates(view: TextView) -> Iterator[Hit]:
+def _full_dates(view: NormalisedText) -> Iterator[Hit]:
     for start, end, days in view.dates:
         if any(year is not None and day is not None for year, _, day in days):
             yield Hit(start, end, "DATE")
@@ -232,7 +233,7 @@ _PO_BOX = re.compile(rf"(?<!\w)P\.?\s?O\.?\s?Box\s\d+{_TAIL_EN}")
 _POSTCODES = re.compile(rf"(?<!\w)(?:{POSTCODE_UK}|(?:{_STATE})\s{_ZIP})(?!\w)")
 
 
-def _addresses(view: TextView) -> Iterator[Hit]:
+def _addresses(view: NormalisedText) -> Iterator[Hit]:
     for pattern in (_STREET_ID, _RT_RW, _STREET_EN, _FLAT_EN, _MILITARY, _PO_BOX, _POSTCODES):
         for m in pattern.finditer(view.text):
             # jalan is also "to walk": before a small letter it is a street's only with a number.
@@ -322,7 +323,7 @@ _COMPANY = re.compile(
 _RUN = re.compile(rf"{_WORD}(?:{_MORE}){{0,3}}")
 
 
-def _names(view: TextView) -> Iterator[Hit]:
+def _names(view: NormalisedText) -> Iterator[Hit]:
     for cue, least in _CUES:
         for m in cue.finditer(view.text):
             yield from _trimmed(view.text, *m.span(1), least)
@@ -351,11 +352,11 @@ def _trimmed(text: str, start: int, end: int, least: int) -> Iterator[Hit]:
         yield Hit(kept[0][0], kept[0][0] + len(found), "NAME")
 
 
-def _companies(view: TextView) -> Iterator[Hit]:
+def _companies(view: NormalisedText) -> Iterator[Hit]:
     for m in _COMPANY.finditer(view.text):
         yield Hit(*m.span(), "ORG")
 
 
-_DETECTORS: tuple[Callable[[TextView], Iterator[Hit]], ...] = (
+_DETECTORS: tuple[Callable[[NormalisedText], Iterator[Hit]], ...] = (
     _mail_and_links, _phones, _numbers, _ibans, _full_dates, _addresses, _companies, _names,
 )  # fmt: skip

@@ -17,12 +17,15 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llama.privacy.forms import Index, Secret, TextView, compact, national
 from llama.privacy.generalise import generalised
+from llama.privacy.normalised import NormalisedText, compact
 from llama.privacy.patterns import hits_in
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
+from llama.privacy.secret import Secret
+from llama.privacy.secret_index import SecretIndex
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
+from llama.privacy.variants.numbers import national
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
@@ -58,7 +61,7 @@ class Sanitiser:
         language: str = "en",
     ) -> None:  # fmt: skip
         self.profile, self.mode, self.language = profile, mode, language
-        self.secrets = Index()
+        self.secrets = SecretIndex()
         self._values: dict[str, str] = {}  # tag → what it stands for
         self._tag_of: dict[tuple[str, str], str] = {}  # kind and compact value → its tag
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
@@ -79,7 +82,7 @@ class Sanitiser:
             if each.policy is FieldPolicy.OPEN and field_of(each.name).policy is not FieldPolicy.OPEN
         ]  # fmt: skip
         for text in texts:
-            self._discover_in(TextView(visible(_normal(text))))
+            self._discover_in(NormalisedText(visible(_normal(text))))
 
     def __repr__(self) -> str:
         return f"Sanitiser(mode={self.mode!r}, {len(self._values)} tags)"
@@ -106,7 +109,7 @@ class Sanitiser:
 
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
         """The text in pieces, with a tag for each secret; a tag makes new edges, so what remains is looked at again."""
-        view = TextView(text)
+        view = NormalisedText(text)
         found = self._discover_in(view) if discover else []
         found += [(f.start, f.end, f.index) for f in self.secrets.find(view)]
         if not found:
@@ -161,7 +164,7 @@ class Sanitiser:
     def _index_of(self, each: ProfileField, value: Value) -> int:
         return next(i for i, s in enumerate(self.secrets.secrets) if (s.field, s.value) == (each.name, value))
 
-    def _discover_in(self, view: TextView) -> list[tuple[int, int, int]]:
+    def _discover_in(self, view: NormalisedText) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
         declared = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
         return [

@@ -11,9 +11,10 @@ from faker import Faker
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llama.privacy.forms import Index, Secret
 from llama.privacy.policy import field_of
 from llama.privacy.profile import Value
+from llama.privacy.secret import Secret
+from llama.privacy.secret_index import SecretIndex
 
 FORMS = settings(max_examples=120, deadline=None, derandomize=True)
 
@@ -28,19 +29,19 @@ SENTENCES = (
 )  # fmt: skip
 
 
-def index_of(field: str, value: Value, not_secret: Sequence[str] = ()) -> Index:
-    index = Index()
+def index_of(field: str, value: Value, not_secret: Sequence[str] = ()) -> SecretIndex:
+    index = SecretIndex()
     index.add(Secret(field, field_of(field).tag, value), not_secret)
     return index
 
 
-def missed(index: Index, text: str, start: int, end: int) -> str:
+def missed(index: SecretIndex, text: str, start: int, end: int) -> str:
     """Letters and digits of ``text[start:end]`` that no hit covers."""
     covered = {i for found in index.find(text) for i in range(found.start, found.end)}
     return "".join(text[i] for i in range(start, end) if text[i].isalnum() and i not in covered)
 
 
-def assert_found(index: Index, sentence: str, form: str, before: str = "", after: str = "") -> None:
+def assert_found(index: SecretIndex, sentence: str, form: str, before: str = "", after: str = "") -> None:
     """``form`` is found whole in the sentence; ``before`` and ``after`` touch it and may be found or not."""
     text = sentence.replace("§", before + form + after)
     start = sentence.index("§") + len(before)
@@ -659,8 +660,8 @@ The postman rings twice, at 4.16 and at 5.20.
 
 
 @pytest.fixture(scope="module")
-def person() -> Index:
-    index = Index()
+def person() -> SecretIndex:
+    index = SecretIndex()
     for field, value, not_secret in PROFILE:
         index.add(Secret(field, field_of(field).tag, value), not_secret)
     return index
@@ -668,7 +669,7 @@ def person() -> Index:
 
 # "12 to 15 million" does write the income: not ordinary for this person.
 @pytest.mark.parametrize("text", [text for text in ORDINARY if "15 million" not in text])
-def test_ordinary_text_is_left_alone(person: Index, text: str) -> None:
+def test_ordinary_text_is_left_alone(person: SecretIndex, text: str) -> None:
     """A prompt full of tags for what nobody has declared is worth nothing."""
     assert [text[f.start : f.end] for f in person.find(text)] == []
 
@@ -747,7 +748,9 @@ def test_a_name_and_a_number_are_found_with_invisible_characters_between(signs: 
 
 @given(st.text(), st.text(max_size=6))
 @settings(max_examples=250, deadline=None, derandomize=True)
-def test_any_text_is_searched_without_an_error_and_hits_lie_within_it(person: Index, text: str, more: str) -> None:
+def test_any_text_is_searched_without_an_error_and_hits_lie_within_it(
+    person: SecretIndex, text: str, more: str
+) -> None:
     """The text is anybody's."""
     for part in (text, f"{more}12 April{text}", f"0812{more}3456-7890{text}Jl. Melati{more}7"):
         for found in person.find(part):
@@ -767,7 +770,7 @@ def test_any_value_can_be_declared_and_is_found_where_all_of_it_is_written(field
 @pytest.mark.parametrize("sign", ["!", "é", "१२", "ﷺ", "\U0001d7d8" * 5, "𝐒𝐚𝐫𝐢", "1" * 400, "a" * 19_000,
     "1 " * 5_000,
                                   "12 April 1991 " * 300, "jl no " * 800])  # fmt: skip
-def test_a_long_or_odd_text_is_searched_in_bounded_time(person: Index, sign: str) -> None:
+def test_a_long_or_odd_text_is_searched_in_bounded_time(person: SecretIndex, sign: str) -> None:
     """Within what a person waits for a key press to count; the suite's own limit is what fails it."""
     began = dt.datetime.now(dt.UTC)
     person.find(sign)

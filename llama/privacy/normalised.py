@@ -1,0 +1,120 @@
+"""A text as it is searched: without case, accents, width and signs, with every position kept.
+
+Knows nothing about: values, tags, sheets.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+
+from llama.privacy.amounts import Amount, amounts_in
+from llama.privacy.dates import RARE_DATES, Day, dates_in
+
+MAX_GAP = 3  # signs between two digits of one number, white space not counted
+MAX_SPACES = 8
+
+_LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
+
+
+@lru_cache(maxsize=4096)
+def folded(char: str) -> str:
+    """Give the letters and digits of one character, without case, accent or width; empty for all else."""
+    if char.isdecimal():
+        return str(unicodedata.decimal(char))
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(_LIGATURES)
+    return "".join(c for c in plain if c.isalnum())
+
+
+def compact(text: str) -> str:
+    """Keep the letters and digits only, folded: ``Sari-Déwi`` → ``saridewi``."""
+    return "".join(folded(c) for c in text)
+
+
+def line_of(text: str) -> str:
+    """Fold a text character by character, so that every position stays."""
+    return "".join(map(_same_length, text))
+
+
+@lru_cache(maxsize=4096)
+def _same_length(char: str) -> str:
+    plain = unicodedata.normalize("NFKC", char).casefold()
+    return plain if len(plain) == 1 else char
+
+
+def is_unspaced(text: str) -> bool:
+    """Tell whether a text has letters of a script that puts no space between words (Thai and beyond)."""
+    return any(c >= "\u0e00" for c in text)
+
+
+class NormalisedText:
+    """A text, and the forms of it in which values are looked for; positions are the text's own.
+
+    Attributes:
+        text: as it is.
+        line: folded, a character for a character.
+        compact: letters and digits only; ``at[i]`` is where ``compact[i]`` stands in the text.
+        words: start, end and compact form of each word.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.line = line_of(text)
+        chars, at = list[str](), list[int]()
+        for i, char in enumerate(text):
+            for plain in folded(char):
+                chars.append(plain)
+                at.append(i)
+        self.compact, self.at = "".join(chars), at
+        self.words = [(m.start(), m.end(), compact(m[0])) for m in re.finditer(r"[^\W_]+", text)]
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int]]:
+        """Stretches ``compact[start:end]`` of digits with nothing but a few signs between them in the text."""
+        return list(self._digit_runs())
+
+    @cached_property
+    def dates(self) -> list[tuple[int, int, set[Day]]]:
+        """Dates that anybody would take for one, each with all that it can mean."""
+        return list(dates_in(self.line))
+
+    @cached_property
+    def all_dates(self) -> list[tuple[int, int, set[Day]]]:
+        """Dates, those included that only who knows the date would take for one."""
+        return [*self.dates, *dates_in(self.line, RARE_DATES)]
+
+    @cached_property
+    def amounts(self) -> list[Amount]:
+        """Amounts."""
+        return list(amounts_in(self.line))
+
+    def _digit_runs(self) -> Iterator[tuple[int, int]]:
+        for m in re.finditer(r"[0-9]+", self.compact):
+            start = m.start()
+            for i in range(m.start() + 1, m.end()):
+                gap = self.gap(i)
+                signs = len("".join(gap.split()))
+                if "\n\n" in gap or len(gap) > MAX_SPACES or signs > MAX_GAP:
+                    yield start, i
+                    start = i
+            yield start, m.end()
+
+    def gap(self, i: int) -> str:
+        """Give what stands in the text between ``compact[i-1]`` and ``compact[i]``."""
+        return self.text[self.at[i - 1] + 1 : self.at[i]]
+
+    def span(self, start: int, end: int) -> tuple[int, int]:
+        """Tell where ``compact[start:end]`` stands in the text, with the combining marks that follow."""
+        first, last = self.at[start], self.at[end - 1] + 1
+        while last < len(self.text) and unicodedata.combining(self.text[last]):
+            last += 1
+        return first, last
+
+    def is_edge(self, i: int) -> bool:
+        """Tell whether a word or number begins or ends between ``compact[i-1]`` and ``compact[i]``."""
+        if i in (0, len(self.compact)):
+            return True
+        before, after = self.compact[i - 1], self.compact[i]
+        return self.at[i] - self.at[i - 1] > 1 or before.isdigit() != after.isdigit() or is_unspaced(before + after)

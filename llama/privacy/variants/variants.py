@@ -1,0 +1,139 @@
+"""What all kinds of values have in common: the words as declared, their digits, and how they are looked for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+from llama.privacy.dates import Day, dates_in
+from llama.privacy.normalised import NormalisedText, compact, folded, line_of
+from llama.privacy.profile import text_of
+from llama.privacy.secret import Secret
+from llama.privacy.variants.finders import LONG, DateForms, DigitForms, Finder, LetterForms, Spans
+
+_NEVER_SOUGHT = frozenset(
+    {"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false", "tidak ada", "nihil", "not applicable", "nothing"}
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A declared value as text.
+
+    Attributes:
+        text: in NFC.
+        raw: its words as they are.
+        words: the same, folded.
+    """
+
+    text: str
+    raw: tuple[str, ...]
+    words: tuple[str, ...]
+
+
+def written(text: str) -> Written:
+    """Cut a text into words."""
+    text = unicodedata.normalize("NFC", text)
+    raw = tuple(re.findall(r"[^\W_]+", text))
+    return Written(text, raw, tuple(map(compact, raw)))
+
+
+class Variants:
+    """All ways to write one value, and where a text does.
+
+    A kind of value is a subclass: it says in :meth:`spell` what is looked for.
+
+    Args:
+        secret: the value.
+        not_secret: words that are sent anyway, such as an address's city.
+        exact: only as it is written, by case too: for values that nobody declared.
+    """
+
+    short_numbers = False  # numbers of four digits are looked for, too
+    phone = False
+
+    def __init__(self, secret: Secret, not_secret: Iterable[str] = (), *, exact: bool = False) -> None:
+        self.secret = secret
+        self.not_secret = frozenset(compact(word) for word in not_secret)
+        self.letters = LetterForms(exact=exact, brackets=secret.tag == "EMAIL")
+        self.digits = DigitForms(phone=self.phone)
+        self.dates = DateForms()
+        self.finders: list[Finder] = [self.letters, self.digits, self.dates]
+        if isinstance(secret.value, dt.date):
+            self.spell_day((secret.value.year, secret.value.month, secret.value.day))
+        elif text_of(secret.value).casefold() not in _NEVER_SOUGHT:
+            self.spell(written(text_of(secret.value)))
+
+    def spell(self, value: Written) -> None:
+        """Say what is looked for: by default all of it, its clauses, and its numbers."""
+        self.spell_numbers(value.text)
+        self.letters.add(value.words)
+        self.spell_clauses(value.text)
+
+    def spell_day(self, day: Day) -> None:
+        """Look for a day, also as a run of digits, as in a password."""
+        self.dates.days.add(day)
+        y, m, d = day
+        if y is None or d is None or not _is_date(y, m, d):
+            return
+        year, month, of_month = f"{y:04}", f"{m:02}", f"{d:02}"
+        if y > 99:
+            self.digits.numbers |= {of_month + month + year, year + month + of_month, month + of_month + year}
+        short = year[2:]
+        self.digits.numbers |= {of_month + month + short, short + month + of_month, month + of_month + short}
+
+    def spell_dates(self, text: str) -> None:
+        """Look for each day that the value writes."""
+        for _, _, days in dates_in(line_of(text)):
+            for day in days:
+                if day[2]:
+                    self.spell_day(day)
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each stretch ``text[start:end]`` that writes the value."""
+        return chain.from_iterable(finder.find(text) for finder in self.finders)
+
+    def spell_clauses(self, text: str) -> None:
+        """Look for each part between commas or full stops by itself."""
+        for clause in re.split(r"[,;.\n()]", text):
+            if len(compact(clause)) >= 6:
+                self.letters.add(written(clause).words)
+
+    def spell_numbers(self, text: str) -> None:
+        """Look for each number in the value, by itself."""
+        for number in numbers_in(text):
+            if len(number) >= 5 or (len(number) == 4 and self.short_numbers):
+                self.digits.numbers.add(number)
+            if len(number) >= LONG:
+                self.digits.parted.add(number)
+
+
+class WholeVariants(Variants):
+    """A list that is written as one text: only all of it, since its items are secrets of their own."""
+
+    def spell(self, value: Written) -> None:
+        """Look for all its words, one after another."""
+        self.letters.add(value.words)
+
+
+def _is_date(year: int, month: int, day: int) -> bool:
+    try:
+        dt.date(year, month, day)
+    except ValueError:
+        return False
+    return True
+
+
+def numbers_in(text: str) -> list[str]:
+    """Give the digits of each number in a text, whatever few signs group them."""
+    plain = plain_digits(text)
+    return [re.sub(r"\D", "", m[0]) for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain)]
+
+
+def plain_digits(text: str) -> str:
+    """Fold letters and digits, and keep all other signs."""
+    return "".join(folded(c) or c for c in text)
