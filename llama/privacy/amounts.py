@@ -1,35 +1,152 @@
 """The grammar of amounts in Indonesian and English: which stretch of a text writes one, and how much it is.
 
+A number beside other numbers can be read in several ways, and every reading is given: ``38,500 2`` holds 38, 500, 2 and
+38,500. What joins two groups of digits into one number: a point, a comma or an apostrophe, or one space before a group
+of exactly three digits. The end of a line never does.
+
 Knows nothing about: values, tags, sheets.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-Amount = tuple[int, int, float, bool]
-"""Start, end, how much, and whether a word such as *juta* scales it."""
+MAX_GROUPS = 8  # of digits in one number: enough for any amount of money
+
+
+class Amount(NamedTuple):
+    """``text[start:end]`` can be read as ``value``; ``scaled`` if a word such as *juta* says how many noughts."""
+
+    start: int
+    end: int
+    value: float
+    scaled: bool
+
 
 _SCALES = {
-    "ribu": 1e3, "rb": 1e3, "k": 1e3, "thousand": 1e3, "juta": 1e6, "jt": 1e6, "million": 1e6, "mio": 1e6, "mn": 1e6,
-    "m": 1e6, "miliar": 1e9, "milyar": 1e9, "billion": 1e9, "bn": 1e9, "triliun": 1e12,
+    "ribu": 1e3, "rb": 1e3, "rbu": 1e3, "k": 1e3, "thousand": 1e3, "thousands": 1e3, "grand": 1e3, "juta": 1e6,
+    "jt": 1e6, "jta": 1e6, "million": 1e6, "millions": 1e6, "mio": 1e6, "mn": 1e6, "mil": 1e6, "mill": 1e6, "m": 1e6,
+    "lakh": 1e5, "lakhs": 1e5, "crore": 1e7, "crores": 1e7, "miliar": 1e9, "milyar": 1e9, "billion": 1e9, "bn": 1e9,
+    "triliun": 1e12, "trillion": 1e12,
 }  # fmt: skip
 _SCALE = "|".join(sorted(_SCALES, key=len, reverse=True))
-_AMOUNT = re.compile(rf"(?<!\d)(?<!\d[.,])(?P<n>\d+(?:[.,'\s]\d+)*)\s?(?P<scale>{_SCALE})?(?:an)?(?![^\W_])")
+_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+(?:[.,'’ ]\d+)*")
+_AFTER = re.compile(
+    r"(?P<part>[^\S\n]?(?:½|¼|¾|setengah|seperempat|and a half|and a quarter))?"
+    rf"(?:[^\S\n]?-?(?P<scale>{_SCALE})(?:an)?(?![^\W_]))"
+)
+_PARTS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "setengah": 0.5, "seperempat": 0.25, "and a half": 0.5, "and a quarter": 0.25}
+_JOINS = re.compile(r"[^\S\n]{0,2}(?:,|dan|and|&|\+)?[^\S\n]{0,2}")  # between 14 juta and 250 ribu
+_CELL_ENDS = ",;\t|"  # with one of these beside it, a number may be a cell of a row
 
 
 def amounts_in(line: str) -> Iterator[Amount]:
-    """Amounts in a folded line, and whether a word scales them: ``15.000.000``, ``15 juta``, ``1,5jt``."""
-    for m in _AMOUNT.finditer(line):
-        number, scale = m["n"], _SCALES.get(m["scale"] or "", 1.0)
-        groups = re.split(r"[.,'\s]", number)
-        if len(groups) > 1 and all(len(g) == 3 for g in groups[1:]):
-            value = float("".join(groups)) * scale
-        elif len(groups) > 2 and len(groups[-1]) < 3 and all(len(g) == 3 for g in groups[1:-1]):
-            value = float("".join(groups[:-1]) + "." + groups[-1]) * scale
-        elif len(groups) == 2:
-            value = float(".".join(groups)) * scale
+    """Find the amounts in a folded line, every reading of each: ``15.000.000``, ``15 juta``, ``14 juta 250 ribu``."""
+    before: Amount | None = None  # the last one with a word for its noughts
+    scale_before = 0.0
+    for run in _NUMBER.finditer(line):
+        scale, part, end = _scale_after(line, run.end())
+        for start, stop, value in _Run(line, run, scale != 1).readings():
+            scaled = scale != 1 and stop == run.end()
+            yield Amount(start, end, (value + part) * scale, True) if scaled else Amount(start, stop, value, False)
+        sums = list[Amount]()
+        if before is not None and _JOINS.fullmatch(line, before.end, run.start()):
+            sums = [
+                Amount(before.start, end, before.value + more, True)
+                for more in _added(run[0], scale_before, scale, part)
+            ]
+            yield from sums
+        if sums:
+            before = sums[0]
         else:
-            value = float(groups[0]) * scale
-        yield m.start(), m.end(), value, m["scale"] is not None
+            value_ = _plain(run[0])
+            before = None if value_ is None else Amount(run.start(), end, (value_ + part) * scale, True)
+        before, scale_before = (before, scale) if scale != 1 else (None, 0.0)
+
+
+def main_amounts_in(line: str) -> list[Amount]:
+    """Find the amounts in a folded line, each in its longest reading."""
+    found = sorted(amounts_in(line), key=lambda a: (a.start, -a.end))
+    return [a for a in found if not any(b.start <= a.start and a.end <= b.end and b[:2] != a[:2] for b in found)]
+
+
+def _scale_after(line: str, end: int) -> tuple[float, float, int]:
+    """Read the word after a number: its scale, a half or a quarter before it, and where it ends."""
+    m = _AFTER.match(line, end)
+    if m is None:
+        return 1.0, 0.0, end
+    return _SCALES[m["scale"]], _PARTS.get((m["part"] or "").strip(), 0.0), m.end()
+
+
+def _added(number: str, scale_before: float, scale: float, part: float) -> Iterator[float]:
+    """Read what follows *14 juta* and adds to it: 250 ribu, 250.000, 250."""
+    value = _plain(number)
+    if value is None or (value + part) * scale >= scale_before:
+        return
+    yield (value + part) * scale
+    if scale == 1 and len(number) == 3:  # people leave the thousands unsaid
+        yield value * scale_before / 1000
+
+
+def _plain(number: str) -> float | None:
+    """Read a number that can be read in one way only, with groups of three or one fraction."""
+    groups = re.split(r"[.,'’ ]", number)
+    if len(groups) == 1 or all(len(g) == 3 for g in groups[1:]):
+        return float("".join(groups))
+    return float(".".join(groups)) if len(groups) == 2 else None
+
+
+class _Run:
+    """Groups of digits with one sign between two of them, and all numbers that they may be."""
+
+    def __init__(self, line: str, run: re.Match[str], scaled: bool) -> None:
+        self._groups = [(m.start(), m.end(), m[0]) for m in _DIGITS.finditer(line, run.start(), run.end())]
+        self._signs = [line[a[1]] for a in self._groups[:-1]]
+        self._scaled = scaled
+        # 1,250,000 is one number, but in "2,385,000,yes" the first comma may part two cells.
+        before, after = line[: run.start()][-1:], line[run.end() : run.end() + 2]
+        self._is_row = (before in _CELL_ENDS and before != "") or (after[:1] in _CELL_ENDS and after[1:].strip() != "")
+
+    def readings(self) -> Iterator[tuple[int, int, float]]:
+        """Give start, end and value of each number that one group or several neighbours may be."""
+        count = len(self._groups)
+        for first in range(count):
+            if first and self._goes_on(first):
+                continue
+            for last in range(first, min(count, first + MAX_GROUPS)):
+                if last + 1 == count or not self._goes_on(last + 1):
+                    for value in self._values(first, last):
+                        yield self._groups[first][0], self._groups[last][1], value
+
+    def _goes_on(self, i: int) -> bool:
+        """Tell whether group i goes on with the number before it: 1.250.000, 1,5 juta; a row's comma may part them."""
+        sign, before, this = self._signs[i - 1], self._groups[i - 1][2], self._groups[i][2]
+        if sign == " " or (sign == "," and self._is_row):
+            return False
+        is_fraction = self._scaled and i + 1 == len(self._groups) and sign in ".,"
+        return is_fraction or (len(this) == 3 and len(before) <= 3)
+
+    def _values(self, first: int, last: int) -> Iterator[float]:
+        groups = [g for _, _, g in self._groups[first : last + 1]]
+        signs = self._signs[first:last]
+        if len(groups) == 1:
+            yield float(groups[0])
+            return
+        if _are_grouped(groups, signs):
+            yield float("".join(groups))
+        if signs[-1] in ".,":
+            whole, fraction = groups[:-1], groups[-1]
+            one = len(whole) == 1 or (_are_grouped(whole, signs[:-1]) and signs[-2] != signs[-1])
+            if one and (len(fraction) <= 2 or (self._scaled and last + 1 == len(self._groups))):
+                yield float("".join(whole) + "." + fraction)
+
+
+def _are_grouped(groups: Sequence[str], signs: Sequence[str]) -> bool:
+    """Tell whether groups are the thousands of one number, or an Indian one's: 12,37,500."""
+    if len(groups[0]) > 3 or len(set(signs)) > 1 or len(groups[-1]) != 3:
+        return False
+    inner = {len(g) for g in groups[1:-1]}
+    return inner <= {3} or (inner == {2} and len(groups[0]) <= 2 and signs[0] == ",")

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from llama.privacy.profile import MONTHS
 
+Day = tuple[int | None, int, int | None]
+"""Year (None: not written; below 100: as two digits), month, day (None: not written)."""
+
 _MONTH_WORDS = {
     **{name.casefold(): i for names in MONTHS.values() for i, name in enumerate(names, start=1)},
     **{name[:3].casefold(): i for names in MONTHS.values() for i, name in enumerate(names, start=1)},
@@ -18,6 +21,8 @@ _MONTH_WORDS = {
 _MONTH = "|".join(sorted(_MONTH_WORDS, key=len, reverse=True))
 _SEP = r"[\s.,/\-–—]{0,3}"
 _WORD_END = r"(?![^\W\d_])"
+_OF = r"(?:(?:day\s)?of\s(?:the\smonth\sof\s)?|(?:di\s|pada\s)?(?:bulan|bln)\b\.?\s?)?"  # between a day and its month
+_YEAR_WORD = r"(?:(?:in\s|of\s)?(?:the\s)?(?:year|tahun|thn|th)\b\.?\s?|of\s|in\s)?"
 # Two digits after a day are a year, unless they count or time something.
 _YEAR = (
     rf"(?P<y>\d{{4}}(?!\d)|\d{{2}}(?!\d|[.:]\d|\s?(?:%|(?:{_MONTH}|orang|people|person|pcs|buah|kado|gifts?|guests?|tamu|"
@@ -27,39 +32,78 @@ DATES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[./\-–—\s])\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}(?:of\s|bulan\s)?(?P<m>{_MONTH}){_WORD_END}(?:{_SEP}['’]?{_YEAR})?",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
-        rf"(?:{_SEP}['’]?(?<=['’\s,./-]){_YEAR})?",
+        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}{_OF}(?P<m>{_MONTH}){_WORD_END}"
+        rf"(?:{_SEP}{_YEAR_WORD}['’]?{_YEAR})?",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:the\s)?(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
+        rf"(?:{_SEP}{_YEAR_WORD}['’]?(?<=['’\s,./-]){_YEAR})?",
         rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)",
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)",
     )
 )
-# What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day.
+"""What anybody would take for a date."""
+
 _ROMAN_NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _ROMAN = {numeral: month for month, numeral in enumerate(_ROMAN_NUMERALS, start=1)}
+_DAY_WORDS = {
+    word: day
+    for words in (
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+        "fifteenth sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third "
+        "twenty-fourth twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first",
+        "satu dua tiga empat lima enam tujuh delapan sembilan sepuluh sebelas dua-belas tiga-belas empat-belas "
+        "lima-belas enam-belas tujuh-belas delapan-belas sembilan-belas dua-puluh dua-puluh-satu dua-puluh-dua "
+        "dua-puluh-tiga dua-puluh-empat dua-puluh-lima dua-puluh-enam dua-puluh-tujuh dua-puluh-delapan "
+        "dua-puluh-sembilan tiga-puluh tiga-puluh-satu",
+    )
+    for day, word in enumerate(words.split(), start=1)
+}
+_DAY_WORD = "|".join(w.replace("-", "[- ]?") for w in sorted(_DAY_WORDS, key=len, reverse=True))
+_ANY = r"(?:[^\S\n]?(?:[^\w\n:]|_)[^\S\n]?|[^\S\n]{1,2})"  # between two numbers of a date, one unlike the other
+_DAY_IN_DIGITS, _MONTH_IN_DIGITS = r"(?P<d>\d{1,2})(?!\d)", r"(?P<n>\d{1,2})(?!\d)"
+_TH = r"(?:st|nd|rd|th)"
+_TGL, _BLN, _THN = r"(?:tgl|tanggal|day)\.?", r"(?:bln|bulan|month)\.?", r"(?:thn|th|tahun|year)\.?"
+_LISTED = r"[^\w\n]{0,3}"
+_BIRTH = r"(?:born|birthday|b-?day|birth|dob|lahir|kelahiran|ultah|ulang tahun|tgl|tanggal|ttl|hbd)"
 RARE_DATES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[^\w\n:]|_)\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
+        rf"(?<!\d)(?P<a>\d{{4}}|\d{{1,2}}){_ANY}(?P<b>\d{{1,2}}){_ANY}(?P<c>\d{{4}}|\d{{1,2}})(?!\d)",
         rf"(?<!\d)(?P<d>\d{{1,2}})[-/.\s]{{1,2}}(?P<m>{'|'.join(sorted(_ROMAN, key=len, reverse=True))})[-/.\s]{{1,2}}"
         r"(?P<y>\d{4}|\d{2})(?!\d)",
         r"(?<!\d)(?<!\d[./-])(?P<n>\d{1,2})\s?[/.-]\s?(?P<y>\d{4})(?!\d)",
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_SEP}['’](?P<y>\d{{2}})(?!\d)",
+        # With words: tgl 12 bln 4 thn 1991; tahun 1991 bulan 4 tanggal 12; month 4, day 12; the 12th of the 4th 1991.
+        rf"(?<!\d){_DAY_IN_DIGITS}{_LISTED}{_BLN}{_LISTED}(?:ke-?)?(?:{_MONTH_IN_DIGITS}|(?P<m>{_MONTH}){_WORD_END})"
+        rf"(?:{_LISTED}{_THN}{_LISTED}['’]?(?P<y>\d{{4}}|\d{{2}})(?!\d))?",
+        rf"{_THN}{_LISTED}(?P<y>\d{{4}}){_LISTED}{_BLN}{_LISTED}(?:{_MONTH_IN_DIGITS}|(?P<m>{_MONTH}){_WORD_END})"
+        rf"{_LISTED}{_TGL}{_LISTED}{_DAY_IN_DIGITS}",
+        rf"{_BLN}{_LISTED}(?:{_MONTH_IN_DIGITS}|(?P<m>{_MONTH}){_WORD_END}){_LISTED}{_TGL}{_LISTED}{_DAY_IN_DIGITS}"
+        rf"(?:{_LISTED}{_THN}{_LISTED}(?P<y>\d{{4}}|\d{{2}})(?!\d))?",
+        rf"{_TGL}{_LISTED}{_DAY_IN_DIGITS}{_LISTED}(?P<m>{_MONTH}){_WORD_END}{_LISTED}{_THN}{_LISTED}"
+        r"(?P<y>\d{4}|\d{2})(?!\d)",
+        rf"(?<!\d)(?P<d>\d{{1,2}}){_TH}\s(?:day\s)?of\s(?:the\s)?(?P<n>\d{{1,2}}){_TH}?(?:\smonth)?"
+        r"(?:[\s,]{1,2}(?:(?:of|in)\s)?(?P<y>\d{4})(?!\d))?",
+        # The day in words: the seventeenth of August, tujuh belas Agustus.
+        rf"(?<![^\W\d_])(?P<w>{_DAY_WORD})\s{_OF}(?P<m>{_MONTH}){_WORD_END}(?:{_SEP}{_YEAR_WORD}(?P<y>\d{{4}})(?!\d))?",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_SEP}(?:the\s)?(?P<w>{_DAY_WORD}){_WORD_END}(?:{_SEP}(?P<y>\d{{4}})(?!\d))?",
+        # Day and month alone, where a word says what they are: born 12/4.
+        rf"(?<![^\W_]){_BIRTH}(?:nya|ku)?[^\w\n]{{1,3}}(?:[^\W\d_]{{1,10}}[^\w\n]{{1,2}}){{0,3}}"
+        r"(?P<at>(?P<e>\d{1,2})\s?[/.\-]\s?(?P<f>\d{1,2}))(?![/.\-]?\d)",
     )
 )
-
-Day = tuple[int | None, int, int | None]
-"""Year (None: not written; below 100: as two digits), month, day (None: not written)."""
+"""What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day."""
 
 
 def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = DATES) -> Iterator[tuple[int, int, set[Day]]]:
     """Find the dates in a folded line, each with all that it can mean; they may overlap."""
     for pattern in patterns:
+        at = "at" if "at" in pattern.groupindex else 0
         m = pattern.search(line)
         while m is not None:
             possible = {o for o in _orders(m) if 1 <= o[1] <= 12 and (o[2] is None or 1 <= o[2] <= 31)}
             if possible:
-                yield m.start(), m.end(), possible
+                yield m.start(at), m.end(at), possible
             m = pattern.search(line, m.start() + 1)  # the next may begin inside this one: 2 12 04 1991
 
 
@@ -68,16 +112,26 @@ def _orders(m: re.Match[str]) -> list[Day]:
     if "a" in groups:
         a, b, c = (int(groups[g]) for g in "abc")
         if len(groups["a"]) == 4:
-            return [(a, b, c)]
+            return [(a, b, c), (a, c, b)] if len(groups["c"]) < 4 else []
         if len(groups["c"]) == 1:
             return []
         return [(c, b, a), (c, a, b), *([(a, b, c)] if len(groups["c"]) == 2 else [])]
+    if "e" in groups:
+        return [(None, int(groups["f"]), int(groups["e"])), (None, int(groups["e"]), int(groups["f"]))]
     year, day = groups["y"], groups.get("d")
-    month = int(groups["n"]) if "n" in groups else _MONTH_WORDS.get(groups["m"]) or _ROMAN[groups["m"]]
+    if groups.get("w"):
+        day = str(_DAY_WORDS[_hyphened(groups["w"])])
+    month = int(groups["n"]) if groups.get("n") else _MONTH_WORDS.get(groups["m"]) or _ROMAN[groups["m"]]
     orders: list[Day] = [(int(year) if year else None, month, int(day) if day else None)]
     if day and year and len(year) == 2:  # or a number of something that follows
         orders.append((None, month, int(day)))
     return orders
+
+
+def _hyphened(word: str) -> str:
+    """Write a day in words as :data:`_DAY_WORDS` does."""
+    bare = re.sub(r"[- ]", "", word)
+    return next(each for each in _DAY_WORDS if each.replace("-", "") == bare)
 
 
 def same_day(day: Day, own: Day) -> bool:

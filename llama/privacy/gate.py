@@ -1,14 +1,14 @@
-"""THE GATE: the last look at what is about to leave, by nobody's leave but its own.
+"""THE GATE: reads the person's own text once more before it leaves, by itself.
 
-Searched for every secret value, in all its written forms:
+It asks the profile what is secret, and reads (``llama.privacy.gate_reader``):
 
-1. the person's pieces of the dialogue one after another, without what stands between, in case a value was cut in two;
-2. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else. In it, each
-   of the person's pieces;
-3. and the windows across each piece's borders: a hit counts if nearly all of it is the person's. One that a sheet
-   completes does not count, or its author could try out guesses: what is refused is seen.
+1. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else;
+2. each piece of it that is the person's: no secret may be in it, nor three quarters of one at its border, which other
+   words could complete;
+3. the person's pieces one after another, in case a value was cut in two.
 
-A hit is refused with the field's name, never with the value. What the sheet says is not searched.
+No word of a sheet is read, so neither the answer nor the work depends on any. What was made coarser is no word of the
+person's: it is read only for values that it must not be. A refusal names the field, never the value.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ import regex
 
 from llama.chat import ChatFormat, Message
 from llama.errors import PrivacyRefused, PromptError
+from llama.privacy.gate_reader import SURE, TAG, Clue, Date, Letters, ReadText, clues_of, read_in
 from llama.privacy.merging import Passage
-from llama.privacy.normalised import compact
-from llama.privacy.sanitiser import CleanText, Sanitiser
-from llama.privacy.secret_index import SecretIndex
+from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
 from llama.tokenizer import Tokenizer
 
-LONG = 8  # letters and digits of a value that are as good as all of it
-WINDOW = 200  # characters before and after a border
-OWN = 0.75  # of a hit's letters and digits, and no fewer than LONG: so much of a value is as good as all of it
 CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
 
 
@@ -49,7 +45,7 @@ class Outgoing:
 
 
 def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
-    """The ids of a dialogue, if nothing in it must stay.
+    """Give the ids of a dialogue, if nothing in it must stay.
 
     Raises:
         PrivacyRefused: a secret value is in it; names the field.
@@ -60,9 +56,9 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     outgoing = Outgoing(tuple(ids), decoded := tokenizer.decode(ids), _shared(passages, ids, chat))
     if sanitiser.mode == "off":
         return outgoing
-    own = [piece.text for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
-    search = _Search(sanitiser.secrets, sanitiser.tags)
-    search.refuse_cut(own)
+    pieces = [piece for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
+    reading = _Reading(clues_of(sanitiser.profile), sanitiser.tags)
+    reading.refuse_cut([piece.text for piece in pieces if not isinstance(piece, Substitute)])
     text, offsets = chat.spell(dialog)
     if decoded != text:
         _refuse_what_cannot_be_written(dialog, tokenizer)
@@ -72,12 +68,17 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         for passage, offset in zip(passages, offsets, strict=True)
         for start, end in passage.own_spans
     ]
-    search.refuse_across(decoded, spans)
+    own = dict.fromkeys((piece, decoded[start:end]) for piece, (start, end) in zip(pieces, spans, strict=True))
+    for piece, said in own:
+        if isinstance(piece, Substitute):
+            reading.refuse_substitute(piece.field, said)
+        else:
+            reading.refuse(said)
     return outgoing
 
 
 def _shared(passages: Sequence[Passage], ids: list[int], chat: ChatFormat) -> int:
-    """Ids of the messages before the question, up to the first that has a word of the person's."""
+    """Count the ids of the messages before the question, up to the first that has a word of the person's."""
     others = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
     opening = chat.encode_opening([passage.message for passage in others])
     return len(opening) if ids[: len(opening)] == opening else 0
@@ -91,48 +92,60 @@ def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokeniz
                               f"remove control characters from the sheet")  # fmt: skip
 
 
-class _Search:
-    """Looks for secrets in text, with the issued tags taken out."""
+class _Reading:
+    """Reads the person's pieces, with the issued tags taken out."""
 
-    def __init__(self, secrets: SecretIndex, tags: Iterable[str]) -> None:
-        self.secrets = secrets
+    def __init__(self, clues: Sequence[Clue], tags: Iterable[str]) -> None:
+        self._clues = clues
         issued = sorted(map(regex.escape, tags), key=len, reverse=True)
         self._tags = regex.compile("|".join(issued)) if issued else None
 
-    def refuse_any(self, text: str) -> None:
-        for part in self._tags.split(text) if self._tags else [text]:
-            for found in self.secrets.find(part):
-                self._refuse(found.index)
+    def refuse(self, piece: str) -> None:
+        """Refuse a piece that says a secret, or so much of one at its border that other words could complete it."""
+        read = ReadText(self._without_tags(piece))
+        for clue in self._clues:
+            if next(read.says(clue), None) is not None or read.ends_with_most_of(clue):
+                _refuse(clue.field)
+
+    def refuse_substitute(self, name: str, piece: str) -> None:
+        """Refuse what stands for a field, if it is the value itself, or another one in letters.
+
+        A band's or a decade's figures may well be those of another field.
+        """
+        clues = [clue for clue in self._clues if clue.field == name or isinstance(clue, Letters)]
+        if (found := read_in(self._without_tags(piece), clues)) is not None:
+            _refuse(found)
 
     def refuse_cut(self, pieces: Sequence[str]) -> None:
-        for glue in ("", " "):
-            text, borders = glue.join(map(self._without_tags, pieces)), list[int]()
-            for piece in pieces[:-1]:
-                borders.append((borders[-1] if borders else -len(glue)) + len(glue) + len(piece))
-            for found in self.secrets.find(text):
-                edges = [found.start, *(b for b in borders if found.start < b < found.end), found.end]
-                parts = [len(compact(text[a:b])) for a, b in itertools.pairwise(edges)]
-                hit, tag = text[found.start : found.end], self.secrets.secrets[found.index].tag
-                if tag == "ADDRESS" and not any(c.isdigit() for c in hit):
-                    continue  # words of two lists that happen to name the street
-                if len(parts) > 1 and sum(parts) >= LONG and min(parts) >= CUT:
-                    self._refuse(found.index)
+        """Refuse pieces that say a secret one after another, each of them a share of it.
 
-    def refuse_across(self, text: str, spans: Sequence[tuple[int, int]]) -> None:
-        for start, end in spans:
-            self.refuse_any(text[start:end])
-            first, last = max(0, start - WINDOW), min(len(text), end + WINDOW)
-            for found in self.secrets.find(self._without_tags(text[first:last])):
-                a, b = first + found.start, first + found.end
-                own = sum(len(compact(text[max(a, s) : min(b, e)])) for s, e in spans if s < b and e > a)
-                if own >= max(LONG, OWN * len(compact(text[a:b]))):
-                    self._refuse(found.index)
+        A piece that stands in many places is read once, and each pair of neighbours once.
+        """
+        pieces = [self._without_tags(piece) for piece in pieces]
+        once = list(dict.fromkeys(pieces))
+        pairs = dict.fromkeys(itertools.pairwise(pieces))
+        for glue in ("", " "):
+            for joined in [once, *(pair for pair in pairs if pair not in itertools.pairwise(once))]:
+                self._refuse_across(joined, glue)
+
+    def _refuse_across(self, pieces: Sequence[str], glue: str) -> None:
+        read, borders, at = ReadText(glue.join(pieces)), list[int](), 0
+        for piece in pieces[:-1]:
+            at += ReadText.count(piece)
+            borders.append(at)
+        for clue in self._clues:
+            if isinstance(clue, Date):
+                continue  # a number here and a month there
+            for start, end in read.says(clue):
+                edges = [start, *(b for b in borders if start < b < end), end]
+                shares = [b - a for a, b in itertools.pairwise(edges)]
+                if len(shares) > 1 and end - start >= SURE and min(shares) >= CUT:
+                    _refuse(clue.field)
 
     def _without_tags(self, text: str) -> str:
-        """Issued tags as so many signs that no value reaches across them."""
-        return self._tags.sub(lambda m: "\0" * len(m[0]), text) if self._tags else text
+        return self._tags.sub(TAG, text) if self._tags else text
 
-    def _refuse(self, index: int) -> None:
-        secret = self.secrets.secrets[index]
-        raise PrivacyRefused(f"gate: the value of {secret.field} was about to leave the device; nothing was sent; "
-                             f"shorten or reword the text that mentions it")  # fmt: skip
+
+def _refuse(name: str) -> None:
+    raise PrivacyRefused(f"gate: the value of {name} was about to leave the device; nothing was sent; "
+                         f"shorten or reword the text that mentions it")  # fmt: skip

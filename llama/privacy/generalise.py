@@ -5,22 +5,30 @@ What cannot be read is not guessed: the answer is None, and the field is treated
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import re
 
-from llama.privacy.amounts import amounts_in
+from llama.privacy.amounts import main_amounts_in
 from llama.privacy.dates import dates_in
-from llama.privacy.patterns import CITIES
-from llama.privacy.places import POSTCODE_UK
+from llama.privacy.normalised import line_of
+from llama.privacy.places import city_of
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
-from llama.privacy.words import ADDRESS_WORDS
 
+# Each band is a quarter to the whole of its lower end; the last is open.
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
+_BANDS = (0, 10, 25, 50, 75, 100, 150, 200, 300, 500, 750, 1000)  # thousands
+_SMALL_UNITS = frozenset(["¥", "jpy", "₩", "krw", "huf", "₫", "vnd"])  # of which a hundred or more make a dollar
+_SIGN = re.compile(
+    r"us\$|s\$|a\$|c\$|nz\$|hk\$|[$€£¥₹₩₫฿]|\b(?:usd|eur|gbp|sgd|aud|cad|nzd|hkd|myr|rm|jpy|krw|vnd|inr|chf|sek|nok|dkk|"
+    r"thb|php|aed|sar|cny|rmb|zar|ngn|huf)\b"
+)
+_RUPIAH = re.compile(r"\b(?:rp|idr|rupiah)\b|\brp(?=\d)")
 
 
 def generalised(value: Value, how: Generaliser, language: str) -> str | None:
-    """The coarser form in ``en`` or ``id``, or None."""
+    """Give the coarser form in ``en`` or ``id``, or None."""
     text = text_of(value)
     if how is Generaliser.DECADE:
         year = _year(value, text)
@@ -31,34 +39,7 @@ def generalised(value: Value, how: Generaliser, language: str) -> str | None:
             return None
         low = int(age[1]) // 10 * 10
         return f"{low}–{low + 9} {'tahun' if language == 'id' else 'years'}"
-    if how is Generaliser.CITY:
-        return city_of(text)
-    amounts = [amount for _, _, amount, _ in amounts_in(text.casefold()) if amount >= 1000]
-    sign = re.search(r"[$€£¥]|\b(?:usd|eur|gbp|sgd)\b", text.casefold())
-    return _band(amounts[0], language, sign[0].upper() if sign else "") if len(amounts) == 1 else None
-
-
-def city_of(address: str) -> str | None:
-    """The city in an address: a known one between commas, or what stands where a postcode says that a city does."""
-    parts = [part.strip() for part in re.split(r"[,;\n]", address) if part.strip()]
-    for i in range(len(parts) - 1, 0, -1):
-        known = re.fullmatch(rf"({CITIES.pattern})(?:\s\d{{5}})?", parts[i], re.IGNORECASE)
-        if known:
-            return known[1]
-        before_code = re.fullmatch(rf"(.*?)\s?(?:{_POSTCODE})", parts[i])
-        if before_code:
-            words = before_code[1].strip() or (parts[i - 1] if i > 1 else "")
-            if re.fullmatch(r"[A-Z][A-Za-z'. -]{1,40}", words) and not _is_a_street(words):
-                return words
-    return None
-
-
-# A British postcode, or an American state and zip code.
-_POSTCODE = rf"{POSTCODE_UK}|[A-Z]{{2}}\s\d{{5}}(?:-\d{{4}})?"
-
-
-def _is_a_street(words: str) -> bool:
-    return any(word in ADDRESS_WORDS for word in re.findall(r"[a-z]+", words.casefold())[1:])
+    return city_of(text) if how is Generaliser.CITY else _income(text, language)
 
 
 def _year(value: Value, text: str) -> int | None:
@@ -74,13 +55,35 @@ def _suffix(language: str) -> str:
     return "-an" if language == "id" else "s"
 
 
-def _band(amount: float, language: str, sign: str) -> str:
-    million, per = ("juta", "rupiah") if language == "id" else ("million", "rupiah")
-    if sign or amount < 200_000:  # surely not rupiah
-        low, thousand = int(amount // 25_000) * 25, "ribu" if language == "id" else "thousand"
-        return f"{sign}{' ' if len(sign) > 1 else ''}{low}–{low + 25} {thousand}"
-    bands = [b for b in _RUPIAH_BANDS if b * 1e6 <= amount]
-    low, above = bands[-1], [b for b in _RUPIAH_BANDS if b * 1e6 > amount]
-    if not above:
-        return f"{'di atas' if language == 'id' else 'above'} {low} {million} {per}"
-    return f"{low}–{above[0]} {million} {per}"
+def _income(text: str, language: str) -> str | None:
+    """Give the band of the one amount that a text names."""
+    line = line_of(text)
+    amounts = {amount for _, _, amount, _ in main_amounts_in(line) if amount >= 1000}
+    if len(amounts) != 1:
+        return None
+    amount, sign = amounts.pop(), _SIGN.search(line)
+    if sign is None and (amount >= 200_000 or _RUPIAH.search(line)):
+        return _band(amount / 1e6, _RUPIAH_BANDS, "", ("million rupiah", "juta rupiah")[language == "id"], language)
+    unit = sign[0] if sign else ""
+    before = unit.upper() + (" " if unit.isalpha() else "")
+    hundred = 100 if unit in _SMALL_UNITS else 1
+    return _band(
+        amount / 1000,
+        tuple(hundred * each for each in _BANDS),
+        before,
+        ("thousand", "ribu")[language == "id"],
+        language,
+    )
+
+
+def _band(amount: float, bands: tuple[int, ...], before: str, unit: str, language: str) -> str:
+    """Write the band that an amount lies in: ``$25–50 thousand``; above the last one there is no upper end."""
+    above = bisect.bisect_right(bands, amount)
+    if above == len(bands):
+        top, unit = (
+            (bands[-1] // 1000, {"thousand": "million", "ribu": "juta"}[unit])
+            if bands[-1] >= 1000
+            else (bands[-1], unit)
+        )
+        return f"{'di atas' if language == 'id' else 'above'} {before}{top} {unit}"
+    return f"{before}{bands[above - 1]}–{bands[above]} {unit}"

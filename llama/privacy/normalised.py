@@ -19,6 +19,15 @@ MAX_SPACES = 8
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
+# Letters that are typed for digits, in a word with at least one digit.
+_LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
+_NUMBER_LIKE = re.compile(r"(?<![^\W_])[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?![^\W_])")
+
+
+def _digits_for_letters(m: re.Match[str]) -> str:
+    return m[0].translate(_LOOKALIKES)
+
+
 @lru_cache(maxsize=4096)
 def folded(char: str) -> str:
     """Give the letters and digits of one character, without case, accent or width; empty for all else."""
@@ -69,6 +78,12 @@ class NormalisedText:
                 at.append(i)
         self.compact, self.at = "".join(chars), at
         self.words = [(m.start(), m.end(), compact(m[0])) for m in re.finditer(r"[^\W_]+", text)]
+
+    @cached_property
+    def with_digits_for_letters(self) -> NormalisedText | None:
+        """The text with O, l, S and the like as the digits that they look like; None where no number has one."""
+        text = _NUMBER_LIKE.sub(_digits_for_letters, self.text)
+        return None if text == self.text else NormalisedText(text)
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:

@@ -150,6 +150,20 @@ FIELDS: tuple[Field, ...] = (
     _open("language", "bahasa"),
 )  # fmt: skip
 
+NEVER_SOUGHT = frozenset(
+    {"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false", "tidak ada", "nihil", "not applicable", "nothing"}
+)
+"""Answers that stand in every second sentence, in lower case: they are not looked for in a text."""
+
+IDENTIFYING = frozenset({"NAME", "CHILD", "PHONE", "EMAIL", "URL", "ID", "CARD", "ACCOUNT", "ADDRESS", "ORG", "NUMBER"})
+"""Kinds whose value says who it is, wherever it stands, so that it has one tag in every field. Two other fields with
+equal values have two tags: equal ones would say that both answers are the same."""
+
+FOUND_IN_ANY_TEXT = frozenset(
+    {"NAME", "PHONE", "EMAIL", "ADDRESS", "DATE", "ID", "CARD", "ACCOUNT", "ORG", "URL", "NUMBER"}
+)
+"""Kinds that are found without a profile, too, so that a tag of theirs says nothing of what is in one."""
+
 UNKNOWN_FIELD = Field(FieldPolicy.SECRET, "PRIVATE", ())
 
 _BY_NAME = {name: field for field in FIELDS for name in field.names}

@@ -54,12 +54,12 @@ def prepare(
     prompt = found.prompt
     if isinstance(prompt, OwnWords):
         _refuse_too_long(sum(len(turn.content) for turn in prompt.dialog), context_length)
-        sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog])
+        sanitiser = Sanitiser(profile, mode, own=[turn.content for turn in prompt.dialog], asked=())
         passages = merging.own_words(prompt, sanitiser)
     else:
         reserved = list(merging.texts_of(prompt, found.provider_system))
         for _ in range(MAX_TRIES):
-            sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language)
+            sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language, asked=prompt.asks_for)
             passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
             # Before anything is put together: a sheet may place a long field a hundred thousand times.
             _refuse_too_long(sum(passage.characters for passage in passages), context_length)

@@ -11,6 +11,7 @@ The map from tags to values lives here, in memory, for one session. Nothing here
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping
@@ -20,7 +21,15 @@ from typing import Literal
 from llama.privacy.generalise import generalised
 from llama.privacy.normalised import NormalisedText, compact
 from llama.privacy.patterns import hits_in
-from llama.privacy.policy import FieldPolicy, field_of
+from llama.privacy.policy import (
+    FOUND_IN_ANY_TEXT,
+    IDENTIFYING,
+    UNKNOWN_FIELD,
+    FieldPolicy,
+    Generaliser,
+    field_of,
+    same_field,
+)
 from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex
@@ -41,6 +50,17 @@ class CleanText:
 
 
 @dataclass(frozen=True)
+class Substitute(CleanText):
+    """Tags and coarser values that leave in place of a field: none of its words are the person's own.
+
+    Attributes:
+        field: which one.
+    """
+
+    field: str = ""
+
+
+@dataclass(frozen=True)
 class _Tag:
     tag: str
 
@@ -54,14 +74,19 @@ class Sanitiser:
         reserved: other people's texts of this session; tags that they write are not issued.
         own: the person's own texts that will be cleaned, so that what is found in one is known in all.
         language: of what is generalised, ``en`` or ``id``.
+        asked: fields that the sheet asks for: only a tag of theirs may say of what kind it is, where nothing but a
+            profile tells that; None: a tag of any field.
+        today: from which ages are counted.
     """
 
     def __init__(
         self, profile: Profile, mode: Mode = "schema", *, reserved: Iterable[str] = (), own: Iterable[str] = (),
-        language: str = "en",
+        language: str = "en", asked: Iterable[str] | None = None, today: dt.date | None = None,
     ) -> None:  # fmt: skip
         self.profile, self.mode, self.language = profile, mode, language
-        self.secrets = SecretIndex()
+        self.secrets = SecretIndex(today)
+        self._asked = None if asked is None else {other for name in asked for other in same_field(name)}
+        self._index_of: dict[tuple[str, int], int] = {}  # field and place in its values → its secret
         self._values: dict[str, str] = {}  # tag → what it stands for
         self._tag_of: dict[tuple[str, str], str] = {}  # kind and compact value → its tag
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
@@ -127,15 +152,9 @@ class Sanitiser:
             return None
         if self.mode == "off" or each.policy is FieldPolicy.OPEN:
             return self.clean(self._text_of(each))
-        parts = []
-        for value in each.values:
-            coarse = self._coarse(each, value)
-            parts.append(self._tag(self._index_of(each, value), "") if coarse is None else self._coarse_text(coarse))
-        return CleanText(", ".join(parts))
-
-    def _coarse_text(self, coarse: str) -> str:
-        """What is coarser is ours, and no find of the patterns'; but it may hold another declared value."""
-        return _joined(self._masked(coarse, discover=False))
+        parts = [self._coarse(each, value) or self._tag(self._index_of[each.name, i], "")
+                 for i, value in enumerate(each.values)]  # fmt: skip
+        return Substitute(", ".join(parts), each.name)
 
     def _text_of(self, each: ProfileField) -> str:
         is_money = field_of(each.name).rupiah  # written as a number, a model would not know of what
@@ -145,24 +164,31 @@ class Sanitiser:
         )
 
     def _coarse(self, each: ProfileField, value: Value) -> str | None:
-        """The value made coarser, or None where it must be a tag."""
+        """The value made coarser, or None where it must be a tag.
+
+        A town that is another declared value, too, is a tag: a band or a decade is ours, and never one.
+        """
         how = field_of(each.name).generaliser
-        return generalised(value, how, self.language) if each.policy is FieldPolicy.QUASI and how is not None else None
+        if each.policy is not FieldPolicy.QUASI or how is None:
+            return None
+        coarse = generalised(value, how, self.language)
+        if coarse is None or how is not Generaliser.CITY:
+            return coarse
+        return None if any(found.index < self._declared for found in self.secrets.find(coarse)) else coarse
 
     def _declare(self, each: ProfileField) -> None:
         if each.policy is FieldPolicy.OPEN:
             return
-        for value in each.values:
-            coarse = self._coarse(each, value)
+        how = field_of(each.name).generaliser if each.policy is FieldPolicy.QUASI else None
+        for i, value in enumerate(each.values):
+            city = generalised(value, how, self.language) if how is Generaliser.CITY else None
             secret = Secret(each.name, field_of(each.name).tag, value)
             items = _items(secret)
-            index = self.secrets.add(secret, [] if coarse is None else [coarse], only_whole=len(items) > 1)
+            index = self.secrets.add(secret, [] if city is None else [city], only_whole=len(items) > 1)
+            self._index_of[each.name, i] = index
             self._known.setdefault(compact(text_of(value)), index)
             for item in items if len(items) > 1 else []:
                 self.secrets.add(Secret(each.name, secret.tag, item))
-
-    def _index_of(self, each: ProfileField, value: Value) -> int:
-        return next(i for i, s in enumerate(self.secrets.secrets) if (s.field, s.value) == (each.name, value))
 
     def _discover_in(self, view: NormalisedText) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
@@ -183,18 +209,20 @@ class Sanitiser:
         return self._known[same]
 
     def _tag(self, index: int, written: str) -> str:
-        """The tag of a secret; the same for values that differ only in how they are written."""
+        """The tag of a secret; the same for values that differ only in how they are written, if they identify."""
         secret = self.secrets.secrets[index]
         value = written if secret.derived else text_of(secret.value, self.language)
-        known = (secret.tag, _key(secret.tag, value))
-        if known not in self._tag_of:
-            self._tag_of[known] = self._issue(secret, value)
-        return self._tag_of[known]
+        tells_nothing = self._asked is None or secret.field in self._asked or secret.tag in FOUND_IN_ANY_TEXT
+        kind = secret.tag if tells_nothing else UNKNOWN_FIELD.tag
+        key = _key(secret.tag, value) if secret.derived or secret.tag in IDENTIFYING else f"{index}"
+        if (kind, key) not in self._tag_of:
+            self._tag_of[kind, key] = self._issue(kind, value)
+        return self._tag_of[kind, key]
 
-    def _issue(self, secret: Secret, value: str) -> str:
+    def _issue(self, kind: str, value: str) -> str:
         while True:
-            self._next[secret.tag] = number = self._next.get(secret.tag, 0) + 1
-            name = f"{secret.tag}_{number}"
+            self._next[kind] = number = self._next.get(kind, 0) + 1
+            name = f"{kind}_{number}"
             if name not in self._taken:
                 break
         tag = f"[{name}]"

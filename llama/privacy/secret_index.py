@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from llama.privacy.normalised import NormalisedText, compact
-from llama.privacy.profile import text_of
+from llama.privacy.normalised import NormalisedText
 from llama.privacy.secret import Secret
-from llama.privacy.variants import KINDS, Variants, WholeVariants
+from llama.privacy.variants import KINDS, Options, Variants, WholeVariants
+from llama.privacy.variants.finders import Finder
 
 
 @dataclass(frozen=True, order=True)
@@ -24,18 +24,20 @@ class Found:
 class SecretIndex:
     """All secrets of a session, each with its variants; grows by :meth:`add`, never shrinks.
 
-    A mail address's local part is a secret of its own: it often is the person's name, and should have a name's tag.
+    Args:
+        today: from which ages are counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, today: dt.date | None = None) -> None:
         self.secrets: list[Secret] = []
-        self._variants: list[tuple[int, Variants]] = []
+        self._finders: list[tuple[int, Finder]] = []
+        self._today = today or dt.date.today()
 
     def add(
         self, secret: Secret, not_secret: Sequence[str] = (), *, exact: bool = False, only_whole: bool = False,
         sought: bool = True,
     ) -> int:  # fmt: skip
-        """Look for this value too, and give its index.
+        """Look for this value too, and give its index; what is derived from it has the indices that follow.
 
         Args:
             secret: the value.
@@ -46,18 +48,17 @@ class SecretIndex:
         """
         index = len(self.secrets)
         self.secrets.append(secret)
-        if sought:
-            kind = WholeVariants if only_whole else KINDS.get(secret.tag, Variants)
-            self._variants.append((index, kind(secret, not_secret, exact=exact)))
-        if secret.tag == "EMAIL" and not exact:
-            local = re.sub(r"[\W_]+", " ", text_of(secret.value).partition("@")[0]).strip()
-            if len(compact(local)) >= 5:
-                derived = Secret(secret.field, "NAME", local, derived=True)
-                self.secrets.append(derived)
-                self._variants.append((index + 1, KINDS["PRIVATE"](Secret(secret.field, "PRIVATE", local))))
+        if not sought:
+            return index
+        kind = WholeVariants if only_whole else KINDS.get(secret.tag, Variants)
+        variants = kind(secret, Options(tuple(not_secret), exact, self._today))
+        self._finders.append((index, variants))
+        for tag, finder in variants.derived:
+            self._finders.append((len(self.secrets), finder))
+            self.secrets.append(replace(secret, tag=tag, derived=True))
         return index
 
     def find(self, text: str | NormalisedText) -> list[Found]:
         """Give all places where a secret is written, by position; they may overlap."""
         view = NormalisedText(text) if isinstance(text, str) else text
-        return sorted({Found(start, end, i) for i, each in self._variants for start, end in each.find(view)})
+        return sorted({Found(start, end, i) for i, each in self._finders for start, end in each.find(view)})

@@ -16,13 +16,9 @@ from collections.abc import Iterable
 
 import regex
 
-from llama.privacy.policy import TAG_KINDS
+from llama.privacy.policy import FOUND_IN_ANY_TEXT, TAG_KINDS
 
-# What patterns find beyond the profile's fields.
-PATTERN_KINDS = frozenset(
-    {"NAME", "PHONE", "EMAIL", "ADDRESS", "DATE", "ID", "CARD", "ACCOUNT", "ORG", "URL", "NUMBER"}
-)
-ALL_KINDS = TAG_KINDS | PATTERN_KINDS
+ALL_KINDS = TAG_KINDS | FOUND_IN_ANY_TEXT
 
 
 def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:

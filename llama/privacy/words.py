@@ -125,14 +125,112 @@ COMPANY_WORDS = frozenset(
     """.split()
 )
 
-LEGAL_FORMS = frozenset("pt cv ud tbk persero inc ltd llc plc co corp gmbh company limited corporation".split())
+LEGAL_FORMS = frozenset(
+    """
+    pt cv ud tbk persero inc ltd llc plc co corp gmbh company limited corporation incorporated llp pty pte sdn bhd
+    """.split()
+)
+
+# What a body is, rather than which one: University of X, X University, RSUD X, Bank X.
+BODY_WORDS = LEGAL_FORMS | frozenset(
+    """
+    university universitas univ uni institute institut inst college school sekolah academy akademi politeknik
+    polytechnic poltek sma smk smp sd tk paud man mts min mi ma sman smkn smpn sdn sdit smait sltp slta stm
+    madrasah pesantren ponpes gymnasium kindergarten primary secondary high elementary junior senior grammar faculty
+    fakultas kampus campus rs rsu rsud rsup rsia rsi rsj rsk rumah sakit hospital hosp klinik clinic puskesmas infirmary
+    surgery medical centre center bank bpr bpd credit union cooperative koperasi yayasan foundation trust group grup
+    firm agency services solutions dinas kantor office department ministry kementerian kelurahan council
+    """.split()
+)
+
+# Between what a body is and which one.
+BODY_JOINERS = frozenset("of the and for at di dan negeri swasta no nomor".split())
 
 STREET_WORDS = frozenset("jl jln jalan gg gang street st road rd avenue ave lane ln drive dr".split())
+
+# Kinds of streets and buildings, each with its short forms.
+STREET_KINDS = tuple(
+    frozenset(line.split())
+    for line in """
+    court ct crt
+    way wy
+    place pl plc
+    square sq
+    boulevard blvd boul bd
+    crescent cres cr crst
+    close cl clo
+    terrace terr ter tce
+    grove gr grv gro
+    gardens gdns gdn garden
+    mews mws
+    row
+    walk wlk
+    parkway pkwy pky
+    highway hwy
+    circle cir crcl
+    alley aly
+    plaza plz
+    trail trl
+    heights hts hgts
+    park pk
+    hill hl
+    green grn
+    gate
+    rise
+    wharf whf
+    quay
+    view vw
+    house hse ho
+    cottage cott
+    lodge ldg
+    farm fm
+    barn
+    hall
+    manor mnr
+    villa villas
+    tower towers twr
+    apartments apartment apts apt apartemen apart
+    mansions mansion
+    residence residences residensi
+    building bldg gedung gdg
+    cluster
+    perumahan perum perumnas prm housing estate est
+    komplek kompleks komp kompl kpl complex
+    rusun rusunawa
+    griya
+    taman tmn
+    lorong lrg lr
+    dusun dsn dukuh dk hamlet
+    desa ds village
+    kampung kp kampong
+    kelurahan kel
+    kecamatan kec
+    ruko
+    kavling kav
+    blok blk block
+    asrama
+    kost kos
+    """.strip().splitlines()
+)
 
 ADDRESS_WORDS = STREET_WORDS | frozenset(
     """
     no nomor nmr number blok block rt rw kel kelurahan kec kecamatan desa dusun kab kabupaten kota komplek kompleks
     perum perumahan apt apartment apartemen suite unit lt lantai floor boulevard blvd court ct way place pl square sq
+    """.split()
+)
+
+# Where anybody's mail or page may be.
+PUBLIC_HOSTS = frozenset(
+    """
+    gmail.com googlemail.com yahoo.com yahoo.co.id yahoo.co.uk ymail.com rocketmail.com outlook.com outlook.co.id
+    hotmail.com hotmail.co.uk live.com live.co.uk msn.com icloud.com me.com mac.com aol.com proton.me protonmail.com
+    pm.me gmx.com gmx.de gmx.net web.de mail.com email.com zoho.com fastmail.com tutanota.com tuta.io yandex.com mail.ru
+    qq.com 163.com plasa.com telkom.net btinternet.com sky.com talktalk.net virginmedia.com ntlworld.com comcast.net
+    verizon.net att.net sbcglobal.net bellsouth.net cox.net charter.net optusnet.com.au bigpond.com xtra.co.nz
+    singnet.com.sg instagram.com facebook.com fb.com twitter.com x.com tiktok.com linkedin.com github.com youtube.com
+    t.me wa.me line.me threads.net linktr.ee medium.com wordpress.com blogspot.com tumblr.com tokopedia.com shopee.co.id
+    google.com sites.google.com
     """.split()
 )
 

@@ -19,10 +19,10 @@ from llama.privacy.variants.numbers import NumberVariants, PhoneVariants
 from llama.privacy.variants.online import EmailVariants, LinkVariants
 from llama.privacy.variants.organisations import OrganisationVariants
 from llama.privacy.variants.unknown import UnknownVariants
-from llama.privacy.variants.variants import Variants, WholeVariants
+from llama.privacy.variants.variants import Options, Variants, WholeVariants
 from llama.privacy.variants.words import WordVariants
 
-__all__ = ["KINDS", "Variants", "WholeVariants"]
+__all__ = ["KINDS", "Options", "Variants", "WholeVariants"]
 
 KINDS: Mapping[str, type[Variants]] = {
     "NAME": NameVariants,

@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from llama.privacy.normalised import compact
 from llama.privacy.places import POSTCODE_UK
 from llama.privacy.secret import Secret
-from llama.privacy.variants.finders import LONG, PART, StreetForms
-from llama.privacy.variants.variants import Variants, Written, written
-from llama.privacy.words import ADDRESS_WORDS
+from llama.privacy.variants.cores import CoreForms
+from llama.privacy.variants.letters import LONG, PART
+from llama.privacy.variants.variants import Options, Variants, Written, written
+from llama.privacy.words import ADDRESS_WORDS, STREET_KINDS, STREET_WORDS
 
 _POSTCODE = re.compile(rf"(?<!\w){POSTCODE_UK}(?!\w)", re.IGNORECASE)
 
 
 class AddressVariants(Variants):
-    """*Jl. Melati No. 5, Bandung*: *jalan melati nomor 5*, *Melati 5*, *Jl. Melati*; a city that is sent is none."""
+    """*Jl. Melati No. 5, Bandung*: *jalan melati nomor 5*, *Melati 5*, *Jl. Melati*; *77 Nevsky Court*: *Nevsky Ct*.
 
-    def __init__(self, secret: Secret, not_secret: Iterable[str] = (), *, exact: bool = False) -> None:
-        self.streets = StreetForms()
-        super().__init__(secret, not_secret, exact=exact)
+    A city that is sent is no secret.
+    """
+
+    def __init__(self, secret: Secret, options: Options) -> None:
+        self.streets = CoreForms(ADDRESS_WORDS, house_numbers=True)
+        self._sent = {compact(each) for each in options.not_secret}
+        self._sent_words = {word for each in options.not_secret for word in written(each).words}
+        super().__init__(secret, options)
         self.finders.append(self.streets)
 
     def spell(self, value: Written) -> None:
         """Look for all of it, and for each part between commas."""
         self.spell_numbers(value.text)
-        if len("".join(value.words)) >= LONG:
+        if len("".join(value.words)) >= LONG and compact(value.text) not in self._sent:
             self.letters.add(value.words)
         for segment in re.split(r"[,;\n]", value.text):
-            if compact(segment) not in self.not_secret:
+            if compact(segment) not in self._sent:
                 self._spell_segment(segment)
 
     def _spell_segment(self, segment: str) -> None:
         words = list(written(segment).words)
         for postcode in _POSTCODE.findall(segment):
             self.letters.add([compact(postcode)])
-        core = [w for w in words if w not in ADDRESS_WORDS and w not in self.not_secret]
+        core = [w for w in words if w not in ADDRESS_WORDS and w not in self._sent_words]
         if len("".join(words)) >= LONG and core:
             self.letters.add(words)
         if any(len(w) >= PART for w in core) and len(core) > 1:
-            self.streets.add(core, beside_street_word=False)
-        if names := [w for w in core if not any(c.isdigit() for c in w)]:
-            self.streets.add(names, beside_street_word=len(names) == 1)
+            self.streets.add(core)
+        names = [w for w in core if not any(c.isdigit() for c in w)]
+        if names:
+            self.streets.add(names, STREET_WORDS if len(names) == 1 else ())
+        for kinds in STREET_KINDS:  # 5 Nevsky Close: Nevsky Cl
+            own = [w for w in names if w not in kinds]
+            if own and kinds.intersection(words):
+                self.streets.add(own, kinds | STREET_WORDS)

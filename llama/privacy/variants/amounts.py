@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
-from llama.privacy.amounts import amounts_in
+from llama.privacy.amounts import main_amounts_in
 from llama.privacy.normalised import line_of
 from llama.privacy.secret import Secret
 from llama.privacy.variants.finders import AmountForms
-from llama.privacy.variants.variants import Variants, Written, numbers_in
+from llama.privacy.variants.variants import Options, Variants, Written, numbers_in
 
-_CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd)\b|[$€£]")
+_CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|jpy|inr|chf|cad)\b|[$€£¥₹]")
 
 
 class AmountVariants(Variants):
-    """*15000000*: *Rp 15.000.000,-*, *15 juta*, *15jt*, *15 million*."""
+    """*14250000*: *Rp 14.250.000,-*, *14,25 juta*, *14jt 250rb*, *14.25 million*; about as much, with such a word."""
 
     any_number = True  # also one that no word or sign says is money
 
-    def __init__(self, secret: Secret, not_secret: Iterable[str] = (), *, exact: bool = False) -> None:
+    def __init__(self, secret: Secret, options: Options) -> None:
         self.amounts = AmountForms()
-        super().__init__(secret, not_secret, exact=exact)
+        super().__init__(secret, options)
         self.finders.append(self.amounts)
 
     def spell(self, value: Written) -> None:
@@ -32,7 +31,7 @@ class AmountVariants(Variants):
     def spell_amounts(self, text: str) -> None:
         """Look for each amount in a text, from a thousand on."""
         line = line_of(text)
-        for _, _, amount, scaled in amounts_in(line):
+        for _, _, amount, scaled in main_amounts_in(line):
             if amount >= 1000 and (scaled or self.any_number or _CURRENCY.search(line)):
                 self.amounts.amounts.add(amount)
         if isinstance(self.secret.value, (int, float)) and self.secret.value > 2100:  # no year
@@ -43,4 +42,4 @@ class AmountVariants(Variants):
         if not self.amounts.amounts:
             super().spell_numbers(text)
             return
-        self.digits.whole |= {number for number in numbers_in(text) if len(number) >= 4}
+        self.digits.amounts |= {number for number in numbers_in(text) if len(number) >= 4}

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from llama.privacy.normalised import compact
-from llama.privacy.variants.finders import LetterForms
+from llama.privacy.variants.letters import LetterForms, TypingErrors
 from llama.privacy.variants.variants import Variants, Written
 from llama.privacy.words import HONORIFICS, PARTICLES
 
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+_OLD_SPELLINGS = (("oe", "u"), ("u", "oe"), ("dj", "j"), ("j", "dj"), ("tj", "c"), ("c", "tj"))
+OLD = 5  # letters of a name from which it is also found in the other spelling
 
 
 class NameVariants(Variants):
-    """*Sari Wulandari*: also *SARI*, *Wulandari, Sari*, *sari_wulandari*, *Sarinya*; *Müller*: also *Mueller*."""
+    """*Sari Wulandari*: *SARI*, *Wulandari, Sari*, *sari_wulandari*, *Sarinyalah*, *wulandri*; *Müller*: *Mueller*."""
 
     def spell(self, value: Written) -> None:
         """Look for the name, its parts, and any two of them."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
-        spell_name(self.letters, value)
+        errors = TypingErrors()
+        for part in spell_name(self.letters, value):
+            errors.add(part)
+        if not self.options.exact:
+            self.derived.append((self.secret.tag, errors))
 
 
-def spell_name(letters: LetterForms, value: Written, not_names: Sequence[str] = ()) -> None:
-    """Look for each part of a name, and for any two together; titles, particles and ``not_names`` are no parts."""
+def spell_name(
+    letters: LetterForms, value: Written, is_no_name: Callable[[str], bool] = lambda word: False
+) -> list[str]:
+    """Look for each part of a name, and for any two together, and give the parts; titles and particles are none."""
     raw = dict(zip(value.words, value.raw, strict=True))
     whole = dict.fromkeys([*value.words, *map(compact, value.text.split())])
     parts = [
         word
         for word in whole
-        if word not in HONORIFICS and word not in not_names and not (word in PARTICLES and raw.get(word, "").islower())
+        if word not in HONORIFICS and not is_no_name(word) and not (word in PARTICLES and raw.get(word, "").islower())
     ]
     for word in parts:
         letters.add([word])
+        for old, new in _OLD_SPELLINGS:
+            if old in word and len(word) >= OLD:
+                letters.add([word.replace(old, new)])
     for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
         letters.add(pair)
     for word in re.findall(r"\w*[äöüÄÖÜ]\w*", value.text):  # Müller is also written Mueller
         letters.add([compact(word.casefold().translate(_UMLAUTS))])
+    return parts

@@ -6,11 +6,11 @@ import re
 
 import phonenumbers
 
-from llama.privacy.variants.variants import Variants, Written, numbers_in, plain_digits
+from llama.privacy.variants.variants import Variants, Written, plain_digits
 
 
 class NumberVariants(Variants):
-    """*3273 0152 0491 0001*: in any grouping, and a long part of it; *D 1234 ABC*: *d1234abc*."""
+    """*3273 0152 0491 0001*: in any grouping, a long part, its ends where a word says so; *D 1234 ABC*: *d1234abc*."""
 
     short_numbers = True
 
@@ -21,20 +21,14 @@ class PhoneVariants(Variants):
     phone = True
 
     def spell(self, value: Written) -> None:
-        """Look for the number as it is dialled in its own country."""
+        """Look for the number as it is dialled in its own country, too."""
         super().spell(value)
-        plain = plain_digits(value.text)
-        for match in phonenumbers.PhoneNumberMatcher(plain, "ID", phonenumbers.Leniency.POSSIBLE):
-            self.digits.numbers.add(str(match.number.national_number))
-            self.digits.parted.add(str(match.number.national_number))
+        for match in phonenumbers.PhoneNumberMatcher(plain_digits(value.text), "ID", phonenumbers.Leniency.POSSIBLE):
+            super().spell_number(str(match.number.national_number))
 
-    def spell_numbers(self, text: str) -> None:
-        """Look for each number without Indonesia's country code."""
-        for number in map(national, numbers_in(text)):
-            if len(number) >= 5:
-                self.digits.numbers.add(number)
-            if len(number) >= 8:
-                self.digits.parted.add(number)
+    def spell_number(self, number: str) -> None:
+        """Look for the number without Indonesia's country code."""
+        super().spell_number(national(number))
 
 
 def national(digits: str) -> str:

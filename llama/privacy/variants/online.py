@@ -6,14 +6,23 @@ import itertools
 import re
 
 from llama.privacy.normalised import compact
-from llama.privacy.variants.variants import Variants, Written
+from llama.privacy.variants.letters import LetterForms
+from llama.privacy.variants.variants import Variants, Written, written
+from llama.privacy.word_lists import known_words
+from llama.privacy.words import PUBLIC_HOSTS
+
+_NAME = 5  # letters and digits of the name in a mail address, from which it is one
+_LABEL = 6  # of a domain's first label
 
 
 class EmailVariants(Variants):
-    """*sari@example.com*: also with its signs in words, *sari [at] example dot com*."""
+    """*sari@kopi-abadi.example*: *sari [at] kopi-abadi dot example*; what stands before the sign; the domain.
+
+    What stands before the sign often is the person's name, so its tag is a name's.
+    """
 
     def spell(self, value: Written) -> None:
-        """Look for the address with each of its signs as a sign or a word."""
+        """Look for the address with each of its signs as a sign or a word, and for both its halves."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         local, _, domain = value.text.partition("@")
@@ -21,15 +30,44 @@ class EmailVariants(Variants):
         domains = {compact(domain), compact(domain.replace(".", " dot "))}
         for parts in itertools.product(locals_, ("", "at"), domains):
             self.letters.add(["".join(parts)])
+        if not self.options.exact:
+            name = LetterForms()
+            if len(compact(local)) >= _NAME and not compact(local).isdigit():
+                name.add(written(local).words)
+            self.derived += [("NAME", name), ("URL", _of_domain(domain))]
+
+    def spell_number(self, number: str) -> None:
+        """Look for a number only if it is a long one: a year in a mail address is no secret."""
+        if len(number) >= 6:
+            super().spell_number(number)
 
 
 class LinkVariants(Variants):
-    """*https://www.instagram.com/kopi.hitamku*: also without its beginning, and the account's name alone."""
+    """*https://www.instagram.com/kopi.hitamku*: also without its beginning, the account's name alone, an own domain."""
 
     def spell(self, value: Written) -> None:
         """Look for the link, without its scheme, and for what stands last in it."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         address = re.sub(r"^(?:https?://)?(?:www\.)?", "", value.text.casefold()).rstrip("/")
-        for part in {address, address.rpartition("/")[2]}:
-            self.letters.add([compact(part)])
+        for part in {address, address.rpartition("/")[2].lstrip("@~")}:
+            if part not in PUBLIC_HOSTS:
+                self.letters.add([compact(part)])
+        host = address.partition("/")[0]
+        if "." in host and not host.startswith("@") and not self.options.exact:
+            self.derived.append(("URL", _of_domain(host)))
+
+
+def _of_domain(domain: str) -> LetterForms:
+    """Look for a domain, unless anybody may have an address there, and for its own label."""
+    forms = LetterForms()
+    domain = domain.casefold().strip().strip(".")
+    labels = domain.split(".")
+    if domain in PUBLIC_HOSTS or len(labels) < 2 or any(domain.endswith("." + host) for host in PUBLIC_HOSTS):
+        return forms
+    forms.add([compact(label) for label in labels])
+    own = labels[-3] if len(labels) > 2 and len(labels[-2]) <= 3 else labels[-2]  # kopi in kopi.co.id
+    forms.add([compact(own), *map(compact, labels[labels.index(own) + 1 :])])
+    if len(compact(own)) >= _LABEL and compact(own) not in known_words():
+        forms.add(written(own).words)
+    return forms

@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
-from llama.privacy.variants.finders import LONG
-from llama.privacy.variants.variants import Variants, Written
-from llama.privacy.words import COMPANY_WORDS, LEGAL_FORMS
+from llama.privacy.normalised import compact
+from llama.privacy.secret import Secret
+from llama.privacy.variants.cores import CoreForms
+from llama.privacy.variants.letters import LONG, Initials
+from llama.privacy.variants.variants import Options, Variants, Written
+from llama.privacy.word_lists import known_words, places
+from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, LEGAL_FORMS, PROVINCES_ID
+
+_PLACES = frozenset(map(compact, (*CITIES_ID, *PROVINCES_ID)))
 
 
 class OrganisationVariants(Variants):
-    """*PT Maju Bersama Abadi Tbk*: with and without its legal form, and by its first words."""
+    """*PT Maju*: *Maju*; *University of Oxford*: *Oxford University*, *Oxford Uni*; *Universitas Gadjah Mada*: *UGM*."""
+
+    def __init__(self, secret: Secret, options: Options) -> None:
+        self.bodies = CoreForms(BODY_WORDS, BODY_JOINERS)
+        self.initials = Initials()
+        super().__init__(secret, options)
+        self.finders += [self.bodies, self.initials]
 
     def spell(self, value: Written) -> None:
-        """Look for the name, for what is left without the legal form, and for its first one or two words."""
+        """Look for the name, for what is left without the words that many have, and for its first words."""
         super().spell(value)
-        core = [w for w in value.words if w not in LEGAL_FORMS]
-        self.letters.add(core)
-        if core and len(core[0]) >= 5 and core[0] not in COMPANY_WORDS:
+        without_form = [w for w in value.words if w not in LEGAL_FORMS]
+        self.letters.add(without_form)
+        core = [w for w in without_form if w not in BODY_WORDS and w not in BODY_JOINERS]
+        if not core:
+            return
+        kinds = BODY_WORDS - LEGAL_FORMS if BODY_WORDS.intersection(value.words) - LEGAL_FORMS else BODY_WORDS
+        self.bodies.add(core, kinds)
+        if len(core) > 1 and len("".join(core)) >= LONG and not _is_place(core):
+            self.letters.add(core)
+        if len(core[0]) >= 5 and core[0] not in COMPANY_WORDS and not _is_place(core[:1]):
             self.letters.add(core[:1])
         if len(core) > 2 and len("".join(core[:2])) >= LONG:
             self.letters.add(core[:2])
+        initials = "".join(w[0] for w in without_form if w not in BODY_JOINERS or w == "negeri")
+        if len(without_form) > 2 and initials not in BODY_WORDS and initials not in known_words():
+            self.initials.add(initials)
+
+
+def _is_place(words: list[str]) -> bool:
+    """Tell whether words name a town, which is much more than one body in it."""
+    return (
+        "".join(words) in _PLACES
+        or " ".join(words) in places()
+        or all(w in COMPANY_WORDS or w.isdigit() for w in words)
+    )

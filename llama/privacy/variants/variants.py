@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain
 
 from llama.privacy.dates import Day, dates_in
 from llama.privacy.normalised import NormalisedText, compact, folded, line_of
+from llama.privacy.policy import NEVER_SOUGHT
 from llama.privacy.profile import text_of
 from llama.privacy.secret import Secret
-from llama.privacy.variants.finders import LONG, DateForms, DigitForms, Finder, LetterForms, Spans
-
-_NEVER_SOUGHT = frozenset(
-    {"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false", "tidak ada", "nihil", "not applicable", "nothing"}
-)
+from llama.privacy.variants.digits import DigitForms, Endings
+from llama.privacy.variants.finders import DateForms, Finder, Spans
+from llama.privacy.variants.letters import LONG, LetterForms
 
 
 @dataclass(frozen=True)
@@ -42,37 +41,77 @@ def written(text: str) -> Written:
     return Written(text, raw, tuple(map(compact, raw)))
 
 
+@dataclass(frozen=True)
+class Options:
+    """How a value is looked for.
+
+    Attributes:
+        not_secret: words that are sent anyway, such as an address's city.
+        exact: only as it is written, by case too: for values that nobody declared.
+        today: from which ages are counted.
+    """
+
+    not_secret: tuple[str, ...] = ()
+    exact: bool = False
+    today: dt.date = dataclasses.field(default_factory=dt.date.today)
+
+
 class Variants:
     """All ways to write one value, and where a text does.
 
     A kind of value is a subclass: it says in :meth:`spell` what is looked for.
 
-    Args:
-        secret: the value.
-        not_secret: words that are sent anyway, such as an address's city.
-        exact: only as it is written, by case too: for values that nobody declared.
+    Attributes:
+        finders: of the value itself.
+        derived: of what is not all of it, each with the kind of its tag: such a tag stands for what is written.
     """
 
     short_numbers = False  # numbers of four digits are looked for, too
     phone = False
 
-    def __init__(self, secret: Secret, not_secret: Iterable[str] = (), *, exact: bool = False) -> None:
-        self.secret = secret
-        self.not_secret = frozenset(compact(word) for word in not_secret)
-        self.letters = LetterForms(exact=exact, brackets=secret.tag == "EMAIL")
+    def __init__(self, secret: Secret, options: Options) -> None:
+        self.secret, self.options = secret, options
+        self.letters = LetterForms(exact=options.exact, brackets=secret.tag == "EMAIL")
         self.digits = DigitForms(phone=self.phone)
         self.dates = DateForms()
+        self.endings = Endings()
         self.finders: list[Finder] = [self.letters, self.digits, self.dates]
+        self.derived: list[tuple[str, Finder]] = []
         if isinstance(secret.value, dt.date):
             self.spell_day((secret.value.year, secret.value.month, secret.value.day))
-        elif text_of(secret.value).casefold() not in _NEVER_SOUGHT:
+        elif text_of(secret.value).casefold() not in NEVER_SOUGHT:
             self.spell(written(text_of(secret.value)))
+        if self.endings.numbers and not options.exact:
+            self.derived.append((secret.tag, self.endings))
 
     def spell(self, value: Written) -> None:
         """Say what is looked for: by default all of it, its clauses, and its numbers."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         self.spell_clauses(value.text)
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each stretch ``text[start:end]`` that writes the value."""
+        return chain.from_iterable(finder.find(text) for finder in self.finders)
+
+    def spell_clauses(self, text: str) -> None:
+        """Look for each part between commas or full stops by itself."""
+        for clause in re.split(r"[,;.\n()]", text):
+            if len(compact(clause)) >= 6:
+                self.letters.add(written(clause).words)
+
+    def spell_numbers(self, text: str) -> None:
+        """Look for each number in the value, by itself, and for a long one's ends."""
+        for number in numbers_in(text):
+            self.spell_number(number)
+
+    def spell_number(self, number: str) -> None:
+        """Look for a number."""
+        if len(number) >= 5 or (len(number) == 4 and self.short_numbers):
+            self.digits.numbers.add(number)
+        if len(number) >= LONG:
+            self.digits.parted.add(number)
+            self.endings.numbers.add(number)
 
     def spell_day(self, day: Day) -> None:
         """Look for a day, also as a run of digits, as in a password."""
@@ -92,24 +131,6 @@ class Variants:
             for day in days:
                 if day[2]:
                     self.spell_day(day)
-
-    def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch ``text[start:end]`` that writes the value."""
-        return chain.from_iterable(finder.find(text) for finder in self.finders)
-
-    def spell_clauses(self, text: str) -> None:
-        """Look for each part between commas or full stops by itself."""
-        for clause in re.split(r"[,;.\n()]", text):
-            if len(compact(clause)) >= 6:
-                self.letters.add(written(clause).words)
-
-    def spell_numbers(self, text: str) -> None:
-        """Look for each number in the value, by itself."""
-        for number in numbers_in(text):
-            if len(number) >= 5 or (len(number) == 4 and self.short_numbers):
-                self.digits.numbers.add(number)
-            if len(number) >= LONG:
-                self.digits.parted.add(number)
 
 
 class WholeVariants(Variants):

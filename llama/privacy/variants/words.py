@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llama.privacy.variants.variants import Variants, Written
+from llama.privacy.word_lists import common_words
 from llama.privacy.words import COMMON_WORDS
 
 
@@ -13,5 +14,10 @@ class WordVariants(Variants):
         """Look for all of it, and for each word that is not everybody's."""
         super().spell(value)
         for word in value.words:
-            if word not in COMMON_WORDS:
+            if not is_common(word):
                 self.letters.add([word])
+
+
+def is_common(word: str) -> bool:
+    """Tell whether a word tells nothing about a person by itself."""
+    return word in COMMON_WORDS or word in common_words()

@@ -1,0 +1,104 @@
+"""What is left of a street's or a body's name without the words that many have, with any of these around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from llama.privacy.normalised import NormalisedText
+from llama.privacy.variants.finders import Spans
+
+_GAP = 3  # signs between two words that belong together
+
+
+@dataclass(frozen=True)
+class Core:
+    """A name's own words.
+
+    Attributes:
+        words: in their order.
+        beside: generic words of which one must stand next to it; empty where it needs none.
+    """
+
+    words: tuple[str, ...]
+    beside: frozenset[str] = frozenset()
+
+
+class CoreForms:
+    """Names of streets or bodies by their own words, with generic ones before, between and after.
+
+    Args:
+        generic: words such as *jalan* and *university*, which may stand between the core's and are masked with it.
+        joining: words such as *of*, which may stand between a generic word and the core.
+        house_numbers: a number after it, and a letter after that, belongs to it.
+    """
+
+    def __init__(self, generic: Collection[str], joining: Collection[str] = (), *, house_numbers: bool = False) -> None:
+        self._generic, self._joining = frozenset(generic), frozenset(joining)
+        self._house_numbers = house_numbers
+        self._cores: list[Core] = []
+
+    def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
+        """Look for a name's own words; with ``beside``, only next to one of these."""
+        self._cores.append(Core(tuple(words), frozenset(beside)))
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each stretch that writes one of the names, with the generic words around it."""
+        skipped = self._generic | self._joining
+        words = [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
+        at: dict[str, list[int]] = {}
+        for k, (_, word) in enumerate(words):
+            at.setdefault(word, []).append(k)
+        for core in self._cores:
+            for k in at.get(core.words[0], ()):
+                yield from self._at(text, words[k : k + len(core.words)], core)
+
+    def _at(self, text: NormalisedText, words: list[tuple[int, str]], core: Core) -> Spans:
+        if tuple(w for _, w in words) != core.words:
+            return
+        inner_first, inner_last = words[0][0], words[-1][0]
+        if inner_last - inner_first > 3 * len(core.words):
+            return
+        first, last = inner_first, inner_last
+        generic = self._generic | core.beside
+        while (step := self._generic_beside(text, first, -1, generic)) is not None:
+            first = step
+        while True:
+            if (step := self._generic_beside(text, last, 1, generic)) is not None:
+                last = step
+            elif self._house_numbers and last + 1 < len(text.words) and _is_house_number(text, last + 1):
+                last += 1
+            else:
+                break
+        around = {w for _, _, w in text.words[first:inner_first]} | {
+            w for _, _, w in text.words[inner_last + 1 : last + 1]
+        }
+        if not core.beside or around & core.beside:
+            yield text.words[first][0], text.words[last][1]
+
+    def _generic_beside(self, text: NormalisedText, i: int, step: int, generic: frozenset[str]) -> int | None:
+        """Find the next generic word before or after word i, past joining words at the most."""
+        k = i + step
+        while 0 <= k < len(text.words) and _near(text, min(k, k - step), max(k, k - step)):
+            if text.words[k][2] in generic:
+                return k
+            if text.words[k][2] not in self._joining:
+                return None
+            k += step
+        return None
+
+
+def _near(text: NormalisedText, first: int, second: int) -> bool:
+    """Tell whether two neighbouring words are of one line and phrase."""
+    between = text.text[text.words[first][1] : text.words[second][0]]
+    return len(between) <= _GAP and "\n" not in between
+
+
+def _is_house_number(text: NormalisedText, i: int) -> bool:
+    """Tell whether word i is a house number after the word before it, or a letter of one."""
+    start, _, word = text.words[i]
+    _, end, before = text.words[i - 1]
+    return start - end <= 2 and (
+        bool(re.fullmatch(r"\d{1,4}[a-z]?", word)) or (len(word) == 1 and before.isdigit() and word.isalpha())
+    )

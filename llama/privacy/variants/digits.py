@@ -1,0 +1,118 @@
+"""Numbers in a text, whatever their grouping, whole and by a part."""
+
+from __future__ import annotations
+
+import re
+
+from llama.privacy.normalised import NormalisedText
+from llama.privacy.variants.finders import Spans
+from llama.privacy.variants.letters import LONG
+
+RUN = 6  # digits of a long number that are a secret by themselves
+_PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
+
+
+class DigitForms:
+    """Numbers, whatever their grouping, and with letters that look like digits.
+
+    Args:
+        phone: country codes and leading zeros before a number belong to it.
+    """
+
+    def __init__(self, *, phone: bool = False) -> None:
+        self._phone = phone
+        self.numbers: set[str] = set()  # long ones are found inside longer numbers too
+        self.amounts: set[str] = set()  # found only by themselves: a price is not part of a salary
+        self.parted: set[str] = set()  # long numbers of which a part is secret by itself
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each stretch that writes one of the numbers, or a long part of one."""
+        if self.numbers or self.amounts:
+            yield from self._find(text)
+            if (other := text.with_digits_for_letters) is not None:
+                yield from self._find(other)
+
+    def _find(self, text: NormalisedText) -> Spans:
+        here = [number for number in self.numbers if number in text.compact]
+        amounts = [number for number in self.amounts if number in text.compact]
+        for start, end in text.runs:
+            run = text.compact[start:end]
+            for number in here:
+                yield from self._inside(text, start, run, number)
+            for number in amounts:
+                yield from _amount_inside(text, start, run, number)
+            part = re.sub(r"^(?:0|62)", "", run) if self._phone else run
+            if len(part) >= RUN and any(part in number for number in self.parted):
+                yield text.span(start, end)
+        if self.parted:
+            for first, last, word in text.words:  # a part of a long number, among other numbers
+                if len(word) >= RUN and word.isdigit() and any(word in number for number in self.parted):
+                    yield first, last
+
+    def _inside(self, text: NormalisedText, start: int, run: str, number: str) -> Spans:
+        at = run.find(number)
+        while at >= 0:
+            first, last = start + at, start + at + len(number)
+            # A short number is one only by itself: 40162 is not in 1.401.620.
+            if len(number) >= LONG or _is_one_number(text, first, last):
+                if self._phone and (prefix := _PHONE_PREFIX.search(run[:at])):
+                    first -= len(prefix[0])
+                yield text.span(first, last)
+            at = run.find(number, at + 1)
+
+
+def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
+    """Tell whether the digits ``compact[first:last]`` stand together, with other signs or letters around them."""
+    together = all(len(text.gap(i)) <= 1 for i in range(first + 1, last))
+    return together and text.is_edge(first) and text.is_edge(last)
+
+
+def _amount_inside(text: NormalisedText, start: int, run: str, number: str) -> Spans:
+    """Find an amount's digits, unless a point or a comma joins them to more digits."""
+    at = run.find(number)
+    while at >= 0:
+        first, last = start + at, start + at + len(number)
+        joined = (at > 0 and text.gap(first) in _JOINERS) or (
+            at + len(number) < len(run) and text.gap(last) in _JOINERS
+        )
+        if (
+            not joined
+            and _is_one_number(text, first, last)
+            and "\n" not in "".join(text.gap(i) for i in range(first + 1, last))
+        ):
+            yield text.span(first, last)
+        at = run.find(number, at + 1)
+
+
+_JOINERS = (".", ",", "'", "’")
+
+_CUE_LAST = (
+    r"(?:akhiran(?:nya)?|berakhiran|berakhir|belakang(?:nya)?|buntut(?:nya)?|ending|ends?|ended|terakhir(?:nya)?|"
+    r"last|final|tail)"
+)
+_CUE_FIRST = r"(?:awalan(?:nya)?|berawalan|depan(?:nya)?|starts?|starting|begins?|beginning|first|diawali)"
+_FILLER = r"(?:[^\W\d_]{1,10}[^\w\n]{1,3}|\d[^\w\n]{1,2}(?=[^\W\d_])){0,4}"
+_LAST = re.compile(
+    rf"(?<![^\W_]){_CUE_LAST}[^\w\n]{{1,3}}{_FILLER}(?P<a>\d{{3,6}})(?!\d)"
+    rf"|(?<!\d)(?P<b>\d{{3,6}})[^\w\n]{{1,2}}(?:di[^\S\n])?(?:belakang(?:nya)?|terakhir|buntutnya|at the end)"
+    r"|(?:[*x×•#]{2,}|[.…]{2,})[^\w\n]{0,2}(?P<c>\d{3,6})(?!\d)"
+)
+_FIRST = re.compile(
+    rf"(?<![^\W_]){_CUE_FIRST}[^\w\n]{{1,3}}{_FILLER}(?P<a>\d{{3,6}})(?!\d)"
+    rf"|(?<!\d)(?P<b>\d{{3,6}})[^\w\n]{{1,2}}(?:di[^\S\n])?depan(?:nya)?|(?<!\d)(?P<c>\d{{3,6}})(?:[*x×•#]{{2,}})"
+)
+
+
+class Endings:
+    """The last or first digits of a long number, where a word or a mask says so: *akhiran 7890*, ``**7890``."""
+
+    def __init__(self) -> None:
+        self.numbers: set[str] = set()
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each such group of digits."""
+        for pattern, fits in ((_LAST, str.endswith), (_FIRST, str.startswith)) if self.numbers else ():
+            for m in pattern.finditer(text.line):
+                group = next(g for g in "abc" if m[g])
+                if any(fits(number, m[group]) for number in self.numbers):
+                    yield m.span(group)

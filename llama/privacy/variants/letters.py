@@ -1,0 +1,136 @@
+"""Words in a text: as they are, with a letter wrong, and by their first letters."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+from llama.privacy.normalised import NormalisedText, is_unspaced
+from llama.privacy.variants.finders import Spans
+from llama.privacy.word_lists import known_words
+
+LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
+PART = 3  # letters of a name's part
+TYPED = 6  # letters of a name from which one of them may be wrong
+
+_CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
+_ENDINGS = (*_CLITICS, *(a + b for a in ("nya", "ku", "mu") for b in ("lah", "kah", "pun")))
+_BRACKETS = frozenset('()[]{}<>"“”')
+_LETTER_GAP = 5  # signs between two letters of one word
+_LINE_END = re.compile(r"[-‐‑\u00ad][^\S\n]*\n[\s>|]*")  # where a word goes on in the next line
+
+
+class LetterForms:
+    """Words, whatever their case, accents and separators.
+
+    Args:
+        exact: only with a capital at its beginning: for values that nobody declared.
+        brackets: also where brackets stand between the letters.
+    """
+
+    def __init__(self, *, exact: bool = False, brackets: bool = False) -> None:
+        self._exact, self._brackets = exact, brackets
+        self._forms: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
+
+    def add(self, words: Sequence[str]) -> None:
+        """Look for one or more words, unless they are too short together, or a number."""
+        form = "".join(words)
+        if form and not form.isdigit() and (len(form) >= PART or is_unspaced(form)):
+            meet = frozenset(itertools.accumulate(len(w) for w in words[:-1]))
+            meet |= {i for i in range(1, len(form)) if form[i - 1].isdigit() != form[i].isdigit()}
+            self._forms[form] = self._forms.get(form, frozenset()) | meet
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each stretch that writes one of the forms."""
+        for form, meet in self._forms.items():
+            start = text.compact.find(form)
+            while start >= 0:
+                end = start + len(form)
+                if self._is_whole(text, start, end, meet):
+                    span = text.span(start, end)
+                    first = text.text[span[0]]
+                    if not self._exact or first.isupper() or not first.isalpha():
+                        yield span
+                start = text.compact.find(form, start + 1)
+
+    def _is_whole(self, text: NormalisedText, start: int, end: int, meet: frozenset[int]) -> bool:
+        """Tell whether ``compact[start:end]`` is words by itself: not of the middle of another, nor of two others."""
+        form = text.compact[start:end]
+        gaps = ["" if _LINE_END.fullmatch(gap := text.gap(i)) else gap for i in range(start + 1, end)]
+        if any(len(gap) > _LETTER_GAP or not (self._brackets or _BRACKETS.isdisjoint(gap)) for gap in gaps):
+            return False
+        spaces = [i for i, gap in enumerate(gaps, start=1) if any(c.isspace() for c in gap)]
+        if is_unspaced(form) or (len(form) >= LONG and not spaces):
+            return True
+        spelled_out = len(spaces) == len(gaps)
+        if len(form) < LONG and not spelled_out and not meet.issuperset(spaces):  # Isa is not in "is a"
+            return False
+        return text.is_edge(start) and (
+            text.is_edge(end) or any(text.compact.startswith(c, end) and text.is_edge(end + len(c)) for c in _ENDINGS)
+        )
+
+
+class TypingErrors:
+    """A long part of a name with one letter left out, put in, changed, or changed with its neighbour."""
+
+    def __init__(self) -> None:
+        self._shorter: dict[str, set[str]] = {}  # each part, and it without one of its letters
+
+    def add(self, part: str) -> None:
+        """Look for a part of a name, unless it is too short to be known by the rest of its letters."""
+        if len(part) >= TYPED and part.isalpha() and part.isascii():
+            for shorter in _without_one(part):
+                self._shorter.setdefault(shorter, set()).add(part)
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each word that is nearly one of the parts, and no word that everybody uses."""
+        if not self._shorter:
+            return
+        for start, end, word in text.words:
+            if len(word) >= TYPED - 1 and word.isalpha() and (length := self._length(word)):
+                yield start, start + length if end - start == len(word) else end
+
+    def _length(self, word: str) -> int:
+        """Count the letters of a word that are nearly one of the parts; what follows is a clitic."""
+        for ending in ("", *_ENDINGS):
+            stem = word.removesuffix(ending) if ending else word
+            if (stem == word) == bool(ending) or len(stem) < TYPED - 1:
+                continue
+            near = {part for shorter in _without_one(stem) for part in self._shorter.get(shorter, ())}
+            if any(_is_near(stem, part) for part in near):
+                return 0 if stem in known_words() or word in known_words() else len(stem)
+        return 0
+
+
+def _without_one(word: str) -> Iterator[str]:
+    yield word
+    for i in range(len(word)):
+        yield word[:i] + word[i + 1 :]
+
+
+def _is_near(word: str, part: str) -> bool:
+    """Tell whether one edit, or an exchange of neighbours, makes one of the other."""
+    if word == part or abs(len(word) - len(part)) > 1:
+        return False
+    i = next((k for k, (a, b) in enumerate(zip(word, part, strict=False)) if a != b), min(len(word), len(part)))
+    a, b = word[i:], part[i:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[2:] == b[2:] and a[:2] == b[1::-1])
+
+
+class Initials:
+    """The first letters of a body's words, written in capitals: *UGM*."""
+
+    def __init__(self) -> None:
+        self._forms: set[str] = set()
+
+    def add(self, initials: str) -> None:
+        """Look for three or more letters."""
+        if len(initials) >= 3 and initials.isalpha():
+            self._forms.add(initials.upper())
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each word that is such letters."""
+        for start, end, _ in text.words if self._forms else ():
+            if text.text[start:end] in self._forms:
+                yield start, end
