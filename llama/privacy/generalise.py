@@ -10,10 +10,10 @@ import re
 
 from llama.privacy.amounts import amounts_in
 from llama.privacy.dates import dates_in
-from llama.privacy.patterns import CITIES
 from llama.privacy.places import POSTCODE_UK
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
+from llama.privacy.recognisers.addresses import CITIES
 from llama.privacy.words import ADDRESS_WORDS
 
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
