@@ -10,8 +10,11 @@ import re
 
 import pytest
 
-from llama.privacy.patterns import hits_in, is_nik
+from llama.privacy.normalised import NormalisedText
 from llama.privacy.profile import Profile
+from llama.privacy.recognisers import hits_in
+from llama.privacy.recognisers.numbers import is_nik
+from llama.privacy.recognisers.recogniser import FirstOf, Hit, PatternRecogniser, without_trailing
 from llama.privacy.sanitiser import Sanitiser
 from tests.benchmarks.sanitising import AIMS, SEED, TEXTS, Figures, declared, measure, patterns
 from tests.conftest import ROOT
@@ -109,3 +112,27 @@ def test_the_structure_of_a_nik_is_checked() -> None:
     """Province, day of birth (women: + 40) and month."""
     assert is_nik("3273015204910003") and is_nik("3273011204910003")
     assert not any(is_nik(n) for n in ("0973011204910003", "3273013204910003", "3273017204910003", "3273011213910003"))
+
+
+def test_a_row_needs_its_context_and_its_validators() -> None:
+    """Before the match, within the window; the validators see the narrowed value."""
+    row = PatternRecogniser(
+        "ID", re.compile(r"\d[\d.]+"), folded=True, before=re.compile(r"pin:? $"), not_before=re.compile("no pin"),
+        narrow=without_trailing("."), validators=(lambda pin: len(pin) == 4,),
+    )  # fmt: skip
+    text = "PIN 1234. Pin: 12345, 6789, no pin 1111, pin " + " " * 40 + "2222"
+    assert list(row.find(NormalisedText(text))) == [Hit(4, 8, "ID")]
+
+
+def test_a_row_takes_one_group_of_its_match_and_may_look_outside_dates_only() -> None:
+    """A cue is no part of the value; a day is no number."""
+    row = PatternRecogniser("NUMBER", re.compile(r"on (\d[\d-]+)"), group=1, outside_dates=True)
+    assert list(row.find(NormalisedText("on 1990-08-17, on 555-17"))) == [Hit(18, 24, "NUMBER")]
+
+
+def test_one_place_is_of_the_first_kind_that_fits() -> None:
+    """The next kind gets what is left, and what lies elsewhere."""
+    short = PatternRecogniser("ID", re.compile(r"\d+"), validators=(lambda digits: len(digits) == 2,))
+    any_number = PatternRecogniser("NUMBER", re.compile(r"\d+"))
+    hits = FirstOf((short, any_number)).find(NormalisedText("12 345"))
+    assert list(hits) == [Hit(0, 2, "ID"), Hit(3, 6, "NUMBER")]

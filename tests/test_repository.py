@@ -20,7 +20,7 @@ def module_of(file: Path) -> str:
 
 EDGE_ONLY = (
     "llama.edge", "llama.generation", "llama.prompt", "model_edge", "edge_main",
-    *(module_of(f) for f in PRODUCT if "privacy" in f.parts and f.stem not in ("__init__", "policy")),
+    *(m for m in map(module_of, PRODUCT) if m.startswith("llama.privacy.") and m != "llama.privacy.policy"),
 )  # fmt: skip
 
 

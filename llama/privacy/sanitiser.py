@@ -1,9 +1,9 @@
 """THE BOUNDARY: the only file that turns the person's words into words that may leave the device.
 
 Two rings. *Declared*: every value of the profile that is not open, in all its written forms, becomes a tag such as
-``[NAME_1]``. *Patterns*: what ``llama.privacy.patterns`` finds beyond that. The same value gets the same tag throughout
-a session, also where only a part of a name is written. Tags are numbered past any tag-shaped text that the sheet or the
-person has written, so that such text never equals an issued tag, and nobody's text needs rewriting for it.
+``[NAME_1]``. *Patterns*: what ``llama.privacy.recognisers`` finds beyond that. The same value gets the same tag
+throughout a session, also where only a part of a name is written. Tags are numbered past any tag-shaped text that the
+sheet or the person has written, so that such text never equals an issued tag, and nobody's text needs rewriting for it.
 
 Only :class:`Sanitiser` makes :class:`CleanText`, and ``llama.privacy.merging`` accepts nothing else of the person's.
 The map from tags to values lives here, in memory, for one session. Nothing here opens a file or a socket.
@@ -20,7 +20,6 @@ from typing import Literal
 
 from llama.privacy.generalise import generalised
 from llama.privacy.normalised import NormalisedText, compact
-from llama.privacy.patterns import hits_in
 from llama.privacy.policy import (
     FOUND_IN_ANY_TEXT,
     IDENTIFYING,
@@ -31,6 +30,7 @@ from llama.privacy.policy import (
     same_field,
 )
 from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
+from llama.privacy.recognisers import hits_in
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from lokal.samaran import detect_pii
 
 from llama.command import run
-from llama.privacy.patterns import hits_in
 from llama.privacy.profile import profile_from
+from llama.privacy.recognisers import hits_in
 from llama.privacy.sanitiser import Sanitiser
 from tests.benchmarks.reporting import Aimed, machine, versions
 from tests.free_text import Sample, samples

@@ -1,0 +1,44 @@
+"""Phone numbers: those that ``phonenumbers`` knows, and those that only look like one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import phonenumbers
+
+from llama.privacy.normalised import NormalisedText
+from llama.privacy.recognisers.numbers import is_grouped_amount
+from llama.privacy.recognisers.recogniser import Hit, PatternRecogniser, Recogniser, in_a_date
+
+MIN_DIGITS = 7
+
+_INDONESIAN = re.compile(
+    r"(?<![\w.])(?:\+\s?62|62|0)[\s.\-()]{0,3}(?:8\d|[2-7]\d{1,2})[\s.\-()]{0,3}\d(?:[\s.\-]{0,2}\d){4,9}(?!\w)"
+)
+_NORTH_AMERICAN = re.compile(
+    r"(?<![\w])(?:\+?0{0,2}1[-. ]?)?\(?[2-9]\d{2}\)?[-. ]{1,2}\d{3}[-. ]\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,6})?(?!\w)"
+)
+
+
+@dataclass(frozen=True)
+class NumberingPlan:
+    """Finds the numbers that are valid as they are dialled in one region."""
+
+    region: str
+
+    def find(self, view: NormalisedText) -> Iterator[Hit]:
+        """All hits, by position."""
+        if sum(c.isdigit() for c in view.line) < MIN_DIGITS:  # the matcher is slow
+            return
+        for match in phonenumbers.PhoneNumberMatcher(view.line, self.region):
+            if not is_grouped_amount(match.raw_string) and not in_a_date(view, match.start, match.end):
+                yield Hit(match.start, match.end, "PHONE")
+
+
+RECOGNISERS: tuple[Recogniser, ...] = (
+    PatternRecogniser("PHONE", _INDONESIAN, folded=True),
+    PatternRecogniser("PHONE", _NORTH_AMERICAN, folded=True),
+    *(NumberingPlan(region) for region in ("ID", "US", "GB")),
+)

@@ -1,0 +1,109 @@
+"""A recogniser finds one kind of personal data in a text; most are rows of pattern, context and validators.
+
+The terms are Presidio's (``PatternRecognizer``), without its scores: a hit is a hit. What is no pattern's match, such
+as a date, is found by a small class with the same method.
+
+Knows nothing about: which kinds there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from llama.privacy.normalised import NormalisedText
+
+WINDOW = 40  # characters before a match in which its context is looked for
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """``text[start:end]`` looks like personal data of a kind; ``kind`` is a tag's."""
+
+    start: int
+    end: int
+    kind: str
+
+
+class Recogniser(Protocol):
+    """Finds personal data in a text."""
+
+    def find(self, view: NormalisedText) -> Iterator[Hit]:
+        """All hits, in any order; they may overlap."""
+
+
+@dataclass(frozen=True)
+class PatternRecogniser:
+    """Finds what matches a pattern in the right context and passes every validator.
+
+    Attributes:
+        kind: the hits' kind.
+        pattern: matches a value, perhaps with words around it.
+        folded: search the text's line, which has no case and one width, instead of the text as it is written.
+        group: the part of the match that is the value; 0 is all of it.
+        before: must be found in the window before the match.
+        not_before: must not be found there.
+        narrow: says where in the value it really begins and ends, or None if nothing of it is one.
+        validators: must all be true of the narrowed value.
+        outside_dates: no hit lies within a date.
+    """
+
+    kind: str
+    pattern: re.Pattern[str]
+    folded: bool = False
+    group: int = 0
+    before: re.Pattern[str] | None = None
+    not_before: re.Pattern[str] | None = None
+    narrow: Callable[[str], Span | None] | None = None
+    validators: tuple[Callable[[str], bool], ...] = ()
+    outside_dates: bool = False
+
+    def find(self, view: NormalisedText) -> Iterator[Hit]:
+        """All hits, by position."""
+        text = view.line if self.folded else view.text
+        for match in self.pattern.finditer(text):
+            if not self._fits(text[max(0, match.start() - WINDOW) : match.start()]):
+                continue
+            start, end = match.span(self.group)
+            within = self.narrow(text[start:end]) if self.narrow is not None else (0, end - start)
+            if within is None:
+                continue
+            start, end = start + within[0], start + within[1]
+            if all(is_valid(text[start:end]) for is_valid in self.validators) and not (
+                self.outside_dates and in_a_date(view, start, end)
+            ):
+                yield Hit(start, end, self.kind)
+
+    def _fits(self, window: str) -> bool:
+        announced = self.before is None or self.before.search(window) is not None
+        return announced and (self.not_before is None or self.not_before.search(window) is None)
+
+
+@dataclass(frozen=True)
+class FirstOf:
+    """Gives each place in the text to the first recogniser that finds it: one number is of one kind."""
+
+    recognisers: tuple[Recogniser, ...]
+
+    def find(self, view: NormalisedText) -> Iterator[Hit]:
+        """All hits; no two of them at the same place."""
+        taken = set[Span]()
+        for recogniser in self.recognisers:
+            for hit in recogniser.find(view):
+                if (hit.start, hit.end) not in taken:
+                    taken.add((hit.start, hit.end))
+                    yield hit
+
+
+def in_a_date(view: NormalisedText, start: int, end: int) -> bool:
+    """Whether ``text[start:end]`` lies within a date."""
+    return any(first <= start and end <= last for first, last, _ in view.dates)
+
+
+def without_trailing(signs: str) -> Callable[[str], Span]:
+    """Narrow a value to what comes before these signs at its end."""
+    return lambda value: (0, len(value.rstrip(signs)))
