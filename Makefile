@@ -1,5 +1,5 @@
 # demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
-# test: everything that must hold (needs Chromium for the page)
+# test: everything that must hold (the page only where Chromium is; with CI=true it fails without)
 # lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
 # soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
 .PHONY: demo page test lint bench soak fixtures clean

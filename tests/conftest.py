@@ -6,7 +6,7 @@ import base64
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.tokenizer import Tokenizer
+from tests.programs import notices
 from tests.small_checkpoints import params, weights, write_meta
 from tests.support import Halves
 
@@ -25,6 +26,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(os.environ.get("SPLIT_LLAMA_CACHE", ROOT / ".cache"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """At the very end, one line for each program for want of which tests were skipped or failed."""
+    yield
+    reports = [each for kind in ("skipped", "failed", "error") for each in terminalreporter.getreports(kind)]
+    for line in notices([str(report.longrepr) for report in reports]):
+        terminalreporter.write_line(line, yellow=True)
 
 
 def _fetched(name: str) -> Path:

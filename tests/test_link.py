@@ -325,6 +325,7 @@ def test_a_connection_that_broke_while_nothing_was_asked_is_no_news(monkeypatch:
     with linked(first.endpoint, 7200) as (link, notices):
         with first:
             assert link.hello() == WELCOME
+            link._look_at_the_connection()  # so that what libzmq says next is that it broke
         assert link._monitor.poll(30_000)
         with FalseCloud(Except(wire.ListSheets, wire.Sheets(())), first.endpoint) as second:
             assert link.ask(wire.ListSheets()) == wire.Sheets(())

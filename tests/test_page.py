@@ -26,6 +26,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from llama.cloud.importing import import_products
 from tests.processes import Cloud, cloud
+from tests.programs import needed
 from tests.scripted_page import HOSTILE, TOKEN, Scripted, serving
 from tests.support import Process, written
 
@@ -53,9 +54,7 @@ SHOTS = os.environ.get("SPLIT_LLAMA_SHOTS")  # a directory for screenshots, for 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
-    path = shutil.which("chromium") or "/usr/bin/chromium"
-    if not Path(path).exists():
-        pytest.fail("chromium is missing; install it: apt-get install chromium")
+    path = needed("chromium")
     expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)

@@ -33,6 +33,7 @@ from llama.errors import RecordError
 from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
 from tests.processes import ask, cloud
+from tests.programs import needed
 from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, opening, run_main, step_of
 
 Splits = Callable[..., Path]
@@ -521,15 +522,17 @@ def test_a_path_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
         assert str(place.absolute()) in str(refused.value)
 
 
-# The superuser may write everywhere, unless these capabilities are taken from it.
-AS_A_USER = ["setpriv", *(f"--{caps}=-dac_override,-dac_read_search" for caps in ("bounding-set", "inh-caps"))]
+def as_a_user() -> list[str]:
+    """What a command begins with that may not write everywhere: from the superuser these capabilities are taken."""
+    if os.geteuid():
+        return []
+    return [needed("setpriv"), *(f"--{caps}=-dac_override,-dac_read_search" for caps in ("bounding-set", "inh-caps"))]
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
 def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
     """Before any run is lost: the file is read-only, then its directory is."""
     opens_it = "import sys; from llama.cloud.record import RunRecord; RunRecord(sys.argv[1]).close()"
-    command = [*(AS_A_USER if os.geteuid() == 0 else []), sys.executable, "-c", opens_it, str(path)]
+    command = [*as_a_user(), sys.executable, "-c", opens_it, str(path)]
     RunRecord(path).close()
     for locked, mode, said in ((path, 0o400, "by this user; change"), (path.parent, 0o500, "a local disk, where")):
         before = stat.S_IMODE(locked.stat().st_mode)

@@ -445,7 +445,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(golden: Path, tmp_pa
     """A write that the system refuses (here by a limit on file sizes) ends in one line."""
     limited = f"ulimit -f 64; trap '' XFSZ; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"
     done = subprocess.run(
-        ["bash", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
+        ["sh", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
     assert "failed: consolidated.00.pth could not be laid out (a full disk" in done.stderr.splitlines()[-1]
