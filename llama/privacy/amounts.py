@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from llama.privacy.spoken import spoken_amounts_in
+
 MAX_GROUPS = 8  # of digits in one number: enough for any amount of money
 
 
@@ -36,7 +38,7 @@ _DIGITS = re.compile(r"\d+")
 _NUMBER = re.compile(r"\d+(?:[.,'’ ]\d+)*")
 _AFTER = re.compile(
     r"(?P<part>[^\S\n]?(?:½|¼|¾|setengah|seperempat|and a half|and a quarter))?"
-    rf"(?:[^\S\n]?-?(?P<scale>{_SCALE})(?:an)?(?![^\W_]))"
+    rf"(?:[^\S\n]?-?(?P<scale>{_SCALE})(?:an)?(?![^\W\d_]))"
 )
 _PARTS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "setengah": 0.5, "seperempat": 0.25, "and a half": 0.5, "and a quarter": 0.25}
 _JOINS = re.compile(r"[^\S\n]{0,2}(?:,|dan|and|&|\+)?[^\S\n]{0,2}")  # between 14 juta and 250 ribu
@@ -67,9 +69,15 @@ def amounts_in(line: str) -> Iterator[Amount]:
         before, scale_before = (before, scale) if scale != 1 else (None, 0.0)
 
 
+def all_amounts_in(line: str) -> Iterator[Amount]:
+    """Find the amounts in a folded line, in figures and in words."""
+    yield from amounts_in(line)
+    yield from (Amount(start, end, value, True) for start, end, value in spoken_amounts_in(line))
+
+
 def main_amounts_in(line: str) -> list[Amount]:
     """Find the amounts in a folded line, each in its longest reading."""
-    found = sorted(amounts_in(line), key=lambda a: (a.start, -a.end))
+    found = sorted(all_amounts_in(line), key=lambda a: (a.start, -a.end))
     return [a for a in found if not any(b.start <= a.start and a.end <= b.end and b[:2] != a[:2] for b in found)]
 
 

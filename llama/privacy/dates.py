@@ -37,7 +37,8 @@ DATES = tuple(
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:the\s)?(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
         rf"(?:{_SEP}{_YEAR_WORD}['’]?(?<=['’\s,./-]){_YEAR})?",
         rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)",
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)"
+        rf"(?:[\s,]{{1,2}}(?:on\s)?the\s(?P<d>\d{{1,2}})(?:st|nd|rd|th))?",
     )
 )
 """What anybody would take for a date."""
@@ -79,7 +80,7 @@ RARE_DATES = tuple(
         rf"{_THN}{_LISTED}(?P<y>\d{{4}}){_LISTED}{_BLN}{_LISTED}(?:{_MONTH_IN_DIGITS}|(?P<m>{_MONTH}){_WORD_END})"
         rf"{_LISTED}{_TGL}{_LISTED}{_DAY_IN_DIGITS}",
         rf"{_BLN}{_LISTED}(?:{_MONTH_IN_DIGITS}|(?P<m>{_MONTH}){_WORD_END}){_LISTED}{_TGL}{_LISTED}{_DAY_IN_DIGITS}"
-        rf"(?:{_LISTED}{_THN}{_LISTED}(?P<y>\d{{4}}|\d{{2}})(?!\d))?",
+        rf"(?:{_LISTED}(?:{_THN}{_LISTED})?(?P<y>\d{{4}})(?!\d))?",
         rf"{_TGL}{_LISTED}{_DAY_IN_DIGITS}{_LISTED}(?P<m>{_MONTH}){_WORD_END}{_LISTED}{_THN}{_LISTED}"
         r"(?P<y>\d{4}|\d{2})(?!\d)",
         rf"(?<!\d)(?P<d>\d{{1,2}}){_TH}\s(?:day\s)?of\s(?:the\s)?(?P<n>\d{{1,2}}){_TH}?(?:\smonth)?"

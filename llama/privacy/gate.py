@@ -112,7 +112,10 @@ class _Reading:
 
         A band's or a decade's figures may well be those of another field.
         """
-        clues = [clue for clue in self._clues if clue.field == name or isinstance(clue, Letters)]
+        clues = [
+            clue for clue in self._clues
+            if clue.field == name or (isinstance(clue, Letters) and not any(map(str.isdigit, clue.form)))
+        ]  # fmt: skip
         if (found := read_in(self._without_tags(piece), clues)) is not None:
             _refuse(found)
 

@@ -192,6 +192,8 @@ def _phrases(tag: str, text: str) -> Iterator[list[str]]:
 def _numbers(field: str, tag: str, text: str) -> Iterator[Digits]:
     plain = text.translate(_PLAIN)
     money = tag == "FINANCE" or (tag == "PRIVATE" and re.search(r"[$€£¥]|\b(?:rp|idr|usd|eur|gbp|sgd)\b", plain))
+    if re.fullmatch(r"[a-z]{1,3}[ -]?[0-9]{1,4}[ -]?[a-z]{1,3}", plain.strip()):
+        return  # a number plate's digits are no number
     for m in re.finditer(r"[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
         digits = re.sub(r"[^0-9]", "", m[0])
         if money:
@@ -289,9 +291,18 @@ class ReadText:
         least = max(ENOUGH, math.ceil(NEARLY_ALL * len(form)))
         for length in range(least, len(form)):
             at = len(self._solid) - length
-            if self._solid.endswith(form[:length]) and self._is_edge(at) and self._is_close(at, len(self._solid), clue):
+            if (
+                self._solid.endswith(form[:length])
+                and self._is_edge(at)
+                and self._goes_on(at, len(self._solid), 0, clue)
+            ):
                 return True
-            if self._solid.startswith(form[-length:]) and self._is_edge(length) and self._is_close(0, length, clue):
+            first = len(form) - length
+            if (
+                self._solid.startswith(form[-length:])
+                and self._is_edge(length)
+                and self._goes_on(0, length, first, clue)
+            ):
                 return True
         return False
 
@@ -304,6 +315,11 @@ class ReadText:
         if i in (0, len(self._solid)) or i in self._gap:
             return True
         return self._solid[i - 1].isdigit() != self._solid[i].isdigit()
+
+    def _goes_on(self, start: int, end: int, first: int, clue: Letters | Digits) -> bool:
+        """Tell whether a stretch is the value from its letter ``first`` on, with spaces where the value has them."""
+        spaces = {i - start + first for i, gap in self._gaps(start, end).items() if _parts_words(gap)}
+        return self._is_close(start, end, clue) and (isinstance(clue, Digits) or spaces <= clue.joints)
 
     def _gaps(self, start: int, end: int) -> dict[int, str]:
         return {i: self._gap[i] for i in range(start + 1, end) if i in self._gap}

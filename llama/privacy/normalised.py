@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 
-from llama.privacy.amounts import Amount, amounts_in
+from llama.privacy.amounts import Amount, all_amounts_in
 from llama.privacy.dates import RARE_DATES, Day, dates_in
 
 MAX_GAP = 3  # signs between two digits of one number, white space not counted
@@ -19,9 +19,11 @@ MAX_SPACES = 8
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
-# Letters that are typed for digits, in a word with at least one digit.
+# Letters that are typed for digits, in a word with at least one digit, and in groups that follow it.
 _LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
-_NUMBER_LIKE = re.compile(r"(?<![^\W_])[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?![^\W_])")
+_NUMBER_LIKE = re.compile(
+    r"(?<![^\W_])[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
+)
 
 
 def _digits_for_letters(m: re.Match[str]) -> str:
@@ -103,7 +105,7 @@ class NormalisedText:
     @cached_property
     def amounts(self) -> list[Amount]:
         """Amounts."""
-        return list(amounts_in(self.line))
+        return list(all_amounts_in(self.line))
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
         for m in re.finditer(r"[0-9]+", self.compact):

@@ -151,7 +151,12 @@ FIELDS: tuple[Field, ...] = (
 )  # fmt: skip
 
 NEVER_SOUGHT = frozenset(
-    {"yes", "no", "ya", "tidak", "none", "n/a", "-", "true", "false", "tidak ada", "nihil", "not applicable", "nothing"}
+    """
+    yes|no|y|n|yep|nope|ya|iya|tidak|ga|gak|nggak|enggak|none|n/a|-|true|false|tidak ada|nihil|not applicable|nothing|
+    none known|unknown|tidak tahu|never|not yet|sometimes|belum|belum pernah|tidak pernah|sudah|pernah|kadang|ada
+    """.replace("\n", "")
+    .replace("    ", "")
+    .split("|")
 )
 """Answers that stand in every second sentence, in lower case: they are not looked for in a text."""
 

@@ -30,9 +30,9 @@ from llama.privacy.policy import (
     same_field,
 )
 from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
-from llama.privacy.recognisers import hits_in
+from llama.privacy.recognisers import Hit, hits_in
 from llama.privacy.secret import Secret
-from llama.privacy.secret_index import SecretIndex
+from llama.privacy.secret_index import Found, SecretIndex
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 from llama.privacy.variants.numbers import national
 
@@ -193,10 +193,12 @@ class Sanitiser:
     def _discover_in(self, view: NormalisedText) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
         declared = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
+        streets = [f for f in declared if self.secrets.secrets[f.index].tag == "ADDRESS"]
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
             for hit in hits_in(view)
             if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
+            and not any(_is_guessed_end(view.text, f, hit) for f in streets)
             and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
         ]
 
@@ -248,6 +250,17 @@ class Sanitiser:
                          and not self.secrets.secrets[i].derived), default=longest[2])  # fmt: skip
             merged.append((group[0][0], max(end for _, end, _ in group), first))
         return merged
+
+
+def _is_guessed_end(text: str, declared: Found, hit: Hit) -> bool:
+    """Tell whether a find is a declared street and the plain words after it, which only seemed to belong to it."""
+    rest = text[declared.end : hit.end]
+    return (
+        hit.kind == "ADDRESS"
+        and declared.start <= hit.start < declared.end
+        and rest == rest.casefold()
+        and not (any(c.isdigit() for c in rest))
+    )
 
 
 def _items(secret: Secret) -> list[str]:

@@ -136,10 +136,11 @@ BODY_WORDS = LEGAL_FORMS | frozenset(
     """
     university universitas univ uni institute institut inst college school sekolah academy akademi politeknik
     polytechnic poltek sma smk smp sd tk paud man mts min mi ma sman smkn smpn sdn sdit smait sltp slta stm
-    madrasah pesantren ponpes gymnasium kindergarten primary secondary high elementary junior senior grammar faculty
-    fakultas kampus campus rs rsu rsud rsup rsia rsi rsj rsk rumah sakit hospital hosp klinik clinic puskesmas infirmary
-    surgery medical centre center bank bpr bpd credit union cooperative koperasi yayasan foundation trust group grup
-    firm agency services solutions dinas kantor office department ministry kementerian kelurahan council
+    madrasah pondok pesantren ponpes technology teknologi gymnasium kindergarten primary secondary high elementary
+    junior senior grammar faculty fakultas kampus campus rs rsu rsud rsup rsia rsi rsj rsk rumah sakit hospital hosp
+    klinik clinic puskesmas infirmary surgery medical centre center bank bpr bpd credit union cooperative koperasi
+    yayasan foundation trust group grup firm agency services solutions dinas kantor office department ministry
+    kementerian kelurahan council
     """.split()
 )
 

@@ -10,7 +10,7 @@ from llama.privacy.secret import Secret
 from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.letters import LONG, PART
 from llama.privacy.variants.variants import Options, Variants, Written, written
-from llama.privacy.words import ADDRESS_WORDS, STREET_KINDS, STREET_WORDS
+from llama.privacy.words import ADDRESS_WORDS, LEGAL_FORMS, STREET_KINDS, STREET_WORDS
 
 _POSTCODE = re.compile(rf"(?<!\w){POSTCODE_UK}(?!\w)", re.IGNORECASE)
 
@@ -41,7 +41,7 @@ class AddressVariants(Variants):
         words = list(written(segment).words)
         for postcode in _POSTCODE.findall(segment):
             self.letters.add([compact(postcode)])
-        core = [w for w in words if w not in ADDRESS_WORDS and w not in self._sent_words]
+        core = [w for w in words if w not in ADDRESS_WORDS | LEGAL_FORMS and w not in self._sent_words]
         if len("".join(words)) >= LONG and core:
             self.letters.add(words)
         if any(len(w) >= PART for w in core) and len(core) > 1:

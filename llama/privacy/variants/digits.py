@@ -87,11 +87,11 @@ def _amount_inside(text: NormalisedText, start: int, run: str, number: str) -> S
 _JOINERS = (".", ",", "'", "’")
 
 _CUE_LAST = (
-    r"(?:akhiran(?:nya)?|berakhiran|berakhir|belakang(?:nya)?|buntut(?:nya)?|ending|ends?|ended|terakhir(?:nya)?|"
+    r"(?:akhiran(?:nya)?|berakhiran|berakhir|belakang(?:nya)?|buntut(?:nya)?|ujung(?:nya)?|ending|ends?|ended|terakhir(?:nya)?|"
     r"last|final|tail)"
 )
 _CUE_FIRST = r"(?:awalan(?:nya)?|berawalan|depan(?:nya)?|starts?|starting|begins?|beginning|first|diawali)"
-_FILLER = r"(?:[^\W\d_]{1,10}[^\w\n]{1,3}|\d[^\w\n]{1,2}(?=[^\W\d_])){0,4}"
+_FILLER = r"(?:[^\W\d_]{1,10}[^\w\n]{1,3}|\d(?:[^\w\n]{1,2}(?=[^\W\d_])|:[^\S\n]?)){0,6}"
 _LAST = re.compile(
     rf"(?<![^\W_]){_CUE_LAST}[^\w\n]{{1,3}}{_FILLER}(?P<a>\d{{3,6}})(?!\d)"
     rf"|(?<!\d)(?P<b>\d{{3,6}})[^\w\n]{{1,2}}(?:di[^\S\n])?(?:belakang(?:nya)?|terakhir|buntutnya|at the end)"

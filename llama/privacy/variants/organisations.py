@@ -5,22 +5,24 @@ from __future__ import annotations
 from llama.privacy.normalised import compact
 from llama.privacy.secret import Secret
 from llama.privacy.variants.cores import CoreForms
-from llama.privacy.variants.letters import LONG, Initials
+from llama.privacy.variants.letters import LONG, Initials, LetterForms
 from llama.privacy.variants.variants import Options, Variants, Written
 from llama.privacy.word_lists import known_words, places
 from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, LEGAL_FORMS, PROVINCES_ID
 
+OWN = 5  # letters of a body's own word
 _PLACES = frozenset(map(compact, (*CITIES_ID, *PROVINCES_ID)))
 
 
 class OrganisationVariants(Variants):
-    """*PT Maju*: *Maju*; *University of Oxford*: *Oxford University*, *Oxford Uni*; *Universitas Gadjah Mada*: *UGM*."""
+    """*PT Maju*: *Maju*; *University of Oxford*: *Oxford University*; *Universitas Gadjah Mada*: *Gadjah Mada*, *UGM*."""
 
     def __init__(self, secret: Secret, options: Options) -> None:
         self.bodies = CoreForms(BODY_WORDS, BODY_JOINERS)
         self.initials = Initials()
+        self.capitalised = LetterForms(exact=True)  # Apple, and no apple
         super().__init__(secret, options)
-        self.finders += [self.bodies, self.initials]
+        self.finders += [self.bodies, self.initials, self.capitalised]
 
     def spell(self, value: Written) -> None:
         """Look for the name, for what is left without the words that many have, and for its first words."""
@@ -34,8 +36,11 @@ class OrganisationVariants(Variants):
         self.bodies.add(core, kinds)
         if len(core) > 1 and len("".join(core)) >= LONG and not _is_place(core):
             self.letters.add(core)
-        if len(core[0]) >= 5 and core[0] not in COMPANY_WORDS and not _is_place(core[:1]):
-            self.letters.add(core[:1])
+        own = [w for w in core if len(w) >= OWN and not w.isdigit() and not _is_everybodys(w)]
+        for word in own:
+            self.letters.add([word])
+        if not own and len(core[0]) >= OWN and core[0] not in COMPANY_WORDS and not _is_place(core[:1]):
+            self.capitalised.add(core[:1])
         if len(core) > 2 and len("".join(core[:2])) >= LONG:
             self.letters.add(core[:2])
         initials = "".join(w[0] for w in without_form if w not in BODY_JOINERS or w == "negeri")
@@ -43,10 +48,15 @@ class OrganisationVariants(Variants):
             self.initials.add(initials)
 
 
+def _is_everybodys(word: str) -> bool:
+    """Tell whether a word stands in many names, or in ordinary text."""
+    return word in COMPANY_WORDS or word in known_words() or _is_place([word])
+
+
 def _is_place(words: list[str]) -> bool:
     """Tell whether words name a town, which is much more than one body in it."""
     return (
         "".join(words) in _PLACES
-        or " ".join(words) in places()
+        or " ".join(words) in places() & known_words()
         or all(w in COMPANY_WORDS or w.isdigit() for w in words)
     )

@@ -18,6 +18,8 @@ from llama.privacy.variants.digits import DigitForms, Endings
 from llama.privacy.variants.finders import DateForms, Finder, Spans
 from llama.privacy.variants.letters import LONG, LetterForms
 
+CODE = re.compile(r"[A-Za-z]{1,3}[ -]?\d{1,4}[ -]?[A-Za-z]{1,3}")
+
 
 @dataclass(frozen=True)
 class Written:
@@ -103,7 +105,8 @@ class Variants:
     def spell_numbers(self, text: str) -> None:
         """Look for each number in the value, by itself, and for a long one's ends."""
         for number in numbers_in(text):
-            self.spell_number(number)
+            if not CODE.fullmatch(text.strip()):  # the digits of a number plate are no number
+                self.spell_number(number)
 
     def spell_number(self, number: str) -> None:
         """Look for a number."""

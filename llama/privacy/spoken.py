@@ -1,0 +1,91 @@
+"""Amounts in words, or in words and digits: *two and a half thousand*, *3 juta tujuh ratus lima puluh ribu*.
+
+Knows nothing about: values, tags, sheets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_WORDS = 16  # of one amount
+
+_SMALL = {
+    word: n
+    for words in (
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen",
+        "nol satu dua tiga empat lima enam tujuh delapan sembilan sepuluh sebelas",
+    )
+    for n, word in enumerate(words.split())
+} | {
+    word: 10 * n
+    for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
+}
+_SCALES = {
+    "thousand": 1e3, "grand": 1e3, "million": 1e6, "billion": 1e9, "lakh": 1e5, "crore": 1e7, "k": 1e3, "ribu": 1e3,
+    "rb": 1e3, "juta": 1e6, "jt": 1e6, "miliar": 1e9, "milyar": 1e9,
+}  # fmt: skip
+_ONE_OF = {"seratus": (1.0, "ratus"), "seribu": (1.0, "ribu"), "sejuta": (1.0, "juta"), "semiliar": (1.0, "miliar")}
+_PARTS = {"half": 0.5, "quarter": 0.25, "setengah": 0.5, "seperempat": 0.25}
+_TENS = {"belas", "puluh"}
+_HUNDREDS = {"hundred", "ratus"}
+_POINTS = {"point", "koma"}
+_WORDS = (*_SMALL, *_SCALES, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS, *_POINTS)
+_WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![^\W\d_])"
+_FIGURE = r"\d+(?:[.,]\d+)*"
+_TOKEN = re.compile(rf"{_WORD}|{_FIGURE}")
+_SPOKEN = re.compile(
+    rf"(?<![^\W_])(?:{_WORD}|{_FIGURE})"
+    rf"(?:(?:[^\S\n]|-){{0,2}}(?:(?:and|dan|an?|of)[^\S\n]){{0,3}}(?:{_WORD}|{_FIGURE}))+(?![^\W_])"
+    r"|(?<![^\W_])(?:sejuta|seribu)(?![^\W_])"
+)
+
+
+def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
+    """Find amounts of which at least one number is a word: start, end, and how much.
+
+    What stands before an amount may be another number, so each of its words may be the first.
+    """
+    for m in _SPOKEN.finditer(line):
+        tokens = list(_TOKEN.finditer(line, m.start(), m.end()))
+        for i, first in enumerate(tokens[-MAX_WORDS:], start=max(0, len(tokens) - MAX_WORDS)):
+            said = [token[0] for token in tokens[i:]]
+            if not any(token in _SMALL or token in _ONE_OF or token in _PARTS for token in said):
+                break
+            value = _value(said)
+            if value is not None:
+                yield first.start(), m.end(), value
+
+
+def _value(tokens: list[str]) -> float | None:
+    """Add up what is said; None where figures cannot be read."""
+    total, here, unit, digits_after = 0.0, 0.0, 0.0, 0
+    for token in tokens:
+        if token in _ONE_OF:
+            here, token = here + _ONE_OF[token][0], _ONE_OF[token][1]
+        if token in _POINTS:
+            digits_after = 1
+        elif token in _SMALL:
+            unit = float(_SMALL[token])
+            if digits_after:
+                here, digits_after = here + unit / 10**digits_after, digits_after + 1
+            else:
+                here += unit
+        elif token in _TENS:  # dua belas, dua puluh
+            here += 10 if token == "belas" else 9 * unit
+        elif token in _HUNDREDS:
+            here = 100 * (here or 1)
+        elif token in _PARTS:
+            here += _PARTS[token]
+        elif token in _SCALES:
+            total, here, unit, digits_after = total + (here or 1) * _SCALES[token], 0.0, 0.0, 0
+        else:
+            groups = re.split(r"[.,]", token)
+            if len(groups) > 1 and not all(len(g) == 3 for g in groups[1:]):
+                if len(groups) > 2:
+                    return None
+                here += float(".".join(groups))
+            else:
+                here += float("".join(groups))
+    return total + here
