@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 from llama.privacy.amounts import Amount, all_amounts_in
 from llama.privacy.dates import RARE_DATES, Day, dates_in
+
+T = TypeVar("T")
 
 MAX_GAP = 3  # signs between two digits of one number, white space not counted
 MAX_SPACES = 8
@@ -80,6 +83,13 @@ class NormalisedText:
                 at.append(i)
         self.compact, self.at = "".join(chars), at
         self.words = [(m.start(), m.end(), compact(m[0])) for m in re.finditer(r"[^\W_]+", text)]
+        self._made: dict[Hashable, object] = {}
+
+    def once(self, make: Callable[[NormalisedText], T]) -> T:
+        """Give what a function makes of this text, made at the first call."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]  # type: ignore[return-value]
 
     @cached_property
     def with_digits_for_letters(self) -> NormalisedText | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llama.privacy.normalised import NormalisedText
 from llama.privacy.variants.finders import Spans
@@ -45,11 +46,9 @@ class CoreForms:
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the names, with the generic words around it."""
-        skipped = self._generic | self._joining
-        words = [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
-        at: dict[str, list[int]] = {}
-        for k, (_, word) in enumerate(words):
-            at.setdefault(word, []).append(k)
+        if not self._cores:
+            return
+        words, at = text.once(_own_words(self._generic | self._joining))
         for core in self._cores:
             for k in at.get(core.words[0], ()):
                 yield from self._at(text, words[k : k + len(core.words)], core)
@@ -87,6 +86,23 @@ class CoreForms:
                 return None
             k += step
         return None
+
+
+OwnWords = tuple[list[tuple[int, str]], dict[str, list[int]]]
+
+
+@lru_cache(maxsize=16)
+def _own_words(skipped: frozenset[str]) -> Callable[[NormalisedText], OwnWords]:
+    """Give the function that lists a text's words without generic ones, and where each of them is in that list."""
+
+    def own_words(text: NormalisedText) -> OwnWords:
+        words = [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
+        at: dict[str, list[int]] = {}
+        for k, (_, word) in enumerate(words):
+            at.setdefault(word, []).append(k)
+        return words, at
+
+    return own_words
 
 
 def _near(text: NormalisedText, first: int, second: int) -> bool:

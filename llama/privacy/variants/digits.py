@@ -35,19 +35,16 @@ class DigitForms:
     def _find(self, text: NormalisedText) -> Spans:
         here = [number for number in self.numbers if number in text.compact]
         amounts = [number for number in self.amounts if number in text.compact]
-        for start, end in text.runs:
+        for start, end in text.runs if here or amounts else ():
             run = text.compact[start:end]
             for number in here:
                 yield from self._inside(text, start, run, number)
             for number in amounts:
                 yield from _amount_inside(text, start, run, number)
-            part = re.sub(r"^(?:0|62)", "", run) if self._phone else run
+        for first, last, digits, bare in text.once(_parts_in) if self.parted else ():
+            part = bare if self._phone else digits
             if len(part) >= RUN and any(part in number for number in self.parted):
-                yield text.span(start, end)
-        if self.parted:
-            for first, last, word in text.words:  # a part of a long number, among other numbers
-                if len(word) >= RUN and word.isdigit() and any(word in number for number in self.parted):
-                    yield first, last
+                yield first, last
 
     def _inside(self, text: NormalisedText, start: int, run: str, number: str) -> Spans:
         at = run.find(number)
@@ -59,6 +56,13 @@ class DigitForms:
                     first -= len(prefix[0])
                 yield text.span(first, last)
             at = run.find(number, at + 1)
+
+
+def _parts_in(text: NormalisedText) -> list[tuple[int, int, str, str]]:
+    """Find what may be a part of a long number: a run of digits, or a group of one; also without a phone's prefix."""
+    runs = [(*text.span(a, b), text.compact[a:b]) for a, b in text.runs if b - a >= RUN]
+    words = [each for each in text.words if len(each[2]) >= RUN and each[2].isdigit()]
+    return [(*each, re.sub(r"^(?:0|62)", "", each[2])) for each in runs] + [(*each, each[2]) for each in words]
 
 
 def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
@@ -111,8 +115,15 @@ class Endings:
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each such group of digits."""
-        for pattern, fits in ((_LAST, str.endswith), (_FIRST, str.startswith)) if self.numbers else ():
-            for m in pattern.finditer(text.line):
-                group = next(g for g in "abc" if m[g])
-                if any(fits(number, m[group]) for number in self.numbers):
-                    yield m.span(group)
+        for start, end, digits, is_last in text.once(_ends_in) if self.numbers else ():
+            if any(number.endswith(digits) if is_last else number.startswith(digits) for number in self.numbers):
+                yield start, end
+
+
+def _ends_in(text: NormalisedText) -> list[tuple[int, int, str, bool]]:
+    """Find groups of digits that a word or a mask calls the end or the beginning of a number."""
+    return [
+        (*m.span(group := next(g for g in "abc" if m[g])), m[group], pattern is _LAST)
+        for pattern in (_LAST, _FIRST)
+        for m in pattern.finditer(text.line)
+    ]

@@ -76,6 +76,15 @@ _AGES = re.compile(
 )
 
 
+def _years_in(text: NormalisedText) -> list[tuple[int, int, int]]:
+    return [(*m.span("year"), int(m["year"])) for m in _BIRTH_YEARS.finditer(text.line)]
+
+
+def _ages_in(text: NormalisedText) -> list[tuple[int, int, int]]:
+    found = ((m, "age" if m["age"] else "before") for m in _AGES.finditer(text.line))
+    return [(*m.span(group), int(m[group])) for m, group in found]
+
+
 class BirthYears:
     """A year of birth, where a word says that it is one: *born in 1991*, *kelahiran '91*."""
 
@@ -84,10 +93,9 @@ class BirthYears:
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each such year."""
-        for m in _BIRTH_YEARS.finditer(text.line) if self._years else ():
-            year = int(m["year"])
+        for start, end, year in text.once(_years_in) if self._years else ():
             if any(year in (own, own % 100) for own in self._years):
-                yield m.span("year")
+                yield start, end
 
 
 class Ages:
@@ -107,7 +115,6 @@ class Ages:
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each such age."""
-        for m in _AGES.finditer(text.line) if self._ages else ():
-            group = "age" if m["age"] else "before"
-            if int(m[group]) in self._ages:
-                yield m.span(group)
+        for start, end, age in text.once(_ages_in) if self._ages else ():
+            if age in self._ages:
+                yield start, end

@@ -85,22 +85,24 @@ class TypingErrors:
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each word that is nearly one of the parts, and no word that everybody uses."""
-        if not self._shorter:
-            return
-        for start, end, word in text.words:
-            if len(word) >= TYPED - 1 and word.isalpha() and (length := self._length(word)):
-                yield start, start + length if end - start == len(word) else end
+        for start, end, stems in text.once(_rare_words_in) if self._shorter else ():
+            for stem, shorter in stems:
+                near = {part for each in shorter if each in self._shorter for part in self._shorter[each]}
+                if any(_is_near(stem, part) for part in near):
+                    yield start, start + len(stem) if end - start >= len(stem) else end
+                    break
 
-    def _length(self, word: str) -> int:
-        """Count the letters of a word that are nearly one of the parts; what follows is a clitic."""
-        for ending in ("", *_ENDINGS):
-            stem = word.removesuffix(ending) if ending else word
-            if (stem == word) == bool(ending) or len(stem) < TYPED - 1:
-                continue
-            near = {part for shorter in _without_one(stem) for part in self._shorter.get(shorter, ())}
-            if any(_is_near(stem, part) for part in near):
-                return 0 if stem in known_words() or word in known_words() else len(stem)
-        return 0
+
+def _rare_words_in(text: NormalisedText) -> list[tuple[int, int, list[tuple[str, list[str]]]]]:
+    """Find the words that not everybody uses: each without its clitics, and that without one of its letters."""
+    known, found = known_words(), []
+    for start, end, word in text.words:
+        if len(word) >= TYPED - 1 and word.isalpha() and word not in known and end - start == len(word):
+            stems = [word, *(word.removesuffix(e) for e in _ENDINGS if word.endswith(e))]
+            rare = [(stem, list(_without_one(stem))) for stem in stems if len(stem) >= TYPED - 1 and stem not in known]
+            if len(rare) == len(stems):
+                found.append((start, end, rare))
+    return found
 
 
 def _without_one(word: str) -> Iterator[str]:

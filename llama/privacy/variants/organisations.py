@@ -15,7 +15,7 @@ _PLACES = frozenset(map(compact, (*CITIES_ID, *PROVINCES_ID)))
 
 
 class OrganisationVariants(Variants):
-    """*PT Maju*: *Maju*; *University of Oxford*: *Oxford University*; *Universitas Gadjah Mada*: *Gadjah Mada*, *UGM*."""
+    """*University of Oxford*: *Oxford University*; *Universitas Gadjah Mada*: *Gadjah Mada*, *UGM*."""
 
     def __init__(self, secret: Secret, options: Options) -> None:
         self.bodies = CoreForms(BODY_WORDS, BODY_JOINERS)
@@ -57,6 +57,6 @@ def _is_place(words: list[str]) -> bool:
     """Tell whether words name a town, which is much more than one body in it."""
     return (
         "".join(words) in _PLACES
-        or " ".join(words) in places() & known_words()
+        or (" ".join(words) in places() and (len(words) > 1 or words[0] in known_words()))
         or all(w in COMPANY_WORDS or w.isdigit() for w in words)
     )
