@@ -34,7 +34,7 @@ DATES = tuple(
         r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[./\-–—\s])\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
         rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}{_OF}(?P<m>{_MONTH}){_WORD_END}"
         rf"(?:{_SEP}{_YEAR_WORD}['’]?{_YEAR})?",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:the\s)?(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:on\s)?(?:the\s)?(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
         rf"(?:{_SEP}{_YEAR_WORD}['’]?(?<=['’\s,./-]){_YEAR})?",
         rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)",
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)"
@@ -62,8 +62,13 @@ _DAY_WORD = "|".join(w.replace("-", "[- ]?") for w in sorted(_DAY_WORDS, key=len
 _ANY = r"(?:[^\S\n]?(?:[^\w\n:]|_)[^\S\n]?|[^\S\n]{1,2})"  # between two numbers of a date, one unlike the other
 _DAY_IN_DIGITS, _MONTH_IN_DIGITS = r"(?P<d>\d{1,2})(?!\d)", r"(?P<n>\d{1,2})(?!\d)"
 _TH = r"(?:st|nd|rd|th)"
-_TGL, _BLN, _THN = r"(?:tgl|tanggal|day)\.?", r"(?:bln|bulan|month)\.?", r"(?:thn|th|tahun|year)\.?"
-_LISTED = r"[^\w\n]{0,3}"
+_TGL, _BLN = r"(?:tgl|tanggal|day)(?:nya)?\.?", r"(?:bln|bulan|month)(?:nya)?\.?"
+_THN = r"(?:thn|th|tahun|year)(?:nya)?\.?"
+    r"(?:tgl|tanggal|day)(?:nya)?\.?",
+    r"(?:bln|bulan|month)(?:nya)?\.?",
+    r"(?:thn|th|tahun|year)(?:nya)?\.?",
+)
+_LISTED = r"\W{0,4}"
 _BIRTH = r"(?:born|birthday|b-?day|birth|dob|lahir|kelahiran|ultah|ulang tahun|tgl|tanggal|ttl|hbd)"
 RARE_DATES = tuple(
     re.compile(pattern)
@@ -85,12 +90,17 @@ RARE_DATES = tuple(
         r"(?P<y>\d{4}|\d{2})(?!\d)",
         rf"(?<!\d)(?P<d>\d{{1,2}}){_TH}\s(?:day\s)?of\s(?:the\s)?(?P<n>\d{{1,2}}){_TH}?(?:\smonth)?"
         r"(?:[\s,]{1,2}(?:(?:of|in)\s)?(?P<y>\d{4})(?!\d))?",
+        rf"{_THN}{_LISTED}(?P<y>\d{{4}})\W{{1,3}}(?:(?:on|in|pada|di|the)\s){{0,2}}(?P<m>{_MONTH}){_WORD_END}\s(?:the\s)?"
+        rf"{_DAY_IN_DIGITS}",
+        rf"{_THN}{_LISTED}(?P<y>\d{{4}})\W{{1,3}}(?:(?:on|in|pada|di|the|tanggal|tgl)\s){{0,2}}(?P<d>\d{{1,2}}){_TH}?\s{_OF}"
+        rf"(?P<m>{_MONTH}){_WORD_END}",
         # The day in words: the seventeenth of August, tujuh belas Agustus.
         rf"(?<![^\W\d_])(?P<w>{_DAY_WORD})\s{_OF}(?P<m>{_MONTH}){_WORD_END}(?:{_SEP}{_YEAR_WORD}(?P<y>\d{{4}})(?!\d))?",
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_SEP}(?:the\s)?(?P<w>{_DAY_WORD}){_WORD_END}(?:{_SEP}(?P<y>\d{{4}})(?!\d))?",
         # Day and month alone, where a word says what they are: born 12/4.
         rf"(?<![^\W_]){_BIRTH}(?:nya|ku)?[^\w\n]{{1,3}}(?:[^\W\d_]{{1,10}}[^\w\n]{{1,2}}){{0,3}}"
-        r"(?P<at>(?P<e>\d{1,2})\s?[/.\-]\s?(?P<f>\d{1,2}))(?![/.\-]?\d)",
+        r"(?P<at>(?P<e>\d{1,2})\s?[/.\-]\s?(?P<f>\d{1,2})(?![/.\-]?\d)"
+        rf"(?:{_LISTED}{_THN}{_LISTED}(?P<y>\d{{4}})(?!\d))?)",
     )
 )
 """What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day."""
@@ -118,7 +128,8 @@ def _orders(m: re.Match[str]) -> list[Day]:
             return []
         return [(c, b, a), (c, a, b), *([(a, b, c)] if len(groups["c"]) == 2 else [])]
     if "e" in groups:
-        return [(None, int(groups["f"]), int(groups["e"])), (None, int(groups["e"]), int(groups["f"]))]
+        e, f, of = int(groups["e"]), int(groups["f"]), int(groups["y"]) if groups["y"] else None
+        return [(of, f, e), (of, e, f)]
     year, day = groups["y"], groups.get("d")
     if groups.get("w"):
         day = str(_DAY_WORDS[_hyphened(groups["w"])])

@@ -100,11 +100,13 @@ class Letters:
         field: whose.
         form: letters and digits only.
         joints: where its words meet.
+        together: not where a space parts two of them.
     """
 
     field: str
     form: str
     joints: frozenset[int]
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _clues(field: str, tag: str, value: Value) -> Iterator[Clue]:
                 at += len(word)
                 joints.add(at)
             joints |= {i for i in range(1, len(letters)) if letters[i - 1].isdigit() != letters[i].isdigit()}
-            yield Letters(field, letters, frozenset(joints))
+            yield Letters(field, letters, frozenset(joints), together=tag == "URL")
 
 
 def _phrases(tag: str, text: str) -> Iterator[list[str]]:
@@ -348,6 +350,8 @@ class ReadText:
         unspaced = any(c >= "\u0e00" for c in clue.form)
         if unspaced or (len(clue.form) >= SURE and not spaces):
             return True
+        if spaces and clue.together:
+            return False
         is_spelled_out = len(spaces) == len(clue.form) - 1
         if len(clue.form) < SURE and not is_spelled_out and not spaces <= clue.joints:
             return False

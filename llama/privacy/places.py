@@ -112,5 +112,11 @@ def _may_be_a_town(words: str) -> bool:
     )
 
 
+def is_place(text: str) -> bool:
+    """Tell whether a text is the name of a known town or city, and nothing else."""
+    plain = _plain(text)
+    return plain in places() or plain in _CITIES_ID
+
+
 def _plain(text: str) -> str:
     return " ".join("".join(folded(c) or " " for c in text).split())

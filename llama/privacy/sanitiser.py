@@ -14,12 +14,13 @@ from __future__ import annotations
 import datetime as dt
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llama.privacy.generalise import generalised
 from llama.privacy.normalised import NormalisedText, compact
+from llama.privacy.places import is_place
 from llama.privacy.policy import (
     FOUND_IN_ANY_TEXT,
     IDENTIFYING,
@@ -196,10 +197,10 @@ class Sanitiser:
         streets = [f for f in declared if self.secrets.secrets[f.index].tag == "ADDRESS"]
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
-            for hit in hits_in(view)
+            for hit in (_without_guessed_end(view.text, streets, hit) for hit in hits_in(view))
             if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
-            and not any(_is_guessed_end(view.text, f, hit) for f in streets)
             and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
+            and not (hit.kind == "NAME" and (hit.start, hit.end) == (0, len(view.text)) and is_place(view.text))
         ]
 
     def _discover(self, value: str, kind: str) -> int:
@@ -252,15 +253,14 @@ class Sanitiser:
         return merged
 
 
-def _is_guessed_end(text: str, declared: Found, hit: Hit) -> bool:
-    """Tell whether a find is a declared street and the plain words after it, which only seemed to belong to it."""
-    rest = text[declared.end : hit.end]
-    return (
-        hit.kind == "ADDRESS"
-        and declared.start <= hit.start < declared.end
-        and rest == rest.casefold()
-        and not (any(c.isdigit() for c in rest))
-    )
+def _without_guessed_end(text: str, streets: Sequence[Found], hit: Hit) -> Hit:
+    """Cut an address that was found at the end of the declared street in it, if only plain words follow that."""
+    for street in streets:
+        rest = text[street.end : hit.end]
+        plain = rest == rest.casefold() and not any(c.isdigit() for c in rest)
+        if hit.kind == "ADDRESS" and hit.start < street.end < hit.end and plain:
+            return replace(hit, end=street.end)
+    return hit
 
 
 def _items(secret: Secret) -> list[str]:

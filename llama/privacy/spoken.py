@@ -1,4 +1,4 @@
-"""Amounts in words, or in words and digits: *two and a half thousand*, *3 juta tujuh ratus lima puluh ribu*.
+"""Numbers in words: *two and a half thousand*, *3 juta tujuh ratus lima puluh ribu*, *nineteen ninety-one*.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -56,6 +56,32 @@ def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
             value = _value(said)
             if value is not None:
                 yield first.start(), m.end(), value
+
+
+_COUNT = rf"(?:{'|'.join(sorted((*_SMALL, *_TENS), key=len, reverse=True))})(?![^\W\d_])"
+COUNTED = rf"{_COUNT}(?:[ -]{_COUNT}){{0,2}}"
+"""A pattern for a number below a hundred, in words."""
+
+_YEARS = re.compile(
+    rf"(?<![^\W_])(?:(?P<century>nineteen|twenty|eighteen|sembilan belas)[ -](?P<of>{COUNTED})"
+    rf"|(?P<whole>(?:seribu sembilan ratus|dua ribu|two thousand)(?: and)?(?: {COUNTED})?))(?![^\W_])"
+)
+
+
+def counted(words: str) -> int:
+    """Read a number below a hundred: *thirty-eight*, *tiga puluh lima*."""
+    return int(_value(re.split(r"[ -]", words)) or 0)
+
+
+def spoken_years_in(line: str) -> Iterator[tuple[int, int, int]]:
+    """Find years in words: start, end, and which."""
+    for m in _YEARS.finditer(line):
+        if m["whole"]:
+            year = int(_value([word for word in re.split(r"[ -]", m["whole"]) if word != "and"]) or 0)
+        else:
+            year = 100 * counted(m["century"]) + counted(m["of"])
+        if 1850 <= year <= 2100:
+            yield m.start(), m.end(), year
 
 
 def _value(tokens: list[str]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from llama.privacy.normalised import compact
@@ -46,10 +47,11 @@ class AddressVariants(Variants):
             self.letters.add(words)
         if any(len(w) >= PART for w in core) and len(core) > 1:
             self.streets.add(core)
-        names = [w for w in core if not any(c.isdigit() for c in w)]
-        if names:
-            self.streets.add(names, STREET_WORDS if len(names) == 1 else ())
-        for kinds in STREET_KINDS:  # 5 Nevsky Close: Nevsky Cl
-            own = [w for w in names if w not in kinds]
-            if own and kinds.intersection(words):
-                self.streets.add(own, kinds | STREET_WORDS)
+        for is_name, run in itertools.groupby(core, key=lambda w: len(w) > 1 and not any(c.isdigit() for c in w)):
+            names = list(run)
+            if is_name:
+                self.streets.add(names, STREET_WORDS if len(names) == 1 else ())
+                for kinds in STREET_KINDS:  # 5 Nevsky Close: Nevsky Cl
+                    own = [w for w in names if w not in kinds]
+                    if own and kinds.intersection(words):
+                        self.streets.add(own, kinds | STREET_WORDS)

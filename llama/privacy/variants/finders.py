@@ -13,6 +13,7 @@ from typing import Protocol
 
 from llama.privacy.dates import Day, same_day
 from llama.privacy.normalised import NormalisedText
+from llama.privacy.spoken import COUNTED, counted, spoken_years_in
 
 Spans = Iterator[tuple[int, int]]
 
@@ -69,20 +70,24 @@ _AFTER_AGE = (
     r"[^\w\n]{0,2}(?:years?[^\w\n]old|yrs?[^\w\n]old|y\.?/?o\b|years?[^\w\n]of[^\w\n]age|(?:st|nd|rd|th)[^\w\n]"
     r"(?:birthday|bday)|tahun usia|tahun umur)"
 )
+_AGE = rf"(?:\d{{1,3}}|{COUNTED})"
 _BIRTH_YEARS = re.compile(rf"(?<![^\W_]){_BEFORE_YEAR}(?P<year>\d{{4}}|\d{{2}})(?![\d./-]?\d)")
 _AGES = re.compile(
-    rf"(?<![^\W_]){_BEFORE_AGE}(?P<age>\d{{1,3}})(?!\d|[.,:/-]\d|\s?(?:%|cm|kg|km|min|ribu|juta|orang|people|am|pm))"
-    rf"|(?<![\d.,])(?P<before>\d{{1,3}}){_AFTER_AGE}"
+    rf"(?<![^\W_]){_BEFORE_AGE}(?P<age>{_AGE})(?!\d|[.,:/-]\d|\s?(?:%|cm|kg|km|min|ribu|juta|orang|people|am|pm))"
+    rf"|(?<![\d.,])(?<![^\W\d_])(?P<before>{_AGE}){_AFTER_AGE}"
+    rf"|(?<![^\W_])(?:baru|sudah|udah|dah|genap|masih|hampir|jalan)\s(?P<so_far>{_AGE})\s(?:tahun|thn|th)\b(?!\s(?:lalu|"
+    r"kerja|bekerja|menikah|nikah|di|sebagai|jadi|tinggal|bersama|pengalaman|lebih|sejak|ini))"
 )
 
 
 def _years_in(text: NormalisedText) -> list[tuple[int, int, int]]:
-    return [(*m.span("year"), int(m["year"])) for m in _BIRTH_YEARS.finditer(text.line)]
+    found = [(*m.span("year"), int(m["year"])) for m in _BIRTH_YEARS.finditer(text.line)]
+    return [*found, *spoken_years_in(text.line)]
 
 
 def _ages_in(text: NormalisedText) -> list[tuple[int, int, int]]:
-    found = ((m, "age" if m["age"] else "before") for m in _AGES.finditer(text.line))
-    return [(*m.span(group), int(m[group])) for m, group in found]
+    found = ((m, next(g for g in ("age", "before", "so_far") if m[g])) for m in _AGES.finditer(text.line))
+    return [(*m.span(g), int(m[g]) if m[g].isdigit() else counted(m[g])) for m, g in found]
 
 
 class BirthYears:

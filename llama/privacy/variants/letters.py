@@ -32,14 +32,22 @@ class LetterForms:
     def __init__(self, *, exact: bool = False, brackets: bool = False) -> None:
         self._exact, self._brackets = exact, brackets
         self._forms: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
+        self._together = set[str]()  # those of which no space parts the words
 
-    def add(self, words: Sequence[str]) -> None:
-        """Look for one or more words, unless they are too short together, or a number."""
+    def add(self, words: Sequence[str], *, together: bool = False) -> None:
+        """Look for one or more words, unless they are too short together, or a number.
+
+        Args:
+            words: folded.
+            together: not where a space parts two of them.
+        """
         form = "".join(words)
         if form and not form.isdigit() and (len(form) >= PART or is_unspaced(form)):
             meet = frozenset(itertools.accumulate(len(w) for w in words[:-1]))
             meet |= {i for i in range(1, len(form)) if form[i - 1].isdigit() != form[i].isdigit()}
             self._forms[form] = self._forms.get(form, frozenset()) | meet
+            if together:
+                self._together.add(form)
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the forms."""
@@ -63,6 +71,8 @@ class LetterForms:
         spaces = [i for i, gap in enumerate(gaps, start=1) if any(c.isspace() for c in gap)]
         if is_unspaced(form) or (len(form) >= LONG and not spaces):
             return True
+        if spaces and form in self._together:
+            return False
         spelled_out = len(spaces) == len(gaps)
         if len(form) < LONG and not spelled_out and not meet.issuperset(spaces):  # Isa is not in "is a"
             return False

@@ -8,6 +8,7 @@ import re
 from llama.privacy.normalised import compact
 from llama.privacy.variants.letters import LetterForms
 from llama.privacy.variants.variants import Variants, Written, written
+from llama.privacy.variants.words import is_common
 from llama.privacy.word_lists import known_words
 from llama.privacy.words import PUBLIC_HOSTS
 
@@ -32,8 +33,8 @@ class EmailVariants(Variants):
             self.letters.add(["".join(parts)])
         if not self.options.exact:
             name = LetterForms()
-            if len(compact(local)) >= _NAME and not compact(local).isdigit():
-                name.add(written(local).words)
+            if len(compact(local)) >= _NAME and not compact(local).isdigit() and compact(local) not in known_words():
+                name.add(written(local).words, together=_are_everybodys(local))
             self.derived += [("NAME", name), ("URL", _of_domain(domain))]
 
     def spell_number(self, number: str) -> None:
@@ -48,14 +49,19 @@ class LinkVariants(Variants):
     def spell(self, value: Written) -> None:
         """Look for the link, without its scheme, and for what stands last in it."""
         self.spell_numbers(value.text)
-        self.letters.add(value.words)
+        self.letters.add(value.words, together=_are_everybodys(value.text))
         address = re.sub(r"^(?:https?://)?(?:www\.)?", "", value.text.casefold()).rstrip("/")
         for part in {address, address.rpartition("/")[2].lstrip("@~")}:
             if part not in PUBLIC_HOSTS:
-                self.letters.add([compact(part)])
+                self.letters.add([compact(part)], together=_are_everybodys(part))
         host = address.partition("/")[0]
         if "." in host and not host.startswith("@") and not self.options.exact:
             self.derived.append(("URL", _of_domain(host)))
+
+
+def _are_everybodys(text: str) -> bool:
+    """Tell whether words run together in a name are ordinary ones, so that they say nothing with spaces between."""
+    return all(word in known_words() or is_common(word) or len(word) <= 2 for word in written(text).words)
 
 
 def _of_domain(domain: str) -> LetterForms:

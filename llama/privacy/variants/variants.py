@@ -14,7 +14,7 @@ from llama.privacy.normalised import NormalisedText, compact, folded, line_of
 from llama.privacy.policy import NEVER_SOUGHT
 from llama.privacy.profile import text_of
 from llama.privacy.secret import Secret
-from llama.privacy.variants.digits import DigitForms, Endings
+from llama.privacy.variants.digits import RUN, DigitForms, Endings
 from llama.privacy.variants.finders import DateForms, Finder, Spans
 from llama.privacy.variants.letters import LONG, LetterForms
 
@@ -114,6 +114,7 @@ class Variants:
             self.digits.numbers.add(number)
         if len(number) >= LONG:
             self.digits.parted.add(number)
+        if len(number) >= RUN:
             self.endings.numbers.add(number)
 
     def spell_day(self, day: Day) -> None:
