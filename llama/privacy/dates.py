@@ -64,10 +64,6 @@ _DAY_IN_DIGITS, _MONTH_IN_DIGITS = r"(?P<d>\d{1,2})(?!\d)", r"(?P<n>\d{1,2})(?!\
 _TH = r"(?:st|nd|rd|th)"
 _TGL, _BLN = r"(?:tgl|tanggal|day)(?:nya)?\.?", r"(?:bln|bulan|month)(?:nya)?\.?"
 _THN = r"(?:thn|th|tahun|year)(?:nya)?\.?"
-    r"(?:tgl|tanggal|day)(?:nya)?\.?",
-    r"(?:bln|bulan|month)(?:nya)?\.?",
-    r"(?:thn|th|tahun|year)(?:nya)?\.?",
-)
 _LISTED = r"\W{0,4}"
 _BIRTH = r"(?:born|birthday|b-?day|birth|dob|lahir|kelahiran|ultah|ulang tahun|tgl|tanggal|ttl|hbd)"
 RARE_DATES = tuple(
