@@ -221,6 +221,15 @@ ADDRESS_WORDS = STREET_WORDS | frozenset(
     """.split()
 )
 
+# What stands before the sign in everybody's mail address.
+MAILBOXES = frozenset(
+    """
+    hello hallo halo info admin administrator contact kontak office kantor sales support service billing accounts team
+    enquiries inquiries marketing webmaster postmaster noreply orders pesan booking reservations careers jobs press
+    media family keluarga myself personal private mailbox
+    """.split()
+)
+
 # Where anybody's mail or page may be.
 PUBLIC_HOSTS = frozenset(
     """

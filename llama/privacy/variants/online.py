@@ -10,7 +10,7 @@ from llama.privacy.variants.letters import LetterForms
 from llama.privacy.variants.variants import Variants, Written, written
 from llama.privacy.variants.words import is_common
 from llama.privacy.word_lists import known_words
-from llama.privacy.words import PUBLIC_HOSTS
+from llama.privacy.words import MAILBOXES, PUBLIC_HOSTS
 
 _NAME = 5  # letters and digits of the name in a mail address, from which it is one
 _LABEL = 6  # of a domain's first label
@@ -33,7 +33,7 @@ class EmailVariants(Variants):
             self.letters.add(["".join(parts)])
         if not self.options.exact:
             name = LetterForms()
-            if len(compact(local)) >= _NAME and not compact(local).isdigit() and compact(local) not in known_words():
+            if len(compact(local)) >= _NAME and not compact(local).isdigit() and compact(local) not in MAILBOXES:
                 name.add(written(local).words, together=_are_everybodys(local))
             self.derived += [("NAME", name), ("URL", _of_domain(domain))]
 
