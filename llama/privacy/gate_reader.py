@@ -116,13 +116,15 @@ class Digits:
     Attributes:
         field: whose.
         form: its digits.
-        is_amount: nothing but all of it counts.
+        is_amount: nothing but all of it counts, by itself.
+        has_parts: a long part of it is as good as all.
         is_phone: a part may begin with a zero or a country code.
     """
 
     field: str
     form: str
     is_amount: bool = False
+    has_parts: bool = True
     is_phone: bool = False
 
 
@@ -157,7 +159,7 @@ def _clues(field: str, tag: str, value: Value) -> Iterator[Clue]:
         yield Date(field, date.year, date.month, date.day)
         y, m, d = f"{date.year:04}", f"{date.month:02}", f"{date.day:02}"
         for form in (d + m + y, y + m + d, m + d + y):
-            yield Digits(field, form)
+            yield Digits(field, form, has_parts=False)
     if isinstance(value, dt.date):
         return
     yield from _numbers(field, tag, text)
@@ -201,7 +203,7 @@ def _numbers(field: str, tag: str, text: str) -> Iterator[Digits]:
         if money:
             digits = re.sub(r"[^0-9]", "", re.sub(r"[.,][0-9]{1,2}$", "", m[0]))  # without cents
             if len(digits) >= 4:
-                yield Digits(field, digits, is_amount=True)
+                yield Digits(field, digits, is_amount=True, has_parts=False)
             continue
         if tag == "PHONE":
             digits = re.sub(r"^(?:00)?(?:62)?0?(?=[0-9]{7})", "", digits)
@@ -373,9 +375,9 @@ class ReadText:
                     yield first, last
                 at = run.find(form, at + 1)
             part = re.sub(r"^(?:0|62)", "", run) if clue.is_phone else run
-            if not clue.is_amount and len(form) >= SURE and len(part) >= PART_OF_NUMBER and part in form:
+            if clue.has_parts and len(form) >= SURE and len(part) >= PART_OF_NUMBER and part in form:
                 yield start, end
-        if not clue.is_amount and len(form) >= SURE and any(single in form for single in self._single):
+        if clue.has_parts and len(form) >= SURE and any(single in form for single in self._single):
             yield 0, 0
 
     def _is_one_number(self, first: int, last: int, is_amount: bool) -> bool:

@@ -32,8 +32,11 @@ class AmountVariants(Variants):
         """Look for each amount in a text, from a thousand on."""
         line = line_of(text)
         for _, _, amount, scaled in main_amounts_in(line):
-            if amount >= 1000 and (scaled or self.any_number or _CURRENCY.search(line)):
+            has_currency = _CURRENCY.search(line) is not None
+            if amount >= 1000 and (scaled or self.any_number or has_currency):
                 self.amounts.amounts.add(amount)
+            elif amount >= 10 and (self.any_number or has_currency):
+                self.amounts.small.add(amount)
         if isinstance(self.secret.value, (int, float)) and self.secret.value > 2100:  # no year
             self.amounts.amounts.add(float(self.secret.value))
 

@@ -40,20 +40,41 @@ class DateForms:
                     yield start, end
 
 
+_MONEY_BEFORE = re.compile(r"(?:[$€£¥₹₩₫฿]|(?<![^\W_])(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|cad)\.?)[^\S\n]?$")
+_MONEY_AFTER = re.compile(
+    r"[^\S\n]?(?:[$€£¥₹₩₫฿]|(?:rupiah|dollars?|pounds?|euros?|usd|eur|gbp|sgd|ringgit)(?![^\W_]))"
+)
+
+
 class AmountForms:
-    """Amounts, in figures and with words for their noughts."""
+    """Amounts, in figures and with words for their noughts.
+
+    Attributes:
+        amounts: found wherever they are written.
+        small: found only with a currency's sign or name: below a thousand, a number may be of anything.
+    """
 
     def __init__(self) -> None:
         self.amounts: set[float] = set()
+        self.small: set[float] = set()
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the amounts; with a word such as *juta*, about that much is enough."""
-        if not self.amounts:
+        if not (self.amounts or self.small):
             return
-        for each in (text, text.with_digits_for_letters):
-            for start, end, amount, scaled in each.amounts if each is not None else ():
-                if amount in self.amounts or (scaled and any(abs(amount - own) < 0.01 * own for own in self.amounts)):
+        other = text.with_digits_for_letters
+        for each in (text, other) if other is not None else (text,):
+            for start, end, amount, scaled in each.amounts:
+                about = scaled and any(abs(amount - own) < 0.01 * own for own in self.amounts)
+                if about or amount in self.amounts or (amount in self.small and _is_money(each.line, start, end)):
                     yield start, end
+
+
+def _is_money(line: str, start: int, end: int) -> bool:
+    """Tell whether a currency stands before or after a number."""
+    return (
+        _MONEY_BEFORE.search(line[max(0, start - 6) : start]) is not None or _MONEY_AFTER.match(line, end) is not None
+    )
 
 
 _BEFORE_YEAR = (

@@ -81,6 +81,24 @@ class LetterForms:
         )
 
 
+class ShortNames:
+    """Names of two letters, only as they are written: *Zo*, and neither *zo* nor *ZO*."""
+
+    def __init__(self) -> None:
+        self._names = set[str]()
+
+    def add(self, name: str) -> None:
+        """Look for a name, if it is of two letters and begins with a capital."""
+        if len(name) == 2 and name.isalpha() and name[0].isupper():
+            self._names.add(name)
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each word that is such a name."""
+        for start, end, _ in text.words if self._names else ():
+            if text.text[start:end] in self._names:
+                yield start, end
+
+
 class TypingErrors:
     """A long part of a name with one letter left out, put in, changed, or changed with its neighbour."""
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from llama.privacy.normalised import compact
-from llama.privacy.variants.letters import LetterForms, TypingErrors
+from llama.privacy.variants.letters import LetterForms, ShortNames, TypingErrors
 from llama.privacy.variants.variants import Variants, Written
 from llama.privacy.words import HONORIFICS, PARTICLES
 
@@ -26,6 +26,10 @@ class NameVariants(Variants):
         errors = TypingErrors()
         for part in spell_name(self.letters, value):
             errors.add(part)
+        short = ShortNames()
+        if len(value.raw) == 1:
+            short.add(value.text)
+        self.finders.append(short)
         if not self.options.exact:
             self.derived.append((self.secret.tag, errors))
 
