@@ -147,6 +147,8 @@ def main(
                       "them can read them")  # fmt: skip
     prepared = device_half.prepare(found, profile, mode)
     tags = prepared.sanitiser.tags
+    for caution in prepared.cautions:
+        screen.notice(f"look again: {caution}")
     if isinstance(found.prompt, Sheet):
         if missing := [name for name in found.prompt.asks_for if profile.find(name) is None]:
             screen.notice(f"the sheet asks for {', '.join(missing)}, which your profile does not have")

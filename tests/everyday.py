@@ -128,3 +128,55 @@ def _filled(text: str, slots: Mapping[str, list[str]], draw: random.Random) -> s
     names = _SLOT.findall(text)
     entries = {name: draw.sample(slots[name], names.count(name)) for name in dict.fromkeys(names)}
     return _SLOT.sub(lambda m: entries[m[1]].pop(), text)
+
+
+# ---- cases of leaks
+
+
+@dataclass(frozen=True)
+class Case:
+    """A profile and a text, what must not be in what leaves, and what must.
+
+    Attributes:
+        name: for a test's id.
+        kind: which kind of leak.
+        language: of the sheet.
+        profile: of the person, without notes.
+        notes: the person's text, or empty.
+        asks: fields that the sheet asks for besides.
+        question: the sheet's own words, if they matter.
+        reply: with tags, if it is about restoring.
+        absent: what must not leave; without case.
+        present: what must.
+        tags_differ: no two tags that leave may be equal.
+        left: why it is not asked of the product; empty for nearly all.
+    """
+
+    name: str
+    kind: int
+    language: str
+    profile: Mapping[str, Any] = field(repr=False)
+    notes: str = field(repr=False)
+    asks: tuple[str, ...]
+    question: str
+    reply: str
+    absent: tuple[str, ...]
+    present: tuple[str, ...]
+    tags_differ: bool
+    left: str
+
+
+def cases() -> list[Case]:
+    """Give all cases, in the order of the files."""
+    found = list[Case]()
+    for path in sorted((DATA / "leaks").glob("*.toml")):
+        for number, each in enumerate(tomllib.loads(path.read_text(encoding="utf-8"))["case"], start=1):
+            found.append(
+                Case(
+                    f"{path.stem}-{number}-kind-{each['kind']}", each["kind"], each.get("language", "en"),
+                    each["profile"], each.get("notes", ""), tuple(each.get("asks", ())), each.get("question", ""),
+                    each.get("reply", ""), tuple(each.get("absent", ())), tuple(each.get("present", ())),
+                    each.get("tags_differ", False), each.get("left", ""),
+                )
+            )  # fmt: skip
+    return found

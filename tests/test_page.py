@@ -199,7 +199,7 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         choose(page)
         notes = page.locator("li.field", has_text="Notes")
         expect(notes).to_contain_text("Nothing sweet because of my diabetes.")
-        expect(notes).to_contain_text("Nothing sweet because of my [HEALTH_1]. [NAME_1] can be reached at [PHONE_1].")
+        expect(notes).to_contain_text("Nothing sweet because of my [PRIVATE_1]. [NAME_1] can be reached at [PHONE_1].")
         expect(page.get_by_label("The prompt as it leaves")).to_contain_text("For: my husband [NAME_1].")
         expect(page.locator(".legend")).to_contain_text("[NAME_1]Rudi Hartono")
         expect(page.locator("#status")).to_have_text("Ready. Nothing has been sent.")

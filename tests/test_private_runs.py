@@ -96,7 +96,7 @@ def test_a_dry_run_prints_what_a_run_then_sends_and_asks_nobody(
     answer = json.loads(run.stdout)
     assert dry.stdout == fed(tiny_split(), answer) + "\n"
     assert f"nothing was sent; a run sends the rows of these {len(answer['prompt_tokens'])} tokens" in dry.stderr
-    assert "For: my husband [NAME_1]." in dry.stdout and "[HEALTH_1]" in dry.stdout
+    assert "For: my husband [NAME_1]." in dry.stdout and "because of my [PRIVATE_1]" in dry.stdout
     assert_no_secret(dry.stdout)
     assert [path.name for path in profile.parent.iterdir()] == [profile.name]
 

@@ -246,6 +246,7 @@ class Sitting:
             "fields": list(self._fates(sheet, profile, prepared)),
             "prompt": [{"role": each.role, "content": printable(each.content)} for each in prepared.dialog],
             "tags": {tag: printable(value) for tag, value in prepared.sanitiser.tags.items()},
+            "cautions": [printable(each) for each in prepared.cautions],
             "tokens": len(prepared.outgoing.ids),
             "consent": {
                 "needed": self._needs_consent(found, profile),

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from llama.chat import ChatFormat, Message
 from llama.errors import PromptError
 from llama.privacy import gate, merging
+from llama.privacy.cautions import cautions
 from llama.privacy.gate import Outgoing
 from llama.privacy.policy import Kind
 from llama.privacy.profile import Profile, text_of
 from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode, Sanitiser
-from llama.prompt import Found, OwnWords
+from llama.prompt import FILE, Found, OwnWords
+from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 16  # far more than any language has on average
@@ -27,11 +29,13 @@ class Prepared:
         outgoing: the ids, and the text that they are.
         dialog: the same as messages, for the person to see.
         sanitiser: knows the tags of this session.
+        cautions: what the person should look at before it leaves; for this device's screen only.
     """
 
     outgoing: Outgoing
     dialog: tuple[Message, ...] = field(repr=False)
     sanitiser: Sanitiser
+    cautions: tuple[str, ...] = field(default=(), repr=False)
 
 
 def prepare(
@@ -73,7 +77,8 @@ def prepare(
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
         dialog = [Message("system", chat.default_system), *dialog]
-    return Prepared(outgoing, tuple(dialog), sanitiser)
+    own_sheet = prompt.texts if isinstance(prompt, Sheet) and found.origin.startswith(f"{FILE}:") else ()
+    return Prepared(outgoing, tuple(dialog), sanitiser, cautions(passages, sanitiser, own_sheet))
 
 
 def _refuse_too_long(characters: int, context_length: int) -> None:

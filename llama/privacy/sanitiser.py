@@ -118,6 +118,11 @@ class Sanitiser:
         """Issued tags, each with what it stands for. For the device's own screen only."""
         return self._values
 
+    def declared_in(self, text: str) -> list[str]:
+        """Name the fields whose declared values a text says."""
+        found = [f.index for f in self.secrets.find(visible(_normal(text))) if f.index < self._declared]
+        return list(dict.fromkeys(self.secrets.secrets[index].field for index in found))
+
     def clean(self, text: str) -> CleanText:
         """The person's own words, with a tag for each secret."""
         if self.mode == "off":

@@ -15,7 +15,7 @@ export function askConsent(sheet) {
       el("dt", {}, asked[i]?.label ?? name),
       el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, what leaves`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
     el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
-  byId("consent-notes").replaceChildren(...notes.map((note) => el("li", {}, note))); // never scrolled out of sight
+  byId("consent-notes").replaceChildren(...[...notes, ...(sheet.cautions ?? [])].map((note) => el("li", {}, note))); // never scrolled out of sight
   byId("consent-body").scrollTop = 0;
   dialogue.returnValue = "";
   dialogue.showModal();

@@ -189,6 +189,7 @@ export function drawSaw({ sheet, run, sanitise }) {
         sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why secrets are replaced first."),
       changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run: this is what the next run would send.") : null,
       prompt(sheet),
+      sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
       legend(sheet.tags),
     ];
   });

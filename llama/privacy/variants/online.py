@@ -61,7 +61,7 @@ class LinkVariants(Variants):
 
 def _are_everybodys(text: str) -> bool:
     """Tell whether words run together in a name are ordinary ones, so that they say nothing with spaces between."""
-    return all(word in known_words() or is_common(word) or len(word) <= 2 for word in written(text).words)
+    return all(word in known_words() or is_common(word) or len(word) < 5 for word in written(text).words)
 
 
 def _of_domain(domain: str) -> LetterForms:
