@@ -74,7 +74,7 @@ def main(
         sheet_dir: a directory of the provider's sheets on this machine, instead of the cloud's own.
         prompt_id: which sheet, NAME or VENDOR/NAME; instead of --prompt_file.
         profile_file: your data, TOML; it stays on this device.
-        sanitise: schema replaces what is secret before it leaves; off sends your words as they are.
+        sanitise: schema replaces what it recognises as secret before it leaves; off sends your words as they are.
         dry_run: print what would leave this device, and stop.
         yes: agree to what the sheet asks for, this time.
         plain: nothing but the reply on stdout, for pipes.

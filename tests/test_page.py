@@ -207,7 +207,7 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         page.get_by_role("button", name="Start").click()
         question = page.get_by_role("dialog", name="Do you agree?")
         expect(question).to_contain_text("Three gifts for a birthday (from the provider, to recommend) asks for:")
-        expect(question).to_contain_text("as you wrote it, with tags for what is secret in it")
+        expect(question).to_contain_text("as you wrote it, with tags for what is recognised as secret in it")
         expect(question).to_contain_text("The provider can read all that is sent")
         question.get_by_role("button", name="Agree").click()
         expect(page.get_by_label("The reply")).to_contain_text("Gifts for Rudi Hartono")

@@ -155,7 +155,7 @@ def _in_words(name: str, form: str | None) -> str:
     words = {
         FieldPolicy.SECRET: f"as a tag, [{field_of(name).tag}_n]; the value stays here",
         FieldPolicy.QUASI: f"made coarser ({field_of(name).generaliser})",
-        FieldPolicy.OPEN: f"as you wrote it, with tags for what is secret in it{_warning(name)}",
+        FieldPolicy.OPEN: f"as you wrote it, with tags for what is recognised as secret in it{_warning(name)}",
     }
     return "just as it is, since --sanitise is off" if form == RAW else words[FieldPolicy(form)]
 

@@ -72,7 +72,7 @@ function build({ n_layers, split_layer }) {
   byId("diagram").replaceChildren(title, part("lead", "p", { class: "lead quiet" }), figures,
     part("stage", "div", { class: "stage" }, device, cut, cloud), whole, each,
     el("details", { class: "each" }, el("summary", {}, "In plain words"), el("p", { class: "note" }, "A language model reads and writes in tokens: words, or pieces of words. For every token, a long row of calculations, the layers, is gone through. The first of them are done on your device, all others at the provider’s. What your device sends is a row of numbers; what comes back is the number of the next token, which only your device turns into your own words: it alone knows what the tags stand for.")),
-    el("p", { class: "note honest" }, "The rows are not a secret code: the provider can compute the prompt back from them. What protects you is that secrets became tags before the first embedding."));
+    el("p", { class: "note honest" }, "The rows are not a secret code: the provider can compute the prompt back from them. What protects you is that what was recognised as secret became a tag before the first embedding."));
 }
 
 const SVG = "http://www.w3.org/2000/svg";

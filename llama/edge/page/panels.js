@@ -3,7 +3,7 @@
 import { bounded, byId, count, el, marked, rupiah } from "./text.js";
 
 const FATES = {
-  sent: ["sent", "to be sent", "as you wrote it, with tags for what is secret in it"],
+  sent: ["sent", "to be sent", "as you wrote it, with tags for what is recognised as secret in it"],
   generalised: ["generalised", "to be generalised", "made coarser"],
   tag: ["tag", "to be a tag", "the value stays here"],
   kept: ["kept", "kept", "not asked for"],
@@ -186,7 +186,7 @@ export function drawSaw({ sheet, run, sanitise }) {
     if (!sheet) return empty("Choose a prompt sheet: the prompt will stand here as it would leave, before anything is sent.");
     return [
       el("p", { class: "quiet" }, "This prompt, ", count(sheet.tokens, "token"), ", is what the rows can be turned back into by whoever gets them. ",
-        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why secrets are replaced first."),
+        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why what is recognised as secret is replaced first. Read it: not everything is."),
       changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run: this is what the next run would send.") : null,
       prompt(sheet),
       sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
@@ -216,7 +216,7 @@ export function prompt({ prompt: messages, tags, sheet }) {
 
 function legend(tags) {
   const known = Object.entries(tags);
-  if (!known.length) return el("p", { class: "note" }, "Nothing in it had to be replaced.");
+  if (!known.length) return el("p", { class: "note" }, "Nothing in it was recognised as secret.");
   return el("div", { class: "legend" }, el("p", {}, "Known here only:"),
     el("dl", {}, ...known.map(([tag, value]) => el("div", {}, el("dt", {}, el("mark", { class: "tag" }, tag)), el("dd", {}, value)))));
 }
