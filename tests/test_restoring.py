@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -465,6 +466,46 @@ def test_a_tag_is_restored_in_prose_that_only_resembles_a_link_or_follows_one(te
         assert (came.text, came.left) == (restored, 0)
 
 
+LINK_FRAGMENTS = (
+    *["[NAME_1]"] * 6, "[NAME_7]", "NAME_1", "NAME_1]", "[NAME_1", "[", "]", "(", ")", "](", "] (", "]:", "][", "[[",
+    "]]", "[a]", "![a]", "[a](", "![a]( ", "\n[ref]: ", "\n\n[ref]:\n", "[ref]", "[a][", "<", ">", "(<", ">)", '"',
+    "'", " '", ' "', '")', "')", "\\", " ", " ", " ", "\n", "\n", "\n\n", "\n> ", "\n- ", "\n    ", "\t", "\u00a0",
+    "\u3000", "\u200b", "x", "a b", ":", ": ", "https:", "https://x.example/", "?q=", "//x/", "www.", ".com",
+    "mailto:", "tel:", "data:", "javascript:", "[url]", "`", "``", "```", "~~~", "{", "}", "|", "**", "!", "#",
+    "<b ", "<a href='", "<!--", ".", ",",
+)  # fmt: skip
+OPENINGS = (
+    "", "[a](", "[a]( ", "![a](x ", "[a](<", '[a](x "', "[ref]\n\n[ref]: ", "[ref]\n\n[ref]:\n", "[ref]\n\n[ref]: x ",
+)  # fmt: skip
+CLOSINGS = ("", "", ")", " )", ">)", '")', "'", '"', "\n)", "\n\n[ref]")
+
+
+@st.composite
+def linking(draw: st.DrawFn) -> str:
+    """Scraps of links around tags."""
+    scraps = "".join(draw(st.lists(st.sampled_from(LINK_FRAGMENTS), max_size=14)))
+    return draw(st.sampled_from(OPENINGS)) + scraps + draw(st.sampled_from(CLOSINGS))
+
+
+@given(linking(), st.sampled_from(["Sari", "Sari Wulandari"]))
+@settings(max_examples=700, deadline=None, derandomize=True)
+def test_no_scraps_of_links_carry_a_value(reply: str, value: str) -> None:
+    """In any order, well formed or not; a renderer says what is a link."""
+    each = Restorer({"[NAME_1]": value})
+    text = each.push(reply) + each.finish()
+    assert "Sari" not in linked(text), text
+
+
+@given(linking(), cut_lists)
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_scraps_of_links_are_shown_alike_however_they_are_cut(reply: str, cuts: list[int]) -> None:
+    """A link that is still arriving may yet become none, and the other way round."""
+    whole = shown(reply)
+    for cut in (shown(reply, cuts), one_by_one(reply)):
+        assert (cut.text, cut.restored, cut.left) == (whole.text, whole.restored, whole.left)
+        assert cut.most_held <= MOST_HELD
+
+
 # --- What is held back -----------------------------------------------------------------------------------------------
 
 
@@ -492,6 +533,23 @@ def test_nothing_is_lost_at_the_end(end: str) -> None:
     assert len(each._held) <= MOST_HELD
     assert out + each.finish() == shown(f"Halo {end}").text
     assert each.push("") == each.finish() == ""
+
+
+@given(linking(), st.lists(st.integers(1, 300), min_size=1, max_size=5))
+@example("`", [7])
+@example("~", [300])
+@example("[a](", [1])
+@example("https:", [1])
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_what_is_held_and_remembered_does_not_grow_with_the_reply(scraps: str, sizes: list[int]) -> None:
+    """A cloud may say the same for ever, in pieces of any size."""
+    each, reply, sent = restorer(), scraps * (3000 // max(1, len(scraps))), 0
+    while sent < len(reply):
+        size = sizes[sent % len(sizes)]
+        each.push(reply[sent : sent + size])
+        sent += size
+        assert len(each._held) <= MOST_HELD
+    assert len(pickle.dumps((each._held, each._before, each._markup))) < 1000
 
 
 def test_a_long_reply_is_restored_to_its_end() -> None:
