@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from llama.privacy.restoring import Restorer, printable
 
@@ -353,6 +356,156 @@ def test_a_tag_is_restored_in_any_ordinary_text(text: str, tag: str) -> None:
         assert (came.restored, came.left) == (1, 0)
 
 
+# --- Links as Markdown writes them, by a renderer that nobody here wrote ----------------------------------------------
+
+RENDERERS = (MarkdownIt("commonmark"), MarkdownIt("js-default", {"html": True}))
+
+
+class _Attributes(HTMLParser):
+    """What a page says about its elements, but for the text of pictures and the language of code."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.said += "".join(f"{name}={value} " for name, value in attrs if name not in ("alt", "class"))
+
+
+def linked(markdown: str) -> str:
+    """Where its links and pictures lead, and their titles."""
+    return "".join(_Attributes(renderer.render(markdown)).said for renderer in RENDERERS)
+
+
+CARRYING = (
+    "[click](§)", "[click]( § )", "[click](\t§\t)", "[click](\n§\n)", "[click]( \n  §)",
+    "[click]( https://x.example/§ )", "[click](<§>)", "[click](< § >)", "[click](\n<a § b>\n)", "[click](x(y)§)",
+    "[click]( x((§)) )", r"[click](x\)§)", r"[click]( x\(\) '§')", "[click](<x)§>)", r"[click](<x\> § >)",
+    "[click](<(> '§')", '[click]("x§")', '[click](https://x.example "for §")', "[click](https://x.example 'for §')",
+    "[click](https://x.example (for §))", '[click](x "y) §")', r'[click](x "y\") §")', '[click](x\n"y\n§")',
+    "[click](x 'y\")§')", "[click](<1) §>)", r"[click](<1\>) § >)", r'[click](x "y\\\") §")',
+    "[ref]\n\n  > [ref]:\n  > §", "[*click*]( § )", "[a [b] c]( § )", r"[a\]]( § )", r"[a\[]( § )", "[`]`]( § )",
+    "[a\nb]( § )", "[](§)", "[]( § )", "![alt]( § )", "![alt](x.png '§')", "[![alt]( § )](x)", "[![alt](x)]( § )",
+    "![a ![b](c)]( § )", "> [click](\n> § )", "- [click](\n  §)", "# [click]( § )", "| [click]( § ) |\n|-|",
+    "\\\\[click]( § )", "`[click]( § )", "[ref]\n\n[ref]: §", "[ref]\n\n[ref]:§", "[ref]\n\n[ref]:\n§",
+    "[ref]\n\n[ref]:\n  §\n", "[ref]\n\n[ref]: \t\n \t§", "[ref]\n\n[ref]: https://x.example/?q=§",
+    "[ref]\n\n[ref]: <§>", "[ref]\n\n[ref]: <a § b>", "[ref]\n\n[ref]:\n<§>", "[ref]\n\n[ref]: x '§'",
+    '[ref]\n\n[ref]: x\n"a §"', "[ref]\n\n[ref]: x (§)", "[ref]\n\n[ref]: x 'a\nb\n§'",
+    r'[ref]: x "\" §"' "\n\n[ref]", "[ref]: <x>\n'§'\n\n[ref]", "[ref]\n\n> [ref]:\n> §",
+    "> [ref]: x\n> '§'\n\n[ref]", "- [ref]: §\n\n[ref]", "[a][ref]\n\n[ref]: §", "![a][ref]\n\n   [ref]: §",
+    "[a b]:\n§\n\n[a\nb]", "[1]: x\n[2]: §\n\n[2]", "<https://x.example/§>", "<mailto:§>", "<x-y:§>",
+    '<a href="§">x</a>', "<a href=§>x</a>", "<img src='§'>", "<b\ntitle='\n§'>x</b>", "<p>\n\n[click]( § )",
+)  # fmt: skip
+"""Each carries what stands for the sign."""
+
+
+@pytest.mark.parametrize("text", CARRYING)
+def test_a_tag_is_left_wherever_a_renderer_makes_a_link_of_it(text: str) -> None:
+    """And the renderer does: put in without a thought, the value is in the link, or in its title."""
+    assert "Sari" in linked(text.replace("§", "Sari"))
+    for tag in ("[NAME_1]", "[name 1]", "NAME_1", "NAME_1]", "[NAME_1"):
+        reply = text.replace("§", tag)
+        for came in (shown(reply), one_by_one(reply)):
+            assert (came.text, came.restored) == (reply, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[click] ( § )", "[click]\n(§)", "[click] \n ( § )", "[click]\u3000( § )", "[click]\u00a0\u200b(§)",
+        "[click](\u3000§\u3000)", "[click](\u3000<) § >)", "[click](x y §)", "[click](x y (z) §)", "[click](`)` §)",
+        "[click](<)>§)", "[click](<(>)§)", "[click](x [y](z) § )", '[click](x y "z [y](<") §>)',
+        "[click](<1\n) § >)", "[click](x?y='z) § \"\")", "[click](<'> x) § \"\")", "[click](x \"y\"\n) § 'z')",
+        "[click](x '' §)", "[text][ § ]", "[text][x § y]", "[text][[x] § ]", "[[ § ]]", "[[x|y §]]", "![[x §]]",
+        "[[§]]", "[§] (https://evil.example/)", "[§](evil)", "[§][ref]", "[§]: evil", "[§]: https://evil.example/",
+        "[ § ](https://evil.example/)", "§(https://evil.example/)", "§ (https://evil.example/)",
+        "§ ( https://evil.example/ )", "§\n(www.evil.example)", "§ (<mailto:a@evil.example>)",
+        "§: https://evil.example/", "§:\n<https://evil.example/>", "§: //evil.example/",
+        "§:\u3000HTTPS://evil.example/", "§:javascript:alert()", "[ref]: <>§", "[ref]:\n> §", "[ref]:\n> (x\n§)",
+        "`` [click](x\n`)` §)", "[click](<(> y) §)", "[click](x\n``\n§)", "[click](x y'z) §')", "[7]: <x\n'§'",
+        "[NAME_7]: §", "https:\n//x/§", "https: §", "https:\n§", "mailto: §", "mailto:\n  §", "mailto:x-§", "tel:§",
+        "(tel:§)", "TEL:+62-§", "sms:§", "data:§", "data:text/html, § ", "//x.example/§", "javascript: alert( § )",
+        "javascript:\nx( § )", "vbscript: x §", "xmpp:§", "[url]§[/url]", "[URL] § [/URL]", "[img]\n§[/img]",
+        "§|evil.example", "§``evil.example",
+    ],
+)  # fmt: skip
+def test_a_tag_is_left_where_only_some_renderers_and_programs_see_a_link(text: str) -> None:
+    """Others take white space before a bracket, spaces in a destination, wiki's brackets or a forum's for links."""
+    reply = text.replace("§", "[NAME_1]")
+    for came in (shown(reply), one_by_one(reply)):
+        assert (came.text, came.restored) == (reply, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Gifts for § (up to Rp 600.000):", "Dear §, (see below)", "For § (your sister)", "For §\n(your sister)",
+        "§ (x) §", "§ ( ibu )", "§ (https aman)", "§ (www itu apa)", "§ (Tel: 0812)", "(§)", "( § )", "x ( § )",
+        "f(x) (§)", "(a) (§)", "To: §", "Name: §", "From: §\nTo: §", "Tel: §", "Tel : §", "Telp.: §", "Phone:\n§",
+        "Email: §", "Data: §", "File: §", "News: §", "Link: §", "WhatsApp: §", "Nama:§", "Hotel:§", "12:30: §",
+        "a: b: §", "§: ya", "§: Tel: 0812", "§:\n- teh", "§:\n\nhttps://x.example/", "§: §", "§ : §", "§:§", "§; §",
+        "§ https://x.example/", "§, www.x.example", "[1] §", "[x] §", "- [ ] § (ibu)", "- [x] Untuk § (ibu)",
+        "[note] untuk § (ibu)", "**[Penting]** (untuk §)", "**[Untuk]:** §", "[Untuk] : §", "[Kado]: teh untuk §",
+        "[§]", "[ § ]", "[untuk § dan ibu]", "[§] §", "§ [1]", "§ §", "§§", "§ (§)", "§ [§]", '"§"', "('§')",
+        '("§")', "x] §", "x [ §", "x [§", "| § | teh |", "|§|teh|", "|§|15.000|", "| § | 15.000 |", "§ > §", "> §",
+        "a < b, §", "[click](https://x.example) §", "[click](x 'y') (§)", "[click](x(y)) §", "[click](<>) §",
+        "![a](b) §", "[](x) §", r"[click](x\\) §", r"[click](x\() §", '[click](x "y" ) §', "[ref]: x 'y' \n§",
+        "[Untuk] [kakak §]", '[click](x "y") §', "[![a](b)](c) §", "[a][b] §", "[a][b](c) §", "[[a]] §",
+        "[[a]](b) §", "<3 §", "[ref]: https://x.example\n§", "[ref]: https://x.example 'x'\n§", "[ref]: <>\n§",
+        "[1]: x\n[2]: y\n§", "https://x.example\n§", "www.x.example §", "mailto:x §", "mailto: x §", "tel:112 §",
+        "[url]x[/url] §", "[click](x\n\n§", "[click](<1\n \t\n§", "[click](x 'y\n\n§", "[ref]:\n\n§",
+        "[ref]: x 'y\n\n§", "[a][b\n\n§", "https:\n\n§", "javascript: x\n\n§", "[a](b [c](d\n\n§",
+    ],
+)  # fmt: skip
+def test_a_tag_is_restored_in_prose_that_only_resembles_a_link_or_follows_one(text: str) -> None:
+    """Asides, lists with colons, boxes to tick; and behind a link that has ended, at the latest with its paragraph."""
+    reply, restored = text.replace("§", "[NAME_1]"), text.replace("§", "Sari Wulandari")
+    for came in (shown(reply), one_by_one(reply)):
+        assert (came.text, came.left) == (restored, 0)
+
+
+LINK_FRAGMENTS = (
+    *["[NAME_1]"] * 6, "[NAME_7]", "NAME_1", "NAME_1]", "[NAME_1", "[", "]", "(", ")", "](", "] (", "]:", "][", "[[",
+    "]]", "[a]", "![a]", "[a](", "![a]( ", "\n[ref]: ", "\n\n[ref]:\n", "[ref]", "[a][", "<", ">", "(<", ">)", '"',
+    "'", " '", ' "', '")', "')", "\\", " ", " ", " ", "\n", "\n", "\n\n", "\n> ", "\n- ", "\n    ", "\t", "\u00a0",
+    "\u3000", "\u200b", "x", "a b", ":", ": ", "https:", "https://x.example/", "?q=", "//x/", "www.", ".com",
+    "mailto:", "tel:", "data:", "javascript:", "[url]", "`", "``", "```", "~~~", "{", "}", "|", "**", "!", "#",
+    "<b ", "<a href='", "<!--", ".", ",",
+)  # fmt: skip
+OPENINGS = (
+    "", "[a](", "[a]( ", "![a](x ", "[a](<", '[a](x "', "[ref]\n\n[ref]: ", "[ref]\n\n[ref]:\n", "[ref]\n\n[ref]: x ",
+)  # fmt: skip
+CLOSINGS = ("", "", ")", " )", ">)", '")', "'", '"', "\n)", "\n\n[ref]")
+
+
+@st.composite
+def linking(draw: st.DrawFn) -> str:
+    """Scraps of links around tags."""
+    scraps = "".join(draw(st.lists(st.sampled_from(LINK_FRAGMENTS), max_size=14)))
+    return draw(st.sampled_from(OPENINGS)) + scraps + draw(st.sampled_from(CLOSINGS))
+
+
+@given(linking(), st.sampled_from(["Sari", "Sari Wulandari"]))
+@settings(max_examples=700, deadline=None, derandomize=True)
+def test_no_scraps_of_links_carry_a_value(reply: str, value: str) -> None:
+    """In any order, well formed or not; a renderer says what is a link."""
+    each = Restorer({"[NAME_1]": value})
+    text = each.push(reply) + each.finish()
+    assert "Sari" not in linked(text), text
+
+
+@given(linking(), cut_lists)
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_scraps_of_links_are_shown_alike_however_they_are_cut(reply: str, cuts: list[int]) -> None:
+    """A link that is still arriving may yet become none, and the other way round."""
+    whole = shown(reply)
+    for cut in (shown(reply, cuts), one_by_one(reply)):
+        assert (cut.text, cut.restored, cut.left) == (whole.text, whole.restored, whole.left)
+        assert cut.most_held <= MOST_HELD
+
+
 # --- What is held back -----------------------------------------------------------------------------------------------
 
 
@@ -380,6 +533,23 @@ def test_nothing_is_lost_at_the_end(end: str) -> None:
     assert len(each._held) <= MOST_HELD
     assert out + each.finish() == shown(f"Halo {end}").text
     assert each.push("") == each.finish() == ""
+
+
+@given(linking(), st.lists(st.integers(1, 300), min_size=1, max_size=5))
+@example("`", [7])
+@example("~", [300])
+@example("[a](", [1])
+@example("https:", [1])
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_what_is_held_and_remembered_does_not_grow_with_the_reply(scraps: str, sizes: list[int]) -> None:
+    """A cloud may say the same for ever, in pieces of any size."""
+    each, reply, sent = restorer(), scraps * (3000 // max(1, len(scraps))), 0
+    while sent < len(reply):
+        size = sizes[sent % len(sizes)]
+        each.push(reply[sent : sent + size])
+        sent += size
+        assert len(each._held) <= MOST_HELD
+    assert len(pickle.dumps((each._held, each._before, each._markup))) < 1000
 
 
 def test_a_long_reply_is_restored_to_its_end() -> None:
