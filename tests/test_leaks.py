@@ -19,7 +19,7 @@ from llama.tokenizer import Tokenizer
 from tests.everyday import Case, cases
 
 MARK = "§"  # around each piece, so that a case's words do not meet the sheet's
-LEFT_AT_MOST = 8
+LEFT_AT_MOST = 9
 
 
 def prepared(case: Case, tokenizer: Tokenizer) -> Prepared:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from llama.privacy.labelled_dates import LabelledDates
 from llama.privacy.profile import MONTHS
 
 Day = tuple[int | None, int, int | None]
@@ -22,7 +23,7 @@ _MONTH = "|".join(sorted(_MONTH_WORDS, key=len, reverse=True))
 _SEP = r"[\s.,/\-–—]{0,3}"
 _WORD_END = r"(?![^\W\d_])"
 _OF = r"(?:(?:day\s)?of\s(?:the\smonth\sof\s)?|(?:di\s|pada\s)?(?:bulan|bln)\b\.?\s?)?"  # between a day and its month
-_YEAR_WORD = r"(?:(?:in\s|of\s)?(?:the\s)?(?:year|tahun|thn|th)\b\.?\s?|of\s|in\s)?"
+_YEAR_WORD = r"(?:(?:in\s|of\s)?(?:the\s)?(?:year|tahun|thn|th)\b\.?\s?|of\s|in\s|a\.?d\.?\s)?"
 # Two digits after a day are a year, unless they count or time something.
 _YEAR = (
     rf"(?P<y>\d{{4}}(?!\d)|\d{{2}}(?!\d|[.:]\d|\s?(?:%|(?:{_MONTH}|orang|people|person|pcs|buah|kado|gifts?|guests?|tamu|"
@@ -32,12 +33,12 @@ DATES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?<!\d)(?P<a>\d{4}|\d{1,2})\s?(?P<sep>[./\-–—\s])\s?(?P<b>\d{1,2})\s?(?P=sep)\s?(?P<c>\d{4}|\d{1,2})(?!\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th)?{_SEP}{_OF}(?P<m>{_MONTH}){_WORD_END}"
+        rf"(?<!\d)(?P<d>\d{{1,2}})\s?(?:st|nd|rd|th|d\b)?{_SEP}{_OF}(?P<m>{_MONTH}){_WORD_END}"
         rf"(?:{_SEP}{_YEAR_WORD}['’]?{_YEAR})?",
         rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:on\s)?(?:the\s)?(?P<d>\d{{1,2}})(?!\d)\s?(?:st|nd|rd|th)?"
         rf"(?:{_SEP}{_YEAR_WORD}['’]?(?<=['’\s,./-]){_YEAR})?",
         rf"(?<!\d)(?P<y>\d{{4}}){_SEP}(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<d>\d{{1,2}})(?!\d)",
-        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?P<y>\d{{4}})(?!\d)"
+        rf"(?<![^\W\d_])(?P<m>{_MONTH}){_WORD_END}{_SEP}(?:of\s)?(?P<y>\d{{4}})(?!\d)"
         rf"(?:[\s,]{{1,2}}(?:on\s)?the\s(?P<d>\d{{1,2}})(?:st|nd|rd|th))?",
     )
 )
@@ -51,6 +52,9 @@ _DAY_WORDS = {
         "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
         "fifteenth sixteenth seventeenth eighteenth nineteenth twentieth twenty-first twenty-second twenty-third "
         "twenty-fourth twenty-fifth twenty-sixth twenty-seventh twenty-eighth twenty-ninth thirtieth thirty-first",
+        "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty twenty-one twenty-two twenty-three twenty-four twenty-five twenty-six twenty-seven "
+        "twenty-eight twenty-nine thirty thirty-one",
         "satu dua tiga empat lima enam tujuh delapan sembilan sepuluh sebelas dua-belas tiga-belas empat-belas "
         "lima-belas enam-belas tujuh-belas delapan-belas sembilan-belas dua-puluh dua-puluh-satu dua-puluh-dua "
         "dua-puluh-tiga dua-puluh-empat dua-puluh-lima dua-puluh-enam dua-puluh-tujuh dua-puluh-delapan "
@@ -58,6 +62,7 @@ _DAY_WORDS = {
     )
     for day, word in enumerate(words.split(), start=1)
 }
+_LABELLED = LabelledDates(_MONTH_WORDS, _DAY_WORDS)
 _DAY_WORD = "|".join(w.replace("-", "[- ]?") for w in sorted(_DAY_WORDS, key=len, reverse=True))
 _ANY = r"(?:[^\S\n]?(?:[^\w\n:]|_)[^\S\n]?|[^\S\n]{1,2})"  # between two numbers of a date, one unlike the other
 _DAY_IN_DIGITS, _MONTH_IN_DIGITS = r"(?P<d>\d{1,2})(?!\d)", r"(?P<n>\d{1,2})(?!\d)"
@@ -112,6 +117,10 @@ def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = DATES) -> Iterator
             if possible:
                 yield m.start(at), m.end(at), possible
             m = pattern.search(line, m.start() + 1)  # the next may begin inside this one: 2 12 04 1991
+    if patterns is RARE_DATES:
+        for start, end, (year, month, day) in _LABELLED.find(line):
+            if 1 <= month <= 12 and 1 <= day <= 31:
+                yield start, end, {(year, month, day)}
 
 
 def _orders(m: re.Match[str]) -> list[Day]:

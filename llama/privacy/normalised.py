@@ -22,6 +22,8 @@ MAX_SPACES = 8
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
+_WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen at a line's end goes on with a word
+
 # Letters that are typed for digits, in a word with at least one digit, and in groups that follow it.
 _LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
 _NUMBER_LIKE = re.compile(
@@ -82,7 +84,7 @@ class NormalisedText:
                 chars.append(plain)
                 at.append(i)
         self.compact, self.at = "".join(chars), at
-        self.words = [(m.start(), m.end(), compact(m[0])) for m in re.finditer(r"[^\W_]+", text)]
+        self.words = [(m.start(), m.end(), compact(m[0])) for m in _WORD.finditer(text)]
         self._made: dict[Hashable, object] = {}
 
     def once(self, make: Callable[[NormalisedText], T]) -> T:

@@ -44,6 +44,7 @@ class Field:
             second the Indonesian.
         generaliser: for QUASI.
         rupiah: a bare number is an amount of rupiah.
+        place: its value is a place, also where it reads like a name.
         specific: "specific personal data" of Indonesia's law 27/2022 (UU PDP), article 4(2).
     """
 
@@ -53,6 +54,7 @@ class Field:
     generaliser: Generaliser | None = None
     specific: bool = False
     rupiah: bool = False
+    place: bool = False
 
 
 def _secret(tag: str, *names: str, specific: bool = False) -> Field:
@@ -63,8 +65,8 @@ def _quasi(generaliser: Generaliser, tag: str, *names: str) -> Field:
     return Field(FieldPolicy.QUASI, tag, names, generaliser)
 
 
-def _open(*names: str, rupiah: bool = False) -> Field:
-    return Field(FieldPolicy.OPEN, "PRIVATE", names, rupiah=rupiah)
+def _open(*names: str, rupiah: bool = False, place: bool = False) -> Field:
+    return Field(FieldPolicy.OPEN, "PRIVATE", names, rupiah=rupiah, place=place)
 
 
 FIELDS: tuple[Field, ...] = (
@@ -139,13 +141,13 @@ FIELDS: tuple[Field, ...] = (
     _open("dislikes", "tidak_suka"),
     _open("notes", "catatan", "note", "remarks", "keterangan"),
     _open("recipient", "penerima", "relationship", "hubungan", "for_whom", "untuk"),
-    _open("city", "kota"),
+    _open("city", "kota", place=True),
     _open("colours", "warna", "colors", "favourite_colour", "favorite_color", "warna_favorit"),
     _open("style", "gaya"),
     _open("sizes", "ukuran", "size"),
     _open("quantity", "jumlah"),
     _open("headcount", "jumlah_orang"),
-    _open("destination", "tujuan"),
+    _open("destination", "tujuan", place=True),
     _open("trip", "perjalanan"),
     _open("language", "bahasa"),
 )  # fmt: skip

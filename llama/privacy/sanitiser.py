@@ -105,7 +105,8 @@ class Sanitiser:
         # What is sent openly by this person's own choice is no find of the patterns'.
         self._opened = [
             compact(text_of(value)) for each in fields for value in each.values
-            if each.policy is FieldPolicy.OPEN and field_of(each.name).policy is not FieldPolicy.OPEN
+            if each.policy is FieldPolicy.OPEN
+            and (field_of(each.name).place or field_of(each.name).policy is not FieldPolicy.OPEN)
         ]  # fmt: skip
         for text in texts:
             self._discover_in(NormalisedText(visible(_normal(text))))

@@ -31,6 +31,7 @@ _PARTS = {"half": 0.5, "quarter": 0.25, "setengah": 0.5, "seperempat": 0.25}
 _TENS = {"belas", "puluh"}
 _HUNDREDS = {"hundred", "ratus"}
 _POINTS = {"point", "koma"}
+_SAID = {*_SMALL, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS}  # words of which an amount in words has at least one
 _WORDS = (*_SMALL, *_SCALES, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS, *_POINTS)
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![^\W\d_])"
 _FIGURE = r"\d+(?:[.,]\d+)*"
@@ -51,10 +52,9 @@ def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
         tokens = list(_TOKEN.finditer(line, m.start(), m.end()))
         for i, first in enumerate(tokens[-MAX_WORDS:], start=max(0, len(tokens) - MAX_WORDS)):
             said = [token[0] for token in tokens[i:]]
-            if not any(token in _SMALL or token in _ONE_OF or token in _PARTS for token in said):
+            if not any(token in _SAID for token in said):
                 break
-            value = _value(said)
-            if value is not None:
+            for value in _values(said):
                 yield first.start(), m.end(), value
 
 
@@ -70,23 +70,23 @@ _YEARS = re.compile(
 
 def counted(words: str) -> int:
     """Read a number below a hundred: *thirty-eight*, *tiga puluh lima*."""
-    return int(_value(re.split(r"[ -]", words)) or 0)
+    return int(max(_values(re.split(r"[ -]", words)), default=0))
 
 
 def spoken_years_in(line: str) -> Iterator[tuple[int, int, int]]:
     """Find years in words: start, end, and which."""
     for m in _YEARS.finditer(line):
         if m["whole"]:
-            year = int(_value([word for word in re.split(r"[ -]", m["whole"]) if word != "and"]) or 0)
+            year = int(min(_values([word for word in re.split(r"[ -]", m["whole"]) if word != "and"]), default=0))
         else:
             year = 100 * counted(m["century"]) + counted(m["of"])
         if 1850 <= year <= 2100:
             yield m.start(), m.end(), year
 
 
-def _value(tokens: list[str]) -> float | None:
-    """Add up what is said; None where figures cannot be read."""
-    total, here, unit, digits_after = 0.0, 0.0, 0.0, 0
+def _values(tokens: list[str]) -> list[float]:
+    """Add up what is said; nothing where figures cannot be read, and two sums where thousands may be left unsaid."""
+    total, here, unit, digits_after, scale = 0.0, 0.0, 0.0, 0, 0.0
     for token in tokens:
         if token in _ONE_OF:
             here, token = here + _ONE_OF[token][0], _ONE_OF[token][1]
@@ -105,13 +105,14 @@ def _value(tokens: list[str]) -> float | None:
         elif token in _PARTS:
             here += _PARTS[token]
         elif token in _SCALES:
-            total, here, unit, digits_after = total + (here or 1) * _SCALES[token], 0.0, 0.0, 0
+            scale = _SCALES[token]
+            total, here, unit, digits_after = total + (here or 1) * scale, 0.0, 0.0, 0
         else:
             groups = re.split(r"[.,]", token)
             if len(groups) > 1 and not all(len(g) == 3 for g in groups[1:]):
                 if len(groups) > 2:
-                    return None
+                    return []
                 here += float(".".join(groups))
             else:
                 here += float("".join(groups))
-    return total + here
+    return [total + here, *([total + here * scale / 1000] if scale >= 1e6 and 100 <= here < 1000 else [])]

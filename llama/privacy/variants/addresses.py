@@ -52,6 +52,7 @@ class AddressVariants(Variants):
             if is_name:
                 self.streets.add(names, STREET_WORDS if len(names) == 1 else ())
                 for kinds in STREET_KINDS:  # 5 Nevsky Close: Nevsky Cl
-                    own = [w for w in names if w not in kinds]
-                    if own and kinds.intersection(words):
-                        self.streets.add(own, kinds | STREET_WORDS)
+                    if kinds.intersection(words):
+                        for is_kind, own in itertools.groupby(names, key=kinds.__contains__):
+                            if not is_kind:
+                                self.streets.add(list(own), kinds | STREET_WORDS)

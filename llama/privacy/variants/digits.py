@@ -91,7 +91,7 @@ def _amount_inside(text: NormalisedText, start: int, run: str, number: str) -> S
 _JOINERS = (".", ",", "'", "’")
 
 _CUE_LAST = (
-    r"(?:akhiran(?:nya)?|berakhiran|berakhir|belakang(?:nya)?|buntut(?:nya)?|ujung(?:nya)?|ending|ends?|ended|terakhir(?:nya)?|"
+    r"(?:akhiran(?:nya)?|berakhiran|berakhir|belakang(?:nya)?|buntut(?:nya)?|ujung(?:nya)?|ending|ends?|ended|finish(?:es|ing)?|terakhir(?:nya)?|"
     r"last|final|tail)"
 )
 _CUE_FIRST = r"(?:awalan(?:nya)?|berawalan|depan(?:nya)?|starts?|starting|begins?|beginning|first|diawali)"
@@ -125,5 +125,5 @@ def _ends_in(text: NormalisedText) -> list[tuple[int, int, str, bool]]:
     return [
         (*m.span(group := next(g for g in "abc" if m[g])), m[group], pattern is _LAST)
         for pattern in (_LAST, _FIRST)
-        for m in pattern.finditer(text.line)
+        for m in pattern.finditer(text.line.replace("_", " "))
     ]

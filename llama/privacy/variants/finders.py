@@ -96,18 +96,22 @@ _BIRTH_YEARS = re.compile(rf"(?<![^\W_]){_BEFORE_YEAR}(?P<year>\d{{4}}|\d{{2}})(
 _AGES = re.compile(
     rf"(?<![^\W_]){_BEFORE_AGE}(?P<age>{_AGE})(?!\d|[.,:/-]\d|\s?(?:%|cm|kg|km|min|ribu|juta|orang|people|am|pm))"
     rf"|(?<![\d.,])(?<![^\W\d_])(?P<before>{_AGE}){_AFTER_AGE}"
+    r"|(?:^|(?<=\n))(?P<noted>\d{2})[^\S\n]?[fm](?![^\W_])"
     rf"|(?<![^\W_])(?:baru|sudah|udah|dah|genap|masih|hampir|jalan)\s(?P<so_far>{_AGE})\s(?:tahun|thn|th)\b(?!\s(?:lalu|"
     r"kerja|bekerja|menikah|nikah|di|sebagai|jadi|tinggal|bersama|pengalaman|lebih|sejak|ini))"
 )
 
 
 def _years_in(text: NormalisedText) -> list[tuple[int, int, int]]:
-    found = [(*m.span("year"), int(m["year"])) for m in _BIRTH_YEARS.finditer(text.line)]
+    found = [(*m.span("year"), int(m["year"])) for m in _BIRTH_YEARS.finditer(text.line.replace("_", " "))]
     return [*found, *spoken_years_in(text.line)]
 
 
 def _ages_in(text: NormalisedText) -> list[tuple[int, int, int]]:
-    found = ((m, next(g for g in ("age", "before", "so_far") if m[g])) for m in _AGES.finditer(text.line))
+    found = (
+        (m, next(g for g in ("age", "before", "so_far", "noted") if m[g]))
+        for m in _AGES.finditer(text.line.replace("_", " "))
+    )
     return [(*m.span(g), int(m[g]) if m[g].isdigit() else counted(m[g])) for m, g in found]
 
 
