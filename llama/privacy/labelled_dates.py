@@ -32,13 +32,17 @@ class LabelledDates:
 
     def __init__(self, months: Mapping[str, int], days: Mapping[str, int]) -> None:
         self._numbers = {**{word.replace("-", ""): n for word, n in days.items()}, **months}
-        words = (re.escape(w).replace("\\-", "[- ]?") for w in sorted([*days, *months], key=len, reverse=True))
-        number = rf"(?:\d{{1,4}}(?:st|nd|rd|th|d)?|{'|'.join(words)})(?![^\W_])"
-        # The label first, also with another word between: dob day=23, tgl lahir : 23; or last: the 23rd day.
+        words = [re.escape(w).replace("\\-", "[- ]?") for w in sorted([*days, *months], key=len, reverse=True)]
+        ordinal = rf"(?:\d{{1,2}}(?:st|nd|rd|th|d)|{'|'.join(words)})(?![^\W_])"
+        number = rf"(?:\d{{1,4}}|{ordinal})(?![^\W_])"
+        # The label last: the 23rd day; or first, also with another word between: dob day=23, tgl lahir : 23.
         between = r"(?:[ ](?:of[ ])?[a-z]{1,8})?\W{0,4}(?:ke-?)?"
         self._patterns = [
             (label, re.compile(pattern))
-            for form in (rf"(?<![^\W_])LABEL{between}(?P<n>{number})", rf"(?<![^\W_])(?P<n>{number})[ ]LABEL(?![^\W_])")
+            for form in (
+                rf"(?<![^\W_])(?P<n>{ordinal})[ ]LABEL(?![^\W_])",
+                rf"(?<![^\W_])LABEL{between}(?P<n>{number})",
+            )
             for label, words_ in _LABELS.items()
             for pattern in [form.replace("LABEL", words_)]
         ]
@@ -61,7 +65,7 @@ class LabelledDates:
         found = dict[tuple[int, int], Part]()
         for label, pattern in self._patterns:
             for m in pattern.finditer(line):
-                if m.span("n") not in found:  # a number's own label stands before it, if one does
+                if m.span("n") not in found:
                     found[m.span("n")] = (*m.span("n"), label, self._number(m["n"]))
         for m in _BARE_YEAR.finditer(line) if found else ():
             found.setdefault(m.span(), (*m.span(), "year", int(m[0])))
