@@ -108,8 +108,9 @@ class Sanitiser:
             if each.policy is FieldPolicy.OPEN
             and (field_of(each.name).place or field_of(each.name).policy is not FieldPolicy.OPEN)
         ]  # fmt: skip
-        for text in texts:
-            self._discover_in(NormalisedText(visible(_normal(text))))
+        self._views = {text: NormalisedText(text) for text in (visible(_normal(each)) for each in texts)}
+        for view in self._views.values():
+            self._discover_in(view)
 
     def __repr__(self) -> str:
         return f"Sanitiser(mode={self.mode!r}, {len(self._values)} tags)"
@@ -141,7 +142,7 @@ class Sanitiser:
 
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
         """The text in pieces, with a tag for each secret; a tag makes new edges, so what remains is looked at again."""
-        view = NormalisedText(text)
+        view = self._views.get(text) or NormalisedText(text)
         found = self._discover_in(view) if discover else []
         found += [(f.start, f.end, f.index) for f in self.secrets.find(view)]
         if not found:
@@ -203,7 +204,7 @@ class Sanitiser:
         streets = [f for f in declared if self.secrets.secrets[f.index].tag == "ADDRESS"]
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
-            for hit in (_without_guessed_end(view.text, streets, hit) for hit in hits_in(view))
+            for hit in (_without_guessed_end(view.text, streets, hit) for hit in view.once(hits_in))
             if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
             and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
             and not (hit.kind == "NAME" and (hit.start, hit.end) == (0, len(view.text)) and is_place(view.text))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 from llama.privacy.normalised import NormalisedText
 from llama.privacy.secret import Secret
@@ -31,6 +32,7 @@ class SecretIndex:
     def __init__(self, today: dt.date | None = None) -> None:
         self.secrets: list[Secret] = []
         self._finders: list[tuple[int, Finder]] = []
+        self._searched: WeakKeyDictionary[NormalisedText, tuple[set[Found], int]] = WeakKeyDictionary()
         self._today = today or dt.date.today()
 
     def add(
@@ -59,6 +61,12 @@ class SecretIndex:
         return index
 
     def find(self, text: str | NormalisedText) -> list[Found]:
-        """Give all places where a secret is written, by position; they may overlap."""
+        """Give all places where a secret is written, by position; they may overlap.
+
+        A text that is searched again is searched only for the secrets that have been added since.
+        """
         view = NormalisedText(text) if isinstance(text, str) else text
-        return sorted({Found(start, end, i) for i, each in self._finders for start, end in each.find(view)})
+        found, count = self._searched.get(view, (set[Found](), 0))
+        found |= {Found(start, end, i) for i, each in self._finders[count:] for start, end in each.find(view)}
+        self._searched[view] = found, len(self._finders)
+        return sorted(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama.privacy.variants.amounts import AmountVariants
 from llama.privacy.variants.names import spell_name
 from llama.privacy.variants.variants import Written
-from llama.privacy.variants.words import is_common
+from llama.privacy.words import COMMON_WORDS
 
 
 class UnknownVariants(AmountVariants):
@@ -19,4 +19,4 @@ class UnknownVariants(AmountVariants):
         self.spell_dates(value.text)
         super().spell(value)
         if 2 <= len(value.raw) <= 4 and all(w.isalpha() and w[0].isupper() for w in value.raw):
-            spell_name(self.letters, value, is_common)
+            spell_name(self.letters, value, COMMON_WORDS.__contains__)
