@@ -34,7 +34,7 @@ _POINTS = {"point", "koma"}
 _SAID = {*_SMALL, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS}  # words of which an amount in words has at least one
 _WORDS = (*_SMALL, *_SCALES, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS, *_POINTS)
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![^\W\d_])"
-_FIGURE = r"\d+(?:[.,]\d+)*"
+_FIGURE = r"(?<![\d.,])\d{1,15}(?:[.,]\d{1,3}){0,5}(?![\d.,]*\d)"  # bounded, or a long row of numbers would take long
 _TOKEN = re.compile(rf"{_WORD}|{_FIGURE}")
 _SPOKEN = re.compile(
     rf"(?<![^\W_])(?:{_WORD}|{_FIGURE})"
