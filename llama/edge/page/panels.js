@@ -186,7 +186,7 @@ export function drawSaw({ sheet, run, sanitise }) {
     if (!sheet) return empty("Choose a prompt sheet: the prompt will stand here as it would leave, before anything is sent.");
     return [
       el("p", { class: "quiet" }, "This prompt, ", count(sheet.tokens, "token"), ", is what the rows can be turned back into by whoever gets them. ",
-        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why what is recognised as secret is replaced first. Read it: not everything is."),
+        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why what is recognised as secret is replaced first. Not everything is recognised, so read it."),
       changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run: this is what the next run would send.") : null,
       prompt(sheet),
       sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
