@@ -178,6 +178,13 @@ _BY_NAME = {name: field for field in FIELDS for name in field.names}
 TAG_KINDS = frozenset(field.tag for field in FIELDS) | {UNKNOWN_FIELD.tag}
 
 
+def neutral_kind(tag: str) -> str:
+    """Give the kind that a tag says of a field that nobody has asked for: none that only a profile could tell."""
+    if tag in FOUND_IN_ANY_TEXT:
+        return tag
+    return "NAME" if tag == "CHILD" else UNKNOWN_FIELD.tag
+
+
 def field_of(name: str) -> Field:
     """What is known about the field called ``name``; an unknown one is secret."""
     return _BY_NAME.get(name, UNKNOWN_FIELD)

@@ -22,12 +22,11 @@ from llama.privacy.generalise import generalised
 from llama.privacy.normalised import NormalisedText, compact
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
-    FOUND_IN_ANY_TEXT,
     IDENTIFYING,
-    UNKNOWN_FIELD,
     FieldPolicy,
     Generaliser,
     field_of,
+    neutral_kind,
     same_field,
 )
 from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
@@ -222,8 +221,8 @@ class Sanitiser:
         """The tag of a secret; the same for values that differ only in how they are written, if they identify."""
         secret = self.secrets.secrets[index]
         value = written if secret.derived else text_of(secret.value, self.language)
-        tells_nothing = self._asked is None or secret.field in self._asked or secret.tag in FOUND_IN_ANY_TEXT
-        kind = secret.tag if tells_nothing else UNKNOWN_FIELD.tag
+        is_asked_for = self._asked is None or secret.field in self._asked
+        kind = secret.tag if is_asked_for else neutral_kind(secret.tag)
         key = _key(secret.tag, value) if secret.derived or secret.tag in IDENTIFYING else f"{index}"
         if (kind, key) not in self._tag_of:
             self._tag_of[kind, key] = self._issue(kind, value)
