@@ -16,11 +16,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 from llama.privacy.policy import NEVER_SOUGHT, FieldPolicy, field_of
 from llama.privacy.profile import MONTHS, Profile, Value, text_of
-from llama.privacy.word_lists import common_words
+from llama.privacy.word_lists import common_words, known_words
 from llama.privacy.words import COMMON_WORDS
 
 TAG = "\0"  # stands for a tag in a text that is read: nothing reaches across it
@@ -30,6 +30,7 @@ PART_OF_NUMBER = 6  # digits of a longer number
 NEARLY_ALL = 0.75  # of a value, at a text's end, that is as good as all of it if it is ENOUGH
 ENOUGH = 6
 MAX_GAP = 5
+MAX_PARTS = 6  # of a name, of which any two may be run together
 
 _TITLES = frozenset(
     [
@@ -58,6 +59,7 @@ _BY_WORDS = frozenset({"HEALTH", "RELIGION", "ORIENTATION", "RECORD", "GENETIC",
 _IN_STREETS = frozenset(
     ["jl", "jln", "jalan", "gg", "gang", "street", "st", "road", "rd", "avenue", "ave", "lane", "ln", "drive", "dr"]
 )
+_THOUSANDS = frozenset(".,'’")
 _OPENING = frozenset('()[]{}<>"“”' + TAG)
 
 
@@ -70,11 +72,11 @@ class _Plain(dict[int, str]):
             plain = str(unicodedata.decimal(char))
         elif unicodedata.category(char) in ("Cf", "Mn", "Me"):
             plain = ""
-        elif char.isalnum():
+        else:
             spread = unicodedata.normalize("NFKD", char.casefold()).casefold()
             plain = "".join(_SPELLED.get(c, c) for c in spread if c.isalnum())
-        else:
-            plain = char
+            if not char.isalnum() and len(plain) != 1:  # ⓐ is a letter, ™ a sign
+                plain = char
         self[code] = plain
         return plain
 
@@ -101,12 +103,14 @@ class Letters:
         form: letters and digits only.
         joints: where its words meet.
         together: not where a space parts two of them.
+        is_amount: nothing but all of it counts.
     """
 
     field: str
     form: str
     joints: frozenset[int]
     together: bool = False
+    is_amount: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def _clues(field: str, tag: str, value: Value) -> Iterator[Clue]:
                 at += len(word)
                 joints.add(at)
             joints |= {i for i in range(1, len(letters)) if letters[i - 1].isdigit() != letters[i].isdigit()}
-            yield Letters(field, letters, frozenset(joints), together=tag == "URL")
+            everybodys = all(len(word) <= 2 or word in known_words() or _is_common(word) for word in phrase)
+            yield Letters(field, letters, frozenset(joints), tag == "URL" and everybodys, _is_money(tag, text))
 
 
 def _phrases(tag: str, text: str) -> Iterator[list[str]]:
@@ -184,24 +189,50 @@ def _phrases(tag: str, text: str) -> Iterator[list[str]]:
         return
     yield words
     if tag in ("NAME", "CHILD"):
-        yield from ([word] for word in words if word not in _TITLES)
+        yield from (phrase for name in _ONE_NAME.split(text) for phrase in _names(name))
+    elif tag == "PRIVATE" and _is_like_a_name(_WORD.findall(text)):
+        yield from (phrase for phrase in _names(text) if not any(map(_is_common, phrase)))
     elif tag in _BY_WORDS:
-        yield from ([word] for word in words if word not in COMMON_WORDS and word not in common_words())
+        yield from ([word] for word in words if not _is_common(word))
     elif tag == "ORG":
         yield [word for word in words if word not in _LEGAL]
     elif tag == "URL":
         yield _words(re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold()))
 
 
+_ONE_NAME = re.compile(r"[,;&]|\b(?:and|dan)\b")
+
+
+def _names(text: str) -> Iterator[list[str]]:
+    """Give each part of a name, O'Brien as one and as two, and any two of them, which may be run together."""
+    words = [word for word in dict.fromkeys(_words(text)) if word not in _TITLES]
+    yield from ([word] for word in words)
+    yield from (parts for part in text.split() if len(parts := _words(part)) > 1)
+    yield from map(list, permutations([word for word in words if len(word) >= SHORTEST][:MAX_PARTS], 2))
+
+
+def _is_like_a_name(words: Sequence[str]) -> bool:
+    return 2 <= len(words) <= 4 and all(word.isalpha() and word[0].isupper() for word in words)
+
+
+def _is_common(word: str) -> bool:
+    return word in COMMON_WORDS or word in common_words()
+
+
+def _is_money(tag: str, text: str) -> bool:
+    currency = re.search(r"[$€£¥]|\b(?:rp|idr|usd|eur|gbp|sgd)\b", text.translate(_PLAIN))
+    return tag == "FINANCE" or (tag == "PRIVATE" and currency is not None)
+
+
 def _numbers(field: str, tag: str, text: str) -> Iterator[Digits]:
     plain = text.translate(_PLAIN)
-    money = tag == "FINANCE" or (tag == "PRIVATE" and re.search(r"[$€£¥]|\b(?:rp|idr|usd|eur|gbp|sgd)\b", plain))
+    money = _is_money(tag, text)
     if re.fullmatch(r"[a-z]{1,3}[ -]?[0-9]{1,4}[ -]?[a-z]{1,3}", plain.strip()):
         return  # a number plate's digits are no number
     for m in re.finditer(r"[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
         digits = re.sub(r"[^0-9]", "", m[0])
         if money:
-            digits = re.sub(r"[^0-9]", "", re.sub(r"[.,][0-9]{1,2}$", "", m[0]))  # without cents
+            digits = re.sub(r"[^0-9]", "", re.sub(r"[.,]0{1,2}$", "", m[0]))  # without cents, if there are none
             if len(digits) >= 4:
                 yield Digits(field, digits, is_amount=True, has_parts=False)
             continue
@@ -289,8 +320,8 @@ class ReadText:
 
     def ends_with_most_of(self, clue: Clue) -> bool:
         """Tell whether the text begins or ends with so much of a value that other words could complete it."""
-        if isinstance(clue, Date):
-            return False
+        if isinstance(clue, Date) or clue.is_amount:
+            return False  # 500.000 is three quarters of 5.000.000, and a price of its own
         form = clue.form
         least = max(ENOUGH, math.ceil(NEARLY_ALL * len(form)))
         for length in range(least, len(form)):
@@ -385,12 +416,20 @@ class ReadText:
         if any(len(gap) > 1 or (is_amount and "\n" in gap) for gap in gaps.values()):
             return False
         joined = is_amount and any(
-            self._gap.get(i) in (".", ",", "'", "’")
-            and 0 < i < len(self._solid)
-            and self._solid[i - 1 : i + 1].isdigit()
-            for i in (first, last)
+            self._gap.get(i) in gaps.values() and self._parts_thousands(i) for i in (first, last)
         )
         return not joined and self._is_edge(first) and self._is_edge(last)
+
+    def _parts_thousands(self, i: int) -> bool:
+        """Tell whether a sign stands in one number, as in 1.250.000, and not between two, as in 17,1250000."""
+        before, after = self._groups(i - 4, i), self._groups(i, i + 4)
+        is_one = re.search(r"(?<![0-9])[0-9]{1,3}$", before) and re.match(r" [0-9]{3}(?![0-9])", after)
+        return self._gap[i] in _THOUSANDS and is_one is not None
+
+    def _groups(self, start: int, end: int) -> str:
+        """Give a stretch of the solid text with one space for each gap."""
+        places = range(max(0, start), min(end, len(self._solid)))
+        return "".join(" " * (i in self._gap) + self._solid[i] for i in places)
 
     def _date(self, clue: Date) -> Iterator[tuple[int, int]]:
         years = (f"{clue.year:04}", f"{clue.year % 100:02}")
