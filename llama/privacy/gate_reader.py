@@ -175,7 +175,7 @@ def _clues(field: str, tag: str, value: Value) -> Iterator[Clue]:
                 at += len(word)
                 joints.add(at)
             joints |= {i for i in range(1, len(letters)) if letters[i - 1].isdigit() != letters[i].isdigit()}
-            everybodys = all(len(word) <= 2 or word in known_words() or _is_common(word) for word in phrase)
+            everybodys = all(len(word) < 5 or word in known_words() or _is_common(word) for word in phrase)
             yield Letters(field, letters, frozenset(joints), tag == "URL" and everybodys, _is_money(tag, text))
 
 
