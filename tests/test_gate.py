@@ -89,7 +89,7 @@ def test_the_gates_reading_shares_no_code_with_the_sanitiser() -> None:
     assert not [module for module in by_the_reader if belongs_to(module, of_the_sanitiser)]
     by_the_gate = set(imports_of(files["llama.privacy.gate"])) & files.keys()
     assert {module for module in by_the_gate if module.startswith("llama.privacy.")} <= {
-        "llama.privacy.gate_reader", "llama.privacy.merging", "llama.privacy.sanitiser",
+        "llama.privacy.gate_clues", "llama.privacy.gate_reader", "llama.privacy.merging", "llama.privacy.sanitiser",
     }  # fmt: skip
 
 

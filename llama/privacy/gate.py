@@ -1,6 +1,6 @@
 """THE GATE: reads the person's own text once more before it leaves, by itself.
 
-It asks the profile what is secret, and reads (``llama.privacy.gate_reader``):
+It asks the profile what is secret, and reads (``llama.privacy.gate_clues``, ``llama.privacy.gate_reader``):
 
 1. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else;
 2. each piece of it that is the person's: no secret may be in it, nor three quarters of one at its border, which other
@@ -21,7 +21,8 @@ import regex
 
 from llama.chat import ChatFormat, Message
 from llama.errors import PrivacyRefused, PromptError
-from llama.privacy.gate_reader import SURE, TAG, Clue, Date, Letters, ReadText, clues_of, read_in
+from llama.privacy.gate_clues import SURE, Clue, Date, Letters, clues_of
+from llama.privacy.gate_reader import TAG, ReadText, read_in
 from llama.privacy.merging import Passage
 from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
 from llama.tokenizer import Tokenizer
