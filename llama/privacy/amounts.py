@@ -78,7 +78,11 @@ def all_amounts_in(line: str) -> Iterator[Amount]:
 def main_amounts_in(line: str) -> list[Amount]:
     """Find the amounts in a folded line, each in its longest reading."""
     found = sorted(all_amounts_in(line), key=lambda a: (a.start, -a.end))
-    return [a for a in found if not any(b.start <= a.start and a.end <= b.end and b[:2] != a[:2] for b in found)]
+    kept = list[Amount]()
+    for each in found:
+        if not kept or each.end > kept[-1].end or each[:2] == kept[-1][:2]:
+            kept.append(each)
+    return kept
 
 
 def _scale_after(line: str, end: int) -> tuple[float, float, int]:

@@ -20,7 +20,7 @@ LONGEST = 3  # words of an item
 SHOWN = 4  # items in a caution
 
 _TAG = re.compile(rf"\[(?P<kind>{'|'.join(sorted(ALL_KINDS))})_\d{{1,4}}\]")
-_BETWEEN = re.compile(r"\s*(?:[,;/|•·]|\s[-–]\s|\n\s*[-*•]?|\b(?:and|or|dan|atau|serta|plus)\b|&|\+)\s*", re.IGNORECASE)
+_BETWEEN = re.compile(r"[,;/|•·]|\s[-–]\s|\n[^\S\n]*[-*•]?|\b(?:and|or|dan|atau|serta|plus)\b|&|\+", re.IGNORECASE)
 _END = re.compile(r"[.!?:()\[\]{}\"]|\n\n")
 
 

@@ -70,7 +70,10 @@ _TH = r"(?:st|nd|rd|th)"
 _TGL, _BLN = r"(?:tgl|tanggal|day)(?:nya)?\.?", r"(?:bln|bulan|month)(?:nya)?\.?"
 _THN = r"(?:thn|th|tahun|year)(?:nya)?\.?"
 _LISTED = r"\W{0,4}"
-_BIRTH = r"(?:born|birthday|b-?day|birth|dob|lahir|kelahiran|ultah|ulang tahun|tgl|tanggal|ttl|hbd)"
+_BIRTH = (
+    r"(?:born|birthday|b-?day|birth|dob|lahir|kelahiran|ultah|ulang tahun|tgl|tanggal|ttl|hbd|"
+    r"anniversary|married|wedding|nikah|menikah|pernikahan)"
+)
 RARE_DATES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -117,10 +120,13 @@ def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = DATES) -> Iterator
             if possible:
                 yield m.start(at), m.end(at), possible
             m = pattern.search(line, m.start() + 1)  # the next may begin inside this one: 2 12 04 1991
-    if patterns is RARE_DATES:
-        for start, end, (year, month, day) in _LABELLED.find(line):
-            if 1 <= month <= 12 and 1 <= day <= 31:
-                yield start, end, {(year, month, day)}
+
+
+def labelled_dates_in(line: str) -> Iterator[tuple[int, int, Day]]:
+    """Find the parts of labelled dates in a folded line: where each stands, and the date that they make together."""
+    for start, end, (year, month, day) in _LABELLED.find(line):
+        if 1 <= month <= 12 and 1 <= day <= 31:
+            yield start, end, (year, month, day)
 
 
 def _orders(m: re.Match[str]) -> list[Day]:

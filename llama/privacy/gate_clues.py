@@ -8,6 +8,7 @@ Knows nothing about: texts, tags, sheets.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 import unicodedata
@@ -17,8 +18,8 @@ from itertools import permutations
 
 from llama.privacy.policy import NEVER_SOUGHT, FieldPolicy, field_of
 from llama.privacy.profile import MONTHS, Profile, Value, text_of
-from llama.privacy.word_lists import common_words, known_words
-from llama.privacy.words import COMMON_WORDS
+from llama.privacy.word_lists import common_words, known_words, places
+from llama.privacy.words import CITIES_ID, COMMON_WORDS, PROVINCES_ID
 
 SURE = 8  # letters or digits that need no edges of words around them
 SHORTEST = 3  # letters; digits: 5, or 4 where a field holds a number
@@ -93,8 +94,8 @@ class Letters:
     """
 
     field: str
-    form: str
-    joints: frozenset[int]
+    form: str = dataclasses.field(repr=False)
+    joints: frozenset[int] = dataclasses.field(repr=False)
     together: bool = False
     is_amount: bool = False
 
@@ -112,7 +113,7 @@ class Digits:
     """
 
     field: str
-    form: str
+    form: str = dataclasses.field(repr=False)
     is_amount: bool = False
     has_parts: bool = True
     is_phone: bool = False
@@ -123,9 +124,9 @@ class Date:
     """A day of a secret."""
 
     field: str
-    year: int
-    month: int
-    day: int
+    year: int = dataclasses.field(repr=False)
+    month: int = dataclasses.field(repr=False)
+    day: int = dataclasses.field(repr=False)
 
 
 Clue = Letters | Digits | Date
@@ -170,7 +171,7 @@ def _phrases(tag: str, text: str) -> Iterator[list[str]]:
     words = words_of(text)
     if tag == "ADDRESS":
         lines = [words_of(line) for line in re.split(r"[,;\n]", text)]
-        streets = [line for i, line in enumerate(lines) if i == 0 or _IN_STREETS.intersection(line)]
+        streets = [line for i, line in enumerate(lines) if line and _is_street(line, is_first=i == 0)]
         yield from (line for line in [words, *streets] if len(lines) > 1 and len("".join(line)) >= SURE)
         return
     yield words
@@ -186,6 +187,14 @@ def _phrases(tag: str, text: str) -> Iterator[list[str]]:
         yield words_of(re.sub(r"^(?:https?://)?(?:www\.)?", "", text.casefold()))
 
 
+def _is_street(line: Sequence[str], *, is_first: bool) -> bool:
+    """Tell whether a line of an address is more than a town: St Albans is a town, High St a street."""
+    if not any(map(str.isdigit, "".join(line))) and " ".join(line) in _TOWNS | places():
+        return False
+    return is_first or bool(_IN_STREETS.intersection(line[1:] if line[0] == "st" else line))
+
+
+_TOWNS = frozenset((*CITIES_ID, *PROVINCES_ID))
 _ONE_NAME = re.compile(r"[,;&]|\b(?:and|dan)\b")
 
 
@@ -215,7 +224,7 @@ def _numbers(field: str, tag: str, text: str) -> Iterator[Digits]:
     money = _is_money(tag, text)
     if re.fullmatch(r"[a-z]{1,3}[ -]?[0-9]{1,4}[ -]?[a-z]{1,3}", plain.strip()):
         return  # a number plate's digits are no number
-    for m in re.finditer(r"[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
+    for m in re.finditer(r"[0-9](?:[.,'’ ]?[0-9])*" if money else r"[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
         digits = re.sub(r"[^0-9]", "", m[0])
         if money:
             digits = re.sub(r"[^0-9]", "", re.sub(r"[.,]0{1,2}$", "", m[0]))  # without cents, if there are none
@@ -239,14 +248,16 @@ MONTH_OF = {
 
 def _dates_of(text: str) -> Iterator[dt.date]:
     """Read a date that is declared as text: all that three parts of it may mean."""
-    parts = re.findall(r"[0-9]+|[^\W\d_]+", text.translate(PLAIN))
+    plain = text.translate(PLAIN)
+    for m in re.finditer(r"(?<![0-9])([0-9]{1,4})\s?([./–—\s-])\s?([0-9]{1,2})\s?\2\s?([0-9]{1,4})(?![0-9])", plain):
+        a, b, c = m[1], m[3], m[4]
+        yield from _date(a, b, c) if len(a) == 4 else (*_date(c, b, a), *_date(c, a, b))
+    parts = re.findall(r"[0-9]+|[^\W\d_]+", plain)
     for a, b, c in zip(parts, parts[1:], parts[2:], strict=False):
         if a in MONTH_OF and b.isdigit() and c.isdigit():  # April 12 1991
             yield from _date(c, str(MONTH_OF[a]), b)
         elif b in MONTH_OF and a.isdigit() and c.isdigit():  # 12 April 1991
             yield from _date(c, str(MONTH_OF[b]), a)
-        elif a.isdigit() and b.isdigit() and c.isdigit():
-            yield from _date(a, b, c) if len(a) == 4 else (*_date(c, b, a), *_date(c, a, b))
 
 
 def _date(year: str, month: str, day: str) -> Iterator[dt.date]:

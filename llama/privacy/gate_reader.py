@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from llama.privacy.gate_clues import MONTH_OF, PLAIN, SURE, WORD, Clue, Date, Digits, Letters, words_of
 from llama.privacy.policy import field_of
+from llama.privacy.word_lists import known_words
 
 TAG = "\0"  # stands for a tag in a text that is read: nothing reaches across it
 PART_OF_NUMBER = 6  # digits of a longer number
@@ -79,18 +80,20 @@ class ReadText:
         form = clue.form
         least = max(ENOUGH, math.ceil(NEARLY_ALL * len(form)))
         for length in range(least, len(form)):
-            at = len(self._solid) - length
+            at, first = len(self._solid) - length, len(form) - length
+            beginning, end = form[:length], form[-length:]
             if (
-                self._solid.endswith(form[:length])
+                self._solid.endswith(beginning)
                 and self._is_edge(at)
                 and self._goes_on(at, len(self._solid), 0, clue)
+                and beginning not in known_words()  # "I like to garden" is no beginning of a gardener
             ):
                 return True
-            first = len(form) - length
             if (
-                self._solid.startswith(form[-length:])
+                self._solid.startswith(end)
                 and self._is_edge(length)
                 and self._goes_on(0, length, first, clue)
+                and end not in known_words()
             ):
                 return True
         return False

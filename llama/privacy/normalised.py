@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from typing import TypeVar
 
 from llama.privacy.amounts import Amount, all_amounts_in
-from llama.privacy.dates import RARE_DATES, Day, dates_in
+from llama.privacy.dates import RARE_DATES, Day, dates_in, labelled_dates_in
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ _WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen a
 # Letters that are typed for digits, in a word with at least one digit, and in groups that follow it.
 _LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
 _NUMBER_LIKE = re.compile(
-    r"(?<![^\W_])[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
+    r"(?<![^\W_])(?<!\|)[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
 )
 
 
@@ -113,6 +113,11 @@ class NormalisedText:
     def all_dates(self) -> list[tuple[int, int, set[Day]]]:
         """Dates, those included that only who knows the date would take for one."""
         return [*self.dates, *dates_in(self.line, RARE_DATES)]
+
+    @cached_property
+    def labelled_dates(self) -> list[tuple[int, int, Day]]:
+        """Days, months and years with labels, each with the date that they make together."""
+        return list(labelled_dates_in(self.line))
 
     @cached_property
     def amounts(self) -> list[Amount]:

@@ -22,7 +22,7 @@ _CODES = (
     rf"(?:{POSTCODE_UK}|{_STATES}\s\d{{5}}(?:-\d{{4}})?|(?:NSW|VIC|QLD|WA|SA|TAS|ACT|NT)\s\d{{4}}"
     r"|(?:[A-Z]{2}\s)?[A-Z]\d[A-Z]\s?\d[A-Z]\d|\d{4,6})"
 )
-_CODE_LAST = re.compile(rf"(?P<town>.*?)[\s.]*(?<!\w)(?P<code>{_CODES})")
+_CODE_LAST = re.compile(rf"(?<!\w)(?:{_CODES})\Z")
 _CODE_FIRST = re.compile(r"(?P<code>\d{5,6}|\d{4}\s?[A-Z]{2})\s(?P<town>\D+)")
 _CODE_ALONE_ID = re.compile(r"\d{5}")
 _COUNTRIES = frozenset(
@@ -93,8 +93,11 @@ def _ends(parts: list[str]) -> Iterator[tuple[str, bool]]:
     for part in reversed(parts[1:]):
         if _plain(part) in _COUNTRIES and len(parts) > 2:
             continue
-        m = _CODE_LAST.fullmatch(part) or _CODE_FIRST.fullmatch(part)
-        yield (part, False) if m is None else (m["town"].strip(" .-"), True)
+        if (last := _CODE_LAST.search(part)) is not None:
+            yield part[: last.start()].strip(" .-"), True
+        else:
+            m = _CODE_FIRST.fullmatch(part)
+            yield (part, False) if m is None else (m["town"].strip(" .-"), True)
 
 
 def _of_indonesia(part: str) -> str | None:

@@ -135,6 +135,10 @@ class Sanitiser:
             marks = [p if isinstance(p, str) else places.setdefault(p.tag, chr(0xE000 + len(places))) for p in pieces]
             text = visible("".join(marks))
         cleaned = _joined(self._masked(text, discover=True))
+        for tag, value in self._values.items():  # what was found around such a sign has the value in its place
+            for inner, mark in places.items():
+                value = value.replace(mark, self._values[inner])
+            self._values[tag] = value
         for tag, mark in places.items():
             cleaned = cleaned.replace(mark, tag)
         return CleanText(cleaned)
@@ -244,11 +248,13 @@ class Sanitiser:
         That is what is declared rather than found, if both are of one kind; the longer one; the one declared first.
         """
         groups: list[list[tuple[int, int, int]]] = []
+        last = -1
         for each in sorted(found):
-            if groups and each[0] < max(end for _, end, _ in groups[-1]):
+            if each[0] < last:
                 groups[-1].append(each)
             else:
                 groups.append([each])
+            last = max(last, each[1])
         merged = []
         for group in groups:
             longest = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))
@@ -262,9 +268,10 @@ class Sanitiser:
 def _without_guessed_end(text: str, streets: Sequence[Found], hit: Hit) -> Hit:
     """Cut an address that was found at the end of the declared street in it, if only plain words follow that."""
     for street in streets:
+        if hit.kind != "ADDRESS" or not hit.start < street.end < hit.end:
+            continue
         rest = text[street.end : hit.end]
-        plain = rest == rest.casefold() and not any(c.isdigit() for c in rest)
-        if hit.kind == "ADDRESS" and hit.start < street.end < hit.end and plain:
+        if rest == rest.casefold() and not any(c.isdigit() for c in rest):
             return replace(hit, end=street.end)
     return hit
 

@@ -38,7 +38,7 @@ _FIGURE = r"(?<![\d.,])\d{1,15}(?:[.,]\d{1,3}){0,5}(?![\d.,]*\d)"  # bounded, or
 _TOKEN = re.compile(rf"{_WORD}|{_FIGURE}")
 _SPOKEN = re.compile(
     rf"(?<![^\W_])(?:{_WORD}|{_FIGURE})"
-    rf"(?:(?:[^\S\n]|-){{0,2}}(?:(?:and|dan|an?|of)[^\S\n]){{0,3}}(?:{_WORD}|{_FIGURE}))+(?![^\W_])"
+    rf"(?:(?:[^\S\n]|-){{0,2}}(?:(?:and|dan|an?|of)[^\S\n]){{0,3}}(?:{_WORD}|{_FIGURE})){{1,40}}(?![^\W_])"
     r"|(?<![^\W_])(?:sejuta|seribu)(?![^\W_])"
 )
 
@@ -54,8 +54,12 @@ def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
             said = [token[0] for token in tokens[i:]]
             if not any(token in _SAID for token in said):
                 break
-            for value in _values(said):
-                yield first.start(), m.end(), value
+            for j, token in enumerate(tokens[i:], start=1):
+                if (
+                    token[0] in _SCALES or token[0] in _ONE_OF or i + j == len(tokens)
+                ):  # what follows may be another number
+                    for value in _values(said[:j]):
+                        yield first.start(), token.end(), value
 
 
 _COUNT = rf"(?:{'|'.join(sorted((*_SMALL, *_TENS), key=len, reverse=True))})(?![^\W\d_])"
@@ -103,7 +107,10 @@ def _values(tokens: list[str]) -> list[float]:
         elif token in _HUNDREDS:
             here = 100 * (here or 1)
         elif token in _PARTS:
-            here += _PARTS[token]
+            if scale and not here:  # 12 juta setengah
+                total += _PARTS[token] * scale
+            else:
+                here += _PARTS[token]
         elif token in _SCALES:
             scale = _SCALES[token]
             total, here, unit, digits_after = total + (here or 1) * scale, 0.0, 0.0, 0

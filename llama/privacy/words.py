@@ -230,6 +230,15 @@ MAILBOXES = frozenset(
     """.split()
 )
 
+# What many words begin with, so that these letters are nobody's.
+INITIALS = frozenset(
+    """
+    ceo cfo cto coo hrd hr ktp nik sim kk npwp usa uk uae eu pin atm vip gps dvd usb led lcd tv pc wifi vpn faq asap diy
+    rsvp bmi mri pdf jpg png sms otp app api url html css sql wib wita wit bbm plg pln umkm kpr kta psb osis ppn pph pkk
+    rt rw ktm stnk bpkb sop kpi roi ngo phd mba bsc msc ma ba am pm bc ad dna rna usd idr eur gbp
+    """.split()
+)
+
 # Where anybody's mail or page may be.
 PUBLIC_HOSTS = frozenset(
     """

@@ -7,7 +7,7 @@ import re
 from llama.privacy.amounts import main_amounts_in
 from llama.privacy.normalised import line_of
 from llama.privacy.secret import Secret
-from llama.privacy.variants.finders import AmountForms
+from llama.privacy.variants.finders import AboutAsMuch, AmountForms
 from llama.privacy.variants.variants import Options, Variants, Written, numbers_in
 
 _CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|jpy|inr|chf|cad)\b|[$€£¥₹]")
@@ -22,6 +22,8 @@ class AmountVariants(Variants):
         self.amounts = AmountForms()
         super().__init__(secret, options)
         self.finders.append(self.amounts)
+        if not options.exact:
+            self.derived.append((secret.tag, AboutAsMuch(self.amounts.amounts)))
 
     def spell(self, value: Written) -> None:
         """Look for the amounts that the text writes, and for the text itself."""
@@ -31,8 +33,8 @@ class AmountVariants(Variants):
     def spell_amounts(self, text: str) -> None:
         """Look for each amount in a text, from a thousand on."""
         line = line_of(text)
+        has_currency = _CURRENCY.search(line) is not None
         for _, _, amount, scaled in main_amounts_in(line):
-            has_currency = _CURRENCY.search(line) is not None
             if amount >= 1000 and (scaled or self.any_number or has_currency):
                 self.amounts.amounts.add(amount)
             elif amount >= 10 and (self.any_number or has_currency):

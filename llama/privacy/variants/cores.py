@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from llama.privacy.normalised import NormalisedText
@@ -22,8 +22,8 @@ class Core:
         beside: generic words of which one must stand next to it; empty where it needs none.
     """
 
-    words: tuple[str, ...]
-    beside: frozenset[str] = frozenset()
+    words: tuple[str, ...] = field(repr=False)
+    beside: frozenset[str] = field(default=frozenset(), repr=False)
 
 
 class CoreForms:
@@ -38,11 +38,11 @@ class CoreForms:
     def __init__(self, generic: Collection[str], joining: Collection[str] = (), *, house_numbers: bool = False) -> None:
         self._generic, self._joining = frozenset(generic), frozenset(joining)
         self._house_numbers = house_numbers
-        self._cores: list[Core] = []
+        self._cores: dict[Core, None] = {}
 
     def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
         """Look for a name's own words; with ``beside``, only next to one of these."""
-        self._cores.append(Core(tuple(words), frozenset(beside)))
+        self._cores[Core(tuple(words), frozenset(beside))] = None
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the names, with the generic words around it."""

@@ -52,7 +52,7 @@ class DigitForms:
             first, last = start + at, start + at + len(number)
             # A short number is one only by itself: 40162 is not in 1.401.620.
             if len(number) >= LONG or _is_one_number(text, first, last):
-                if self._phone and (prefix := _PHONE_PREFIX.search(run[:at])):
+                if self._phone and (prefix := _PHONE_PREFIX.search(run[max(0, at - 8) : at])):
                     first -= len(prefix[0])
                 yield text.span(first, last)
             at = run.find(number, at + 1)
@@ -99,7 +99,7 @@ _FILLER = r"(?:[^\W\d_]{1,10}[^\w\n]{1,3}|\d(?:[^\w\n]{1,2}(?=[^\W\d_])|:[^\S\n]
 _LAST = re.compile(
     rf"(?<![^\W_]){_CUE_LAST}[^\w\n]{{1,3}}{_FILLER}(?P<a>\d{{3,6}})(?!\d)"
     rf"|(?<!\d)(?P<b>\d{{3,6}})[^\w\n]{{1,2}}(?:di[^\S\n])?(?:belakang(?:nya)?|terakhir|buntutnya|at the end)"
-    r"|(?:[*x×•#]{2,}|[.…]{2,})[^\w\n]{0,2}(?P<c>\d{3,6})(?!\d)"
+    r"|(?:(?<![*x×•#])[*x×•#]{2,}|(?<![.…])(?:[.…]{2,}|…))[^\w\n]{0,2}(?P<c>\d{3,6})(?!\d)"
 )
 _FIRST = re.compile(
     rf"(?<![^\W_]){_CUE_FIRST}[^\w\n]{{1,3}}{_FILLER}(?P<a>\d{{3,6}})(?!\d)"

@@ -46,6 +46,19 @@ _MONEY_AFTER = re.compile(
 )
 
 
+class LabelledParts:
+    """A day, a month and a year that have labels, as in a form: each is a number by itself, and stays one."""
+
+    def __init__(self, days: set[Day]) -> None:
+        self._days = days
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each such number of one of the days."""
+        for start, end, day in text.labelled_dates:
+            if any(same_day(day, own) for own in self._days):
+                yield start, end
+
+
 class AmountForms:
     """Amounts, in figures and with words for their noughts.
 
@@ -59,15 +72,30 @@ class AmountForms:
         self.small: set[float] = set()
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the amounts; with a word such as *juta*, about that much is enough."""
+        """Give each stretch that writes one of the amounts."""
         if not (self.amounts or self.small):
             return
         other = text.with_digits_for_letters
         for each in (text, other) if other is not None else (text,):
             for start, end, amount, scaled in each.amounts:
-                about = scaled and any(abs(amount - own) < 0.01 * own for own in self.amounts)
-                if about or amount in self.amounts or (amount in self.small and _is_money(each.line, start, end)):
+                same = amount in self.amounts or (
+                    scaled and any(abs(amount - own) < 1e-6 * own for own in self.amounts)
+                )
+                if same or (amount in self.small and _is_money(each.line, start, end)):
                     yield start, end
+
+
+class AboutAsMuch:
+    """Amounts with a word such as *juta* that are up to 1 % off; what is put back is what was written."""
+
+    def __init__(self, amounts: set[float]) -> None:
+        self._amounts = amounts
+
+    def find(self, text: NormalisedText) -> Spans:
+        """Give each such amount."""
+        for start, end, amount, scaled in text.amounts if self._amounts else ():
+            if scaled and amount not in self._amounts and any(abs(amount - own) < 0.01 * own for own in self._amounts):
+                yield start, end
 
 
 def _is_money(line: str, start: int, end: int) -> bool:

@@ -13,6 +13,7 @@ from llama.privacy.word_lists import known_words
 LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
 PART = 3  # letters of a name's part
 TYPED = 6  # letters of a name from which one of them may be wrong
+LONGEST = 40  # letters of a word that may be one with an error: what is longer is no word
 
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _ENDINGS = (*_CLITICS, *(a + b for a in ("nya", "ku", "mu") for b in ("lah", "kah", "pun")))
@@ -107,7 +108,7 @@ class TypingErrors:
 
     def add(self, part: str) -> None:
         """Look for a part of a name, unless it is too short to be known by the rest of its letters."""
-        if len(part) >= TYPED and part.isalpha() and part.isascii():
+        if TYPED <= len(part) <= LONGEST and part.isalpha() and part.isascii():
             for shorter in _without_one(part):
                 self._shorter.setdefault(shorter, set()).add(part)
 
@@ -125,7 +126,7 @@ def _rare_words_in(text: NormalisedText) -> list[tuple[int, int, list[tuple[str,
     """Find the words that not everybody uses: each without its clitics, and that without one of its letters."""
     known, found = known_words(), []
     for start, end, word in text.words:
-        if len(word) >= TYPED - 1 and word.isalpha() and word not in known and end - start == len(word):
+        if TYPED - 1 <= len(word) <= LONGEST and word.isalpha() and word not in known and end - start == len(word):
             stems = [word, *(word.removesuffix(e) for e in _ENDINGS if word.endswith(e))]
             rare = [(stem, list(_without_one(stem))) for stem in stems if len(stem) >= TYPED - 1 and stem not in known]
             if len(rare) == len(stems):

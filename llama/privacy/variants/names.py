@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from llama.privacy.normalised import compact
-from llama.privacy.variants.letters import LetterForms, ShortNames, TypingErrors
+from llama.privacy.variants.letters import LONGEST, LetterForms, ShortNames, TypingErrors
 from llama.privacy.variants.variants import Variants, Written
 from llama.privacy.words import HONORIFICS, PARTICLES
 
@@ -48,7 +48,7 @@ def spell_name(
     for word in parts:
         letters.add([word])
         for old, new in _OLD_SPELLINGS:
-            if old in word and len(word) >= OLD:
+            if old in word and OLD <= len(word) <= LONGEST:
                 letters.add([word.replace(old, new)])
     for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
         letters.add(pair)

@@ -8,7 +8,7 @@ from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.letters import LONG, Initials, LetterForms
 from llama.privacy.variants.variants import Options, Variants, Written
 from llama.privacy.word_lists import known_words, places
-from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, LEGAL_FORMS, PROVINCES_ID
+from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, INITIALS, LEGAL_FORMS, PROVINCES_ID
 
 OWN = 5  # letters of a body's own word
 _PLACES = frozenset(map(compact, (*CITIES_ID, *PROVINCES_ID)))
@@ -44,7 +44,7 @@ class OrganisationVariants(Variants):
         if len(core) > 2 and len("".join(core[:2])) >= LONG:
             self.letters.add(core[:2])
         initials = "".join(w[0] for w in without_form if w not in BODY_JOINERS or w == "negeri")
-        if len(without_form) > 2 and initials not in BODY_WORDS and initials not in known_words():
+        if len(without_form) > 2 and initials not in BODY_WORDS | INITIALS | known_words():
             self.initials.add(initials)
 
 

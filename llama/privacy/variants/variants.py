@@ -15,9 +15,10 @@ from llama.privacy.policy import NEVER_SOUGHT
 from llama.privacy.profile import text_of
 from llama.privacy.secret import Secret
 from llama.privacy.variants.digits import RUN, DigitForms, Endings
-from llama.privacy.variants.finders import DateForms, Finder, Spans
+from llama.privacy.variants.finders import DateForms, Finder, LabelledParts, Spans
 from llama.privacy.variants.letters import LONG, LetterForms
 
+SINGULAR = 3  # letters of a word without its plural's ending
 CODE = re.compile(r"[A-Za-z]{1,3}[ -]?\d{1,4}[ -]?[A-Za-z]{1,3}")
 
 
@@ -31,9 +32,9 @@ class Written:
         words: the same, folded.
     """
 
-    text: str
-    raw: tuple[str, ...]
-    words: tuple[str, ...]
+    text: str = dataclasses.field(repr=False)
+    raw: tuple[str, ...] = dataclasses.field(repr=False)
+    words: tuple[str, ...] = dataclasses.field(repr=False)
 
 
 def written(text: str) -> Written:
@@ -53,7 +54,7 @@ class Options:
         today: from which ages are counted.
     """
 
-    not_secret: tuple[str, ...] = ()
+    not_secret: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     exact: bool = False
     today: dt.date = dataclasses.field(default_factory=dt.date.today)
 
@@ -83,6 +84,8 @@ class Variants:
             self.spell_day((secret.value.year, secret.value.month, secret.value.day))
         elif text_of(secret.value).casefold() not in NEVER_SOUGHT:
             self.spell(written(text_of(secret.value)))
+        if self.dates.days and not options.exact:
+            self.derived.append((secret.tag, LabelledParts(self.dates.days)))
         if self.endings.numbers and not options.exact:
             self.derived.append((secret.tag, self.endings))
 
@@ -90,6 +93,8 @@ class Variants:
         """Say what is looked for: by default all of it, its clauses, and its numbers."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
+        if value.words and (one := singular(value.words[-1])):
+            self.letters.add([*value.words[:-1], one])
         self.spell_clauses(value.text)
 
     def find(self, text: NormalisedText) -> Spans:
@@ -151,6 +156,14 @@ def _is_date(year: int, month: int, day: int) -> bool:
     except ValueError:
         return False
     return True
+
+
+def singular(word: str) -> str:
+    """Give an English word without its plural's ending, or nothing: *peanuts*, *allergies*, *illnesses*."""
+    for plural, one in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
+        if word.endswith(plural) and not word.endswith("ss") and len(word) - len(plural) + len(one) >= SINGULAR:
+            return word.removesuffix(plural) + one
+    return ""
 
 
 def numbers_in(text: str) -> list[str]:

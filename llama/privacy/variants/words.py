@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama.privacy.variants.variants import Variants, Written
+from llama.privacy.variants.variants import Variants, Written, singular
 from llama.privacy.word_lists import common_words
 from llama.privacy.words import COMMON_WORDS
 
@@ -16,6 +16,7 @@ class WordVariants(Variants):
         for word in value.words:
             if not is_common(word):
                 self.letters.add([word])
+                self.letters.add([singular(word)])
 
 
 def is_common(word: str) -> bool:
