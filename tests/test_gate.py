@@ -260,12 +260,15 @@ def other_ways(name: str, value: Any, draw: random.Random) -> Ways:
         yield from (("its short words at length", text.replace("Jl.", "Jalan").replace("No.", "Nomor")),
                     ("short", re.split(r"[,\n]| No", text)[0]))  # fmt: skip
     elif len(words) > 1 and kind not in ("FINANCE", "DATE"):
-        yield from (("short", " ".join(words[1:])), ("short", words[0]), ("its initials", "".join(w[0] for w in words)))
+        yield "its initials", "".join(word[0] for word in words)
+        # At a border three quarters of a value are as good as all of it.
+        short = (" ".join(words[1:]), words[0])
+        yield from (("short", each) for each in short if len(solid_of(each)) < len(solid_of(text)) * 3 / 4)
 
 
 # ---- the notes of many people, each with a value written somehow
 
-SEAM = "\n\n⁂ ⁂ ⁂ ⁂\n\n"  # too long for a value to reach across
+SEAM = "\n\n⁂ the next note ⁂\n\n"  # nothing reaches across it
 
 
 @dataclass(frozen=True)
@@ -438,6 +441,10 @@ class Tally:
         return total + "".join(f", {what} {self.refused[what]}/{self.left[what]}" for what in sorted(self.left))
 
 
+def own_words(text: str) -> Found:
+    return Found(OwnWords((Message("user", text),)), "file:own")
+
+
 def refuses(pieces: Sequence[str | CleanText], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> bool:
     try:
         gate.passed([Passage("user", tuple(pieces))], sanitiser, chat, tokenizer)
@@ -557,11 +564,32 @@ def test_a_field_that_leaves_as_it_is_declared_is_refused(
     assert tally.left.total() > 2 * len(people())
 
 
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        ({"savings": "£4,219.06"}, "Ada £4,219.06 di tabungan."),
+        ({"savings": "Rp 120.000.000,00"}, "Tabungannya 120.000.000,00 saja."),
+        ({"income": 12700000}, "Gaji Rp 12.700.000,00 per bulan."),
+        ({"income": 12700000}, "17,12700000,2023,3.5,yes"),
+        ({"income": 12700000}, "17,12.700.000,2023"),
+        ({"name": "dr. Bagus Nugroho, Sp.PD"}, "Tanya Sp.PD itu."),
+        ({"name": "Nur'aini Saleh"}, "Untuk nuraini saja."),
+        ({"name": "Sari Dewi Putri"}, "Akun dewisari, ya."),
+        ({"therapist": "Mbak Ratih Prawirasari"}, "Ratih's advice was good."),
+        ({"website": "www.rotihok1949.example"}, "www rotihok1949 example"),
+        ({"name": "Wulandari"}, "Namanya ⓦⓤⓛⓐⓝⓓⓐⓡⓘ, lho."),
+    ],
+)
+def test_a_value_in_its_own_letters_or_digits_is_refused_also_in_a_form_that_is_rare(
+    profile: dict[str, Any], text: str, monkeypatch: Patch, chat: ChatFormat, tokenizer: Tokenizer
+) -> None:
+    """In a row of a table, with cents, run together: past a sanitiser that does nothing."""
+    without_cleaning(monkeypatch)
+    with pytest.raises(PrivacyRefused):
+        prepare(own_words(text), profile_from(profile), "schema", chat, tokenizer, CONTEXT)
+
+
 # ---- what is honest passes
-
-
-def own_words(text: str) -> Found:
-    return Found(OwnWords((Message("user", text),)), "file:own")
 
 
 def test_ordinary_prompts_of_people_with_ordinary_values_are_never_refused(
@@ -616,6 +644,7 @@ def test_everyday_notes_of_people_about_themselves_are_never_refused(chat: ChatF
         ({"income": 12500000}, "500.000 untuk satu kado, kira-kira apa?"),
         ({"savings": "£4,219.06"}, "Kirim ke kamar 4219, ya."),
         ({"spouse": "the late Harold Bottomley"}, "Please refund the 45.90 to me."),
+        ({"name": "April Joy Summers"}, 'Is "spring" a noun or a verb? And "summer"?'),
         ({"salary": 85000}, "Harganya 1,285,000 atau 85,000,000 rupiah."),
     ],
 )
