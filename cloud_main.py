@@ -37,6 +37,8 @@ from llama.cloud.limits import (
     ALLOWANCE,
     MAX_MB_S_PER_KEY,
     MAX_REQUESTS_S_PER_KEY,
+    MAX_RUNS_S_PER_KEY,
+    MAX_THREAD_SHARE,
     MemoryCeiling,
     own_memory,
 )  # fmt: skip
@@ -87,6 +89,7 @@ def main(
     insecure: bool = False,
     max_mb_s_per_key: float = MAX_MB_S_PER_KEY,
     max_requests_s_per_key: float = MAX_REQUESTS_S_PER_KEY,
+    max_runs_s_per_key: float = MAX_RUNS_S_PER_KEY,
     max_memory_gb: float | None = None,
     log_level: str = LEVELS[0],
     metrics_port: int | None = None,
@@ -116,8 +119,9 @@ def main(
         allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
         max_sessions_per_key: sessions of one key at a time; by default 4.
         insecure: listen on a network without keys; anybody there may ask, and listen.
-        max_mb_s_per_key: megabytes a second of one key, or without keys of one connection; beyond, it is told to wait.
+        max_mb_s_per_key: megabytes a second to and from one key, or without keys one connection; beyond, it waits.
         max_requests_s_per_key: requests a second, likewise; a token is a request.
+        max_runs_s_per_key: runs that begin in a second, likewise.
         max_memory_gb: GiB of memory at which the cloud ends, with exit code 3; by default what it has once it is ready,
             and 2 GiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
         log_level: the least that is told of on stderr, info, warning or error.
@@ -157,7 +161,11 @@ def main(
         raise UsageError("--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too")
     if max_sessions_per_key is not None and max_sessions_per_key < 1:
         raise UsageError(f"--max_sessions_per_key {max_sessions_per_key}: give 1 or more")
-    for flag, most in (("max_mb_s_per_key", max_mb_s_per_key), ("max_requests_s_per_key", max_requests_s_per_key)):
+    for flag, most in (
+        ("max_mb_s_per_key", max_mb_s_per_key),
+        ("max_requests_s_per_key", max_requests_s_per_key),
+        ("max_runs_s_per_key", max_runs_s_per_key),
+    ):
         if not most > 0:  # nor NaN
             raise UsageError(f"--{flag} {most}: give a number above 0; inf is no limit")
     if max_memory_gb is not None and own_memory() is None:
@@ -194,7 +202,8 @@ def main(
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf, events=events)
     server = Server(
         tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
-        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key, events=events,
+        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key,
+        max_runs_s=max_runs_s_per_key, thread_share=MAX_THREAD_SHARE, events=events,
     )  # fmt: skip
     monitoring = None
     if metrics_port is not None:

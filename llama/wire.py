@@ -11,7 +11,8 @@ reply. A message is one or two frames::
 
 ``header`` is a MessagePack map with the key ``type`` and the fields of the class of that name below: all of them
 (those shown with a default may be left out), and no others. ``bytes`` fields are MessagePack *bin*, never *str*. A
-header is at most 1 MiB.
+header is at most 1 MiB, and for a given cloud at most what its longest honest request needs
+(:class:`RequestDecoder`).
 
 ``rows`` is the tensor's raw buffer, ``rows × dim`` numbers of ``dtype``, little-endian, row after row, nothing before
 or after. Dtype and width are those of ``Welcome``.
@@ -69,7 +70,7 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args
 
 import msgspec
 import torch
@@ -77,6 +78,11 @@ from msgspec import Meta
 
 VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
+OTHER_HEADER_BYTES = 8 << 10  # of a request, without the ids of an Open and the text of a Publish
+MAX_REASON = 300  # characters of why a header was refused; it may hold a field's name, which the peer has chosen
+MAX_CONTEXT = 1 << 20  # tokens
+MAX_TEXT = 16 << 20  # characters of a reply or a sheet
+MAX_ADVICE = 4000  # characters of an Error's message, and of its advice
 MAX_STOP_IDS = 64
 MAX_WANT = 64
 SESSION_BYTES = 16
@@ -103,6 +109,7 @@ PromptId = Annotated[str, Meta(max_length=200)]
 VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
 SheetName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,80}\Z")]  # within a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
+LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
 WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]
 
 
@@ -145,7 +152,7 @@ class Welcome(Message, frozen=True):
 
     version: Count
     fingerprint: Fingerprint  # of the split checkpoint, llama.checkpoint
-    dtype: str  # of the rows: a key of DTYPES
+    dtype: Annotated[str, Meta(max_length=32)]  # of the rows: a key of DTYPES
     dim: Count  # width of a row
     split_layer: Count
     max_seq_len: Count  # prompt and reply together
@@ -163,7 +170,8 @@ class Open(Message, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     stop_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_STOP_IDS)]
     prompt_id: PromptId = ""  # which prompt sheet, if one
-    resumed_ids: tuple[Count, ...] = ()  # outputs so far, when a lost session is opened again
+    # Outputs so far, when a lost session is opened again; no more than the cloud's context.
+    resumed_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_CONTEXT)] = ()
     prefix: PrefixId = b""  # what the prompt begins with, if others' may begin so, too
 
 
@@ -181,7 +189,7 @@ class Step(Message, frozen=True):
     seq: Seq
     position: Count
     want: Annotated[int, Meta(ge=0, le=MAX_WANT)]  # how many of the last rows need a next token
-    dtype: str
+    dtype: Annotated[str, Meta(max_length=32)]
     rows: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     dim: Count
     times: bool = False  # say where the time went
@@ -199,7 +207,7 @@ class Stages(_Part, frozen=True):
 class Tokens(Message, frozen=True):
     """One id per wanted row."""
 
-    ids: tuple[Count, ...]
+    ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_WANT)]
     compute_us: Micros  # time from the request's arrival to this reply
     seq: Seq  # of the Step: by it, a reply that comes twice is not taken for the next one's
     stages: Stages | None = None  # if asked for
@@ -245,7 +253,7 @@ class Copy(enum.StrEnum):
 class Final(Message, frozen=True):
     """The reply as text, cut before the first stop id, and what the provider makes of it."""
 
-    text: str
+    text: LongText
     usage: Usage
     offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
     copy: Copy = Copy.NONE
@@ -290,8 +298,8 @@ class SheetText(Message, frozen=True):
     """A sheet as it stands in the provider's directory."""
 
     prompt_id: PromptId
-    text: str  # TOML; llama.sheets
-    system: str = ""  # the provider's own system prompt
+    text: LongText  # TOML; llama.sheets
+    system: LongText = ""  # the provider's own system prompt
 
 
 class Collect(Message, frozen=True):
@@ -307,8 +315,8 @@ class Delivery(_Part, frozen=True):
     run_id: RunId
     prompt_id: PromptId
     finished_at: Words  # UTC, ISO 8601
-    prompt: str  # the third party's sheet
-    text: str = ""  # the reply, with tags for what the third party need not know
+    prompt: LongText  # the third party's sheet
+    text: LongText = ""  # the reply, with tags for what the third party need not know
     offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
     withheld: bool = False  # text and offers are kept back: the reply quotes the provider's system prompt
 
@@ -377,8 +385,8 @@ class Error(Message, frozen=True):
     """A request was refused."""
 
     code: ErrorCode
-    message: str
-    advice: str = ""
+    message: Annotated[str, Meta(max_length=MAX_ADVICE)]
+    advice: Annotated[str, Meta(max_length=MAX_ADVICE)] = ""
     retry_after_s: float | None = None
 
 
@@ -402,7 +410,6 @@ Reply = (
 )
 
 _encoder = msgspec.msgpack.Encoder()
-_request_decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request, strict=True)
 _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, strict=True)
 
 
@@ -430,21 +437,57 @@ def encode(message: Request | Reply) -> bytes:
     return _encoder.encode(message)
 
 
-def decode_request(header: bytes) -> Request:
-    """The request in a header frame.
+class RequestDecoder:
+    """Decodes the requests to one cloud.
 
-    Raises:
-        Refused: ``bad_request``; the text names the field, never its value.
+    What is longer than that cloud could use is refused by its length, before any of it is decoded: a header by its
+    bytes, a sequence by the number that stands in front of it.
+
+    Args:
+        max_seq_len: the cloud's context; no Open has more ``resumed_ids``. None is that of any cloud.
+
+    Attributes:
+        max_header_bytes: of any request.
     """
-    if len(header) > MAX_HEADER_BYTES:
-        raise Refused(ErrorCode.BAD_REQUEST, f"a header of {len(header)} bytes; the most is {MAX_HEADER_BYTES}")
-    try:
-        return _request_decoder.decode(header)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        reason = "not a MessagePack map"
-        if isinstance(err, msgspec.ValidationError):
-            reason = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
-        raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason}", "see llama/wire.py for the protocol") from None
+
+    def __init__(self, max_seq_len: int | None) -> None:
+        self.max_header_bytes = MAX_HEADER_BYTES
+        requests: Any = Request
+        if max_seq_len is not None:
+            # An id has at most five bytes; a sheet is what else may be long.
+            self.max_header_bytes = min(MAX_HEADER_BYTES, OTHER_HEADER_BYTES + max(MAX_SHEET_BYTES, 5 * max_seq_len))
+            resumed_ids = Annotated[tuple[Count, ...], Meta(max_length=max_seq_len)]
+            bounded_open = msgspec.defstruct(
+                "Open", [("resumed_ids", resumed_ids, ())], bases=(Open,), frozen=True, module=__name__
+            )
+            requests = Union[bounded_open, *(kind for kind in get_args(Request) if kind is not Open)]
+        self._decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(requests, strict=True)
+
+    def decode(self, header: bytes) -> Request:
+        """The request in a header frame.
+
+        Raises:
+            Refused: ``bad_request``; the text names the field, never its value.
+        """
+        if len(header) > self.max_header_bytes:
+            raise Refused(ErrorCode.BAD_REQUEST, f"a header of {len(header)} bytes; the most is "
+                          f"{self.max_header_bytes}", "see llama/wire.py for the protocol")  # fmt: skip
+        try:
+            return self._decoder.decode(header)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+            reason = "not a MessagePack map"
+            if isinstance(err, msgspec.ValidationError):
+                reason = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
+            raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason[:MAX_REASON]}", "see llama/wire.py for the protocol"
+                          ) from None  # fmt: skip
+
+
+_any_decoder = RequestDecoder(None)
+
+
+def decode_request(header: bytes) -> Request:
+    """The request in a header frame, to whatever cloud. Raises as :meth:`RequestDecoder.decode`."""
+    return _any_decoder.decode(header)
 
 
 def decode_reply(header: bytes) -> Reply:
@@ -502,5 +545,5 @@ def check_ids(ids: Sequence[int], vocab_size: int, field: str) -> None:
     Raises:
         Refused: ``out_of_range``.
     """
-    if any(i >= vocab_size for i in ids):
+    if ids and max(ids) >= vocab_size:
         raise Refused(ErrorCode.OUT_OF_RANGE, f"{field} holds an id beyond the vocabulary of {vocab_size}")

@@ -205,7 +205,8 @@ class Served:
         self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
         record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
         address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf, openings: Sequence[Sequence[int]] = (), log_level: str = "warning",
+        max_requests_s: float = math.inf, max_runs_s: float = math.inf, thread_share: float = math.inf,
+        openings: Sequence[Sequence[int]] = (), log_level: str = "warning",
     ) -> None:  # fmt: skip
         events = Events(log_level)
         self.halves, self.openings = halves, openings
@@ -214,7 +215,8 @@ class Served:
         self.server = Server(
             tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
             clerk=clerk or Clerk(tokenizer, record=record, events=events), most_waiting=most_waiting, keys=keys,
-            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s, events=events,
+            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s, max_runs_s=max_runs_s, thread_share=thread_share,
+            events=events,
         )  # fmt: skip
         self.welcome = welcome
         self.endpoint = self.server.bind(address)

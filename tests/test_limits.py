@@ -25,7 +25,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Error, Hello, Tokens, Welcome
 from tests.processes import ANY_PORT, cloud, end, launch
 from tests.raw import MORE, flood_with_frames, joined
-from tests.support import ARGS, GREEDY, MAX_ROWS, Halves, Keys, Served, code_of, frames_of, run_main, step_of
+from tests.support import ARGS, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Keys, Served, code_of, frames_of, run_main, step_of
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]
@@ -167,7 +167,8 @@ def test_rows_beyond_the_budget_are_not_even_read(halves: Halves, tokenizer: Tok
         while "busy" not in codes:
             codes.append(peer.refusal(step_of(bytes(16), 1, 0, rows), rows))
         assert codes[0] == "unknown_session"
-        assert len(codes) == pytest.approx(4 * (wire.MAX_HEADER_BYTES + rows.nbytes) / rows.nbytes, rel=0.1)
+        largest = wire.RequestDecoder(MAX_SEQ_LEN).max_header_bytes + rows.nbytes
+        assert len(codes) == pytest.approx(4 * largest / rows.nbytes, rel=0.1)
         assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
 
 

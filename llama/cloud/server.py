@@ -2,7 +2,7 @@
 
 Three threads. The *door* owns the socket and the sessions and never computes, so a handshake is answered at once
 however long a prompt is being worked on. The *worker* (the main thread) owns the model; what decodes shares its passes
-(``llama.cloud.batching``). The *clerk* does what may wait for a disk: finished runs, sheets, deliveries.
+(``llama.cloud.scheduler``). The *clerk* does what may wait for a disk: finished runs, sheets, deliveries.
 
 Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
 not even a request is dropped.
@@ -29,13 +29,13 @@ import zmq
 
 from llama import wire
 from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role, new_door
-from llama.cloud.batching import Batching
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.events import Events
 from llama.cloud.limits import Budgets, MemoryCeiling
 from llama.cloud.metrics import Metrics
 from llama.cloud.prefixes import Prefix
 from llama.cloud.ranks import Ranks
+from llama.cloud.scheduler import Pass, Scheduler
 from llama.cloud.sessions import Ending, Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
 from llama.errors import BindError, SplitLlamaError
@@ -73,26 +73,44 @@ MOST_FRAMES = 16  # of a message; a Step's has 4 with its envelope
 SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks after anything else
 REST_S = 0.001  # after messages beyond a budget nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its budget; a device asks again after 0.1 s
+MOST_WAITING_CHARGED_S = 0.1  # of a request to the clerk: that a disk is slow is no peer's fault
 
 
 @dataclass(frozen=True)
 class _StepJob:
     session: Session
     step: Step
-    rows: torch.Tensor
+    hidden: torch.Tensor  # (rows, dim)
     arrived: float  # monotonic seconds
+    repeated: float  # part of its rows that the session has computed before
 
     @property
     def slot(self) -> int:
         return self.session.slot
 
     @property
+    def owner(self) -> str | bytes:
+        return self.session.owner or self.session.id  # without keys each session is an owner of its own
+
+    @property
+    def rows(self) -> int:
+        return self.step.rows
+
+    @property
     def end(self) -> int:
         return self.step.position + self.step.rows
 
     @property
+    def sampled(self) -> int:
+        return self.step.want if self.session.sampling.temperature > 0 else 0
+
+    @property
     def is_decoding(self) -> bool:
         return self.step.rows == self.step.want == 1
+
+    def first_wanted(self, start: int = 0) -> int:
+        """The first row, from ``start`` on, whose next id is wanted."""
+        return max(start, self.step.rows - self.step.want)
 
 
 @dataclass(frozen=True)
@@ -116,13 +134,29 @@ class _FinishJob:
 @dataclass(frozen=True)
 class _ErrandJob:
     peer: bytes
+    owner: str
     errand: Errand
 
 
 @dataclass(frozen=True)
 class _Sampled:
+    """What came of a step, or of the part of it that was computed last."""
+
     ids: list[int]
     stages: Stages | None
+
+    def then(self, later: _Sampled) -> _Sampled:
+        """This part and the one after it."""
+        return _Sampled([*self.ids, *later.ids], _added(self.stages, later.stages))
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A job, what came of it, and seconds that the clerk spent on it."""
+
+    job: _StepJob | _ClearJob | _ClerkJob
+    result: _Result
+    seconds: float = 0.0
 
 
 _Job = _StepJob | _ClearJob | _FillJob
@@ -144,13 +178,16 @@ class Server:
         keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
         max_bytes_s: that one key may send in a second; without keys, one connection.
         max_requests_s: likewise.
+        max_runs_s: that one key, or without keys one connection, may begin in a second.
+        thread_share: seconds a second that one key, or connection, may have of the thread that reads, and of the clerk.
         events: told who comes and goes, as numbers, and what is refused or goes wrong.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, welcome: Welcome, *, slots: int, idle_timeout_s: float = 120.0,
         clerk: Clerk | None = None, most_waiting: int = 64, keys: CloudKeys | None = None,
-        max_bytes_s: float = math.inf, max_requests_s: float = math.inf,
+        max_bytes_s: float = math.inf, max_requests_s: float = math.inf, max_runs_s: float = math.inf,
+        thread_share: float = math.inf,
         events: Events | None = None,
     ) -> None:  # fmt: skip
         self.events, self.metrics = events or Events(), Metrics()
@@ -165,8 +202,10 @@ class Server:
             slots, idle_timeout_s, time.monotonic, most_waiting, per_owner=None if keys is None else keys.max_sessions
         )
         self._largest_rows = welcome.max_rows * welcome.dim * self.dtype.itemsize
-        largest = wire.MAX_HEADER_BYTES + self._largest_rows
-        self._budgets = Budgets(max_bytes_s, max_requests_s, largest, time.monotonic)
+        self._decoder = wire.RequestDecoder(welcome.max_seq_len)
+        largest = self._decoder.max_header_bytes + self._largest_rows
+        self._budgets = Budgets(max_bytes_s, max_requests_s, largest, time.monotonic, share=thread_share)
+        self._runs = Budgets(math.inf, max_runs_s, 0, time.monotonic)
         self._refusals = Budgets(math.inf, REFUSALS_S, 0, time.monotonic)
         self._ceiling: MemoryCeiling | None = None
         self._surplus = False  # what comes next belongs to a message that has more frames than any request
@@ -177,7 +216,7 @@ class Server:
         self._clerk_jobs: queue.PriorityQueue[tuple[float, int, _ClerkJob | None]] = queue.PriorityQueue()
         self._clerk_jobs_put = 0
         self._running_errands = set[bytes]()  # the peers that have one with the clerk
-        self._results: deque[tuple[_StepJob | _ClearJob | _ClerkJob, _Result]] = deque()
+        self._results: deque[_Done] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = new_door(self._context)
@@ -335,25 +374,29 @@ class Server:
             while frames[-1].more and len(frames) < MOST_FRAMES:
                 frames.append(self._door.recv(copy=False))
             self._surplus = frames[-1].more
-            self._question(frames)
+            # Not by the clock: while the worker has the interpreter, this thread waits.
+            began = time.thread_time()
+            peer, owner = frames[0].bytes, "" if self._admission is None else self._admission.owner_of(frames[-1])
+            sent = self._question(frames, peer, owner)
+            self._budgets.charge(owner or peer, size=sent, seconds=time.thread_time() - began)
 
-    def _question(self, frames: list[zmq.Frame]) -> None:
+    def _question(self, frames: list[zmq.Frame], peer: bytes, owner: str) -> int:
+        """Answer a message, or hand it on; bytes of the answer, if there is one now."""
         arrived = time.monotonic()
-        peer, owner = frames[0].bytes, "" if self._admission is None else self._admission.owner_of(frames[-1])
         sizes = [len(frame) for frame in frames]
         wait_s = self._budgets.wait_s(owner or peer, sum(sizes))
         if wait_s:
             self._rests_until = arrived + REST_S
         if self._surplus or (wait_s and self._refusals.wait_s(peer, 0)):
             self._hang_up(frames[-1])
-            return
+            return 0
         if len(sizes) < 3 or sizes[1] != 0:
-            return  # not the envelope of a REQ peer: nobody to answer
+            return 0  # not the envelope of a REQ peer: nobody to answer
         self.metrics.received += sum(sizes[2:])
         try:
             if wait_s:
                 one = "connection" if self._admission is None else "key"
-                raise Refused(ErrorCode.BUSY, f"more bytes or requests a second than one {one} may send",
+                raise Refused(ErrorCode.BUSY, f"more bytes, requests or work a second than one {one} may ask for",
                               "send less, or have the provider raise --max_mb_s_per_key or --max_requests_s_per_key",
                               wait_s)  # fmt: skip
             identity = None if self._admission is None else self._admission.find(owner)
@@ -361,7 +404,7 @@ class Server:
             if len(body) > 2:
                 raise Refused(ErrorCode.BAD_REQUEST, f"{len(body)} frames; a request has one, a Step two")
             header = body[0]
-            request = wire.decode_request(header)
+            request = self._decoder.decode(header)
             if (len(body) == 2) != isinstance(request, Step):
                 raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
             if identity is not None:
@@ -373,8 +416,10 @@ class Server:
             reply = self._encoded(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
             reply = self._encoded(self._failed(err).error)
-        if reply is not None:
-            self._send(peer, reply)
+        if reply is None:
+            return 0
+        self._send(peer, reply)
+        return len(reply)
 
     def _hang_up(self, frame: zmq.Frame) -> None:
         """Close the connection that a message came over, for which libzmq has no call; its peer may connect anew."""
@@ -404,7 +449,7 @@ class Server:
             if len(self._running_errands) >= MAX_ERRANDS or peer in self._running_errands:
                 raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
             self._running_errands.add(peer)
-            self._tell_the_clerk(_ErrandJob(peer, request))
+            self._tell_the_clerk(_ErrandJob(peer, owner, request))
             return None
         session, digest = self.sessions.find(request.session, owner), digest_of(header, rows)
         if session.is_repeat(request.seq, digest):
@@ -422,8 +467,8 @@ class Server:
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
         tensor = wire.rows_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
         session.accept(request.seq, digest, peer)
-        session.high_water = max(session.high_water, request.position + request.rows)
-        job = _StepJob(session, request, tensor, arrived)
+        job = _StepJob(session, request, tensor, arrived, session.repeated(request))
+        session.high_water = max(session.high_water, job.end)
         if job.is_decoding and session.answered is not None:
             self.metrics.away.add(arrived - session.answered)
         self._jobs.put(job)
@@ -452,16 +497,19 @@ class Server:
             raise Refused(ErrorCode.WRONG_CHECKPOINT, "the device's half and the cloud's are not from the same split",
                           "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
         wire.check_settings(request)
-        wire.check_ids(request.resumed_ids, self.tokenizer.n_words, "resumed_ids")
-        wire.check_ids(request.stop_ids, self.tokenizer.n_words, "stop_ids")
         if request.prompt_tokens + len(request.resumed_ids) > self.welcome.max_seq_len:
             raise Refused(ErrorCode.OUT_OF_RANGE, f"{request.prompt_tokens} prompt tokens and "
                           f"{len(request.resumed_ids)} resumed ones, but the context is {self.welcome.max_seq_len}",
                           "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
-        if existing is not None:
-            self._end(existing, Ending.REPLACED)
+        wire.check_ids(request.resumed_ids, self.tokenizer.n_words, "resumed_ids")
+        wire.check_ids(request.stop_ids, self.tokenizer.n_words, "stop_ids")
         if self._draining():
             raise _stopping()
+        if (owner, request.run_id) not in self.sessions.line and (wait_s := self._runs.wait_s(owner or peer, 0)):
+            raise Refused(ErrorCode.BUSY, "more runs a second than one key may begin",
+                          "wait, or have the provider raise --max_runs_s_per_key", wait_s)  # fmt: skip
+        if existing is not None:
+            self._end(existing, Ending.REPLACED)
         self.sessions.wait_in_line(request, digest, peer, owner)
         self._admit()
         return None
@@ -507,7 +555,8 @@ class Server:
 
     def _answer_finished_jobs(self) -> None:
         while self._results:
-            job, result = self._results.popleft()
+            done = self._results.popleft()
+            job, result = done.job, done.result
             if isinstance(job, _ClearJob):
                 self.sessions.release(job.slot)
                 continue
@@ -518,14 +567,16 @@ class Server:
                 reply = result.error if isinstance(result, Refused) else result
             if isinstance(job, _ErrandJob):
                 self._running_errands.discard(job.peer)
-                self._send(job.peer, self._encoded(reply))
-                continue
-            session = job.session
-            session.last_used = session.answered = time.monotonic()
-            if session.closing:  # by another request while this one was worked on
-                reply = unknown_session().error
-            session.reply = self._encoded(reply)
-            self._send(session.waiter, session.reply)
+                encoded, peer, owner = self._encoded(reply), job.peer, job.owner
+            else:
+                session = job.session
+                session.last_used = session.answered = time.monotonic()
+                if session.closing:  # by another request while this one was worked on
+                    reply = unknown_session().error
+                encoded, peer, owner = self._encoded(reply), session.waiter, session.owner
+                session.reply = encoded
+            self._send(peer, encoded)
+            self._budgets.charge(owner or peer, size=len(encoded), seconds=done.seconds)
 
     def _stepped(self, job: _StepJob, result: _Result) -> Reply:
         elapsed_us = round((time.monotonic() - job.arrived) * 1e6)
@@ -565,6 +616,7 @@ class Server:
     def _keep_the_books(self) -> None:
         while (job := self._clerk_jobs.get()[-1]) is not None:
             result: _Result
+            began, working = time.monotonic(), time.thread_time()
             try:
                 if isinstance(job, _FinishJob) and job.session.closing:
                     raise unknown_session()  # the device has left it: it is not finished
@@ -573,7 +625,9 @@ class Server:
                 result = refusal
             except Exception as err:  # as at the door
                 result = self._failed(err)
-            self._results.append((job, result))
+            working = time.thread_time() - working
+            waiting = min(MOST_WAITING_CHARGED_S, time.monotonic() - began - working)
+            self._results.append(_Done(job, result, working + max(0.0, waiting)))
             self._ring(self._clerk_rope)
 
     def _tell_the_clerk(self, job: _ClerkJob | None) -> None:
@@ -598,74 +652,94 @@ class Server:
     # ---- the worker
 
     def _work(self, ranks: Ranks, stopping: Callable[[], bool]) -> None:
-        last_told, waiting = time.monotonic(), Batching[_StepJob](time.monotonic)
+        last_told, scheduler = time.monotonic(), Scheduler[_StepJob](time.monotonic)
+        begun = dict[int, _Sampled]()  # what came of the parts so far of chunks, by slot
         while not stopping() and self._failure is None:
             self._worker_seen = time.monotonic()
-            if self._take_jobs(ranks, waiting):
+            if self._take_jobs(ranks, scheduler, begun):
                 last_told = time.monotonic()
-            steps = waiting.next()
-            if steps:
-                begun = time.monotonic()
-                results = self._run(ranks, steps)
+            next_pass = scheduler.next()
+            if next_pass is not None:
+                self._compute(ranks, scheduler, begun, next_pass)
                 last_told = time.monotonic()
-                if steps[0].is_decoding:
-                    waiting.decoded(steps, last_told - begun)
-                self._results.extend(zip(steps, results, strict=True))
-                self._ring(self._worker_rope)
-                if steps[0].is_decoding:
-                    self.metrics.decoded([begun - step.arrived for step in steps], last_told - begun)
             elif time.monotonic() - last_told > SIGN_OF_LIFE_S:
                 ranks.sign_of_life()
                 last_told = time.monotonic()
         ranks.shut_down()
 
-    def _take_jobs(self, ranks: Ranks, waiting: Batching[_StepJob]) -> bool:
+    def _take_jobs(self, ranks: Ranks, scheduler: Scheduler[_StepJob], begun: dict[int, _Sampled]) -> bool:
         """What has come; with nothing to compute, wait for it. True if a row of the cache was cleared or filled."""
         written = False
         try:
-            # With steps that wait, only as long as it is worth to wait for others.
-            job = self._jobs.get(timeout=waiting.wait_s() if len(waiting) else POLL_S)
+            # With steps that wait, only as long as it is worth to wait for others, or as their owner has to.
+            job = self._jobs.get(timeout=min(POLL_S, scheduler.wait_s()) if len(scheduler) else POLL_S)
             while True:
                 if isinstance(job, _StepJob):
-                    waiting.add(job)
+                    scheduler.add(job)
                 elif isinstance(job, _FillJob):
                     ranks.fill(job.slot, job.number)
                     written = True
                 else:
-                    gone = [(step, unknown_session()) for step in waiting.drop(job.slot)]
+                    self._results.extend(_Done(step, unknown_session()) for step in scheduler.drop(job.slot))
+                    begun.pop(job.slot, None)
                     ranks.clear(job.slot, job.end)
-                    self._results.extend([*gone, (job, None)])
+                    self._results.append(_Done(job, None))
                     self._ring(self._worker_rope)
                     written = True
                 job = self._jobs.get_nowait()
         except queue.Empty:
             return written
 
+    def _compute(
+        self, ranks: Ranks, scheduler: Scheduler[_StepJob], begun: dict[int, _Sampled], next_pass: Pass[_StepJob]
+    ) -> None:
+        """One pass; its results are handed on, or kept until the last part of a chunk."""
+        started = time.monotonic()
+        results, sampling_s = self._run(ranks, next_pass)
+        seconds = time.monotonic() - started
+        is_last = scheduler.computed(next_pass, seconds, sampling_s)
+        if next_pass.is_decoding:
+            self.metrics.decoded([started - job.arrived for job in next_pass.steps], seconds)
+        else:
+            (job,), (result,) = next_pass.steps, results
+            before = begun.pop(job.slot, None)
+            if isinstance(result, _Sampled):
+                result = result if before is None else before.then(result)
+                if not is_last:
+                    begun[job.slot] = result
+                    return
+            else:
+                scheduler.cancel(job.slot)  # the parts that follow
+            results = [result]
+        self._results.extend(map(_Done, next_pass.steps, results))
+        self._ring(self._worker_rope)
+
     @torch.inference_mode()
-    def _run(self, ranks: Ranks, jobs: list[_StepJob]) -> list[_Result]:
-        """One pass: a chunk, or one row of each of several sessions. A fault of one's rows is its own."""
+    def _run(self, ranks: Ranks, computed: Pass[_StepJob]) -> tuple[list[_Result], float]:
+        """One pass: a part of a chunk, or one row of each of several sessions; and seconds for the choice of ids.
+
+        A fault of one's rows is its own.
+        """
+        jobs = computed.steps
+        hidden = {job.slot: job.hidden[computed.start : computed.stop] for job in jobs}
         # One NaN or infinity anywhere makes a sum one.
-        good = [job for job in jobs if math.isfinite(job.rows.sum(dtype=torch.float32))]
+        good = [job for job in jobs if math.isfinite(hidden[job.slot].sum(dtype=torch.float32))]
         if not good:
-            return [_NOT_FINITE] * len(jobs)
+            return [_NOT_FINITE] * len(jobs), 0.0
         begun = time.monotonic()
         clock = StageClock(ranks.device) if any(job.step.times for job in good) else None
         try:
-            if len(good) == 1:
-                job = good[0]
-                logits = ranks.step(job.slot, job.step.position, job.rows, job.step.want, clock)[None]
-            else:
-                rows = torch.cat([job.rows for job in good])
-                logits = ranks.decode([job.slot for job in good], [job.step.position for job in good], rows, clock)
-                logits = logits[:, None]
+            logits = self._logits(ranks, good, computed, hidden, clock)
         except RuntimeError as err:
             if not is_out_of_memory(err) or not ranks.alone:
                 raise  # the other ranks are inside a step that this one has left
             return [Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step",
-                            "send smaller chunks")] * len(jobs)  # fmt: skip
+                            "send smaller chunks")] * len(jobs), 0.0  # fmt: skip
         if clock is not None:
             clock.stop()
-        ids = dict(zip((job.slot for job in good), self._sample(good, logits), strict=True))
+        sampling_began = time.monotonic()
+        ids = dict(zip((job.slot for job in good), self._sample(good, logits, computed), strict=True))
+        sampling_s = time.monotonic() - sampling_began
         stages = None if clock is None else _stages(clock)
         results = list[_Result]()
         for job in jobs:
@@ -677,9 +751,24 @@ class Server:
             if stages is not None and job.step.times:
                 times = msgspec.structs.replace(stages, queue_us=round((begun - job.arrived) * 1e6))
             results.append(_Sampled(chosen, times))
-        return results
+        return results, sampling_s
 
-    def _sample(self, jobs: list[_StepJob], logits: torch.Tensor) -> list[list[int] | Refused]:
+    @staticmethod
+    def _logits(
+        ranks: Ranks, jobs: list[_StepJob], computed: Pass[_StepJob], hidden: Mapping[int, torch.Tensor],
+        clock: StageClock | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """Of the wanted rows of each, ``(B, want, vocab)``."""
+        if len(jobs) > 1:
+            slots, positions = [job.slot for job in jobs], [job.step.position for job in jobs]
+            return ranks.decode(slots, positions, torch.cat([hidden[slot] for slot in slots]), clock)[:, None]
+        (job,) = jobs
+        want = computed.stop - job.first_wanted(computed.start)
+        return ranks.step(job.slot, job.step.position + computed.start, hidden[job.slot], max(0, want), clock)[None]
+
+    def _sample(
+        self, jobs: list[_StepJob], logits: torch.Tensor, computed: Pass[_StepJob]
+    ) -> list[list[int] | Refused]:
         """The next ids of each session from its logits ``(B, want, vocab)``."""
         words = logits[..., : self.tokenizer.n_words]
         # Of all at once: a GPU is waited for each time that a number is asked of it.
@@ -688,6 +777,7 @@ class Server:
         chosen = list[list[int] | Refused]()
         for job, its_words, is_finite, ids in zip(jobs, words, finite, likeliest, strict=True):
             sampling, first = job.session.sampling, job.session.first_output(job.step)
+            first += job.first_wanted(computed.start) - job.first_wanted()
             if not is_finite:
                 chosen.append(_LOGITS_NOT_FINITE)
             elif sampling.temperature == 0:
@@ -728,6 +818,14 @@ _NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "th
 
 def _stopping() -> Refused:
     return Refused(ErrorCode.BUSY, "the cloud is stopping", "another start of it will take the run on", 1.0)
+
+
+def _added(one: Stages | None, other: Stages | None) -> Stages | None:
+    """The times of two parts of a step, which waited only before the first."""
+    if one is None or other is None:
+        return None
+    layers = tuple(map(sum, zip(one.layers_us, other.layers_us, strict=True)))
+    return Stages(one.queue_us, layers, one.head_us + other.head_us, one.sample_us + other.sample_us)
 
 
 def _stages(clock: StageClock) -> Stages:

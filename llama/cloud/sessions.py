@@ -122,6 +122,11 @@ class Session:
                                 f"the prompt has {self.opening.prompt_tokens} tokens: want ids from its last row on, "
                                 f"without a gap")  # fmt: skip
 
+    def repeated(self, step: Step) -> float:
+        """Which part of a step's rows, 0 to 1, stands at positions that were computed before."""
+        end = step.position + step.rows
+        return max(0, min(end, self.high_water) - step.position) / step.rows
+
     def begin_with(self, cached: int) -> None:
         """Its first positions are filled from what was kept of others'."""
         self.cached = self.filled = self.high_water = cached

@@ -1,0 +1,282 @@
+"""Which steps go through the model together next, and how much of the time each owner's prompts get.
+
+Every session has at most one step that waits. Steps of one row that want the next id, *decoding*, share a forward pass:
+reading the weights is what costs, and is paid once. All other steps are *chunks*. They take turns with the passes that
+decode, one part of a chunk at a time.
+
+**Shares.** While others are at work, three rules bound what a chunk takes from them:
+
+- A part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as that can be told beforehand.
+- The owner that has used least of the last seconds (:data:`WINDOW_S`) is served first.
+- Chunks get half of the time together. An owner that has had more than its part of that half waits.
+
+Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
+that a session has computed before count twice (:attr:`Waiting.repeated`).
+
+Bookkeeping only. Knows: slots, positions, owners as names, the clock. Does not know: tensors, sockets, keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+# Share of a pass's own time that the next one waits for sessions that are about to come back: a device is done with a
+# token in a fraction of the time that the cloud takes, and a pass without it costs nearly as much as one with it.
+GATHERING_SHARE = 0.3
+MOST_GATHERING_S = 0.02
+# Rows that share a pass are read to the end of the longest, with the slots in between: what may be read in vain.
+WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
+PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done
+# After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
+WINDOW_S, WINDOW_PASSES = 4.0, 50
+CHUNKS_SHARE = 0.5  # of the time, for chunks, while others are at work
+AT_WORK_S = 1.0  # an owner whose last step was done so long ago, or less, is still at work
+LONG_CONTEXT = 2048  # positions at which a row costs about twice of what it costs at the beginning
+UNTRIED_ROWS = 8  # of the first part of a chunk
+LEARNING = 0.3  # weight of the newest measurement
+
+
+class Waiting(Protocol):
+    """A step, as far as it matters here."""
+
+    @property
+    def slot(self) -> int:
+        """The session's row of the cache."""
+
+    @property
+    def owner(self) -> Hashable:
+        """Whose it is."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+
+    @property
+    def end(self) -> int:
+        """One past its last position."""
+
+    @property
+    def sampled(self) -> int:
+        """How many of its last rows have their next id drawn by chance, which costs by itself."""
+
+    @property
+    def repeated(self) -> float:
+        """Which part of its rows, 0 to 1, the session has computed before."""
+
+    @property
+    def is_decoding(self) -> bool:
+        """One row, whose next id is wanted."""
+
+
+_Step = TypeVar("_Step", bound=Waiting)
+
+
+@dataclass(frozen=True)
+class Pass(Generic[_Step]):
+    """What is computed next: decoding steps, by ascending slot; or rows ``start … stop-1`` of one chunk."""
+
+    steps: list[_Step]
+    start: int = 0
+    stop: int = 1
+
+    @property
+    def is_decoding(self) -> bool:
+        """Its steps decode."""
+        return self.steps[0].is_decoding
+
+
+class Usage:
+    """How much each owner has used of the last seconds: every use fades, to 1/e of it within ``window_s``."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self.window_s = clock, WINDOW_S
+        self._used = dict[Hashable, tuple[float, float]]()  # seconds used, as of when
+
+    def of(self, owner: Hashable) -> float:
+        """Seconds."""
+        used, then = self._used.get(owner, (0.0, 0.0))
+        return used * math.exp((then - self._clock()) / self.window_s) if used else 0.0
+
+    def add(self, owner: Hashable, seconds: float) -> None:
+        """Another use, now."""
+        now = self._clock()
+        self._used[owner] = self.of(owner) + seconds, now
+        if len(self._used) > 1024:
+            self._used = {each: use for each, use in self._used.items() if now - use[1] < 10 * self.window_s}
+
+
+class Costs:
+    """What passes will take, learnt from those that were.
+
+    Attributes:
+        decoding_s: seconds of a pass that decodes; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self.decoding_s: float | None = None
+        self._row_s: float | None = None  # of a row at the beginning of a context
+        self._sample_s: float | None = None  # of an id that is drawn
+
+    def decoded(self, seconds: float) -> None:
+        """A pass that decodes took so long."""
+        self.decoding_s = _learnt(self.decoding_s, seconds)
+
+    def computed(self, rows: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
+        """A part of a chunk took ``seconds``, ``sampling_s`` of them to draw ``sampled`` ids."""
+        self._row_s = _learnt(self._row_s, (seconds - sampling_s) / (rows * _dearness(end)))
+        if sampled:
+            self._sample_s = _learnt(self._sample_s, sampling_s / sampled)
+
+    def rows_within(self, seconds: float, step: Waiting, start: int) -> int:
+        """How many rows of a chunk, from ``start`` on, are computed within ``seconds``; 1 at least.
+
+        Without experience a few are tried.
+        """
+        left = step.rows - start
+        if self._row_s is None:
+            return min(left, UNTRIED_ROWS)
+        row_s = self._row_s * _dearness(step.end)
+        unsampled = max(0, left - step.sampled)
+        rows = min(unsampled, int(seconds / row_s))
+        if rows == unsampled and rows < left:
+            rows += 1 if self._sample_s is None else int((seconds - rows * row_s) / (row_s + self._sample_s))
+        # A power of two: kernels are made for each number of rows when it first occurs, and kept.
+        return left if rows >= left else 1 << max(1, rows).bit_length() - 1
+
+
+def _learnt(known: float | None, measured: float) -> float:
+    return measured if known is None else known + LEARNING * (measured - known)
+
+
+def _dearness(end: int) -> float:
+    """What a row that looks back at so many positions costs, in rows that look back at none."""
+    return 1 + end / LONG_CONTEXT
+
+
+class Scheduler(Generic[_Step]):
+    """The steps that wait.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._decoding = dict[int, _Step]()  # by slot, in the order in which they came
+        self._chunks = dict[int, _Step]()  # likewise
+        self._done = dict[int, int]()  # rows of a chunk that are computed, by slot
+        self._chunk_is_next = False
+        self._expected = dict[int, float]()  # slot: until when its next row is worth waiting for
+        self._at_work = dict[int, tuple[Hashable, float]]()  # slot: whose, and until when it counts as at work
+        self.usage, self.costs = Usage(clock), Costs()
+
+    def __len__(self) -> int:
+        return len(self._decoding) + len(self._chunks)
+
+    def add(self, step: _Step) -> None:
+        """Another step that waits; its session has no other."""
+        self._expected.pop(step.slot, None)
+        (self._decoding if step.is_decoding else self._chunks)[step.slot] = step
+
+    def drop(self, slot: int) -> list[_Step]:
+        """Take out what waits for a slot: its session has ended."""
+        self._expected.pop(slot, None)
+        self._at_work.pop(slot, None)
+        return self.cancel(slot)
+
+    def cancel(self, slot: int) -> list[_Step]:
+        """Take out what waits for a slot; its session goes on."""
+        self._done.pop(slot, None)
+        return [step for waiting in (self._decoding, self._chunks) if (step := waiting.pop(slot, None)) is not None]
+
+    def next(self) -> Pass[_Step] | None:
+        """What is to be computed now; nothing while it is worth waiting (:meth:`wait_s`).
+
+        Of a chunk the rest stays here until :meth:`computed` says that its last part is done.
+        """
+        chunk = self._chunk() if self._chunks else None
+        if chunk is not None and (self._chunk_is_next or not self._decoding):
+            self._chunk_is_next = False
+            return chunk
+        if not self._decoding or (chunk is None and self._gathering_s() > 0):
+            return None
+        self._chunk_is_next = True
+        together = self._company()
+        for step in together:
+            del self._decoding[step.slot]
+        return Pass(sorted(together, key=lambda step: step.slot))
+
+    def wait_s(self) -> float:
+        """Seconds until :meth:`next` may have something that it has not now."""
+        if self._chunks and not self._decoding:
+            return min(self._over_its_part_s(step.owner) for step in self._chunks.values())
+        return self._gathering_s()
+
+    def computed(self, computed: Pass[_Step], seconds: float, sampling_s: float = 0.0) -> bool:
+        """A pass took ``seconds``, ``sampling_s`` of them to draw ids; True where it ends its steps."""
+        now = self._clock()
+        self._at_work.update((step.slot, (step.owner, now + AT_WORK_S)) for step in computed.steps)
+        if computed.is_decoding:
+            self.costs.decoded(seconds)
+            self.usage.window_s = max(WINDOW_S, WINDOW_PASSES * (self.costs.decoding_s or 0))
+            until = now + min(GATHERING_SHARE * seconds, MOST_GATHERING_S)
+            self._expected.update((step.slot, until) for step in computed.steps)
+            return True
+        (step,) = computed.steps
+        sampled = max(0, computed.stop - max(computed.start, step.rows - step.sampled))
+        self.costs.computed(computed.stop - computed.start, step.end, sampled, seconds, sampling_s)
+        self.usage.add(step.owner, seconds * (1 + step.repeated))
+        if computed.stop < step.rows and self._chunks.get(step.slot) is step:
+            self._done[step.slot] = computed.stop
+            return False
+        self.cancel(step.slot)
+        return True
+
+    # ---- inside
+
+    def _gathering_s(self) -> float:
+        """Seconds for which it is worth waiting for sessions that are about to come back."""
+        now = self._clock()
+        self._expected = {slot: until for slot, until in self._expected.items() if until > now}
+        return max(self._expected.values(), default=now) - now
+
+    def _others_at_work(self, owner: Hashable) -> bool:
+        now = self._clock()
+        self._at_work = {slot: at_work for slot, at_work in self._at_work.items() if at_work[1] > now}
+        return (
+            any(each != owner for each, _ in self._at_work.values())
+            or any(step.owner != owner for step in self._decoding.values())
+            or any(step.owner != owner for step in self._chunks.values())
+        )
+
+    def _over_its_part_s(self, owner: Hashable) -> float:
+        """Seconds until an owner has had no more than its part of what chunks get; 0 where it has not, or is alone."""
+        if not self._others_at_work(owner):
+            return 0.0
+        owners = len({step.owner for step in self._chunks.values()} | {owner})
+        part, used = CHUNKS_SHARE * self.usage.window_s / owners, self.usage.of(owner)
+        return self.usage.window_s * math.log(used / part) if used > part else 0.0
+
+    def _chunk(self) -> Pass[_Step] | None:
+        """A part of the chunk whose owner has used least, or of the first of them; None while all have to wait."""
+        step = min(self._chunks.values(), key=lambda step: self.usage.of(step.owner))
+        if self._over_its_part_s(step.owner) > 0:
+            return None
+        start, rows = self._done.get(step.slot, 0), step.rows
+        if self.costs.decoding_s is not None and self._others_at_work(step.owner):
+            rows = start + self.costs.rows_within(PART_PASSES * self.costs.decoding_s, step, start)
+        return Pass([step], start, rows)
+
+    def _company(self) -> list[_Step]:
+        """Decoding steps that may share a pass: the one that has waited longest is among them."""
+        together = list[_Step]()
+        for step in self._decoding.values():
+            company = [*together, step]
+            slots = [each.slot for each in company]
+            read = (max(slots) - min(slots) + 1) * max(each.end for each in company)
+            if not together or read <= WASTE * sum(each.end for each in company) + FREE_WASTE:
+                together = company
+        return together
