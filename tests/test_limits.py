@@ -25,7 +25,19 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Error, Hello, Tokens, Welcome
 from tests.processes import ANY_PORT, cloud, end, launch
 from tests.raw import MORE, flood_with_frames, joined
-from tests.support import ARGS, GREEDY, MAX_ROWS, MAX_SEQ_LEN, Halves, Keys, Served, code_of, frames_of, run_main, step_of
+from tests.support import (
+    ARGS,
+    GREEDY,
+    MAX_ROWS,
+    MAX_SEQ_LEN,
+    Halves,
+    Keys,
+    Served,
+    code_of,
+    frames_of,
+    run_main,
+    step_of,
+)
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]

@@ -337,6 +337,8 @@ class Server:
                     self._receive()
                 for session in self.sessions.idle():
                     self._end(session, Ending.IDLE)
+                for session in self.sessions.beyond_their_share():
+                    self._end(session, Ending.SHARE)
                 self._admit()
                 self.events.catch_up()
             self._answer_finished_jobs()

@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
 HELD_S = 2.0  # an Open that waits for a place is answered by then, before the device takes the cloud for dead
 FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
+PATIENCE_S = 5.0  # an owner without a session waits so long for those who have several to end one
 UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
 
 
@@ -32,6 +33,7 @@ class Ending(enum.StrEnum):
     IDLE = "idle"
     REPLACED = "replaced"  # its run was opened anew
     KEY_REMOVED = "key_removed"
+    SHARE = "share"  # its owner had more slots than its part, and another owner waited for its first
 
 
 @dataclass
@@ -123,7 +125,10 @@ class Session:
                                 f"without a gap")  # fmt: skip
 
     def repeated(self, step: Step) -> float:
-        """Which part of a step's rows, 0 to 1, stands at positions that were computed before."""
+        """Which part of a step's rows, 0 to 1, stands at positions that this session has computed before.
+
+        A run that goes on after a lost session has another one: what it computes again is not counted here.
+        """
         end = step.position + step.rows
         return max(0, min(end, self.high_water) - step.position) / step.rows
 
@@ -165,12 +170,14 @@ class InLine:
         digest: of its bytes.
         peer: who is to be answered, or None between one asking and the next.
         asked: when it was asked last.
+        since: when it was asked first.
     """
 
     request: Open = field(repr=False)
     digest: bytes
     peer: bytes | None
     asked: float
+    since: float
 
 
 class Sessions:
@@ -251,7 +258,8 @@ class Sessions:
             if len(self.line) >= self.most_waiting + len(self._free) and there is None:
                 raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken, and {len(self.line)} wait for one",
                               "try again later", 2.0)  # fmt: skip
-            self.line[turn] = InLine(request, digest, peer, self._clock())
+            now = self._clock()
+            self.line[turn] = InLine(request, digest, peer, now, now)
         else:
             there.peer, there.asked = peer, self._clock()
 
@@ -270,6 +278,25 @@ class Sessions:
             del self.line[owner, run_id]
             admitted.append((waiting, self._open(waiting.request, waiting.digest, owner)))
         return admitted
+
+    def beyond_their_share(self) -> list[Session]:
+        """Sessions to be ended so that every owner has one before anybody has several; at most one for each who waits.
+
+        Only with a limit per owner: else everybody is the same one. Of who has most, the session that was opened last.
+        """
+        now, has = self._clock(), Counter(session.owner for session in self)
+        waiting = {owner for (owner, _), each in self.line.items() if now - each.since >= PATIENCE_S} - has.keys()
+        if self._per_owner is None or not waiting or self._free or sum(has.values()) < self.slots:
+            return []
+        ended = list[Session]()
+        for _ in waiting:
+            owner, number = max(has.items(), key=lambda item: item[1])
+            if number < 2:
+                break
+            has[owner] -= 1
+            own = [session for session in self if session.owner == owner and session not in ended]
+            ended.append(max(own, key=lambda session: session.number))
+        return ended
 
     def leave_line(self, may_stay: Callable[[str], bool]) -> None:
         """Take out of the line whose owners may not stay."""
