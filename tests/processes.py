@@ -77,7 +77,7 @@ def without_events(output: str) -> list[str]:
 @contextlib.contextmanager
 def cloud(
     ckpt_dir: str | Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None,
-    bind: str = ANY_PORT,
+    bind: str = ANY_PORT, root: Path = ROOT,
 ) -> Iterator[Cloud]:  # fmt: skip
     """A cloud that is ready, by default on a free port of this machine.
 
@@ -87,13 +87,14 @@ def cloud(
         ranks: started by torchrun; None is plain python.
         env: added to this process's environment.
         bind: where it listens.
+        root: the checkout whose program it is.
 
     Raises:
         AssertionError: it ended, or was not ready in time; with what it printed.
     """
     with tempfile.TemporaryDirectory() as directory:
         log, started = Path(directory) / "log", time.monotonic()
-        launcher = launch(log, "--ckpt_dir", ckpt_dir, *flags, ranks=ranks, env=env, bind=bind)
+        launcher = launch(log, "--ckpt_dir", ckpt_dir, *flags, ranks=ranks, env=env, bind=bind, root=root)
         try:
             ready = _wait_for_ready(launcher, log)
             yield Cloud(launcher, log, ready[1], int(ready[2]), time.monotonic() - started)
@@ -102,8 +103,9 @@ def cloud(
 
 
 def launch(
-    log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None, bind: str = ANY_PORT
-) -> subprocess.Popen[bytes]:
+    log: Path, *flags: object, ranks: int | None = None, env: Mapping[str, str] | None = None, bind: str = ANY_PORT,
+    root: Path = ROOT,
+) -> subprocess.Popen[bytes]:  # fmt: skip
     """Start cloud_main.py with all output into ``log``; the caller ends it with :func:`end`.
 
     It has :data:`PLACES`, unless ``flags`` say how many: to clear 4 GiB takes seconds.
@@ -113,9 +115,9 @@ def launch(
     python = [sys.executable]
     if ranks is not None:
         python += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-    command = [*python, str(ROOT / "cloud_main.py"), "--bind", bind, *map(str, flags)]
+    command = [*python, str(root / "cloud_main.py"), "--bind", bind, *map(str, flags)]
     with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=ROOT)
+        return subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **(env or {})}, cwd=root)
 
 
 def end(launcher: subprocess.Popen[bytes]) -> None:

@@ -157,6 +157,11 @@ class Peer:
         self.send(*frames)
         return self.receive()
 
+    def exchange_bytes(self, *frames: bytes) -> bytes:
+        """These frames, and the reply's one frame."""
+        self.send(*frames)
+        return self.receive_bytes()
+
     def ask(self, request: Request, rows: torch.Tensor | None = None) -> Reply:
         """A well-formed request, and its reply."""
         return self.exchange(*frames_of(request, rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -165,7 +165,7 @@ class Machine:
         self.scheduler = Scheduler[Waits](self.clock)
         self._row_s, self._long_s, self._sample_s, self._away_s = row_s, long_s, sample_s, away_s
         self._coming = list[tuple[float, Waits]]()
-        self.used, self.rows = Counter[str](), Counter[str]()  # seconds and rows of chunks, by owner
+        self.used, self.rows = defaultdict[str, float](float), Counter[str]()  # seconds and rows of chunks, by owner
         self.tokens = dict[int, list[float]]()  # when each decoding slot had its tokens
 
     def comes(self, step: Waits, in_s: float = 0.0) -> None:

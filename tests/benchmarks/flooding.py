@@ -1,36 +1,39 @@
-"""What a flood costs an honest device: its tokens a second while another listed key sends as fast as it can.
+"""What one hostile key costs an honest device: its tokens a second, and the longest gap between two of them.
 
-    python -m tests.benchmarks.flooding [--checkpoint_dir .demo/smollm2] [--rounds 5] [--tokens 32] [--nolimits]
+    python -m tests.benchmarks.flooding [--checkpoint_dir .demo/smollm2] [--rounds 3] [--tokens 48] [--before CHECKOUT]
 
-A real cloud with keys, real sockets over loopback, float32, greedy, one thread fewer than there are cores. The flooder
-is on the same cores, and takes from the others whoever it speaks to: so each flood also has its turn against a socket
-that has nothing to do with the cloud, reads everything and says next to nothing. What the flood costs by way of the
-cloud is the difference between the two. In every round all have their turn; ratios are taken within it. The honest
-device must say the same all the time. Before it asks, the time that the cloud's threads take for the flood alone is
-read from the kernel: that figure holds on a busy machine, too.
+A real cloud with keys, sheets, a record and a catalogue; real sockets over loopback; float32, greedy; one thread fewer
+than there are cores. In every round the honest device asks alone, then beside an honest device that asks the same
+without a pause, then beside each hostile key of ``tests/benchmarks/hostile.py``, which stays within its budgets. The
+ratios are to its speed beside the honest one, within the round. The honest device must say the same all the time.
+
+Everybody is on the same cores, so a hostile key also costs what its own process takes; that is printed, and so is what
+the cloud's threads take for it alone. Of each type of message the dearest of some candidates is found out at first.
+
+``--before`` is another checkout of this program: the same is done to its cloud, in the same rounds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
-import zmq
 
-from llama import parallel, wire
+from llama import parallel
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.cloud.importing import import_products
 from llama.command import run
 from llama.edge.link import Link
 from llama.errors import SplitLlamaError, UsageError
@@ -40,22 +43,30 @@ from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile
 from llama.prompt import read_prompt
 from llama.sampling import Sampling
-from llama.wire import DTYPES, Hello, Step, Welcome
+from llama.tokenizer import Tokenizer
+from model_edge import EdgeTransformer
+from tests.benchmarks.hostile import VENDOR, Hostile, dearest
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
-from tests.processes import cloud
-from tests.support import Peer, frames_of
+from tests.processes import ROOT, Cloud, cloud
 from tests.whole import load_edge
 
-FLOODS = {
-    "hellos": "valid Hellos",
-    "steps": "largest Steps, of no session",
-    "garbage": "garbage",
-    "handshakes": "new connections",
+ROLES = {
+    "Hello": "device", "Open": "device", "Step": "device", "Close": "device", "ListSheets": "device",
+    "FetchSheet": "device", "Collect": "vendor", "Acknowledge": "vendor", "Publish": "vendor", "Withdraw": "vendor",
+    "Status": "operator",
+}  # fmt: skip
+SESSIONS = {
+    "heavy steps": Hostile.heavy_steps,
+    "empty runs": Hostile.empty_runs,
+    "dearest Finishes": Hostile.dear_finishes,
+    "largest Steps, repeated": Hostile.repeated_steps,
+    "new connections": Hostile.new_connections,
 }
-NO_LIMITS = "--max_mb_s_per_key", "inf", "--max_requests_s_per_key", "inf"
-MOST_SLOWED = 0.9  # of the speed that is left where somebody else is flooded
+HONEST = "an honest device"
+KEPT = 0.7  # of the speed beside an honest device
+MOST_PASSES = 5.0  # that decode, alone, in the longest gap
 QUIET = 0.05
-SETTLED_S, IDLE_S = 3.0, 2.0  # until a flood has used up what may come at once; then the cloud is watched for so long
+SETTLED_S, IDLE_S = 4.0, 1.0  # until a burst is used up; then the cloud is watched for so long
 
 _fork = get_context("fork")
 
@@ -67,19 +78,24 @@ class Turn:
     Attributes:
         ids: its tokens.
         times: when they came, monotonic seconds.
-        messages_s: of the flood meanwhile.
-        cores: that the cloud took for the flood alone: its door, and libzmq's thread.
+        messages_s: of the company meanwhile.
+        cores: that the cloud's own threads took for the company alone, libzmq's thread, and the company's process.
     """
 
     ids: list[int]
     times: list[float]
     messages_s: float = 0.0
-    cores: tuple[float, float] = (0.0, 0.0)
+    cores: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
-    def gaps_ms(self) -> list[float]:
+    def longest_gap_s(self) -> float:
         """Between one token and the next."""
-        return [1000 * (b - a) for a, b in pairwise(self.times)]
+        return max(b - a for a, b in pairwise(self.times))
+
+    @property
+    def pass_s(self) -> float:
+        """From one token to the next, as a rule."""
+        return statistics.median(b - a for a, b in pairwise(self.times))
 
     @property
     def speed(self) -> float:
@@ -88,132 +104,236 @@ class Turn:
 
 
 def main(
-    checkpoint_dir: str = ".demo/smollm2", prompt_file: str = "examples/sheets/birthday.toml", rounds: int = 5,
-    tokens: int = 32, connections: int = 4, limits: bool = True,
+    checkpoint_dir: str = ".demo/smollm2", prompt_file: str = "examples/sheets/birthday.toml", rounds: int = 3,
+    tokens: int = 48, before: str | None = None,
 ) -> None:  # fmt: skip
     """Print the figures.
 
     Args:
         checkpoint_dir: what split_checkpoint.py wrote.
         prompt_file: what the honest device asks.
-        rounds: of all floods.
+        rounds: of all.
         tokens: of each reply.
-        connections: of the flooder, at a time.
-        limits: those that cloud_main.py has by default; without, there are none.
+        before: another checkout, whose cloud is measured beside this one's.
     """
-    if rounds < 1 or tokens < 4 or connections < 1:
-        raise UsageError("--rounds and --connections must be 1 or more, --tokens 4 or more")
+    if rounds < 1 or tokens < 8:
+        raise UsageError("--rounds must be 1 or more, --tokens 8 or more")
     end_cleanly_on_sigterm()
     print(machine())
-    print(versions(["torch", "pyzmq"]))
-    turns, others = dict[str, list[Turn]](), Others()
+    print(versions(["torch", "pyzmq", "msgspec"]))
+    others, checkpoint = Others(), Path(checkpoint_dir).absolute()
+    checkouts = {"now": ROOT} | ({} if before is None else {"before": Path(before).absolute()})
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     with tempfile.TemporaryDirectory() as directory:
-        for name in ("cloud", "phone", "flooder"):
-            make_keys(name, "cloud" if name == "cloud" else "device", directory)
-        flags = ["--key_file", f"{directory}/cloud.key", "--allow_dir", directory, "--threads", threads]
-        flags += [] if limits else NO_LIMITS
-        half = Path(checkpoint_dir) / "cloud"
-        phone, flooder = _keys(directory, "phone"), _keys(directory, "flooder")
-        with cloud(half, "--dtype", "float32", *flags) as running, _elsewhere(directory) as sink:
-            with Link(running.address, deadline_s=120, on_notice=progress, keys=phone) as link:
-                device = _Device(checkpoint_dir, prompt_file, link, tokens)
-                expected = device.reply().ids
-                for round_number in range(1, rounds + 1):
-                    for flood in ("", *FLOODS):
-                        for address in (sink, running.address) if flood else ("",):
-                            name = flood and f"{flood}{' elsewhere' if address == sink else ''}"
-                            progress(f"round {round_number} of {rounds}: {name or 'no flood'}")
-                            turn = _under(flood, address, flooder, device, connections, running.pid)
-                            if turn.ids != expected:
-                                raise SplitLlamaError("the device says other tokens under a flood than alone")
-                            turns.setdefault(name, []).append(turn)
-            share = others.share()
-    print(f"\n{Path(checkpoint_dir).name}, float32, greedy, {tokens} tokens, cloud on {threads} thread(s), "
-          f"{connections} connections flood, {'default' if limits else 'no'} limits; "
+        keys = _keys(Path(directory))
+        with contextlib.ExitStack() as stack:
+            clouds = {
+                name: stack.enter_context(_cloud(checkpoint, Path(directory) / name, Path(directory), root, threads))
+                for name, root in checkouts.items()
+            }
+            device = stack.enter_context(contextlib.closing(
+                _Device(_asks(checkpoint, prompt_file, tokens), keys["phone"])
+            ))  # fmt: skip
+            kinds = _kinds(clouds, keys, checkpoint)
+            turns = _rounds(clouds, kinds, device, keys, checkpoint, rounds)
+        share = others.share()
+    print(f"\n{checkpoint.name}, float32, greedy, {tokens} tokens, clouds on {threads} thread(s); "
           f"medians of {rounds} rounds\n")  # fmt: skip
-    _print(turns)
+    for name in clouds:
+        print(f"the cloud {name}:")
+        _print({kind: turns[name, kind] for kind in ("", HONEST, *kinds)})
     print(f"  other processes took {100 * share:.1f} % of the cores meanwhile"
           + ("" if share <= QUIET else ": NOT a quiet machine, do not rely on these figures"))  # fmt: skip
 
 
-def _print(turns: dict[str, list[Turn]]) -> None:
-    alone = [turn.speed for turn in turns[""]]
-    print(Aimed("no flood", alone, " tokens/s", 1).line())
-    print(f"    {_p95(turns[''])}")
-    for flood, what in FLOODS.items():
-        here, elsewhere = turns[flood], turns[f"{flood} elsewhere"]
-        speeds, speeds_elsewhere = [turn.speed for turn in here], [turn.speed for turn in elsewhere]
-        print(Aimed(f"{what}, to another socket", speeds_elsewhere, " tokens/s", 1).line())
-        print(f"    {_p95(elsewhere)}")
-        print(Aimed(f"{what}, to the cloud", speeds, " tokens/s", 1).line())
-        print(f"    {_p95(here)}")
-        ratios = [a / b for a, b in zip(speeds, speeds_elsewhere, strict=True)]
-        print(Aimed(f"{what}: the cloud / another socket", ratios, "", 2, at_least=MOST_SLOWED).line())
-        print(Aimed(f"{what}: the cloud / no flood", [a / b for a, b in zip(speeds, alone, strict=True)], "", 2).line())
+# ---- what is measured
 
 
-def _p95(turns: Sequence[Turn]) -> str:
-    gaps = [gap for turn in turns for gap in turn.gaps_ms]
-    rate = statistics.median(turn.messages_s for turn in turns)
-    door, its_libzmq = (100 * statistics.median(each) for each in zip(*(turn.cores for turn in turns), strict=True))
-    told = f"between tokens p50 {statistics.median(gaps):.0f} ms, p95 {statistics.quantiles(gaps, n=20)[-1]:.0f} ms"
-    if rate:
-        told += f"; {rate:,.0f} messages/s sent, which take {door:.0f} % of a core in the cloud, "
-        told += f"{its_libzmq:.0f} % in its libzmq"
-    return told
+def _rounds(
+    clouds: dict[str, Cloud], kinds: dict[str, tuple[str, Any]], device: _Device, keys: dict[str, LinkKeys],
+    checkpoint: Path, rounds: int,
+) -> dict[tuple[str, str], list[Turn]]:  # fmt: skip
+    """Every turn, by cloud and company."""
+    turns = dict[tuple[str, str], list[Turn]]()
+    expected = list[int]()
+    for number in range(1, rounds + 1):
+        for name, running in clouds.items():
+            device.goes_to(running.address)
+            for kind in ("", HONEST, *kinds):
+                progress(f"round {number} of {rounds}, {name}: {kind or 'alone'}")
+                if not kind:
+                    turn = device.reply()
+                elif kind == HONEST:
+                    turn = _beside(device, running.pid, _ask_on, running.address, keys["tablet"], device.asks)
+                else:
+                    role, work = kinds[kind]
+                    turn = _beside(device, running.pid, _attack, running.address, keys[role], checkpoint, work)
+                expected = expected or turn.ids
+                if turn.ids != expected:
+                    raise SplitLlamaError("the device says other tokens in company than alone")
+                turns.setdefault((name, kind), []).append(turn)
+    return turns
 
 
-def _keys(directory: str, name: str) -> LinkKeys:
-    keys = link_keys(f"{directory}/{name}.key", f"{directory}/cloud.pub", "device")
-    assert keys is not None
-    return keys
+def _kinds(
+    clouds: dict[str, Cloud], keys: dict[str, LinkKeys], checkpoint: Path
+) -> dict[str, tuple[str, Callable[[Hostile, Any], None]]]:  # fmt: skip
+    """What a hostile key may do: its role, and the work; the dearest candidate of each type of message."""
+    kinds = dict[str, tuple[str, Callable[[Hostile, Any], None]]]()
+    print("\nthe dearest message of each type, in microseconds of the cloud's own threads:")
+    running = clouds.get("before", clouds["now"])  # where they were dearest
+    for kind, role in ROLES.items():
+        hostile = Hostile(running.address, keys[role], checkpoint / "edge")
+        name, seconds = dearest(hostile, kind, lambda: _cpu_s(running.pid)[0])
+        print(f"  {kind:<12} {name:<48} {1e6 * seconds:8.0f}")
+
+        def work(hostile: Hostile, sent: Any, kind: str = kind, name: str = name) -> None:
+            hostile.again_and_again(hostile.candidates()[kind][name], sent)
+
+        kinds[f"{kind}: {name}"] = (role, work)
+    return kinds | {kind: (f"device-{number}", work) for number, (kind, work) in enumerate(SESSIONS.items())}
+
+
+def _beside(device: _Device, cloud: int, work: Any, *args: Any) -> Turn:
+    """A reply beside somebody else."""
+    sent = _fork.Value("q", 0, lock=False)
+    with _running(work, *args, sent) as company:
+        time.sleep(SETTLED_S)
+        own, its_libzmq = _cpu_s(cloud)
+        theirs = sum(_cpu_s(company))
+        time.sleep(IDLE_S)
+        after, their_after = _cpu_s(cloud), sum(_cpu_s(company))
+        begun, before = time.monotonic(), sent.value
+        turn = device.reply()
+        rate = (sent.value - before) / (time.monotonic() - begun)
+        cores = (after[0] - own) / IDLE_S, (after[1] - its_libzmq) / IDLE_S, (their_after - theirs) / IDLE_S
+        return Turn(turn.ids, turn.times, rate, cores)
+
+
+def _attack(address: str, keys: LinkKeys, checkpoint: Path, work: Callable[[Hostile, Any], None], sent: Any) -> None:
+    torch.set_num_threads(1)
+    work(Hostile(address, keys, checkpoint / "edge"), sent)
+
+
+def _ask_on(address: str, keys: LinkKeys, asks: _Asks, sent: Any) -> None:
+    """Another honest device, which asks the same again and again."""
+    device = _Device(asks, keys)
+    device.goes_to(address)
+    while True:
+        sent.value += len(device.reply().ids)
+
+
+@dataclass(frozen=True)
+class _Asks:
+    """What honest devices ask, and with what."""
+
+    tokenizer: Tokenizer
+    prompt: list[int]
+    edge: EdgeTransformer
+    tokens: int
+
+
+def _asks(checkpoint: Path, prompt_file: str, tokens: int) -> _Asks:
+    torch.set_num_threads(1)
+    parallel.start()
+    half = read_half(checkpoint / "edge", "edge")
+    tokenizer = tokenizer_of(half)
+    prompt = prepare(
+        read_prompt(prompt_file), Profile(), "schema", chat_format_of(half, tokenizer), tokenizer, half.context_length
+    ).outgoing.ids
+    return _Asks(tokenizer, list(prompt), load_edge(checkpoint, torch.float32), tokens)
 
 
 class _Device:
-    """The honest one."""
+    """An honest one."""
 
-    def __init__(self, checkpoint_dir: str, prompt_file: str, link: Link, tokens: int) -> None:
-        torch.set_num_threads(1)
-        parallel.start()
-        half = read_half(Path(checkpoint_dir) / "edge", "edge")
-        self._link, self.welcome, self._n = link, link.hello(), tokens
-        self._tokenizer = tokenizer_of(half)
-        self._prompt = prepare(
-            read_prompt(prompt_file), Profile(), "schema", chat_format_of(half, self._tokenizer), self._tokenizer,
-            half.context_length,
-        ).outgoing.ids  # fmt: skip
-        self._edge = load_edge(checkpoint_dir, DTYPES[self.welcome.dtype])
+    def __init__(self, asks: _Asks, keys: LinkKeys) -> None:
+        self.asks, self._keys = asks, keys
+        self._link: Link | None = None
+
+    def goes_to(self, address: str) -> None:
+        """From now on it asks this cloud."""
+        self.close()
+        self._link = Link(address, deadline_s=120, on_notice=progress, keys=self._keys)
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
 
     def reply(self) -> Turn:
         """The same every time, but for when."""
-        times = list[float]()
+        assert self._link is not None
+        times, asks = list[float](), self.asks
         reply = reply_to(
-            self._prompt, edge=self._edge, link=self._link, welcome=self.welcome, tokenizer=self._tokenizer,
-            stop_ids=(), sampling=Sampling(temperature=0), max_gen_len=self._n,
+            asks.prompt, edge=asks.edge, link=self._link, welcome=self._link.hello(), tokenizer=asks.tokenizer,
+            stop_ids=(), sampling=Sampling(temperature=0), max_gen_len=asks.tokens,
             on_text=lambda _: times.append(time.monotonic()),
         )  # fmt: skip
         return Turn(reply.tokens, times[: len(reply.tokens)])
 
 
-def _under(flood: str, address: str, keys: LinkKeys, device: _Device, connections: int, cloud: int) -> Turn:
-    """A reply while there is a flood; an empty one is none."""
-    if not flood:
-        return device.reply()
-    sent = _fork.Value("q", 0, lock=False)
-    with _running(_flood, flood, address, keys, device.welcome, connections, sent):
-        time.sleep(SETTLED_S)
-        own, its_libzmq = _cpu_s(cloud)
-        time.sleep(IDLE_S)
-        after = _cpu_s(cloud)
-        begun, before = time.monotonic(), sent.value
-        turn = device.reply()
-        rate = (sent.value - before) / (time.monotonic() - begun)
-        return Turn(turn.ids, turn.times, rate, ((after[0] - own) / IDLE_S, (after[1] - its_libzmq) / IDLE_S))
+# ---- what is printed
+
+
+def _print(turns: dict[str, list[Turn]]) -> None:
+    alone, beside = turns[""], turns[HONEST]
+    passes = [turn.pass_s for turn in alone]
+    print(Aimed("alone", [turn.speed for turn in alone], " tokens/s", 1).line())
+    print(Aimed(f"beside {HONEST}", [turn.speed for turn in beside], " tokens/s", 1).line())
+    print(Aimed("  its longest gap, in passes", _gaps(beside, passes), "", 1).line())
+    for kind, company in turns.items():
+        if kind in ("", HONEST):
+            continue
+        rate, cores = statistics.median(turn.messages_s for turn in company), [turn.cores for turn in company]
+        own, its_libzmq, theirs = (100 * statistics.median(each) for each in zip(*cores, strict=True))
+        ratios = [a.speed / b.speed for a, b in zip(company, beside, strict=True)]
+        print(Aimed(kind, ratios, " of that", 2, at_least=KEPT).line())
+        print(Aimed("  its longest gap, in passes", _gaps(company, passes), "", 1, at_most=MOST_PASSES).line())
+        print(f"    {rate:,.0f} messages/s; of a core: {theirs:.0f} % their sender, {own:.0f} % the cloud, "
+              f"{its_libzmq:.0f} % its libzmq")  # fmt: skip
+
+
+def _gaps(turns: list[Turn], passes: list[float]) -> list[float]:
+    return [turn.longest_gap_s / seconds for turn, seconds in zip(turns, passes, strict=True)]
+
+
+# ---- processes
+
+
+def _keys(directory: Path) -> dict[str, LinkKeys]:
+    """The cloud's, two devices', and those of the hostile ones, by role; all are listed in ``directory``."""
+    owners = {"cloud": "cloud", "phone": "device", "tablet": "device", "device": "device", VENDOR: "vendor",
+              "operator": "operator"}  # fmt: skip
+    # What one leaves behind must not count for the next.
+    owners |= {f"device-{number}": "device" for number in range(len(SESSIONS))}
+    for name, role in owners.items():
+        make_keys(name, role, directory)
+    keys = dict[str, LinkKeys]()
+    for name, role in owners.items():
+        if role != "cloud":
+            made = link_keys(str(directory / f"{name}.key"), str(directory / "cloud.pub"), role)
+            assert made is not None
+            keys["vendor" if name == VENDOR else name] = made
+    return keys
+
+
+@contextlib.contextmanager
+def _cloud(checkpoint: Path, own: Path, keys: Path, root: Path, threads: int) -> Iterator[Cloud]:
+    """With all that a provider has."""
+    shutil.copytree(ROOT / "examples" / "sheets", own / "sheets")
+    long = "\n".join("# a long sheet " + "x" * 60 for _ in range(800))
+    (own / "sheets" / VENDOR / "large.toml").write_text(f'{long}\nquestions = ["Which?"]\n')
+    import_products(ROOT / "examples" / "catalogue.jsonl", own / "products.sqlite")
+    with cloud(
+        checkpoint / "cloud", "--dtype", "float32", "--key_file", keys / "cloud.key", "--allow_dir", keys, "--threads",
+        threads, "--sheet_dir", own / "sheets", "--publishing", "--record_file", own / "runs.sqlite", "--catalogue",
+        own / "products.sqlite", "--max_batch_size", 16, "--log_level", "error", root=root,
+    ) as running:  # fmt: skip
+        yield running
 
 
 def _cpu_s(pid: int) -> tuple[float, float]:
-    """Seconds of computing of a process's threads so far: libzmq's, after all the others'."""
+    """Seconds of computing of a process's threads so far: of all others, then of libzmq's."""
     own = libzmqs = 0.0
     for task in Path(f"/proc/{pid}/task").iterdir():
         name, _, fields = (task / "stat").read_text().rpartition(")")
@@ -226,61 +346,17 @@ def _cpu_s(pid: int) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _running(work: Any, *args: Any) -> Iterator[None]:
-    """A process of its own; killed at the end."""
+def _running(work: Any, *args: Any) -> Iterator[int]:
+    """A process of its own, killed at the end; its number."""
     process = _fork.Process(target=work, args=args, daemon=True)
     process.start()
     try:
-        yield
+        assert process.pid is not None
+        yield process.pid
     finally:
         assert process.pid is not None and process.is_alive(), f"{work.__name__} has ended"
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-
-
-@contextlib.contextmanager
-def _elsewhere(directory: str) -> Iterator[str]:
-    """The address of a socket with the cloud's keys that reads everything."""
-    ours, theirs = _fork.Pipe()
-    with _running(_read_everything, directory, theirs):
-        yield ours.recv()
-
-
-def _read_everything(directory: str, told: Connection) -> None:
-    from llama.keys import read_key
-
-    own = read_key(f"{directory}/cloud.key", "cloud")
-    door = zmq.Context().socket(zmq.ROUTER)
-    door.setsockopt(zmq.CURVE_SERVER, 1)
-    door.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
-    door.setsockopt(zmq.RCVHWM, 4)
-    told.send(f"tcp://127.0.0.1:{door.bind_to_random_port('tcp://127.0.0.1')}")
-    while True:
-        peer = door.recv_multipart(copy=False)[0].bytes
-        with contextlib.suppress(zmq.Again):
-            door.send_multipart([peer, b"", b""], zmq.DONTWAIT)
-
-
-def _flood(kind: str, address: str, keys: LinkKeys, welcome: Welcome, connections: int, sent: Any) -> None:
-    """As fast as it goes; ``sent`` counts."""
-    rows = torch.zeros(welcome.max_rows, welcome.dim, dtype=DTYPES[welcome.dtype])
-    step = Step(bytes(16), 1, 0, 0, welcome.dtype, welcome.max_rows, welcome.dim)
-    hello = [b"", *frames_of(Hello(wire.VERSION))]
-    frames = {"steps": [b"", *frames_of(step, rows)], "garbage": [b"", os.urandom(200)]}.get(kind, hello)
-    peers = [Peer(address, zmq.DEALER, keys) for _ in range(connections)]
-    while True:
-        for i, peer in enumerate(peers):
-            with contextlib.suppress(zmq.Again):
-                peer.socket.send_multipart(frames, zmq.DONTWAIT, copy=kind != "steps")
-                sent.value += 1
-            if kind == "handshakes":
-                if peer.socket.poll(20):  # it is through
-                    peer.__exit__()
-                    peers[i] = Peer(address, zmq.DEALER, keys)
-                continue
-            with contextlib.suppress(zmq.Again):
-                while True:
-                    peer.socket.recv_multipart(zmq.DONTWAIT)
 
 
 if __name__ == "__main__":
