@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import typing
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from llama import wire
+from llama.cloud.connections import MAX_PER_KEY, SILENT_S, Connections
 from llama.cloud.limits import Budgets
+from llama.edge.link import Link
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Hello, Opened, Refused, RequestDecoder, Tokens
+from tests.processes import wait_until
+from tests.raw import joined
 from tests.support import (
     ARGS,
     MAX_ROWS,
@@ -199,20 +205,115 @@ def test_nobody_has_several_slots_for_long_while_another_has_none(
             assert served.server.metrics.ended[next(e for e in served.server.metrics.ended if e == "share")] == 1
 
 
+# ---- connections
+
+
+class Watched(RuleBasedStateMachine):
+    """Connections that come, speak and go, in any order; and what is remembered of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.connections = Connections(self.clock)
+        self.there = dict[int, tuple[str, float]]()
+
+    @rule(descriptor=st.integers(0, 200))
+    def comes(self, descriptor: int) -> None:
+        self.connections.accepted(descriptor)
+        self.there[descriptor] = "", self.clock.now
+
+    @rule(descriptor=st.integers(0, 200))
+    def goes(self, descriptor: int) -> None:
+        self.connections.gone(descriptor)
+        self.there.pop(descriptor, None)
+
+    @rule(first=st.integers(0, 200), number=st.integers(1, 90), owner=st.sampled_from(["", "a", "b"]))
+    def speak(self, first: int, number: int, owner: str) -> None:
+        for descriptor in range(first, first + number):
+            before = self.there.get(descriptor, ("", 0.0))[0]
+            has = sum(each == owner for each, _ in self.there.values())
+            fits = not owner or owner == before or has < MAX_PER_KEY
+            assert self.connections.heard(descriptor, owner) == fits
+            if fits:
+                self.there[descriptor] = owner, self.clock.now
+
+    @rule(seconds=st.floats(0, 60))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.now += seconds
+        silent = sorted(d for d, (_, heard) in self.there.items() if self.clock.now - heard >= SILENT_S)
+        assert sorted(self.connections.silent()) == silent
+        for descriptor in silent:
+            del self.there[descriptor]
+        assert len(self.connections) == len(self.there)
+
+
+TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke = Watched.TestCase
+TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke.settings = settings(deadline=None, max_examples=30)
+
+
+def test_a_key_has_so_many_connections_and_no_more(
+    halves: Halves, tokenizer: Tokenizer, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one beyond is closed at its first message; the others, and another key, are answered. When one of them has
+    gone there is room for another.
+    """
+    monkeypatch.setattr("llama.cloud.connections.MAX_PER_KEY", 8)
+    greedy, modest = keys.make("greedy"), keys.make("modest")
+    with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served, ExitStack() as stack:
+        peers = [stack.enter_context(served.peer(keys=greedy)) for _ in range(9)]
+        assert [code_of(peer.ask(HELLO)) for peer in peers[:8]] == ["Welcome"] * 8
+        peers[8].send_request(HELLO)
+        assert not peers[8].socket.poll(1000)
+        assert [code_of(peer.ask(HELLO)) for peer in peers[:8]] == ["Welcome"] * 8
+        assert served.run(PROMPT, 4, keys=modest) == halves.tokens(PROMPT, 4)
+        peers[0].__exit__()
+        with served.peer(keys=greedy) as another:
+            assert wait_until(lambda: len(served.server._connections) <= 9)
+            assert code_of(another.ask(HELLO)) == "Welcome"
+
+
+def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects_anew(
+    halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that never spoke, and one that speaks again later."""
+    monkeypatch.setattr("llama.cloud.connections.SILENT_S", 0.5)
+    with Served(halves, tokenizer) as served, Link(served.endpoint, on_notice=lambda _: None) as link:
+        link.hello()
+        with joined(served.endpoint) as raw:
+            raw.settimeout(30)
+            while raw.recv(1 << 16):
+                pass
+        assert wait_until(lambda: len(served.server._connections) == 0)
+        assert link.hello() == served.welcome
+
+
+def test_one_key_leaves_room_for_the_errands_of_others(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
+    """It asks for the sheets over so many connections that they would be all that may wait."""
+    greedy, modest = keys.make("greedy"), keys.make("modest")
+    with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served, ExitStack() as stack:
+        peers = [stack.enter_context(served.peer(keys=greedy)) for _ in range(40)]
+        for _ in range(3):
+            for peer in peers:
+                peer.send_request(wire.ListSheets())
+            assert {code_of(peer.receive()) for peer in peers} <= {"Sheets", "busy"}
+            with served.peer(keys=modest) as peer:
+                assert code_of(peer.ask(wire.ListSheets())) == "Sheets"
+
+
 # ---- steps in parts
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(0.9, 0.95, 3)], ids=["greedy", "sampled"])
 def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
-    halves: Halves, tokenizer: Tokenizer, sampling: Sampling
+    halves: Halves, tokenizer: Tokenizer, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another device decodes, which makes every first part one of a few rows."""
+    """While another device decodes; in parts of one row."""
+    monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
     ids = [*PROMPT, *range(40, 40 + MAX_ROWS - len(PROMPT))]
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as other:
         rows = halves.rows(ids)
         step = {"position": 0, "rows": rows, "want": MAX_ROWS - len(PROMPT) + 1}
         whole = ask_for_times(served, peer, sampling, step)
-        before = halves.cloud.steps
         one = halves.rows(PROMPT)
         with served.session(other, opening(len(PROMPT))) as decoding:
             assert isinstance(other.ask(step_of(decoding, 1, 0, one), one), Tokens)
@@ -220,7 +321,7 @@ def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
             assert isinstance(other.ask(step_of(decoding, 2, len(PROMPT), row), row), Tokens)
             steps = halves.cloud.steps
             in_parts = ask_for_times(served, peer, sampling, step)
-        assert halves.cloud.steps > steps + 1 > before
+        assert halves.cloud.steps == steps + MAX_ROWS
         assert in_parts.ids == whole.ids and len(in_parts.ids) == MAX_ROWS - len(PROMPT) + 1
         assert in_parts.stages is not None and len(in_parts.stages.layers_us) == ARGS.n_layers - 1
 
@@ -234,8 +335,11 @@ def ask_for_times(served: Served, peer: Peer, sampling: Sampling, step: dict[str
     return reply
 
 
-def test_damage_in_a_later_part_of_a_chunk_refuses_all_of_it(halves: Halves, tokenizer: Tokenizer) -> None:
+def test_damage_in_a_later_part_of_a_chunk_refuses_all_of_it(
+    halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And the session goes on from where it was."""
+    monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as other:
         one = halves.rows(PROMPT)
         with served.session(other, opening(len(PROMPT))) as decoding, served.session(peer, opening(5)) as session:

@@ -55,6 +55,18 @@ def new_door(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
     return context.socket(zmq.ROUTER)
 
 
+def monitor_of(
+    door: zmq.Socket[bytes], context: zmq.Context[zmq.Socket[bytes]]
+) -> zmq.Socket[bytes]:  # fmt: skip
+    """A socket that says which connections a socket gets and loses, by their descriptors; before that is bound."""
+    address = "inproc://connections"
+    door.monitor(address, zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED)
+    monitor: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+    monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's thread would wait for room, and with it everything
+    monitor.connect(address)
+    return monitor
+
+
 class Admission:
     """The guard of one socket; used by one thread, the door's.
 
@@ -191,6 +203,14 @@ def is_here(address: str) -> bool:
     except ValueError:
         return False
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+def descriptor_of(frame: zmq.Frame) -> int:
+    """The descriptor of the connection that a message came over, which may have ended since; -1 where it has none."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 def _address_of(frame: zmq.Frame) -> str:

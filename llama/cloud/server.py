@@ -26,10 +26,12 @@ from dataclasses import dataclass
 import msgspec
 import torch
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from llama import wire
-from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role, new_door
+from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role, descriptor_of, monitor_of, new_door
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
+from llama.cloud.connections import Connections
 from llama.cloud.events import Events
 from llama.cloud.limits import Budgets, MemoryCeiling
 from llama.cloud.metrics import Metrics
@@ -66,10 +68,11 @@ POLL_S = 0.2  # how soon a signal is noticed
 SIGN_OF_LIFE_S = 20.0
 STUCK_S = 60.0  # a worker that is not heard of for so long is in a pass that will hardly end; likewise the door
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
-MAX_ERRANDS = 256  # that wait for the clerk
+MAX_ERRANDS, MAX_ERRANDS_EACH = 256, 16  # that wait for the clerk, and of one key
 FINISHED_FIRST = 32  # finished runs that may come after an errand and before it
 AT_ONCE = 8  # messages read before the door looks after anything else
 MOST_FRAMES = 16  # of a message; a Step's has 4 with its envelope
+EVENTS_AT_ONCE = 100  # of the monitor, likewise
 SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks after anything else
 REST_S = 0.001  # after messages beyond a budget nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its budget; a device asks again after 0.1 s
@@ -215,12 +218,14 @@ class Server:
         # By whose turn it is, then in order. None: there will be no more.
         self._clerk_jobs: queue.PriorityQueue[tuple[float, int, _ClerkJob | None]] = queue.PriorityQueue()
         self._clerk_jobs_put = 0
-        self._running_errands = set[bytes]()  # the peers that have one with the clerk
+        self._running_errands = dict[bytes, str]()  # the peers that have one with the clerk, and their keys
+        self._connections = Connections(time.monotonic)
         self._results: deque[_Done] = deque()
         self._failure: Exception | None = None
         self._context = zmq.Context()
         self._door = new_door(self._context)
         self._admission = None if keys is None else Admission(keys, self._context)
+        self._monitor = monitor_of(self._door, self._context)
         self._bell = self._context.socket(zmq.PULL)  # rung when a result lies ready
         self._bell.bind("inproc://bell")
         self._worker_rope, self._clerk_rope = self._bell_rope(), self._bell_rope()
@@ -316,6 +321,7 @@ class Server:
         poller = zmq.Poller()
         poller.register(self._door, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         if self._admission is not None:
             poller.register(self._admission.questions, zmq.POLLIN)
         try:
@@ -329,6 +335,8 @@ class Server:
                 if self._bell in events:
                     self._bell.recv()
                     self._answer_finished_jobs()
+                if self._monitor in events:
+                    self._look_at_connections()
                 if self._admission is not None:
                     if turned_away := self._admission.answer():
                         self.events.info("turned_away", number=turned_away)
@@ -340,12 +348,16 @@ class Server:
                 for session in self.sessions.beyond_their_share():
                     self._end(session, Ending.SHARE)
                 self._admit()
+                for descriptor in self._connections.silent():
+                    self._hang_up(descriptor)
                 self.events.catch_up()
             self._answer_finished_jobs()
         except Exception as err:
             self._failure = err
         finally:
+            self._door.disable_monitor()
             self._door.close()
+            self._monitor.close()
             self._bell.close()
             if self._admission is not None:
                 self._admission.close()
@@ -361,6 +373,17 @@ class Server:
                 if not admission.is_listed(session.owner):
                     self._end(session, Ending.KEY_REMOVED)
             self.sessions.leave_line(admission.is_listed)
+
+    def _look_at_connections(self) -> None:
+        """What libzmq says of them; as much as is there, but not without end."""
+        for _ in range(EVENTS_AT_ONCE):
+            if not self._monitor.poll(0):
+                return
+            event = parse_monitor_message(self._monitor.recv_multipart())
+            if event["event"] == zmq.Event.ACCEPTED:
+                self._connections.accepted(int(event["value"]))
+            else:
+                self._connections.gone(int(event["value"]))
 
     def _receive(self) -> None:
         """Some messages, each answered or handed on."""
@@ -389,8 +412,10 @@ class Server:
         wait_s = self._budgets.wait_s(owner or peer, sum(sizes))
         if wait_s:
             self._rests_until = arrived + REST_S
-        if self._surplus or (wait_s and self._refusals.wait_s(peer, 0)):
-            self._hang_up(frames[-1])
+        descriptor = descriptor_of(frames[-1])
+        may_stay = self._connections.heard(descriptor, owner)
+        if self._surplus or not may_stay or (wait_s and self._refusals.wait_s(peer, 0)):
+            self._hang_up(descriptor)
             return 0
         if len(sizes) < 3 or sizes[1] != 0:
             return 0  # not the envelope of a REQ peer: nobody to answer
@@ -423,10 +448,10 @@ class Server:
         self._send(peer, reply)
         return len(reply)
 
-    def _hang_up(self, frame: zmq.Frame) -> None:
-        """Close the connection that a message came over, for which libzmq has no call; its peer may connect anew."""
+    def _hang_up(self, descriptor: int) -> None:
+        """Close a connection, for which libzmq has no call; its peer may connect anew."""
         with contextlib.suppress(OSError):  # it is closed already
-            connection = socket.socket(fileno=int(frame.get(zmq.SRCFD)))
+            connection = socket.socket(fileno=descriptor)
             try:
                 # Since then its number may have become another file's; one of this port takes a broken connection well.
                 if self._port and connection.getsockname()[1] == self._port:
@@ -448,9 +473,11 @@ class Server:
         if isinstance(request, Status):
             return wire.encode(self._status())
         if isinstance(request, Errand):
-            if len(self._running_errands) >= MAX_ERRANDS or peer in self._running_errands:
+            running = self._running_errands
+            of_this_key = sum(each == owner for each in running.values()) if owner else 0
+            if len(running) >= MAX_ERRANDS or of_this_key >= MAX_ERRANDS_EACH or peer in running:
                 raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
-            self._running_errands.add(peer)
+            running[peer] = owner
             self._tell_the_clerk(_ErrandJob(peer, owner, request))
             return None
         session, digest = self.sessions.find(request.session, owner), digest_of(header, rows)
@@ -568,7 +595,7 @@ class Server:
                 assert not isinstance(result, _Sampled) and result is not None
                 reply = result.error if isinstance(result, Refused) else result
             if isinstance(job, _ErrandJob):
-                self._running_errands.discard(job.peer)
+                self._running_errands.pop(job.peer, None)
                 encoded, peer, owner = self._encoded(reply), job.peer, job.owner
             else:
                 session = job.session
