@@ -230,7 +230,7 @@ class Clerk:
             return
         if self.record.dropped > self._dropped:
             number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
-            self.events.warning("deliveries_deleted", number=number, why="uncollected and too old, too many or too large")
+            self.events.warning("deliveries_deleted", number=number, why="uncollected: too old, too many or too large")
         if self.record.dropped_runs > self._dropped_runs and time.monotonic() - self._told_of_runs >= TELL_S:
             number, self._dropped_runs = self.record.dropped_runs - self._dropped_runs, self.record.dropped_runs
             self._told_of_runs = time.monotonic()

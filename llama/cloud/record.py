@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -69,7 +70,8 @@ class Limits:
         """Most rows and most bytes of a pool."""
         if pool.kind == "runs":
             return self.runs, self.run_bytes
-        return (self.deliveries, self.delivery_bytes) if pool.kind == "waiting" else (self.tombstones, 0)
+        # Those acknowledged have no texts.
+        return (self.deliveries, self.delivery_bytes) if pool.kind == "waiting" else (self.tombstones, sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -265,11 +267,11 @@ class RunRecord:
 
     def _deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
         """Write a delivery where it is not there yet, in the transaction that is open."""
+        # One that no message may hold would be in the way of all that come after it.
+        msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
         run_id, withheld = self._delivery_id(delivery.run_id, owner)
         if withheld is None:
             delivery, withheld = msgspec.structs.replace(delivery, run_id=run_id), delivery.withheld
-            # One that no message may hold would be in the way of all that come after it.
-            msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
             sealed, now = self._owners.sealed(owner, run_id), int(self._clock())
             values = [_stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
             sheet = self._sheet(vendor, delivery.prompt)
@@ -364,16 +366,20 @@ class RunRecord:
 
         That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
         share one: what is a repeat, or acknowledged, of one would be so of the other. Nobody knows beforehand which id
-        follows, so nobody can be there first.
+        follows, so nobody can be there first. It is looked at also where the other one has gone meanwhile.
         """
         while True:
-            there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
-            if there is None:
-                return run_id, None
             sealed = self._owners.sealed(owner, run_id)
-            if there[0] in (sealed, mark_of(owner, run_id)):
+            there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
+            if there is not None and there[0] in (sealed, mark_of(owner, run_id)):
                 return run_id, bool(there[1])
-            run_id = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
+            following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
+            if there is None:
+                later = self._db.execute(_THE_DELIVERY, (following,)).fetchone()
+                if later is not None and later[0] == self._owners.sealed(owner, following):
+                    return following, bool(later[1])
+                return run_id, None
+            run_id = following
 
     def _is_there(self, run_id: bytes, owner: str) -> bool:
         """Whether an owner's run has a delivery."""
