@@ -40,6 +40,7 @@ from typing import Any
 import msgspec
 
 from llama import wire
+from llama.cloud.disk import settle_names
 from llama.cloud.owners import Owners, mark_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
@@ -212,7 +213,7 @@ class RunRecord:
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
             self._survey()
             self._forget(*self._shares.pools())
-        _sync_directory(path.parent)
+        settle_names(path.parent)
         self._fold()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
@@ -446,16 +447,6 @@ def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 def _reason(err: Exception) -> str:
     """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
     return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the name of a new file outlast a power cut; SQLite does so for its companion files only."""
-    with suppress(OSError):  # file systems that cannot
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def utc(seconds: float) -> str:
