@@ -79,7 +79,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
             entries = {}
             for name, source in sources.items():
                 _copy(name, Path(source).absolute(), partial / name)
-                verify(name, partial / name)
+                verify(name, partial / name, of=Path(source).absolute())
                 entries[name] = entry_of(partial / name)
                 settle(partial / name)
             manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
@@ -144,20 +144,25 @@ def _copy(name: str, source: Path, target: Path) -> None:
             db.backup(copy, pages=_PAGES, progress=lambda *_: end_if_signalled(), sleep=0)
 
 
-def verify(name: str, path: Path) -> None:
+def verify(name: str, path: Path, *, of: Path) -> None:
     """That a file which nobody has open is whole, and what its name says.
+
+    Args:
+        name: :data:`RECORD` or :data:`CATALOGUE`.
+        path: the file.
+        of: what it is a copy of; errors name it.
 
     Raises:
         RecordError, CatalogueError: it is not.
     """
-    with _told_of(name, path):
+    with _told_of(name, of):
         uri = f"{path.as_uri()}?immutable=1"  # no companion files
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.set_progress_handler(end_if_signalled, _STEPS)
-            _check_kind(name, db, path)
+            _check_kind(name, db, of)
             (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
     if said != "ok":
-        raise _error_of(name)(f"{path} is damaged; take an earlier back-up")
+        raise _error_of(name)(f"{of} is damaged; restore an earlier back-up")
 
 
 def _check_kind(name: str, db: sqlite3.Connection, path: Path) -> None:

@@ -90,7 +90,7 @@ def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
             here.write(chunk)
     if entry_of(target) != manifest.files[name]:
         raise BackupError(f"{source / name} is not what was backed up; take another back-up")
-    verify(name, target)
+    verify(name, target, of=source / name)
     settle(target)
 
 
