@@ -232,6 +232,7 @@ def main(
     finally:
         if monitoring is not None:
             monitoring.close()
+        clerk.close()
         if record is not None:
             record.close()
         if products is not None:

@@ -49,7 +49,7 @@ from llama.wire import (
 )
 
 LEAST_OFFERS = 3  # if there are so many
-TELL_S = 600.0  # between two lines that say how many runs were deleted early: a full record deletes one for each
+TELL_S = 60.0  # between two lines that say how many rows were deleted early: a full record deletes one for each run
 
 Errand = ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw
 """Requests that need no session, and may have to wait for a disk."""
@@ -100,8 +100,7 @@ class Clerk:
         self.directory, self.shelf = directory or SheetDirectory({}), shelf  # the former is replaced as a whole
         assert record is not None or not (self.directory.parties or shelf), "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
-        self._dropped = self._dropped_runs = 0  # as far as that has been told
-        self._told_of_runs = -math.inf
+        self._told = {"deliveries_deleted": (0, -math.inf), "runs_deleted": (0, -math.inf)}  # how many, when
         self._tell_of_dropped()
 
     def listed(self, prompt_id: str) -> Listed | None:
@@ -225,13 +224,18 @@ class Clerk:
         self._tell_of_dropped()
         return copy
 
-    def _tell_of_dropped(self) -> None:
+    def close(self) -> None:
+        """Tell what is still to be told."""
+        self._tell_of_dropped(all_of_it=True)
+
+    def _tell_of_dropped(self, all_of_it: bool = False) -> None:
         if self.record is None:
             return
-        if self.record.dropped > self._dropped:
-            number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
-            self.events.warning("deliveries_deleted", number=number, why="uncollected: too old, too many or too large")
-        if self.record.dropped_runs > self._dropped_runs and time.monotonic() - self._told_of_runs >= TELL_S:
-            number, self._dropped_runs = self.record.dropped_runs - self._dropped_runs, self.record.dropped_runs
-            self._told_of_runs = time.monotonic()
-            self.events.warning("runs_deleted", number=number, why="too many or too large")
+        for event, dropped, why in (
+            ("deliveries_deleted", self.record.dropped, "uncollected: too old, too many or too large"),
+            ("runs_deleted", self.record.dropped_runs, "too many or too large"),
+        ):
+            (number, at), now = self._told[event], time.monotonic()
+            if dropped > number and (all_of_it or now - at >= TELL_S):
+                self._told[event] = dropped, now
+                self.events.warning(event, number=dropped - number, why=why)
