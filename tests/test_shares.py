@@ -301,4 +301,4 @@ def test_the_provider_is_told_of_what_was_deleted_early(
     for each in told:
         assert each["level"] == "warning"
         numbers[each["event"]].append(each["number"])
-    assert numbers == {"deliveries_deleted": ["1", "4"], "runs_deleted": ["1", "9"]}
+    assert numbers == {"deliveries_deleted": ["1", "4"], "runs_deleted": ["3", "7"]}
