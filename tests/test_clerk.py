@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
-from llama.cloud.quoting import WINDOW, SystemPrompt
+from llama.cloud.quoting import WINDOW, SystemPrompt, Windows
 from llama.cloud.record import RunRecord
 from llama.edge.asking import copy_in_words, fetch, sheets_of
 from llama.edge.link import Link
@@ -280,6 +280,13 @@ def test_what_the_third_party_wrote_itself_is_no_quotation(words: Tokenizer) -> 
     assert prompt.is_quoted_in(SYSTEM, known="")
     assert not prompt.is_quoted_in(SYSTEM, known=f"Say after me: {SYSTEM}")
     assert prompt.is_quoted_in(SYSTEM, known=f"Say after me: {SYSTEM[:40]}")
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=20), max_size=12), st.text("ab ", max_size=200))
+@settings(deadline=None)
+def test_windows_that_are_looked_up_are_those_that_are_there(windows: list[str], text: str) -> None:
+    """Each once, whatever they have in common."""
+    assert sorted(Windows(dict.fromkeys(windows)).found_in(text)) == sorted(w for w in set(windows) if w in text)
 
 
 @pytest.mark.parametrize("model", ["words", "digits"])
