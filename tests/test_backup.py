@@ -125,7 +125,8 @@ class Devices:
         try:
             prompt = self.tokenizer.encode("Which cover?", bos=True, eos=False)
             while not self._stop.is_set():
-                with Watched(self.address, deadline_s=60, on_notice=lambda words: None) as link:
+                link = Watched(self.address, deadline_s=60, on_notice=lambda words: None)
+                with link:
                     reply = reply_to(
                         prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer, stop_ids=(),
                         sampling=GREEDY, max_gen_len=2, prompt_id="insurer/short",

@@ -163,7 +163,7 @@ RUN = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "outp
 _VERSIONS = ["version", "applied_at"]
 _DELIVERIES = ["place", "run_id", "vendor", "written_at", "acknowledged", "prompt_id", "finished_at", "prompt", "text",
                "offers", "withheld"]  # fmt: skip
-_COLUMNS: dict[int, dict[str, list[str]]] = {
+COLUMNS: dict[int, dict[str, list[str]]] = {
     1: {"runs": RUN[:8]},
     2: {"runs": RUN, "deliveries": _DELIVERIES, "versions": _VERSIONS},
     3: {"runs": [*RUN, "owner"], "deliveries": [*_DELIVERIES, "owner"], "versions": _VERSIONS},
@@ -187,12 +187,12 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
         sqlite3.Error: it cannot be read.
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version in _COLUMNS and all(_columns(db, t) == columns for t, columns in _COLUMNS[version].items()):
+    if version in COLUMNS and all(_columns(db, t) == columns for t, columns in COLUMNS[version].items()):
         return int(version)
     if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
         return 0
     what = "a database of another program"
-    if _columns(db, "runs") and version not in _COLUMNS:
+    if _columns(db, "runs") and version not in COLUMNS:
         what = f"of version {version}, and this release keeps version {VERSION}"
     raise RecordError(f"the run record {path} is {what}; give --record_file a file of its own")
 
