@@ -43,6 +43,7 @@ from llama.cloud.limits import (
     own_memory,
 )  # fmt: skip
 from llama.cloud.monitoring import Monitoring
+from llama.cloud.owners import secret_of
 from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
 from llama.cloud.publishing import Shelf
 from llama.cloud.ranks import Ranks
@@ -198,7 +199,10 @@ def main(
     openings = [] if edge_half is None else openings_of(directory, chat_format_of(half, tokenizer))
     openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size, events)
     products = None if catalogue is None else Catalogue(catalogue)
-    record = None if record_file is None else RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS)
+    secret = b"" if keys is None else secret_of(keys.own)
+    record = None
+    if record_file is not None:
+        record = RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS, secret=secret)
     clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf, events=events)
     server = Server(
         tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
@@ -237,6 +241,7 @@ def main(
     finally:
         if monitoring is not None:
             monitoring.close()
+        clerk.close()
         if record is not None:
             record.close()
         if products is not None:

@@ -14,6 +14,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -106,6 +107,19 @@ def end_if_signalled() -> None:
         if _received[0] == signal.SIGINT:
             raise KeyboardInterrupt
         sys.exit(128 + _received[0])
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back, so that a second one does not stop the clearing up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@
     ├── KeysError              a key file, or the directory of those that are allowed
     ├── RecordError            the file of finished runs
     ├── CatalogueError         the partner catalogue, or the file of products that it is made from
+    ├── BackupError            a back-up of these, or where one is to be written
     └── LinkError              the device's side of the network
         ├── CloudUnreachable   nobody answered before the deadline
         ├── ProtocolMismatch   somebody answered, but not in this protocol
@@ -86,6 +87,10 @@ class RecordError(SplitLlamaError):
 
 class CatalogueError(SplitLlamaError):
     """The partner catalogue, or the file of products to be imported, is none, of another version or not good."""
+
+
+class BackupError(SplitLlamaError):
+    """A back-up cannot be written, is none, is damaged, or would be restored over what is there."""
 
 
 class LinkError(SplitLlamaError):

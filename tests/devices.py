@@ -7,11 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from llama.edge.link import Link
 from llama.generation import EdgeHalf, Reply, reply_to
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
+from llama.wire import Open, Request
 from tests.support import GREEDY
+
+
+class Watched(Link):
+    """A device's link that tells which run it opened."""
+
+    run_id = b""
+
+    def begin(self, request: Request, rows: torch.Tensor | None = None) -> None:
+        """As ``Link.begin``."""
+        if isinstance(request, Open):
+            self.run_id = request.run_id
+        super().begin(request, rows)
 
 
 def converse(

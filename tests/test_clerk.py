@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
-from llama.cloud.quoting import WINDOW, SystemPrompt
+from llama.cloud.quoting import WINDOW, SystemPrompt, Windows
 from llama.cloud.record import RunRecord
-from llama.edge.asking import fetch, sheets_of
+from llama.edge.asking import copy_in_words, fetch, sheets_of
 from llama.edge.link import Link
 from llama.errors import CloudRefused, PromptError, ProtocolMismatch
 from llama.prompt import read_from_directory
@@ -136,6 +136,29 @@ def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> No
         refused = peer.receive()
         assert isinstance(refused, wire.Error) and refused.code == "not_served"
         assert "insurer" not in f"{refused.message} {refused.advice}"  # others' names are not a third party's business
+
+
+def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) -> None:
+    """No output, or none before the stop id; the person is told so. A run that has some is replaced by none."""
+    record, run_id = served.server.clerk.record, os.urandom(16)
+    assert record is not None
+    says = set[str]()
+    for request, end in (
+        (opening(prompt_id="insurer/cover"), 0),
+        (opening(prompt_id="insurer/cover", resumed_ids=(7, 65, 66), stop_ids=(7,)), 3),
+        (opening(prompt_id="gifts", resumed_ids=(65,)), 0),
+    ):
+        with served.peer() as peer, served.session(peer, request) as session:
+            final = peer.ask(Finish(session, 1, end))
+            assert isinstance(final, Final)
+            assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), Copy.NONE, 5)
+            says.add(copy_in_words(final.copy, "insurer"))
+    assert record.runs(9) == [] and collected(served, "insurer") == ()
+    (said,) = says
+    assert said.startswith("no copy is kept for insurer: the reply is empty, or ")
+    finish(served, "Cover A.", "insurer/cover", run_id)
+    assert finish(served, "", "insurer/cover", run_id).copy is Copy.NONE
+    assert [run.text for run in record.runs(9)] == [d.text for d in collected(served, "insurer")] == ["Cover A."]
 
 
 def test_nothing_of_the_provider_is_in_a_delivery(served: Served) -> None:
@@ -260,6 +283,13 @@ def test_what_the_third_party_wrote_itself_is_no_quotation(words: Tokenizer) -> 
     assert prompt.is_quoted_in(SYSTEM, known="")
     assert not prompt.is_quoted_in(SYSTEM, known=f"Say after me: {SYSTEM}")
     assert prompt.is_quoted_in(SYSTEM, known=f"Say after me: {SYSTEM[:40]}")
+
+
+@given(st.lists(st.text("ab ", min_size=1, max_size=20), max_size=12), st.text("ab ", max_size=200))
+@settings(deadline=None)
+def test_windows_that_are_looked_up_are_those_that_are_there(windows: list[str], text: str) -> None:
+    """Each once, whatever they have in common."""
+    assert sorted(Windows(dict.fromkeys(windows)).found_in(text)) == sorted(w for w in set(windows) if w in text)
 
 
 @pytest.mark.parametrize("model", ["words", "digits"])

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,8 +43,9 @@ from llama.sampling import Sampling
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.vendor import line_of, main
-from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened, Request
+from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened
 from tests import canaries
+from tests.devices import Watched
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import ROOT, Halves, Served, run_main
 from tests.whole import load_edge
@@ -620,18 +620,6 @@ def test_interrupted_while_it_prints_it_loses_nothing(provider: Provider) -> Non
 
 
 # ---- all of it at once
-
-
-class Watched(Link):
-    """A device's link that tells which run it opened."""
-
-    run_id = b""
-
-    def begin(self, request: Request, rows: torch.Tensor | None = None) -> None:
-        """As ``Link.begin``."""
-        if isinstance(request, Open):
-            self.run_id = request.run_id
-        super().begin(request, rows)
 
 
 class Devices:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llama.chat import Message
-from llama.cloud.record import Run
+from llama.cloud.tables import COLUMNS, VERSION
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
 from llama.privacy.policy import FIELDS, SEES, FieldPolicy, Generaliser, Kind, Party, field_of, view
@@ -81,11 +81,11 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
 def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
     """Every column of its record is a run's name, a time or a count, the reply with tags or the offers for it.
 
-    Whose key it came with is no kind of the table: ``owner`` is a hash, another one for every run.
+    Whose key it came with is no kind of the table: ``owner`` is encrypted, differently in every row.
     """
-    columns = set(Run.__dataclass_fields__)
+    columns = set(COLUMNS[VERSION]["runs"])
     names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
-    assert columns == names | times | {"text", "offers", "copy", "owner"}
+    assert columns == names | times | {"text", "offers", "copy", "owner"} | {"place", "bytes"}
     assert SEES[Kind.OFFERS][Party.PROVIDER].holds
     assert SEES[Kind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[Kind.TIMINGS][Party.PROVIDER].holds
 

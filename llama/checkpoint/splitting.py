@@ -11,8 +11,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +34,7 @@ from llama.checkpoint.shards import SLAB_BYTES, ShardedTensors, open_pth
 from llama.checkpoint.source import DTYPES, Source
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.checkpoint.writing import PthFile, raw_bytes
+from llama.command import uninterrupted
 from llama.errors import CheckpointError
 from llama.model import ModelArgs
 
@@ -240,24 +239,11 @@ def _partial_directory(output_dir: Path) -> Iterator[Path]:
             yield partial
             partial.rename(output_dir)
         except BaseException:
-            with _uninterrupted():
+            with uninterrupted():
                 shutil.rmtree(partial, ignore_errors=True)
             raise
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back, so that a second one does not stop the clearing up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, TensorDigest]:

@@ -163,7 +163,7 @@ class Catalogue:
         try:
             self._db = connect(path)
             try:
-                _check_version(self._db, path)
+                check_version(self._db, path)
                 self._prepare()
             except BaseException:
                 self._db.close()
@@ -348,7 +348,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
+def check_version(db: sqlite3.Connection, path: Path) -> None:
     """That the file is a catalogue of this version.
 
     Raises:

@@ -9,6 +9,7 @@ Does not know: sockets, sessions, tensors, who the person is. One thread uses it
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -19,7 +20,7 @@ from llama.cloud.events import Events
 from llama.cloud.offers import offers_for
 from llama.cloud.publishing import Shelf
 from llama.cloud.quoting import SystemPrompt
-from llama.cloud.record import Run, RunRecord, mark_of, utc
+from llama.cloud.record import Run, RunRecord, utc
 from llama.errors import CatalogueError, RecordError
 from llama.sheets import Listed, SheetDirectory, party_of
 from llama.tokenizer import Tokenizer
@@ -48,6 +49,7 @@ from llama.wire import (
 )
 
 LEAST_OFFERS = 3  # if there are so many
+TELL_S = 60.0  # between two lines that say how many rows were deleted early: a full record deletes one for each run
 
 Errand = ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw
 """Requests that need no session, and may have to wait for a disk."""
@@ -98,7 +100,7 @@ class Clerk:
         self.directory, self.shelf = directory or SheetDirectory({}), shelf  # the former is replaced as a whole
         assert record is not None or not (self.directory.parties or shelf), "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
-        self._dropped = 0  # deliveries, as far as that has been told
+        self._told = {"deliveries_deleted": (0, -math.inf), "runs_deleted": (0, -math.inf)}  # how many, when
         self._tell_of_dropped()
 
     def listed(self, prompt_id: str) -> Listed | None:
@@ -106,14 +108,19 @@ class Clerk:
         return self.directory.sheets.get(prompt_id)
 
     def finish(self, run: FinishedRun) -> Final:
-        """The reply as text, with offers; written down, with the third party's copy, before it is handed out."""
+        """The reply as text, with offers; written down, with the third party's copy, before it is handed out.
+
+        One without text is nothing to anybody: it has neither offers nor a copy, and is not written down.
+        """
         text, listed = self.tokenizer.decode(run.ids), run.listed
+        usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
+        if not text:
+            return Final(text, usage)
         offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
         delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
         copy = Copy.NONE
         if delivery is not None:
             copy = Copy.WITHHELD if delivery.withheld else Copy.QUEUED
-        usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
         if self.record is not None:
             copy = self._keep(self.record, run, text, offers, copy, delivery)
         return Final(text, usage, offers, copy)
@@ -206,18 +213,29 @@ class Clerk:
         """What has become of the third party's copy."""
         row = Run(
             run.run_id, run.prompt_id, utc(run.opened_at), utc(time.time()), run.prompt_tokens, len(run.ids),
-            run.compute_us, text, offers, str(copy), mark_of(run.owner, run.run_id),
+            run.compute_us, text, offers, str(copy),
         )  # fmt: skip
         vendor = "" if delivery is None else party_of(delivery.prompt_id)
         try:
-            copy = record.finished(row, vendor, delivery)
+            copy = record.finished(row, vendor, delivery, run.owner)
         except RecordError as err:  # the provider's loss, not the device's
             self.events.error("record_failed", message=str(err))
             copy = Copy.NONE if delivery is None else Copy.FAILED
         self._tell_of_dropped()
         return copy
 
-    def _tell_of_dropped(self) -> None:
-        if self.record is not None and self.record.dropped > self._dropped:
-            number, self._dropped = self.record.dropped - self._dropped, self.record.dropped
-            self.events.warning("deliveries_deleted", number=number, why="uncollected and too old or too many")
+    def close(self) -> None:
+        """Tell what is still to be told."""
+        self._tell_of_dropped(all_of_it=True)
+
+    def _tell_of_dropped(self, all_of_it: bool = False) -> None:
+        if self.record is None:
+            return
+        for event, dropped, why in (
+            ("deliveries_deleted", self.record.dropped, "uncollected: too old, too many or too large"),
+            ("runs_deleted", self.record.dropped_runs, "too many or too large"),
+        ):
+            (number, at), now = self._told[event], time.monotonic()
+            if dropped > number and (all_of_it or now - at >= TELL_S):
+                self._told[event] = dropped, now
+                self.events.warning(event, number=dropped - number, why=why)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
+from llama.cloud.disk import settle, settle_names
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
 from llama.errors import CatalogueError, UsageError
@@ -45,10 +46,10 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
             partial.unlink(missing_ok=True)  # of an import that was killed
             try:
                 count = _write(partial, products_in(file, source))
-                _settle(partial)
+                settle(partial)
                 end_if_signalled()
                 partial.replace(target)
-                _sync(target.parent)
+                settle_names(target.parent)
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as err:
@@ -84,20 +85,6 @@ def _only_import(directory: Path) -> Iterator[None]:
         yield
     except BlockingIOError:
         raise CatalogueError(f"another import is writing to {directory}; wait until it is done") from None
-    finally:
-        os.close(number)
-
-
-def _settle(path: Path) -> None:
-    """Have the file on the disk before it gets its name."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    number = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(number)
     finally:
         os.close(number)
 

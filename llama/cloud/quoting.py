@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
 MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
+_BEGINNING = 12  # letters of a window by which it is looked up
 _WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
 _LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
 _BETWEEN_WORDS = re.compile(r"<[^<>]{1,80}>|%[0-9A-Fa-f]{2}|\\[nrt]|[\W\d_]")  # markup, links, JSON, numbering
@@ -30,7 +33,7 @@ class SystemPrompt:
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         pieces = [tokenizer.token_bytes(token) for token in tokenizer.encode(text, bos=False, eos=False)]
-        self._in_words, self._in_letters = dict[str, None](), dict[str, None]()
+        in_word_form, in_letter_form = dict[str, None](), dict[str, None]()
         following = [len(pieces) + 1] * (len(pieces) + 1)  # by place: after the next piece that may hold a letter
         for place in reversed(range(len(pieces))):
             following[place] = place + 1 if _LETTER.search(pieces[place]) else following[place + 1]
@@ -44,14 +47,15 @@ class SystemPrompt:
             if _WORD.search(window):
                 left = "" if before[-1:].isalnum() and window[:1].isalnum() else " "  # or it begins inside a word
                 right = "" if after[:1].isalnum() and window[-1:].isalnum() else " "
-                self._in_words[f"{left}{in_words(window)}{right}"] = None
+                in_word_form[f"{left}{in_words(window)}{right}"] = None
             while len(letters := in_letters(window)) < MIN_LETTERS:
                 end = following[end]
                 if end > len(pieces):
                     break
                 window = b"".join(pieces[start:end]).decode(errors="ignore")
             if len(letters) >= MIN_LETTERS:
-                self._in_letters[letters] = None
+                in_letter_form[letters] = None
+        self._in_words, self._in_letters = Windows(in_word_form), Windows(in_letter_form)
 
     def is_quoted_in(self, text: str, known: str) -> bool:
         """Whether ``text`` has the words of any :data:`WINDOW` consecutive tokens, whatever their case and punctuation.
@@ -66,9 +70,40 @@ class SystemPrompt:
         """
         for windows, form in ((self._in_words, _padded), (self._in_letters, in_letters)):
             said, written = form(text), form(known)
-            if any(window in said and window not in written for window in windows):
+            if any(window not in written for window in windows.found_in(said)):
                 return True
         return False
+
+
+class Windows:
+    """Short texts that are searched in long ones.
+
+    The time that it takes does not grow with their number: a reply may be as long as the context is, and a search for
+    each in turn keeps the clerk, whom others wait for, as many times.
+
+    Args:
+        windows: none is empty.
+    """
+
+    def __init__(self, windows: Iterable[str]) -> None:
+        self._short, self._by_beginning = list[str](), defaultdict[str, list[str]](list)
+        for window in windows:
+            if len(window) < _BEGINNING:
+                self._short.append(window)
+            else:
+                self._by_beginning[window[:_BEGINNING]].append(window)
+
+    def found_in(self, text: str) -> Iterator[str]:
+        """Those that are in ``text``, each once."""
+        yield from (window for window in self._short if window in text)
+        if not self._by_beginning:
+            return
+        left = {beginning: list(windows) for beginning, windows in self._by_beginning.items()}
+        for start in range(len(text) - _BEGINNING + 1):
+            for window in left.get(text[start : start + _BEGINNING], ()):
+                if text.startswith(window, start):
+                    left[window[:_BEGINNING]] = [other for other in left[window[:_BEGINNING]] if other != window]
+                    yield window
 
 
 def in_words(text: str) -> str:

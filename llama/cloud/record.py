@@ -3,19 +3,21 @@
 Any SQLite tool reads it while it is written. A run and its delivery are written in one transaction, and each call
 returns when the disk has what it wrote: neither a kill nor a power cut loses any of it.
 
-Knows: the tables, their version, how long and how many rows are kept. Texts are kept as the cloud has them: a value
-that the device sent as a tag, such as ``[NAME_1]``, is that tag here too.
-Whose key a run came with is kept as a hash (:func:`mark_of`), so that nobody's run takes the place of another's.
+Knows: how long and how many rows are kept, and whose goes first (``shares``). Texts are kept as the cloud has them: a
+value that the device sent as a tag, such as ``[NAME_1]``, is that tag here too. Whose key a run came with is kept
+encrypted (``owners``), so that nobody's run takes the place of another's.
 Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to.
 
 **Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
+Of each line there are no more than its limits say; what is over them goes from the owner who has most of that line, the
+oldest first. Nothing is kept longer than ``retention_days``.
 
 ===================  ===========================================================================================
-runs                 the newest :data:`MAX_RUNS`, and none that finished longer than ``retention_days`` ago
-deliveries           for each third party the newest :data:`MAX_DELIVERIES`, and none that was written longer than
-                     ``retention_days`` ago, collected or not; :attr:`RunRecord.dropped` counts those that were not
-acknowledged ones    only their ids, by which a replayed run is known; for each third party the newest
-                     :data:`MAX_TOMBSTONES`, and none whose delivery was written longer than ``retention_days`` ago
+runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunRecord.dropped_runs` counts those
+                     that went before their days were over
+deliveries           of each third party :data:`MAX_DELIVERIES`, and :data:`MAX_DELIVERY_BYTES` of text with the
+                     sheets, each of which is kept once; :attr:`RunRecord.dropped` counts those that went uncollected
+acknowledged ones    only their ids, by which a replayed run is known; of each third party :data:`MAX_TOMBSTONES`
 ===================  ===========================================================================================
 
 What is deleted is overwritten in the file (not in a disk's spare blocks, nor in anybody's copy of it).
@@ -26,11 +28,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,89 +40,44 @@ from typing import Any
 import msgspec
 
 from llama import wire
+from llama.cloud.disk import settle_names
+from llama.cloud.owners import Owners, mark_of
+from llama.cloud.shares import RUNS, Pool, Shares
+from llama.cloud.tables import RUN, digest_of, upgrade, version_of
 from llama.errors import RecordError
 
-VERSION = 3  # of the tables: the file's user_version
 RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
+MAX_RUN_BYTES = 1 << 30
 MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
+MAX_DELIVERY_BYTES = 256 << 20  # likewise
 MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
 OPEN_PATIENCE_S = 2.0  # how long another program may hold the file when it is opened,
 BUSY_MS = 50  # and when a run is written: meanwhile the clerk serves nobody
 _DAY_S = 24 * 60 * 60
 
-# What makes a version out of the one before; a new file goes through all of them.
-#
-# Rows of both tables are in the order of their rowid, which grows with every row that is written, also one that
-# replaces another; times have whole seconds, and clocks are set back.
-_UPGRADES: dict[int, tuple[str, ...]] = {
-    1: (
-        """
-        CREATE TABLE runs (
-            run_id BLOB PRIMARY KEY NOT NULL,
-            prompt_id TEXT NOT NULL,
-            opened_at TEXT NOT NULL,
-            finished_at TEXT NOT NULL,
-            prompt_tokens INTEGER NOT NULL,
-            output_tokens INTEGER NOT NULL,
-            compute_us INTEGER NOT NULL,
-            text TEXT NOT NULL
-        )
-        """,
-    ),
-    2: (
-        "ALTER TABLE runs ADD COLUMN offers TEXT NOT NULL DEFAULT '[]'",  # JSON
-        "ALTER TABLE runs ADD COLUMN copy TEXT NOT NULL DEFAULT 'none'",
-        "CREATE INDEX runs_by_age ON runs (finished_at)",
-        """
-        CREATE TABLE deliveries (
-            place INTEGER PRIMARY KEY,
-            run_id BLOB NOT NULL UNIQUE,
-            vendor TEXT NOT NULL,
-            written_at INTEGER NOT NULL,      -- seconds since 1970
-            acknowledged INTEGER NOT NULL,    -- 1: what follows is erased
-            prompt_id TEXT NOT NULL,
-            finished_at TEXT NOT NULL,
-            prompt TEXT NOT NULL,
-            text TEXT NOT NULL,
-            offers TEXT NOT NULL,             -- JSON
-            withheld INTEGER NOT NULL
-        )
-        """,
-        "CREATE INDEX deliveries_by_vendor ON deliveries (vendor, acknowledged, place)",
-        "CREATE INDEX deliveries_by_age ON deliveries (written_at)",
-        # Version 1 kept no such table: in a file that it made the first row is 2.
-        "CREATE TABLE versions (version INTEGER PRIMARY KEY, applied_at TEXT NOT NULL)",
-    ),
-    3: (
-        "ALTER TABLE runs RENAME TO runs_before",
-        """
-        CREATE TABLE runs (
-            run_id BLOB NOT NULL,
-            prompt_id TEXT NOT NULL,
-            opened_at TEXT NOT NULL,
-            finished_at TEXT NOT NULL,
-            prompt_tokens INTEGER NOT NULL,
-            output_tokens INTEGER NOT NULL,
-            compute_us INTEGER NOT NULL,
-            text TEXT NOT NULL,
-            offers TEXT NOT NULL,             -- JSON
-            copy TEXT NOT NULL,
-            owner BLOB NOT NULL,
-            PRIMARY KEY (run_id, owner)
-        )
-        """,
-        "INSERT INTO runs SELECT *, x'' FROM runs_before ORDER BY rowid",  # nobody's: it was not written down
-        "DROP TABLE runs_before",  # with its index
-        "CREATE INDEX runs_by_age ON runs (finished_at)",
-        "ALTER TABLE deliveries ADD COLUMN owner BLOB NOT NULL DEFAULT x''",
-    ),
-}
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is kept; see the table above. Bytes are those of texts in UTF-8."""
+
+    runs: int = MAX_RUNS
+    run_bytes: int = MAX_RUN_BYTES
+    deliveries: int = MAX_DELIVERIES
+    delivery_bytes: int = MAX_DELIVERY_BYTES
+    tombstones: int = MAX_TOMBSTONES
+
+    def of(self, pool: Pool) -> tuple[int, int]:
+        """Most rows and most bytes of a pool."""
+        if pool.kind == "runs":
+            return self.runs, self.run_bytes
+        # Those acknowledged have no texts.
+        return (self.deliveries, self.delivery_bytes) if pool.kind == "waiting" else (self.tombstones, sys.maxsize)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; the columns of the table, in their order.
+    """A finished run, as the table has it.
 
     Args:
         run_id: 16 bytes, from the device.
@@ -133,7 +90,6 @@ class Run:
         text: the reply, with the device's tags.
         offers: made with the reply.
         copy: what became of the third party's copy; a value of ``wire.Copy``.
-        owner: :func:`mark_of` the key that it came with.
     """
 
     run_id: bytes
@@ -146,57 +102,43 @@ class Run:
     text: str = field(repr=False)
     offers: tuple[wire.Offer, ...] = field(default=(), repr=False)
     copy: str = "none"
-    owner: bytes = field(default=b"", repr=False)
 
 
-_RUN = [f.name for f in fields(Run)]
 _DELIVERY = list(wire.Delivery.__struct_fields__)
-_TABLES: dict[int, dict[str, list[str]]] = {
-    1: {"runs": _RUN[:8]},
-    2: {
-        "runs": _RUN[:10],
-        "deliveries": ["place", "run_id", "vendor", "written_at", "acknowledged", *_DELIVERY[1:]],
-        "versions": ["version", "applied_at"],
-    },
-    3: {
-        "runs": _RUN,
-        "deliveries": ["place", "run_id", "vendor", "written_at", "acknowledged", *_DELIVERY[1:], "owner"],
-        "versions": ["version", "applied_at"],
-    },
-}
+_DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # which is the sheet's text
 
 
 def _insert(table: str, columns: Sequence[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-_IS_THE_RUN = "run_id = ? AND owner = ?"
-_WRITE_RUN = _insert("runs", _RUN)
-_NEWEST_RUNS = f"SELECT {', '.join(_RUN)} FROM runs ORDER BY rowid DESC LIMIT ?"
-_WRITE_DELIVERY = (
-    _insert("deliveries", ["vendor", "written_at", "acknowledged", "owner", *_DELIVERY])
-    + " ON CONFLICT (run_id) DO NOTHING"
+_IS_THE_RUN = "run_id = ? AND owner IN (?, ?)"
+_WRITE_RUN = _insert("runs", ["owner", "bytes", *RUN])
+_NEWEST_RUNS = f"SELECT {', '.join(RUN)} FROM runs ORDER BY place DESC LIMIT ?"
+_WRITE_SHEET = _insert("sheets", ["vendor", "digest", "bytes", "text"])
+_SHEET = "SELECT number FROM sheets WHERE vendor = ? AND digest = ?"
+_WRITE_DELIVERY = _insert(
+    "deliveries", ["vendor", "owner", "written_at", "acknowledged", "bytes", "sheet", *_DELIVERY_COLUMNS]
 )
-_IS_WITHHELD = "SELECT withheld FROM deliveries WHERE run_id = ?"
-_OWNER_OF_DELIVERY = "SELECT owner FROM deliveries WHERE run_id = ?"
+_THE_DELIVERY = "SELECT owner, withheld FROM deliveries WHERE run_id = ?"
 _WAITING = f"""
-    SELECT {", ".join(_DELIVERY)} FROM deliveries
-    WHERE vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
+    SELECT {", ".join("coalesce(sheets.text, '')" if n == "prompt" else f"deliveries.{n}" for n in _DELIVERY)}
+    FROM deliveries LEFT JOIN sheets ON sheets.number = deliveries.sheet
+    WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
 """
 _ERASE = """
     UPDATE deliveries
-    SET acknowledged = 1, prompt_id = '', finished_at = '', prompt = '', text = '', offers = '', withheld = 0
+    SET acknowledged = 1, bytes = 0, sheet = NULL, prompt_id = '', finished_at = '', text = '', offers = '',
+        withheld = 0
     WHERE run_id = ? AND vendor = ? AND acknowledged = 0
 """
 _OLD_RUNS = "DELETE FROM runs WHERE finished_at < ?"
-_OLD_DELIVERIES = "DELETE FROM deliveries WHERE written_at < ? RETURNING vendor, acknowledged"
-_FIRST_RUNS = "DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs ORDER BY rowid LIMIT ?)"
-_FIRST_DELIVERIES = """
-    DELETE FROM deliveries WHERE place IN (
-        SELECT place FROM deliveries WHERE vendor = ? AND acknowledged = ? ORDER BY place LIMIT ?
-    )
-"""
-_HOW_MANY_DELIVERIES = "SELECT vendor, acknowledged, count(*) FROM deliveries GROUP BY vendor, acknowledged"
+_OLD_DELIVERIES = "DELETE FROM deliveries WHERE written_at < ? RETURNING acknowledged"
+_GOES = {
+    "runs": "DELETE FROM runs WHERE place = ?",
+    "waiting": "DELETE FROM deliveries WHERE place = ?",
+    "acknowledged": "DELETE FROM deliveries WHERE place = ?",
+}
 
 
 class RunRecord:
@@ -209,22 +151,26 @@ class RunRecord:
             file of an earlier version becomes one of this version, with all its rows.
         retention_days: how long rows are kept, see above.
         clock: seconds since 1970.
+        limits: how much is kept, see above.
+        secret: with which rows' owners are encrypted. Rows of another secret, and those that a file of version 3 has,
+            count as one owner's, whom nobody knows.
 
     Attributes:
         dropped: deliveries that retention has deleted before they were acknowledged, since the file was opened.
+        dropped_runs: runs that it has deleted before their days were over, likewise.
 
     Raises:
         RecordError: not a file, not a run record of this version or an earlier one, or it cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, *, retention_days: float = RETENTION_DAYS, clock: Callable[[], float] = time.time
-    ) -> None:
-        self.dropped = 0
-        self._retention_s, self._clock = retention_days * _DAY_S, clock
-        # How many rows there are, kept up to date; see _count.
-        self._runs, self._deliveries = 0, Counter[tuple[str, int]]()  # the latter by third party and acknowledged
-        self._counted_at: int | None = None
+        self, path: str | Path, *, retention_days: float = RETENTION_DAYS, clock: Callable[[], float] = time.time,
+        limits: Limits | None = None, secret: bytes = b"",
+    ) -> None:  # fmt: skip
+        self.dropped = self.dropped_runs = 0
+        self._retention_s, self._clock, self._limits = retention_days * _DAY_S, clock, limits or Limits()
+        self._owners = Owners(secret)
+        self._surveyed_at: int | None = None  # the file's data_version: what others write changes it
         self._unfolded = False  # erased words may still stand in the companion file
         path = Path(path).absolute()  # to SQLite, ":memory:" would not be a file's name
         try:
@@ -255,38 +201,21 @@ class RunRecord:
                               f"local disk, where this user may write") from None  # fmt: skip
 
     def _prepare(self, path: Path) -> None:
-        self._version(path)  # first: nothing is changed in a file that is not ours
+        version_of(self._db, path)  # first: nothing is changed in a file that is not ours
         if self._db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):  # readers never make a writer wait
             raise sqlite3.OperationalError("its file system has no shared memory")
         self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
         self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
         self._db.execute("PRAGMA secure_delete = ON")
+        self._shares = Shares(self._db, self._owners.opened)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            for version in range(self._version(path) + 1, VERSION + 1):
-                for statement in _UPGRADES[version]:
-                    self._db.execute(statement)
-                if version > 1:
-                    self._db.execute("INSERT INTO versions VALUES (?, ?)", (version, utc(self._clock())))
-            # Written also where it says so already: where nothing can be written, everything before this may pass.
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
-            self._count()
-            self._forget()
-        _sync_directory(path.parent)
+            upgrade(self._db, version_of(self._db, path), utc(self._clock()))
+            self._survey()
+            self._forget(*self._shares.pools())
+        settle_names(path.parent)
         self._fold()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-
-    def _version(self, path: Path) -> int:
-        """Of which version the file is; 0 for a file with nothing in it yet."""
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version in _TABLES and all(self._columns(t) == columns for t, columns in _TABLES[version].items()):
-            return int(version)
-        if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-            return 0
-        what = "a database of another program"
-        if self._columns("runs") and version not in _TABLES:
-            what = f"of version {version}, and this release keeps version {VERSION}"
-        raise RecordError(f"the run record {path} is {what}; give --record_file a file of its own")
 
     def _identity(self) -> tuple[int, int] | None:
         """Which file has the record's name, or None."""
@@ -296,12 +225,9 @@ class RunRecord:
             return None
         return stat.st_dev, stat.st_ino
 
-    def _columns(self, table: str) -> list[str]:
-        return [name for _, name, *_ in self._db.execute(f"PRAGMA table_info({table})")]
-
     # ---- runs
 
-    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None) -> wire.Copy:
+    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = "") -> wire.Copy:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
         An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery is
@@ -313,6 +239,7 @@ class RunRecord:
             run: which.
             vendor: the third party, where there is a delivery.
             delivery: its copy.
+            owner: the public key that the run came with; empty without keys.
 
         Returns:
             What the third party has, or will have, of the run.
@@ -321,26 +248,46 @@ class RunRecord:
             RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
         """
         assert delivery is None or vendor, "a delivery without a third party"
+        copy = wire.Copy.NONE
         with self._write("a finished run could not be recorded"):
-            key = run.run_id, run.owner
+            sealed = self._owners.sealed(owner, run.run_id)
+            key = run.run_id, sealed, mark_of(owner, run.run_id)
             there = self._db.execute(f"SELECT prompt_id FROM runs WHERE {_IS_THE_RUN}", key).fetchone()
             if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
                 raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
-            self._runs -= self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", key).rowcount
-            self._db.execute(_WRITE_RUN, [_stored(getattr(run, name)) for name in _RUN])
-            self._runs += 1
+            self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", key)
+            values = [_stored(getattr(run, name)) for name in RUN]
+            self._db.execute(_WRITE_RUN, [sealed, _bytes_of(run), *values])
             if delivery is not None:
-                delivery = msgspec.structs.replace(delivery, run_id=self._delivery_id(delivery.run_id, run.owner))
-                # One that no message may hold would be in the way of all that come after it.
-                msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
-                values = [_stored(getattr(delivery, name)) for name in _DELIVERY]
-                written = self._db.execute(_WRITE_DELIVERY, [vendor, int(self._clock()), 0, run.owner, *values])
-                self._deliveries[vendor, 0] += written.rowcount
-                (withheld,) = self._db.execute(_IS_WITHHELD, (delivery.run_id,)).fetchone()
-            self._forget()
-        if delivery is None:
-            return wire.Copy.NONE
+                copy = self._deliver(delivery, vendor, owner)
+            self._forget(RUNS, Pool("waiting", vendor))
+            if copy is not wire.Copy.NONE and not self._is_there(run.run_id, owner):  # larger than all that is kept
+                copy = wire.Copy.FAILED
+                self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
+        return copy
+
+    def _deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
+        """Write a delivery where it is not there yet, in the transaction that is open."""
+        # One that no message may hold would be in the way of all that come after it.
+        msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
+        run_id, withheld = self._delivery_id(delivery.run_id, owner)
+        if withheld is None:
+            delivery, withheld = msgspec.structs.replace(delivery, run_id=run_id), delivery.withheld
+            sealed, now = self._owners.sealed(owner, run_id), int(self._clock())
+            values = [_stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
+            sheet = self._sheet(vendor, delivery.prompt)
+            self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, _bytes_of(delivery), sheet, *values])
         return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
+
+    def _sheet(self, vendor: str, text: str) -> int:
+        """The number of a sheet's text, which is written where it is not there yet."""
+        key = vendor, digest_of(text)
+        there = self._db.execute(_SHEET, key).fetchone()
+        if there is not None:
+            return int(there[0])
+        number = self._db.execute(_WRITE_SHEET, [*key, len(text.encode()), text]).lastrowid
+        assert number is not None
+        return number
 
     def runs(self, limit: int) -> list[Run]:
         """The newest ``limit`` runs, or all if there are fewer, newest first.
@@ -350,7 +297,7 @@ class RunRecord:
         """
         try:
             rows = self._db.execute(_NEWEST_RUNS, (max(0, limit),)).fetchall()
-            return [Run(**_loaded(_RUN, row)) for row in rows]
+            return [Run(**_loaded(RUN, row)) for row in rows]
         except (sqlite3.Error, ValueError) as err:
             raise RecordError(f"the run record cannot be read: {_reason(err)}; restore it from a copy") from None
 
@@ -388,10 +335,8 @@ class RunRecord:
         with self._write("an acknowledgement could not be written"):
             for run_id in run_ids:
                 if self._db.execute(_ERASE, (run_id, vendor)).rowcount:
-                    self._deliveries[vendor, 0] -= 1
-                    self._deliveries[vendor, 1] += 1
                     self._unfolded = True
-            self._forget()
+            self._forget(Pool("acknowledged", vendor))
         self._fold()
 
     def close(self) -> None:
@@ -402,59 +347,70 @@ class RunRecord:
 
     @contextmanager
     def _write(self, failed: str) -> Iterator[None]:
-        """One transaction, on rows that are counted. An error undoes all of it, and becomes a RecordError."""
-        dropped = self.dropped
+        """One transaction, with every owner's share known. An error undoes all of it, and becomes a RecordError."""
+        before = self.dropped, self.dropped_runs, self._surveyed_at
         try:
             if self._identity() != self._opened:  # what is written to a file without a name is gone at the end
                 raise RecordError(f"{failed}: its file was removed or replaced; start the cloud again")
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._count()
+                self._survey()
                 yield
         except BaseException as err:
-            self.dropped, self._counted_at = dropped, None
+            self.dropped, self.dropped_runs, self._surveyed_at = before
             if isinstance(err, sqlite3.Error | ValueError | OverflowError):
                 raise RecordError(f"{failed}: {_reason(err)}") from None
             raise
 
-    def _delivery_id(self, run_id: bytes, owner: bytes) -> bytes:
-        """Under which id a third party gets the run: its own, or what follows from it where that is another owner's.
+    def _delivery_id(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
+        """Under which id a third party gets the run, and whether what is there of it is withheld; None: nothing is.
 
-        Two owners' deliveries never share one, however many of them somebody has taken who knows the run's id and its
-        owner's key: what is a repeat, or acknowledged, of one would be so of the other.
+        That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
+        share one: what is a repeat, or acknowledged, of one would be so of the other. Nobody knows beforehand which id
+        follows, so nobody can be there first. It is looked at also where the other one has gone meanwhile.
         """
-        while self._db.execute(_OWNER_OF_DELIVERY, (run_id,)).fetchone() not in (None, (owner,)):
-            run_id = hashlib.blake2b(owner + run_id, digest_size=wire.RUN_ID_BYTES).digest()
-        return run_id
+        while True:
+            sealed = self._owners.sealed(owner, run_id)
+            there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
+            if there is not None and there[0] in (sealed, mark_of(owner, run_id)):
+                return run_id, bool(there[1])
+            following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
+            if there is None:
+                later = self._db.execute(_THE_DELIVERY, (following,)).fetchone()
+                if later is not None and later[0] == self._owners.sealed(owner, following):
+                    return following, bool(later[1])
+                return run_id, None
+            run_id = following
 
-    def _count(self) -> None:
-        """How many rows there are; counted, which is a scan, only after an error or another program's writing."""
+    def _is_there(self, run_id: bytes, owner: str) -> bool:
+        """Whether an owner's run has a delivery."""
+        return self._delivery_id(run_id, owner)[1] is not None
+
+    def _survey(self) -> None:
+        """Look at all rows if somebody else may have changed some: a scan, after another program's writing only."""
         (now,) = self._db.execute("PRAGMA data_version").fetchone()
-        if now != self._counted_at:
-            (self._runs,) = self._db.execute("SELECT count(*) FROM runs").fetchone()
-            self._deliveries = Counter({(v, a): n for v, a, n in self._db.execute(_HOW_MANY_DELIVERIES)})
-            self._counted_at = now
+        if now != self._surveyed_at:
+            self._shares.survey()
+            self._surveyed_at = now
 
-    def _forget(self) -> None:
-        """Delete what retention no longer allows, in the transaction that is open; without it the cost is two look-ups
+    def _forget(self, *pools: Pool) -> None:
+        """Delete what retention no longer allows, in the transaction that is open; without it the cost is some look-ups
         in indices.
+
+        Args:
+            pools: those that may be over their limits.
         """
         oldest = int(max(0.0, self._clock() - self._retention_s))
         gone = self._db.execute(_OLD_RUNS, (utc(oldest),)).rowcount
-        self._runs -= gone
-        for vendor, acknowledged in self._db.execute(_OLD_DELIVERIES, (oldest,)).fetchall():
-            self._deliveries[vendor, acknowledged] -= 1
+        for (acknowledged,) in self._db.execute(_OLD_DELIVERIES, (oldest,)).fetchall():
             self.dropped += not acknowledged
             gone += 1
-        if self._runs > MAX_RUNS:
-            gone += self._db.execute(_FIRST_RUNS, (self._runs - MAX_RUNS,)).rowcount
-            self._runs = MAX_RUNS
-        for (vendor, acknowledged), number in self._deliveries.items():
-            most = MAX_TOMBSTONES if acknowledged else MAX_DELIVERIES
-            if number > most:
-                gone += self._db.execute(_FIRST_DELIVERIES, (vendor, acknowledged, number - most)).rowcount
-                self._deliveries[vendor, acknowledged] = most
-                self.dropped += 0 if acknowledged else number - most
+        for pool in pools:
+            while (place := self._shares.surplus(pool, *self._limits.of(pool))) is not None:
+                self._db.execute(_GOES[pool.kind], (place,))
+                self.dropped += pool.kind == "waiting"
+                self.dropped_runs += pool.kind == "runs"
+                gone += 1
         self._unfolded |= gone > 0
 
     def _fold(self) -> None:
@@ -467,6 +423,11 @@ class RunRecord:
             with suppress(sqlite3.Error):
                 (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 self._unfolded = bool(busy)
+
+
+def _bytes_of(row: Run | wire.Delivery) -> int:
+    """The size of a row's texts."""
+    return sum(len(text.encode()) for text in (row.prompt_id, row.text, _stored(row.offers)))
 
 
 def _stored(value: Any) -> Any:
@@ -486,26 +447,6 @@ def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 def _reason(err: Exception) -> str:
     """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
     return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the name of a new file outlast a power cut; SQLite does so for its companion files only."""
-    with suppress(OSError):  # file systems that cannot
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def mark_of(owner: str, run_id: bytes) -> bytes:
-    """What the file says of the public key that a run came with: 16 bytes, or none without keys.
-
-    What anybody holds of a run is the policy's table, and no key is in it. The mark of the same key is another one for
-    each run, so that the file by itself neither names a device nor says which runs are of the same one. (Whoever has
-    the public keys, too, can try them all.)
-    """
-    return hashlib.blake2b(owner.encode(), digest_size=16, salt=run_id).digest() if owner else b""
 
 
 def utc(seconds: float) -> str:

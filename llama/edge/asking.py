@@ -178,7 +178,7 @@ def copy_in_words(copy: Copy, party: str) -> str:
     if not party:
         return ""
     return {
-        Copy.NONE: f"this cloud does not know the sheet as {party}'s: no copy is kept for {party}",
+        Copy.NONE: f"no copy is kept for {party}: the reply is empty, or the cloud knows no such sheet of {party}'s",
         Copy.QUEUED: f"{party} can collect the reply, with tags, and its own offers",
         Copy.WITHHELD: f"withheld from {party}, which is told only why: the reply quotes the provider's system prompt",
         Copy.FAILED: f"the cloud could not write down {party}'s copy, so {party} gets none",

@@ -1,0 +1,221 @@
+"""The back-up: a copy of record and catalogue as they were at one moment, made while a cloud uses them.
+
+    python -m llama.cloud.backup --record_file runs.sqlite --catalogue products.sqlite --output_dir DIR
+
+``DIR`` is new, and appears whole or not at all: ``runs.sqlite``, ``products.sqlite`` and ``manifest.json`` with a
+digest per file. ``llama.cloud.restore`` makes files for a cloud out of it.
+
+The record is read in one transaction, which sees what had been written when it began. Readers of it make no writer wait
+(SQLite's write-ahead log), so a cloud's runs go on as they do without. Were each piece read in a transaction of its
+own, every run that is finished meanwhile would have SQLite begin the copy again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from llama.cloud.catalogue import check_version
+from llama.cloud.disk import settle, settle_names
+from llama.cloud.tables import version_of
+from llama.command import end_if_signalled, run, uninterrupted
+from llama.errors import BackupError, CatalogueError, RecordError, UsageError
+
+RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
+FLAGS = {RECORD: "record_file", CATALOGUE: "catalogue"}
+_FORMAT = 1
+_PAGES = 1024  # copied before it is asked whether to go on; some 4 MiB
+_CHUNK = 1 << 20
+_PATIENCE_S = 5.0  # for a file that another program keeps to itself
+_STEPS = 10_000  # of SQLite, likewise
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a back-up."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a back-up holds."""
+
+    format: int
+    made_at: str  # UTC, ISO 8601; what was finished before it is in it
+    files: dict[str, FileEntry]
+
+
+def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
+    """Make a back-up; return how many bytes it has.
+
+    Args:
+        sources: the files, by the names that they get: :data:`RECORD`, :data:`CATALOGUE`.
+        output_dir: what must not be there yet.
+
+    Raises:
+        BackupError: it is there, or cannot be written.
+        RecordError, CatalogueError: a source is none, or damaged, or cannot be read.
+    """
+    target = Path(output_dir).absolute()
+    if os.path.lexists(target):
+        raise BackupError(f"{target} is there, and no back-up is written over; give --output_dir another name")
+    for name, source in sources.items():
+        if not Path(source).is_file():
+            raise _error_of(name)(f"{source} is not a file; give --{FLAGS[name]} the one that the cloud has")
+    made_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        with _partial_directory(target) as partial:
+            entries = {}
+            for name, source in sources.items():
+                _copy(name, Path(source).absolute(), partial / name)
+                verify(name, partial / name, of=Path(source).absolute())
+                entries[name] = entry_of(partial / name)
+                settle(partial / name)
+            manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
+            (partial / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=1) + b"\n")
+            (partial / MANIFEST).chmod(0o600)
+            settle(partial / MANIFEST)
+            settle_names(partial)
+        settle_names(target.parent)
+    except OSError as err:
+        raise BackupError(f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
+                          f"--output_dir a path where this user may write") from None  # fmt: skip
+    return sum(entry.bytes for entry in entries.values())
+
+
+@contextlib.contextmanager
+def _partial_directory(target: Path) -> Iterator[Path]:
+    """A directory beside the target, for the owner only; it becomes the target, or vanishes if anything goes wrong.
+
+    It is locked while in use: what a killed back-up left is taken over, what another one is writing is not.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    with contextlib.suppress(FileExistsError):
+        partial.mkdir(0o700)
+    lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(f"another back-up is writing {target}; wait until it is done") from None
+        for left_over in partial.iterdir():
+            if left_over.name not in {*FLAGS, MANIFEST, *(f"{name}-journal" for name in FLAGS)}:
+                raise BackupError(f"{partial} is in the way, and not what a killed back-up leaves; move it elsewhere")
+        for left_over in partial.iterdir():
+            left_over.unlink()
+        partial.chmod(0o700)
+        try:
+            yield partial
+            end_if_signalled()
+            partial.rename(target)
+        except BaseException:
+            with uninterrupted():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def _copy(name: str, source: Path, target: Path) -> None:
+    """A copy of a database as it is at this moment, whoever writes to it meanwhile."""
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with _told_of(name, source):
+        uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
+        with (
+            contextlib.closing(sqlite3.connect(uri, _PATIENCE_S, uri=True, isolation_level=None)) as db,
+            contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
+        ):
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it sees this moment
+            _check_kind(name, db, source)
+            copy.execute("PRAGMA journal_mode = OFF")  # the file is thrown away if anything goes wrong
+            copy.execute("PRAGMA synchronous = OFF")
+            db.backup(copy, pages=_PAGES, progress=lambda *_: end_if_signalled(), sleep=0)
+
+
+def verify(name: str, path: Path, *, of: Path) -> None:
+    """That a file which nobody has open is whole, and what its name says.
+
+    Args:
+        name: :data:`RECORD` or :data:`CATALOGUE`.
+        path: the file.
+        of: what it is a copy of; errors name it.
+
+    Raises:
+        RecordError, CatalogueError: it is not.
+    """
+    with _told_of(name, of):
+        uri = f"{path.as_uri()}?immutable=1"  # no companion files
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
+            db.set_progress_handler(end_if_signalled, _STEPS)
+            _check_kind(name, db, of)
+            (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if said != "ok":
+        raise _error_of(name)(f"{of} is damaged; restore an earlier back-up")
+
+
+def _check_kind(name: str, db: sqlite3.Connection, path: Path) -> None:
+    if name == CATALOGUE:
+        check_version(db, path)
+    elif version_of(db, path) == 0:
+        raise RecordError(f"the run record {path} has nothing in it; give --record_file the one that the cloud has")
+
+
+@contextlib.contextmanager
+def _told_of(name: str, path: Path) -> Iterator[None]:
+    """SQLite's errors as ours; also where it was interrupted by a signal, whose exception it has dropped."""
+    try:
+        yield
+    except sqlite3.Error as err:
+        end_if_signalled()
+        what = "run record" if name == RECORD else "catalogue"
+        raise _error_of(name)(f"the {what} {path} cannot be copied: {err}; see that it can be read, that there is "
+                              f"room, and that no other program keeps it locked") from None  # fmt: skip
+
+
+def _error_of(name: str) -> type[RecordError] | type[CatalogueError]:
+    return RecordError if name == RECORD else CatalogueError
+
+
+def entry_of(path: Path) -> FileEntry:
+    """A file's size and digest. Raises OSError."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            end_if_signalled()
+            digest.update(chunk)
+            size += len(chunk)
+    return FileEntry(size, digest.hexdigest())
+
+
+def main(output_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:
+    """Copy a cloud's record and catalogue as they are now; the cloud may go on using them.
+
+    Args:
+        output_dir: the back-up, a new directory.
+        record_file: the cloud's --record_file.
+        catalogue: the cloud's --catalogue.
+    """
+    given = {RECORD: record_file, CATALOGUE: catalogue}
+    sources = {name: path for name, path in given.items() if path is not None}
+    if not sources:
+        raise UsageError("there is nothing to copy; give --record_file, --catalogue, or both")
+    began = time.monotonic()
+    size = back_up(sources, output_dir)
+    seconds = time.monotonic() - began
+    print(f"{output_dir}: {', '.join(sources)}; {size / 1e6:.1f} MB, {seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""The restore: the files of a back-up become a cloud's own again.
+
+    python -m llama.cloud.restore --backup_dir DIR --record_file runs.sqlite --catalogue products.sqlite
+
+Nothing that is there is written over; each file is compared with its digest and looked through before it gets its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
+from llama.cloud.disk import settle, settle_names
+from llama.command import end_if_signalled, run
+from llama.errors import BackupError, UsageError
+
+_COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would play a log of another file into this one
+
+
+def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manifest:
+    """Write files of a back-up, all that are asked for or none; return what the back-up is.
+
+    Args:
+        backup_dir: made by ``llama.cloud.backup``.
+        targets: where to, by the names that they have in it.
+
+    Raises:
+        BackupError: it is none, lacks a file or is damaged; a target is there, or cannot be written.
+        RecordError, CatalogueError: a file of it is damaged, or of a version that this release does not know.
+    """
+    source = Path(backup_dir).absolute()
+    manifest = _manifest_of(source)
+    places = {name: Path(path).absolute() for name, path in targets.items()}
+    for name, place in places.items():
+        if name not in manifest.files:
+            raise BackupError(f"the back-up {source} has no {name}; leave --{FLAGS[name]} away")
+        for companion in _COMPANIONS:
+            if os.path.lexists(f"{place}{companion}"):
+                raise BackupError(f"{place}{companion} is there, and is not written over; move it away, or give "
+                                  f"--{FLAGS[name]} another path")  # fmt: skip
+    unfinished = {name: place.with_name(f".{place.name}.{secrets.token_hex(8)}") for name, place in places.items()}
+    named = list[Path]()
+    try:
+        for name, path in unfinished.items():
+            _copy(source, name, path, manifest)
+        end_if_signalled()
+        try:
+            for name, place in places.items():
+                os.link(unfinished[name], place)  # unlike a rename, it replaces nothing
+                named.append(place)
+        except BaseException:
+            for place in named:
+                place.unlink()
+            raise
+    except OSError as err:
+        raise BackupError(f"{err.filename or source}: {err.strerror or err}; nothing was restored") from None
+    finally:
+        for path in unfinished.values():
+            with contextlib.suppress(OSError):
+                path.unlink()
+    for place in places.values():
+        settle_names(place.parent)
+    return manifest
+
+
+def _manifest_of(source: Path) -> Manifest:
+    try:
+        manifest = msgspec.json.decode((source / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        raise BackupError(f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or "
+                          f"malformed") from None  # fmt: skip
+    if manifest.format != 1:
+        raise BackupError(f"the back-up {source} is of format {manifest.format}, and this release reads format 1")
+    return manifest
+
+
+def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
+    """A file of the back-up, for its owner only, found to be what was written then."""
+    number = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with (source / name).open("rb") as there, open(number, "wb") as here:  # noqa: PTH123
+        while chunk := there.read(1 << 20):
+            end_if_signalled()
+            here.write(chunk)
+    if entry_of(target) != manifest.files[name]:
+        raise BackupError(f"{source / name} is not what was backed up; take another back-up")
+    verify(name, target, of=source / name)
+    settle(target)
+
+
+def main(backup_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:
+    """Make a cloud's record and catalogue out of a back-up.
+
+    Args:
+        backup_dir: the directory that llama.cloud.backup wrote.
+        record_file: where the record goes; nothing may be there.
+        catalogue: where the catalogue goes, likewise.
+    """
+    given = {RECORD: record_file, CATALOGUE: catalogue}
+    targets = {name: path for name, path in given.items() if path is not None}
+    if not targets:
+        raise UsageError("there is nothing to restore; give --record_file, --catalogue, or both")
+    if len({Path(path).absolute() for path in targets.values()}) < len(targets):
+        raise UsageError("--record_file and --catalogue are the same file; give --catalogue another path")
+    manifest = restore(backup_dir, targets)
+    print(f"{', '.join(targets.values())}: as of {manifest.made_at}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,167 @@
+"""How much of the record each owner has, and which row goes first where there is too much.
+
+**Pools** have limits of their own: all runs; each third party's deliveries that wait; each one's that it has
+acknowledged. What is over a limit goes from the owner who has most of the pool, its oldest row first; of several who
+have the same, from the one whose row is the oldest. So nobody who has no more than the limit divided by the number of
+owners loses anything to another. The texts of sheets count to their third party's pool, and to no owner's part of it.
+
+It is kept in temporary tables, in memory, by triggers: all that changes the record changes it too, and what is undone
+is undone here. The file itself does not say which rows are one owner's (``llama.cloud.owners``).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Pool(NamedTuple):
+    """Rows that have a limit of their own: ``runs``; ``waiting`` or ``acknowledged`` deliveries of a third party."""
+
+    kind: str
+    vendor: str = ""
+
+    @property
+    def key(self) -> str:
+        """As the tables have it."""
+        return f"{self.kind} {self.vendor}"
+
+
+RUNS = Pool("runs")
+
+_TABLES = """
+CREATE TEMP TABLE places (
+    pool TEXT, owner BLOB, place INTEGER, bytes INTEGER, PRIMARY KEY (pool, owner, place)
+) WITHOUT ROWID;
+CREATE TEMP TABLE shares (
+    pool TEXT, owner BLOB, rows INTEGER, bytes INTEGER, oldest INTEGER, PRIMARY KEY (pool, owner)
+) WITHOUT ROWID;
+CREATE INDEX temp.most_rows ON shares (pool, rows DESC, oldest);
+CREATE INDEX temp.most_bytes ON shares (pool, bytes DESC, oldest);
+CREATE TEMP TABLE pools (pool TEXT PRIMARY KEY, rows INTEGER, bytes INTEGER) WITHOUT ROWID;
+"""
+_KIND = "CASE {}acknowledged WHEN 0 THEN 'waiting ' ELSE 'acknowledged ' END || {}vendor"
+_NEW_POOL, _OLD_POOL = _KIND.format("NEW.", "NEW."), _KIND.format("OLD.", "OLD.")
+_DROP_SHEET = """
+    DELETE FROM sheets WHERE number = OLD.sheet AND NOT EXISTS (SELECT 1 FROM deliveries WHERE sheet = OLD.sheet)
+"""
+_TRIGGERS = {
+    "place_in": """
+        AFTER INSERT ON temp.places BEGIN
+            INSERT INTO shares VALUES (NEW.pool, NEW.owner, 1, NEW.bytes, NEW.place) ON CONFLICT (pool, owner)
+                DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes, oldest = min(oldest, excluded.oldest);
+            INSERT INTO pools VALUES (NEW.pool, 1, NEW.bytes) ON CONFLICT (pool)
+                DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes;
+        END
+    """,
+    "place_out": """
+        AFTER DELETE ON temp.places BEGIN
+            UPDATE shares SET rows = rows - 1, bytes = bytes - OLD.bytes,
+                oldest = (SELECT min(place) FROM places WHERE pool = OLD.pool AND owner = OLD.owner)
+                WHERE pool = OLD.pool AND owner = OLD.owner;
+            DELETE FROM shares WHERE pool = OLD.pool AND owner = OLD.owner AND rows = 0;
+            UPDATE pools SET rows = rows - 1, bytes = bytes - OLD.bytes WHERE pool = OLD.pool;
+        END
+    """,
+    "run_in": """
+        AFTER INSERT ON main.runs BEGIN
+            INSERT INTO places VALUES ('runs ', owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+        END
+    """,
+    "run_out": """
+        AFTER DELETE ON main.runs BEGIN
+            DELETE FROM places
+            WHERE pool = 'runs ' AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
+        END
+    """,
+    "delivery_in": f"""
+        AFTER INSERT ON main.deliveries BEGIN
+            INSERT INTO places VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+        END
+    """,
+    "delivery_out": f"""
+        AFTER DELETE ON main.deliveries BEGIN
+            DELETE FROM places
+            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
+            {_DROP_SHEET};
+        END
+    """,
+    "delivery_acknowledged": f"""
+        AFTER UPDATE OF acknowledged ON main.deliveries BEGIN
+            DELETE FROM places
+            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
+            INSERT INTO places VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            {_DROP_SHEET};
+        END
+    """,
+    "sheet_in": """
+        AFTER INSERT ON main.sheets BEGIN
+            INSERT INTO pools VALUES ('waiting ' || NEW.vendor, 0, NEW.bytes) ON CONFLICT (pool)
+                DO UPDATE SET bytes = bytes + excluded.bytes;
+        END
+    """,
+    "sheet_out": """
+        AFTER DELETE ON main.sheets BEGIN
+            UPDATE pools SET bytes = bytes - OLD.bytes WHERE pool = 'waiting ' || OLD.vendor;
+        END
+    """,
+}
+_SURVEY = (
+    "DELETE FROM sheets WHERE number NOT IN (SELECT sheet FROM deliveries WHERE sheet IS NOT NULL)",
+    *(f"DELETE FROM temp.{table}" for table in ("places", "shares", "pools")),
+    "INSERT INTO places SELECT 'runs ', owner_in(owner, run_id), place, bytes FROM runs",
+    f"INSERT INTO places SELECT {_KIND.format('', '')}, owner_in(owner, run_id), place, bytes FROM deliveries",
+    "INSERT INTO shares SELECT pool, owner, count(*), sum(bytes), min(place) FROM places GROUP BY pool, owner",
+    "INSERT INTO pools SELECT pool, sum(rows), sum(bytes) FROM shares GROUP BY pool",
+    """
+    INSERT INTO pools SELECT 'waiting ' || vendor, 0, sum(bytes) FROM sheets WHERE true GROUP BY vendor
+        ON CONFLICT (pool) DO UPDATE SET bytes = bytes + excluded.bytes
+    """,
+)
+_TOTALS = "SELECT rows, bytes FROM pools WHERE pool = ?"
+_MOST_ROWS = "SELECT oldest FROM shares WHERE pool = ? ORDER BY rows DESC, oldest LIMIT 1"
+_MOST_BYTES = "SELECT oldest FROM shares WHERE pool = ? ORDER BY bytes DESC, oldest LIMIT 1"
+
+
+class Shares:
+    """Of one record, through the one connection that writes it.
+
+    Args:
+        db: the record's tables need not be there yet.
+        owner_in: the owner's pseudonym in a row, of what stands there and the row's id.
+    """
+
+    def __init__(self, db: sqlite3.Connection, owner_in: Callable[[bytes, bytes], bytes]) -> None:
+        self._db = db
+        db.create_function("owner_in", 2, owner_in, deterministic=True)
+        db.execute("PRAGMA temp_store = MEMORY")  # on a disk it would say what the file does not
+        db.executescript(_TABLES)
+
+    def survey(self) -> None:
+        """Look at every row, in the transaction that is open; a scan, and needed where others have written."""
+        for name in _TRIGGERS:
+            self._db.execute(f"DROP TRIGGER IF EXISTS temp.{name}")
+        for statement in _SURVEY:
+            self._db.execute(statement)
+        for name, does in _TRIGGERS.items():
+            self._db.execute(f"CREATE TEMP TRIGGER {name} {does}")
+
+    def pools(self) -> list[Pool]:
+        """All that there are."""
+        keys = [key.partition(" ") for (key,) in self._db.execute("SELECT pool FROM pools ORDER BY pool").fetchall()]
+        return [Pool(kind, vendor) for kind, _, vendor in keys]
+
+    def total(self, pool: Pool) -> tuple[int, int]:
+        """Rows and bytes in it."""
+        rows, total = self._db.execute(_TOTALS, (pool.key,)).fetchone() or (0, 0)
+        return int(rows), int(total)
+
+    def surplus(self, pool: Pool, most_rows: int, most_bytes: int) -> int | None:
+        """The place of the row that goes next, or None where nothing is over a limit."""
+        rows, total = self.total(pool)
+        if not rows or (rows <= most_rows and total <= most_bytes):
+            return None
+        question = _MOST_ROWS if rows > most_rows else _MOST_BYTES
+        (place,) = self._db.execute(question, (pool.key,)).fetchone()
+        return int(place)
