@@ -33,13 +33,7 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import LEVELS, Events
 from llama.cloud.graphs import RecordedDecoding
-from llama.cloud.limits import (
-    ALLOWANCE,
-    MAX_MB_S_PER_KEY,
-    MAX_REQUESTS_S_PER_KEY,
-    MemoryCeiling,
-    own_memory,
-)  # fmt: skip
+from llama.cloud.limits import ALLOWANCE, MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY
 from llama.cloud.monitoring import Monitoring
 from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
 from llama.cloud.publishing import Shelf
@@ -50,6 +44,7 @@ from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
+from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.model import KVCache
 from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome
