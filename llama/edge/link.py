@@ -74,6 +74,7 @@ AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in any case
 SLICE_S = 0.2  # the longest piece of a wait
 LOOKUP_S = 1.0  # for the name of a host, when it is found out why nobody has answered
+REMAKE_S = 2.0  # for a socket, where all are in use
 END_S = 0.3  # for libzmq's own threads, one of which may be looking a name up
 CLOSE_S = 2.0  # that a cloud has to answer Close; it frees idle places itself
 CLOSE_STOPPED_S = 0.3  # likewise where the person has had enough
@@ -331,9 +332,9 @@ class Link:
         if over is None:
             return
         if over == "unanswered":
-            raise RequestUnanswered(f"the cloud at {self.address} says that it lives, but has not answered this request "
-                                    f"for {patience.unanswered_s:.0f} s; try again later, tell its operator, or wait "
-                                    f"longer with --deadline")  # fmt: skip
+            raise RequestUnanswered(f"the cloud at {self.address} says that it lives, but has not answered this "
+                                    f"request for {patience.unanswered_s:.0f} s; try again later, tell its operator, "
+                                    f"or wait longer with --deadline")  # fmt: skip
         if over == "in_all":
             raise RequestUnanswered(f"the cloud at {self.address} has not answered this request for "
                                     f"{patience.in_all_s:.0f} s, in which it went away, came back or was busy again "
@@ -404,7 +405,11 @@ class Link:
             socket.setsockopt(zmq.CURVE_SERVERKEY, self.keys.cloud.public.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._watch(socket)
+        try:
+            self._watch(socket)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
         if self.address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         try:
@@ -437,13 +442,23 @@ class Link:
             self._joined = event == zmq.Event.HANDSHAKE_SUCCEEDED
 
     def _drop(self, socket: zmq.Socket[bytes]) -> None:
-        socket.disable_monitor()
+        if not socket.closed:
+            socket.disable_monitor()
         self._monitor.close(linger=0)
         socket.close(linger=0)
 
     def _remake(self) -> None:
         self._drop(self._socket)
-        self._socket = self._connect()
+        give_up = time.monotonic() + REMAKE_S
+        while True:
+            try:
+                self._socket = self._connect()
+                return
+            except zmq.ZMQError as err:  # libzmq takes down in its own time what was closed
+                if time.monotonic() > give_up:
+                    raise LinkError(f"no socket to reach {self.address} with ({err.strerror}); too many files are "
+                                    f"open here") from None  # fmt: skip
+            time.sleep(AT_ONCE_S)
 
     def _send(self, frames: Sequence[bytes | memoryview], patience_s: float | None = None) -> None:
         self.bytes_sent += sum(map(len, frames))
