@@ -75,7 +75,7 @@ LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in an
 SLICE_S = 0.2  # the longest piece of a wait
 LOOKUP_S = 1.0  # for the name of a host, when it is found out why nobody has answered
 REMAKE_S = 2.0  # for a socket, where all are in use
-END_S = 0.3  # for libzmq's own threads, one of which may be looking a name up
+END_S = 0.1  # for libzmq's own threads, one of which may be looking a name up
 CLOSE_S = 2.0  # that a cloud has to answer Close; it frees idle places itself
 CLOSE_STOPPED_S = 0.3  # likewise where the person has had enough
 # Bytes of a reply, by request. A sheet comes with the provider's system prompt, 16 MiB each at most; a delivery with a
