@@ -20,9 +20,10 @@ import pytest
 import torch
 
 import edge_main
-from llama import status, vendor, wire
+from llama import status, wire
 from llama.edge import link as link_module
 from llama.edge.asking import Device, SheetSource
+from llama.edge.link import Link
 from llama.edge.sitting import Sitting
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, RequestUnanswered, SplitLlamaError
 from llama.generation import MAY_BE_HANDED_ON
@@ -122,8 +123,10 @@ def test_every_program_ends_within_the_stated_time_whatever_the_cloud_falls_sile
         what: dict[str, Any] = {"list_sheets": True} if at is ListSheets else {"prompt_id": "gifts"}
         edge_main.main(ckpt_dir, address, deadline=DEADLINE_S, plain=True, temperature=0, **what)
 
-    def collect(address: str, at: type[Request]) -> None:
-        vendor.main(address, "insurer", deadline=DEADLINE_S)
+    def collect(address: str, at: type[Request]) -> None:  # as llama.vendor does, which wants a stdout of its own
+        with Link(address, deadline_s=DEADLINE_S) as link:
+            link.hello()
+            link.ask(Collect("insurer"))
 
     def look(address: str, at: type[Request]) -> None:
         status.main(address, deadline=DEADLINE_S)
