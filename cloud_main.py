@@ -39,8 +39,6 @@ from llama.cloud.limits import (
     MAX_REQUESTS_S_PER_KEY,
     MAX_RUNS_S_PER_KEY,
     MAX_THREAD_SHARE,
-    MemoryCeiling,
-    own_memory,
 )  # fmt: skip
 from llama.cloud.monitoring import Monitoring
 from llama.cloud.owners import secret_of
@@ -53,6 +51,7 @@ from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
+from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.model import KVCache
 from llama.sheets import SheetDirectory, read_all
 from llama.wire import Welcome

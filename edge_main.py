@@ -22,14 +22,15 @@ import sys
 
 import torch
 
-from llama import parallel
+from llama import memory_ceiling, parallel
 from llama.checkpoint.halves import Half
-from llama.command import run
+from llama.command import end_if_signalled, run
 from llama.device import cpu_threads, torch_device
 from llama.edge import consent, terminal
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
 from llama.errors import UsageError
+from llama.generation import MAY_BE_HANDED_ON
 from llama.keys import link_keys
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.sanitiser import MODES, Mode
@@ -38,6 +39,8 @@ from llama.sampling import Sampling
 from llama.sheets import Sheet
 from llama.wire import DTYPES, Welcome
 from model_edge import EdgeTransformer, load_edge
+
+SHEET_DEADLINE_S = 5.0  # who looks at a page waits less patiently for a sheet than who starts a program
 
 
 def main(
@@ -62,6 +65,8 @@ def main(
     device: str = "cpu",
     threads: int | None = None,
     deadline: float = 30.0,
+    restart_deadline: float = 300.0,
+    max_memory_gb: float | None = None,
     key_file: str | None = None,
     cloud_key: str | None = None,
 ) -> None:
@@ -88,7 +93,12 @@ def main(
         max_gen_len: most tokens of the reply; by default what the sheet says, or what the cloud's context leaves.
         device: where the edge half runs: cpu, cuda or mps.
         threads: CPU threads; by default one per core.
-        deadline: seconds of silence after which the cloud is given up.
+        deadline: seconds of silence, or of being full, after which the cloud is given up; one that lives, but does not
+            answer a request, after ten times as long (after four times, when the reply is complete).
+        restart_deadline: likewise where the cloud had answered and then went away, or says that it is stopping; when it
+            is back, the reply goes on where it was.
+        max_memory_gb: GiB of memory at which this device ends, with exit code 3; by default what it has once its half
+            is loaded, and 512 MiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
         key_file: this device's private key, NAME.key of llama.keys; the cloud must list it.
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
@@ -97,6 +107,8 @@ def main(
         raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
     if not deadline > 0:  # nor NaN
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
+    if not restart_deadline > 0:
+        raise UsageError(f"--restart_deadline {restart_deadline} is no time to wait; give seconds above 0")
     if sanitise not in MODES:
         raise UsageError(f"--sanitise {sanitise} is not known; give {' or '.join(MODES)}")
     mode: Mode = "off" if sanitise == "off" else "schema"
@@ -121,8 +133,11 @@ def main(
 
     if prompt_id is not None and prompt_file is not None:
         raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
-    # Who looks at a page waits less patiently for a sheet than who starts a program.
-    source = SheetSource(cloud, prompt_file, sheet_dir, min(deadline, 5.0) if web else deadline, keys)
+    ceiling = memory_ceiling.of_a_client(max_memory_gb, memory_ceiling.DEVICE_WORDS)
+    source = SheetSource(
+        cloud, prompt_file, sheet_dir, min(deadline, SHEET_DEADLINE_S) if web else deadline, keys, ceiling,
+        end_if_signalled,
+    )  # fmt: skip
     device_half = Device(ckpt_dir, lambda half, welcome: _load(half, welcome, where))
     if list_sheets:
         terminal.show_sheets(source.entries())
@@ -133,7 +148,8 @@ def main(
 
         sitting = Sitting(
             device_half, source, _needed(cloud), profile_file=profile_file, mode=mode, sampling=sampling,
-            max_gen_len=max_gen_len, deadline_s=deadline, prompt_id=prompt_id or "", keys=keys,
+            max_gen_len=max_gen_len, deadline_s=deadline, restart_deadline_s=restart_deadline,
+            prompt_id=prompt_id or "", keys=keys, ceiling=ceiling,
         )  # fmt: skip
         serve(sitting, port or 0)
         return
@@ -172,12 +188,26 @@ def main(
         screen.show_prompt(prepared.dialog, tags)
         screen.begin_reply()
 
-    with Link(_needed(cloud), deadline_s=deadline, on_notice=screen.notice, keys=keys) as link:
+    complete = False
+
+    def on_finish() -> None:
+        nonlocal complete
+        complete = True
+
+    with Link(
+        _needed(cloud), deadline_s=deadline, on_notice=screen.notice, while_waiting=end_if_signalled, keys=keys,
+        restart_deadline_s=restart_deadline, ceiling=ceiling,
+    ) as link:  # fmt: skip
         welcome = device_half.meet(link)
-        answer = device_half.ask(
-            link, welcome, found, profile, prepared, sampling=sampling, max_gen_len=max_gen_len, on_begin=begin,
-            on_text=screen.show_text if not json else lambda text: None,
-        )  # fmt: skip
+        try:
+            answer = device_half.ask(
+                link, welcome, found, profile, prepared, sampling=sampling, max_gen_len=max_gen_len, on_begin=begin,
+                on_text=screen.show_text if not json else lambda text: None, on_finish=on_finish,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if complete:
+                screen.notice(MAY_BE_HANDED_ON)
+            raise
     if json:
         terminal.show_json(answer)
         return

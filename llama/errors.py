@@ -10,13 +10,14 @@
     │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
-    ├── MemoryCeilingReached   the cloud has more memory than it may; exit code 3
+    ├── MemoryCeilingReached   the program has more memory than it may; exit code 3
     ├── KeysError              a key file, or the directory of those that are allowed
     ├── RecordError            the file of finished runs
     ├── CatalogueError         the partner catalogue, or the file of products that it is made from
     ├── BackupError            a back-up of these, or where one is to be written
     └── LinkError              the device's side of the network
         ├── CloudUnreachable   nobody answered before the deadline
+        │   └── RequestUnanswered   the cloud lives, but a request was not answered in time
         ├── ProtocolMismatch   somebody answered, but not in this protocol
         └── CloudRefused       the cloud answered with a typed error (``code``)
 
@@ -72,7 +73,7 @@ class BindError(SplitLlamaError):
 
 
 class MemoryCeilingReached(SplitLlamaError):
-    """The cloud ends because it has more memory than it may; another start of it goes on."""
+    """The program ends because it has more memory than it may; another start of it goes on."""
 
     exit_code = 3
 
@@ -99,6 +100,10 @@ class LinkError(SplitLlamaError):
 
 class CloudUnreachable(LinkError):
     """No answer from the cloud within the deadline."""
+
+
+class RequestUnanswered(CloudUnreachable):
+    """The cloud says that it lives, but has not answered a request within so many deadlines."""
 
 
 class ProtocolMismatch(LinkError):

@@ -30,6 +30,7 @@ _T = TypeVar("_T")
 
 CHUNK = 256  # prompt rows per Step; the cloud may allow fewer
 MAX_REOPENS = 3  # in a row, without a token in between
+MAY_BE_HANDED_ON = "the reply was complete, and the cloud may have handed it on"
 
 StopReason = Literal["stop_token", "max_gen_len", "max_seq_len"]
 
@@ -112,7 +113,7 @@ def reply_to(
     edge: EdgeHalf, link: Link, welcome: Welcome, tokenizer: Tokenizer, stop_ids: Sequence[int], sampling: Sampling,
     max_gen_len: int | None = None, prompt_id: str = "", shared: int = 0, chunk: int = CHUNK,
     on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
-    between_steps: Callable[[], None] = lambda: None,
+    between_steps: Callable[[], None] = lambda: None, on_finish: Callable[[], None] = lambda: None,
 ) -> Reply:  # fmt: skip
     """Run a prompt through both halves until a stop id or the limit.
 
@@ -131,6 +132,8 @@ def reply_to(
         on_text: called with each new piece of text.
         watch: called with every round trip; then both halves measure their stages, and only then.
         between_steps: called before each request; it may raise to end the run, which is then never finished.
+        on_finish: called when the reply is complete, and before the cloud is told so; it may raise, too. From then on
+            the cloud may have handed the reply on, whatever becomes of its answer.
 
     Raises:
         PromptError: the prompt leaves no room for a reply.
@@ -144,7 +147,11 @@ def reply_to(
         prefix_ids=prompt_tokens[:shared],
     )  # fmt: skip
     with session:
-        run = _Run(prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit, watch, between_steps)
+        with link.growing():
+            run = _Run(
+                prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit, watch, between_steps,
+                on_finish,
+            )  # fmt: skip
         unshown = list[str]()
 
         def show() -> None:
@@ -198,11 +205,11 @@ class _Run:
 
     def __init__(
         self, prompt: Sequence[int], edge: EdgeHalf, session: Session, meter: _Meter, chunk: int, limit: int,
-        watch: Callable[[RoundTrip], None] | None, between_steps: Callable[[], None],
+        watch: Callable[[RoundTrip], None] | None, between_steps: Callable[[], None], on_finish: Callable[[], None],
     ) -> None:  # fmt: skip
         self.prompt, self.tokens = list(prompt), list[int]()
         self.edge, self.session, self.meter, self.chunk = edge, session, meter, chunk
-        self.watch, self.between_steps = watch, between_steps
+        self.watch, self.between_steps, self.on_finish = watch, between_steps, on_finish
         self.cache = edge.new_cache(1, len(prompt) + limit)
         self.fed = 0
 
@@ -213,10 +220,11 @@ class _Run:
     def finish(self) -> Final:
         """The reply's text according to the cloud, which then hands it on: from here on a run cannot be stopped."""
         self.between_steps()
+        self.on_finish()
         try:
             return self._with_a_session(lambda: self.session.finish(len(self.tokens)))
         except CloudUnreachable as err:
-            raise CloudUnreachable(f"{err}; the reply was complete, and the cloud may have handed it on") from None
+            raise type(err)(f"{err}; {MAY_BE_HANDED_ON}") from None
 
     def _feed(self, meanwhile: Callable[[], None]) -> int:
         while self.fed < self.session.cached:  # the cloud has these rows; the device's own cache needs them, too

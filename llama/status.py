@@ -49,7 +49,8 @@ def main(
         json: as one JSON object a line.
         follow: go on, also while the cloud is away, until Ctrl-C.
         interval: seconds between one look and the next.
-        deadline: seconds of silence after which the cloud is given up.
+        deadline: seconds of silence after which the cloud is given up; one that lives, but does not answer, after ten
+            times as long.
         key_file: the operator's private key, NAME.key of llama.keys; the cloud must list it.
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """

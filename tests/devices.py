@@ -33,9 +33,12 @@ def converse(
     address: str, edge: EdgeHalf, tokenizer: Tokenizer, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, *,
     stop_ids: Sequence[int] = (), deadline_s: float = 60.0, waits_when_busy: bool = True,
     on_text: Callable[[str], None] = lambda text: None, between_steps: Callable[[], None] = lambda: None,
+    restart_deadline_s: float | None = None, on_notice: Callable[[str], None] = lambda text: None,
 ) -> Reply:  # fmt: skip
     """One reply of at most ``n`` tokens over a link of its own, as a device gets it."""
-    with Link(address, deadline_s=deadline_s, on_notice=lambda text: None) as link:
+    with Link(
+        address, deadline_s=deadline_s, restart_deadline_s=restart_deadline_s, on_notice=on_notice
+    ) as link:  # fmt: skip
         welcome = link.hello()
         link.waits_when_busy = waits_when_busy
         return reply_to(

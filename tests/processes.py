@@ -181,8 +181,8 @@ class Mortal:
         assert self.running
         return self._ready_at
 
-    def restart(self, rank: int | None = None) -> Cloud:
-        """SIGKILL, to one rank or to the only process; once all has ended it is started again, and this returns.
+    def restart(self, rank: int | None = None, away_s: float = 0.0) -> Cloud:
+        """SIGKILL, to one rank or to the only process; ``away_s`` after all has ended it is started again.
 
         Returns:
             What was killed.
@@ -190,6 +190,7 @@ class Mortal:
         killed = self.running
         os.kill(killed.launcher.pid if rank is None else killed.ranks()[rank], signal.SIGKILL)
         killed.wait()
+        time.sleep(away_s)
         self._start(self.address)
         return killed
 

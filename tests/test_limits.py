@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 import cloud_main
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
-from llama.cloud.limits import MAX_KNOWN, Budgets, MemoryCeiling, own_memory
+from llama.cloud.limits import MAX_KNOWN, Budgets
 from llama.edge.link import Link
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.generation import Reply, reply_to
+from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.tokenizer import Tokenizer
 from llama.wire import Error, Hello, Tokens, Welcome
 from tests.processes import ANY_PORT, cloud, end, launch
@@ -288,7 +289,7 @@ def test_a_cache_has_all_its_memory_from_the_start() -> None:
     """So what fills it is within the ceiling, which is set when the cloud is ready. In a process that is new."""
     ended = run_main("-c", """
 import torch
-from llama.cloud.limits import own_memory
+from llama.memory_ceiling import own_memory
 from llama.model import KVCache, ModelArgs
 before = own_memory()
 cache = KVCache.allocate(4, ModelArgs(dim=64, n_layers=4, n_heads=4), batch_size=16, max_seq_len=16384,

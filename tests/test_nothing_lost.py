@@ -13,7 +13,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from llama.edge.link import Link
 from llama.generation import Reply
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
+from llama.wire import Close
 from tests.chaos import BadLine
 from tests.devices import converse
 from tests.processes import Cloud, Mortal, cloud, edge, wait_until
@@ -108,8 +110,9 @@ class Restartable:
     def __exit__(self, *_: object) -> None:
         self.served.__exit__()
 
-    def restart(self) -> None:
+    def restart(self, away_s: float = 0.0) -> None:
         self.served.__exit__()
+        time.sleep(away_s)
         self.served = Served(self._halves, self._tokenizer, address=self.address)
         self.served.__enter__()
 
@@ -190,6 +193,97 @@ def test_a_killed_clouds_next_start_goes_on_with_the_reply(
             later = came[index + 1] - cloud.back_at
             print(f"killed after output {index}: the next came {later:.2f} s after the cloud")
         assert cloud.starts == 1 + len(kills)
+
+
+def test_a_cloud_that_is_away_for_longer_than_its_silence_may_last_is_waited_for_in_a_reply(
+    tiny_split: Callable[..., Path],
+) -> None:
+    """SIGKILL, and started again after twice the deadline: the text is the same, and the person is told the limit."""
+    out, n, notices = tiny_split(), 12, list[str]()
+    half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
+    with Mortal(out / "cloud") as cloud:
+
+        def ask(on_text: Callable[[str], None] = lambda text: None) -> Reply:
+            return converse(
+                cloud.address, half, tokenizer, PROMPT, n, SAMPLED, deadline_s=1.0, restart_deadline_s=120.0,
+                on_text=on_text, on_notice=notices.append,
+            )  # fmt: skip
+
+        undisturbed, came = ask(), list[str]()
+
+        def on_text(text: str) -> None:
+            came.append(text)
+            if len(came) == 5:
+                restarting.start()
+                restarting.join(0.5)  # so that it is gone when the next token is asked for
+
+        restarting = threading.Thread(target=cloud.restart, kwargs={"away_s": 1.0})
+        got = ask(on_text)
+        restarting.join()
+    assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text) and "".join(came) == got.text
+    assert got.timing.reopened == 1
+    assert any("giving up after 120 s" in notice for notice in notices), notices
+
+
+def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, tokenizer: Tokenizer) -> None:
+    """It lets one reply end, tells another device that it is stopping, goes, and is away for twice the deadline."""
+    notices, came = list[str](), list[str]()
+    told = threading.Event()
+
+    def on_notice(text: str) -> None:
+        notices.append(text)
+        told.set()
+
+    with Restartable(halves, tokenizer) as cloud, ThreadPoolExecutor(1) as other:
+
+        def on_text(text: str) -> None:
+            came.append(text)
+            if len(came) == 1:
+                cloud.served.drain()
+                waiting.append(other.submit(
+                    converse, cloud.address, halves.edge, tokenizer, PROMPT, 6, SAMPLED, deadline_s=0.6,
+                    restart_deadline_s=60.0, on_notice=on_notice,
+                ))  # fmt: skip
+                assert told.wait(20)
+
+        waiting = list[Future[Reply]]()
+        got = converse(cloud.address, halves.edge, tokenizer, PROMPT, 6, on_text=on_text)
+        assert got.tokens == halves.tokens(PROMPT, 6) and got.timing.reopened == 0
+        cloud.restart(away_s=1.2)
+        assert waiting[0].result(60).tokens == halves.tokens(PROMPT, 6, SAMPLED)
+    assert notices[0] == "the cloud is busy: the cloud is stopping; asking again in 1.0 s (giving up after 60 s)"
+
+
+def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long_as_for_the_cloud(
+    halves: Halves, tokenizer: Tokenizer
+) -> None:
+    """The others were faster, and have taken all places for longer than a new reply would wait."""
+    from tests.support import opening
+
+    came = list[str]()
+    with Restartable(halves, tokenizer) as cloud:
+        with ExitStack() as stack:
+
+            def on_text(text: str) -> None:
+                came.append(text)
+                if len(came) == 2:
+                    cloud.restart()
+                    peer = stack.enter_context(cloud.served.peer())
+                    sessions = [cloud.served.open(peer, opening()) for _ in range(4)]
+
+                    def leave() -> None:
+                        for session in sessions:
+                            peer.ask(Close(session, 1))
+
+                    leaving.append(threading.Timer(1.0, leave))
+                    leaving[0].start()
+
+            leaving = list[threading.Timer]()
+            stack.callback(lambda: leaving[0].join())
+            got = converse(
+                cloud.address, halves.edge, tokenizer, PROMPT, 6, deadline_s=0.5, restart_deadline_s=60, on_text=on_text
+            )  # fmt: skip
+    assert got.tokens == halves.tokens(PROMPT, 6) and got.timing.reopened == 1
 
 
 # ---- the device

@@ -1,18 +1,13 @@
-"""How much one peer may ask for in a second, and how much memory the process may take.
+"""How much one peer may ask for in a second.
 
-Bookkeeping only. Knows: names, sizes, the clock, what the system says of this process.
-Does not know: sockets, keys, what is asked.
+Bookkeeping only. Knows: names, sizes, the clock. Does not know: sockets, keys, what is asked.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
-
-from llama.errors import MemoryCeilingReached
 
 # A prompt row of an 8B model has 8 KiB: 6,000 prompt tokens a second, which few devices come near.
 MAX_MB_S_PER_KEY = 50.0
@@ -27,9 +22,6 @@ BURST_S = 2.0  # what was not used of so many seconds may come at once
 LARGEST_AT_ONCE = 4  # messages of the largest size, however low the limit
 MAX_KNOWN = 4096  # peers whose use is remembered; who came longest ago is forgotten
 ALLOWANCE = 2 << 30  # bytes that the process may grow by after loading, or a quarter of what it has then
-LOOK_EVERY_S = 0.2
-
-_STATM = Path("/proc/self/statm")
 
 
 class Budgets:
@@ -80,43 +72,3 @@ class Budgets:
     def _after(self, before: tuple[float, ...], *costs: float) -> tuple[float, ...]:
         now = self._clock()
         return tuple(max(t, now) + cost / rate for t, cost, rate in zip(before, costs, self._rates, strict=True))
-
-
-class MemoryCeiling:
-    """How much memory this process may have of its own: resident, without what is mapped from files.
-
-    Args:
-        most: bytes.
-        clock: monotonic seconds.
-        used: what the process has now.
-    """
-
-    def __init__(self, most: float, clock: Callable[[], float], used: Callable[[], int]) -> None:
-        self.most, self._clock, self._used = most, clock, used
-        self._look_again = clock()
-
-    def check(self) -> None:
-        """Look, now and then.
-
-        Raises:
-            MemoryCeilingReached: there is more than that.
-        """
-        now = self._clock()
-        if now < self._look_again:
-            return
-        self._look_again = now + LOOK_EVERY_S
-        used = self._used()
-        if used > self.most:
-            raise MemoryCeilingReached(
-                f"this cloud has taken {used / 2**30:.2f} GiB, and may have {self.most / 2**30:.2f} (--max_memory_gb): "
-                f"somebody may send messages without end; start it again, devices go on where they were"
-            )
-
-
-def own_memory() -> int | None:
-    """Resident bytes of this process without those mapped from files; None where the system does not tell."""
-    try:
-        _, resident, shared, *_ = map(int, _STATM.read_text().split())
-    except (OSError, ValueError):
-        return None
-    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")

@@ -33,7 +33,7 @@ from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_rol
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.connections import Connections
 from llama.cloud.events import Events
-from llama.cloud.limits import Budgets, MemoryCeiling
+from llama.cloud.limits import Budgets
 from llama.cloud.metrics import Metrics
 from llama.cloud.prefixes import Prefix
 from llama.cloud.ranks import Ranks
@@ -41,6 +41,7 @@ from llama.cloud.scheduler import Pass, Scheduler
 from llama.cloud.sessions import Ending, Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
 from llama.errors import BindError, SplitLlamaError
+from llama.memory_ceiling import MemoryCeiling
 from llama.sampling import sample
 from llama.stages import StageClock
 from llama.tokenizer import Tokenizer

@@ -18,6 +18,7 @@ from llama.edge.link import Link
 from llama.errors import CheckpointError, PromptError, ProtocolMismatch, UsageError
 from llama.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
 from llama.keys import LinkKeys
+from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
 from llama.privacy.profile import Profile, rupiah
@@ -98,7 +99,7 @@ class Device:
         self, link: Link, welcome: Welcome, found: Found, profile: Profile, prepared: Prepared, *,
         sampling: Sampling, max_gen_len: int | None = None, on_begin: Callable[[], None] = lambda: None,
         on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
-        between_steps: Callable[[], None] = lambda: None,
+        between_steps: Callable[[], None] = lambda: None, on_finish: Callable[[], None] = lambda: None,
     ) -> Answer:  # fmt: skip
         """Run a prepared prompt.
 
@@ -114,6 +115,7 @@ class Device:
             on_text: called with each new piece of the reply, restored.
             watch: called with every round trip.
             between_steps: called before each request; it may raise to end the run.
+            on_finish: as of ``generation.reply_to``.
 
         Raises:
             PromptError: there is no room for a reply.
@@ -123,7 +125,8 @@ class Device:
         if max_gen_len is None and isinstance(found.prompt, Sheet):
             max_gen_len = found.prompt.max_gen_len
         reply_limit(len(ids), max_gen_len, welcome.max_seq_len)
-        edge = self.make_ready(welcome)
+        with link.growing():
+            edge = self.make_ready(welcome)
         restorer, restored = Restorer(prepared.sanitiser.tags), list[str]()
 
         def show(text: str) -> None:
@@ -135,7 +138,7 @@ class Device:
             ids, edge=edge, link=link, welcome=welcome, tokenizer=self.tokenizer, stop_ids=self.chat.stop_ids,
             sampling=sampling, max_gen_len=max_gen_len, prompt_id=found.prompt_id,
             shared=prepared.outgoing.shared, on_text=lambda text: show(restorer.push(text)), watch=watch,
-            between_steps=between_steps,
+            between_steps=between_steps, on_finish=on_finish,
         )  # fmt: skip
         show(restorer.finish())
         text, timing = "".join(restored), reply.timing
@@ -193,6 +196,11 @@ class SheetSource:
         prompt_file: the one prompt that there is; or
         sheet_dir: a directory of sheets on this machine. With neither, the cloud's own sheets are meant.
         deadline_s: how long the cloud may be silent.
+        keys: what it is asked with.
+        ceiling: of the process's memory.
+
+    Attributes:
+        while_waiting: called several times a second while the cloud is waited for; it may raise to wait no longer.
 
     Raises:
         UsageError: both are given, or no cloud is.
@@ -200,7 +208,8 @@ class SheetSource:
 
     def __init__(
         self, cloud: str | None, prompt_file: str | None, sheet_dir: str | None, deadline_s: float = 30.0,
-        keys: LinkKeys | None = None,
+        keys: LinkKeys | None = None, ceiling: MemoryCeiling | None = None,
+        while_waiting: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         if prompt_file is not None and sheet_dir is not None:
             raise UsageError("--prompt_file and --sheet_dir exclude each other; --help lists all flags")
@@ -208,7 +217,7 @@ class SheetSource:
             raise UsageError("sheets come from the cloud unless --sheet_dir names a directory: give --cloud, or "
                              "--sheet_dir")  # fmt: skip
         self.cloud, self.prompt_file, self.sheet_dir, self.deadline_s = cloud, prompt_file, sheet_dir, deadline_s
-        self.keys = keys
+        self.keys, self.ceiling, self.while_waiting = keys, ceiling, while_waiting
 
     @property
     def is_the_cloud(self) -> bool:
@@ -241,4 +250,4 @@ class SheetSource:
     def _link(self) -> Link:
         assert self.cloud is not None
         return Link(self.cloud, deadline_s=self.deadline_s, on_notice=lambda text: print(text, file=sys.stderr),
-                    keys=self.keys)  # fmt: skip
+                    while_waiting=self.while_waiting, keys=self.keys, ceiling=self.ceiling)  # fmt: skip

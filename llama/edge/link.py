@@ -2,11 +2,14 @@
 
 ZeroMQ's Lazy Pirate: a request whose answer does not come is asked again on a fresh socket, since a REQ socket that
 waits for a lost reply is of no further use. Asking again is safe because the cloud recognises a repeated request. A
-late answer may also mean a long computation; so silence is followed by Hello, and only a cloud that does not answer
-that either is counted as gone.
+late answer may also mean a long computation; so silence is followed by Hello, and a cloud that does not answer that
+either is counted as gone. How long all of that goes on is said in ``llama.edge.patience``: every wait ends.
 
 A connection that breaks is not waited for: libzmq says so, and the fresh socket tries every few hundred milliseconds
 to connect, so that Hello is there as soon as the cloud is.
+
+Whoever answers may be anybody. Nothing is waited for in one piece: several times a second the process's memory is
+looked at, since a message without end is not seen before it ends, and whoever waits is asked whether to go on.
 
 Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
 """
@@ -16,8 +19,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from socket import getaddrinfo
 from types import TracebackType
 
@@ -26,17 +31,31 @@ import torch
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from llama import wire
-from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama import memory_ceiling, wire
+from llama.edge.patience import FINISH_DEADLINES, MAX_DEADLINES, Patience
+from llama.errors import (
+    CloudRefused,
+    CloudUnreachable,
+    LinkError,
+    MemoryCeilingReached,
+    ProtocolMismatch,
+    RequestUnanswered,
+    SplitLlamaError,
+    UsageError,
+)
 from llama.keys import LinkKeys
+from llama.memory_ceiling import MemoryCeiling
 from llama.sampling import Sampling
 from llama.wire import (
     Close,
+    Collect,
     Error,
     ErrorCode,
+    FetchSheet,
     Final,
     Finish,
     Hello,
+    ListSheets,
     Open,
     Opened,
     Reply,
@@ -52,11 +71,30 @@ RECONNECT_MS, RECONNECT_MAX_MS = 100, 300  # between attempts to connect
 MAX_STALE = 3  # replies to earlier requests, for one request
 MAX_LOSSES = 12  # in a row, of the connection over which one request was sent
 AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
-MAX_REPLY_BYTES = 64 << 20
-WAITING_MS = 200
+LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in any case
+SLICE_S = 0.2  # the longest piece of a wait
+LOOKUP_S = 1.0  # for the name of a host, when it is found out why nobody has answered
+REMAKE_S = 2.0  # for a socket, where all are in use
+END_S = 0.1  # for libzmq's own threads, one of which may be looking a name up
+CLOSE_S = 2.0  # that a cloud has to answer Close; it frees idle places itself
+CLOSE_STOPPED_S = 0.3  # likewise where the person has had enough
+# Bytes of a reply, by request. A sheet comes with the provider's system prompt, 16 MiB each at most; a delivery with a
+# sheet. In a Final stands the text of a context's tokens, in Sheets a thousand titles and what those sheets ask for.
+REPLY_BYTES: dict[type[Request], int] = {
+    FetchSheet: 33 << 20, Collect: 33 << 20, Finish: 16 << 20, ListSheets: 16 << 20,
+}  # fmt: skip
+SHORT_REPLY_BYTES = 64 << 10  # of all others, and of an Error
+MAX_REPLY_BYTES = max(REPLY_BYTES.values())
+REPLIES_AHEAD = 2  # that libzmq takes in before they are asked for
+WORDS_SHOWN = 2000  # characters of what a cloud says
+STOPPING = "the cloud is stopping"  # how a busy cloud says that it is about to end
 # A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
 CHECK_KEYS = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
 GIVE_KEYS = "if that cloud has keys, give --key_file and --cloud_key"  # nor does it to a device without one
+
+
+class Stopped(Exception):
+    """Whoever waits does not want to any more; raised by ``while_waiting``."""
 
 
 class Link:
@@ -68,6 +106,9 @@ class Link:
         on_notice: told in words about every retry.
         while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
         keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
+        restart_deadline_s: likewise a cloud that had answered and then went away, or said that it is stopping; by
+            default that is no longer.
+        ceiling: of the process's memory; by default a little more than it has now.
 
     Attributes:
         silent: the cloud is late with an answer, and did not say that it lives.
@@ -77,11 +118,15 @@ class Link:
     def __init__(
         self, address: str, *, deadline_s: float = 30.0, on_notice: Callable[[str], None] = print,
         while_waiting: Callable[[], None] | None = None, keys: LinkKeys | None = None,
+        restart_deadline_s: float | None = None, ceiling: MemoryCeiling | None = None,
     ) -> None:  # fmt: skip
         self.address, self.deadline_s, self.on_notice = address, deadline_s, on_notice
         self.while_waiting, self.keys = while_waiting, keys
+        self.restart_deadline_s = deadline_s if restart_deadline_s is None else max(deadline_s, restart_deadline_s)
         self.silent, self.waits_when_busy = False, True
         self.bytes_sent = self.bytes_received = 0
+        self._ceiling = ceiling or memory_ceiling.of_a_client()
+        self._has_answered = False
         self._context = zmq.Context()
         self._pending: tuple[Request, list[bytes | memoryview]] | None = None
         self._sockets_made = 0
@@ -91,7 +136,10 @@ class Link:
     def close(self) -> None:
         """Drop the connection and whatever is unsent."""
         self._drop(self._socket)
-        self._context.term()
+        # It waits for libzmq's own threads, which a look-up of a name may hold for as long as the system likes.
+        ending = threading.Thread(target=self._context.term, name="link's end", daemon=True)
+        ending.start()
+        ending.join(END_S)
 
     def __enter__(self) -> Link:
         return self
@@ -115,8 +163,10 @@ class Link:
 
         Raises:
             CloudUnreachable: no sign of life for ``deadline_s``, or the connection breaks again and again.
+            RequestUnanswered: signs of life, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
             CloudRefused: a typed Error; ``busy`` only after ``deadline_s`` of it.
             ProtocolMismatch: the answer is not of this protocol.
+            MemoryCeilingReached: the process has more memory than it may, since somebody sends without end.
         """
         self.begin(request, rows)
         return self.finish()
@@ -138,7 +188,7 @@ class Link:
         request, frames = self._pending
         try:
             reply = self._wait_for_a_place(request, frames)
-        except (CloudUnreachable, ProtocolMismatch):
+        except BaseException:
             self.abandon()
             raise
         self._pending = None
@@ -146,13 +196,30 @@ class Link:
             raise CloudRefused(reply.code, reply.message, reply.advice, reply.retry_after_s)
         return reply
 
+    def tell(self, request: Request, within_s: float) -> None:
+        """Send a request once, and wait a little for an answer, whatever it is; nothing is asked again.
+
+        What else was begun is forgotten. ``while_waiting`` may only end the wait.
+        """
+        self.abandon()
+        give_up, answer = time.monotonic() + within_s, None
+        try:
+            self._look_at_the_connection()
+            if not self._lost:
+                self._send([wire.encode(request)], within_s)
+                answer = self._receive(give_up - time.monotonic(), request)
+        except (LinkError, Stopped):
+            pass
+        finally:
+            if answer is None:
+                self._remake()
+
     def pause(self, seconds: float) -> None:
         """Wait before asking again."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            if self.while_waiting is not None:
-                self.while_waiting()
-            time.sleep(min(left, WAITING_MS / 1000))
+            self._look_up()
+            time.sleep(min(left, SLICE_S))
 
     def abandon(self) -> None:
         """Forget a request that was begun; its reply can no longer arrive."""
@@ -160,25 +227,37 @@ class Link:
             self._pending = None
             self._remake()
 
-    # ---- inside
+    def growing(self) -> AbstractContextManager[None]:
+        """In here the caller takes memory that it keeps, which is nobody else's doing."""
+        return nullcontext() if self._ceiling is None else self._ceiling.growing()
+
+    # ---- inside: how long
 
     def _wait_for_a_place(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
         """The reply; a cloud that is busy is asked again with the same bytes."""
-        give_up, told, stale = math.inf, False, 0
+        patience = Patience(
+            self.deadline_s, self.restart_deadline_s, has_answered=self._has_answered,
+            deadlines=FINISH_DEADLINES if isinstance(request, Finish) else MAX_DEADLINES,
+        )  # fmt: skip
+        told, stale = False, 0
         while True:
-            reply = self._wait_for_reply(request, frames)
-            if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0) and stale < MAX_STALE:
+            reply = self._wait_for_reply(request, frames, patience)
+            if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0):
                 stale += 1  # something in between has handed an earlier reply on once more
+                if stale > MAX_STALE:
+                    raise ProtocolMismatch(f"{self.address} answers an earlier request again and again; tell its "
+                                           f"operator")  # fmt: skip
                 self._remake()
                 self._send(frames)
                 continue
             if not isinstance(reply, Error) or reply.code != ErrorCode.BUSY or not self.waits_when_busy:
                 return reply
-            now = time.monotonic()
-            give_up = min(give_up, now + self.deadline_s)
-            if now > give_up:
-                return Error(reply.code, f"{reply.message}; it was asked again for {self.deadline_s:.0f} s",
-                             "try again later, or wait longer with --deadline", reply.retry_after_s)  # fmt: skip
+            stopping = reply.message == STOPPING
+            # A reply that has begun would be lost if its device were turned away by all that have come back before it.
+            begun = isinstance(request, Open) and bool(request.resumed_ids)
+            longer = stopping or begun
+            if patience.busy(self.restart_deadline_s if longer else self.deadline_s, stopping=stopping):
+                return self._turned_away(reply, longer)
             hint = reply.retry_after_s
             if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
                 if not told:
@@ -186,58 +265,112 @@ class Link:
                 told = True
                 self.pause(AT_ONCE_S)
             else:
-                wait = min(max(hint, 0.1), 10.0) if hint is not None and math.isfinite(hint) else 1.0
-                self.on_notice(f"the cloud is busy: {reply.message}; asking again in {wait:.1f} s")
-                self.pause(wait)
+                wait = min(max(hint, 0.1), LONGEST_HINT_S) if hint is not None and math.isfinite(hint) else 1.0
+                if patience.is_news(reply.message, patience.in_all_s) or not stopping:
+                    until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
+                    self.on_notice(f"the cloud is busy: {reply.message}; asking again in {wait:.1f} s{until}")
+                self.pause(min(wait, patience.busy_left_s + AT_ONCE_S))
             self._look_at_the_connection()
             self._lost = False  # as in begin
             self._send(frames)
 
-    def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview]) -> Reply:
+    def _turned_away(self, reply: Error, longer: bool) -> Error:
+        """What is said of a cloud that was busy for too long."""
+        flag, seconds = "--deadline", self.deadline_s
+        if longer and self.restart_deadline_s > self.deadline_s:
+            flag, seconds = "--restart_deadline", self.restart_deadline_s
+        return Error(reply.code, f"{reply.message}; it was asked again for {seconds:.0f} s",
+                     f"try again later, or wait longer with {flag}", reply.retry_after_s)  # fmt: skip
+
+    def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview], patience: Patience) -> Reply:
         is_hello = isinstance(request, Hello)
-        heard = time.monotonic()
         # Half the deadline at most, so that however short it is the cloud is asked whether it lives.
-        reply = self._receive(min(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S, self.deadline_s / 2))
+        reply = self._receive(min(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S, self.deadline_s / 2), request)
         attempt = losses = 0
+        lives = False  # it has said so since it was given the request
         while reply is None:
-            silent_s = time.monotonic() - heard
-            if silent_s >= 0.95 * self.deadline_s:  # the rest would not be worth asking for
-                if (host := self._host()) is not None and not _is_known(host):
-                    raise CloudUnreachable(f"no answer from {self.address}: this machine knows no host of the name "
-                                           f"{host}; check how it is written, or give its IP address")  # fmt: skip
-                raise CloudUnreachable(
-                    f"no answer from {self.address} for {silent_s:.0f} s; check that cloud_main.py runs there, that "
-                    f"the address is right and that no firewall is in between"
-                    f"{f'; and {GIVE_KEYS}' if self.keys is None else f'; also {CHECK_KEYS}'}"
-                )
+            patience.missed(connected=self._joined and not self._lost)
+            self._give_up_if_over(patience)
             self.silent = True
             if self._lost:
                 losses += 1
-                self._bear_a_loss(losses)
+                self._bear_a_loss(losses, patience)
             else:
-                self.on_notice(f"no answer from {self.address} for {silent_s:.0f} s; asking again "
-                               f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
+                self._say_that_it_is_late(patience, lives)
                 attempt += 1
-            patience = HELLO_PATIENCE_S[min(attempt, len(HELLO_PATIENCE_S) - 1)]
-            patience = min(patience, max(0.1, self.deadline_s - silent_s))
+            lives, give_up_s = False, max(0.1, patience.left_s)
             self._remake()
             self._send([wire.encode(Hello(wire.VERSION))])
-            sign_of_life = self._receive(patience)
+            hello = request if is_hello else Hello(wire.VERSION)
+            sign_of_life = self._receive(
+                min(HELLO_PATIENCE_S[min(attempt, len(HELLO_PATIENCE_S) - 1)], give_up_s), hello
+            )
             if sign_of_life is None:
                 continue
             if is_hello:
                 return sign_of_life
-            heard, attempt = time.monotonic(), 0
+            patience.lives()
+            attempt, lives = 0, True
+            self._give_up_if_over(patience)
             self._send(frames)
-            reply = self._receive(min(STEP_PATIENCE_S, self.deadline_s / 2))
+            reply = self._receive(max(0.1, min(STEP_PATIENCE_S, self.deadline_s / 2, patience.left_s)), request)
         return reply
 
-    def _host(self) -> str | None:
-        """The address's host, where the name of one belongs."""
-        scheme, _, rest = self.address.partition("://")
-        return rest.rpartition(":")[0].removeprefix("[").removesuffix("]") if scheme == "tcp" else None
+    def _say_that_it_is_late(self, patience: Patience, lives: bool) -> None:
+        if not lives:
+            if patience.is_news("silent", patience.silent_s):
+                self.on_notice(f"no answer from {self.address} for {patience.silent_s:.0f} s; asking again "
+                               f"(giving up after {patience.silence_limit_s:.0f} s)")  # fmt: skip
+        elif patience.is_news("unanswered", patience.unanswered_s):
+            self.silent = False
+            self.on_notice(f"the cloud at {self.address} lives, but has not answered this request for "
+                           f"{patience.unanswered_s:.0f} s; waiting (giving up after "
+                           f"{patience.unanswered_limit_s:.0f} s)")  # fmt: skip
 
-    def _bear_a_loss(self, losses: int) -> None:
+    def _give_up_if_over(self, patience: Patience) -> None:
+        over = patience.over
+        if over is None:
+            return
+        if over == "unanswered":
+            raise RequestUnanswered(f"the cloud at {self.address} says that it lives, but has not answered this "
+                                    f"request for {patience.unanswered_s:.0f} s; try again later, tell its operator, "
+                                    f"or wait longer with --deadline")  # fmt: skip
+        if over == "in_all":
+            raise RequestUnanswered(f"the cloud at {self.address} has not answered this request for "
+                                    f"{patience.in_all_s:.0f} s, in which it went away, came back or was busy again "
+                                    f"and again; try again later, or tell its operator")  # fmt: skip
+        none = f"no answer from {self.address} for {patience.silent_s:.0f} s"
+        if not patience.has_answered and (why := self._why_nobody_is_known()):
+            raise CloudUnreachable(f"{none}: {why}")
+        if patience.away and self.restart_deadline_s > self.deadline_s:
+            raise CloudUnreachable(f"{none}, which had answered before; check that cloud_main.py runs there; where it "
+                                   f"takes longer to start, give a longer --restart_deadline")  # fmt: skip
+        raise CloudUnreachable(
+            f"{none}; check that cloud_main.py runs there, that the address is right and that no firewall is in between"
+            f"{f'; and {GIVE_KEYS}' if self.keys is None else f'; also {CHECK_KEYS}'}"
+        )
+
+    def _why_nobody_is_known(self) -> str | None:
+        """What is wrong with the name of the host, if something is. libzmq looks it up, too, and does not tell."""
+        scheme, _, rest = self.address.partition("://")
+        if scheme != "tcp":
+            return None
+        host, found = rest.rpartition(":")[0].removeprefix("[").removesuffix("]"), list[bool]()
+        # In a thread: the system takes its time, and hears nobody meanwhile.
+        looking = threading.Thread(target=lambda: found.append(_is_known(host)), name="look-up", daemon=True)
+        looking.start()
+        give_up = time.monotonic() + LOOKUP_S
+        while looking.is_alive() and (left := give_up - time.monotonic()) > 0:
+            looking.join(min(left, SLICE_S))
+            self._look_up()
+        if not found:
+            return (f"this machine's look-up of the name {host} takes more than {LOOKUP_S:.0f} s; check its name "
+                    f"service, or give the IP address")  # fmt: skip
+        if not found[0]:
+            return f"this machine knows no host of the name {host}; check how it is written, or give its IP address"
+        return None
+
+    def _bear_a_loss(self, losses: int, patience: Patience) -> None:
         """The connection broke under a request, ``losses`` times by now: the first is told, the later ones waited out.
 
         A cloud that restarts breaks it once. More often is a bad line, or something that breaks it because of what is
@@ -245,24 +378,38 @@ class Link:
         """
         if losses == 1:
             self.on_notice(f"the connection to {self.address} broke; asking again as soon as it is back "
-                           f"(giving up after {self.deadline_s:.0f} s)")  # fmt: skip
+                           f"(giving up after {patience.silence_limit_s:.0f} s)")  # fmt: skip
         elif losses >= MAX_LOSSES:
             raise CloudUnreachable(f"the connection to {self.address} broke {losses} times under one request; "
                                    f"check what is in between")  # fmt: skip
         else:
             self.pause(min(RECONNECT_MS / 1000 * 2 ** (losses - 2), STEP_PATIENCE_S, self.deadline_s / 8))
 
+    def _look_up(self) -> None:
+        """Between two pieces of a wait: whether to go on. May raise whatever ``while_waiting`` does."""
+        if self._ceiling is not None:
+            self._ceiling.check()
+        if self.while_waiting is not None:
+            self.while_waiting()
+
+    # ---- inside: the socket
+
     def _connect(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY_BYTES)
+        socket.setsockopt(zmq.RCVHWM, REPLIES_AHEAD)
         if self.keys is not None:
             socket.setsockopt(zmq.CURVE_SECRETKEY, self.keys.own.secret.encode())
             socket.setsockopt(zmq.CURVE_PUBLICKEY, self.keys.own.identity.public.encode())
             socket.setsockopt(zmq.CURVE_SERVERKEY, self.keys.cloud.public.encode())
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        self._watch(socket)
+        try:
+            self._watch(socket)
+        except zmq.ZMQError:
+            socket.close(linger=0)
+            raise
         if self.address.startswith("tcp://["):
             socket.setsockopt(zmq.IPV6, 1)
         try:
@@ -295,50 +442,79 @@ class Link:
             self._joined = event == zmq.Event.HANDSHAKE_SUCCEEDED
 
     def _drop(self, socket: zmq.Socket[bytes]) -> None:
-        socket.disable_monitor()
+        if not socket.closed:
+            socket.disable_monitor()
         self._monitor.close(linger=0)
         socket.close(linger=0)
 
     def _remake(self) -> None:
         self._drop(self._socket)
-        self._socket = self._connect()
+        give_up = time.monotonic() + REMAKE_S
+        while True:
+            try:
+                self._socket = self._connect()
+                return
+            except zmq.ZMQError as err:  # libzmq takes down in its own time what was closed
+                if time.monotonic() > give_up:
+                    raise LinkError(f"no socket to reach {self.address} with ({err.strerror}); too many files are "
+                                    f"open here") from None  # fmt: skip
+            time.sleep(AT_ONCE_S)
 
-    def _send(self, frames: Sequence[bytes | memoryview]) -> None:
+    def _send(self, frames: Sequence[bytes | memoryview], patience_s: float | None = None) -> None:
         self.bytes_sent += sum(map(len, frames))
         # libzmq gives up, for good, a connection whose handshake was garbled; a send would wait for another for ever.
-        patience_s = min(HELLO_PATIENCE_S[0], self.deadline_s / 2)
-        if self._socket.poll(math.ceil(1000 * patience_s), zmq.POLLOUT):
-            self._socket.send_multipart(frames, zmq.DONTWAIT)
-        else:
-            self._lost = True
+        give_up = time.monotonic() + (
+            min(HELLO_PATIENCE_S[0], self.deadline_s / 2) if patience_s is None else patience_s
+        )
+        while not self._socket.poll(_slice_ms(give_up), zmq.POLLOUT):
+            if time.monotonic() >= give_up:
+                self._lost = True
+                return
+            self._look_up()
+        self._socket.send_multipart(frames, zmq.DONTWAIT)
 
-    def _receive(self, patience_s: float) -> Reply | None:
-        """What comes within ``patience_s``; None also at once when the connection breaks."""
+    def _receive(self, patience_s: float, request: Request) -> Reply | None:
+        """What comes to ``request`` within ``patience_s``; None also at once when the connection breaks."""
         give_up = time.monotonic() + patience_s
         while True:
-            left_ms = 0 if self._lost else max(0, math.ceil(1000 * (give_up - time.monotonic())))
-            events = dict(self._poller.poll(left_ms if self.while_waiting is None else min(WAITING_MS, left_ms)))
-            if self._socket in events:
+            events = dict(self._poller.poll(0 if self._lost else _slice_ms(give_up)))
+            if self._socket in events and (frame := self._frame()) is not None:
                 break
             if self._monitor in events:
                 self._look_at_the_connection()
             if self._lost or time.monotonic() >= give_up:
                 return None
-            if self.while_waiting is not None:
-                self.while_waiting()
-        frames = self._socket.recv_multipart()
-        self.silent = False
-        self.bytes_received += sum(map(len, frames))
+            self._look_up()
+        self.silent, self._has_answered = False, True
+        self.bytes_received += len(frame)
+        most = REPLY_BYTES.get(type(request), SHORT_REPLY_BYTES)
         try:
-            if len(frames) != 1:
-                raise ValueError(f"{len(frames)} frames")
-            return wire.decode_reply(frames[0])
+            if frame.more:
+                raise ValueError("2 frames or more")
+            if len(frame) > most:
+                raise ValueError(f"{len(frame)} bytes, where {most} are the most")
+            reply = wire.decode_reply(frame.bytes)
         except ValueError as err:
-            raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})") from None
+            raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})"[:WORDS_SHOWN]) from None
+        if isinstance(reply, Error):  # whatever is shown of it
+            return Error(reply.code, reply.message[:WORDS_SHOWN], reply.advice[:WORDS_SHOWN], reply.retry_after_s)
+        return reply
+
+    def _frame(self) -> zmq.Frame | None:
+        """The first frame of what has come; None where that is no reply of a REP's, and libzmq has passed over it."""
+        try:
+            return self._socket.recv(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return None
+
+
+def _slice_ms(give_up: float) -> int:
+    """Milliseconds of one piece of a wait that ends at ``give_up``."""
+    return max(0, math.ceil(1000 * min(SLICE_S, give_up - time.monotonic())))
 
 
 def _is_known(host: str) -> bool:
-    """Whether it is an address, or a name that can be looked up. libzmq looks it up, too, and does not tell."""
+    """Whether it is an address, or a name that can be looked up."""
     try:
         getaddrinfo(host, None)
     except (OSError, UnicodeError):
@@ -409,13 +585,9 @@ class Session:
         return tokens
 
     def finish(self, end: int) -> Final:
-        """The reply is outputs ``0 … end-1``: its text. Waited for without ``while_waiting``: it cannot be undone."""
+        """The reply is outputs ``0 … end-1``: its text. It cannot be undone, also where it is not waited for."""
         self._seq += 1
-        waiting, self._link.while_waiting = self._link.while_waiting, None
-        try:
-            final = self._link.ask(Finish(self._id, self._seq, end))
-        finally:
-            self._link.while_waiting = waiting
+        final = self._link.ask(Finish(self._id, self._seq, end))
         if not isinstance(final, Final):
             raise self._mismatch("Finish")
         return final
@@ -425,19 +597,20 @@ class Session:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Give the place back. After a failure this is tried once, briefly: the cloud also frees idle places itself."""
-        self._link.abandon()
-        if isinstance(error, CloudUnreachable):
+        """Give the place back. This is tried once, briefly: the cloud also frees idle places itself."""
+        gone = isinstance(error, CloudUnreachable) and not isinstance(error, RequestUnanswered)
+        if gone or isinstance(error, MemoryCeilingReached):
+            self._link.abandon()
             return
-        deadline, self._link.deadline_s = self._link.deadline_s, 2.0
-        notice, self._link.on_notice = self._link.on_notice, lambda _: None
-        waiting, self._link.while_waiting = self._link.while_waiting, None
+        stopped = error is not None and not isinstance(error, SplitLlamaError)  # Ctrl-C, Stop, a broken pipe
+        waiting = self._link.while_waiting
+        if stopped:  # it would say so once more
+            self._link.while_waiting = None
         try:
-            self._link.ask(Close(self._id, self._seq + 1))
-        except (CloudUnreachable, CloudRefused, ProtocolMismatch):
-            pass
+            brief = stopped or isinstance(error, RequestUnanswered)
+            self._link.tell(Close(self._id, self._seq + 1), CLOSE_STOPPED_S if brief else CLOSE_S)
         finally:
-            self._link.deadline_s, self._link.on_notice, self._link.while_waiting = deadline, notice, waiting
+            self._link.while_waiting = waiting
 
     def _mismatch(self, request: str) -> ProtocolMismatch:
         return ProtocolMismatch(f"{self._link.address} answered {request} with another kind of reply")

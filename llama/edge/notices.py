@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 
 from llama.edge.link import CHECK_KEYS, GIVE_KEYS
@@ -25,9 +26,11 @@ class Notices:
 
     def silence(self, words: str) -> None:
         """The link's ``on_notice``."""
-        if self._follow:  # it never comes to the error that would say what to look at
-            look_at = GIVE_KEYS if self._keys is None else f"check {CHECK_KEYS}"
-            words = f"no answer from {self._address}; asking until it comes; {look_at}"
+        if self._follow:  # it is never given up, nor does it come to the error that would say what to look at
+            words = re.sub(r" \(giving up after \S+ s\)", "", words)
+            if not words.startswith("the cloud "):  # which lives, or is busy
+                look_at = GIVE_KEYS if self._keys is None else f"check {CHECK_KEYS}"
+                words = f"no answer from {self._address}; asking until it comes; {look_at}"
         self._trouble(words)
 
     def refusal(self, words: str) -> None:

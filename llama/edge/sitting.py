@@ -3,18 +3,22 @@
 Two threads of its own. The *worker* loads the edge half and runs prompts, one at a time (OpenMP keeps a team of threads
 per calling thread). The *lookout* asks the cloud every few seconds whether it is there, while nothing else does.
 
+Who has stopped a run does not wait for the worker, whatever that waits for: the run is over at once, and the worker
+finds out. But a run that the cloud is being told to finish can no longer be called stopped.
+
 Knows: the device, the profile's file, the consents. Does not know: HTTP, what the page looks like.
 """
 
 from __future__ import annotations
 
 import hashlib
+import queue
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +27,21 @@ import msgspec
 
 from llama.edge import consent
 from llama.edge.asking import Answer, Device, SheetSource, copy_in_words
-from llama.edge.link import Link
+from llama.edge.link import Link, Stopped
 from llama.edge.own_files import replace_file
 from llama.edge.terminal import ending, not_held, timing_line
-from llama.errors import CheckpointError, CloudUnreachable, ProfileError, ProtocolMismatch, SplitLlamaError
-from llama.generation import RoundTrip
+from llama.errors import (
+    CheckpointError,
+    CloudUnreachable,
+    MemoryCeilingReached,
+    ProfileError,
+    ProtocolMismatch,
+    RequestUnanswered,
+    SplitLlamaError,
+)
+from llama.generation import MAY_BE_HANDED_ON, RoundTrip
 from llama.keys import LinkKeys
+from llama.memory_ceiling import MemoryCeiling, of_a_client
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_of
@@ -40,6 +53,8 @@ from llama.sheets import Sheet, party_of
 from llama.wire import Copy, Offer, SheetEntry, Welcome
 
 LOOKOUT_S = 3.0
+FINISH_GRACE_S = 0.3  # after a stop, for a cloud that is just saying that the reply is finished
+END_S = 1.0  # for the worker and what it tells the cloud, when the program ends
 ABSENT = "absent"  # version of a profile's file that is not there
 REMEMBERED_EVENTS = 4096  # a page that missed more looks at everything anew
 
@@ -49,10 +64,6 @@ CloudState = Literal["connecting", "here", "away", "wrong"]
 
 class Conflict(Exception):
     """What was asked for does not fit what is so now; the message says why."""
-
-
-class _Stopped(Exception):
-    """The person has had enough of a run."""
 
 
 class Events:
@@ -133,6 +144,8 @@ class _Run:
     iteration: dict[str, Any] | None = field(default=None, repr=False)
     done: dict[str, Any] | None = field(default=None, repr=False)
     error: str | None = None
+    stopped_at: float | None = None  # when the person had enough of it, in monotonic seconds
+    finishing: bool = False  # the cloud is told, or was, that the reply is complete
 
     @property
     def is_over(self) -> bool:
@@ -153,37 +166,50 @@ class Sitting:
         deadline_s: how long the cloud may be silent in a run.
         prompt_id: the sheet that is chosen at first, or empty.
         keys: its own and the cloud's, if keys are used.
+        restart_deadline_s: how long a run waits for a cloud that had answered and then went away.
+        ceiling: of the process's memory; by default a little more than it has of its own accord.
+
+    Attributes:
+        failure: why the program has to end, where it has to.
     """
 
     def __init__(
         self, device: Device, source: SheetSource, cloud: str, *, profile_file: str | None, mode: Mode,
         sampling: Sampling, max_gen_len: int | None, deadline_s: float, prompt_id: str = "",
-        keys: LinkKeys | None = None,
+        keys: LinkKeys | None = None, restart_deadline_s: float | None = None, ceiling: MemoryCeiling | None = None,
     ) -> None:  # fmt: skip
         self.device, self.source, self.address, self.profile_file, self.mode = device, source, cloud, profile_file, mode
         self.sampling, self.max_gen_len, self.deadline_s, self.prompt_id = sampling, max_gen_len, deadline_s, prompt_id
-        self.keys, self.events = keys, Events()
+        self.keys, self.restart_deadline_s, self.events = keys, restart_deadline_s, Events()
+        self.ceiling = ceiling or of_a_client()  # one for all links: what the process has is all of theirs
+        self.failure: MemoryCeilingReached | None = None
+        source.ceiling, source.while_waiting = self.ceiling, self._leave_if_ending
         self._lock = threading.Lock()  # of what follows
         self._seen: dict[str, _Seen] = {}
         self._run: _Run | None = None
         self._entries: tuple[SheetEntry, ...] | None = None if source.is_the_cloud else source.entries()
         self._cloud_state: CloudState = "connecting"
         self._cloud_says = f"looking for the cloud at {cloud}"
-        self._stop, self._closing = threading.Event(), threading.Event()
-        self._worker = ThreadPoolExecutor(1, "worker")
+        self._closing = threading.Event()
+        self._jobs: queue.SimpleQueue[tuple[_Run, _Seen] | None] = queue.SimpleQueue()
+        # Daemons: no cloud, and no half that is being loaded, keeps the program from ending.
+        self._worker = threading.Thread(target=self._work_off, name="worker", daemon=True)
         self._lookout = threading.Thread(target=self._look_out, name="lookout", daemon=True)
         self._profile()  # an unusable profile is told at once,
         Link(cloud, keys=keys).close()  # and so is what is no address
+        self._worker.start()
 
     def start(self) -> None:
         """Begin to look out for the cloud."""
         self._lookout.start()
 
-    def close(self) -> None:
-        """Stop a run that is under way, and wait for it."""
+    def close(self) -> bool:
+        """Stop a run that is under way, and wait for it a little. False where the worker is still at something."""
         self._closing.set()
-        self._stop.set()
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self.events.end()
+        self._jobs.put(None)
+        self._worker.join(END_S)
+        return not self._worker.is_alive()
 
     # ---- what a page asks for
 
@@ -217,7 +243,8 @@ class Sitting:
             SplitLlamaError: it cannot be had or prepared.
         """
         profile, version = self._profile()
-        found = self.source.find(prompt_id)
+        with self._under_the_ceiling():
+            found = self.source.find(prompt_id)
         prepared = self.device.prepare(found, profile, self.mode)
         seen = _Seen(found, profile, version, prepared)
         with self._lock:
@@ -286,18 +313,21 @@ class Sitting:
                 assert self.profile_file is not None
                 consent.remember(seen.found, seen.profile, self.profile_file, self.mode)
             run = self._run = _Run(secrets.token_hex(8), prompt_id, seen.digest)
-            self._stop.clear()
             self.events.add("begun", run=_snapshot(run), prompt_tokens=len(seen.prepared.outgoing.ids))
-        self._worker.submit(self._work, run, seen)
+        self._jobs.put((run, seen))
         return run.id
 
     def stop(self, run_id: str | None = None) -> None:
         """End the run that is under way, if one is (and is the one that is meant): unless it is being finished
-        already, it never is, so nobody gets a copy.
+        already, it never is, so nobody gets a copy; and the next one may begin.
         """
         with self._lock:
-            if self._run is not None and run_id in (None, self._run.id):
-                self._stop.set()
+            run = self._run
+            if run is None or run_id not in (None, run.id) or run.stopped_at is not None:
+                return
+            run.stopped_at = time.monotonic()
+            if not run.finishing:
+                self._set_over(run, "stopped")
 
     def profile_text(self) -> tuple[str, str]:
         """The profile's file, and a version to give back when it is written.
@@ -336,63 +366,116 @@ class Sitting:
 
     # ---- the worker
 
+    def _work_off(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._work(*job)
+
     def _work(self, run: _Run, seen: _Seen) -> None:
         try:
-            link = Link(self.address, deadline_s=self.deadline_s, on_notice=lambda text: self._notice(link, text),
-                        while_waiting=self._stop_if_asked, keys=self.keys)  # fmt: skip
-            with link:
+            self._leave_if_stopped(run)
+            link = Link(
+                self.address, deadline_s=self.deadline_s, on_notice=lambda text: self._notice(run, link, text),
+                while_waiting=lambda: self._leave_if_stopped(run), keys=self.keys,
+                restart_deadline_s=self.restart_deadline_s, ceiling=self.ceiling,
+            )  # fmt: skip
+            with link, self._under_the_ceiling():
                 welcome = self.device.meet(link)
                 self._cloud_is("here", f"the cloud at {self.address} is here")
                 answer = self.device.ask(
                     link, welcome, seen.found, seen.profile, seen.prepared, sampling=self.sampling,
                     max_gen_len=self.max_gen_len, on_text=lambda text: self._text(run, text),
                     watch=_Watch(self, run, welcome, len(seen.prepared.outgoing.ids)),
-                    between_steps=self._stop_if_asked,
+                    between_steps=lambda: self._leave_if_stopped(run), on_finish=lambda: self._finishing(run),
                 )  # fmt: skip
             self._over(run, "done", done=_done(answer, seen, welcome, self.mode))
-        except _Stopped:
-            self._over(run, "stopped")
+        except Stopped:
+            if run.finishing:
+                self._fail(run, f"stopped before the cloud had said that it is finished; {MAY_BE_HANDED_ON}")
+            else:
+                self._over(run, "stopped")
         except SplitLlamaError as err:
-            if isinstance(err, CloudUnreachable):
+            if isinstance(err, CloudUnreachable) and not isinstance(err, RequestUnanswered):
                 self._cloud_is("away", str(err))
             self._fail(run, str(err))
         except Exception as err:  # it must be said, or the page would wait for ever; what err says may be personal
             self._fail(run, f"the program failed ({type(err).__name__}); what it had sent was as you saw it")
 
-    def _stop_if_asked(self) -> None:
-        if self._stop.is_set():
-            raise _Stopped
+    def _leave_if_stopped(self, run: _Run) -> None:
+        if run.stopped_at is None and self._is_ending:
+            run.stopped_at = time.monotonic()
+        if run.stopped_at is None or (run.finishing and time.monotonic() - run.stopped_at < FINISH_GRACE_S):
+            return
+        raise Stopped
+
+    def _finishing(self, run: _Run) -> None:
+        """From here on a run that is stopped may be finished all the same."""
+        with self._lock:
+            if run.stopped_at is not None:
+                raise Stopped
+            run.finishing = True
+
+    @property
+    def _is_ending(self) -> bool:
+        """The program is; ``events.ended`` is set in a signal's handler."""
+        return self.events.ended or self._closing.is_set()
+
+    def _leave_if_ending(self) -> None:
+        if self._is_ending:
+            raise Stopped("the program ends")
+
+    @contextmanager
+    def _under_the_ceiling(self) -> Iterator[None]:
+        """Where the process comes to have more memory than it may, the program ends."""
+        try:
+            yield
+        except MemoryCeilingReached as err:
+            self.failure = err
+            self.events.end()
+            raise
 
     def _fail(self, run: _Run, error: str) -> None:
         self._over(run, "failed", error=printable(error))
 
     def _over(self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None) -> None:
-        told = {"reply": done, "error": error}
-        with self._lock:  # for both: another run may begin as soon as this one is over
+        with self._lock:
+            self._set_over(run, phase, done=done, error=error)
+
+    def _set_over(
+        self, run: _Run, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None
+    ) -> None:
+        """What has become of a run, once; under the lock, since another run may begin as soon as this one is over."""
+        if not run.is_over:
+            told = {"reply": done, "error": error}
             run.phase, run.done, run.error = phase, done, error
             self.events.add(phase, **{name: what for name, what in told.items() if what is not None})
 
     def _text(self, run: _Run, text: str) -> None:
         if text:
             with self._lock:  # for both: a page that begins in between would show this piece twice
-                run.text += text
-                self.events.add("text", text=text)
+                if not run.is_over:
+                    run.text += text
+                    self.events.add("text", text=text)
 
-    def _notice(self, link: Link, text: str) -> None:
+    def _notice(self, run: _Run, link: Link, text: str) -> None:
+        if run.is_over:
+            return
         if link.silent:
             self._cloud_is("away", text)
         else:
+            self._cloud_is("here", f"the cloud at {self.address} is here")
             self.events.add("notice", text=printable(text))
 
     def watched(self, run: _Run, iteration: dict[str, Any], prefill: dict[str, int] | None) -> None:
         """A round trip has been made."""
         self._cloud_is("here", f"the cloud at {self.address} is here")
         with self._lock:
+            if run.is_over:
+                return
             run.iteration, run.prefill = iteration, prefill
             run.phase = "decoding" if prefill is None else "prefill"
-        if prefill is not None:
-            self.events.add("prefill", **prefill)
-        self.events.add("iteration", **iteration)
+            if prefill is not None:
+                self.events.add("prefill", **prefill)
+            self.events.add("iteration", **iteration)
 
     # ---- the lookout
 
@@ -402,17 +485,30 @@ class Sitting:
             if running or (not self.events.followed and self._cloud_state != "connecting"):
                 continue  # the run will tell; nobody wants to know
             try:
-                with Link(self.address, deadline_s=LOOKOUT_S, on_notice=lambda _: None, keys=self.keys) as link:
-                    self.device.meet(link)
-                if self.source.is_the_cloud and (self._cloud_state != "here" or self._entries is None):
-                    before, self._entries = self._entries, self.source.entries()
-                    if self._entries != before:
-                        self.events.add("sheets")
-                self._cloud_is("here", f"the cloud at {self.address} is here")
+                with self._under_the_ceiling():
+                    self._look()
+            except Stopped:
+                return
+            except RequestUnanswered as err:  # so it is here
+                self.events.add("notice", text=printable(str(err)))
             except (CheckpointError, ProtocolMismatch) as err:
                 self._cloud_is("wrong", str(err))
             except SplitLlamaError as err:
                 self._cloud_is("away", str(err))
+
+    def _look(self) -> None:
+        """Whether the cloud is there, and which sheets it has."""
+        link = Link(
+            self.address, deadline_s=LOOKOUT_S, on_notice=lambda _: None, while_waiting=self._leave_if_ending,
+            keys=self.keys, ceiling=self.ceiling,
+        )  # fmt: skip
+        with link:
+            self.device.meet(link)
+        if self.source.is_the_cloud and (self._cloud_state != "here" or self._entries is None):
+            before, self._entries = self._entries, self.source.entries()
+            if self._entries != before:
+                self.events.add("sheets")
+        self._cloud_is("here", f"the cloud at {self.address} is here")
 
     def _cloud_is(self, state: CloudState, says: str) -> None:
         with self._lock:

@@ -11,9 +11,12 @@ Knows: HTTP. What is said is ``llama.edge.sitting``'s.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
 import secrets
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +34,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llama.edge.link import Stopped
 from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
 from llama.privacy.restoring import printable
@@ -39,6 +43,7 @@ PAGE = Path(__file__).parent / "page"
 MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
 HEARTBEAT_S = 5.0
 BODY_S = 10.0
+SHEETS_AT_ONCE = 4
 LOOPBACK = "127.0.0.1"
 
 _HEADERS = {
@@ -108,26 +113,46 @@ def serve(sitting: Sitting, port: int) -> None:
     logging.getLogger("uvicorn").addHandler(logging.NullHandler())
     logging.getLogger("uvicorn").propagate = False
     sitting.start()
+    server = _Server(config, sitting.events)
     print(f"the page, for this machine only: http://{LOOPBACK}:{port}/#{token}", flush=True)
     print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
     try:
-        _Server(config, sitting.events).run(sockets=[listener])
+        server.run(sockets=[listener])
+        if sitting.failure is not None:
+            raise sitting.failure
     finally:
-        sitting.close()
+        if not sitting.close():  # the worker computes, or loads: that hears nobody, and Python cannot end beside it
+            atexit.register(_end_at_once, server.exit_code if sitting.failure is None else sitting.failure.exit_code)
         listener.close()
 
 
+def _end_at_once(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)
+
+
 class _Server(uvicorn.Server):
-    """Ends the streams of open pages before it waits for them to end."""
+    """Ends the streams of open pages before it waits for them to end; and ends itself when they have been ended.
+
+    Attributes:
+        exit_code: of the signal that has ended it.
+    """
 
     def __init__(self, config: uvicorn.Config, events: Events) -> None:
         super().__init__(config)
-        self._events = events
+        self._events, self.exit_code = events, 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in a signal handler."""
+        self.exit_code = 128 + sig
         self._events.end()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second; whether to end."""
+        return await super().on_tick(counter) or self._events.ended
 
 
 def application(sitting: Sitting, port: int, token: str) -> Starlette:
@@ -136,9 +161,12 @@ def application(sitting: Sitting, port: int, token: str) -> Starlette:
     async def state(request: Request) -> Response:
         return _json(await run_in_threadpool(sitting.state))
 
+    looking = asyncio.Semaphore(SHEETS_AT_ONCE)  # a cloud that is slow with a sheet holds up nothing but sheets
+
     async def sheet(request: Request) -> Response:
         prompt_id = request.query_params.get("prompt_id", "")
-        return _json(await run_in_threadpool(sitting.look_at, prompt_id[:200]))
+        async with looking:
+            return _json(await run_in_threadpool(sitting.look_at, prompt_id[:200]))
 
     async def begin(request: Request) -> Response:
         body = await _body(request, _Begin)
@@ -188,6 +216,7 @@ def application(sitting: Sitting, port: int, token: str) -> Starlette:
             ProfileError: _told(422),
             PrivacyRefused: _told(422),
             SplitLlamaError: _told(502),
+            Stopped: _told(503),
             # What it says may be personal.
             Exception: lambda _, err: _json({"error": f"the program failed ({type(err).__name__})"}, 500),
         },

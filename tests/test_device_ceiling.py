@@ -1,0 +1,173 @@
+"""Claims about a peer that is no cloud, written by hand: what it sends costs no program its memory or its time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import edge_main
+from llama import memory_ceiling, wire
+from llama.edge.asking import Device, SheetSource
+from llama.edge.link import Link
+from llama.edge.sitting import Sitting
+from llama.errors import CloudUnreachable, MemoryCeilingReached, UsageError
+from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
+from llama.sampling import Sampling
+from tests.processes import wait_until
+from tests.raw import MORE, Listening, frame
+from tests.support import ROOT, SOAK
+
+ALLOWED = 64 << 20
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def flood(raw: socket.socket) -> None:
+    """One message of frames without end, in answer to the first request."""
+    raw.recv(1 << 16)
+    piece = MORE * (1 << 15)
+    while True:
+        raw.sendall(piece)
+
+
+def low_ceiling() -> MemoryCeiling:
+    return GrowthCeiling(ALLOWED, time.monotonic, lambda: own_memory() or 0)
+
+
+def test_frames_without_end_end_the_wait_for_an_answer_and_every_pause() -> None:
+    """With what was taken, and long before the deadline; afterwards it is given back."""
+    before = own_memory() or 0
+    for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire.VERSION)), link.pause(3600))):
+        with Listening(flood) as peer:
+            link = Link(peer.address, deadline_s=3600, on_notice=lambda _: None, ceiling=low_ceiling())
+            with link, pytest.raises(MemoryCeilingReached, match="this program has taken") as told:
+                wait(link)
+        assert told.value.exit_code == 3 and "\n" not in str(told.value)
+        assert wait_until(lambda: (own_memory() or 0) < before + ALLOWED)
+
+
+def test_a_page_ends_its_program_when_the_ceiling_is_reached(tiny_split: Callable[..., Path]) -> None:
+    """Whoever of it waits: the run, or whoever looks for the cloud."""
+    device = Device(str(tiny_split() / "edge"), lambda half, w: edge_main._load(half, w, torch.device("cpu")))
+    with Listening(flood) as peer:
+        for looks_out in (True, False):
+            source = SheetSource(peer.address, None, str(ROOT / "examples" / "sheets"), 60.0)
+            page = Sitting(
+                device, source, peer.address, profile_file=None, mode="schema", sampling=Sampling(temperature=0.0),
+                max_gen_len=4, deadline_s=60.0, ceiling=low_ceiling(),
+            )  # fmt: skip
+            if looks_out:
+                page.start()
+            else:
+                page.look_at("birthday")
+                page.begin("birthday", agree=True)
+            assert wait_until(lambda page=page: page.events.ended)  # type: ignore[misc]
+            assert isinstance(page.failure, MemoryCeilingReached) and page.close()
+
+
+def test_what_the_program_takes_itself_is_nobody_elses_doing() -> None:
+    """Loading raises the ceiling of growth, and is counted by a fixed one only where it does not fit."""
+    used = 1 << 30
+    ceiling = GrowthCeiling(512 << 20, Clock(), lambda: used)
+    with ceiling.growing():
+        used = 8 << 30
+        ceiling.check()
+    ceiling.check()
+    used = (10 << 30) - 1
+    ceiling.check()  # a quarter more
+    used = (10 << 30) + 1
+    with pytest.raises(MemoryCeilingReached, match=r"10\.00 GiB, and may have 10\.00"):
+        ceiling.check()
+    used = 1 << 30
+    fixed = MemoryCeiling(2 << 30, Clock(), lambda: used, memory_ceiling.DEVICE_WORDS)
+    with pytest.raises(UsageError, match=r"--max_memory_gb 2\.00: the half and its cache .* take 3\.00 GiB; give more"):
+        with fixed.growing():
+            used = 3 << 30
+    with pytest.raises(MemoryCeilingReached, match=r"this device has taken 3\.00.*--max_memory_gb.*--cloud"):
+        fixed.check()
+
+
+@pytest.mark.parametrize("gib", [0.0, -1.0, 0.001, float("nan")])
+def test_less_than_there_is_is_no_ceiling(gib: float) -> None:
+    with pytest.raises(UsageError, match=r"--max_memory_gb .*: it has .* GiB now, with nothing loaded; give more"):
+        memory_ceiling.of_a_client(gib)
+
+
+def test_a_reply_that_libzmq_passes_over_is_not_waited_for_for_ever() -> None:
+    """Four bytes before the empty frame look like a request's number; nothing comes of it, again and again."""
+
+    def say(raw: socket.socket) -> None:
+        raw.recv(1 << 16)
+        while True:
+            raw.sendall(frame(b"abcd", more=True) + MORE + frame(b"not a reply"))
+            time.sleep(0.01)
+
+    with Listening(say) as peer, Link(peer.address, deadline_s=0.5, on_notice=lambda _: None) as link:
+        begun = time.monotonic()
+        with pytest.raises(CloudUnreachable):
+            link.hello()
+        assert time.monotonic() - begun < 5
+
+
+def test_a_reply_that_comes_byte_by_byte_is_silence() -> None:
+    """Its beginning is dropped with the connection."""
+
+    def say(raw: socket.socket) -> None:
+        raw.recv(1 << 16)
+        for byte in MORE + b"\x00\xff" + bytes(255):
+            raw.sendall(bytes([byte]))
+            time.sleep(0.02)
+
+    with Listening(say) as peer, Link(peer.address, deadline_s=0.5, on_notice=lambda _: None) as link:
+        begun = time.monotonic()
+        with pytest.raises(CloudUnreachable, match="no answer"):
+            link.hello()
+        assert time.monotonic() - begun < 5
+
+
+PROGRAMS = [["edge_main.py", "--prompt_id", "gifts"]] + (
+    [
+        ["edge_main.py", "--web", "--deadline", "60"],
+        ["-m", "llama.vendor", "--vendor", "insurer"],
+        ["-m", "llama.status"],
+    ]
+    if SOAK
+    else []
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
+    program: list[str], tiny_split: Callable[..., Path]
+) -> None:
+    """At most half a GiB above its ceiling at any time, which is as much above what it has."""
+    half = ["--ckpt_dir", str(tiny_split() / "edge")] if program[0] == "edge_main.py" else []
+    with Listening(flood) as peer:
+        command = [sys.executable, *program, *half, "--cloud", peer.address]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, ending, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(ending)
+    assert process.returncode == 3, said
+    *notices, error = said.splitlines()
+    assert error.startswith("error: this ") and "the cloud may send messages without end" in error
+    assert all("no answer from" in notice for notice in notices)
+    print(f"{used.ru_maxrss >> 10} MiB at most")
+    assert used.ru_maxrss << 10 < (2 << 30)
