@@ -196,13 +196,13 @@ def collected(link: Link) -> tuple[wire.Delivery, ...]:
 
 def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path: Path, tmp_path: Path) -> None:
     """A writer without a pause: the copy has all that was written before it began, and nothing but what came first."""
-    written_so_far, stop, failures = [0], threading.Event(), list[BaseException]()
-    fill(path, 8)
+    written_so_far, stop, failures, without_end = [0], threading.Event(), list[BaseException](), 20_000
+    fill(path, 40)  # ten pieces: between them something was written
 
     def write() -> None:
         try:
             with closing(RunRecord(path)) as record:
-                while not stop.is_set():
+                while not stop.is_set() and written_so_far[0] < without_end:
                     finish(record, written_so_far[0])
                     written_so_far[0] += 1
         except BaseException as err:
@@ -222,7 +222,7 @@ def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path:
     finally:
         stop.set()
         writer.join()
-    assert not failures
+    assert not failures and written_so_far[0] < without_end
 
 
 def test_a_back_up_of_what_a_killed_cloud_left_has_its_last_runs_and_leaves_it_as_it_is(
