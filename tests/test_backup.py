@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,13 +21,15 @@ from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
+from llama.cloud.owners import Owners, secret_of
 from llama.cloud.record import Run, RunRecord, utc
 from llama.edge.link import Link
 from llama.generation import reply_to
+from llama.keys import LinkKeys, read_key
 from llama.wire import Copy
 from tests.devices import Watched
 from tests.processes import cloud, wait_until
-from tests.support import GREEDY, ROOT, SOAK, run_main, written
+from tests.support import GREEDY, ROOT, SOAK, Keys, run_main, written
 from tests.whole import load_edge
 
 Splits = Callable[..., Path]
@@ -97,14 +99,14 @@ def of(directory: Path) -> list[str]:
 
 
 class Devices:
-    """Threads that finish one run after the other until they are stopped."""
+    """Threads, each with a key, that finish one run after the other until they are stopped."""
 
-    def __init__(self, out: Path, address: str) -> None:
+    def __init__(self, out: Path, address: str, keys: Sequence[LinkKeys]) -> None:
         self.address, self.edge = address, load_edge(out)
         self.tokenizer = tokenizer_of(read_half(out / "edge", "edge"))
         self.finished, self.failures = dict[bytes, str](), list[BaseException]()
         self._stop, self._lock = threading.Event(), threading.Lock()
-        self._threads = [threading.Thread(target=self._work) for _ in range(DEVICES)]
+        self._threads = [threading.Thread(target=self._work, args=(each,)) for each in keys]
 
     def __enter__(self) -> Devices:
         for thread in self._threads:
@@ -121,11 +123,11 @@ class Devices:
         with self._lock:
             return dict(self.finished)
 
-    def _work(self) -> None:
+    def _work(self, keys: LinkKeys) -> None:
         try:
             prompt = self.tokenizer.encode("Which cover?", bos=True, eos=False)
             while not self._stop.is_set():
-                link = Watched(self.address, deadline_s=60, on_notice=lambda words: None)
+                link = Watched(self.address, deadline_s=60, on_notice=lambda words: None, keys=keys)
                 with link:
                     reply = reply_to(
                         prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer, stop_ids=(),
@@ -141,13 +143,18 @@ class Devices:
 def test_a_back_up_made_while_eight_devices_run_has_every_run_that_was_said_to_be_finished(
     tiny_split: Splits, tmp_path: Path, path: Path, catalogue: Path
 ) -> None:
-    """No run fails or goes without its copy meanwhile. A new cloud on what is restored hands out every copy."""
-    out, sheets = tiny_split(), written(tmp_path / "sheets", SHEETS)
+    """No run fails or goes without its copy meanwhile. A new cloud on what is restored hands out every copy.
+
+    With the cloud's key the rows still say which are one device's.
+    """
+    out, sheets, keys = tiny_split(), written(tmp_path / "sheets", SHEETS), Keys(tmp_path)
+    phones, insurer = [keys.make(f"phone-{number}") for number in range(DEVICES)], keys.make("insurer", "vendor")
     fill(path, FILLED_MB)
-    flags = ("--max_seq_len", 256, "--sheet_dir", sheets, "--threads", 1, "--max_batch_size", DEVICES)
+    flags = ("--max_seq_len", 256, "--sheet_dir", sheets, "--threads", 1, "--max_batch_size", DEVICES,
+             "--key_file", tmp_path / "cloud.key", "--allow_dir", keys.allowed)  # fmt: skip
     with (
         cloud(out / "cloud", *flags, "--record_file", path, "--catalogue", catalogue) as running,
-        Devices(out, running.address) as devices,
+        Devices(out, running.address, phones) as devices,
     ):
         assert wait_until(lambda: len(devices.finished) >= 5 * DEVICES or bool(devices.failures))
         before = devices.so_far()
@@ -167,12 +174,18 @@ def test_a_back_up_made_while_eight_devices_run_has_every_run_that_was_said_to_b
     assert {run_id: kept.get(run_id) for run_id in before} == before
     assert kept.items() <= devices.finished.items()
     print(f"{len(before)} runs before, {meanwhile} during a back-up ({ended.stderr.strip()}), {len(kept)} in it")
-    with cloud(out / "cloud", *flags, *new) as running, Link(running.address) as link:
+    with cloud(out / "cloud", *flags, *new) as running, Link(running.address, keys=insurer) as link:
         came = dict[bytes, str]()
         while deliveries := collected(link):
             came |= {delivery.run_id: delivery.text for delivery in deliveries}
             link.ask(wire.Acknowledge("insurer", tuple(delivery.run_id for delivery in deliveries)))
     assert came == kept
+    owners = Owners(secret_of(read_key(str(tmp_path / "cloud.key"), "cloud")))
+    with closing(sqlite3.connect(again / "r.sqlite")) as db:
+        for table in ("runs", "deliveries"):
+            rows = db.execute(f"SELECT owner, run_id FROM {table} WHERE owner <> x''").fetchall()
+            whose = {owners.opened(owner, run_id) for owner, run_id in rows}
+            assert whose == {owners.pseudonym(phone.own.identity.public) for phone in phones} and len(rows) == len(kept)
 
 
 def collected(link: Link) -> tuple[wire.Delivery, ...]:
@@ -183,13 +196,13 @@ def collected(link: Link) -> tuple[wire.Delivery, ...]:
 
 def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path: Path, tmp_path: Path) -> None:
     """A writer without a pause: the copy has all that was written before it began, and nothing but what came first."""
-    written_so_far, stop, failures = [0], threading.Event(), list[BaseException]()
-    fill(path, 8)
+    written_so_far, stop, failures, without_end = [0], threading.Event(), list[BaseException](), 20_000
+    fill(path, 40)  # ten pieces: between them something was written
 
     def write() -> None:
         try:
             with closing(RunRecord(path)) as record:
-                while not stop.is_set():
+                while not stop.is_set() and written_so_far[0] < without_end:
                     finish(record, written_so_far[0])
                     written_so_far[0] += 1
         except BaseException as err:
@@ -209,7 +222,7 @@ def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path:
     finally:
         stop.set()
         writer.join()
-    assert not failures
+    assert not failures and written_so_far[0] < without_end
 
 
 def test_a_back_up_of_what_a_killed_cloud_left_has_its_last_runs_and_leaves_it_as_it_is(
@@ -277,7 +290,7 @@ def test_what_was_acknowledged_after_the_back_up_is_handed_out_again(path: Path,
 @pytest.fixture
 def large(path: Path) -> Iterator[Path]:
     """A record that takes a while."""
-    fill(path, 150)
+    fill(path, 80)
     yield path
     path.unlink()
 
