@@ -36,6 +36,9 @@ class Sink(Protocol):
     def store(self, deliveries: Sequence[Delivery]) -> None:
         """Returns when all of them are stored, and raises if they are not."""
 
+    def close(self) -> None:
+        """Nothing more comes."""
+
 
 def line_of(delivery: Delivery) -> bytes:
     """A copy as one line of JSON, ASCII only, always the same for the same copy."""

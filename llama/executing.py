@@ -77,6 +77,9 @@ class Command:
         for delivery in deliveries:
             self._hand_over(line_of(delivery), delivery.run_id.hex())
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def _hand_over(self, line: bytes, run_id: str) -> None:
         wait_s = FIRST_WAIT_S
         for number in itertools.count(1):

@@ -62,6 +62,9 @@ class Stdout:
         if self._is_file:
             sync(self._fd)
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
 
 def _ends_inside_a_line(fd: int) -> bool:
     """Whether a file has a last line without its end; where nobody may look, an empty line too many does no harm."""

@@ -42,8 +42,6 @@ class Spool:
         self.directory = directory
         try:
             self._place = _opened(Path(directory))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(_UNFINISHED, dir_fd=self._place)
         except BlockingIOError:
             raise UsageError(f"--spool {directory}: another llama.vendor writes there; give each its own") from None
         except (OSError, ValueError) as err:
@@ -64,6 +62,10 @@ class Spool:
         except OSError as err:
             raise SplitLlamaError(f"--spool {self.directory}: a copy could not be written ({err.strerror}); it is not "
                                   f"acknowledged: see to that, and start again") from None  # fmt: skip
+
+    def close(self) -> None:
+        """Let another process have it."""
+        os.close(self._place)
 
     def _write(self, name: str, content: bytes) -> None:
         """A file of that name, unless it is there already."""
@@ -116,7 +118,7 @@ class Spool:
 
 
 def _opened(directory: Path) -> int:
-    """A directory, made if it is not there, and locked.
+    """A directory, made if it is not there, locked, and without what a kill has left.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -130,12 +132,23 @@ def _opened(directory: Path) -> int:
         finally:
             os.close(above)
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until this process ends
-    except OSError as err:
-        if err.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise BlockingIOError from None
-        # Others are file systems that have no locks.
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        _lock(place)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_UNFINISHED, dir_fd=place)
+    except BaseException:
+        os.close(place)
+        raise
     return place
+
+
+def _lock(place: int) -> None:
+    """Until it is closed, at the latest when this process ends. Some file systems have no locks, and do without."""
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass

@@ -28,6 +28,7 @@ if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is impo
 
 import math
 import re
+from contextlib import closing
 from pathlib import PurePath
 
 from llama.collecting import Collecting, Sink
@@ -100,26 +101,32 @@ def main(
         with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
             print(put(link, request), flush=True)
         return
-    sink = _sink(spool, exec, exec_timeout, acknowledge, follow, notices)
-    with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
+    with (
+        closing(_sink(spool, exec, exec_timeout, acknowledge, follow, notices)) as sink,
+        Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link,
+    ):
         collecting = Collecting(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
-        if not sink.acknowledges:
-            if number := collecting.some():
-                notices.tell(f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} "
-                             f"again, and of more only the oldest {sink.at_once} are seen; {_STORE_THEM}, "
-                             f"--acknowledge lets go of them")  # fmt: skip
+        if sink.acknowledges:
+            _collect_all(collecting, follow, interval)
+        elif number := collecting.some():
+            notices.tell(f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} "
+                         f"again, and of more only the oldest {sink.at_once} are seen; {_STORE_THEM}, "
+                         f"--acknowledge lets go of them")  # fmt: skip
+
+
+def _collect_all(collecting: Collecting, follow: bool, interval_s: float) -> None:
+    """Until nothing is left; with ``follow`` for ever."""
+    while True:
+        try:
+            came = collecting.some()
+        except CloudUnreachable:
+            if not follow:
+                raise
+            came = 0
+        if not (came or follow):
             return
-        while True:
-            try:
-                came = collecting.some()
-            except CloudUnreachable:
-                if not follow:
-                    raise
-                came = 0
-            if not (came or follow):
-                return
-            if not came:
-                link.pause(interval)
+        if not came:
+            collecting.link.pause(interval_s)
 
 
 def _sink(
