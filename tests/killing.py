@@ -2,7 +2,8 @@
 
 A fork server imports everything once; every job is a child of it, which takes milliseconds. In a job that is to be
 killed, functions that make steps (write, fsync, rename, ask …) count, and the k-th kills the process: before it does
-anything, after it has done all, and a write also in the middle.
+anything, after it has done all, and a write also in the middle. Another signal may come in its place, and the names of
+steps can be written down.
 
 Knows: which functions are steps. Does not know: what is expected of whom.
 """
@@ -15,6 +16,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -47,6 +49,7 @@ class ForkServer:
 
     def vendor(
         self, *argv: object, errors: Path, stdout: Path | None = None, kill_at: int | None = None,
+        number: int = signal.SIGKILL, of_command_only: bool = False, trace: Path | None = None,
         most_file_bytes: int | None = None, **changed: float,
     ) -> int:  # fmt: skip
         """Start ``python -m llama.vendor``; its process id.
@@ -56,12 +59,16 @@ class ForkServer:
             errors: file that gets its stderr.
             stdout: file that its stdout is added to; by default nobody reads it.
             kill_at: at which step it is killed, from 1 on.
+            number: by which signal.
+            of_command_only: only starting a command and waiting for it are steps.
+            trace: file that gets a line for each step that is begun.
             most_file_bytes: no file of its may become larger.
             changed: constants of ``llama.executing``.
         """
         return self._start(
             "vendor", argv=list(map(str, argv)), errors=str(errors), stdout=str(stdout or os.devnull),
-            kill_at=kill_at, most_file_bytes=most_file_bytes, changed=changed,
+            kill_at=kill_at, number=number, of_command_only=of_command_only, trace=str(trace) if trace else None,
+            most_file_bytes=most_file_bytes, changed=changed,
         )  # fmt: skip
 
     def cloud(self, address: str, sheet_dir: Path, record: Path, errors: Path, kill_at: int | None = None) -> int:
@@ -94,9 +101,10 @@ class ForkServer:
 class Steps:
     """Counts, and kills this process at the ``kill_at``-th; None never does."""
 
-    def __init__(self, kill_at: int | None) -> None:
-        self._left = kill_at
-        self._lock = threading.Lock()
+    def __init__(self, kill_at: int | None, number: int = signal.SIGKILL, trace: str | None = None) -> None:
+        self._left, self._number = kill_at, number
+        self._lock, self._write = threading.Lock(), os.write
+        self._trace = None if trace is None else os.open(trace, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def step(self, rest_s: float = 0.0) -> None:
         with self._lock:
@@ -104,7 +112,12 @@ class Steps:
                 self._left -= 1
                 if self._left == 0:
                     time.sleep(rest_s)
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), self._number)
+
+    def begun(self, name: str) -> None:
+        if self._trace is not None:
+            self._write(self._trace, f"{name}\n".encode())
+        self.step()
 
     def around(self, owner: Any, name: str, rest_s: float = 0.0) -> None:
         """Make a function's beginning and its end steps."""
@@ -112,7 +125,7 @@ class Steps:
 
         @functools.wraps(original)
         def stepped(*args: Any, **kwargs: Any) -> Any:
-            self.step()
+            self.begun(_name_of(name, args))
             result = original(*args, **kwargs)
             self.step(rest_s)
             return result
@@ -121,18 +134,23 @@ class Steps:
 
     def within_writes(self) -> None:
         """Make each write two, with a step before, between and after them."""
-        write = os.write
 
         def stepped(fd: int, content: Any) -> int:
-            self.step()
-            written = write(fd, content[: len(content) // 2])
+            self.begun("write")
+            written = self._write(fd, content[: len(content) // 2])
             self.step()
             if written == len(content) // 2:
-                written += write(fd, content[written:])
+                written += self._write(fd, content[written:])
             self.step()
             return written
 
         os.write = stepped
+
+
+def _name_of(function: str, args: Sequence[Any]) -> str:
+    if function == "fsync":
+        return "fsync directory" if stat.S_ISDIR(os.fstat(args[0]).st_mode) else "fsync"
+    return type(args[1]).__name__ if function == "begin" else function
 
 
 def vendor(job: dict[str, Any]) -> None:
@@ -145,14 +163,15 @@ def vendor(job: dict[str, Any]) -> None:
         setattr(importlib.import_module("llama.executing"), name, value)
     if job["most_file_bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["most_file_bytes"],) * 2)
-    steps = Steps(job["kill_at"])
-    for name in ("fsync", "rename", "unlink"):
-        steps.around(os, name)
-    steps.within_writes()
-    steps.around(Link, "begin", ARRIVES_S)
-    steps.around(Link, "finish")
+    steps = Steps(job["kill_at"], job["number"], job["trace"])
     steps.around(subprocess.Popen, "__init__")
     steps.around(subprocess.Popen, "wait")
+    if not job["of_command_only"]:
+        for name in ("fsync", "rename", "unlink"):
+            steps.around(os, name)
+        steps.within_writes()
+        steps.around(Link, "begin", ARRIVES_S)
+        steps.around(Link, "finish")
     run(llama.vendor.main, job["argv"])
 
 
