@@ -208,8 +208,8 @@ def paths_of(sheet_dir: str) -> dict[str, Path]:
     if not directory.is_dir():
         raise PromptError(f"--sheet_dir {sheet_dir}: no such directory; name the provider's directory of sheets")
     paths = sorted([*directory.glob("*.toml"), *directory.glob("*/*.toml")])
-    named = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
-    return {prompt_id: path for prompt_id, path in named.items() if _PROMPT_ID.fullmatch(prompt_id)}
+    by_id = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
+    return {prompt_id: path for prompt_id, path in by_id.items() if _PROMPT_ID.fullmatch(prompt_id)}
 
 
 def named(names: Collection[str]) -> str:
