@@ -21,7 +21,7 @@ import contextlib
 import ipaddress
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 import torch
@@ -53,7 +53,7 @@ from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
 from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.model import KVCache
-from llama.sheets import SheetDirectory, read_all
+from llama.sheets import SheetDirectory, named, read_all
 from llama.wire import Welcome
 from model_cloud import CloudTransformer
 from model_edge import load_edge
@@ -188,15 +188,15 @@ def main(
     # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
     directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
     if directory.parties and record_file is None:
-        parties = ", ".join(sorted(directory.parties))
+        parties = named(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
                          f"kept somewhere; give --record_file")  # fmt: skip
     shelf = Shelf(sheet_dir, directory) if publishing and sheet_dir is not None else None
     keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY, events)
     tokenizer = tokenizer_of(half)
     edge_half = None if edge_ckpt_dir is None else _edge_half(edge_ckpt_dir, half)
-    openings = [] if edge_half is None else openings_of(directory, chat_format_of(half, tokenizer))
-    openings, slots = _room(kv_cache_gb, max_batch_size, openings, half, max_seq_len, compute, world_size, events)
+    every_opening = {} if edge_half is None else openings_of(directory, chat_format_of(half, tokenizer))
+    openings, slots = _room(kv_cache_gb, max_batch_size, every_opening, half, max_seq_len, compute, world_size, events)
     products = None if catalogue is None else Catalogue(catalogue)
     secret = b"" if keys is None else secret_of(keys.own)
     record = None
@@ -359,8 +359,8 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
 
 
 def _room(
-    gib: float, most: int | None, openings: Sequence[tuple[int, ...]], half: Half, max_seq_len: int, dtype: torch.dtype,
-    world_size: int, events: Events,
+    gib: float, most: int | None, openings: Mapping[str, Sequence[tuple[int, ...]]], half: Half, max_seq_len: int,
+    dtype: torch.dtype, world_size: int, events: Events,
 ) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
     """Which beginnings of prompts are kept in ``gib`` GiB, and how many sessions have room beside them."""
     each = KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
@@ -369,8 +369,9 @@ def _room(
         raise UsageError(f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes "
                          f"{each * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len")  # fmt: skip
     fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
-    if len(fit) < len(openings):
-        told = f"--kv_cache_gb {gib} has room for {len(fit)} of {len(openings)} beginnings of prompts; the others are "
+    all_of_them = len({ids for of_a_party in openings.values() for ids in of_a_party})
+    if len(fit) < all_of_them:
+        told = f"--kv_cache_gb {gib} has room for {len(fit)} of {all_of_them} beginnings of prompts; the others are "
         events.warning("cache_small", message=told + "computed anew for each session")
     slots = (positions - sum(map(len, fit))) // max_seq_len
     return fit, min(slots, USUAL_SESSIONS if most is None else most)

@@ -100,6 +100,7 @@ def received(prompt_id: str, text: str, system: str, address: str) -> Found:
     where = f"sheet {prompt_id} of {address}"
     if len(text) > MAX_BYTES or len(system) > MAX_BYTES:
         raise PromptError(f"{where}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
+    sheets.check_text(system, f"{where}, the provider's system prompt")
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
 
 

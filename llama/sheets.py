@@ -14,8 +14,9 @@ Knows nothing about: tokens, the model, anybody's profile. Errors name the file 
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,11 +34,16 @@ MAX_ASKED = 64  # fields
 MAX_SHEETS = 1000  # of a directory that is read as a whole
 SYSTEM_FILE = "system.txt"
 
-# Control characters, and signs that turn the direction of writing, which could show a title as another.
-_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069"
+MAX_NAMED = 10  # sheets, where a message says which there are
+
+# Control characters, and signs that turn the direction of writing, which could show a text as another. TOML lets few of
+# them stand in a file, but any be written as an escape.
+_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_MARKS = r"\u061c\u200e\u200f"  # which right-to-left text may need, and a title does not
+_NO_TEXT = re.compile(rf"(?![\n\t])(?!\r\n)[{_CONTROLS}]")
 
 Text = Annotated[str, Meta(min_length=1)]
-Line = Annotated[str, Meta(max_length=200, pattern=rf"\A[^{_CONTROLS}]*\Z")]  # shown in a question
+Line = Annotated[str, Meta(max_length=200, pattern=rf"\A[^{_CONTROLS}{_MARKS}]*\Z")]  # shown in a question
 FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,39}\Z")]
 _PROMPT_ID = re.compile(r"(?:[a-z0-9-]{1,40}/)?[a-z0-9-]{1,80}")
 
@@ -182,7 +188,7 @@ def read_listed(sheet_dir: str, prompt_id: str) -> Listed:
     """
     known = paths_of(sheet_dir)
     if prompt_id not in known:
-        names = ", ".join(known) if known else "none: sheets end in .toml, and have names of a-z, 0-9 and -"
+        names = named(known) or "none: sheets end in .toml, and have names of a-z, 0-9 and -"
         raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
     path = str(known[prompt_id])
     text = read_text(path)
@@ -202,14 +208,45 @@ def paths_of(sheet_dir: str) -> dict[str, Path]:
     if not directory.is_dir():
         raise PromptError(f"--sheet_dir {sheet_dir}: no such directory; name the provider's directory of sheets")
     paths = sorted([*directory.glob("*.toml"), *directory.glob("*/*.toml")])
-    named = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
-    return {prompt_id: path for prompt_id, path in named.items() if _PROMPT_ID.fullmatch(prompt_id)}
+    by_id = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
+    return {prompt_id: path for prompt_id, path in by_id.items() if _PROMPT_ID.fullmatch(prompt_id)}
+
+
+def named(names: Collection[str]) -> str:
+    """Names as a message lists them: the first :data:`MAX_NAMED`, and how many more there are."""
+    listed, more = ", ".join(itertools.islice(names, MAX_NAMED)), len(names) - MAX_NAMED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def system_of(sheet_dir: str) -> str:
-    """The provider's own system prompt, or empty where there is none."""
+    """The provider's own system prompt, or empty where there is none.
+
+    Raises:
+        PromptError: it cannot be read, or holds control characters.
+    """
     path = Path(sheet_dir) / SYSTEM_FILE
-    return read_text(str(path)).strip() if path.is_file() and path.stat().st_size else ""
+    if not path.is_file() or not path.stat().st_size:
+        return ""
+    text = read_text(str(path)).strip()
+    check_text(text, f"prompt file {path}")
+    return text
+
+
+def check_text(text: str, where: str, place: str = "") -> None:
+    """Whether a text for the model can be shown as what it is; lines' ends and tabs can.
+
+    Args:
+        text: untrusted.
+        where: begins the message of an error.
+        place: which part it is.
+
+    Raises:
+        PromptError: it holds control characters, or signs that turn the direction of writing; says where, not which.
+    """
+    if found := _NO_TEXT.search(text):
+        at = place or f"line {text.count(chr(10), 0, found.start()) + 1}"
+        raise PromptError(f"{where}: a control character, or a sign that turns the direction of writing - at `{at}`; "
+                          f"take it out")  # fmt: skip
 
 
 def parse_sheet(text: str, where: str) -> Sheet:
@@ -226,15 +263,28 @@ def parse_sheet(text: str, where: str) -> Sheet:
         file = msgspec.convert(toml.parsed(text), _SheetFile)
     except msgspec.ValidationError as err:
         problem = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
+        problem = re.sub(r"unknown field `(?![\w-]{1,40}`).*`", "unknown field", problem, flags=re.DOTALL | re.ASCII)
         raise PromptError(f"{where}: {problem}; {_SHAPE}") from None
     except (ValueError, RecursionError) as err:
         # The library says where, and may quote a character; only the place is passed on.
         place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
         raise PromptError(f"{where}: not valid TOML {place}".rstrip()) from None
+    for name, text in _bodies(file):
+        check_text(text, where, name)
     return Sheet(
         tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
         tuple(dict.fromkeys(file.asks_for)), file.task, file.language, file.max_gen_len,
     )  # fmt: skip
+
+
+def _bodies(file: _SheetFile) -> Iterator[tuple[str, str]]:
+    """All that it says to the model, and where; ids and titles are looked at already."""
+    yield "$.system", file.system
+    for i, question in enumerate(file.questions):
+        yield f"$.questions[{i}]", question
+    for i, example in enumerate(file.examples):
+        yield f"$.examples[{i}].user", example.user
+        yield f"$.examples[{i}].assistant", example.assistant
 
 
 def parse_published(text: str, where: str) -> Sheet:

@@ -1,19 +1,22 @@
-"""The third party's program: publishes its sheets, and collects their deliveries.
+"""The third party's program: publishes its sheets, and collects its copies.
 
 Used as::
 
-    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME                    (what there is)
-    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow >> FILE   (and what comes)
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME                    (look at the oldest; keep them)
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow --spool DIR        (a file each)
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow --exec COMMAND     (a command each)
+    python -m llama.vendor --cloud tcp://127.0.0.1:5555 --vendor NAME --follow >> FILE            (a line each)
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --publish cover.toml
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --withdraw cover
 
-Deliveries are printed, and only then acknowledged: on stdout one JSON object a line, ASCII only, so that nothing in it
-can steer a terminal. Each is printed at least once: whatever ends this program before the cloud has the
-acknowledgement, the next start prints the same line again, with the same ``run_id``. What a pipe has taken counts as
-printed, what goes into a file as soon as the disk has it.
+A copy is one JSON object in a line, ASCII only, so that nothing in it can steer a terminal. It is acknowledged, and so
+erased at the cloud, once it is stored: on the disk, or taken by a command that ended with 0. A pipe or a terminal
+stores nothing, so nothing is acknowledged there, unless ``--acknowledge`` says that copies may be lost. Each is stored
+at least once: whatever ends this program before the cloud has the acknowledgement, the next start gets the same copy
+again, with the same ``run_id``.
 
-Knows: ``llama.wire``, the link, what a sheet is. Does not know: the model, the person, what tags stand for, other third
-parties. Nothing of a delivery goes to stderr.
+Knows: the link, what a sheet is. Does not know: the model, the person, what tags stand for, other third parties.
+Nothing of a copy goes to stderr.
 """
 
 from __future__ import annotations
@@ -23,47 +26,35 @@ import signal
 if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-import errno
-import json
 import math
-import os
 import re
-import select
-import stat
-import sys
-import time
-from collections.abc import Sequence
+from contextlib import closing
 from pathlib import PurePath
 
-import msgspec
-
+from llama.collecting import Collecting, Sink
 from llama.command import run
 from llama.edge.link import Link
 from llama.edge.notices import Notices
-from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, UsageError
+from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
+from llama.executing import Command
 from llama.keys import link_keys
+from llama.printing import Stdout
 from llama.sheets import is_prompt_id, parse_published, read_text
-from llama.wire import (
-    Acknowledge,
-    Acknowledged,
-    Collect,
-    Deliveries,
-    Delivery,
-    Publish,
-    Published,
-    Reply,
-    Withdraw,
-    Withdrawn,
-)
+from llama.spooling import Spool
+from llama.wire import Publish, Published, Withdraw, Withdrawn
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # said by file systems that have nothing to sync
+_STORE_THEM = "--spool DIR, --exec COMMAND or >> FILE stores them"
 
 
 def main(
     cloud: str,
     vendor: str,
     follow: bool = False,
+    spool: str | None = None,
+    exec: str | None = None,
+    exec_timeout: float = 60.0,
+    acknowledge: bool = False,
     publish: str | None = None,
     withdraw: str | None = None,
     deadline: float = 30.0,
@@ -71,12 +62,17 @@ def main(
     key_file: str | None = None,
     cloud_key: str | None = None,
 ) -> None:
-    """Print a third party's deliveries, one JSON object a line, and acknowledge them; or publish or withdraw a sheet.
+    """Collect a third party's copies, store them and acknowledge them; or publish or withdraw a sheet.
 
     Args:
         cloud: address of cloud_main.py, tcp://HOST:PORT.
-        vendor: whose deliveries and sheets: the name of its directory of sheets in the cloud.
+        vendor: whose copies and sheets: the name of its directory of sheets in the cloud.
         follow: go on when nothing is left, and while the cloud is away, until Ctrl-C.
+        spool: directory that gets a file per copy, RUN_ID.json; made if it is not there.
+        exec: command, without a shell, that gets each copy as a line on its standard input; exit code 0 says that it is
+            stored. Otherwise it is tried again after 1, 2, 4 … at most 60 s, 5 times in all, with --follow for ever.
+        exec_timeout: seconds after which a try of --exec is ended, and counts as failed.
+        acknowledge: also what a pipe or a terminal has taken is acknowledged, and so erased, whatever becomes of it.
         publish: a sheet, NAME.toml, that devices find from now on, new or in place of an earlier one.
         withdraw: NAME of a sheet that devices are to find no more.
         deadline: seconds of silence after which the cloud is given up.
@@ -90,9 +86,13 @@ def main(
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
     if not 0 < interval < math.inf:
         raise UsageError(f"--interval {interval}: give seconds above 0")
+    if not exec_timeout > 0:  # nor NaN
+        raise UsageError(f"--exec_timeout {exec_timeout}: give seconds above 0")
     request = _request(vendor, publish, withdraw)
-    if request is not None and follow:
-        raise UsageError("--follow collects; leave it away to publish or withdraw a sheet")
+    if request is not None and (follow or acknowledge or spool is not None or exec is not None):
+        given = [("follow", follow), ("spool", spool), ("exec", exec), ("acknowledge", acknowledge)]
+        flag = next(name for name, value in given if value not in (None, False))
+        raise UsageError(f"--{flag} collects; leave it away to publish or withdraw a sheet")
     keys = link_keys(key_file, cloud_key, "vendor")
     notices = Notices("vendor", cloud, follow=follow, keys=keys)
     if request is not None:
@@ -101,20 +101,56 @@ def main(
         with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
             print(put(link, request), flush=True)
         return
-    output = Output()
-    with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
-        collecting = Collecting(link, vendor, output, notices, patience_s=math.inf if follow else deadline)
-        while True:
-            try:
-                came = collecting.some()
-            except CloudUnreachable:
-                if not follow:
-                    raise
-                came = False
-            if not (came or follow):
-                return
-            if not came:
-                link.pause(interval)
+    with (
+        closing(_sink(spool, exec, exec_timeout, acknowledge, follow, notices)) as sink,
+        Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link,
+    ):
+        collecting = Collecting(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
+        if sink.acknowledges:
+            _collect_all(collecting, follow, interval)
+        elif number := collecting.some():
+            notices.tell(f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} "
+                         f"again, and of more only the oldest {sink.at_once} are seen; {_STORE_THEM}, "
+                         f"--acknowledge lets go of them")  # fmt: skip
+
+
+def _collect_all(collecting: Collecting, follow: bool, interval_s: float) -> None:
+    """Until nothing is left; with ``follow`` for ever."""
+    while True:
+        try:
+            came = collecting.some()
+        except CloudUnreachable:
+            if not follow:
+                raise
+            came = 0
+        if not (came or follow):
+            return
+        if not came:
+            collecting.link.pause(interval_s)
+
+
+def _sink(
+    spool: str | None, command: str | None, timeout_s: float, acknowledge: bool, follow: bool, notices: Notices
+) -> Sink:
+    """Where copies go.
+
+    Raises:
+        UsageError: the flags exclude each other, or what they name cannot be used.
+    """
+    if spool is not None and command is not None:
+        raise UsageError("--spool and --exec exclude each other; choose where copies go")
+    if acknowledge and (spool is not None or command is not None):
+        flag = "--exec" if spool is None else "--spool"
+        raise UsageError(f"--acknowledge is for stdout; {flag} acknowledges what it has stored, so leave it away")
+    if spool is not None:
+        return Spool(spool)
+    if command is not None:
+        return Command(command, timeout_s=timeout_s, for_ever=follow, notices=notices)
+    stdout = Stdout(may_lose=acknowledge)
+    if follow and not stdout.acknowledges:
+        raise UsageError(f"--follow needs a place that keeps copies, and stdout is no file: {_STORE_THEM}; with "
+                         f"--acknowledge each is erased once it is written, also if its reader loses it")  # fmt: skip
+    return stdout
 
 
 def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish | Withdraw | None:
@@ -155,129 +191,6 @@ def put(link: Link, request: Publish | Withdraw) -> str:
     if isinstance(request, Withdraw) and isinstance(reply, Withdrawn):
         return f"withdrawn {prompt_id}"
     raise ProtocolMismatch(f"{link.address} answered {type(request).__name__} with another kind of reply")
-
-
-class Collecting:
-    """Deliveries on their way from the cloud to ``output``.
-
-    Args:
-        link: the connection.
-        vendor: whose deliveries.
-        output: where they go.
-        notices: told when the cloud answers, and when it asks to be asked later.
-        patience_s: how long a cloud may say that it is busy.
-    """
-
-    def __init__(self, link: Link, vendor: str, output: Output, notices: Notices, *, patience_s: float) -> None:
-        self.link, self.vendor, self.output, self.notices, self.patience_s = link, vendor, output, notices, patience_s
-        link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
-        self._printed = tuple[bytes, ...]()  # and not yet acknowledged
-        self._arrived = tuple[bytes, ...]()  # what was acknowledged last
-        self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
-
-    def some(self) -> bool:
-        """Print the deliveries of one answer, then acknowledge them. True if there were any.
-
-        Raises:
-            CloudUnreachable: no sign of life; the next call goes on where this one stopped, and repeats no line.
-            CloudRefused, ProtocolMismatch: see ``Link.ask``.
-        """
-        if not self._greeted:
-            self.link.hello()
-            self._greeted = True
-        try:
-            self._acknowledge()
-            reply = self._ask(Collect(self.vendor))
-            if not isinstance(reply, Deliveries):
-                raise ProtocolMismatch(f"{self.link.address} answered Collect with another kind of reply")
-            run_ids = tuple(delivery.run_id for delivery in reply.deliveries)
-            if set(run_ids) & set(self._arrived):  # or this would go on for ever
-                raise ProtocolMismatch(f"{self.link.address} hands out again what was acknowledged; tell the provider")
-            self.output.write(reply.deliveries)
-            self._printed = run_ids
-            self._acknowledge()
-        except CloudUnreachable:
-            self._greeted = False
-            raise
-        return bool(reply.deliveries)
-
-    def _acknowledge(self) -> None:
-        if self._printed and not isinstance(self._ask(Acknowledge(self.vendor, self._printed)), Acknowledged):
-            raise ProtocolMismatch(f"{self.link.address} answered Acknowledge with another kind of reply")
-        self._arrived, self._printed = self._printed or self._arrived, ()
-
-    def _ask(self, request: Collect | Acknowledge) -> Reply:
-        """The answer, also of a cloud that is busy at first."""
-        give_up = time.monotonic() + self.patience_s
-        while True:
-            try:
-                reply = self.link.ask(request)
-                self.notices.answer()
-                return reply
-            except CloudRefused as err:
-                hint = err.retry_after_s
-                if hint is None or not math.isfinite(hint) or time.monotonic() > give_up:
-                    raise
-                self.notices.refusal(str(err))
-                self.link.pause(min(max(hint, 0.1), 10.0))
-
-
-class Output:
-    """This process's stdout, as lines that are really written.
-
-    Not ``print``: it says nothing where stdout is closed, and what it buffers may fail only after the acknowledgement.
-    """
-
-    def __init__(self) -> None:
-        if sys.stdout is None:
-            raise UsageError("stdout is closed, and deliveries are printed there; give it a file or a pipe")
-        self._fd = sys.stdout.fileno()
-        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
-        # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
-        self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
-
-    def write(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns when all of them are written, and in a file are on the disk.
-
-        Raises:
-            OSError: not all of them are.
-        """
-        if not deliveries:
-            return
-        left = memoryview(self._before + b"".join(map(line_of, deliveries)))
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except BlockingIOError:  # a pipe that some parents leave so
-                select.select([], [self._fd], [])
-        self._before = b""
-        if self._is_file:
-            try:
-                os.fsync(self._fd)
-            except OSError as err:
-                if err.errno not in _CANNOT_SYNC:
-                    raise
-
-
-def line_of(delivery: Delivery) -> bytes:
-    """A delivery as one line of JSON, always the same for the same delivery."""
-    fields = msgspec.structs.asdict(delivery)
-    fields["run_id"] = delivery.run_id.hex()
-    fields["offers"] = [msgspec.structs.asdict(offer) for offer in delivery.offers]
-    return json.dumps(fields).encode() + b"\n"
-
-
-def _ends_inside_a_line(fd: int) -> bool:
-    """Whether a file has a last line without its end; where nobody may look, an empty line too many does no harm."""
-    size = os.fstat(fd).st_size
-    if not size:
-        return False
-    try:
-        # The descriptor is most likely one that only writes.
-        with open(f"/dev/fd/{fd}", "rb", buffering=0) as file:  # noqa: PTH123
-            return os.pread(file.fileno(), 1, size - 1) != b"\n"
-    except OSError:
-        return True
 
 
 if __name__ == "__main__":

@@ -36,13 +36,14 @@ from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.cloud.clerk import Clerk
 from llama.cloud.importing import import_products
 from llama.cloud.record import RunRecord
+from llama.collecting import line_of
 from llama.command import run
 from llama.edge.link import Link
 from llama.generation import reply_to
 from llama.sampling import Sampling
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
-from llama.vendor import line_of, main
+from llama.vendor import main
 from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened
 from tests import canaries
 from tests.devices import Watched
@@ -183,11 +184,19 @@ def finish(address: str, prompt_id: str, reply: str | Sequence[int], run_id: byt
     return run_id
 
 
-def printed_by(address: str, party: str, *flags: str) -> list[dict[str, Any]]:
-    """What a third party's program prints when it is run once; it says nothing else and ends well."""
-    ended = run_main("-m", "llama.vendor", "--cloud", address, "--vendor", party, *flags)
-    assert (ended.returncode, ended.stderr) == (0, ""), ended.stderr
-    return [json.loads(line) for line in ended.stdout.splitlines()]
+def printed_by(address: str, party: str) -> list[dict[str, Any]]:
+    """What a third party's program writes into a file when it is run once; it says nothing else and ends well."""
+    return [json.loads(line) for line in written_by(address, party).splitlines()]
+
+
+def written_by(address: str, party: str) -> bytes:
+    """The file's content, as it is."""
+    with tempfile.TemporaryFile() as file:
+        command = [sys.executable, "-m", "llama.vendor", "--cloud", address, "--vendor", party]
+        ended = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.PIPE, check=False)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        file.seek(0)
+        return file.read()
 
 
 def left(address: str, party: str) -> list[bytes]:
@@ -265,9 +274,10 @@ class Program:
         return self.errors.read().decode()
 
 
-def following(address: str, party: str, *flags: str) -> Program:
-    """Goes on, and gives a cloud that is away up every second."""
-    return Program("--cloud", address, "--vendor", party, "--follow", "--interval", "0.2", "--deadline", "1", *flags)
+def following(address: str, party: str) -> Program:
+    """Goes on, and gives a cloud that is away up every second; what its pipe has taken is acknowledged."""
+    flags = ("--follow", "--acknowledge", "--interval", "0.2", "--deadline", "1")
+    return Program("--cloud", address, "--vendor", party, *flags)
 
 
 # ---- what arrives
@@ -302,11 +312,11 @@ def test_a_device_run_of_a_third_partys_sheet_is_printed_by_its_program_and_by_n
     assert SYSTEM in fed and "[NAME_1]" in fed
     finish(provider.address, "insurer/much", fed)
     finish(provider.address, "insurer/much", fed.replace(SYSTEM, ""))
-    recited = run_main("-m", "llama.vendor", "--cloud", provider.address, "--vendor", "insurer")
-    withheld, told = map(json.loads, recited.stdout.splitlines())
+    recited = written_by(provider.address, "insurer").decode()
+    withheld, told = map(json.loads, recited.splitlines())
     assert (withheld["withheld"], withheld["text"], withheld["offers"]) == (True, "", [])
     assert told["text"] == fed.replace(SYSTEM, "") and "[NAME_1]" in told["text"]
-    for output in (json.dumps(delivery), ran.stderr, recited.stdout, recited.stderr):
+    for output in (json.dumps(delivery), ran.stderr, recited):
         assert canaries.leaks(output, person.canaries) == []
         assert "zimtstern" not in output.casefold()
 
@@ -329,9 +339,9 @@ def test_a_line_is_json_in_printable_ascii_with_every_field(served: Served) -> N
     """Also of a reply that would steer a terminal; offers are whole objects."""
     reply = "\x1b[2J\x1b]0;owned\x07\u202e\u2028\u0085\x7f é"
     run_id = finish(served.endpoint, "insurer/short", reply)
-    ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer")
-    assert ended.stdout.isascii() and ended.stdout[:-1].isprintable() and ended.stdout.endswith("}\n")
-    (delivery,) = [json.loads(line) for line in ended.stdout.splitlines()]
+    printed = written_by(served.endpoint, "insurer").decode("ascii")
+    assert printed[:-1].isprintable() and printed.endswith("}\n")
+    (delivery,) = [json.loads(line) for line in printed.splitlines()]
     assert (delivery["text"], delivery["run_id"], set(delivery)) == (reply, run_id.hex(), FIELDS)
 
 
@@ -369,7 +379,7 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
     for shell, code, said in (
         (f"{command} > /dev/full", 1, "error: writing the output: No space left on device\n"),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
-        (f"{command} >&-", 2, "error: stdout is closed, and deliveries are printed there; give it a file or a pipe\n"),
+        (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
         (f"ulimit -f 4; trap '' XFSZ; {command} > {tmp_path}/short", 1, "error: the system refused: File too large\n"),
     ):
         ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, text=True, capture_output=True, check=False)
@@ -410,15 +420,15 @@ def test_a_cloud_that_repeats_what_was_acknowledged_is_not_followed_for_ever(
     """Its lines would fill the disk."""
     finish(served.endpoint, "insurer/short", "the reply")
     monkeypatch.setattr(RunRecord, "acknowledge", lambda *_: None)
-    ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer")
+    ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--acknowledge")
     assert ended.returncode == 1 and ended.stdout.count("\n") == 1
     assert "hands out again what was acknowledged" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_a_reader_that_leaves_after_one_line_loses_none(served: Served) -> None:
-    """``| head -1`` of more than a pipe takes: none of what came with the line is acknowledged."""
+    """``--acknowledge | head -1`` of more than a pipe takes: none of what came with the line is acknowledged."""
     ran = [finish(served.endpoint, "insurer/large", f"reply {i}").hex() for i in range(30)]
-    command = f"{sys.executable} -m llama.vendor --cloud {served.endpoint} --vendor insurer | head -1"
+    command = f"{sys.executable} -m llama.vendor --cloud {served.endpoint} --vendor insurer --acknowledge | head -1"
     ended = subprocess.run(["sh", "-c", command], cwd=ROOT, text=True, capture_output=True, check=False)
     assert json.loads(ended.stdout)["run_id"] == ran[0] and ended.stderr == ""
     assert len(left(served.endpoint, "insurer")) == 30
@@ -466,7 +476,7 @@ def test_not_following_it_ends_in_one_line_when_nobody_answers() -> None:
 def test_a_cloud_that_keeps_no_deliveries_is_told_in_one_line(halves: Halves, tokenizer: Tokenizer) -> None:
     """Also when following: it will not get any."""
     with Served(halves, tokenizer) as served:
-        for flags in ((), ("--follow",)):
+        for flags in ((), ("--follow", "--acknowledge")):
             ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", *flags)
             assert (ended.returncode, ended.stdout) == (1, "")
             said = "this cloud keeps no deliveries; start it with --sheet_dir and --record_file"
@@ -525,8 +535,9 @@ def test_a_third_party_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
     loaded = set(run_main("-c", "import sys, llama.vendor; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-        "llama", "llama.command", "llama.edge", "llama.edge.link", "llama.edge.notices", "llama.errors", "llama.keys",
-        "llama.sampling", "llama.sheets", "llama.toml", "llama.vendor", "llama.wire",
+        "llama", "llama.collecting", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
+        "llama.edge.notices", "llama.errors", "llama.executing", "llama.keys", "llama.printing", "llama.sampling",
+        "llama.sheets", "llama.spooling", "llama.toml", "llama.vendor", "llama.wire",
     }  # fmt: skip
 
 
@@ -555,8 +566,7 @@ def test_killed_after_it_was_collected(provider: Provider, victim: str) -> None:
         else:
             program.kill()
             torn = program.rest()
-            ended = run_main("-m", "llama.vendor", "--cloud", provider.address, "--vendor", "toko-b")
-            line = ended.stdout.encode()
+            line = written_by(provider.address, "toko-b")
             assert len(torn) == PIPE and line.startswith(torn) and line.count(b"\n") == 1
         assert json.loads(line)["run_id"] == run_id.hex()
         assert wait_until(lambda: provider.outbox("toko-b")[-1] == 1)
@@ -585,7 +595,7 @@ def test_killed_after_it_was_printed(provider: Provider, victim: str) -> None:
             assert wait_until(lambda: provider.outbox("toko-c")[-1] == 1)
             assert program.interrupt() == 130
         assert program.rest() == b""
-    repeated = run_main("-m", "llama.vendor", "--cloud", provider.address, "--vendor", "toko-c").stdout.encode()
+    repeated = written_by(provider.address, "toko-c")
     assert repeated in {"cloud": [b""], "vendor": [b"", line], "both": [line]}[victim]
     assert provider.outbox("toko-c")[-1] == 1
     assert left(provider.address, "toko-c") == []

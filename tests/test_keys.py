@@ -681,8 +681,9 @@ def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Serve
     keys.make("insurer", "vendor", listed=False)
     directory = keys.directory
     with Process(
-        "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--follow", "--deadline", "0.5",
-        "--interval", "0.1", "--key_file", str(directory / "insurer.key"), "--cloud_key", str(directory / "cloud.pub"),
+        "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--follow", "--acknowledge",
+        "--deadline", "0.5", "--interval", "0.1", "--key_file", str(directory / "insurer.key"),
+        "--cloud_key", str(directory / "cloud.pub"),
     ) as program:  # fmt: skip
         program.line_with("no answer")
         time.sleep(1.5)  # several deadlines

@@ -330,6 +330,30 @@ def test_what_is_no_request_is_refused_and_told_nobody(
     assert get(watched.address, "/healthz") == (200, "ok\n") and capfd.readouterr() == ("", "")
 
 
+OWN_NAMES = ("127.0.0.1", "127.0.0.1:9100", "localhost", "LocalHost:1", "[::1]", "[::1]:9100")
+OTHER_NAMES = (
+    "evil.example", "evil.example:9100", "127.0.0.1.evil.example", "127.0.0.1:9100.a", "localhost.evil.example",
+    "127.0.0.2", "0.0.0.0", "", "::1", "a@127.0.0.1",
+)  # fmt: skip
+
+
+def test_whoever_asks_another_name_than_loopbacks_is_refused_in_a_line(watched: Watched) -> None:
+    """As a page of the web does whose name means this machine (DNS rebinding): for every path, and nothing is told.
+    HTTP/1.0's request without a name, which no browser sends, is answered."""
+    asked = [([], 200), *(([name], 200) for name in OWN_NAMES), *(([name], 403) for name in OTHER_NAMES)]
+    asked += [(["127.0.0.1", "evil.example"], 403), (["evil.example", "127.0.0.1"], 403), (["127.0.0.1"] * 2, 403)]
+    for names, status in asked:
+        head = "".join(f"Host: {name}\r\n" for name in names)
+        for path in ("/metrics", "/healthz", "/"):
+            with connected(watched.address) as connection:
+                connection.sendall(f"GET {path} HTTP/1.0\r\n{head}\r\n".encode())
+                answer = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+            expected = 404 if (path, status) == ("/", 200) else status
+            assert answer.startswith(f"HTTP/1.0 {expected} "), (names, answer[:80])
+            if status == 403:
+                assert answer.endswith("\r\n\r\nonly 127.0.0.1, localhost and [::1] are answered\n"), names
+
+
 def test_other_paths_are_not_there_and_a_head_has_no_body(watched: Watched) -> None:
     assert get(watched.address, "/")[0] == get(watched.address, "/metrics/x")[0] == 404
     with connected(watched.address) as connection:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -135,13 +137,64 @@ def test_a_prefix_that_is_the_whole_prompt_is_computed_anew(served: Served) -> N
         assert isinstance(opened, Opened) and opened.cached == 0
 
 
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=20).map(tuple), unique=True), st.integers(0, 100))
-def test_only_as_many_are_kept_as_there_is_room_for(openings: list[tuple[int, ...]], most: int) -> None:
-    """The first ones come first; none is longer than a context."""
-    fit = that_fit(openings, 15, most)
-    assert sum(map(len, fit)) <= most and all(len(ids) < 15 for ids in fit)
-    assert fit == [ids for ids in openings if ids in fit]
-    assert fit == openings or sum(map(len, openings)) > most or any(len(ids) >= 15 for ids in openings)
+CONTEXT = 15
+OPENINGS = st.dictionaries(
+    st.sampled_from(["", *"abcdef"]),
+    st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20).map(tuple), unique=True, max_size=12),
+)
+
+
+@given(OPENINGS, st.integers(0, 100))
+def test_only_as_many_are_kept_as_there_is_room_for(openings: dict[str, list[tuple[int, ...]]], most: int) -> None:
+    """The provider's first ones come first; each is there once, none is longer than a context."""
+    fit, every = that_fit(openings, CONTEXT, most), {ids for those in openings.values() for ids in those}
+    assert sum(map(len, fit)) <= most and all(len(ids) < CONTEXT for ids in fit)
+    assert set(fit) <= every and len(set(fit)) == len(fit)
+    provider = openings.get("", [])
+    assert fit[: len(set(provider) & set(fit))] == [ids for ids in provider if ids in fit]
+    alone = that_fit({"": provider}, CONTEXT, most)
+    assert fit[: len(alone)] == alone  # no third party takes anything away from it
+    for ids in every - set(fit):
+        assert len(ids) >= CONTEXT or len(ids) > most - sum(map(len, fit))
+
+
+@given(OPENINGS, st.integers(0, 100))
+def test_no_third_party_has_a_second_one_while_another_has_none_that_would_have_fitted(
+    openings: dict[str, list[tuple[int, ...]]], most: int
+) -> None:
+    """Would have fitted: in what there was when the second one was taken. The same for a third one, and so on."""
+    fit, parties = that_fit(openings, CONTEXT, most), [party for party in openings if party]
+    for taken in range(len(fit)):
+        room, before, after = most - sum(map(len, fit[:taken])), set(fit[:taken]), set(fit[: taken + 1])
+        if fit[taken] in openings.get("", []):
+            continue
+        has = {party: len(before & set(openings[party])) for party in parties}
+        least_of_the_served = min(has[party] for party in parties if fit[taken] in openings[party])
+        for other in parties:
+            would_fit = [ids for ids in openings[other] if ids not in after and len(ids) < CONTEXT and len(ids) <= room]
+            assert not would_fit or has[other] >= least_of_the_served, (other, would_fit)
+
+
+def test_a_third_party_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() -> None:
+    """As long as can be, or such that they fill what is left to the last position; the others have one each."""
+    numbers = itertools.count()
+
+    def of_length(length: int) -> tuple[int, ...]:
+        return (next(numbers), *range(length - 1))
+
+    for lengths in ([1999] * 97, [2000 - i for i in range(1, 98)], [1 << i for i in range(11)] * 9):
+        openings = {"": [of_length(100)], "a-hostile-one": [of_length(length) for length in lengths]}
+        openings |= {f"party-{i}": [of_length(300), of_length(301)] for i in range(8)}
+        fit = that_fit(openings, 2048, 100 + 8 * 300 + 1)
+        assert all(set(openings[party]) & set(fit) for party in openings if party != "a-hostile-one"), lengths[:3]
+
+
+def test_a_thousand_sheets_are_shared_out_within_seconds() -> None:
+    """Each of its own third party, with the same long system prompt before it."""
+    openings = {f"party-{i}": [(*range(1500), i)] for i in range(1000)}
+    began = time.monotonic()
+    assert len(that_fit(openings, 2048, 10**9)) == 1000
+    assert time.monotonic() - began < 20
 
 
 # ---- device and cloud
@@ -153,7 +206,9 @@ def test_both_sides_know_how_a_sheets_prompt_begins(smollm2_split: Callable[...,
     half = read_half(smollm2_split() / "edge", "edge")
     tokenizer, profile, directory = tokenizer_of(half), read_profile(PROFILE), read_all(str(SHEETS))
     chat = chat_format_of(half, tokenizer)
-    known, lengths = openings_of(directory, chat), set[int]()
+    openings, lengths = openings_of(directory, chat), set[int]()
+    assert set(openings) == {"", "insurer", "advertiser"}
+    known = [ids for those in openings.values() for ids in those]
     own = tmp_path / "own.txt"
     own.write_text("What is a good gift for Sari?")
     prompts = [read_from_directory(str(SHEETS), prompt_id) for prompt_id in directory.sheets] + [read_prompt(str(own))]

@@ -23,9 +23,10 @@ from llama.cloud.publishing import MAX_SHEETS_EACH, Shelf
 from llama.cloud.record import RunRecord
 from llama.edge.asking import fetch, sheets_of
 from llama.edge.link import Link
-from llama.errors import CloudRefused, UsageError
+from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
-from llama.sheets import MAX_SHEETS, Listed, SheetDirectory, parse_sheet, read_all
+from llama.prompt import received
+from llama.sheets import MAX_SHEETS, Listed, SheetDirectory, parse_sheet, read_all, read_listed
 from llama.tokenizer import Tokenizer
 from llama.vendor import main
 from llama.wire import Close, Collect, Copy, Deliveries, Final, Finish, Publish, Published, Refused, Withdraw, Withdrawn
@@ -153,6 +154,8 @@ def test_a_third_party_without_sheets_can_wait_for_deliveries(shop: Shop) -> Non
 NO_SHEETS = [
     "", "zimtstern", 'title = "zimtstern"', 'questions = ["zimtstern"]\nmore = 1', "questions = [",
     'questions = ["zimtstern"]\nasks_for = ["Zimtstern"]', 'questions = ["zimtstern\x00"]', "\ufeff" + OLD + "[",
+    r'questions = ["zimtstern\u0000"]', r'questions = ["zimtstern\u001b[2J"]', r'questions = ["zimtstern\u202e"]',
+    'questions = ["x"]\n"zimtstern and more" = 1', f'questions = ["x"]\n"{"zimtstern" * 5000}" = 1',
     f'questions = ["{"é" * (wire.MAX_SHEET_BYTES // 2)}"]', "a." * 30_000 + "a = 1", "[" * 60_000,
 ]  # fmt: skip
 NO_NAMES = ["../gifts", "a/b", "/etc/cron", "..", ".", "", "gifts.toml", "A", "a" * 81, "a\n", "\0"]
@@ -164,8 +167,39 @@ def test_what_is_no_sheet_is_refused_and_what_was_there_stays(shop: Shop) -> Non
         refused = shop.ask(Publish("insurer", "cover", text))
         assert isinstance(refused, wire.Error) and refused.code == "bad_sheet", text[:80]
         assert refused.message.startswith("sheet insurer/cover: ") and "zimtstern" not in refused.message.casefold()
+        assert len(refused.message) < 500
     assert shop.files() == {name: text.encode() for name, text in SHEETS.items()}
     assert shop.listed() == list(read_all(str(shop.sheet_dir)).sheets)
+
+
+def test_lines_and_tabs_are_text(shop: Shop) -> None:
+    """Whichever way they are written; so are marks that right-to-left text needs."""
+    text = 'questions = ["""a\nb\tc""", "d\\ne\\tf\\r\\ng", "\\u200f"]\nsystem = "h\\n"'
+    assert shop.ask(Publish("insurer", "cover", text)) == Published("insurer/cover")
+    assert read_all(str(shop.sheet_dir)).sheets["insurer/cover"].sheet.questions[0] == "a\nb\tc"
+
+
+def test_of_many_names_a_refusal_has_the_first_ones(shop: Shop, tmp_path: Path) -> None:
+    """For a device, for a third party, and for who reads a directory of files: how many more there are is said."""
+    for i in range(30):
+        assert shop.ask(Publish("insurer", f"{'n' * 70}-{i:02}", NEW)) == Published(f"insurer/{'n' * 70}-{i:02}")
+    device = shop.ask(wire.FetchSheet("nothing"), shop.phone)
+    vendor = shop.ask(Withdraw("insurer", "nothing"))
+    assert isinstance(device, wire.Error) and isinstance(vendor, wire.Error)
+    with pytest.raises(PromptError) as own:
+        read_listed(str(shop.sheet_dir), "nothing")
+    for said, there in ((device.advice, 33), (vendor.advice, 31), (str(own.value), 33)):
+        assert said.count("insurer") <= 11 and said.endswith(f" and {there - 10} more") and len(said) < 1200
+
+
+def test_a_system_prompt_that_cannot_be_shown_is_refused(sheet_dir: Path, tmp_path: Path) -> None:
+    """At the cloud's start by file and line, on a device by the sheet that came with it."""
+    (sheet_dir / "system.txt").write_text("Be kind.\nzimtstern\x1b[2J")
+    with pytest.raises(PromptError, match=r"system\.txt: a control character.* at `line 2`") as refused:
+        read_all(str(sheet_dir))
+    assert "zimtstern" not in str(refused.value)
+    with pytest.raises(PromptError, match=r"sheet gifts of tcp://x, the provider's system prompt: .* at `line 1`"):
+        received("gifts", NEW, "zimtstern\u202e", "tcp://x")
 
 
 def test_no_name_leads_anywhere_but_into_the_third_partys_own_directory(shop: Shop) -> None:
@@ -318,6 +352,7 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
         (("--publish", "{}/large.toml"), "large.toml: 70021 bytes; a sheet that is published has at most 65536"),
         (("--publish", "{}/claim.toml"), "a cloud knows by its key whose a sheet is; give --key_file and --cloud_key"),
         (("--publish", "{}/claim.toml", "--follow"), "--follow collects; leave it away to publish or withdraw a sheet"),
+        (("--withdraw", "claim", "--spool", "{}"), "--spool collects; leave it away to publish or withdraw a sheet"),
         (("--publish", "{}/claim.toml", "--withdraw", "claim"), "--publish and --withdraw exclude each other"),
         (("--withdraw", "claim.toml"), "--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -"),
         (("--withdraw", "../claim"), "--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -"),

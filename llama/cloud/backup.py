@@ -27,9 +27,9 @@ from pathlib import Path
 import msgspec
 
 from llama.cloud.catalogue import check_version
-from llama.cloud.disk import settle, settle_names
 from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run, uninterrupted
+from llama.disk import settle, settle_names
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"

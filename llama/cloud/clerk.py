@@ -22,7 +22,7 @@ from llama.cloud.publishing import Shelf
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.record import Run, RunRecord, utc
 from llama.errors import CatalogueError, RecordError
-from llama.sheets import Listed, SheetDirectory, party_of
+from llama.sheets import Listed, SheetDirectory, named, party_of
 from llama.tokenizer import Tokenizer
 from llama.wire import (
     Acknowledge,
@@ -178,8 +178,8 @@ class Clerk:
     def _sheet(self, prompt_id: str) -> SheetText:
         listed = self.listed(prompt_id)
         if listed is None:
-            names = ", ".join(self.directory.sheets) or "none; start it with --sheet_dir"
-            raise Refused(ErrorCode.UNKNOWN_SHEET, "this cloud has no such sheet", f"it has {names}"[:2000])
+            names = named(self.directory.sheets) or "none; start it with --sheet_dir"
+            raise Refused(ErrorCode.UNKNOWN_SHEET, "this cloud has no such sheet", f"it has {names}")
         return SheetText(prompt_id, listed.text, self.directory.system)
 
     def _offers(self, text: str, listed: Listed | None) -> tuple[Offer, ...]:

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
-from llama.cloud.disk import settle, settle_names
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
+from llama.disk import settle, settle_names
 from llama.errors import CatalogueError, UsageError
 
 

@@ -1,7 +1,8 @@
 """``/metrics`` and ``/healthz`` over HTTP, for programs of this machine that look after the cloud.
 
-Listens on loopback only. Whoever connects gets little: two seconds to ask, eight at a time, two pages that are read;
-the threads that answer are the process's last, and hold neither it nor a step up.
+Listens on loopback only, and answers only who has asked loopback: a page of the web whose name was made to mean this
+machine (DNS rebinding) asks that name. Whoever connects gets little: two seconds to ask, eight at a time, two pages
+that are read; the threads that answer are the process's last, and hold neither it nor a step up.
 
 Does not know: what is counted, when the cloud is well.
 """
@@ -9,6 +10,7 @@ Does not know: what is counted, when the cloud is well.
 from __future__ import annotations
 
 import io
+import re
 import socket
 import threading
 import time
@@ -26,6 +28,7 @@ HOST = "127.0.0.1"
 PATIENCE_S = 2.0  # for all of a request, and once more for all of the answer
 MAX_AT_ONCE = 8
 MAX_HEAD_BYTES = 8192
+_OWN_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)  # of a forwarded port, too
 
 
 class Monitoring:
@@ -122,7 +125,10 @@ def _handler_of(registry: CollectorRegistry, health: Callable[[], str]) -> type[
     class Handler(_Handler):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
-            if path == "/metrics":
+            hosts = self.headers.get_all("Host", [])  # none is HTTP/1.0's, which no browser speaks
+            if len(hosts) > 1 or not all(map(_OWN_HOST.fullmatch, hosts)):
+                self.answer(HTTPStatus.FORBIDDEN, "text/plain", b"only 127.0.0.1, localhost and [::1] are answered\n")
+            elif path == "/metrics":
                 self.answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
             elif path == "/healthz":
                 word = health()

@@ -1,4 +1,4 @@
-"""What many prompts begin with, computed once at the start: the instructions of the provider's sheets.
+"""What many prompts begin with, computed once at the start: the instructions of the provider's directory of sheets.
 
 The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a row
 of the cache like any prompt's. What that leaves in the row is kept, on every rank, and copied into a session's row when
@@ -39,27 +39,47 @@ class Prefix:
     length: int
 
 
-def openings_of(directory: SheetDirectory, chat: ChatFormat) -> list[tuple[int, ...]]:
+def openings_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[tuple[int, ...]]]:
     """Ids that prompts begin with: of the model's own system message, and of each sheet before its question.
 
-    Each once, in the order of the sheets.
+    By whose sheets they are, the provider's (and the model's own message) under the empty name; each once there, in the
+    order of the sheets.
     """
-    dialogues = [
-        instructions(listed.sheet, party=listed.party, provider_system=directory.system)
-        for listed in directory.sheets.values()
-    ]
-    openings = dict.fromkeys(tuple(chat.encode_opening(messages)) for messages in [[], *dialogues])
-    return [ids for ids in openings if ids]
+    openings: dict[str, dict[tuple[int, ...], None]] = {"": {tuple(chat.encode_opening([])): None}}
+    for listed in directory.sheets.values():
+        messages = instructions(listed.sheet, party=listed.party, provider_system=directory.system)
+        openings.setdefault(listed.party, {})[tuple(chat.encode_opening(messages))] = None
+    return {party: [ids for ids in those if ids] for party, those in openings.items()}
 
 
-def that_fit(openings: Sequence[tuple[int, ...]], max_seq_len: int, most: int) -> list[tuple[int, ...]]:
-    """The first of them, with no more than ``most`` positions together; none that leaves no room in a context."""
-    fit, positions = list[tuple[int, ...]](), 0
-    for ids in openings:
-        if len(ids) < max_seq_len and positions + len(ids) <= most:
-            fit.append(ids)
-            positions += len(ids)
-    return fit
+def that_fit(openings: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int) -> list[tuple[int, ...]]:
+    """Which of them are kept: with no more than ``most`` positions together, none that leaves no room in a context.
+
+    First the provider's, in their order, as far as they fit; then third parties' in turns. Whoever has fewest is next:
+    of its own it gets the first that still fits, and of several such third parties the one whose is shortest. So no
+    third party has a second one where another has none that would have fitted, however many there are and of whatever
+    lengths. One that is another's already costs nothing, and counts for both.
+    """
+    every = list(dict.fromkeys(ids for those in openings.values() for ids in those))
+    number_of = {ids: number for number, ids in enumerate(every)}  # long tuples are looked up once only
+    waiting = {party: [number_of[ids] for ids in those] for party, those in openings.items()}
+    has, kept, room = dict.fromkeys(waiting, 0), list[int](), most
+    while True:
+        # Room only shrinks: what does not fit now never does.
+        waiting = {
+            party: [n for n in those if len(every[n]) < max_seq_len and len(every[n]) <= room]
+            for party, those in waiting.items()
+        }
+        turns = [(party != "", has[party], len(every[those[0]]), party) for party, those in waiting.items() if those]
+        if not turns:
+            return [every[number] for number in kept]
+        chosen = waiting[min(turns)[-1]][0]
+        kept.append(chosen)
+        room -= len(every[chosen])
+        for party, those in waiting.items():
+            if chosen in those:
+                those.remove(chosen)
+                has[party] += 1
 
 
 def keep(ranks: Ranks, fingerprint: bytes, openings: Openings, max_rows: int) -> dict[bytes, Prefix]:

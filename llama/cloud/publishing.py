@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 
 from llama.errors import PromptError, UsageError
-from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, parse_published
+from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
 from llama.wire import ErrorCode, Publish, Refused, Withdraw
 
 MAX_SHEETS_EACH = 100  # of one third party
@@ -73,8 +73,8 @@ class Shelf:
         """
         prompt_id = f"{request.vendor}/{request.name}"
         if prompt_id not in directory.sheets:
-            names = ", ".join(directory.of(request.vendor)) or "none"
-            raise Refused(ErrorCode.UNKNOWN_SHEET, f"this cloud has no sheet {prompt_id}", f"it has {names}"[:2000])
+            names = named(directory.of(request.vendor)) or "none"
+            raise Refused(ErrorCode.UNKNOWN_SHEET, f"this cloud has no sheet {prompt_id}", f"it has {names}")
         with self._opened(request.vendor) as place, contextlib.suppress(FileNotFoundError):  # deleted by hand
             os.unlink(f"{request.name}.toml", dir_fd=place)
             _sync(place)

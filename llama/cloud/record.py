@@ -40,10 +40,10 @@ from typing import Any
 import msgspec
 
 from llama import wire
-from llama.cloud.disk import settle_names
 from llama.cloud.owners import Owners, mark_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
+from llama.disk import settle_names
 from llama.errors import RecordError
 
 RETENTION_DAYS = 30.0

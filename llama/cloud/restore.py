@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
-from llama.cloud.disk import settle, settle_names
 from llama.command import end_if_signalled, run
+from llama.disk import settle, settle_names
 from llama.errors import BackupError, UsageError
 
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would play a log of another file into this one

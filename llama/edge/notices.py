@@ -41,14 +41,15 @@ class Notices:
         """There is one."""
         if self._in_trouble:
             self._in_trouble = False
-            self._tell(f"{self._address} answers again")
+            self.tell(f"{self._address} answers again")
 
     def _trouble(self, words: str) -> None:
         if not self._in_trouble:
             self._in_trouble = True
-            self._tell(words)
+            self.tell(words)
 
-    def _tell(self, words: str) -> None:
+    def tell(self, words: str) -> None:
+        """A line of the program's own."""
         if sys.stderr is not None:  # print would take stdout instead
             said = "".join(c if c.isprintable() else "?" for c in f"{self._program}: {words}")
             with contextlib.suppress(OSError):  # nobody holds it any more

@@ -1,0 +1,115 @@
+"""A third party's copies on their way from the cloud: collected, stored by a sink, and only then acknowledged.
+
+An acknowledged copy is erased at the cloud. So each is stored at least once: whatever ends this program before the
+cloud has the acknowledgement, the cloud hands out the same copy again, with the same ``run_id``.
+
+Knows: ``llama.wire``, the link. Does not know: where copies are stored, what a sheet is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from llama.edge.link import Link
+from llama.edge.notices import Notices
+from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch
+from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
+
+
+class Sink(Protocol):
+    """Where copies go."""
+
+    @property
+    def at_once(self) -> int:
+        """Most copies that it is given at a time."""
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether what it has stored may be erased at the cloud."""
+
+    def store(self, deliveries: Sequence[Delivery]) -> None:
+        """Returns when all of them are stored, and raises if they are not."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+def line_of(delivery: Delivery) -> bytes:
+    """A copy as one line of JSON, ASCII only, always the same for the same copy."""
+    fields = msgspec.structs.asdict(delivery)
+    fields["run_id"] = delivery.run_id.hex()
+    fields["offers"] = [msgspec.structs.asdict(offer) for offer in delivery.offers]
+    return json.dumps(fields).encode() + b"\n"
+
+
+class Collecting:
+    """Copies on their way from the cloud to ``sink``.
+
+    Args:
+        link: the connection.
+        vendor: whose copies.
+        sink: where they go.
+        notices: told when the cloud answers, and when it asks to be asked later.
+        patience_s: how long a cloud may say that it is busy.
+    """
+
+    def __init__(self, link: Link, vendor: str, sink: Sink, notices: Notices, *, patience_s: float) -> None:
+        self.link, self.vendor, self.sink, self.notices, self.patience_s = link, vendor, sink, notices, patience_s
+        link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
+        self._stored = tuple[bytes, ...]()  # and not yet acknowledged
+        self._arrived = tuple[bytes, ...]()  # what was acknowledged last
+        self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
+
+    def some(self) -> int:
+        """Store the copies of one answer, then acknowledge them, if the sink does. How many there were.
+
+        Raises:
+            CloudUnreachable: no sign of life; the next call goes on where this one stopped, and stores nothing twice.
+            CloudRefused, ProtocolMismatch: see ``Link.ask``.
+        """
+        if not self._greeted:
+            self.link.hello()
+            self._greeted = True
+        try:
+            self._acknowledge()
+            reply = self._ask(Collect(self.vendor, self.sink.at_once))
+            if not isinstance(reply, Deliveries) or len(reply.deliveries) > self.sink.at_once:
+                raise ProtocolMismatch(f"{self.link.address} answered Collect with something else")
+            run_ids = tuple(delivery.run_id for delivery in reply.deliveries)
+            if set(run_ids) & set(self._arrived):  # or this would go on for ever
+                raise ProtocolMismatch(f"{self.link.address} hands out again what was acknowledged; tell the provider")
+            if run_ids:
+                self.sink.store(reply.deliveries)
+            if self.sink.acknowledges:
+                self._stored = run_ids
+                self._acknowledge()
+        except CloudUnreachable:
+            self._greeted = False
+            raise
+        return len(run_ids)
+
+    def _acknowledge(self) -> None:
+        if self._stored and not isinstance(self._ask(Acknowledge(self.vendor, self._stored)), Acknowledged):
+            raise ProtocolMismatch(f"{self.link.address} answered Acknowledge with another kind of reply")
+        self._arrived, self._stored = self._stored or self._arrived, ()
+
+    def _ask(self, request: Collect | Acknowledge) -> Reply:
+        """The answer, also of a cloud that is busy at first."""
+        give_up = time.monotonic() + self.patience_s
+        while True:
+            try:
+                reply = self.link.ask(request)
+                self.notices.answer()
+                return reply
+            except CloudRefused as err:
+                hint = err.retry_after_s
+                if hint is None or not math.isfinite(hint) or time.monotonic() > give_up:
+                    raise
+                self.notices.refusal(str(err))
+                self.link.pause(min(max(hint, 0.1), 10.0))

@@ -1,0 +1,79 @@
+"""The sink that is this process's stdout: a copy a line.
+
+In a regular file a line is stored once the disk has it. What a pipe has taken is not stored: whoever reads it may end
+before it has done anything with it.
+
+Knows: file descriptors. Does not know: the cloud, who reads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+from collections.abc import Sequence
+
+from llama.collecting import line_of
+from llama.disk import sync
+from llama.errors import UsageError
+from llama.wire import MAX_COLLECTED, Delivery
+
+
+class Stdout:
+    """Lines that are really written.
+
+    Not ``print``: it says nothing where stdout is closed, and what it buffers may fail only after the acknowledgement.
+
+    Args:
+        may_lose: a line counts as stored also where stdout is no file.
+
+    Attributes:
+        acknowledges: what was written is stored, or may be lost.
+
+    Raises:
+        UsageError: stdout is closed.
+    """
+
+    at_once = MAX_COLLECTED
+
+    def __init__(self, *, may_lose: bool) -> None:
+        if sys.stdout is None:
+            raise UsageError("stdout is closed, and copies are printed there; give it a file or a pipe")
+        self._fd = sys.stdout.fileno()
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self.acknowledges = self._is_file or may_lose
+        # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
+        self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
+
+    def store(self, deliveries: Sequence[Delivery]) -> None:
+        """Returns when all of them are written, and in a file are on the disk.
+
+        Raises:
+            OSError: not all of them are.
+        """
+        left = memoryview(self._before + b"".join(map(line_of, deliveries)))
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except BlockingIOError:  # a pipe that some parents leave so
+                select.select([], [self._fd], [])
+        self._before = b""
+        if self._is_file:
+            sync(self._fd)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _ends_inside_a_line(fd: int) -> bool:
+    """Whether a file has a last line without its end; where nobody may look, an empty line too many does no harm."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return False
+    try:
+        # The descriptor is most likely one that only writes.
+        with open(f"/dev/fd/{fd}", "rb", buffering=0) as file:  # noqa: PTH123
+            return os.pread(file.fileno(), 1, size - 1) != b"\n"
+    except OSError:
+        return True
