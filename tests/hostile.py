@@ -77,7 +77,9 @@ class Turning:
         return answer if isinstance(answer, bytes | None) else wire.encode(answer)
 
     def _honest(self, back: zmq.Socket[bytes], body: list[bytes]) -> bytes | None:
-        """The real cloud's answer. One at a time: there is one device."""
+        """The real cloud's answer, if there is one. One at a time: there is one device."""
+        if self._upstream is None:
+            return None
         back.send_multipart([b"", *body])
         while not self._stop.is_set():
             if back.poll(20):

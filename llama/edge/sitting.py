@@ -191,6 +191,7 @@ class Sitting:
         self._cloud_state: CloudState = "connecting"
         self._cloud_says = f"looking for the cloud at {cloud}"
         self._closing = threading.Event()
+        self._looks = 0  # at sheets, that are not over
         self._jobs: queue.SimpleQueue[tuple[_Run, _Seen] | None] = queue.SimpleQueue()
         # Daemons: no cloud, and no half that is being loaded, keeps the program from ending.
         self._worker = threading.Thread(target=self._work_off, name="worker", daemon=True)
@@ -204,12 +205,15 @@ class Sitting:
         self._lookout.start()
 
     def close(self) -> bool:
-        """Stop a run that is under way, and wait for it a little. False where the worker is still at something."""
+        """Stop all that is under way, and wait for it a little. False where somebody is still at something."""
         self._closing.set()
         self.events.end()
         self._jobs.put(None)
+        give_up = time.monotonic() + END_S
         self._worker.join(END_S)
-        return not self._worker.is_alive()
+        while self._looks and time.monotonic() < give_up:
+            time.sleep(0.01)
+        return not self._worker.is_alive() and not self._looks
 
     # ---- what a page asks for
 
@@ -242,6 +246,15 @@ class Sitting:
         Raises:
             SplitLlamaError: it cannot be had or prepared.
         """
+        with self._lock:
+            self._looks += 1
+        try:
+            return self._look_at(prompt_id)
+        finally:
+            with self._lock:
+                self._looks -= 1
+
+    def _look_at(self, prompt_id: str) -> dict[str, Any]:
         profile, version = self._profile()
         with self._under_the_ceiling():
             found = self.source.find(prompt_id)

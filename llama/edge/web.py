@@ -17,11 +17,12 @@ import os
 import secrets
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
 import uvicorn
@@ -121,7 +122,7 @@ def serve(sitting: Sitting, port: int) -> None:
         if sitting.failure is not None:
             raise sitting.failure
     finally:
-        if not sitting.close():  # the worker computes, or loads: that hears nobody, and Python cannot end beside it
+        if not sitting.close():  # somebody computes, or loads: that hears nobody, and Python cannot end beside it
             atexit.register(_end_at_once, server.exit_code if sitting.failure is None else sitting.failure.exit_code)
         listener.close()
 
@@ -166,7 +167,7 @@ def application(sitting: Sitting, port: int, token: str) -> Starlette:
     async def sheet(request: Request) -> Response:
         prompt_id = request.query_params.get("prompt_id", "")
         async with looking:
-            return _json(await run_in_threadpool(sitting.look_at, prompt_id[:200]))
+            return _json(await _in_a_daemon(lambda: sitting.look_at(prompt_id[:200])))
 
     async def begin(request: Request) -> Response:
         body = await _body(request, _Begin)
@@ -263,6 +264,32 @@ class _Doorkeeper:
         if is_api and (len(tokens) != 1 or not secrets.compare_digest(tokens[0], self.token)):
             return "a wrong token; open the address that the program has printed"
         return None
+
+
+async def _in_a_daemon(do: Callable[[], _T]) -> _T:
+    """What ``do`` gives, from a thread that the program's end does not wait for."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_T] = loop.create_future()
+
+    def tell(result: _T | None, error: Exception | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast(_T, result))
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = do()
+        except Exception as err:
+            error = err
+        with suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=work, name="look", daemon=True).start()
+    return await done
 
 
 async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
