@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.vocabulary import SMOLLM_PATTERN, Vocabulary, from_gguf, from_hugging_face, from_meta
 from llama.errors import TokenizerError
 from llama.tokenizer import Tokenizer, meta_special_tokens, parse_ranks
@@ -39,8 +40,8 @@ def smollm2_source(smollm2_gguf: Path) -> gguf.GGUFReader:
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_source: gguf.GGUFReader) -> Vocabulary:
-    return from_gguf(smollm2_source, "a.gguf")
+def smollm2(smollm2_gguf: Path) -> Vocabulary:
+    return from_gguf(GGUFFile(smollm2_gguf), "a.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def open_tokenizer(v: Vocabulary, directory: Path) -> Tokenizer:
     return Tokenizer(path, special_tokens=v.special_tokens, pattern=v.pattern)
 
 
-def write_gguf(path: Path, **changes: object) -> gguf.GGUFReader:
+def write_gguf(path: Path, **changes: object) -> GGUFFile:
     """A GGUF of nothing but a small tokenizer; ``changes`` replace or (None) leave out fields."""
     fields: Json = {
         "model": "gpt2",
@@ -103,7 +104,7 @@ def write_gguf(path: Path, **changes: object) -> gguf.GGUFReader:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    return gguf.GGUFReader(path)
+    return GGUFFile(path)
 
 
 def test_the_real_gguf_gives_smollm2s_vocabulary(smollm2: Vocabulary) -> None:

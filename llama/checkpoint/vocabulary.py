@@ -26,6 +26,7 @@ import gguf
 import msgspec
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llama.checkpoint.gguf_reading import GGUFFile
 from llama.errors import TokenizerError
 from llama.tokenizer import META_PATTERN, meta_special_tokens, parse_ranks, read_file, token_table
 
@@ -92,32 +93,30 @@ def from_meta(tokenizer_model: Path) -> Vocabulary:
     return Vocabulary(data, None, None, "llama3", None, len(tokens))
 
 
-def from_gguf(reader: gguf.GGUFReader, where: str) -> Vocabulary:
+def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     """The vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
 
     Args:
-        reader: the open file.
+        file: open.
         where: its name, for errors.
 
     Raises:
         TokenizerError: a field missing or malformed, or a tokenizer that is not supported.
     """
-    kind = _gguf_field(reader, "tokenizer.ggml.model", str, where)
+    kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
         raise TokenizerError(f"{where}: tokenizer.ggml.model is {kind!r}; supported is gpt2 (byte-pair encoding)")
-    pre = _gguf_field(reader, "tokenizer.ggml.pre", str, where)
+    pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
         raise TokenizerError(f"{where}: tokenizer.ggml.pre is {pre!r}; supported are {known}")
-    tokens = _gguf_field(reader, "tokenizer.ggml.tokens", list[str], where)
-    types = _gguf_field(reader, "tokenizer.ggml.token_type", list[int], where)
-    merges = _gguf_field(reader, "tokenizer.ggml.merges", list[str], where)
+    tokens = _gguf_field(file, "tokenizer.ggml.tokens", list[str], where)
+    types = _gguf_field(file, "tokenizer.ggml.token_type", list[int], where)
+    merges = _gguf_field(file, "tokenizer.ggml.merges", list[str], where)
     if len(types) != len(tokens):
         raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; get the file again")
     normal = [kind == gguf.TokenType.NORMAL for kind in types]
-    template = None
-    if gguf.Keys.Tokenizer.CHAT_TEMPLATE in reader.fields:
-        template = _gguf_field(reader, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str, where)
+    template = _gguf_field(file, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str | None, where)
     return _convert(
         [(id, token) for id, token in enumerate(tokens) if normal[id]],
         [(id, token) for id, token in enumerate(tokens) if not normal[id]],
@@ -128,14 +127,15 @@ def from_gguf(reader: gguf.GGUFReader, where: str) -> Vocabulary:
     )
 
 
-def _gguf_field(reader: gguf.GGUFReader, name: str, kind: type[T], where: str) -> T:
-    field = reader.get_field(name)
-    if field is None:
-        raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
+def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
+    """A field of that type; None for a missing one only if the type has it."""
     try:
-        return msgspec.convert(field.contents(), kind)
+        value = file.get(name)
+        if value is not None or kind == str | None:
+            return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeDecodeError) as err:
         raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; get the file again") from None
+    raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
 
 
 class _AddedToken(msgspec.Struct):
