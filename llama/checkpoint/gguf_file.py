@@ -175,7 +175,9 @@ class GGUFSource:
                 raise CheckpointError(f"{self._where}: {name} has shape {found}, its metadata make it {shape}")
         unknown = sorted(self._tensors.keys() - expected.keys() - {_ROPE_FACTORS})
         if unknown:
-            raise CheckpointError(f"{self._where} holds tensors that a Llama model does not have: {shown(unknown[0])}, …")
+            raise CheckpointError(
+                f"{self._where} holds tensors that a Llama model does not have: {shown(unknown[0])}, …"
+            )
 
     def _field(self, name: str, kind: type[T], default: T | None = None) -> T:
         """A metadata field, or ``default`` where there is one."""

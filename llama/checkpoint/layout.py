@@ -140,10 +140,12 @@ def check_numbers(args: ModelArgs, where: str = "") -> None:
         raise _wrong(where, f"dim, multiple_of and ffn_dim_multiplier make the feed-forward layer no width that can be "
                             f"({multiplier})")  # fmt: skip
     if args.head_dim < 2 or args.head_dim % 2:
-        raise _wrong(
-            where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong"
-        )
-    numbers = {"norm_eps": args.norm_eps, "rope_theta": args.rope_theta, "rope_scaling_factor": args.rope_scaling_factor}
+        raise _wrong(where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong")
+    numbers = {
+        "norm_eps": args.norm_eps,
+        "rope_theta": args.rope_theta,
+        "rope_scaling_factor": args.rope_scaling_factor,
+    }
     for name, value in numbers.items():
         if not (math.isfinite(value) and value > 0):
             raise _wrong(where, f"{name} is {value}, but must be a number above 0")

@@ -40,7 +40,11 @@ _DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
 }
 _REBUILD = {"torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3"}
-_PARAMETER, _ORDERED_DICT, _BYTES = "torch._utils _rebuild_parameter", "collections OrderedDict", "torch.storage UntypedStorage"
+_PARAMETER, _ORDERED_DICT, _BYTES = (
+    "torch._utils _rebuild_parameter",
+    "collections OrderedDict",
+    "torch.storage UntypedStorage",
+)
 
 
 class ForeignContents(ValueError):
