@@ -34,7 +34,7 @@ def open_regular(path: str | Path) -> BinaryIO:
         NotRegular: it is none.
         OSError: it is missing, a directory (``IsADirectoryError``) or unreadable.
     """
-    check_regular(os.stat(path).st_mode, path)  # first: to open some devices does something
+    check_regular(Path(path).stat().st_mode, path)  # first: to open some devices does something
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123, SIM115
     try:
         check_regular(os.fstat(file.fileno()).st_mode, path)  # what was there may have been replaced

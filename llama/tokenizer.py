@@ -177,16 +177,16 @@ def check_token_count(count: int, where: str) -> None:
 def check_token(length: int, place: str) -> None:
     """Refuse a token of more bytes than one has; raises likewise."""
     if length > MAX_TOKEN_BYTES:
-        raise TokenizerError(f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; get "
-                             f"the file again")  # fmt: skip
+        raise TokenizerError(f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; "
+                             f"get the file again")  # fmt: skip
 
 
 def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
     """Refuse more special tokens than tiktoken can search a text for; raises likewise."""
     length = sum(map(len, special_tokens))
     if len(special_tokens) > MAX_SPECIAL_TOKENS or length > MAX_SPECIAL_CHARACTERS:
-        raise TokenizerError(f"{where}: {len(special_tokens)} special tokens of {length} characters together; supported "
-                             f"are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
+        raise TokenizerError(f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
+                             f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
 
 
 class Tokenizer:

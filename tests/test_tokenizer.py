@@ -24,6 +24,7 @@ from llama.errors import TokenizerError
 from llama.tokenizer import (
     MAX_RUN_CHARS,
     META_PATTERN,
+    SMOLLM_PATTERN,
     StreamDecoder,
     Tokenizer,
     _split_long,
@@ -409,6 +410,6 @@ def test_metas_rule_numbers_special_tokens_from_the_number_of_lines() -> None:
 def test_the_patterns_compile_in_both_engines() -> None:
     """Tiktoken cuts by its own engine, and bytes without a token by the `regex` library."""
     ranks = {bytes([i]): i for i in range(256)}
-    for pattern in (META_PATTERN, vocabulary.SMOLLM_PATTERN):
+    for pattern in (META_PATTERN, SMOLLM_PATTERN):
         tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         assert "".join(regex.findall(pattern, "a 1\n\n'S ?")) == "a 1\n\n'S ?"

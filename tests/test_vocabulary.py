@@ -17,9 +17,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from llama.checkpoint.gguf_reading import GGUFFile
-from llama.checkpoint.vocabulary import SMOLLM_PATTERN, Vocabulary, from_gguf, from_hugging_face, from_meta
+from llama.checkpoint.vocabulary import Vocabulary, from_gguf, from_hugging_face, from_meta
 from llama.errors import TokenizerError
-from llama.tokenizer import Tokenizer, meta_special_tokens, parse_ranks
+from llama.tokenizer import SMOLLM_PATTERN, Tokenizer, meta_special_tokens, parse_ranks
 
 Json = dict[str, Any]
 

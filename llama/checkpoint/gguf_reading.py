@@ -87,7 +87,7 @@ class GGUFFile:
             if not file.seek(0, 2):
                 raise ValueError("it is empty")
             self._map = np.memmap(file, mode="r")
-        header = _Header(memoryview(self._map)[:MAX_HEADER_BYTES])
+        header = _Header(self._map.data[:MAX_HEADER_BYTES])
         n_tensors = header.begin()
         self._fields = header.fields()
         infos = [header.tensor() for _ in range(n_tensors)]

@@ -20,6 +20,7 @@ HALVES = ("edge", "cloud")
 
 LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
 LARGEST_SIZE = 2**31 - 1  # far beyond any model; keeps products within what can be computed with
+LARGEST_DEPTH = 1000  # layers; the deepest models have some hundred
 LARGEST_CONTEXT = 1 << 24  # positions; the longest that models are made for is 10 million
 
 Region = tuple[slice, ...]
@@ -131,14 +132,16 @@ def check_numbers(args: ModelArgs, where: str = "") -> None:
     """
     sizes = {name: getattr(args, name) for name in ("dim", "n_layers", "n_heads", "vocab_size", "multiple_of")}
     for name, size in {**sizes, "n_kv_heads": args.kv_heads}.items():
-        if not 1 <= size <= LARGEST_SIZE:
-            raise _wrong(where, f"{name} must be 1 to {LARGEST_SIZE}")
+        most = LARGEST_DEPTH if name == "n_layers" else LARGEST_SIZE
+        if not 1 <= size <= most:
+            raise _wrong(where, f"{name} must be 1 to {most}")
     if args.dim % args.n_heads or args.n_heads % args.kv_heads:
         raise _wrong(where, "dim, n_heads and n_kv_heads do not fit together")
     multiplier = args.ffn_dim_multiplier
-    if multiplier is not None and not (0 < multiplier <= LARGEST_SIZE) or args.hidden_dim > LARGEST_SIZE:
-        raise _wrong(where, f"dim, multiple_of and ffn_dim_multiplier make the feed-forward layer no width that can be "
-                            f"({multiplier})")  # fmt: skip
+    if multiplier is not None and not 0 < multiplier <= LARGEST_SIZE:
+        raise _wrong(where, f"ffn_dim_multiplier is {multiplier}, but must be a number above 0")
+    if args.hidden_dim > LARGEST_SIZE:
+        raise _wrong(where, "dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide")
     if args.head_dim < 2 or args.head_dim % 2:
         raise _wrong(where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong")
     numbers = {

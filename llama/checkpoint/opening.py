@@ -31,7 +31,7 @@ def open_source(path: Path, rope_scaling_factor: float | None = None) -> Source:
     """
     try:
         return _open(path, rope_scaling_factor)
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as err:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
         # Each reader names the damage that it knows of. Files from outside can be damaged in more ways than those.
         raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
                               f"again, or this machine has too little memory for it") from None  # fmt: skip
@@ -42,6 +42,8 @@ def _open(path: Path, rope_scaling_factor: float | None) -> Source:
         if path.suffix == ".gguf":
             return GGUFSource(path, rope_scaling_factor)
         raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}")
     try:

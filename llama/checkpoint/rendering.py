@@ -1,6 +1,7 @@
 """Runs a chat template, which is somebody's program, in a process of its own with little time and memory.
 
-jinja's sandbox keeps a template from reaching anything; it does not keep it from looping for ever or filling the memory.
+jinja's sandbox keeps a template from reaching anything; it does not keep it from looping for ever, or from filling the
+memory.
 The process is ``template_program``; request and answer are JSON.
 
 Knows nothing about: chat formats, where a template comes from.
@@ -17,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 MAX_TEMPLATE_BYTES = 256 << 10  # the longest of known models have a tenth
-SECONDS = 2.0  # of computing; by the clock, on a machine that has much else to do, ten times as long
+SECONDS = 1.0  # of computing; by the clock, on a machine that has much else to do, ten times as long
 _ANSWER_BYTES = 1 << 20
 _PROGRAM = Path(__file__).with_name("template_program.py")
 

@@ -14,6 +14,7 @@ import torch
 
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.errors import CheckpointError
+from llama.files import shown
 from llama.model import ModelArgs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,8 +53,8 @@ def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str
     for name, count, dtype in tensors:
         if dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{where}: {name} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are not "
-                f"supported, use one in {', '.join(DTYPES)}"
+                f"{where}: {shown(name)} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are "
+                f"not supported, use one in {', '.join(DTYPES)}"
             )
         elements[dtype] += count
     return elements.most_common(1)[0][0]

@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import resource
+import signal
 import sys
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ def main(seconds: float) -> None:
     """Answer the one request, in that much computing time."""
     request = json.load(sys.stdin)
     limits = {
-        resource.RLIMIT_CPU: math.ceil(seconds + sum(resource.getrusage(resource.RUSAGE_SELF)[:2])),
+        resource.RLIMIT_CPU: math.ceil(2 * seconds + sum(resource.getrusage(resource.RUSAGE_SELF)[:2])),
         resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
@@ -32,6 +33,7 @@ def main(seconds: float) -> None:
     for what, most in limits.items():
         with contextlib.suppress(ValueError, OSError):  # less is allowed already, or the system has no such limit
             resource.setrlimit(what, (most, most))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process; the limit above counts whole seconds only
     try:
         answer: dict[str, Any] = {"texts": _texts(request["template"], request["dialogs"])}
     except BaseException as err:  # a foreign program may raise anything
