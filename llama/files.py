@@ -44,6 +44,11 @@ def open_regular(path: str | Path) -> BinaryIO:
     return file
 
 
+def lies_there(path: Path) -> bool:
+    """Whether there is anything of this name, if only a pipe or a link to nothing."""
+    return path.is_symlink() or path.exists()
+
+
 def check_regular(mode: int, path: str | Path) -> None:
     """Refuse what is not a regular file, by its ``st_mode``; raises as :func:`open_regular`."""
     if stat.S_ISDIR(mode):

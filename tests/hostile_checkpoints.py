@@ -831,7 +831,7 @@ def tokenizer_json_cases(bases: Bases) -> Iterator[Case]:
     vocab: dict[str, int] = json.loads(sound)["model"]["vocab"]
     merges: list[Any] = json.loads(sound)["model"]["merges"]
 
-    def more(new: Mapping[str, int], new_merges: list[Any] | None = None, ignore_merges: bool = False) -> bytes:
+    def more(new: dict[str, int], new_merges: list[Any] | None = None, ignore_merges: bool = False) -> bytes:
         return edited(sound, model__vocab=vocab | new, model__merges=[*merges, *(new_merges or [])],
                       model__ignore_merges=ignore_merges)  # fmt: skip
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -18,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from tests.hostile_checkpoints import READERS, Bases, Case, all_cases, gguf_bytes
+from tests.hostile_checkpoints import CHATML, READERS, Bases, Case, all_cases, gguf_bytes
 from tests.support import ROOT, SOAK
 
 MIB = 500
 SECONDS = 2.0  # of computing
 PATIENCE_S = 60.0  # by the clock, on a machine that has much else to do
 LEAST = 30  # cases of each reader
-MUTATIONS = 4000
+MUTATIONS = 300 if SOAK else 4  # of each file
 
 
 class Opener:
@@ -137,4 +138,69 @@ def test_hostile_checkpoints_are_refused_by_name_or_opened_soon_and_in_little_me
     for measure in ("computed", "mib"):
         for result, case in sorted(results, key=lambda each: -each[0][measure])[:8]:
             print(f"{result['computed']:6.2f} s {result['mib']:6.0f} MiB  {case.reader}, {case.base}: {case.name}")
+    assert not problems, "\n".join(problems)
+
+
+FILES = [
+    ("gguf", "m.gguf"),
+    ("hf", "model.safetensors"),
+    ("hf", "config.json"),
+    ("hf", "tokenizer.json"),
+    ("hf", "chat_template.jinja"),
+    ("meta", "consolidated.00.pth"),
+    ("meta", "params.json"),
+    ("meta", "tokenizer.model"),
+    ("edge", "consolidated.00.pth"),
+    ("edge", "params.json"),
+    ("edge", "manifest.json"),
+    ("edge", "tokenizer.model"),
+]
+
+
+def damaged(sound: bytes, chance: random.Random, header: int) -> bytes:
+    """One to four changes, most of them near the beginning or the end, where files say what they are."""
+    data = bytearray(sound)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.choice((chance.randrange(min(header, len(data)) or 1), chance.randrange(len(data) or 1),
+                            max(0, len(data) - chance.randrange(1, 400))))  # fmt: skip
+        size = chance.choice((1, 2, 4, 8))
+        match chance.randrange(7):
+            case 0:
+                data[at : at + 1] = bytes([data[at] ^ 1 << chance.randrange(8)]) if data else b"x"
+            case 1:
+                data[at : at + size] = b"\xff" * size
+            case 2:
+                data[at : at + size] = (1 << chance.randrange(8 * size)).to_bytes(size, "little")
+            case 3:
+                del data[at : len(data) if chance.random() < 0.3 else at + chance.randrange(1, 60)]
+            case 4:
+                data[at:at] = chance.randbytes(chance.randrange(1, 60))
+            case 5:
+                data[at:at] = data[at : at + chance.randrange(1, 2000)]
+            case 6:
+                data[at : at + size] = chance.choice(
+                    (b"9" * 20, b"-1", b"1e99", b"null", b"[[[[", b'"', b"{%", bytes(9))
+                )
+    return bytes(data)
+
+
+@pytest.mark.parametrize(("base", "file"), FILES, ids=map("-".join, FILES))
+def test_a_file_damaged_anywhere_is_refused_by_name_or_opened(
+    base: str, file: str, bases: Bases, opener: Opener, tmp_path: Path
+) -> None:
+    """Bits, numbers and pieces changed, lost, repeated and put in between, in each kind of file."""
+    chance, problems, opened = random.Random(f"{base} {file}"), list[str](), 0
+    if base == "gguf":
+        sound = gguf_bytes({"tokenizer.chat_template": (8, struct.pack("<Q", len(CHATML)) + CHATML.encode())})
+    else:
+        sound = CHATML.encode() if file == "chat_template.jinja" else bases.read(base, file)
+    for number in range(MUTATIONS):
+        content, directory = damaged(sound, chance, 6000), tmp_path / str(number)
+        case = Case(base, str(number), base, file, content)
+        result = opener.try_to_open(case.make(bases, directory), half=base == "edge")
+        wrong = complaints(result, directory, must_be_refused=False)
+        opened += result["said"] is None
+        problems += [f"{number}: {what}: {str(result['said'])[:300]}" for what in wrong]
+        shutil.rmtree(directory)
+    print(f"\n{MUTATIONS} damaged files {base}/{file}, {opened} of them opened")
     assert not problems, "\n".join(problems)

@@ -20,10 +20,10 @@ import msgspec
 import torch
 from torch import nn
 
-from llama.chat import ChatFormat, chat_format
+from llama.chat import FORMATS, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
-from llama.checkpoint.source import DTYPES
+from llama.checkpoint.source import DTYPES, told
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
 from llama.model import ModelArgs
@@ -140,19 +140,25 @@ def read_half(ckpt_dir: str | Path, expect: str) -> Half:
         CheckpointError: missing or empty directory, the other half or no half at all, a file missing or of another
             size than the manifest says, a field missing or malformed, tensors of other shapes than the model's.
     """
-    directory = Path(ckpt_dir)
+    with told(Path(ckpt_dir)):
+        return _read_half(Path(ckpt_dir), expect)
+
+
+def _read_half(directory: Path, expect: str) -> Half:
     _check_is_a_half(directory, expect)
     params_path = directory / PARAMS
     params = _read(params_path, HalfParams)
     if params.split.format != FORMAT_VERSION:
         raise CheckpointError(
-            f"{params_path}: split format {params.split.format} is not known (this version knows {FORMAT_VERSION}); "
-            "split the original checkpoint again with this version"
+            f"{params_path}: split format {shown(str(params.split.format))} is not known (this version knows "
+            f"{FORMAT_VERSION}); split the original checkpoint again with this version"
         )
     if params.split.half != expect:
         other = directory.parent / expect
         hint = f"use {other}" if (other / PARAMS).is_file() else f"use the directory named {expect} beside it"
-        raise CheckpointError(f"{directory} is the {params.split.half} half, the {expect} half is needed; {hint}")
+        raise CheckpointError(
+            f"{directory} is the {shown(params.split.half)} half, the {expect} half is needed; {hint}"
+        )
     half = _half(directory, params)
     _check_files(directory, half.model_parallel_size)
     _check_shards(half)
@@ -245,11 +251,7 @@ def _check_is_a_half(directory: Path, expect: str) -> None:
         raise CheckpointError(f"{directory} does not exist; make it with split_checkpoint.py")
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is a file; give the {expect} directory that split_checkpoint.py made")
-    try:
-        empty = not any(directory.iterdir())
-    except OSError as err:
-        raise CheckpointError(f"{directory} cannot be read: {err.strerror or err}") from None
-    if empty:
+    if not any(directory.iterdir()):
         raise CheckpointError(f"{directory} is empty; make it with split_checkpoint.py")
     if not (directory / PARAMS).is_file():
         if (directory / expect / PARAMS).is_file():
@@ -285,9 +287,16 @@ def _half(directory: Path, params: HalfParams) -> Half:
         raise CheckpointError(f"{where}: the fingerprint is not 64 hexadecimal digits; split the checkpoint again")
     if split.dtype not in DTYPES:
         raise CheckpointError(f"{where}: dtype '{shown(split.dtype)}' is none of {', '.join(DTYPES)}; split again")
-    sizes = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of)
-    if min(*sizes, params.context_length, split.model_parallel_size) < 1:
-        raise CheckpointError(f"{where}: a size is not positive; split the original checkpoint again")
+    sizes = (
+        *(params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of),
+        *(params.context_length, split.model_parallel_size, split.split_layer + 1),
+    )
+    if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
+        raise CheckpointError(f"{where}: a size is not positive, or larger than any model's; split the original "
+                              f"checkpoint again")  # fmt: skip
+    if tokenizer.chat_format not in FORMATS:
+        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(FORMATS)}; "
+                              f"split the original checkpoint again")  # fmt: skip
     if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
         raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
     if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:

@@ -22,7 +22,7 @@ from llama.checkpoint import layout, shards, vocabulary
 from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
 from llama.checkpoint.source import check_vocabulary, prevailing_dtype
 from llama.errors import CheckpointError
-from llama.files import open_regular, read_json, shown
+from llama.files import lies_there, open_regular, read_json, shown
 from llama.model import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
 
 _TOP = {
@@ -44,6 +44,7 @@ _LAYER = {
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 4 << 20  # a model of 1,000 tensors has an index of 0.1 MiB
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; of 1,000 tensors it has 0.1 MiB
+MAX_NAME_CHARACTERS = 200  # of a file; systems take 255 bytes
 MAX_FILES = 512  # Llama 3.1 405B has 191; each stays open
 _DROPPED_SUFFIX = "rotary_emb.inv_freq"  # stored by old versions; follows from the configuration
 _SCALING = {
@@ -264,7 +265,7 @@ def _number(rope: dict[str, Any], key: str, path: Path) -> float:
 def _weight_files(directory: Path) -> list[Path]:
     """The safetensors files: those that the index lists, or the only one."""
     index = directory / _INDEX
-    if index.is_file():
+    if lies_there(index):
         try:
             listed = msgspec.json.decode(read_json(index, MAX_INDEX_BYTES), type=dict[str, Any]).get("weight_map")
             names = sorted(set(msgspec.convert(listed, dict[str, str]).values()))
@@ -281,7 +282,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if not 1 <= len(names) <= MAX_FILES:
         raise CheckpointError(f"{index} lists {len(names)} files, of which there are 1 to {MAX_FILES}; get it again")
     for name in names:
-        if Path(name).name != name or "\0" in name:
+        if Path(name).name != name or "\0" in name or len(name) > MAX_NAME_CHARACTERS:
             raise CheckpointError(f"{index} names a file outside its directory; get the file again")
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory} lacks {shown(name)}, which {_INDEX} lists; finish the download")

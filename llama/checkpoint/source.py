@@ -6,8 +6,10 @@ Knows nothing about: any file format.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -41,6 +43,22 @@ class Source(Protocol):
         Raises:
             CheckpointError: the data turn out to be damaged or contradictory.
         """
+
+
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell damage that no reader knows of: each names what it does, and files from outside can be damaged otherwise.
+
+    Raises:
+        CheckpointError: in place of whatever comes of such a file.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror or type(err).__name__}") from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
+        raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
+                              f"again, or this machine has too little memory for it") from None  # fmt: skip
 
 
 def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str) -> torch.dtype:

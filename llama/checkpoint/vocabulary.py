@@ -28,7 +28,7 @@ import msgspec
 from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.rendering import CannotRender, render
 from llama.errors import TokenizerError
-from llama.files import read_json, shown
+from llama.files import lies_there, read_json, shown
 from llama.tokenizer import (
     META_PATTERN,
     SMOLLM_PATTERN,
@@ -163,8 +163,12 @@ class _Bpe(msgspec.Struct):
     end_of_word_suffix: str | None = None
 
 
+class _Model(msgspec.Struct):
+    type: str = "BPE"
+
+
 class _TokenizerJson(msgspec.Struct):
-    model: dict[str, Any]
+    model: msgspec.Raw
     added_tokens: list[_AddedToken] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
@@ -187,15 +191,16 @@ def from_hugging_face(directory: Path) -> Vocabulary:
     """
     where = str(directory / "tokenizer.json")
     source = _decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
-    kind = source.model.get("type", "BPE")
-    if kind != "BPE":
-        raise TokenizerError(f"{where}: model type {shown(repr(kind))}; supported is BPE (byte-pair encoding)")
     if source.normalizer is not None:
         kind = shown(repr(source.normalizer.get("type")))
         raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
     try:
-        model = msgspec.convert(source.model, _Bpe)
-    except msgspec.ValidationError as err:
+        kind = msgspec.json.decode(source.model, type=_Model).type
+        if kind != "BPE":
+            raise TokenizerError(f"{where}: model type {shown(repr(kind))}; supported is BPE (byte-pair encoding)")
+        pattern = _hugging_face_pattern(source.pre_tokenizer, where)
+        model = msgspec.json.decode(source.model, type=_Bpe)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise TokenizerError(f"{where}: field model is malformed: {err}; get the file again") from None
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
@@ -206,7 +211,7 @@ def from_hugging_face(directory: Path) -> Vocabulary:
         [(id, token) for token, id in model.vocab.items() if token not in texts],
         added,
         model.merges,
-        _PreTokenizer(_hugging_face_pattern(source.pre_tokenizer, where), model.ignore_merges),
+        _PreTokenizer(pattern, model.ignore_merges),
         _hugging_face_template(directory),
         where,
     )
@@ -239,12 +244,12 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
 def _hugging_face_template(directory: Path) -> str | None:
     """The chat template: from its own file, or the tokenizer's configuration, or None."""
     own_file, config_file = directory / "chat_template.jinja", directory / "tokenizer_config.json"
-    if own_file.is_file():
+    if lies_there(own_file):
         try:
             return read_file(own_file, MAX_CONFIG_BYTES).decode()
         except UnicodeDecodeError as err:
             raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); get the file again") from None
-    if not config_file.is_file():
+    if not lies_there(config_file):
         return None
     template = _decode_json(config_file, _TokenizerConfig, MAX_CONFIG_BYTES).chat_template
     if isinstance(template, list):
