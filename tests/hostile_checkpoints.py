@@ -34,6 +34,7 @@ from tests.small_checkpoints import (
     write_hugging_face,
     write_meta,
 )
+from tests.support import SOAK
 
 Content = bytes | Callable[[Path], object]
 """What a file holds; or what makes something else in its place."""
@@ -389,7 +390,7 @@ def gguf_cases(bases: Bases) -> Iterator[Case]:
             later(lambda: gguf_bytes({"tokenizer.chat_template": (TEXT, text_of("<|im_start|>" * 900_000))})),
             True,
         ),
-        "template that loops": (gguf_bytes({"tokenizer.chat_template": (TEXT, text_of(LOOP))}), True),
+        "template that loops": (gguf_bytes({"tokenizer.chat_template": (TEXT, text_of(LOOP))}), False),
         "cut in the fields": (sound[:700], False),
         "cut in the tensors": (sound[:-64], False),
         "key that is not UTF-8": (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + text_of(b"\xff\xfe"), False),
@@ -429,7 +430,7 @@ def safetensors_cases(bases: Bases) -> Iterator[Case]:
                     + b"}"
                 )
             ),
-            True,
+            False,
         ),
         "50,000 tensors": (later(lambda: safetensors_bytes({f"t{i}": none for i in range(50_000)})), False),
         "header longer than the file": (safetensors_bytes(b"{}", length=1000), False),
@@ -556,8 +557,9 @@ def pth_cases(bases: Bases) -> Iterator[Case]:
     nested = b"\x80\x02}(" + b")" + b"q\x00h\x00\x86" * 60 + unicode_of("x") + b"u."
 
     def bomb(path: Path) -> None:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("a/data.pkl", "w") as record:
-            for _ in range(1000):
+        packed = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        with packed as file, file.open("a/data.pkl", "w") as record:
+            for _ in range(2000 if SOAK else 100):
                 record.write(bytes(1 << 20))
 
     def legacy(path: Path) -> None:
@@ -570,12 +572,12 @@ def pth_cases(bases: Bases) -> Iterator[Case]:
         return pth(pickled(norm, b"c" + name.encode() + arguments + b"R"))
 
     contents: dict[str, tuple[Content, bool]] = {
-        "data.pkl of 1 GB of deflated zeros": (bomb, True),
+        "data.pkl of deflated zeros": (bomb, True),
         "deflated storage": (pth(pickled(norm, tensor_of()), bytes(1 << 20), deflated="a/data/0"), True),
         "data.pkl of 40 MB": (later(lambda: pth(b"\x80\x02" + b"}" * 40_000_000 + b".")), True),
-        "a million empty dicts": (pth(b"\x80\x02" + b"}" * 1_000_000 + b"."), False),
-        "a million marks": (pth(b"\x80\x02" + b"(" * 1_000_000 + b"."), False),
-        "a tuple of a tuple of …": (pth(b"\x80\x02)" + b"\x85" * 1_000_000 + b"."), True),
+        "half a million empty dicts": (pth(b"\x80\x02" + b"}" * 500_000 + b"."), False),
+        "half a million marks": (pth(b"\x80\x02" + b"(" * 500_000 + b"."), False),
+        "a tuple of a tuple of …": (pth(b"\x80\x02)" + b"\x85" * 500_000 + b"."), True),
         "tuples of themselves as a key": (pth(nested), True),
         "a dict in itself": (pth(b"\x80\x02}q\x00(" + norm + b"h\x00u."), False),
         "bytearray of 10^12": (called("builtins\nbytearray\n", integer(10**12) + b"\x85"), True),
@@ -850,7 +852,7 @@ def tokenizer_json_cases(bases: Bases) -> Iterator[Case]:
             False,
         ),
         "500 tokens of 4,000 letters": (more({chr(97 + i % 26) * 3500 + str(i): 260 + i for i in range(500)}), False),
-        "600,000 tokens": (later(lambda: more({f"t{i}": 260 + i for i in range(600_000)})), True),
+        "600,000 tokens": (later(lambda: more({f"t{i}": 260 + i for i in range(600_000)})), False),
         "250,000 tokens": (later(lambda: more({f"t{i}": 260 + i for i in range(250_000)}, ignore_merges=True)), False),
         "token at 2^31": (more({"zz": 2**31}), True),
         "token at 2^63": (more({"zz": 2**63}), True),
@@ -867,7 +869,7 @@ def tokenizer_json_cases(bases: Bases) -> Iterator[Case]:
                     + sound[1:]
                 )
             ),
-            True,
+            False,
         ),
         "20,000 special tokens": (later(lambda: added(*((257 + i, f"<{i}>") for i in range(20_000)))), True),
         "special token of a megabyte": (added((257, "x" * 1_000_000)), False),
@@ -920,7 +922,7 @@ def tokenizer_model_cases(bases: Bases) -> Iterator[Case]:
         "a token of 6 MB": (later(lambda: line(b"a" * 4_500_000, 0)), True),
         "a token of 65,536 letters": (sound + line(b"a" * 65_536, n), True),
         "a token of 4,000 letters": (sound + line(b"a" * 4000, n), False),
-        "9 MB of lines": (later(lambda: b"".join(line(b"%d" % i, i) for i in range(600_000))), True),
+        "9 MB of lines": (later(lambda: b"".join(line(b"%d" % i, i) for i in range(600_000))), False),
         "525,000 lines": (later(lambda: b"".join(line(struct.pack("<I", i)[:3], i) for i in range(525_000))), True),
         "250,000 lines": (later(lambda: b"".join(line(struct.pack("<I", i)[:3], i) for i in range(250_000))), False),
         "7 MB of empty lines": (later(lambda: b"\n" * 7_000_000), False),

@@ -1,4 +1,4 @@
-"""Opens checkpoints one after the other, as a process that can be killed, and says what each came to.
+"""Opens checkpoints one after the other, and reads all of their tensors; says what each came to. It can be killed.
 
 Each line of standard input is a JSON object, ``{"path": …, "half": …}``; each gets a line: what was said, or null if it
 was opened; seconds by the clock and of computing; MiB of memory at the most, beyond what there was before
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llama.checkpoint import layout
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.errors import CheckpointError, TokenizerError
@@ -28,7 +29,10 @@ def opened(path: Path, half: bool) -> str | None:
             found = read_half(path, "edge")
             chat_format_of(found, tokenizer_of(found))
         else:
-            open_source(path)
+            source = open_source(path)
+            for name in layout.tensor_shapes(source.args):
+                for _ in source.rows(layout.EMBEDDINGS if source.tied and name == layout.OUTPUT else name):
+                    pass
     except (CheckpointError, TokenizerError) as err:
         return str(err)
     except BaseException as err:

@@ -20,7 +20,7 @@ HALVES = ("edge", "cloud")
 
 LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
 LARGEST_SIZE = 2**31 - 1  # far beyond any model; keeps products within what can be computed with
-LARGEST_DEPTH = 1000  # layers; the deepest models have some hundred
+LARGEST_DEPTH = 500  # layers; the deepest model known has 126
 LARGEST_CONTEXT = 1 << 24  # positions; the longest that models are made for is 10 million
 
 Region = tuple[slice, ...]

@@ -11,7 +11,6 @@ Knows nothing about: models, which tensors there should be.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from llama.checkpoint.zip_records import Record, records_of
 from llama.files import open_regular
 
-MAX_PICKLE_BYTES = 1 << 20  # of 1,000 tensors it has a tenth
+MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
 _MAX_DIMENSIONS = 8
 
 _DTYPES = {
@@ -128,9 +127,9 @@ def _contents(file: BinaryIO, record: Record) -> bytes:
         raise ValueError("too large a record")
     file.seek(record.offset)
     data = file.read(record.size)
-    if len(data) != record.size or zlib.crc32(data) != record.crc:
-        raise ValueError("a record is damaged")
-    return data
+    if len(data) != record.size:
+        raise ValueError("a record ends behind the file")
+    return data  # torch can be told to write no check sums, and has never looked at them
 
 
 class _Reader:

@@ -24,12 +24,10 @@ class Record:
     Attributes:
         offset: of the first, from the start of the file.
         size: how many there are.
-        crc: their CRC-32 as the directory has it.
     """
 
     offset: int
     size: int
-    crc: int
 
 
 def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
@@ -53,7 +51,7 @@ def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
             raise ValueError("a record does not begin where the directory says")
         lengths = struct.unpack_from("<HH", header, _LOCAL_NAME_LENGTHS)
         offset = entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
-        records[entry.filename] = Record(offset, entry.file_size, entry.CRC)
+        records[entry.filename] = Record(offset, entry.file_size)
     last = 0
     for record in sorted(records.values(), key=lambda record: (record.offset, record.size)):
         if record.offset < last:
