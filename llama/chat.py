@@ -17,7 +17,7 @@ Knows nothing about: where a dialogue comes from, how long it may be.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -79,11 +79,9 @@ def chat_format(name: str, tokenizer: Tokenizer, default_system: str | None) -> 
     Raises:
         TokenizerError: unknown name, or special tokens that the vocabulary lacks.
     """
-    if name == "llama3":
-        return Llama3Format(tokenizer, default_system)
-    if name == "chatml":
-        return ChatMLFormat(tokenizer, default_system)
-    raise TokenizerError(f"chat format {name!r} is not known; known are llama3 and chatml")
+    if name not in FORMATS:
+        raise TokenizerError(f"chat format {name!r} is not known; known are {' and '.join(FORMATS)}")
+    return FORMATS[name](tokenizer, default_system)
 
 
 class Llama3Format:
@@ -171,6 +169,9 @@ class ChatMLFormat:
         """Ids of one whole message."""
         text = f"{message.role}\n{message.content}"
         return [self._im_start, *_encode(self._tokenizer, text), self._im_end, *_encode(self._tokenizer, "\n")]
+
+
+FORMATS: dict[str, Callable[[Tokenizer, str | None], ChatFormat]] = {"llama3": Llama3Format, "chatml": ChatMLFormat}
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:

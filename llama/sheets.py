@@ -27,6 +27,7 @@ from msgspec import Meta
 
 from llama import toml
 from llama.errors import PromptError
+from llama.files import NotRegular, TooLarge, read_anywhere
 from llama.wire import MAX_SHEET_BYTES
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
@@ -302,19 +303,18 @@ def read_text(path: str, what: str = "prompt file") -> str:
     Raises:
         PromptError: missing, empty, too large, binary.
     """
-    if "://" not in path and Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
-        raise PromptError(f"{what} {path}: not a file; name one")  # a pipe would be waited for
     try:
-        with bf.BlobFile(path, "rb") as f:
-            raw = f.read(MAX_BYTES + 1)
+        raw = read_anywhere(path, MAX_BYTES)
+    except NotRegular:
+        raise PromptError(f"{what} {path}: not a file; name one") from None
+    except TooLarge:
+        raise PromptError(f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds") from None
     except FileNotFoundError:
         raise PromptError(f"{what} {path}: no such file") from None
     except IsADirectoryError:
         raise PromptError(f"{what} {path}: a directory; name a file") from None
     except (OSError, bf.Error) as err:
         raise PromptError(f"{what} {path}: cannot be read ({type(err).__name__})") from None
-    if len(raw) > MAX_BYTES:
-        raise PromptError(f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as err:

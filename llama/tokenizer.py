@@ -16,7 +16,7 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +26,7 @@ import regex
 import tiktoken
 
 from llama.errors import TokenizerError
+from llama.files import NotRegular, TooLarge, read_anywhere
 
 # Meta's split pattern (github.com/meta-llama/llama3, `llama/tokenizer.py`, `pat_str`).
 META_PATTERN = (
@@ -35,6 +36,17 @@ META_PATTERN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+"
     r"|\s+(?!\S)"
+    r"|\s+"
+)
+
+# SmolLM2 cuts out each digit, then applies GPT-2's pattern to what lies between (`tokenizers`: Digits, ByteLevel).
+# One pattern does both, if a digit ends whitespace as the end of the text does: "  1" is "  " and "1", in two pieces.
+SMOLLM_PATTERN = (
+    r"\p{N}"
+    r"|'(?:s|t|re|ve|m|ll|d)"
+    r"| ?\p{L}+"
+    r"| ?[^\s\p{L}\p{N}]+"
+    r"|\s+(?![^\s\p{N}])"
     r"|\s+"
 )
 
@@ -63,6 +75,14 @@ _STOP_TOKENS = (("<|end_of_text|>", "<|eot_id|>"), ("<|im_end|>",))
 MAX_PIECE_CHARS = 400_000
 MAX_RUN_CHARS = 25_000
 
+# What no vocabulary has. Llama 3's file has 2.1 MiB, 128,256 tokens of up to 128 bytes, and 256 special tokens.
+MAX_FILE_BYTES = 8 << 20
+MAX_TOKENS = 1 << 19
+MAX_TOKEN_BYTES = 4096
+MAX_SPECIAL_TOKENS = 8192
+MAX_SPECIAL_CHARACTERS = 256 << 10
+_ID_DIGITS = 10
+
 _RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
 
 
@@ -73,23 +93,28 @@ def meta_special_tokens(num_base_tokens: int) -> dict[str, int]:
     return {name: num_base_tokens + i for i, name in enumerate(names)}
 
 
-def read_file(path: str | Path) -> bytes:
+def read_file(path: str | Path, most: int = MAX_FILE_BYTES, read: Callable[..., bytes] = read_anywhere) -> bytes:
     """The bytes of a tokenizer file, local or in cloud storage (whatever blobfile opens).
 
+    Args:
+        path: the file.
+        most: bytes; a larger one is refused.
+        read: how it is read; of ``llama.files``.
+
     Raises:
-        TokenizerError: it cannot be read.
+        TokenizerError: it is too large, no file, or cannot be read.
     """
     # Not tiktoken's loader: that caches by path, so a file that has changed would be served stale.
     try:
-        with bf.BlobFile(str(path), "rb") as f:
-            data: bytes = f.read()
+        return read(path, most)
     except FileNotFoundError:
         raise TokenizerError(f"tokenizer {path}: no such file") from None
     except IsADirectoryError:
         raise TokenizerError(f"tokenizer {path}: a directory; name the file in it") from None
-    except (OSError, bf.Error) as err:
+    except (NotRegular, TooLarge) as err:
+        raise TokenizerError(f"tokenizer {path}: {err.strerror}; get the file again") from None
+    except (OSError, ValueError, bf.Error) as err:
         raise TokenizerError(f"tokenizer {path}: cannot be read ({type(err).__name__})") from None
-    return data
 
 
 def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
@@ -109,7 +134,9 @@ def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
         )
     ranks: dict[bytes, int] = {}
     seen: set[int] = set()
-    for number, line in enumerate(data.splitlines(), start=1):
+    lines = data.splitlines()
+    check_token_count(len(lines), f"tokenizer {where}")
+    for number, line in enumerate(lines, start=1):
         if not line:
             continue
         token, rank = _parse_line(line, f"tokenizer {where}, line {number}")
@@ -126,13 +153,40 @@ def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
 
 def _parse_line(line: bytes, place: str) -> tuple[bytes, int]:
     encoded, _, rank = line.partition(b" ")
+    check_token(len(encoded) // 4 * 3, place)
     try:
         token = binascii.a2b_base64(encoded, strict_mode=True)
-        if not token or not rank.isdigit():
+        if not token or not rank.isdigit() or len(rank) > _ID_DIGITS:
             raise ValueError
         return token, int(rank)
     except ValueError:
         raise TokenizerError(f"{place}: not a token in base64, a space and its id; get the file again") from None
+
+
+def check_token_count(count: int, where: str) -> None:
+    """Refuse more tokens than a vocabulary has.
+
+    Raises:
+        TokenizerError: names both numbers.
+    """
+    if count > MAX_TOKENS:
+        raise TokenizerError(f"{where}: {count} tokens, of which a vocabulary has at most {MAX_TOKENS}; get the file "
+                             f"again")  # fmt: skip
+
+
+def check_token(length: int, place: str) -> None:
+    """Refuse a token of more bytes than one has; raises likewise."""
+    if length > MAX_TOKEN_BYTES:
+        raise TokenizerError(f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; "
+                             f"get the file again")  # fmt: skip
+
+
+def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
+    """Refuse more special tokens than tiktoken can search a text for; raises likewise."""
+    length = sum(map(len, special_tokens))
+    if len(special_tokens) > MAX_SPECIAL_TOKENS or length > MAX_SPECIAL_CHARACTERS:
+        raise TokenizerError(f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
+                             f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
 
 
 class Tokenizer:
@@ -169,6 +223,7 @@ class Tokenizer:
         """
         ranks = parse_ranks(read_file(model_path), model_path)
         self.special_tokens = meta_special_tokens(len(ranks)) if special_tokens is None else dict(special_tokens)
+        check_special_tokens(self.special_tokens, f"tokenizer {model_path}")
         self._token_bytes = token_table(ranks, self.special_tokens, f"tokenizer {model_path}")
         self.n_words = len(self._token_bytes)
         self.bos_id = self.special_tokens.get("<|begin_of_text|>")

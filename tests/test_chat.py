@@ -18,6 +18,7 @@ from tokenizers import models, pre_tokenizers
 
 from llama.chat import ChatFormat, Message, chat_format
 from llama.checkpoint import vocabulary
+from llama.checkpoint.gguf_reading import GGUFFile
 from llama.errors import TokenizerError
 from llama.tokenizer import Tokenizer
 
@@ -35,8 +36,8 @@ def smollm2_source(smollm2_gguf: Path) -> gguf.GGUFReader:
 
 
 @pytest.fixture(scope="module")
-def smollm2_tokenizer(smollm2_source: gguf.GGUFReader, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    v = vocabulary.from_gguf(smollm2_source, "a.gguf")
+def smollm2_tokenizer(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    v = vocabulary.from_gguf(GGUFFile(smollm2_gguf), "a.gguf")
     path = tmp_path_factory.mktemp("smollm2") / "tokenizer.model"
     path.write_bytes(v.model)
     return Tokenizer(path, special_tokens=v.special_tokens, pattern=v.pattern)

@@ -19,10 +19,12 @@ from tokenizers import models, pre_tokenizers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from llama.checkpoint import vocabulary
+from llama.checkpoint.gguf_reading import GGUFFile
 from llama.errors import TokenizerError
 from llama.tokenizer import (
     MAX_RUN_CHARS,
     META_PATTERN,
+    SMOLLM_PATTERN,
     StreamDecoder,
     Tokenizer,
     _split_long,
@@ -87,8 +89,8 @@ def smollm2_source(smollm2_gguf: Path) -> gguf.GGUFReader:
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_source: gguf.GGUFReader, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    v = vocabulary.from_gguf(smollm2_source, "a.gguf")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    v = vocabulary.from_gguf(GGUFFile(smollm2_gguf), "a.gguf")
     path = tmp_path_factory.mktemp("smollm2") / "tokenizer.model"
     path.write_bytes(v.model)
     return Tokenizer(path, special_tokens=v.special_tokens, pattern=v.pattern)
@@ -408,6 +410,6 @@ def test_metas_rule_numbers_special_tokens_from_the_number_of_lines() -> None:
 def test_the_patterns_compile_in_both_engines() -> None:
     """Tiktoken cuts by its own engine, and bytes without a token by the `regex` library."""
     ranks = {bytes([i]): i for i in range(256)}
-    for pattern in (META_PATTERN, vocabulary.SMOLLM_PATTERN):
+    for pattern in (META_PATTERN, SMOLLM_PATTERN):
         tiktoken.Encoding("x", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         assert "".join(regex.findall(pattern, "a 1\n\n'S ?")) == "a 1\n\n'S ?"

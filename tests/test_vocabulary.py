@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from llama.checkpoint.vocabulary import SMOLLM_PATTERN, Vocabulary, from_gguf, from_hugging_face, from_meta
+from llama.checkpoint.gguf_reading import GGUFFile
+from llama.checkpoint.vocabulary import Vocabulary, _merge_below, from_gguf, from_hugging_face, from_meta
 from llama.errors import TokenizerError
-from llama.tokenizer import Tokenizer, meta_special_tokens, parse_ranks
+from llama.tokenizer import SMOLLM_PATTERN, Tokenizer, meta_special_tokens, parse_ranks
 
 Json = dict[str, Any]
 
@@ -39,8 +42,8 @@ def smollm2_source(smollm2_gguf: Path) -> gguf.GGUFReader:
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_source: gguf.GGUFReader) -> Vocabulary:
-    return from_gguf(smollm2_source, "a.gguf")
+def smollm2(smollm2_gguf: Path) -> Vocabulary:
+    return from_gguf(GGUFFile(smollm2_gguf), "a.gguf")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def open_tokenizer(v: Vocabulary, directory: Path) -> Tokenizer:
     return Tokenizer(path, special_tokens=v.special_tokens, pattern=v.pattern)
 
 
-def write_gguf(path: Path, **changes: object) -> gguf.GGUFReader:
+def write_gguf(path: Path, **changes: object) -> GGUFFile:
     """A GGUF of nothing but a small tokenizer; ``changes`` replace or (None) leave out fields."""
     fields: Json = {
         "model": "gpt2",
@@ -103,7 +106,7 @@ def write_gguf(path: Path, **changes: object) -> gguf.GGUFReader:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    return gguf.GGUFReader(path)
+    return GGUFFile(path)
 
 
 def test_the_real_gguf_gives_smollm2s_vocabulary(smollm2: Vocabulary) -> None:
@@ -226,6 +229,38 @@ def test_merges_that_tiktoken_would_not_follow_are_refused(tmp_path: Path) -> No
             from_gguf(reader, "a.gguf")
     good = write_gguf(tmp_path / "b.gguf", tokens=tokens, token_type=types, merges=["a b", "b c", "ab c", "a bc"])
     assert from_gguf(good, "b.gguf").n_words == 8
+
+
+def merged_one_by_one(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
+    """The definition: of all neighbours the lowest id, leftmost first, until two are left or none is below."""
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        candidates = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
+        at = candidates.index(min(candidates))
+        if candidates[at] >= limit:
+            break
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.text("ab", min_size=2, max_size=6), max_size=20, unique=True), st.text("ab", min_size=1, max_size=40),
+    st.integers(0, 25),
+)  # fmt: skip
+def test_merging_by_a_heap_gives_what_merging_one_by_one_gives(tokens: list[str], token: str, limit: int) -> None:
+    """Few letters, so that merges compete, whichever ids they have."""
+    ranks = {each.encode(): id for id, each in enumerate(tokens)}
+    assert _merge_below(token.encode(), limit, ranks) == merged_one_by_one(token.encode(), limit, ranks)
+
+
+def test_a_long_token_is_merged_in_little_more_than_its_length(llama3_tokenizer: Path) -> None:
+    """Of 65,536 letters, which one by one would take minutes."""
+    ranks = parse_ranks(llama3_tokenizer.read_bytes(), "model")
+    started = time.process_time()
+    parts = _merge_below(b"the cat sat on a mat, " * 3000, len(ranks), ranks)
+    assert b"".join(parts) == b"the cat sat on a mat, " * 3000 and len(parts) < 30_000
+    assert time.process_time() - started < 10
 
 
 def test_a_token_that_merges_cannot_reach_is_taken_only_with_ignore_merges(trained: Json, tmp_path: Path) -> None:

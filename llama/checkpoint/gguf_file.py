@@ -2,14 +2,16 @@
 
 Knows: llama.cpp's metadata keys and tensor names (github.com/ggml-org/llama.cpp, ``gguf-py/gguf/constants.py``), and
 that its converter stores query and key rows in Meta's order, for adjacent rotary pairs.
-Knows nothing about: the quantisation formats, which the gguf library undoes, or vocabularies (``vocabulary``).
+Knows nothing about: the file format (``gguf_reading``), the quantisation formats, which the gguf library undoes, or
+vocabularies (``vocabulary``).
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import gguf
 import msgspec
@@ -17,9 +19,11 @@ import numpy as np
 import torch
 
 from llama.checkpoint import layout, shards, vocabulary
+from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
 from llama.checkpoint.source import check_vocabulary
 from llama.errors import CheckpointError
+from llama.files import shown
 from llama.model import ModelArgs, scale_freqs
 
 _TOP = {
@@ -69,27 +73,30 @@ class GGUFSource:
     def __init__(self, path: Path, rope_scaling_factor: float | None = None) -> None:
         self._where = str(path)
         try:
-            self._reader = gguf.GGUFReader(path)
+            self._file = GGUFFile(path)
         except OSError as err:
             raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
-        except (ValueError, KeyError, IndexError, OverflowError, MemoryError):
-            raise CheckpointError(f"{path} is damaged, incomplete or not a GGUF file; get it again") from None
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        except (ValueError, struct.error) as err:
+            raise CheckpointError(f"{path} is damaged, incomplete or not a GGUF file ({err}); get it again") from None
+        self._tensors = self._file.tensors
         self._refuse_other_kinds()
         self.args = self._read_args(rope_scaling_factor)
+        layout.check_numbers(self.args, self._where)
+        layout.check_layers(self.args.n_layers, len(self._tensors), self._where)
         self.context_length = self._field("llama.context_length", int)
+        layout.check_context_length(self.context_length, self._where)
         self.tied = gguf_name(layout.OUTPUT) not in self._tensors
         self._check_tensors()
-        self.vocabulary = vocabulary.from_gguf(self._reader, self._where)
+        self.vocabulary = vocabulary.from_gguf(self._file, self._where)
         check_vocabulary(self.vocabulary, self.args.vocab_size, self._where)
-        self._reader.fields.clear()  # a vocabulary in this form takes hundreds of bytes per token
+        self._file.forget_fields()  # the vocabulary is among them
         types = sorted({tensor.tensor_type.name for tensor in self._tensors.values()})
         self.description = f"GGUF file, {'/'.join(types)}"
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
         """float32 slabs of the tensor ``name``; see ``source.Source``."""
         tensor = self._tensors[gguf_name(name)]
-        width = int(tensor.shape[0])  # GGUF lists dimensions from the fastest to the slowest
+        width = tensor.shape[-1]
         data = tensor.data if len(tensor.shape) > 1 else tensor.data[np.newaxis]
         for first, last in shards.slabs(0, len(data), width * 4):
             try:
@@ -105,14 +112,16 @@ class GGUFSource:
     def _refuse_other_kinds(self) -> None:
         architecture = self._field("general.architecture", str)
         if architecture != "llama":
-            raise CheckpointError(f"{self._where} holds a model of architecture '{architecture}'; supported is llama")
+            raise CheckpointError(
+                f"{self._where} holds a model of architecture '{shown(architecture)}'; supported is llama"
+            )
         if self._field("split.count", int, 1) > 1:
             raise CheckpointError(f"{self._where} is one part of several; merge them first (llama-gguf-split --merge)")
         if self._field("llama.expert_count", int, 0) > 0:
             raise CheckpointError(f"{self._where} is a mixture of experts, which is not supported")
         scaling = self._field("llama.rope.scaling.type", str, "none")
         if scaling != "none":
-            raise CheckpointError(f"{self._where} uses '{scaling}' rotary scaling; supported is Llama 3.1's")
+            raise CheckpointError(f"{self._where} uses '{shown(scaling)}' rotary scaling; supported is Llama 3.1's")
 
     def _read_args(self, asked_factor: float | None) -> ModelArgs:
         dim, n_heads = self._field("llama.embedding_length", int), self._field("llama.attention.head_count", int)
@@ -133,7 +142,7 @@ class GGUFSource:
             n_layers=self._field("llama.block_count", int),
             n_heads=n_heads,
             n_kv_heads=self._field("llama.attention.head_count_kv", int, n_heads),
-            vocab_size=int(embeddings.shape[-1]),
+            vocab_size=embeddings.shape[0],
             multiple_of=multiple_of,
             ffn_dim_multiplier=multiplier,
             norm_eps=_shortest(self._field("llama.attention.layer_norm_rms_epsilon", float)),
@@ -144,14 +153,14 @@ class GGUFSource:
 
     def _stated_factor(self, head_dim: int, theta: float) -> float:
         """The factor of Llama 3.1's scaling that made the file's table of divisors, one per rotary frequency."""
-        divisors = torch.from_numpy(np.array(self._tensors[_ROPE_FACTORS].data, dtype=np.float32))
-        factor = round(float(divisors.max()), 4)
-        freqs = 1.0 / (theta ** (torch.arange(0, head_dim, 2).float() / head_dim))
-        if divisors.shape != freqs.shape or not torch.allclose(
-            freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE
-        ):
-            raise CheckpointError(f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling")
-        return factor
+        table = self._tensors[_ROPE_FACTORS]
+        if table.tensor_type == gguf.GGMLQuantizationType.F32 and table.shape == (head_dim // 2,):
+            divisors = torch.from_numpy(np.array(table.data, dtype=np.float32))
+            factor = round(float(divisors.max()), 4)
+            freqs = 1.0 / (theta ** (torch.arange(0, head_dim, 2).float() / head_dim))
+            if torch.allclose(freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE):
+                return factor
+        raise CheckpointError(f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling")
 
     def _check_tensors(self) -> None:
         """The file has the model's tensors, of the right shapes, and no others."""
@@ -161,25 +170,26 @@ class GGUFSource:
         for name, shape in expected.items():
             if name not in self._tensors:
                 raise CheckpointError(f"{self._where} lacks the tensor {name}; get the file again")
-            found = tuple(int(size) for size in reversed(self._tensors[name].shape))
+            found = self._tensors[name].shape
             if found != shape:
                 raise CheckpointError(f"{self._where}: {name} has shape {found}, its metadata make it {shape}")
         unknown = sorted(self._tensors.keys() - expected.keys() - {_ROPE_FACTORS})
         if unknown:
-            raise CheckpointError(f"{self._where} holds tensors that a Llama model does not have: {unknown[0]}, …")
+            raise CheckpointError(
+                f"{self._where} holds tensors that a Llama model does not have: {shown(unknown[0])}, …"
+            )
 
     def _field(self, name: str, kind: type[T], default: T | None = None) -> T:
         """A metadata field, or ``default`` where there is one."""
-        field = self._reader.get_field(name)
-        if field is None:
-            if default is None:
-                raise CheckpointError(f"{self._where}: metadata field {name} is missing; get the file again")
-            return default
-        value: Any = field.contents()
         try:
-            return msgspec.convert(value, kind)
-        except msgspec.ValidationError as err:
+            value = self._file.get(name)
+            if value is not None:
+                return msgspec.convert(value, kind)
+        except (msgspec.ValidationError, UnicodeDecodeError) as err:
             raise CheckpointError(f"{self._where}: metadata field {name} is malformed: {err}") from None
+        if default is None:
+            raise CheckpointError(f"{self._where}: metadata field {name} is missing; get the file again")
+        return default
 
 
 def _shortest(value: float) -> float:

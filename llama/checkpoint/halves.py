@@ -10,8 +10,9 @@ Knows nothing about: where a half came from, which process loads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,15 +20,18 @@ import msgspec
 import torch
 from torch import nn
 
-from llama.chat import ChatFormat, chat_format
+from llama.chat import FORMATS, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
-from llama.checkpoint.source import DTYPES
+from llama.checkpoint.source import DTYPES, told
 from llama.errors import CheckpointError
+from llama.files import read_json, shown
 from llama.model import ModelArgs
-from llama.tokenizer import Tokenizer
+from llama.tokenizer import SMOLLM_PATTERN, Tokenizer
 
 FORMAT_VERSION = 1
+MAX_JSON_BYTES = 4 << 20  # special tokens are most of it
+MAX_SYSTEM_CHARACTERS = 64 << 10
 PARAMS, TOKENIZER, MANIFEST = "params.json", "tokenizer.model", "manifest.json"
 _FINGERPRINT_BYTES = 32
 _GROUP_BYTES = 64 << 20  # how much of a file may stay mapped while it is copied; see `load_weights`
@@ -126,7 +130,7 @@ def shard_name(rank: int) -> str:
 
 
 def read_half(ckpt_dir: str | Path, expect: str) -> Half:
-    """Read and check a half's directory, without its weights.
+    """Read and check a half's directory: all but what the weights are.
 
     Args:
         ckpt_dir: the directory.
@@ -134,23 +138,30 @@ def read_half(ckpt_dir: str | Path, expect: str) -> Half:
 
     Raises:
         CheckpointError: missing or empty directory, the other half or no half at all, a file missing or of another
-            size than the manifest says, a field missing or malformed.
+            size than the manifest says, a field missing or malformed, tensors of other shapes than the model's.
     """
-    directory = Path(ckpt_dir)
+    with told(Path(ckpt_dir)):
+        return _read_half(Path(ckpt_dir), expect)
+
+
+def _read_half(directory: Path, expect: str) -> Half:
     _check_is_a_half(directory, expect)
     params_path = directory / PARAMS
     params = _read(params_path, HalfParams)
     if params.split.format != FORMAT_VERSION:
         raise CheckpointError(
-            f"{params_path}: split format {params.split.format} is not known (this version knows {FORMAT_VERSION}); "
-            "split the original checkpoint again with this version"
+            f"{params_path}: split format {shown(str(params.split.format))} is not known (this version knows "
+            f"{FORMAT_VERSION}); split the original checkpoint again with this version"
         )
     if params.split.half != expect:
         other = directory.parent / expect
         hint = f"use {other}" if (other / PARAMS).is_file() else f"use the directory named {expect} beside it"
-        raise CheckpointError(f"{directory} is the {params.split.half} half, the {expect} half is needed; {hint}")
+        raise CheckpointError(
+            f"{directory} is the {shown(params.split.half)} half, the {expect} half is needed; {hint}"
+        )
     half = _half(directory, params)
     _check_files(directory, half.model_parallel_size)
+    _check_shards(half)
     return half
 
 
@@ -206,7 +217,7 @@ def load_weights(
     check_world_size(half, world_size)
     path = half.directory / shard_name(rank)
     stored = open_pth(path)
-    _check_tensors(path, stored, model)
+    _check_tensors(path, stored, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
     mapped = {layout.EMBEDDINGS} & stored.keys() if keep_mapped else set[str]()
     weights = {name: stored[name] for name in mapped}
     for names in _groups(stored, [name for name in stored if name not in mapped]):
@@ -255,14 +266,14 @@ def _check_is_a_half(directory: Path, expect: str) -> None:
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_json(path, MAX_JSON_BYTES), type=kind)
     except OSError as err:
         raise CheckpointError(
             f"{path} cannot be read: {err.strerror or err}; copy the directory again, or split the checkpoint again"
         ) from None
     except msgspec.ValidationError as err:
         raise CheckpointError(f"{path}: {err}; split the original checkpoint again") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CheckpointError(f"{path} is not JSON; split the original checkpoint again") from None
 
 
@@ -275,12 +286,21 @@ def _half(directory: Path, params: HalfParams) -> Half:
     if len(fingerprint) != _FINGERPRINT_BYTES:
         raise CheckpointError(f"{where}: the fingerprint is not 64 hexadecimal digits; split the checkpoint again")
     if split.dtype not in DTYPES:
-        raise CheckpointError(f"{where}: dtype '{split.dtype}' is none of {', '.join(DTYPES)}; split again")
-    sizes = (params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of)
-    if min(*sizes, params.context_length, split.model_parallel_size) < 1:
-        raise CheckpointError(f"{where}: a size is not positive; split the original checkpoint again")
-    if params.dim % params.n_heads or params.n_heads % params.n_kv_heads:
-        raise CheckpointError(f"{where}: dim, n_heads and n_kv_heads do not fit together; split again")
+        raise CheckpointError(f"{where}: dtype '{shown(split.dtype)}' is none of {', '.join(DTYPES)}; split again")
+    sizes = (
+        *(params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of),
+        *(params.context_length, split.model_parallel_size, split.split_layer + 1),
+    )
+    if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
+        raise CheckpointError(f"{where}: a size is not positive, or larger than any model's; split the original "
+                              f"checkpoint again")  # fmt: skip
+    if tokenizer.chat_format not in FORMATS:
+        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(FORMATS)}; "
+                              f"split the original checkpoint again")  # fmt: skip
+    if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
+        raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
+    if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:
+        raise CheckpointError(f"{where}: the default system message is too long; split the original checkpoint again")
     args = ModelArgs(
         dim=params.dim,
         n_layers=params.n_layers,
@@ -296,6 +316,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
     )
     try:
         layout.check_numbers(args)
+        layout.check_context_length(params.context_length, "")
         layout.check_split_layer(args, split.split_layer)
         layout.check_ranks(args, split.model_parallel_size)
     except CheckpointError as err:
@@ -319,7 +340,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
 def _check_files(directory: Path, ranks: int) -> None:
     """The files are those of the manifest, in size too. (Digests are not computed: that would read everything.)"""
     listed = _read(directory / MANIFEST, Manifest).files
-    for name in [PARAMS, TOKENIZER, *(shard_name(rank) for rank in range(ranks))]:
+    for name in chain((PARAMS, TOKENIZER), map(shard_name, range(ranks))):
         if name not in listed:
             raise CheckpointError(f"{directory / 'manifest.json'} does not list {name}; split the checkpoint again")
         if not (directory / name).is_file():
@@ -332,8 +353,28 @@ def _check_files(directory: Path, ranks: int) -> None:
             )
 
 
-def _check_tensors(path: Path, stored: dict[str, torch.Tensor], model: nn.Module) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+def _check_shards(half: Half) -> None:
+    """The files hold the tensors that params.json makes it have: before a model is built that is as large as it says.
+
+    Of every file only the names and shapes are read.
+    """
+    args, ranks = half.args, half.model_parallel_size
+    n_layers = half.split_layer if half.half == "edge" else args.n_layers - half.split_layer
+    shapes = dict[str, tuple[int, ...]]()
+    for rank in range(ranks):
+        path = half.directory / shard_name(rank)
+        stored = open_pth(path)
+        layout.check_layers(n_layers, len(stored), str(half.directory / PARAMS))
+        shapes = shapes or layout.tensor_shapes(args)
+        expected = {
+            name: layout.region_shape(layout.region(name, shape, args, rank, ranks))
+            for name, shape in shapes.items()
+            if layout.half_of(name, half.split_layer) == half.half
+        }
+        _check_tensors(path, stored, expected)
+
+
+def _check_tensors(path: Path, stored: Mapping[str, torch.Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     if found == expected:
         return
@@ -344,7 +385,9 @@ def _check_tensors(path: Path, stored: dict[str, torch.Tensor], model: nn.Module
         "wrong shape": [f"{k} {found[k]} instead of {expected[k]}" for k in common if found[k] != expected[k]],
     }
     told = "; ".join(
-        f"{kind}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}" for kind, names in problems.items() if names
+        f"{kind}: {', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''}"
+        for kind, names in problems.items()
+        if names
     )
     raise CheckpointError(f"{path} does not fit the model ({told}); split the original checkpoint again")
 

@@ -8,6 +8,8 @@ Knows nothing about: other architectures, vocabularies (``vocabulary``), halves.
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from llama.checkpoint import layout, shards, vocabulary
 from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
 from llama.checkpoint.source import check_vocabulary, prevailing_dtype
 from llama.errors import CheckpointError
+from llama.files import lies_there, open_regular, read_json, shown
 from llama.model import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
 
 _TOP = {
@@ -39,6 +42,10 @@ _LAYER = {
     "ffn_norm": "post_attention_layernorm",
 }
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 4 << 20  # a model of 1,000 tensors has an index of 0.1 MiB
+MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; of 1,000 tensors it has 0.1 MiB
+MAX_NAME_CHARACTERS = 200  # of a file; systems take 255 bytes
+MAX_FILES = 512  # Llama 3.1 405B has 191; each stays open
 _DROPPED_SUFFIX = "rotary_emb.inv_freq"  # stored by old versions; follows from the configuration
 _SCALING = {
     "low_freq_factor": LOW_FREQ_FACTOR,
@@ -108,9 +115,11 @@ class HuggingFaceSource:
         config = _read_config(directory)
         self.args = _args(config, directory / "config.json", rope_scaling_factor)
         self.context_length = config.max_position_embeddings
+        layout.check_context_length(self.context_length, str(directory / "config.json"))
         files = _weight_files(directory)
         self._files = {path: _open(path) for path in files}
         self._holder = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+        layout.check_layers(self.args.n_layers, len(self._holder), str(directory / "config.json"))
         has_head = hugging_face_name(layout.OUTPUT) in self._holder
         # Without a word on it a missing head is a tied one; with False it was lost.
         self.tied = not has_head if config.tie_word_embeddings is None else config.tie_word_embeddings
@@ -151,7 +160,7 @@ class HuggingFaceSource:
         unknown = sorted(k for k in self._holder.keys() - known if not k.endswith(_DROPPED_SUFFIX))
         if unknown:
             raise CheckpointError(
-                f"{self._holder[unknown[0]]} holds a tensor that a Llama model does not have: {unknown[0]} "
+                f"{self._holder[unknown[0]]} holds a tensor that a Llama model does not have: {shown(unknown[0])} "
                 f"({len(unknown)} such in all)"
             )
 
@@ -170,22 +179,23 @@ class HuggingFaceSource:
 def _read_config(directory: Path) -> _Config:
     path = directory / "config.json"
     try:
-        config = msgspec.json.decode(path.read_bytes(), type=_Config)
+        config = msgspec.json.decode(read_json(path, MAX_CONFIG_BYTES), type=_Config)
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
     except msgspec.ValidationError as err:
         raise CheckpointError(f"{path}: {err}; supported are Llama models") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CheckpointError(f"{path} is not JSON; get the file again") from None
     kinds = [*(config.architectures or []), config.model_type]
     if not {"LlamaForCausalLM", "llama"} & set(kinds) or config.model_type not in ("", "llama"):
-        raise CheckpointError(f"{path} is of another architecture ({', '.join(filter(None, kinds))}), not Llama's")
+        found = shown(", ".join(filter(None, kinds)))
+        raise CheckpointError(f"{path} is of another architecture ({found}), not Llama's")
     if config.quantization_config:
         raise CheckpointError(f"{path} is of a quantised model, which is not supported; use an unquantised one")
     if config.attention_bias or config.mlp_bias:
         raise CheckpointError(f"{path} asks for biases (attention_bias or mlp_bias), which Llama models do not have")
     if config.hidden_act != "silu":
-        raise CheckpointError(f"{path} asks for the activation '{config.hidden_act}'; supported is silu")
+        raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; supported is silu")
     return config
 
 
@@ -193,13 +203,21 @@ def _args(config: _Config, path: Path, asked_factor: float | None) -> ModelArgs:
     dim, n_heads, n_kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
     sizes = (dim, n_heads, n_kv_heads, config.intermediate_size, config.num_hidden_layers, config.vocab_size)
-    if min(sizes) < 1 or dim % n_heads or dim // n_heads % 2 or n_heads % n_kv_heads:
+    if (
+        min(sizes) < 1
+        or max(sizes) > layout.LARGEST_SIZE
+        or dim % n_heads
+        or dim // n_heads % 2
+        or n_heads % n_kv_heads
+    ):
         raise CheckpointError(f"{path}: its sizes and numbers of heads do not fit together")
     if config.head_dim not in (None, dim // n_heads):
-        raise CheckpointError(f"{path}: head_dim {config.head_dim} is not hidden_size / heads, which is not supported")
+        raise CheckpointError(
+            f"{path}: head_dim {shown(str(config.head_dim))} is not hidden_size / heads, which is not supported"
+        )
     scaled = _scaled_rope(config.rope, path)
     multiple_of, multiplier = feed_forward_fields(dim, config.intermediate_size)
-    return ModelArgs(
+    args = ModelArgs(
         dim=dim,
         n_layers=config.num_hidden_layers,
         n_heads=n_heads,
@@ -214,6 +232,8 @@ def _args(config: _Config, path: Path, asked_factor: float | None) -> ModelArgs:
             scaled, _number(config.rope, "factor", path) if scaled else None, asked_factor, dim, str(path)
         ),
     )
+    layout.check_numbers(args, str(path))
+    return args
 
 
 def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
@@ -223,7 +243,9 @@ def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
     if rope["rope_type"] == "default":
         return False
     if rope["rope_type"] != "llama3":
-        raise CheckpointError(f"{path} uses '{rope['rope_type']}' rotary scaling; supported are default and llama3")
+        raise CheckpointError(
+            f"{path} uses '{shown(str(rope['rope_type']))}' rotary scaling; supported are default and llama3"
+        )
     for key, value in _SCALING.items():
         if _number(rope, key, path) != value:
             raise CheckpointError(f"{path}: {key} of the rotary scaling must be {value:g}")
@@ -234,17 +256,22 @@ def _number(rope: dict[str, Any], key: str, path: Path) -> float:
     value = rope.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CheckpointError(f"{path}: the rotary settings lack the number {key}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise CheckpointError(f"{path}: {key} of the rotary settings is too large") from None
 
 
 def _weight_files(directory: Path) -> list[Path]:
     """The safetensors files: those that the index lists, or the only one."""
     index = directory / _INDEX
-    if index.is_file():
+    if lies_there(index):
         try:
-            listed = msgspec.json.decode(index.read_bytes(), type=dict[str, Any]).get("weight_map")
+            listed = msgspec.json.decode(read_json(index, MAX_INDEX_BYTES), type=dict[str, Any]).get("weight_map")
             names = sorted(set(msgspec.convert(listed, dict[str, str]).values()))
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+        except OSError as err:
+            raise CheckpointError(f"{index} cannot be read: {err.strerror or err}") from None
+        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
             raise CheckpointError(f"{index} is malformed; get the file again") from None
     elif (directory / _WEIGHTS).is_file():
         names = [_WEIGHTS]
@@ -252,16 +279,22 @@ def _weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory} has its weights as .bin (pickle); use a safetensors version")
     else:
         raise CheckpointError(f"{directory} has neither {_WEIGHTS} nor {_INDEX}; finish the download")
+    if not 1 <= len(names) <= MAX_FILES:
+        raise CheckpointError(f"{index} lists {len(names)} files, of which there are 1 to {MAX_FILES}; get it again")
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or "\0" in name or len(name) > MAX_NAME_CHARACTERS:
             raise CheckpointError(f"{index} names a file outside its directory; get the file again")
         if not (directory / name).is_file():
-            raise CheckpointError(f"{directory} lacks {name}, which {_INDEX} lists; finish the download")
+            raise CheckpointError(f"{directory} lacks {shown(name)}, which {_INDEX} lists; finish the download")
     return [directory / name for name in names]
 
 
 def _open(path: Path) -> Any:
     try:
+        with open_regular(path) as file:
+            size, (header,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8))
+        if header > min(MAX_HEADER_BYTES, size - 8):  # the library takes a hundred times as much at its word
+            raise ValueError
         return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, struct.error):
         raise CheckpointError(f"{path} is damaged or incomplete; download it again") from None

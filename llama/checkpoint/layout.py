@@ -19,6 +19,9 @@ OUTPUT = "output.weight"
 HALVES = ("edge", "cloud")
 
 LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
+LARGEST_SIZE = 2**31 - 1  # far beyond any model; keeps products within what can be computed with
+LARGEST_DEPTH = 500  # layers; the deepest model known has 126
+LARGEST_CONTEXT = 1 << 24  # positions; the longest that models are made for is 10 million
 
 Region = tuple[slice, ...]
 """The part of a tensor that one rank holds: a slice per dimension, with start and stop."""
@@ -117,19 +120,63 @@ def check_ranks(args: ModelArgs, ranks: int) -> None:
     )
 
 
-def check_numbers(args: ModelArgs) -> None:
+def check_numbers(args: ModelArgs, where: str = "") -> None:
     """Refuse hyperparameters that nothing can be computed with.
+
+    Args:
+        args: with ``vocab_size`` and ``n_kv_heads`` given.
+        where: begins the message of an error.
 
     Raises:
         CheckpointError: names the one that is wrong.
     """
+    sizes = {name: getattr(args, name) for name in ("dim", "n_layers", "n_heads", "vocab_size", "multiple_of")}
+    for name, size in {**sizes, "n_kv_heads": args.kv_heads}.items():
+        most = LARGEST_DEPTH if name == "n_layers" else LARGEST_SIZE
+        if not 1 <= size <= most:
+            raise _wrong(where, f"{name} must be 1 to {most}")
+    if args.dim % args.n_heads or args.n_heads % args.kv_heads:
+        raise _wrong(where, "dim, n_heads and n_kv_heads do not fit together")
+    multiplier = args.ffn_dim_multiplier
+    if multiplier is not None and not 0 < multiplier <= LARGEST_SIZE:
+        raise _wrong(where, f"ffn_dim_multiplier is {multiplier}, but must be a number above 0")
+    if args.hidden_dim > LARGEST_SIZE:
+        raise _wrong(where, "dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide")
     if args.head_dim < 2 or args.head_dim % 2:
-        raise CheckpointError(
-            f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong"
-        )
-    for name, value in (("norm_eps", args.norm_eps), ("rope_theta", args.rope_theta)):
+        raise _wrong(where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong")
+    numbers = {
+        "norm_eps": args.norm_eps,
+        "rope_theta": args.rope_theta,
+        "rope_scaling_factor": args.rope_scaling_factor,
+    }
+    for name, value in numbers.items():
         if not (math.isfinite(value) and value > 0):
-            raise CheckpointError(f"{name} is {value}, but must be a number above 0")
+            raise _wrong(where, f"{name} is {value}, but must be a number above 0")
+
+
+def check_context_length(positions: int, where: str) -> None:
+    """Refuse a context that no cache could be made for.
+
+    Raises:
+        CheckpointError: names the range.
+    """
+    if not 1 <= positions <= LARGEST_CONTEXT:
+        raise _wrong(where, f"the context length must be 1 to {LARGEST_CONTEXT} positions")
+
+
+def check_layers(n_layers: int, n_tensors: int, where: str) -> None:
+    """Refuse more layers than the files can hold, before anything is made for each of them.
+
+    Raises:
+        CheckpointError: names both numbers.
+    """
+    if n_layers > n_tensors:
+        raise _wrong(where, f"it says that the model has {n_layers} layers, but its files hold {n_tensors} tensors, of "
+                            f"which each layer needs several; get the checkpoint again")  # fmt: skip
+
+
+def _wrong(where: str, what: str) -> CheckpointError:
+    return CheckpointError(f"{where}: {what}" if where else what)
 
 
 def check_split_layer(args: ModelArgs, split_layer: int) -> None:

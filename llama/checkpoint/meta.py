@@ -22,10 +22,14 @@ from llama.checkpoint.shape_rules import scaling_factor
 from llama.checkpoint.shards import ShardedTensors, open_pth
 from llama.checkpoint.source import check_vocabulary, prevailing_dtype
 from llama.errors import CheckpointError
+from llama.files import read_json, shown
 from llama.model import ModelArgs
 
 _LLAMA_2_THETA, _LLAMA_3_THETA = 10000.0, 500000.0
 _LLAMA_2_CONTEXT, _LLAMA_3_CONTEXT, _CODE_LLAMA_CONTEXT, _SCALED_CONTEXT = 4096, 8192, 16384, 131072
+
+MAX_PARAMS_BYTES = 1 << 20
+MAX_SHARDS = 64  # Llama 3.1 405B has 16
 
 _SHARD = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 _DROPPED = ("rope.freqs",)  # Llama 1 and 2 store the rotary frequencies; they follow from rope_theta
@@ -83,6 +87,8 @@ class MetaSource:
                 params.use_scaled_rope, params.rope_scaling_factor, rope_scaling_factor, params.dim, str(directory)
             ),
         )
+        layout.check_numbers(args, str(directory / "params.json"))
+        layout.check_layers(args.n_layers, len(set().union(*shards)), str(directory / "params.json"))
         _check_names(directory, args, files, shards)
         _check_shard_count(directory, args, shards[0])
         self.tied = not any(layout.OUTPUT in shard for shard in shards)
@@ -107,10 +113,10 @@ def read_params(path: Path) -> _Params:
         CheckpointError: missing, malformed, a needed field missing, or of a model that is not supported.
     """
     try:
-        fields: Any = msgspec.json.decode(path.read_bytes())
+        fields: Any = msgspec.json.decode(read_json(path, MAX_PARAMS_BYTES))
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CheckpointError(f"{path} is not JSON; get the file again") from None
     if isinstance(fields, dict) and isinstance(fields.get("model"), dict):
         fields = fields["model"]
@@ -118,13 +124,18 @@ def read_params(path: Path) -> _Params:
         _refuse_other_kinds(fields, path)
         unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
         if unknown:
-            print(f"warning: {path}: fields not known and ignored: {', '.join(unknown)}", file=sys.stderr)
+            print(f"warning: {path}: fields not known and ignored: {shown(', '.join(unknown))}", file=sys.stderr)
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:
         raise CheckpointError(f"{path}: {err}; get the file again") from None
     sizes = (params.dim, params.n_layers, params.n_heads, params.multiple_of, params.n_kv_heads or 1)
-    heads_fit = min(sizes) > 0 and params.dim % params.n_heads == 0 and params.n_heads % (params.n_kv_heads or 1) == 0
+    heads_fit = (
+        min(sizes) > 0
+        and max(sizes) <= layout.LARGEST_SIZE
+        and params.dim % params.n_heads == 0
+        and params.n_heads % (params.n_kv_heads or 1) == 0
+    )
     if not heads_fit or params.dim // params.n_heads % 2:
         raise CheckpointError(f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together")
     return params
@@ -155,9 +166,11 @@ def shard_files(directory: Path) -> list[Path]:
     by_number = {int(match[1] or 0): path for path, match in found.items()}
     if len(by_number) < len(found):
         raise CheckpointError(f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}")
-    missing = [number for number in range(max(by_number) + 1) if number not in by_number]
-    if missing:
-        raise CheckpointError(f"{directory} lacks consolidated.{missing[0]:02d}.pth; finish the download")
+    missing = next(number for number in range(len(by_number) + 1) if number not in by_number)
+    if missing < len(by_number):
+        raise CheckpointError(f"{directory} lacks consolidated.{missing:02d}.pth; finish the download")
+    if len(by_number) > MAX_SHARDS:
+        raise CheckpointError(f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}")
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -174,7 +187,7 @@ def _check_names(
             raise CheckpointError(f"{directory} holds a quantised model, which is not supported; use the bf16 release")
         if unknown:
             raise CheckpointError(
-                f"{file} holds tensors that a model of these hyperparameters does not have: {unknown[0]}"
+                f"{file} holds tensors that a model of these hyperparameters does not have: {shown(unknown[0])}"
                 f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all)"
             )
 

@@ -12,7 +12,7 @@ from llama.checkpoint.gguf_file import GGUFSource
 from llama.checkpoint.hugging_face import HuggingFaceSource
 from llama.checkpoint.layout import HALVES
 from llama.checkpoint.meta import MetaSource
-from llama.checkpoint.source import Source
+from llama.checkpoint.source import Source, told
 from llama.errors import CheckpointError
 
 _KINDS = "a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
@@ -29,12 +29,8 @@ def open_source(path: Path, rope_scaling_factor: float | None = None) -> Source:
         CheckpointError: it is none of these, or cannot be used.
         TokenizerError: its tokenizer cannot be used.
     """
-    try:
+    with told(path):
         return _open(path, rope_scaling_factor)
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as err:
-        # Each reader names the damage that it knows of. Files from outside can be damaged in more ways than those.
-        raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
-                              f"again, or this machine has too little memory for it") from None  # fmt: skip
 
 
 def _open(path: Path, rope_scaling_factor: float | None) -> Source:
@@ -42,6 +38,8 @@ def _open(path: Path, rope_scaling_factor: float | None) -> Source:
         if path.suffix == ".gguf":
             return GGUFSource(path, rope_scaling_factor)
         raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}")
     try:

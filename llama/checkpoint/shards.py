@@ -1,18 +1,18 @@
 """Reading tensors that are divided among ``consolidated.NN.pth`` files, as if they were whole.
 
-Knows: torch's file format, and the regions of ``layout``.
-Knows nothing about: params.json, tokenizers, halves.
+Knows: the regions of ``layout``.
+Knows nothing about: torch's file format (``pth_reading``), params.json, tokenizers, halves.
 """
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from llama.checkpoint.layout import Region, region_shape
+from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, read_state_dict
 from llama.errors import CheckpointError
 
 SLAB_BYTES = 32 << 20  # large enough for full disk speed, small enough that several copies of it do not count
@@ -25,26 +25,15 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file cannot be opened, is damaged, or holds something other than tensors by name.
     """
     try:
-        tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
+        return read_state_dict(path)
+    except ForeignContents:
         raise CheckpointError(f"{path} holds more than tensors and is not loaded; use the file as released") from None
+    except NotAStateDict:
+        raise CheckpointError(f"{path} does not hold a state dict (tensors by name)") from None
     except OSError as err:
         raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
-    except Exception:  # torch's reader meets damage with whatever it stumbles over: KeyError, AttributeError, …
+    except Exception:  # damage is met with whatever it leads to: KeyError, struct.error, BadZipFile, …
         raise CheckpointError(f"{path} is damaged or incomplete; download or make it again") from None
-    if not isinstance(tensors, dict) or not all(map(_is_plain, tensors.keys(), tensors.values())):
-        raise CheckpointError(f"{path} does not hold a state dict (tensors by name)")
-    return tensors
-
-
-def _is_plain(name: object, tensor: object) -> bool:
-    return (
-        isinstance(name, str)
-        and isinstance(tensor, torch.Tensor)
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and not tensor.is_nested
-    )
 
 
 def slabs(start: int, stop: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:

@@ -6,14 +6,17 @@ Knows nothing about: any file format.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.errors import CheckpointError
+from llama.files import shown
 from llama.model import ModelArgs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +45,22 @@ class Source(Protocol):
         """
 
 
+@contextlib.contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Tell damage that no reader knows of: each names what it does, and files from outside can be damaged otherwise.
+
+    Raises:
+        CheckpointError: in place of whatever comes of such a file.
+    """
+    try:
+        yield
+    except OSError as err:
+        raise CheckpointError(f"{path} cannot be read: {err.strerror or type(err).__name__}") from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
+        raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
+                              f"again, or this machine has too little memory for it") from None  # fmt: skip
+
+
 def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str) -> torch.dtype:
     """The dtype that most elements have, out of (name, number of elements, dtype) of each tensor.
 
@@ -52,8 +71,8 @@ def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str
     for name, count, dtype in tensors:
         if dtype not in DTYPES.values():
             raise CheckpointError(
-                f"{where}: {name} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are not "
-                f"supported, use one in {', '.join(DTYPES)}"
+                f"{where}: {shown(name)} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are "
+                f"not supported, use one in {', '.join(DTYPES)}"
             )
         elements[dtype] += count
     return elements.most_common(1)[0][0]

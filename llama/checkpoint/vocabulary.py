@@ -18,27 +18,35 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from heapq import heappop, heappush
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import gguf
 import msgspec
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from llama.checkpoint.gguf_reading import GGUFFile
+from llama.checkpoint.rendering import CannotRender, render
 from llama.errors import TokenizerError
-from llama.tokenizer import META_PATTERN, meta_special_tokens, parse_ranks, read_file, token_table
-
-# SmolLM2 cuts out each digit, then applies GPT-2's pattern to what lies between (`tokenizers`: Digits, ByteLevel).
-# One pattern does both, if a digit ends whitespace as the end of the text does: "  1" is "  " and "1", in two pieces.
-SMOLLM_PATTERN = (
-    r"\p{N}"
-    r"|'(?:s|t|re|ve|m|ll|d)"
-    r"| ?\p{L}+"
-    r"| ?[^\s\p{L}\p{N}]+"
-    r"|\s+(?![^\s\p{N}])"
-    r"|\s+"
+from llama.files import lies_there, read_json, shown
+from llama.tokenizer import (
+    META_PATTERN,
+    SMOLLM_PATTERN,
+    check_special_tokens,
+    check_token,
+    check_token_count,
+    meta_special_tokens,
+    parse_ranks,
+    read_file,
+    token_table,
 )
+
+MAX_JSON_BYTES = 64 << 20  # Llama 3's tokenizer.json has 17 MiB
+MAX_CONFIG_BYTES = 4 << 20
+MAX_TOKENS_BYTES = 2 << 20  # of all tokens together; Llama 3's have 0.8 MiB
+MAX_MERGES_CHARACTERS = 8 << 20
+MAX_SYSTEM_CHARACTERS = 64 << 10
+MAX_STEPS = 8  # of a pre-tokeniser; two are known
 
 T = TypeVar("T")
 Merges = list[tuple[bytes, bytes]]
@@ -92,32 +100,32 @@ def from_meta(tokenizer_model: Path) -> Vocabulary:
     return Vocabulary(data, None, None, "llama3", None, len(tokens))
 
 
-def from_gguf(reader: gguf.GGUFReader, where: str) -> Vocabulary:
+def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     """The vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
 
     Args:
-        reader: the open file.
+        file: open.
         where: its name, for errors.
 
     Raises:
         TokenizerError: a field missing or malformed, or a tokenizer that is not supported.
     """
-    kind = _gguf_field(reader, "tokenizer.ggml.model", str, where)
+    kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
-        raise TokenizerError(f"{where}: tokenizer.ggml.model is {kind!r}; supported is gpt2 (byte-pair encoding)")
-    pre = _gguf_field(reader, "tokenizer.ggml.pre", str, where)
+        raise TokenizerError(
+            f"{where}: tokenizer.ggml.model is {shown(repr(kind))}; supported is gpt2 (byte-pair encoding)"
+        )
+    pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
-        raise TokenizerError(f"{where}: tokenizer.ggml.pre is {pre!r}; supported are {known}")
-    tokens = _gguf_field(reader, "tokenizer.ggml.tokens", list[str], where)
-    types = _gguf_field(reader, "tokenizer.ggml.token_type", list[int], where)
-    merges = _gguf_field(reader, "tokenizer.ggml.merges", list[str], where)
+        raise TokenizerError(f"{where}: tokenizer.ggml.pre is {shown(repr(pre))}; supported are {known}")
+    tokens = _gguf_field(file, "tokenizer.ggml.tokens", list[str], where)
+    types = _gguf_field(file, "tokenizer.ggml.token_type", list[int], where)
+    merges = _gguf_field(file, "tokenizer.ggml.merges", list[str], where)
     if len(types) != len(tokens):
         raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; get the file again")
     normal = [kind == gguf.TokenType.NORMAL for kind in types]
-    template = None
-    if gguf.Keys.Tokenizer.CHAT_TEMPLATE in reader.fields:
-        template = _gguf_field(reader, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str, where)
+    template = _gguf_field(file, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str | None, where)
     return _convert(
         [(id, token) for id, token in enumerate(tokens) if normal[id]],
         [(id, token) for id, token in enumerate(tokens) if not normal[id]],
@@ -128,14 +136,15 @@ def from_gguf(reader: gguf.GGUFReader, where: str) -> Vocabulary:
     )
 
 
-def _gguf_field(reader: gguf.GGUFReader, name: str, kind: type[T], where: str) -> T:
-    field = reader.get_field(name)
-    if field is None:
-        raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
+def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
+    """A field of that type; None for a missing one only if the type has it."""
     try:
-        return msgspec.convert(field.contents(), kind)
+        value = file.get(name)
+        if value is not None or kind == str | None:
+            return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeDecodeError) as err:
         raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; get the file again") from None
+    raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
 
 
 class _AddedToken(msgspec.Struct):
@@ -154,8 +163,12 @@ class _Bpe(msgspec.Struct):
     end_of_word_suffix: str | None = None
 
 
+class _Model(msgspec.Struct):
+    type: str = "BPE"
+
+
 class _TokenizerJson(msgspec.Struct):
-    model: dict[str, Any]
+    model: msgspec.Raw
     added_tokens: list[_AddedToken] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
@@ -177,15 +190,17 @@ def from_hugging_face(directory: Path) -> Vocabulary:
         TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
     """
     where = str(directory / "tokenizer.json")
-    source = _decode_json(directory / "tokenizer.json", _TokenizerJson)
-    kind = source.model.get("type", "BPE")
-    if kind != "BPE":
-        raise TokenizerError(f"{where}: model type {kind!r}; supported is BPE (byte-pair encoding)")
+    source = _decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
     if source.normalizer is not None:
-        raise TokenizerError(f"{where}: a normalizer of type {source.normalizer.get('type')!r}; supported is none")
+        kind = shown(repr(source.normalizer.get("type")))
+        raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
     try:
-        model = msgspec.convert(source.model, _Bpe)
-    except msgspec.ValidationError as err:
+        kind = msgspec.json.decode(source.model, type=_Model).type
+        if kind != "BPE":
+            raise TokenizerError(f"{where}: model type {shown(repr(kind))}; supported is BPE (byte-pair encoding)")
+        pattern = _hugging_face_pattern(source.pre_tokenizer, where)
+        model = msgspec.json.decode(source.model, type=_Bpe)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise TokenizerError(f"{where}: field model is malformed: {err}; get the file again") from None
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
@@ -196,7 +211,7 @@ def from_hugging_face(directory: Path) -> Vocabulary:
         [(id, token) for token, id in model.vocab.items() if token not in texts],
         added,
         model.merges,
-        _PreTokenizer(_hugging_face_pattern(source.pre_tokenizer, where), model.ignore_merges),
+        _PreTokenizer(pattern, model.ignore_merges),
         _hugging_face_template(directory),
         where,
     )
@@ -205,6 +220,8 @@ def from_hugging_face(directory: Path) -> Vocabulary:
 def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -> str | None:
     """The pattern that does what Llama 3's or SmolLM2's pre-tokeniser does; all others are refused."""
     steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise TokenizerError(f"{where}: field pre_tokenizer is malformed; get the file again")
     # How offsets into the text are reported has no bearing on ids.
     match [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]:
         case [
@@ -217,7 +234,7 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
             {"type": "ByteLevel", "add_prefix_space": False, **options},
         ] if options.get("use_regex", True):
             return SMOLLM_PATTERN
-    found = ", ".join(str(step.get("type")) for step in steps) or "none"
+    found = shown(", ".join(str(step.get("type")) for step in steps[:MAX_STEPS])) or "none"
     raise TokenizerError(
         f"{where}: a pre-tokeniser that is not supported ({found}, with its options); "
         "supported are Llama 3's (Split, ByteLevel) and SmolLM2's (Digits, ByteLevel)"
@@ -227,22 +244,22 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
 def _hugging_face_template(directory: Path) -> str | None:
     """The chat template: from its own file, or the tokenizer's configuration, or None."""
     own_file, config_file = directory / "chat_template.jinja", directory / "tokenizer_config.json"
-    if own_file.is_file():
+    if lies_there(own_file):
         try:
-            return read_file(own_file).decode()
+            return read_file(own_file, MAX_CONFIG_BYTES).decode()
         except UnicodeDecodeError as err:
             raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); get the file again") from None
-    if not config_file.is_file():
+    if not lies_there(config_file):
         return None
-    template = _decode_json(config_file, _TokenizerConfig).chat_template
+    template = _decode_json(config_file, _TokenizerConfig, MAX_CONFIG_BYTES).chat_template
     if isinstance(template, list):
         return next((named.template for named in template if named.name == "default"), None)
     return template
 
 
-def _decode_json(path: Path, kind: type[T]) -> T:
+def _decode_json(path: Path, kind: type[T], most: int) -> T:
     try:
-        return msgspec.json.decode(read_file(path), type=kind)
+        return msgspec.json.decode(read_file(path, most, read_json), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise TokenizerError(f"{path}: malformed: {err}; get the file again") from None
 
@@ -256,12 +273,19 @@ def _convert(
     where: str,
 ) -> Vocabulary:
     """A vocabulary from tokens by id (written in GPT-2's characters), special tokens, and merges."""
+    check_token_count(len(normal) + len(special), where)
+    if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
+        raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 20} MiB together, as no "
+                             f"vocabulary's are; get the file again")  # fmt: skip
+    for id, token in normal:
+        check_token(len(token), f"{where}, token {id}")
     ranks = {_to_bytes(token, f"{where}, token {id}"): id for id, token in sorted(normal)}
     special_tokens = {text: id for id, text in sorted(special)}
     if len(ranks) != len(normal) or len(special_tokens) != len(special):
         raise TokenizerError(f"{where}: two tokens have the same text; get the file again")
     if not ranks:
         raise TokenizerError(f"{where}: no tokens but special ones; get the file again")
+    check_special_tokens(special_tokens, where)
     n_words = len(token_table(ranks, special_tokens, where))
     _check_merges(ranks, _parse_merges(merges, where), pre_tokenizer.ignore_merges, where)
     chat_format = _chat_format(template, special_tokens, where)
@@ -299,6 +323,11 @@ def _to_bytes(token: str, place: str) -> bytes:
 
 def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges:
     pairs: Merges = []
+    if sum(len(merge) if isinstance(merge, str) else len(merge[0]) + len(merge[1]) for merge in merges) > (
+        MAX_MERGES_CHARACTERS
+    ):
+        raise TokenizerError(f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together, as no "
+                             f"vocabulary's are; get the file again")  # fmt: skip
     for number, merge in enumerate(merges):
         place = f"{where}, merge {number}"
         left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])
@@ -334,16 +363,36 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
 
 
 def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """The parts of a token after all merges into ids below ``limit``, lowest id first, leftmost first."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        candidates = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
-        lowest = min(candidates)
-        if lowest >= limit:
-            break
-        at = candidates.index(lowest)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts
+    """The parts of a token after all merges into ids below ``limit``, lowest id first, leftmost first.
+
+    In time that hardly grows faster than the token: pairs that can be merged wait in a heap.
+    """
+    length = len(token)
+    end = list(range(1, length + 1))  # of the part that begins here; 0 where none does any more
+    before = list(range(-1, length - 1))  # where the part before it begins
+    waiting = list[tuple[int, int, int, int]]()  # rank, begin, middle and end of a pair
+
+    def wait(begin: int, middle: int, last: int) -> None:
+        rank = ranks.get(token[begin:last], limit)
+        if rank < limit:
+            heappush(waiting, (rank, begin, middle, last))
+
+    for begin in range(length - 1):
+        wait(begin, begin + 1, begin + 2)
+    count = length
+    while waiting and count > 2:
+        _, begin, middle, last = heappop(waiting)
+        if end[begin] != middle or end[middle] != last:
+            continue  # one of the two has been merged with another
+        end[begin], end[middle] = last, 0
+        count -= 1
+        if last < length:
+            before[last] = begin
+            wait(begin, last, end[last])
+        if begin:
+            wait(before[begin], begin, last)
+    begins = [begin for begin in range(length) if end[begin]]
+    return [token[begin : end[begin]] for begin in begins]
 
 
 def _chat_format(template: str | None, special_tokens: Iterable[str], where: str) -> str:
@@ -360,8 +409,8 @@ def _chat_format(template: str | None, special_tokens: Iterable[str], where: str
 def _default_system(template: str, where: str) -> str | None:
     """The system message that a ChatML template puts before a dialogue without one, or None.
 
-    The template is somebody's program: it runs in jinja's sandbox, and on two dialogues it must give plain ChatML,
-    because ``llama.chat`` will.
+    The template is somebody's program: it runs in jinja's sandbox within limits (``rendering``), and on two dialogues
+    it must give plain ChatML, because ``llama.chat`` will.
 
     Raises:
         TokenizerError: it does not, or it fails.
@@ -369,28 +418,19 @@ def _default_system(template: str, where: str) -> str | None:
     question = {"role": "user", "content": " question\n"}
     answer = {"role": "assistant", "content": "yes\n"}
     dialog = [{"role": "system", "content": " be brief "}, question, answer, question]
-    bare, whole = _render(template, [question], where), _render(template, dialog, where)
+    try:
+        bare, whole = render(template, [[question], dialog])
+    except CannotRender as err:
+        raise TokenizerError(f"{where}: its chat template cannot be rendered ({err}); get the file again") from None
     start = re.fullmatch(r"(?:<\|im_start\|>system\n(.*)<\|im_end\|>\n)?", bare.removesuffix(_chatml([question])), re.S)
     if start is None or whole != _chatml(dialog) or not bare.endswith(_chatml([question])):
         raise TokenizerError(f"{where}: its chat template is not plain ChatML; such a model is not supported")
+    if start[1] is not None and len(start[1]) > MAX_SYSTEM_CHARACTERS:
+        raise TokenizerError(f"{where}: the system message of its chat template has more than {MAX_SYSTEM_CHARACTERS} "
+                             f"characters; get the file again")  # fmt: skip
     return start[1]
 
 
 def _chatml(dialog: Sequence[Mapping[str, str]]) -> str:
     turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in dialog)
     return turns + "<|im_start|>assistant\n"
-
-
-def _render(template: str, dialog: Sequence[Mapping[str, str]], where: str) -> str:
-    def refuse(message: str) -> NoReturn:
-        raise ValueError(message)
-
-    # As transformers sets it up (`utils/chat_template_utils.py`), for which templates are written.
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(template).render(messages=dialog, add_generation_prompt=True)
-    except Exception as err:  # a foreign program may raise anything
-        raise TokenizerError(f"{where}: its chat template cannot be rendered ({type(err).__name__})") from None

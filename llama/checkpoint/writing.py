@@ -4,8 +4,8 @@ The file is laid out by ``torch.save`` under ``torch.serialization.skip_data()``
 tensors' bytes; these follow piece by piece, each tensor's in order, with ordinary writes at the tensor's place. (A
 shared memory map would do as well, but a full disk kills the process that writes to one, where a write only fails.)
 
-Knows: the zip records inside such a file (PKWARE's APPNOTE, sections 4.3.7 to 4.3.12): where a record's bytes begin,
-and where its CRC-32 stands, so that any zip tool finds the finished file sound.
+Knows: where in a zip archive (PKWARE's APPNOTE, sections 4.3.9 and 4.3.12) a record's CRC-32 stands, so that any zip
+tool finds the finished file sound; where its bytes begin is ``zip_records``'s.
 Knows nothing about: models, halves, what the tensors are.
 """
 
@@ -23,11 +23,12 @@ from types import TracebackType
 
 import torch
 
+from llama.checkpoint.zip_records import records_of
+
 # Linux caches what one write brings in pages as large as that, and maps such a page whole when a byte of it is read: a
 # device that looks up single rows of a file just written would seem to use a hundred times their memory.
 _WRITE_BYTES = 64 << 10
 
-_LOCAL_HEADER_BYTES, _LOCAL_NAME_LENGTHS = 30, 26
 _DESCRIPTOR, _DESCRIPTOR_CRC = b"PK\x07\x08", 4
 _CENTRAL, _CENTRAL_HEADER_BYTES, _CENTRAL_CRC, _CENTRAL_NAME_LENGTHS = b"PK\x01\x02", 46, 16, 28
 
@@ -104,16 +105,11 @@ class PthFile:
 
 def _records(path: Path, names: list[str]) -> dict[str, _Record]:
     """The record of each tensor: torch numbers them ``data/0``, ``data/1``, … in the order of the dict."""
-    records = {}
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-        by_number = {entry.filename.rpartition("/data/")[2]: entry for entry in archive.infolist()}
-        for number, name in enumerate(names):
-            entry = by_number[str(number)]
-            file.seek(entry.header_offset + _LOCAL_NAME_LENGTHS)
-            lengths = struct.unpack("<HH", file.read(4))
-            offset = entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
-            records[name] = _Record(entry.filename, offset, entry.file_size)
-    return records
+    with path.open("rb") as file:
+        found, _ = records_of(file)
+    by_number = {name.rpartition("/data/")[2]: name for name in found}
+    placed = {name: by_number[str(number)] for number, name in enumerate(names)}
+    return {name: _Record(entry, found[entry].offset, found[entry].size) for name, entry in placed.items()}
 
 
 def _write_check_sums(fd: int, records: Mapping[str, _Record]) -> None:

@@ -26,6 +26,7 @@ from typing import Any
 
 from llama import toml
 from llama.errors import ProfileError
+from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
 
 MAX_FIELDS = 200
@@ -73,10 +74,11 @@ def read_raw(path: str | Path) -> bytes:
     """
     where = f"profile {path}"
     try:
-        if Path(path).exists() and not Path(path).is_file() and not Path(path).is_dir():
-            raise ProfileError(f"{where}: not a file; name one")  # a pipe would be waited for
-        with Path(path).open("rb") as file:
-            raw = file.read(toml.MAX_BYTES + 1)
+        return read_regular(path, toml.MAX_BYTES)
+    except NotRegular:
+        raise ProfileError(f"{where}: not a file; name one") from None
+    except TooLarge:
+        raise _too_large(where) from None
     except FileNotFoundError:
         raise ProfileError(f"{where}: no such file") from None
     except IsADirectoryError:
@@ -84,9 +86,6 @@ def read_raw(path: str | Path) -> bytes:
     except (OSError, ValueError) as err:
         reason = getattr(err, "strerror", None) or "not a path"
         raise ProfileError(f"{where}: cannot be read ({reason}); name a file that you may read") from None
-    if len(raw) > toml.MAX_BYTES:
-        raise _too_large(where)
-    return raw
 
 
 def parse(raw: bytes, where: str = "profile") -> Profile:

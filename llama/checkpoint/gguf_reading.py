@@ -1,0 +1,258 @@
+"""What a GGUF file's header says, and where its tensors lie (github.com/ggml-org/ggml, ``docs/gguf.md``).
+
+The header is read once, front to back, within bounds: every count in it is held against the bytes that are left, and
+nothing is allocated for what a count merely claims. (The gguf library's own reader takes each count at its word, and
+makes several objects of every element of every array.)
+
+Knows: the format, versions 2 and 3, little-endian.
+Knows nothing about: which fields and tensors a model has, how quantised values are undone.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+from llama.files import open_regular, shown
+
+MAX_HEADER_BYTES = 128 << 20  # a vocabulary of 128,000 tokens takes 8 MiB
+MAX_ELEMENTS = 2_000_000  # of all arrays together; that vocabulary has 540,000
+MAX_FIELDS, MAX_TENSORS = 10_000, 100_000
+MAX_NAME_BYTES = 65_535  # the format's own limit of a key
+MAX_DIMENSIONS = 4  # likewise, of a tensor
+
+Kind = gguf.GGUFValueType
+Type = gguf.GGMLQuantizationType
+
+_SCALARS = {
+    Kind.UINT8: "<u1",
+    Kind.INT8: "<i1",
+    Kind.UINT16: "<u2",
+    Kind.INT16: "<i2",
+    Kind.UINT32: "<u4",
+    Kind.INT32: "<i4",
+    Kind.FLOAT32: "<f4",
+    Kind.BOOL: "?",
+    Kind.UINT64: "<u8",
+    Kind.INT64: "<i8",
+    Kind.FLOAT64: "<f8",
+}
+_PLAIN = {
+    Type.F16: "<f2",
+    Type.F32: "<f4",
+    Type.F64: "<f8",
+    Type.I8: "<i1",
+    Type.I16: "<i2",
+    Type.I32: "<i4",
+    Type.I64: "<i8",
+}  # other types are blocks of bytes
+_ALIGNMENT = "general.alignment"
+
+
+@dataclass(frozen=True)
+class GGUFTensor:
+    """A tensor as it is stored.
+
+    Attributes:
+        name: the file's name of it.
+        tensor_type: how its values are stored.
+        shape: from the slowest dimension to the fastest (the file lists them the other way round).
+        data: mapped from the file; values of that shape, or bytes where they are in blocks.
+    """
+
+    name: str
+    tensor_type: gguf.GGMLQuantizationType
+    shape: tuple[int, ...]
+    data: np.ndarray[Any, Any]
+
+
+class GGUFFile:
+    """A file's fields and tensors; tensors are mapped, so that nothing of them is read before it is touched.
+
+    Attributes:
+        tensors: by name, in the file's order.
+
+    Raises:
+        OSError: the file cannot be read, or is none.
+        ValueError: it is no GGUF, or damaged; the message says what is wrong with it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with open_regular(path) as file:
+            if not file.seek(0, 2):
+                raise ValueError("it is empty")
+            self._map = np.memmap(file, mode="r")
+        header = _Header(self._map.data[:MAX_HEADER_BYTES])
+        n_tensors = header.begin()
+        self._fields = header.fields()
+        infos = [header.tensor() for _ in range(n_tensors)]
+        alignment = self.get(_ALIGNMENT)
+        alignment = gguf.GGUF_DEFAULT_ALIGNMENT if alignment is None else alignment
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"{_ALIGNMENT} is no power of two")
+        start = -(-header.at // alignment) * alignment
+        self.tensors = dict[str, GGUFTensor]()
+        taken = 0
+        for info in infos:
+            if info.name in self.tensors:
+                raise ValueError(f"the tensor {shown(info.name)} stands twice")
+            self.tensors[info.name] = self._tensor(info, start)
+            taken += self.tensors[info.name].data.nbytes
+        if taken > len(self._map):
+            raise ValueError("its tensors overlap")
+
+    def get(self, name: str) -> Any:
+        """The value of a field: a number, a text, or a list of either; None where the file has no such field.
+
+        Raises:
+            UnicodeDecodeError: a text that is none.
+        """
+        value = self._fields.get(name)
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, list):
+            return [text.decode() for text in value]
+        return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+    def forget_fields(self) -> None:
+        """Give the memory of all fields back."""
+        self._fields.clear()
+
+    def _tensor(self, info: _TensorInfo, start: int) -> GGUFTensor:
+        try:
+            kind = Type(info.type)
+        except ValueError:
+            raise ValueError(f"the tensor {shown(info.name)} is of type {info.type}, which is not known") from None
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        *outer, row = info.shape
+        if row % block:
+            raise ValueError(f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks")
+        dtype = np.dtype(_PLAIN.get(kind, "u1"))
+        shape = info.shape if kind in _PLAIN else (*outer, row // block * block_bytes)
+        size = dtype.itemsize
+        for width in shape:
+            size *= width
+        if start + info.offset + size > len(self._map):
+            raise ValueError(f"the tensor {shown(info.name)} ends behind the end of the file")
+        data = np.ndarray(shape, dtype, self._map, start + info.offset)
+        return GGUFTensor(info.name, kind, info.shape, data)
+
+
+@dataclass(frozen=True)
+class _TensorInfo:
+    """What the header says of a tensor; ``offset`` from where the tensors begin."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+
+class _Header:
+    """The header's bytes, and how far they have been read."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data, self.at = data, 0
+        self._elements = 0
+
+    def begin(self) -> int:
+        """Read what stands before the fields; return the number of tensors."""
+        magic, version = self._number("<I"), self._number("<I")
+        if magic != gguf.GGUF_MAGIC:
+            raise ValueError("it does not begin as a GGUF file")
+        if version not in (2, 3):
+            big_endian = version and not version & 0xFFFF
+            raise ValueError("it is big-endian" if big_endian else f"it is of version {version}; supported are 2 and 3")
+        n_tensors, self._n_fields = self._number("<Q"), self._number("<Q")
+        if n_tensors > MAX_TENSORS or self._n_fields > MAX_FIELDS:
+            raise ValueError(f"it says that it has {n_tensors} tensors and {self._n_fields} fields")
+        return n_tensors
+
+    def fields(self) -> dict[str, Any]:
+        """Every field by its key: numpy's scalars and arrays, ``bytes``, and lists of them."""
+        fields = dict[str, Any]()
+        for _ in range(self._n_fields):
+            key = self._name()
+            if key in fields:
+                raise ValueError(f"the field {shown(key)} stands twice")
+            fields[key] = self._value(self._kind(key), key)
+        return fields
+
+    def tensor(self) -> _TensorInfo:
+        name, n_dimensions = self._name(), self._number("<I")
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+            raise ValueError(f"the tensor {shown(name)} has {n_dimensions} dimensions")
+        shape = tuple(self._number("<Q") for _ in range(n_dimensions))[::-1]
+        if not all(shape):
+            raise ValueError(f"the tensor {shown(name)} has a dimension of 0")
+        return _TensorInfo(name, shape, self._number("<I"), self._number("<Q"))
+
+    def _take(self, count: int) -> memoryview:
+        if count > len(self._data) - self.at:
+            raise ValueError("its header says that it is longer than the file, or than what a header has")
+        taken = self._data[self.at : self.at + count]
+        self.at += count
+        return taken
+
+    def _number(self, form: str) -> int:
+        number: int
+        (number,) = struct.unpack(form, self._take(struct.calcsize(form)))
+        return number
+
+    def _name(self) -> str:
+        length = self._number("<Q")
+        if length > MAX_NAME_BYTES:
+            raise ValueError(f"a name in it has {length} bytes")
+        try:
+            return bytes(self._take(length)).decode()
+        except UnicodeDecodeError:
+            raise ValueError("a name in it is not UTF-8") from None
+
+    def _kind(self, key: str) -> gguf.GGUFValueType:
+        number = self._number("<I")
+        try:
+            return Kind(number)
+        except ValueError:
+            raise ValueError(f"the field {shown(key)} is of type {number}, which is not known") from None
+
+    def _value(self, kind: gguf.GGUFValueType, key: str) -> Any:
+        if kind == Kind.STRING:
+            return bytes(self._take(self._number("<Q")))
+        if kind != Kind.ARRAY:
+            return self._array(kind, 1)[0]
+        of, count = self._kind(key), self._number("<Q")
+        self._elements += count
+        if self._elements > MAX_ELEMENTS:
+            raise ValueError(f"the field {shown(key)} says that it has {count} elements")
+        if of == Kind.ARRAY:
+            raise ValueError(f"the field {shown(key)} is an array of arrays, which is not supported")
+        if of == Kind.STRING:
+            return self._strings(count)
+        return self._array(of, count)
+
+    def _array(self, kind: gguf.GGUFValueType, count: int) -> np.ndarray[Any, Any]:
+        dtype = np.dtype(_SCALARS[kind])
+        return np.frombuffer(self._take(count * dtype.itemsize), dtype)
+
+    def _strings(self, count: int) -> list[bytes]:
+        """As ``_take`` of each length and of each string, in fewer steps: there are some hundred thousand."""
+        data, at, end = self._data, self.at, len(self._data)
+        length, strings = struct.Struct("<Q"), list[bytes]()
+        for _ in range(count):
+            if at + 8 > end:
+                break
+            (size,) = length.unpack_from(data, at)
+            at += 8
+            if size > end - at:
+                break
+            strings.append(bytes(data[at : at + size]))
+            at += size
+        self.at = at
+        if len(strings) < count:
+            raise ValueError("its header says that it is longer than the file, or than what a header has")
+        return strings

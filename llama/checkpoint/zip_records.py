@@ -1,0 +1,86 @@
+"""Where the records of a ``.pth`` file lie, which is a zip archive of uncompressed ones.
+
+Knows: as much of the zip format (PKWARE's APPNOTE, sections 4.3.7 to 4.3.12) as says where a record's bytes begin.
+Knows nothing about: what the records are.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from dataclasses import dataclass
+from typing import BinaryIO
+
+MAX_DIRECTORY_BYTES = 4 << 20  # 40,000 records; a file of 1,000 tensors has a fortieth
+_LOCAL_HEADER, _LOCAL_HEADER_BYTES, _LOCAL_NAME_LENGTHS = b"PK\x03\x04", 30, 26
+_ENCRYPTED = 0x1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record's bytes in the archive.
+
+    Attributes:
+        offset: of the first, from the start of the file.
+        size: how many there are.
+    """
+
+    offset: int
+    size: int
+
+
+def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
+    """The records of an archive by name, and where its directory begins.
+
+    Raises:
+        ValueError: not an archive, or one whose records are compressed, overlap, have equal names or lie outside.
+        zipfile.BadZipFile, struct.error, …: whatever ``zipfile`` meets damage with.
+    """
+    with zipfile.ZipFile(_Bounded(file)) as archive:
+        entries, end = archive.infolist(), archive.start_dir
+    records = dict[str, Record]()
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError("a record is compressed")
+        if entry.flag_bits & _ENCRYPTED or entry.filename in records:
+            raise ValueError("a record is encrypted, or stands twice")
+        file.seek(entry.header_offset)
+        header = file.read(_LOCAL_HEADER_BYTES)
+        if not header.startswith(_LOCAL_HEADER):
+            raise ValueError("a record does not begin where the directory says")
+        lengths = struct.unpack_from("<HH", header, _LOCAL_NAME_LENGTHS)
+        offset = entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
+        records[entry.filename] = Record(offset, entry.file_size)
+    last = 0
+    for record in sorted(records.values(), key=lambda record: (record.offset, record.size)):
+        if record.offset < last:
+            raise ValueError("two records overlap")
+        last = record.offset + record.size
+    if last > end:
+        raise ValueError("a record ends behind the directory's beginning")
+    return records, end
+
+
+class _Bounded(io.RawIOBase):
+    """The file for ``zipfile``, which reads an archive's directory at once, however large it says it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        if size > MAX_DIRECTORY_BYTES:
+            raise ValueError("the directory is too large")
+        return self._file.read(MAX_DIRECTORY_BYTES if size < 0 else size)

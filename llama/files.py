@@ -1,0 +1,112 @@
+"""Files that are read whole: regular ones only, and never more than a bound.
+
+A pipe or a device in a file's place is refused before it is opened: it would be waited for, or never end.
+
+Errors are ``OSError``s whose ``strerror`` can be told as it stands. Also the one line that names what a file holds.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import blobfile as bf
+
+MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
+_SHOWN = 80  # characters
+
+
+class NotRegular(OSError):
+    """A pipe, a socket or a device."""
+
+
+class TooLarge(OSError):
+    """The file is larger than what it can be honestly."""
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """The file, open for reading; never waits.
+
+    Raises:
+        NotRegular: it is none.
+        OSError: it is missing, a directory (``IsADirectoryError``) or unreadable.
+    """
+    check_regular(Path(path).stat().st_mode, path)  # first: to open some devices does something
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123, SIM115
+    try:
+        check_regular(os.fstat(file.fileno()).st_mode, path)  # what was there may have been replaced
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def lies_there(path: Path) -> bool:
+    """Whether there is anything of this name, if only a pipe or a link to nothing."""
+    return path.is_symlink() or path.exists()
+
+
+def check_regular(mode: int, path: str | Path) -> None:
+    """Refuse what is not a regular file, by its ``st_mode``; raises as :func:`open_regular`."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise NotRegular(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def read_regular(path: str | Path, most: int) -> bytes:
+    """All bytes of a local file.
+
+    Raises:
+        TooLarge: there are more than ``most``.
+        OSError: as :func:`open_regular`.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise _too_large(path, most)
+        return _bounded(file.read(most + 1), path, most)
+
+
+def read_json(path: str | Path, most: int) -> bytes:
+    """As :func:`read_anywhere`, a JSON text that takes little memory once it is decoded.
+
+    Raises:
+        TooLarge: also where it has more than ``MAX_JSON_VALUES`` values, of which each takes some hundred bytes.
+    """
+    data = read_anywhere(path, most)
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        raise TooLarge(errno.EFBIG, f"it has more than {MAX_JSON_VALUES} values, the most that such a file has")
+    return data
+
+
+def read_anywhere(path: str | Path, most: int) -> bytes:
+    """All bytes of a local file, or of one in cloud storage (whatever blobfile opens).
+
+    Raises:
+        blobfile.Error: the cloud storage refuses.
+        OSError: as :func:`read_regular`.
+    """
+    if "://" not in str(path):
+        return read_regular(path, most)
+    with bf.BlobFile(str(path), "rb") as file:
+        return _bounded(file.read(most + 1), path, most)
+
+
+def shown(text: str) -> str:
+    """A name out of somebody's file for one line of an error: cut, and without what a terminal would obey."""
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return "".join(char if char.isprintable() else "?" for char in cut)
+
+
+def _bounded(data: bytes, path: str | Path, most: int) -> bytes:
+    if len(data) > most:
+        raise _too_large(path, most)
+    return data
+
+
+def _too_large(path: str | Path, most: int) -> TooLarge:
+    size = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
+    return TooLarge(errno.EFBIG, f"it is larger than {size}, the most that such a file has", str(path))
