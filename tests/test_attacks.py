@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from llama.cloud import reading, server
+from llama.cloud.quoting import SystemPrompt
 from llama.cloud.scheduler import Pass, Scheduler
 from llama.cloud.sessions import PATIENCE_S, Sessions
 from llama.generation import MAX_REOPENS
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
-from llama.wire import Error, Tokens
+from llama.wire import MAX_SHEET_BYTES, Error, Tokens
 from tests.support import MAX_ROWS, Halves, Served, opening, step_of
 from tests.test_limits import Clock
 
@@ -211,3 +212,78 @@ def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
                 scheduler.add(computed.steps[0])
         longest = max(longest, world.clock.now - back + PASS_S)  # what was begun before it came back
     assert longest < 5 * PASS_S
+
+
+def decoded_in(seconds: float, *company: Waits) -> int:
+    """Tokens that an honest device gets in so many seconds, from when its company begins; it comes back at once."""
+    world = World()
+    world.scheduler.add(Waits(0, "honest"))
+    for _ in range(50):
+        world.step()
+    for step in company:
+        world.scheduler.add(step)
+    began, tokens = world.clock.now, 0
+    while world.clock.now - began < seconds:
+        computed = world.step()
+        if computed is None:
+            continue
+        tokens += any(step.slot == 0 for step in computed.steps)
+        if not computed.is_decoding and world.last_whole:
+            world.scheduler.add(computed.steps[0])
+    return tokens
+
+
+@pytest.mark.parametrize("seconds", [4.0, 30.0])
+def test_prompts_without_end_leave_a_device_seven_tenths_of_its_tokens(seconds: float) -> None:
+    """Rows that were never computed before, in new sessions: they do not count double, and get half of the time; at the
+    beginning of a window, before its owner has had its part of it, two thirds."""
+    fresh = [Waits(slot, "attacker", 256, 1024, is_decoding=False) for slot in (1, 2, 3, 4)]
+    beside_honest = decoded_in(seconds, Waits(1, "other"))
+    assert decoded_in(seconds, *fresh) >= 0.7 * beside_honest
+
+
+def test_ids_drawn_from_the_whole_vocabulary_by_one_key_are_not_paid_by_all_that_decode() -> None:
+    """Temperature 100 and top_p 1 sort the vocabulary: 5 ms for 49,152 words, 15 for 128,256, one after the other, in
+    every shared pass; what a chunk draws is counted, what sessions that decode draw is not."""
+    drawing = [Waits(slot, "attacker", sampled=3) for slot in (1, 2, 3, 4)]  # 15 ms each
+    assert decoded_in(10.0, *drawing) >= 0.7 * decoded_in(10.0, Waits(1, "other"))
+
+
+def test_marks_above_and_below_a_letter_do_not_take_the_interpreter_for_long() -> None:
+    """Unicode's normal forms sort the marks of a letter, in time that grows with their number squared, in one call that
+    keeps the interpreter. So long a sheet may a third party publish; it is normalised at each run's end, twice."""
+    sheet = "a" + "\u0301" * 16_000 + "\u0327" * 16_000
+    assert len(sheet.encode()) < MAX_SHEET_BYTES
+    prompt = SystemPrompt("never sell two of a kind to the same person, whoever asks", _Words())
+    began = time.thread_time()
+    prompt.is_quoted_in("a reply", known=sheet)
+    assert time.thread_time() - began < 0.2
+
+
+class _Words:
+    """A token a word."""
+
+    def encode(self, text: str, *, bos: bool, eos: bool) -> list[int]:
+        self.words = [f" {word}".encode() for word in text.split()]
+        return list(range(len(self.words)))
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.words[token]
+
+
+def test_the_only_place_is_not_one_owners_for_ever() -> None:
+    """A session that asks for something now and then is never idle; who has one place has no several."""
+    clock = Clock()
+    sessions = Sessions(1, 120.0, clock, per_owner=4)
+    sessions.wait_in_line(opening(), b"d", b"attacker", "attacker")
+    ((_, held),) = sessions.admitted()
+    waits = opening()
+    for _ in range(3600):
+        clock.now += 1.0
+        held.seq = 1
+        sessions.find(held.id, "attacker")  # any request, also one that is repeated or refused
+        sessions.wait_in_line(waits, b"e", b"honest", "honest")
+        sessions.to_be_told()
+        if sessions.idle() or sessions.beyond_their_share():
+            return
+    pytest.fail("an hour, and no place")
