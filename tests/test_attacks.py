@@ -1,0 +1,289 @@
+"""What an outside attacker with one listed key found; each is a claim that did not hold when it was written."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from llama.cloud import reading, server
+from llama.cloud.quoting import SystemPrompt
+from llama.cloud.scheduler import Pass, Scheduler
+from llama.cloud.sessions import PATIENCE_S, Sessions
+from llama.generation import MAX_REOPENS
+from llama.sampling import Sampling
+from llama.tokenizer import Tokenizer
+from llama.wire import MAX_SHEET_BYTES, Error, Tokens
+from tests.support import MAX_ROWS, Halves, Served, opening, step_of
+from tests.test_limits import Clock
+
+PASS_S, ROW_S, SAMPLE_S = 0.03, 0.002, 0.005  # SmolLM2 on one core, about
+
+
+@dataclass(frozen=True)
+class Waits:
+    """A step, as the bookkeeping sees it."""
+
+    slot: int
+    owner: str
+    rows: int = 1
+    end: int = 1
+    is_decoding: bool = True
+    sampled: int = 0
+    repeated: float = 0.0
+
+
+def cost(computed: Pass[Waits]) -> tuple[float, float]:
+    """Seconds of a pass as real models take them: reading the weights, then so much a row; and of them, for ids."""
+    rows = len(computed.steps) if computed.is_decoding else computed.stop - computed.start
+    ids = sum(step.sampled for step in computed.steps) if computed.is_decoding else max(
+        0, computed.stop - max(computed.start, computed.steps[0].rows - computed.steps[0].sampled)
+    )  # fmt: skip
+    return PASS_S + ROW_S * rows + SAMPLE_S * ids, SAMPLE_S * ids
+
+
+class World:
+    """A scheduler whose passes take as long as :func:`cost` says; who decodes comes back at once."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.scheduler = Scheduler[Waits](self.clock)
+
+    def step(self) -> Pass[Waits] | None:
+        """The next pass, whole; those that decode wait again afterwards."""
+        computed = self.scheduler.next()
+        if computed is None:
+            self.clock.now += max(0.001, min(0.2, self.scheduler.wait_s()))
+            return None
+        seconds, sampling_s = cost(computed)
+        self.clock.now += seconds
+        self.last_whole = self.scheduler.computed(computed, seconds, sampling_s)
+        if computed.is_decoding:
+            for step in computed.steps:
+                self.scheduler.add(step)
+        return computed
+
+
+def honest_prompt_s(beside: str) -> float:
+    """Seconds until a prompt of 512 rows is computed, while another honest device decodes and somebody else is there."""
+    world = World()
+    world.scheduler.add(Waits(0, "decodes"))
+    if beside == "chunks of one row":
+        for slot in (1, 2, 3, 4):
+            world.scheduler.add(Waits(slot, "attacker", 1, 100, is_decoding=False))
+    if beside == "a decoding device":
+        world.scheduler.add(Waits(1, "other"))
+    for _ in range(200):
+        computed = world.step()
+        if computed and not computed.is_decoding and world.last_whole:
+            world.scheduler.add(computed.steps[0])
+    began, left = world.clock.now, 2
+    world.scheduler.add(Waits(9, "honest", 256, 256, is_decoding=False))
+    while left:
+        computed = world.step()
+        if computed and not computed.is_decoding and world.last_whole:
+            left -= computed.steps[0].slot == 9
+            if computed.steps[0].slot == 9 and left:
+                world.scheduler.add(Waits(9, "honest", 256, 512, is_decoding=False))
+            elif computed.steps[0].slot != 9:
+                world.scheduler.add(computed.steps[0])
+        assert world.clock.now - began < 600
+    return world.clock.now - began
+
+
+def test_chunks_of_one_row_do_not_make_another_keys_prompt_a_matter_of_minutes() -> None:
+    """A chunk of one row costs a pass: by it, the cloud believes that every row of everybody's costs a pass."""
+    alone = honest_prompt_s("a decoding device")
+    assert honest_prompt_s("chunks of one row") < 4 * alone
+
+
+@pytest.mark.parametrize("what", ["decoding", "chunk"])
+def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
+    halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """NaN is refused before the model is asked, in no time: what is learnt from it makes passes or rows cost nothing."""
+    made = list[Scheduler[object]]()
+
+    class Watched(Scheduler[object]):  # type: ignore[type-var]
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            made.append(self)
+
+    monkeypatch.setattr(server, "Scheduler", type("S", (Watched,), {"__class_getitem__": lambda cls, _: cls}))
+    rows = halves.rows([258, 84, 104, 101, 32, 84])
+    with Served(halves, tokenizer) as served, served.peer() as peer:
+        with served.session(peer, opening(5)) as session:
+            for seq, (start, stop, want) in enumerate(((0, 5, 1), (5, 6, 1)), 1):
+                reply = peer.ask(step_of(session, seq, start, rows[start:stop], want), rows[start:stop])
+                assert isinstance(reply, Tokens)
+        costs = made[0].costs
+        before = costs.decoding_s, costs._row_s
+        bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
+        with served.session(peer, opening(1, Sampling(100.0, 1.0, 1))) as session:
+            for seq in range(1, 41):
+                refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
+                assert isinstance(refused, Error) and refused.code == "not_finite"
+        assert (costs.decoding_s, costs._row_s) == before
+
+
+@pytest.mark.parametrize("sign", [".", ":", "...", "?!"])
+def test_no_reply_takes_the_interpreter_for_long(sign: str) -> None:
+    """A regular expression has the interpreter until it is done: no thread of the cloud does anything meanwhile."""
+    text = "a" + (sign * 10_000)[: reading.MAX_TEXT - 2] + "x"
+    began = time.thread_time()
+    reading.read(text, frozenset({"bandung"}))
+    assert time.thread_time() - began < 0.2
+
+
+def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
+    """A gateway has all four places. One other key waits for one, lets it go, and waits again: the gateway's newest
+    run, which has just been opened again, is always the one that ends; after MAX_REOPENS its device gives up."""
+    clock = Clock()
+    sessions = Sessions(4, 120.0, clock, per_owner=4)
+    lost = dict.fromkeys(range(4), 0)
+    requests = [opening() for _ in range(4)]
+    for request in requests:
+        sessions.wait_in_line(request, b"d", b"gateway", "gateway")
+    running = {requests.index(s.opening): s for _, s in sessions.admitted()}
+
+    def end(session: object) -> None:
+        sessions.close(session)  # type: ignore[arg-type]
+        sessions.release(session.slot)  # type: ignore[attr-defined]
+
+    for _ in range(6):
+        other, asked = opening(), clock.now
+        while True:
+            sessions.wait_in_line(other, b"d", b"attacker", "attacker")
+            for session in sessions.beyond_their_share():
+                which = next(i for i, s in running.items() if s is session)
+                end(session)
+                lost[which] += 1
+            taken = [s for _, s in sessions.admitted()]
+            if taken:
+                break
+            sessions.to_be_told()
+            clock.now += 0.5
+            assert clock.now - asked < 3 * PATIENCE_S
+        # The one that lost its place opens again; the attacker closes at once: it was never after the place.
+        sessions.wait_in_line(requests[which], b"d", b"gateway", "gateway")
+        end(taken[0])
+        for _, session in sessions.admitted():
+            running[requests.index(session.opening)] = session
+        clock.now += 0.5
+    assert max(lost.values()) <= MAX_REOPENS, lost
+
+
+def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
+    """A device that takes more than a second for a token (a slow line, a slow phone) has its gaps, too."""
+    world = World()
+    scheduler = world.scheduler
+    longest = 0.0
+    for _ in range(20):
+        scheduler.add(Waits(0, "slow"))
+        asked, done = world.clock.now, False
+        while not done:
+            computed = scheduler.next()
+            if computed is None:
+                world.clock.now += 0.001
+                continue
+            seconds, sampling_s = cost(computed)
+            world.clock.now += seconds
+            whole = scheduler.computed(computed, seconds, sampling_s)
+            if computed.is_decoding:
+                done = True
+            elif whole:
+                scheduler.add(computed.steps[0])
+        longest = max(longest, world.clock.now - asked)
+        back = world.clock.now + 1.1  # it comes back then; meanwhile the other one is "alone"
+        if not len(scheduler):
+            for slot in (1, 2, 3, 4):
+                scheduler.add(Waits(slot, "attacker", MAX_ROWS * 16, 2048, is_decoding=False, sampled=64))
+        while world.clock.now < back:
+            computed = scheduler.next()
+            if computed is None:
+                world.clock.now += 0.001
+                continue
+            seconds, sampling_s = cost(computed)
+            world.clock.now += seconds
+            if scheduler.computed(computed, seconds, sampling_s):
+                scheduler.add(computed.steps[0])
+        longest = max(longest, world.clock.now - back + PASS_S)  # what was begun before it came back
+    assert longest < 5 * PASS_S
+
+
+def decoded_in(seconds: float, *company: Waits) -> int:
+    """Tokens that an honest device gets in so many seconds, from when its company begins; it comes back at once."""
+    world = World()
+    world.scheduler.add(Waits(0, "honest"))
+    for _ in range(50):
+        world.step()
+    for step in company:
+        world.scheduler.add(step)
+    began, tokens = world.clock.now, 0
+    while world.clock.now - began < seconds:
+        computed = world.step()
+        if computed is None:
+            continue
+        tokens += any(step.slot == 0 for step in computed.steps)
+        if not computed.is_decoding and world.last_whole:
+            world.scheduler.add(computed.steps[0])
+    return tokens
+
+
+@pytest.mark.parametrize("seconds", [4.0, 30.0])
+def test_prompts_without_end_leave_a_device_seven_tenths_of_its_tokens(seconds: float) -> None:
+    """Rows that were never computed before, in new sessions: they do not count double, and get half of the time; at the
+    beginning of a window, before its owner has had its part of it, two thirds."""
+    fresh = [Waits(slot, "attacker", 256, 1024, is_decoding=False) for slot in (1, 2, 3, 4)]
+    beside_honest = decoded_in(seconds, Waits(1, "other"))
+    assert decoded_in(seconds, *fresh) >= 0.7 * beside_honest
+
+
+def test_ids_drawn_from_the_whole_vocabulary_by_one_key_are_not_paid_by_all_that_decode() -> None:
+    """Temperature 100 and top_p 1 sort the vocabulary: 5 ms for 49,152 words, 15 for 128,256, one after the other, in
+    every shared pass; what a chunk draws is counted, what sessions that decode draw is not."""
+    drawing = [Waits(slot, "attacker", sampled=3) for slot in (1, 2, 3, 4)]  # 15 ms each
+    assert decoded_in(10.0, *drawing) >= 0.7 * decoded_in(10.0, Waits(1, "other"))
+
+
+def test_marks_above_and_below_a_letter_do_not_take_the_interpreter_for_long() -> None:
+    """Unicode's normal forms sort the marks of a letter, in time that grows with their number squared, in one call that
+    keeps the interpreter. So long a sheet may a third party publish; it is normalised at each run's end, twice."""
+    sheet = "a" + "\u0301" * 16_000 + "\u0327" * 16_000
+    assert len(sheet.encode()) < MAX_SHEET_BYTES
+    prompt = SystemPrompt("never sell two of a kind to the same person, whoever asks", _Words())
+    began = time.thread_time()
+    prompt.is_quoted_in("a reply", known=sheet)
+    assert time.thread_time() - began < 0.2
+
+
+class _Words:
+    """A token a word."""
+
+    def encode(self, text: str, *, bos: bool, eos: bool) -> list[int]:
+        self.words = [f" {word}".encode() for word in text.split()]
+        return list(range(len(self.words)))
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.words[token]
+
+
+def test_the_only_place_is_not_one_owners_for_ever() -> None:
+    """A session that asks for something now and then is never idle; who has one place has no several."""
+    clock = Clock()
+    sessions = Sessions(1, 120.0, clock, per_owner=4)
+    sessions.wait_in_line(opening(), b"d", b"attacker", "attacker")
+    ((_, held),) = sessions.admitted()
+    waits = opening()
+    for _ in range(3600):
+        clock.now += 1.0
+        held.seq = 1
+        sessions.find(held.id, "attacker")  # any request, also one that is repeated or refused
+        sessions.wait_in_line(waits, b"e", b"honest", "honest")
+        sessions.to_be_told()
+        if sessions.idle() or sessions.beyond_their_share():
+            return
+    pytest.fail("an hour, and no place")
