@@ -15,6 +15,7 @@ import torch
 
 # Rows are sorted this far before the whole vocabulary is: with usual settings the kept mass lies in a few hundred ids.
 FIRST_CANDIDATES = 1024
+_BUCKETS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,38 @@ def sample(logits: torch.Tensor, sampling: Sampling, index: int) -> int:
     # The largest becomes 0 before the division, which no temperature can then make overflow.
     probs = torch.softmax((logits.double() - logits.max()) / sampling.temperature, dim=-1)
     mass, ids = torch.topk(probs, min(FIRST_CANDIDATES, len(probs)))
+    draw = uniform(sampling.seed, index)
     if sampling.top_p >= 1 or float(mass.sum()) <= sampling.top_p:
+        if probs.device.type == "cpu":
+            total = float(probs.sum()) if sampling.top_p >= 1 else at_mass(probs, sampling.top_p)[1]
+            return at_mass(probs, draw * total)[0]
         mass, ids = torch.sort(probs, descending=True, stable=True)
     cumulative = mass.cumsum(-1)
     kept = int(((cumulative - mass) <= sampling.top_p).sum())
-    threshold = uniform(sampling.seed, index) * float(cumulative[kept - 1])
+    threshold = draw * float(cumulative[kept - 1])
     chosen = int(torch.searchsorted(cumulative[:kept], threshold, right=True))
     return int(ids[min(chosen, kept - 1)])
+
+
+def at_mass(probs: torch.Tensor, mass: float) -> tuple[int, float]:
+    """The first id whose cumulative probability exceeds ``mass``, and that cumulative probability.
+
+    Ids come in order of probability, equal ones in order of id. Only those near the place are sorted, which takes a
+    fraction of what the whole vocabulary takes: a flat distribution must not cost the others in a pass.
+
+    Args:
+        probs: float64 ``(vocab,)``, on the CPU.
+        mass: 0 to 1; beyond all that there is, the last id is meant.
+    """
+    # A float's bits grow with it: sixteen binades below the largest, in 4096 steps each, and all the rest in one.
+    bits = probs.view(torch.int64) >> 40
+    buckets = (bits - (int(bits.max()) - (_BUCKETS - 1))).clamp(min=0)
+    masses = torch.bincount(buckets, weights=probs, minlength=_BUCKETS).flip(0)
+    cumulative = masses.cumsum(-1)
+    place = min(int(torch.searchsorted(cumulative, mass, right=True)), int(masses.nonzero()[-1]))
+    before = float(cumulative[place] - masses[place])
+    ids = (buckets == _BUCKETS - 1 - place).nonzero().flatten()
+    inside, order = torch.sort(probs[ids], descending=True, stable=True)
+    within = inside.cumsum(-1) + before
+    chosen = min(int(torch.searchsorted(within, mass, right=True)), len(ids) - 1)
+    return int(ids[order[chosen]]), float(within[chosen])

@@ -13,6 +13,8 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+import regex
+
 from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
@@ -21,6 +23,9 @@ _BEGINNING = 12  # letters of a window by which it is looked up
 _WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
 _LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
 _BETWEEN_WORDS = re.compile(r"<[^<>]{1,80}>|%[0-9A-Fa-f]{2}|\\[nrt]|[\W\d_]")  # markup, links, JSON, numbering
+
+
+_MARKS = regex.compile(r"(?<=\p{M}{30})\p{M}+")
 
 
 class SystemPrompt:
@@ -108,14 +113,22 @@ class Windows:
 
 def in_words(text: str) -> str:
     """Words in lower case with one space in between, and nothing else."""
-    return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(re.findall(r"[^\W_]+", _normal(text).casefold()))
 
 
 def in_letters(text: str) -> str:
     """Letters in lower case, and nothing else."""
-    text = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    text = "".join(c for c in _normal(text) if unicodedata.category(c) != "Cf")
     return _BETWEEN_WORDS.sub("", text).casefold()
 
 
 def _padded(text: str) -> str:
     return f" {in_words(text)} "
+
+
+def _normal(text: str) -> str:
+    """NFKC, in time that grows with the text: normalising sorts the marks of a letter, so a letter keeps 30 of them.
+
+    So many has a stream-safe text (Unicode Standard Annex #15, section 13); no word of any language has more than a few.
+    """
+    return unicodedata.normalize("NFKC", _MARKS.sub("", text))

@@ -152,7 +152,8 @@ _BOLD = re.compile(r"^(?:\*\*|__)(.{1,200}?)(?:\*\*|__)")
 _EXPLANATION = re.compile(r":(?=\s|$)|\s[-–—]{1,2}\s|[-–—]{2}|\s→\s|\s=>\s")
 _MARKUP = re.compile(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)|[*`#]{1,3}|__|https?://\S{1,500}|www\.\S{1,500}")
 _CLAUSE = re.compile(
-    r"[.!?;:,()\[\]{}\"“”|]+(?=\s|$)|\s[-–—]{1,2}\s|\b(?:and|or|plus|dan|atau|serta)\b"
+    # Begun where a row of signs begins, and never given up in part: or a long row is read once from each of its signs.
+    r"(?<![.!?;:,()\[\]{}\"“”|])[.!?;:,()\[\]{}\"“”|]++(?=\s|$)|\s[-–—]{1,2}\s|\b(?:and|or|plus|dan|atau|serta)\b"
     r"|(?=\b(?:because|since|karena|sebab)\b)",
     re.IGNORECASE,
 )

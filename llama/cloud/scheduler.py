@@ -8,7 +8,7 @@ decode, one part of a chunk at a time.
 
 - A part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as that can be told beforehand.
 - The owner that has used least of the last seconds (:data:`WINDOW_S`) is served first.
-- Chunks get half of the time together. An owner that has had more than its part of that half waits.
+- Chunks get three tenths of the time together. An owner that has had more than its part of that waits.
 
 Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
 that a session has computed before count twice (:attr:`Waiting.repeated`).
@@ -29,13 +29,15 @@ GATHERING_SHARE = 0.3
 MOST_GATHERING_S = 0.02
 # Rows that share a pass are read to the end of the longest, with the slots in between: what may be read in vain.
 WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
-PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done
+PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done; one of them is the pass itself
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
-CHUNKS_SHARE = 0.5  # of the time, for chunks, while others are at work
-AT_WORK_S = 1.0  # an owner whose last step was done so long ago, or less, is still at work
+CHUNKS_SHARE = 0.3  # of the time, for chunks, while others are at work
+# An owner whose last step was done so long ago, or less, is still at work: slow devices over slow lines are, too.
+AT_WORK_S = 10.0
 LONG_CONTEXT = 2048  # positions at which a row costs about twice of what it costs at the beginning
-UNTRIED_ROWS = 8  # of the first part of a chunk
+UNTRIED_ROWS = 8  # of the first part of a chunk; and how many it takes to learn from what they took
+LEAST_OF_A_PASS = 0.25  # of its time, that its rows take: the rest is there however few they are
 LEARNING = 0.3  # weight of the newest measurement
 
 
@@ -111,6 +113,8 @@ class Usage:
 class Costs:
     """What passes will take, learnt from those that were.
 
+    A pass takes some time whatever is in it, which is what one that decodes takes, about; and some for each row.
+
     Attributes:
         decoding_s: seconds of a pass that decodes; None before the first.
     """
@@ -126,16 +130,19 @@ class Costs:
 
     def computed(self, rows: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
         """A part of a chunk took ``seconds``, ``sampling_s`` of them to draw ``sampled`` ids."""
-        self._row_s = _learnt(self._row_s, (seconds - sampling_s) / (rows * _dearness(end)))
         if sampled:
             self._sample_s = _learnt(self._sample_s, sampling_s / sampled)
+        if rows >= UNTRIED_ROWS:  # of fewer, what is measured is the pass
+            seconds -= sampling_s
+            rows_s = max(seconds - (self.decoding_s or 0.0), LEAST_OF_A_PASS * seconds)
+            self._row_s = _learnt(self._row_s, rows_s / (rows * _dearness(end)))
 
     def rows_within(self, seconds: float, step: Waiting, start: int) -> int:
         """How many rows of a chunk, from ``start`` on, are computed within ``seconds``; 1 at least.
 
         Without experience a few are tried.
         """
-        left = step.rows - start
+        left, seconds = step.rows - start, seconds - (self.decoding_s or 0.0)
         if self._row_s is None:
             return min(left, UNTRIED_ROWS)
         row_s = self._row_s * _dearness(step.end)
@@ -234,6 +241,11 @@ class Scheduler(Generic[_Step]):
             return False
         self.cancel(step.slot)
         return True
+
+    def refused(self, computed: Pass[_Step]) -> None:
+        """A pass was not computed, and its steps are answered: nothing is learnt from it."""
+        for step in computed.steps:
+            self.cancel(step.slot)
 
     # ---- inside
 

@@ -727,7 +727,11 @@ class Server:
         started = time.monotonic()
         results, sampling_s = self._run(ranks, next_pass)
         seconds = time.monotonic() - started
-        is_last = scheduler.computed(next_pass, seconds, sampling_s)
+        is_last = True
+        if any(isinstance(result, _Sampled) for result in results):
+            is_last = scheduler.computed(next_pass, seconds, sampling_s)
+        else:
+            scheduler.refused(next_pass)
         if next_pass.is_decoding:
             self.metrics.decoded([started - job.arrived for job in next_pass.steps], seconds)
         else:
@@ -738,8 +742,6 @@ class Server:
                 if not is_last:
                     begun[job.slot] = result
                     return
-            else:
-                scheduler.cancel(job.slot)  # the parts that follow
             results = [result]
         self._results.extend(map(_Done, next_pass.steps, results))
         self._ring(self._worker_rope)

@@ -22,7 +22,9 @@ from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
 HELD_S = 2.0  # an Open that waits for a place is answered by then, before the device takes the cloud for dead
 FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
-PATIENCE_S = 5.0  # an owner without a session waits so long for those who have several to end one
+PATIENCE_S = 5.0  # an owner without a session waits so long for those who have several to end one,
+TURN_S = 300.0  # and for those who have one, until it is so old: then its device joins the line again
+AGAIN_S = 60.0  # no session is ended for an owner sooner after the last one that was
 UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
 
 
@@ -56,6 +58,7 @@ class Session:
         listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
         number: how many have been opened, up to this one: what it is called in front of people.
         answered: when its last reply was handed out, on the clock of ``last_used``; None before the first.
+        began: when it was opened, on the same clock.
     """
 
     id: bytes
@@ -79,6 +82,12 @@ class Session:
     listed: Listed | None = field(default=None, repr=False)
     number: int = 0
     answered: float | None = None
+    began: float = 0.0
+
+    @property
+    def run(self) -> tuple[str, bytes]:
+        """Its owner and its run's id, which it shares with the session that the run had before."""
+        return self.owner, self.opening.run_id
 
     @property
     def busy(self) -> bool:
@@ -203,6 +212,8 @@ class Sessions:
         self._by_id: dict[bytes, Session] = {}
         self._by_run: dict[tuple[str, bytes], Session] = {}
         self._closed: OrderedDict[bytes, str] = OrderedDict()  # with whose they were
+        self._served = dict[str, float]()  # for whom a session was ended, and when
+        self._lost = Counter[tuple[str, bytes]]()  # how often a run has lost its session to another owner
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -280,23 +291,30 @@ class Sessions:
         return admitted
 
     def beyond_their_share(self) -> list[Session]:
-        """Sessions to be ended so that every owner has one before anybody has several; at most one for each who waits.
+        """A session to be ended, so that every owner has one before anybody has several, and none for ever.
 
-        Only with a limit per owner: else everybody is the same one. Of who has most, the session that was opened last.
+        Only with a limit per owner: else everybody is the same one. Of who has most, the session whose run has lost
+        one least often, and of those the newest; where nobody has several, the oldest, once it has had its turn.
         """
         now, has = self._clock(), Counter(session.owner for session in self)
-        waiting = {owner for (owner, _), each in self.line.items() if now - each.since >= PATIENCE_S} - has.keys()
-        if self._per_owner is None or not waiting or self._free or sum(has.values()) < self.slots:
+        if self._per_owner is None or self._free or sum(has.values()) < self.slots:
             return []
-        ended = list[Session]()
-        for _ in waiting:
-            owner, number = max(has.items(), key=lambda item: item[1])
-            if number < 2:
-                break
-            has[owner] -= 1
-            own = [session for session in self if session.owner == owner and session not in ended]
-            ended.append(max(own, key=lambda session: session.number))
-        return ended
+        waiting = {owner for (owner, _), each in self.line.items() if now - each.since >= PATIENCE_S} - has.keys()
+        self._served = {owner: then for owner, then in self._served.items() if now - then < AGAIN_S}
+        waiting -= self._served.keys()
+        if not waiting:
+            return []
+        most = max(has.values())
+        several = [session for session in self if has[session.owner] == most > 1]
+        old = [session for session in self if most == 1 and now - session.began >= TURN_S]
+        if not several and not old:
+            return []
+        self._served |= dict.fromkeys(waiting, now)
+        ended = min(several, key=lambda s: (self._lost[s.run], -s.number)) if several else min(old, key=_number)
+        self._lost[ended.run] += 1
+        if len(self._lost) > REMEMBERED_CLOSED:
+            self._lost.clear()
+        return [ended]
 
     def leave_line(self, may_stay: Callable[[str], bool]) -> None:
         """Take out of the line whose owners may not stay."""
@@ -324,7 +342,7 @@ class Sessions:
         self._opened += 1
         session = Session(
             secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,
-            outputs=list(request.resumed_ids), owner=owner, number=self._opened,
+            outputs=list(request.resumed_ids), owner=owner, number=self._opened, began=self._clock(),
         )  # fmt: skip
         self._by_id[session.id] = self._by_run[owner, request.run_id] = session
         return session
@@ -332,9 +350,8 @@ class Sessions:
     def close(self, session: Session) -> None:
         """Forget the session. Its row stays taken until :meth:`release`, so that it can be cleared in between."""
         self._by_id.pop(session.id, None)
-        run = session.owner, session.opening.run_id
-        if self._by_run.get(run) is session:
-            del self._by_run[run]
+        if self._by_run.get(session.run) is session:
+            del self._by_run[session.run]
         self._closed[session.id] = session.owner
         if len(self._closed) > REMEMBERED_CLOSED:
             self._closed.popitem(last=False)
@@ -361,6 +378,10 @@ def unknown_session() -> Refused:
     """The refusal of a request for a session that is not there, or no longer."""
     return Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
                    "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
+
+
+def _number(session: Session) -> int:
+    return session.number
 
 
 def _out_of_range(message: str, advice: str) -> Refused:
