@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ import torch
 from llama.cloud import reading, server
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.scheduler import Pass, Scheduler
-from llama.cloud.sessions import PATIENCE_S, Sessions
+from llama.cloud.sessions import PATIENCE_S, Session, Sessions
 from llama.generation import MAX_REOPENS
 from llama.sampling import Sampling
 from llama.tokenizer import Tokenizer
-from llama.wire import MAX_SHEET_BYTES, Error, Tokens
-from tests.support import MAX_ROWS, Halves, Served, opening, step_of
+from llama.wire import MAX_SHEET_BYTES, MAX_WANT, Error, Step, Tokens
+from tests.support import GREEDY, MAX_ROWS, Halves, Served, opening, step_of
 from tests.test_limits import Clock
 
 PASS_S, ROW_S, SAMPLE_S = 0.03, 0.002, 0.005  # SmolLM2 on one core, about
@@ -287,3 +288,46 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
         if sessions.idle() or sessions.beyond_their_share():
             return
     pytest.fail("an hour, and no place")
+
+
+def longest_gap_in_passes(*, poisoned: bool) -> float:
+    """Of a device that decodes, beside 256 rows at the end of the context, 64 drawn ids wanted, again and again; and
+    where each of them comes after 24 steps of two rows that are NaN."""
+    world, damaged, heavy = World(), Waits(1, "attacker", 2, 2, False, 2, 1.0), Waits(2, "attacker", 256, 2048, False, 64, 1.0)
+    scheduler, clock = world.scheduler, world.clock
+    scheduler.add(Waits(0, "honest"))
+    for _ in range(50):
+        world.step()
+    last, longest, end = clock.now, 0.0, clock.now + 60
+    turns = itertools.cycle([damaged] * (24 if poisoned else 0) + [heavy])
+    scheduler.add(next(turns))
+    while clock.now < end:
+        computed = scheduler.next()
+        if computed is None:
+            clock.now += 0.005
+            continue
+        refused = computed.steps[0] is damaged
+        seconds, sampling_s = (0.0001, 0.0) if refused else cost(computed)
+        clock.now += seconds
+        ended = scheduler.computed(computed, seconds, sampling_s)
+        if computed.is_decoding:
+            longest, last = max(longest, clock.now - last), clock.now
+            scheduler.add(computed.steps[0])
+        elif refused or ended:
+            scheduler.cancel(computed.steps[0].slot)  # as the server does with what is refused
+            scheduler.add(next(turns))
+    return longest / PASS_S
+
+
+def test_damaged_steps_do_not_let_a_heavy_one_through_whole() -> None:
+    """They are refused in no time, by which the cloud believes that rows and drawn ids cost nothing."""
+    assert longest_gap_in_passes(poisoned=False) <= 5
+    assert longest_gap_in_passes(poisoned=True) <= 5
+
+
+def test_the_heavy_steps_of_the_benchmark_are_steps_that_a_cloud_accepts() -> None:
+    """Hostile.heavy_steps opens with the prompt's length at ``position + 1`` and wants ids of 64 rows: each is refused
+    as ``out_of_range``, unseen, and what is measured is a session that is refused."""
+    position, rows = 2048 - 256, 256
+    session = Session(bytes(16), 0, opening(position + 1), b"", 0.0, GREEDY, filled=position)
+    session.check_step(Step(session.id, 8, position, MAX_WANT, "float32", rows, 8), 2048, rows)
