@@ -6,19 +6,22 @@ import itertools
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llama.cloud import reading, server
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.scheduler import Pass, Scheduler
-from llama.cloud.sessions import PATIENCE_S, Session, Sessions
+from llama.cloud.sessions import AGAIN_S, PATIENCE_S, Sessions
 from llama.generation import MAX_REOPENS
-from llama.sampling import Sampling
+from llama.sampling import Sampling, at_mass, sample
 from llama.tokenizer import Tokenizer
-from llama.wire import MAX_SHEET_BYTES, MAX_WANT, Error, Step, Tokens
-from tests.support import GREEDY, MAX_ROWS, Halves, Served, opening, step_of
+from llama.wire import MAX_SHEET_BYTES, Error, Tokens
+from tests.support import MAX_ROWS, Halves, Served, opening, step_of
 from tests.test_limits import Clock
 
 PASS_S, ROW_S, SAMPLE_S = 0.03, 0.002, 0.005  # SmolLM2 on one core, about
@@ -69,7 +72,7 @@ class World:
 
 
 def honest_prompt_s(beside: str) -> float:
-    """Seconds until a prompt of 512 rows is computed, while another honest device decodes and somebody else is there."""
+    """Seconds until a prompt of 512 rows is computed, while an honest device decodes and somebody else is there."""
     world = World()
     world.scheduler.add(Waits(0, "decodes"))
     if beside == "chunks of one row":
@@ -105,10 +108,10 @@ def test_chunks_of_one_row_do_not_make_another_keys_prompt_a_matter_of_minutes()
 def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """NaN is refused before the model is asked, in no time: what is learnt from it makes passes or rows cost nothing."""
-    made = list[Scheduler[object]]()
+    """NaN is refused before the model is asked, in no time: learnt from it, passes or rows would cost nothing."""
+    made = list[Scheduler[Any]]()
 
-    class Watched(Scheduler[object]):  # type: ignore[type-var]
+    class Watched(Scheduler[Any]):
         def __init__(self, *args: object) -> None:
             super().__init__(*args)  # type: ignore[arg-type]
             made.append(self)
@@ -167,7 +170,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
                 break
             sessions.to_be_told()
             clock.now += 0.5
-            assert clock.now - asked < 3 * PATIENCE_S
+            assert clock.now - asked < PATIENCE_S + AGAIN_S + 1
         # The one that lost its place opens again; the attacker closes at once: it was never after the place.
         sessions.wait_in_line(requests[which], b"d", b"gateway", "gateway")
         end(taken[0])
@@ -234,20 +237,49 @@ def decoded_in(seconds: float, *company: Waits) -> int:
     return tokens
 
 
-@pytest.mark.parametrize("seconds", [4.0, 30.0])
+@pytest.mark.parametrize("seconds", [10.0, 30.0])
 def test_prompts_without_end_leave_a_device_seven_tenths_of_its_tokens(seconds: float) -> None:
-    """Rows that were never computed before, in new sessions: they do not count double, and get half of the time; at the
-    beginning of a window, before its owner has had its part of it, two thirds."""
+    """Rows that were never computed before, in new sessions, which do not count double."""
     fresh = [Waits(slot, "attacker", 256, 1024, is_decoding=False) for slot in (1, 2, 3, 4)]
     beside_honest = decoded_in(seconds, Waits(1, "other"))
     assert decoded_in(seconds, *fresh) >= 0.7 * beside_honest
 
 
-def test_ids_drawn_from_the_whole_vocabulary_by_one_key_are_not_paid_by_all_that_decode() -> None:
-    """Temperature 100 and top_p 1 sort the vocabulary: 5 ms for 49,152 words, 15 for 128,256, one after the other, in
-    every shared pass; what a chunk draws is counted, what sessions that decode draw is not."""
-    drawing = [Waits(slot, "attacker", sampled=3) for slot in (1, 2, 3, 4)]  # 15 ms each
-    assert decoded_in(10.0, *drawing) >= 0.7 * decoded_in(10.0, Waits(1, "other"))
+def drawn_s(sampling: Sampling, words: int) -> float:
+    """Seconds to draw an id, the least of some tries."""
+    logits, took = torch.randn(words, generator=torch.Generator().manual_seed(1)), list[float]()
+    for index in range(7):
+        began = time.thread_time()
+        sample(logits, sampling, index)
+        took.append(time.thread_time() - began)
+    return min(took)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(100.0, 1.0, 1), Sampling(100.0, 0.999, 1), Sampling(1.0, 1.0, 1)])
+def test_ids_drawn_from_the_whole_vocabulary_cost_little_more_than_others(sampling: Sampling) -> None:
+    """Sessions that decode share passes, and their ids are drawn one after the other: sorting 128,256 words for each of
+    one key's would be paid by all.
+    """
+    assert drawn_s(sampling, 128_256) < 4 * drawn_s(Sampling(0.01, 0.9, 1), 128_256)
+
+
+@given(
+    words=st.integers(1, 300), seed=st.integers(0, 99), mass=st.floats(0, 1), spread=st.sampled_from([0.0, 0.1, 3, 90])
+)
+@settings(deadline=None, max_examples=200)
+def test_the_id_at_a_mass_is_the_one_that_sorting_everything_gives(
+    words: int, seed: int, mass: float, spread: float
+) -> None:
+    """Whatever the distribution; equal probabilities come in the order of their ids."""
+    logits = torch.randn(words, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    probs = torch.softmax(logits, -1)
+    by_likelihood, ids = torch.sort(probs, descending=True, stable=True)
+    cumulative = by_likelihood.cumsum(-1)
+    place = min(int(torch.searchsorted(cumulative, mass, right=True)), words - 1)
+    found, total = at_mass(probs, mass)
+    if min(abs(cumulative - mass)) > 1e-9:  # or the last bit of a sum decides
+        assert found == int(ids[place])
+    assert total == pytest.approx(float(cumulative[ids == found]))
 
 
 def test_marks_above_and_below_a_letter_do_not_take_the_interpreter_for_long() -> None:
@@ -255,7 +287,7 @@ def test_marks_above_and_below_a_letter_do_not_take_the_interpreter_for_long() -
     keeps the interpreter. So long a sheet may a third party publish; it is normalised at each run's end, twice."""
     sheet = "a" + "\u0301" * 16_000 + "\u0327" * 16_000
     assert len(sheet.encode()) < MAX_SHEET_BYTES
-    prompt = SystemPrompt("never sell two of a kind to the same person, whoever asks", _Words())
+    prompt = SystemPrompt("never sell two of a kind to the same person, whoever asks", _Words())  # type: ignore[arg-type]
     began = time.thread_time()
     prompt.is_quoted_in("a reply", known=sheet)
     assert time.thread_time() - began < 0.2
@@ -293,7 +325,8 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
 def longest_gap_in_passes(*, poisoned: bool) -> float:
     """Of a device that decodes, beside 256 rows at the end of the context, 64 drawn ids wanted, again and again; and
     where each of them comes after 24 steps of two rows that are NaN."""
-    world, damaged, heavy = World(), Waits(1, "attacker", 2, 2, False, 2, 1.0), Waits(2, "attacker", 256, 2048, False, 64, 1.0)
+    world, damaged = World(), Waits(1, "attacker", 2, 2, False, 2, 1.0)
+    heavy = Waits(2, "attacker", 256, 2048, False, 64, 1.0)
     scheduler, clock = world.scheduler, world.clock
     scheduler.add(Waits(0, "honest"))
     for _ in range(50):
@@ -309,12 +342,13 @@ def longest_gap_in_passes(*, poisoned: bool) -> float:
         refused = computed.steps[0] is damaged
         seconds, sampling_s = (0.0001, 0.0) if refused else cost(computed)
         clock.now += seconds
-        ended = scheduler.computed(computed, seconds, sampling_s)
+        if refused:
+            scheduler.refused(computed)
+        ended = not refused and scheduler.computed(computed, seconds, sampling_s)
         if computed.is_decoding:
             longest, last = max(longest, clock.now - last), clock.now
             scheduler.add(computed.steps[0])
         elif refused or ended:
-            scheduler.cancel(computed.steps[0].slot)  # as the server does with what is refused
             scheduler.add(next(turns))
     return longest / PASS_S
 
@@ -323,11 +357,3 @@ def test_damaged_steps_do_not_let_a_heavy_one_through_whole() -> None:
     """They are refused in no time, by which the cloud believes that rows and drawn ids cost nothing."""
     assert longest_gap_in_passes(poisoned=False) <= 5
     assert longest_gap_in_passes(poisoned=True) <= 5
-
-
-def test_the_heavy_steps_of_the_benchmark_are_steps_that_a_cloud_accepts() -> None:
-    """Hostile.heavy_steps opens with the prompt's length at ``position + 1`` and wants ids of 64 rows: each is refused
-    as ``out_of_range``, unseen, and what is measured is a session that is refused."""
-    position, rows = 2048 - 256, 256
-    session = Session(bytes(16), 0, opening(position + 1), b"", 0.0, GREEDY, filled=position)
-    session.check_step(Step(session.id, 8, position, MAX_WANT, "float32", rows, 8), 2048, rows)

@@ -129,6 +129,6 @@ def _padded(text: str) -> str:
 def _normal(text: str) -> str:
     """NFKC, in time that grows with the text: normalising sorts the marks of a letter, so a letter keeps 30 of them.
 
-    So many has a stream-safe text (Unicode Standard Annex #15, section 13); no word of any language has more than a few.
+    So many has a stream-safe text (Unicode Standard Annex #15, section 13); no word of a language has more than a few.
     """
     return unicodedata.normalize("NFKC", _MARKS.sub("", text))

@@ -57,6 +57,11 @@ class Ranks:
         self._recorded = recorded if self.alone else None
         assert self.dtype in DTYPES.values()
 
+    @property
+    def records(self) -> bool:
+        """Passes that decode are recorded, and replayed unless they are timed."""
+        return self._recorded is not None
+
     # ---- rank 0
 
     def step(

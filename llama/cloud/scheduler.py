@@ -8,7 +8,7 @@ decode, one part of a chunk at a time.
 
 - A part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as that can be told beforehand.
 - The owner that has used least of the last seconds (:data:`WINDOW_S`) is served first.
-- Chunks get three tenths of the time together. An owner that has had more than its part of that waits.
+- Chunks get about a quarter of the time together. An owner that has had more than its part of that waits.
 
 Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
 that a session has computed before count twice (:attr:`Waiting.repeated`).
@@ -32,7 +32,9 @@ WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
 PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done; one of them is the pass itself
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
-CHUNKS_SHARE = 0.3  # of the time, for chunks, while others are at work
+CHUNKS_SHARE = 0.27  # of the time, for chunks, while others are at work
+# What chunks of an owner may take at once, however long it has not asked for anything: seconds, or passes that decode.
+CREDIT_S, CREDIT_PASSES = 0.6, 8
 # An owner whose last step was done so long ago, or less, is still at work: slow devices over slow lines are, too.
 AT_WORK_S = 10.0
 LONG_CONTEXT = 2048  # positions at which a row costs about twice of what it costs at the beginning
@@ -102,10 +104,10 @@ class Usage:
         used, then = self._used.get(owner, (0.0, 0.0))
         return used * math.exp((then - self._clock()) / self.window_s) if used else 0.0
 
-    def add(self, owner: Hashable, seconds: float) -> None:
-        """Another use, now."""
+    def add(self, owner: Hashable, seconds: float, least: float = 0.0) -> None:
+        """Another use, now; where there were fewer than ``least`` seconds, it comes on top of those."""
         now = self._clock()
-        self._used[owner] = self.of(owner) + seconds, now
+        self._used[owner] = max(self.of(owner), least) + seconds, now
         if len(self._used) > 1024:
             self._used = {each: use for each, use in self._used.items() if now - use[1] < 10 * self.window_s}
 
@@ -235,7 +237,8 @@ class Scheduler(Generic[_Step]):
         (step,) = computed.steps
         sampled = max(0, computed.stop - max(computed.start, step.rows - step.sampled))
         self.costs.computed(computed.stop - computed.start, step.end, sampled, seconds, sampling_s)
-        self.usage.add(step.owner, seconds * (1 + step.repeated))
+        credit = max(CREDIT_S, CREDIT_PASSES * (self.costs.decoding_s or 0.0))
+        self.usage.add(step.owner, seconds * (1 + step.repeated), self._part(step.owner) - credit)
         if computed.stop < step.rows and self._chunks.get(step.slot) is step:
             self._done[step.slot] = computed.stop
             return False
@@ -268,9 +271,13 @@ class Scheduler(Generic[_Step]):
         """Seconds until an owner has had no more than its part of what chunks get; 0 where it has not, or is alone."""
         if not self._others_at_work(owner):
             return 0.0
-        owners = len({step.owner for step in self._chunks.values()} | {owner})
-        part, used = CHUNKS_SHARE * self.usage.window_s / owners, self.usage.of(owner)
+        part, used = self._part(owner), self.usage.of(owner)
         return self.usage.window_s * math.log(used / part) if used > part else 0.0
+
+    def _part(self, owner: Hashable) -> float:
+        """Seconds of the window that an owner's chunks may take while others are at work."""
+        owners = len({step.owner for step in self._chunks.values()} | {owner})
+        return CHUNKS_SHARE * self.usage.window_s / owners
 
     def _chunk(self) -> Pass[_Step] | None:
         """A part of the chunk whose owner has used least, or of the first of them; None while all have to wait."""

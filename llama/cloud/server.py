@@ -77,6 +77,7 @@ EVENTS_AT_ONCE = 100  # of the monitor, likewise
 SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks after anything else
 REST_S = 0.001  # after messages beyond a budget nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its budget; a device asks again after 0.1 s
+LARGE_REPLY = 1 << 20  # bytes; an honest one is hardly ever so long
 MOST_WAITING_CHARGED_S = 0.1  # of a request to the clerk: that a disk is slow is no peer's fault
 
 
@@ -439,7 +440,8 @@ class Server:
                 check_role(identity, request)
             else:
                 check_keyless(request, frames[2])
-            reply = self._handle(request, header, body[1] if len(body) == 2 else b"", peer, arrived, owner)
+            rows = body[1] if len(body) == 2 else b""
+            reply = self._handle(request, header, rows, peer, arrived, owner, descriptor)
         except Refused as refusal:
             reply = self._encoded(refusal.error)
         except Exception as err:  # ours to answer for, and no reason to leave the others unserved
@@ -451,7 +453,7 @@ class Server:
 
     def _hang_up(self, descriptor: int) -> None:
         """Close a connection, for which libzmq has no call; its peer may connect anew."""
-        with contextlib.suppress(OSError):  # it is closed already
+        with contextlib.suppress(OSError, ValueError):  # it is closed already, or has no descriptor
             connection = socket.socket(fileno=descriptor)
             try:
                 # Since then its number may have become another file's; one of this port takes a broken connection well.
@@ -461,7 +463,7 @@ class Server:
                 connection.detach()
 
     def _handle(
-        self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float, owner: str
+        self, request: Request, header: bytes, rows: bytes, peer: bytes, arrived: float, owner: str, descriptor: int
     ) -> bytes | None:
         """The reply, or None when it will follow."""
         if isinstance(request, Hello):
@@ -482,7 +484,12 @@ class Server:
             self._tell_the_clerk(_ErrandJob(peer, owner, request))
             return None
         session, digest = self.sessions.find(request.session, owner), digest_of(header, rows)
-        if session.is_repeat(request.seq, digest):
+        repeats = session.is_repeat(request.seq, digest)
+        if repeats and peer != session.waiter and len(session.reply or b"") > LARGE_REPLY:
+            # Over the connection before, it may still lie unread; a peer with many would have the cloud hold them all.
+            self._hang_up(session.descriptor)
+        session.descriptor = descriptor
+        if repeats:
             session.waiter = peer
             return session.reply
         if isinstance(request, Finish):
@@ -759,7 +766,9 @@ class Server:
         if not good:
             return [_NOT_FINITE] * len(jobs), 0.0
         begun = time.monotonic()
-        clock = StageClock(ranks.device) if any(job.step.times for job in good) else None
+        # A recorded pass is computed anew where it is timed: one that asks for times must not cost the others that.
+        timed = (all if ranks.records else any)(job.step.times for job in good)
+        clock = StageClock(ranks.device) if timed else None
         try:
             logits = self._logits(ranks, good, computed, hidden, clock)
         except RuntimeError as err:

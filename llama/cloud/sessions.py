@@ -53,6 +53,7 @@ class Session:
         seq: the last request accepted; ``digest`` is of its bytes.
         reply: the answer to it, or None while it is being computed.
         waiter: who wants that answer; the newest socket that asked.
+        descriptor: of the connection over which it asked; -1 before.
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
         owner: the public key that opened it; empty without keys. To all others it does not exist.
         listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
@@ -75,6 +76,7 @@ class Session:
     digest: bytes = b""
     reply: bytes | None = field(default=b"", repr=False)
     waiter: bytes = b""
+    descriptor: int = -1
     compute_us: int = 0
     closing: bool = False
     opened_at: float = field(default_factory=time.time)

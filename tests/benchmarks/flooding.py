@@ -57,6 +57,10 @@ ROLES = {
 }  # fmt: skip
 SESSIONS = {
     "heavy steps": Hostile.heavy_steps,
+    "fresh prompts": Hostile.fresh_prompts,
+    "chunks of one row": Hostile.chunks_of_one_row,
+    "damaged steps": Hostile.damaged_steps,
+    "dear decoding": Hostile.dear_decoding,
     "empty runs": Hostile.empty_runs,
     "dearest Finishes": Hostile.dear_finishes,
     "largest Steps, repeated": Hostile.repeated_steps,

@@ -114,12 +114,13 @@ class Hostile:
         }  # fmt: skip
         return Open(**(fields | changes))
 
-    def step(self, session: bytes, seq: int, position: int, want: int = 0) -> list[bytes]:
-        """The largest Step."""
-        welcome = self.welcome
-        rows = torch.full((welcome.max_rows, welcome.dim), 0.1, dtype=DTYPES[welcome.dtype])
-        header = Step(session, seq, position, want, welcome.dtype, welcome.max_rows, welcome.dim)
-        return frames_of(header, rows)
+    def step(
+        self, session: bytes, seq: int, position: int, rows: int | None = None, want: int = 0, value: float = 0.1
+    ) -> list[bytes]:
+        """A Step, by default the largest."""
+        welcome, rows = self.welcome, self.welcome.max_rows if rows is None else rows
+        hidden = torch.full((rows, welcome.dim), value, dtype=DTYPES[welcome.dtype])
+        return frames_of(Step(session, seq, position, want, welcome.dtype, rows, welcome.dim), hidden)
 
     def again_and_again(self, make: Callable[[], list[bytes]], sent: Any) -> None:
         """One message without a session, over several connections."""
@@ -140,25 +141,68 @@ class Hostile:
     # ---- whole sessions
 
     def heavy_steps(self, sent: Any) -> None:
-        """Four sessions that compute the end of the context again and again, with as many ids wanted as may be."""
-        rows, position = self.welcome.max_rows, self.welcome.max_seq_len - self.welcome.max_rows
-        sessions = list[tuple[Peer, bytes]]()
-        pace = Pace()
-        for _ in range(4):
-            peer = Peer(self.address, keys=self.keys)
-            session = _opened(peer, self.open(prompt_tokens=position + 1, temperature=100.0, top_p=1.0))
-            sessions.append((peer, session))
-            for start in range(0, position, rows):
-                _answer(peer, self.step(session, 1 + start // rows, start), pace)
-        seq = position // rows
+        """Four sessions that compute the end of the context again and again, with as many ids drawn as may be."""
+        rows, last = self.welcome.max_rows, self.welcome.max_seq_len - self.welcome.max_rows
+        opening = {"prompt_tokens": last + rows - wire.MAX_WANT + 1, "temperature": 100.0, "top_p": 1.0}
+        self._pump(opening, lambda n: (min(rows * n, last), rows, wire.MAX_WANT if rows * n >= last else 0), sent)
+
+    def fresh_prompts(self, sent: Any) -> None:
+        """Four sessions of prompts as long as the context, one after the other."""
+        rows, chunks = self.welcome.max_rows, self.welcome.max_seq_len // self.welcome.max_rows
+        self._pump({"prompt_tokens": rows * chunks}, lambda n: (rows * n, rows, 0) if n < chunks else None, sent)
+
+    def chunks_of_one_row(self, sent: Any) -> None:
+        """Prompts that are sent row by row."""
+        most = self.welcome.max_seq_len - 1
+        self._pump({"prompt_tokens": most}, lambda n: (n, 1, 0) if n < most else None, sent)
+
+    def damaged_steps(self, sent: Any) -> None:
+        """Rows that are NaN, which are refused before the model is asked."""
+        self._pump({"prompt_tokens": 1}, lambda n: (0, 1, 1), sent, value=float("nan"))
+
+    def dear_decoding(self, sent: Any) -> None:
+        """Four sessions that decode with ids drawn from the whole vocabulary."""
+        most = self.welcome.max_seq_len
+        opening = {"prompt_tokens": 1, "temperature": 100.0, "top_p": 1.0}
+        self._pump(opening, lambda n: (n, 1, 1) if n < most else None, sent)
+
+    def _pump(
+        self, opening: dict[str, Any], rows_of: Callable[[int], tuple[int, int, int] | None], sent: Any,
+        value: float = 0.1,
+    ) -> None:  # fmt: skip
+        """Four sessions that send step after step, as fast as they are answered; each session's n-th is at what
+        position, of how many rows, with how many ids wanted; None begins another session.
+        """
+        pace, peers = Pace(), [Peer(self.address, keys=self.keys) for _ in range(4)]
+        sessions, numbers = [_opened(peer, self.open(**opening)) for peer in peers], [0] * 4
+        sending = set[int]()
         while True:
-            seq += 1
-            for peer, session in sessions:
-                pace.wait(0)
-                peer.send(*self.step(session, seq, position, want=wire.MAX_WANT))
-            for peer, _ in sessions:
-                peer.receive_bytes()
-                sent.value += 1
+            for which, peer in enumerate(peers):
+                if which in sending:
+                    if not peer.socket.poll(1):
+                        continue
+                    reply = wire.decode_reply(peer.receive_bytes())
+                    sending.discard(which)
+                    if not isinstance(reply, Error):
+                        sent.value += 1
+                    elif reply.code == "not_finite":
+                        assert value != value
+                        sent.value += 1
+                    else:
+                        assert reply.code == "busy", reply
+                        time.sleep(max(0.1, reply.retry_after_s or 0.0))
+                        numbers[which] -= 1
+                step = rows_of(numbers[which])
+                if step is None:
+                    _answer(peer, frames_of(Close(sessions[which], numbers[which] + 1)))
+                    sessions[which], numbers[which] = _opened(peer, self.open(**opening)), 0
+                    step = rows_of(0)
+                assert step is not None
+                frames = self.step(sessions[which], numbers[which] + 1, *step, value=value)
+                pace.wait(sum(map(len, frames)))
+                peer.send(*frames)
+                numbers[which] += 1
+                sending.add(which)
 
     def empty_runs(self, sent: Any) -> None:
         """Open, Finish without output, Close."""
