@@ -856,6 +856,7 @@ def tokenizer_json_cases(bases: Bases) -> Iterator[Case]:
         return edited(sound, added_tokens=[{"id": id, "content": text} for id, text in tokens])
 
     doubling = ["a" * (1 << i) for i in range(1, 13)]
+    pairs = ["ab" * (1 << i) for i in range(11)]
     contents: dict[str, tuple[Content, bool]] = {
         "token of 65,536 letters": (more({"a" * 65_536: 260}), True),
         "token of 65,536 letters taken whole": (more({"a" * 65_536: 260}, ignore_merges=True), True),
@@ -906,12 +907,32 @@ def tokenizer_json_cases(bases: Bases) -> Iterator[Case]:
             edited(sound, pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}}),
             False,
         ),
-        "2,000,000 tokens on 64 MB": (
+        "1,990,000 tokens": (
             later(
-                lambda: (
-                    b'{"model":{"type":"BPE","merges":[],"vocab":{'
-                    + b",".join(b'"%020d":%d' % (i, i) for i in range(1_990_000))
-                    + b"}}}"
+                lambda: edited(sound, model__vocab={}).replace(
+                    b'"vocab": {}', b'"vocab":{' + b",".join(b'"%020d":%d' % (i, i) for i in range(1_990_000)) + b"}"
+                )
+            ),
+            False,
+        ),
+        "250,000 tokens and 490,000 merges": (
+            later(
+                lambda: more(
+                    {f"{chr(97 + i // 10_000)}{i % 10_000:04}": 260 + i for i in range(250_000)},
+                    [["a", "b"]] * 490_000,
+                )
+            ),
+            False,
+        ),
+        "1.5 MiB of tokens that are merged in vain": (
+            later(
+                lambda: more(
+                    {
+                        token: 260 + i
+                        for i, token in enumerate([*pairs[1:], *("ab" * 2000 + f"{i:05}" for i in range(390))])
+                    },
+                    [[token, token] for token in pairs[:-1]],
+                    ignore_merges=True,
                 )
             ),
             False,

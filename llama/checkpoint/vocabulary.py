@@ -18,7 +18,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ from llama.tokenizer import (
 
 MAX_JSON_BYTES = 64 << 20  # Llama 3's tokenizer.json has 17 MiB
 MAX_CONFIG_BYTES = 4 << 20
-MAX_TOKENS_BYTES = 2 << 20  # of all tokens together; Llama 3's have 0.8 MiB
+MAX_TOKENS_BYTES = 1536 << 10  # of all tokens together; Llama 3's have 0.8 MiB
 MAX_MERGES_CHARACTERS = 8 << 20
 MAX_SYSTEM_CHARACTERS = 64 << 10
 MAX_STEPS = 8  # of a pre-tokeniser; two are known
@@ -275,7 +275,7 @@ def _convert(
     """A vocabulary from tokens by id (written in GPT-2's characters), special tokens, and merges."""
     check_token_count(len(normal) + len(special), where)
     if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
-        raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 20} MiB together, as no "
+        raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
                              f"vocabulary's are; get the file again")  # fmt: skip
     for id, token in normal:
         check_token(len(token), f"{where}, token {id}")
@@ -367,18 +367,15 @@ def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[b
 
     In time that hardly grows faster than the token: pairs that can be merged wait in a heap.
     """
-    length = len(token)
+    length, rank_of = len(token), ranks.get
     end = list(range(1, length + 1))  # of the part that begins here; 0 where none does any more
     before = list(range(-1, length - 1))  # where the part before it begins
-    waiting = list[tuple[int, int, int, int]]()  # rank, begin, middle and end of a pair
-
-    def wait(begin: int, middle: int, last: int) -> None:
-        rank = ranks.get(token[begin:last], limit)
-        if rank < limit:
-            heappush(waiting, (rank, begin, middle, last))
-
-    for begin in range(length - 1):
-        wait(begin, begin + 1, begin + 2)
+    waiting = [  # rank, begin, middle and end of a pair
+        (rank, begin, begin + 1, begin + 2)
+        for begin in range(length - 1)
+        if (rank := rank_of(token[begin : begin + 2], limit)) < limit
+    ]
+    heapify(waiting)
     count = length
     while waiting and count > 2:
         _, begin, middle, last = heappop(waiting)
@@ -388,9 +385,10 @@ def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[b
         count -= 1
         if last < length:
             before[last] = begin
-            wait(begin, last, end[last])
-        if begin:
-            wait(before[begin], begin, last)
+            if (rank := rank_of(token[begin : end[last]], limit)) < limit:
+                heappush(waiting, (rank, begin, last, end[last]))
+        if begin and (rank := rank_of(token[before[begin] : last], limit)) < limit:
+            heappush(waiting, (rank, before[begin], begin, last))
     begins = [begin for begin in range(length) if end[begin]]
     return [token[begin : end[begin]] for begin in begins]
 
