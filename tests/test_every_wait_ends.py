@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import edge_main
-from llama import status, wire
+from llama import parallel, status, wire
 from llama.edge import link as link_module
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
@@ -80,6 +80,7 @@ def honest(tiny_split: Splits, sheet_dir: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def ckpt_dir(tiny_split: Splits) -> str:
+    parallel.start()  # which several threads must not do at once
     return str(tiny_split() / "edge")
 
 
