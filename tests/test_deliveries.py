@@ -536,7 +536,7 @@ def test_a_third_party_needs_no_model() -> None:
     loaded = set(run_main("-c", "import sys, llama.vendor; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
             "llama", "llama.collecting", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
-            "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.keys",
+            "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.files", "llama.keys",
             "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets", "llama.spooling", "llama.toml",
             "llama.vendor", "llama.wire",
     }  # fmt: skip
