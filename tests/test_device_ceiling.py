@@ -156,7 +156,7 @@ PROGRAMS = [["edge_main.py", "--prompt_id", "gifts"]] + (
 def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
     program: list[str], tiny_split: Callable[..., Path]
 ) -> None:
-    """At most half a GiB above its ceiling at any time, which is as much above what it has."""
+    """As soon as it looks, which it does twenty times a second: on a busy machine some GiB may have come by then."""
     half = ["--ckpt_dir", str(tiny_split() / "edge")] if program[0] == "edge_main.py" else []
     with Listening(flood) as peer:
         command = [sys.executable, *program, *half, "--cloud", peer.address]
@@ -170,4 +170,4 @@ def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
     assert error.startswith("error: this ") and "the cloud may send messages without end" in error
     assert all("no answer from" in notice for notice in notices)
     print(f"{used.ru_maxrss >> 10} MiB at most")
-    assert used.ru_maxrss << 10 < (2 << 30)
+    assert used.ru_maxrss << 10 < (4 << 30)
