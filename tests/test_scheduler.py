@@ -271,6 +271,20 @@ def test_a_new_prompt_is_served_before_those_of_who_has_had_much() -> None:
     assert machine.used["greedy"] - before <= 15, "one chunk that had begun, of 256 rows"
 
 
+def test_prompts_share_all_of_the_time_where_nobody_decodes() -> None:
+    """Four sessions of one owner and one of another: half each, and nothing is left idle."""
+    machine = Machine(away_s=0.001)
+    machine.comes(Waits(0, owner="before"))
+    machine.run(10)
+    machine.scheduler.drop(0)
+    machine._coming.clear()
+    for slot, owner in enumerate(["greedy"] * 4 + ["modest"], 1):
+        machine.comes(chunk(slot, owner))
+    machine.run(400)
+    used = [machine.used["greedy"], machine.used["modest"]]
+    assert sum(used) > 0.98 * 400 and max(used) < 1.1 * min(used)
+
+
 def test_owners_of_chunks_get_equal_parts_however_many_sessions_they_have() -> None:
     """One, two and four sessions of three owners, while a fourth decodes."""
     machine = Machine()

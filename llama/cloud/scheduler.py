@@ -4,11 +4,13 @@ Every session has at most one step that waits. Steps of one row that want the ne
 reading the weights is what costs, and is paid once. All other steps are *chunks*. They take turns with the passes that
 decode, one part of a chunk at a time.
 
-**Shares.** While others are at work, three rules bound what a chunk takes from them:
+**Shares.** Three rules bound what a chunk takes from others:
 
-- A part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as that can be told beforehand.
+- While others are at work, a part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as
+  that can be told beforehand.
 - The owner that has used least of the last seconds (:data:`WINDOW_S`) is served first.
-- Chunks get about a quarter of the time together. An owner that has had more than its part of that waits.
+- While others decode, chunks get about a quarter of the time together. An owner that has had more than its part of that
+  waits.
 
 Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
 that a session has computed before count twice (:attr:`Waiting.repeated`).
@@ -32,7 +34,9 @@ WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
 PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done; one of them is the pass itself
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
-CHUNKS_SHARE = 0.27  # of the time, for chunks, while others are at work
+CHUNKS_SHARE = 0.27  # of the time, for chunks, while others decode
+# Who decodes is away between two tokens: so long at least, or so many times what it usually takes, it still decodes.
+AWAY_S, AWAY_TIMES = 0.25, 3.0
 # What chunks of an owner may take at once, however long it has not asked for anything: seconds, or passes that decode.
 CREDIT_S, CREDIT_PASSES = 0.6, 8
 # An owner whose last step was done so long ago, or less, is still at work: slow devices over slow lines are, too.
@@ -165,6 +169,30 @@ def _dearness(end: int) -> float:
     return 1 + end / LONG_CONTEXT
 
 
+@dataclass
+class _Away:
+    """A slot that decodes, between one of its passes and the next.
+
+    Attributes:
+        owner: whose.
+        since: when its last pass ended.
+        usual_s: how long it is away, as a rule.
+    """
+
+    owner: Hashable
+    since: float = 0.0
+    usual_s: float | None = None
+
+    @property
+    def until(self) -> float:
+        """When it counts as one that decodes no more."""
+        return self.since + max(AWAY_S, AWAY_TIMES * (self.usual_s or 0.0))
+
+    def comes_back(self, now: float) -> None:
+        """Its next row is there."""
+        self.usual_s = _learnt(self.usual_s, now - self.since)
+
+
 class Scheduler(Generic[_Step]):
     """The steps that wait.
 
@@ -180,6 +208,7 @@ class Scheduler(Generic[_Step]):
         self._chunk_is_next = False
         self._expected = dict[int, float]()  # slot: until when its next row is worth waiting for
         self._at_work = dict[int, tuple[Hashable, float]]()  # slot: whose, and until when it counts as at work
+        self._away = dict[int, _Away]()  # slots that decode
         self.usage, self.costs = Usage(clock), Costs()
 
     def __len__(self) -> int:
@@ -188,12 +217,15 @@ class Scheduler(Generic[_Step]):
     def add(self, step: _Step) -> None:
         """Another step that waits; its session has no other."""
         self._expected.pop(step.slot, None)
+        if step.is_decoding and step.slot in self._away:
+            self._away[step.slot].comes_back(self._clock())
         (self._decoding if step.is_decoding else self._chunks)[step.slot] = step
 
     def drop(self, slot: int) -> list[_Step]:
         """Take out what waits for a slot: its session has ended."""
         self._expected.pop(slot, None)
         self._at_work.pop(slot, None)
+        self._away.pop(slot, None)
         return self.cancel(slot)
 
     def cancel(self, slot: int) -> list[_Step]:
@@ -233,6 +265,8 @@ class Scheduler(Generic[_Step]):
             self.usage.window_s = max(WINDOW_S, WINDOW_PASSES * (self.costs.decoding_s or 0))
             until = now + min(GATHERING_SHARE * seconds, MOST_GATHERING_S)
             self._expected.update((step.slot, until) for step in computed.steps)
+            for step in computed.steps:
+                self._away.setdefault(step.slot, _Away(step.owner)).since = now
             return True
         (step,) = computed.steps
         sampled = max(0, computed.stop - max(computed.start, step.rows - step.sampled))
@@ -267,15 +301,23 @@ class Scheduler(Generic[_Step]):
             or any(step.owner != owner for step in self._chunks.values())
         )
 
+    def _others_decode_s(self, owner: Hashable) -> float:
+        """Seconds for which others still count as decoding; infinity while one of them waits for a pass."""
+        if any(step.owner != owner for step in self._decoding.values()):
+            return math.inf
+        now = self._clock()
+        return max((away.until - now for away in self._away.values() if away.owner != owner), default=0.0)
+
     def _over_its_part_s(self, owner: Hashable) -> float:
-        """Seconds until an owner has had no more than its part of what chunks get; 0 where it has not, or is alone."""
-        if not self._others_at_work(owner):
+        """Seconds until an owner has had no more than its part of what chunks get, or nobody else decodes; or 0."""
+        decode_s = self._others_decode_s(owner)
+        if decode_s <= 0:
             return 0.0
         part, used = self._part(owner), self.usage.of(owner)
-        return self.usage.window_s * math.log(used / part) if used > part else 0.0
+        return min(decode_s, self.usage.window_s * math.log(used / part)) if used > part else 0.0
 
     def _part(self, owner: Hashable) -> float:
-        """Seconds of the window that an owner's chunks may take while others are at work."""
+        """Seconds of the window that an owner's chunks may take while others decode."""
         owners = len({step.owner for step in self._chunks.values()} | {owner})
         return CHUNKS_SHARE * self.usage.window_s / owners
 

@@ -331,7 +331,7 @@ def _cloud(checkpoint: Path, own: Path, keys: Path, root: Path, threads: int) ->
     with cloud(
         checkpoint / "cloud", "--dtype", "float32", "--key_file", keys / "cloud.key", "--allow_dir", keys, "--threads",
         threads, "--sheet_dir", own / "sheets", "--publishing", "--record_file", own / "runs.sqlite", "--catalogue",
-        own / "products.sqlite", "--max_batch_size", 16, "--log_level", "error", root=root,
+        own / "products.sqlite", "--max_batch_size", 40, "--log_level", "error", root=root,
     ) as running:  # fmt: skip
         yield running
 
