@@ -129,6 +129,15 @@ def test_one_long_text_in_a_gguf_does_not_fill_the_memory(tmp_path: Path) -> Non
     assert opened(tmp_path / "m.gguf")["mib"] < MIB
 
 
+def test_one_long_text_in_a_tokenizer_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """What is shown of it is written out whole before it is cut: sixteen bytes for each of its own."""
+    write_hugging_face(tmp_path, random_llama(), "1GB")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "😀" + "\x7f" * (60 << 20)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
+    assert opened(tmp_path)["mib"] < MIB
+
+
 def test_an_index_that_says_another_file_than_the_one_that_is_read_is_refused(tmp_path: Path) -> None:
     """A tensor in two files is not silently that of the last one."""
     from safetensors.torch import load_file, save_file
