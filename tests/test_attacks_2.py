@@ -33,7 +33,7 @@ from llama.edge.notices import Notices
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
 from llama.printing import Stdout
 from llama.spooling import Spool
-from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Error, ErrorCode, Hello, Welcome
+from llama.wire import Acknowledged, Collect, Deliveries, Delivery, Error, ErrorCode, Hello, Welcome
 from tests.small_checkpoints import random_llama, write_hugging_face
 from tests.support import ROOT
 
