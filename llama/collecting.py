@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -20,6 +21,9 @@ from llama.edge.link import Link
 from llama.edge.notices import Notices
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch
 from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
+
+REMEMBERED = 100_000  # acknowledged copies of this start, which are not stored again
+MOST_AGAIN = 8  # answers in a row that hold nothing else
 
 
 class Sink(Protocol):
@@ -63,7 +67,8 @@ class Collecting:
         self.link, self.vendor, self.sink, self.notices, self.patience_s = link, vendor, sink, notices, patience_s
         link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
         self._stored = tuple[bytes, ...]()  # and not yet acknowledged
-        self._arrived = tuple[bytes, ...]()  # what was acknowledged last
+        self._arrived = OrderedDict[bytes, None]()  # what was acknowledged, the last at the end
+        self._answers_without_new = 0  # in a row
         self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
 
     def some(self) -> int:
@@ -82,10 +87,13 @@ class Collecting:
             if not isinstance(reply, Deliveries) or len(reply.deliveries) > self.sink.at_once:
                 raise ProtocolMismatch(f"{self.link.address} answered Collect with something else")
             run_ids = tuple(delivery.run_id for delivery in reply.deliveries)
-            if set(run_ids) & set(self._arrived):  # or this would go on for ever
+            # A cloud that was restored from a back-up may do so; one that goes on would never let this end.
+            new = [delivery for delivery in reply.deliveries if delivery.run_id not in self._arrived]
+            self._answers_without_new = 0 if new or not run_ids else self._answers_without_new + 1
+            if self._answers_without_new > MOST_AGAIN:
                 raise ProtocolMismatch(f"{self.link.address} hands out again what was acknowledged; tell the provider")
-            if run_ids:
-                self.sink.store(reply.deliveries)
+            if new:
+                self.sink.store(new)
             if self.sink.acknowledges:
                 self._stored = run_ids
                 self._acknowledge()
@@ -97,7 +105,10 @@ class Collecting:
     def _acknowledge(self) -> None:
         if self._stored and not isinstance(self._ask(Acknowledge(self.vendor, self._stored)), Acknowledged):
             raise ProtocolMismatch(f"{self.link.address} answered Acknowledge with another kind of reply")
-        self._arrived, self._stored = self._stored or self._arrived, ()
+        self._arrived |= dict.fromkeys(self._stored)
+        self._stored = ()
+        while len(self._arrived) > REMEMBERED:
+            self._arrived.popitem(last=False)
 
     def _ask(self, request: Collect | Acknowledge) -> Reply:
         """The answer, also of a cloud that is busy at first."""

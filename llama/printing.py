@@ -8,6 +8,7 @@ Knows: file descriptors. Does not know: the cloud, who reads.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from llama.collecting import line_of
 from llama.disk import sync
-from llama.errors import UsageError
+from llama.errors import SplitLlamaError, UsageError
 from llama.wire import MAX_COLLECTED, Delivery
 
 
@@ -32,7 +33,7 @@ class Stdout:
         acknowledges: what was written is stored, or may be lost.
 
     Raises:
-        UsageError: stdout is closed.
+        UsageError: stdout is closed, or a file that is not appended to.
     """
 
     at_once = MAX_COLLECTED
@@ -43,6 +44,9 @@ class Stdout:
         self._fd = sys.stdout.fileno()
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self.acknowledges = self._is_file or may_lose
+        if self._is_file and not may_lose and not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
+            raise UsageError("stdout is a file that is written from its beginning, over what was acknowledged before; "
+                             "append to it: >> FILE")  # fmt: skip
         # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
         self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
 
@@ -50,8 +54,10 @@ class Stdout:
         """Returns when all of them are written, and in a file are on the disk.
 
         Raises:
+            SplitLlamaError: the file has been removed.
             OSError: not all of them are.
         """
+        self._check_has_a_name()
         left = memoryview(self._before + b"".join(map(line_of, deliveries)))
         while left:
             try:
@@ -61,6 +67,12 @@ class Stdout:
         self._before = b""
         if self._is_file:
             sync(self._fd)
+            self._check_has_a_name()
+
+    def _check_has_a_name(self) -> None:
+        if self._is_file and not os.fstat(self._fd).st_nlink:
+            raise SplitLlamaError("the file that copies are appended to has been removed; nothing more is "
+                                  "acknowledged: start again, and use --spool where files are taken away")  # fmt: skip
 
     def close(self) -> None:
         """Nothing to give back."""

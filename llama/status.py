@@ -30,6 +30,7 @@ from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport
 
+LONGEST_S = 10**12  # some 30,000 years: whatever a cloud says, it can be written
 _CLEAR = "\x1b[H\x1b[J"  # a terminal's screen, from its top
 
 
@@ -94,7 +95,7 @@ def in_words(report: StatusReport, address: str) -> str:
     filled = 100 * report.cached / report.cache if report.cache else 0.0
     state = "draining: begins nothing new" if report.draining else "serving"
     return "\n".join((
-        f"{address}  {state}, up {timedelta(seconds=report.up_s)}",
+        f"{address}  {state}, up {timedelta(seconds=min(report.up_s, LONGEST_S))}",
         f"sessions  {report.sessions:,} of {report.places:,} places, {report.waiting:,} waiting in line",
         f"cache     {report.cached:,} of {report.cache:,} positions filled ({filled:.0f} %)",
         f"tokens    {report.tokens:,} handed out since the start",

@@ -46,6 +46,8 @@ from llama.wire import Publish, Published, Withdraw, Withdrawn
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
 _STORE_THEM = "--spool DIR, --exec COMMAND or >> FILE stores them"
 
+MOST_ONCE = 10_000  # copies that one start takes without --follow
+
 
 def main(
     cloud: str,
@@ -115,14 +117,16 @@ def main(
 
 
 def _collect_all(collecting: Collecting, follow: bool, interval_s: float) -> None:
-    """Until nothing is left; with ``follow`` for ever."""
-    while True:
+    """Until nothing is left, or as many came as a cloud keeps; with ``follow`` for ever."""
+    total = 0
+    while follow or total < MOST_ONCE:
         try:
             came = collecting.some()
         except CloudUnreachable:
             if not follow:
                 raise
             came = 0
+        total += came
         if not (came or follow):
             return
         if not came:

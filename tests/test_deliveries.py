@@ -191,7 +191,7 @@ def printed_by(address: str, party: str) -> list[dict[str, Any]]:
 
 def written_by(address: str, party: str) -> bytes:
     """The file's content, as it is."""
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryDirectory() as directory, (Path(directory) / "out.jsonl").open("a+b") as file:
         command = [sys.executable, "-m", "llama.vendor", "--cloud", address, "--vendor", party]
         ended = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.PIPE, check=False)
         assert (ended.returncode, ended.stderr) == (0, b"")
@@ -380,7 +380,7 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
         (f"{command} > /dev/full", 1, "error: writing the output: No space left on device\n"),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
         (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
-        (f"ulimit -f 4; trap '' XFSZ; {command} > {tmp_path}/short", 1, "error: the system refused: File too large\n"),
+        (f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short", 1, "error: the system refused: File too large\n"),
     ):
         ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, text=True, capture_output=True, check=False)
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said), shell

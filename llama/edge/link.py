@@ -268,7 +268,7 @@ class Link:
                 wait = min(max(hint, 0.1), LONGEST_HINT_S) if hint is not None and math.isfinite(hint) else 1.0
                 if patience.is_news(reply.message, patience.in_all_s) or not stopping:
                     until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
-                    self.on_notice(f"the cloud is busy: {reply.message}; asking again in {wait:.1f} s{until}")
+                    self.on_notice(f"the cloud is busy: {_plain(reply.message)}; asking again in {wait:.1f} s{until}")
                 self.pause(min(wait, patience.busy_left_s + AT_ONCE_S))
             self._look_at_the_connection()
             self._lost = False  # as in begin
@@ -511,6 +511,11 @@ class Link:
 def _slice_ms(give_up: float) -> int:
     """Milliseconds of one piece of a wait that ends at ``give_up``."""
     return max(0, math.ceil(1000 * min(SLICE_S, give_up - time.monotonic())))
+
+
+def _plain(words: str) -> str:
+    """A cloud's words for one line of a screen, which they must not steer."""
+    return "".join(char if char.isprintable() else "?" for char in words)
 
 
 def _is_known(host: str) -> bool:
