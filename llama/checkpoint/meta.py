@@ -122,10 +122,8 @@ def read_params(path: Path) -> _Params:
         _refuse_other_kinds(fields, path)
         unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
         if unknown:
-            print(
-                f"warning: {path}: fields not known and ignored: {shown(', '.join(map(shown, unknown[:_FIELDS_SHOWN])))}",
-                file=sys.stderr,
-            )
+            told = shown(", ".join(map(shown, unknown[:_FIELDS_SHOWN])))
+            print(f"warning: {path}: fields not known and ignored: {told}", file=sys.stderr)
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:
