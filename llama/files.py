@@ -17,6 +17,7 @@ import blobfile as bf
 
 MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
 _SHOWN = 80  # characters
+_SHOWN_BITS = 128  # of a whole number; larger ones take long to write out
 
 
 class NotRegular(OSError):
@@ -95,10 +96,27 @@ def read_anywhere(path: str | Path, most: int) -> bytes:
         return _bounded(file.read(most + 1), path, most)
 
 
-def shown(text: str) -> str:
-    """A name out of somebody's file for one line of an error: cut, and without what a terminal would obey."""
+def shown(value: object) -> str:
+    """A name or value out of somebody's file for one line of an error: cut, and without what a terminal would obey.
+
+    It is cut before anything is made of it. Of what is neither a text nor a number only the type is named.
+    """
+    match value:
+        case str():
+            text = value
+        case None | bool() | float():
+            text = str(value)
+        case int() if value.bit_length() <= _SHOWN_BITS:
+            text = str(value)
+        case _:
+            text = type(value).__name__
     cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return "".join(char if char.isprintable() else "?" for char in cut)
+
+
+def quoted(value: object) -> str:
+    """As :func:`shown`, a text in quotation marks and with escapes for what cannot be printed."""
+    return shown(repr(value[: _SHOWN + 1]) if isinstance(value, str) else value)
 
 
 def _bounded(data: bytes, path: str | Path, most: int) -> bytes:

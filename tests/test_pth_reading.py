@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, read_state_dict
+from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, OldFormat, read_state_dict
 
 DTYPES = [
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.int16, torch.int32,
@@ -95,5 +95,20 @@ def test_what_is_no_state_dict_is_refused(contents: object, tmp_path: Path) -> N
 )
 def test_what_only_a_running_pickle_could_make_is_refused(contents: object, tmp_path: Path) -> None:
     torch.save(contents, tmp_path / "a.pth")
+    with pytest.raises(ForeignContents):
+        read_state_dict(tmp_path / "a.pth")
+
+
+def test_a_file_of_the_format_before_torch_1_6_is_told_apart_from_a_damaged_one(tmp_path: Path) -> None:
+    """It is no archive; torch still writes it if it is told to."""
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(OldFormat):
+        read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("view", [torch._neg_view(torch.ones(2)), torch.ones(2, dtype=torch.complex64).conj()])
+def test_a_tensor_of_which_more_is_true_than_its_bytes_say_is_refused(view: torch.Tensor, tmp_path: Path) -> None:
+    """Negated and conjugated views say so beside the bytes."""
+    torch.save({"a": view}, tmp_path / "a.pth")
     with pytest.raises(ForeignContents):
         read_state_dict(tmp_path / "a.pth")

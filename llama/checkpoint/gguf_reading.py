@@ -20,9 +20,10 @@ import numpy as np
 
 from llama.files import open_regular, shown
 
-MAX_HEADER_BYTES = 128 << 20  # a vocabulary of 128,000 tokens takes 8 MiB
+MAX_HEADER_BYTES = 64 << 20  # a vocabulary of 128,000 tokens takes 8 MiB
 MAX_ELEMENTS = 2_000_000  # of all arrays together; that vocabulary has 540,000
 MAX_FIELDS, MAX_TENSORS = 10_000, 100_000
+MAX_TEXT_BYTES = 1 << 20  # of one value; the longest is the chat template
 MAX_NAME_BYTES = 65_535  # the format's own limit of a key
 MAX_DIMENSIONS = 4  # likewise, of a tensor
 
@@ -222,7 +223,10 @@ class _Header:
 
     def _value(self, kind: gguf.GGUFValueType, key: str) -> Any:
         if kind == Kind.STRING:
-            return bytes(self._take(self._number("<Q")))
+            length = self._number("<Q")
+            if length > MAX_TEXT_BYTES:
+                raise ValueError(f"the field {shown(key)} says that it has {length} bytes")
+            return bytes(self._take(length))
         if kind != Kind.ARRAY:
             return self._array(kind, 1)[0]
         of, count = self._kind(key), self._number("<Q")
@@ -248,6 +252,8 @@ class _Header:
                 break
             (size,) = length.unpack_from(data, at)
             at += 8
+            if size > MAX_TEXT_BYTES:
+                raise ValueError(f"a text in a list says that it has {size} bytes")
             if size > end - at:
                 break
             strings.append(bytes(data[at : at + size]))

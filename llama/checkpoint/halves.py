@@ -150,7 +150,7 @@ def _read_half(directory: Path, expect: str) -> Half:
     params = _read(params_path, HalfParams)
     if params.split.format != FORMAT_VERSION:
         raise CheckpointError(
-            f"{params_path}: split format {shown(str(params.split.format))} is not known (this version knows "
+            f"{params_path}: split format {shown(params.split.format)} is not known (this version knows "
             f"{FORMAT_VERSION}); split the original checkpoint again with this version"
         )
     if params.split.half != expect:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from llama.checkpoint import layout, shards, vocabulary
 from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
-from llama.checkpoint.source import check_vocabulary, prevailing_dtype
+from llama.checkpoint.source import check_vocabulary, distinct_files, prevailing_dtype
 from llama.errors import CheckpointError
 from llama.files import lies_there, open_regular, read_json, shown
 from llama.model import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
@@ -44,8 +44,11 @@ _LAYER = {
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 1 << 20, 4 << 20  # a model of 1,000 tensors has an index of 0.1 MiB
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; of 1,000 tensors it has 0.1 MiB
+MAX_HEADERS_BYTES = 16 << 20  # of all files together; each byte takes four of memory
+MAX_TENSORS = 100_000  # likewise
 MAX_NAME_CHARACTERS = 200  # of a file; systems take 255 bytes
 MAX_FILES = 512  # Llama 3.1 405B has 191; each stays open
+_KINDS_SHOWN, _SIZES_SHOWN = 8, 8
 _DROPPED_SUFFIX = "rotary_emb.inv_freq"  # stored by old versions; follows from the configuration
 _SCALING = {
     "low_freq_factor": LOW_FREQ_FACTOR,
@@ -116,9 +119,8 @@ class HuggingFaceSource:
         self.args = _args(config, directory / "config.json", rope_scaling_factor)
         self.context_length = config.max_position_embeddings
         layout.check_context_length(self.context_length, str(directory / "config.json"))
-        files = _weight_files(directory)
-        self._files = {path: _open(path) for path in files}
-        self._holder = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+        files, stated = _weight_files(directory)
+        self._files, self._holder = _open_all(files, stated)
         layout.check_layers(self.args.n_layers, len(self._holder), str(directory / "config.json"))
         has_head = hugging_face_name(layout.OUTPUT) in self._holder
         # Without a word on it a missing head is a tied one; with False it was lost.
@@ -155,7 +157,9 @@ class HuggingFaceSource:
             found = tuple(self._slice(name).get_shape())
             if found != shape:
                 where = self._holder[name]
-                raise CheckpointError(f"{where}: {name} has shape {found}, config.json makes it {shape}")
+                raise CheckpointError(
+                    f"{where}: {name} has shape {shown(str(found[:_SIZES_SHOWN]))}, config.json makes it {shape}"
+                )
         known = expected.keys() | {head}
         unknown = sorted(k for k in self._holder.keys() - known if not k.endswith(_DROPPED_SUFFIX))
         if unknown:
@@ -188,7 +192,7 @@ def _read_config(directory: Path) -> _Config:
         raise CheckpointError(f"{path} is not JSON; get the file again") from None
     kinds = [*(config.architectures or []), config.model_type]
     if not {"LlamaForCausalLM", "llama"} & set(kinds) or config.model_type not in ("", "llama"):
-        found = shown(", ".join(filter(None, kinds)))
+        found = shown(", ".join(map(shown, filter(None, kinds[:_KINDS_SHOWN]))))
         raise CheckpointError(f"{path} is of another architecture ({found}), not Llama's")
     if config.quantization_config:
         raise CheckpointError(f"{path} is of a quantised model, which is not supported; use an unquantised one")
@@ -213,7 +217,7 @@ def _args(config: _Config, path: Path, asked_factor: float | None) -> ModelArgs:
         raise CheckpointError(f"{path}: its sizes and numbers of heads do not fit together")
     if config.head_dim not in (None, dim // n_heads):
         raise CheckpointError(
-            f"{path}: head_dim {shown(str(config.head_dim))} is not hidden_size / heads, which is not supported"
+            f"{path}: head_dim {shown(config.head_dim)} is not hidden_size / heads, which is not supported"
         )
     scaled = _scaled_rope(config.rope, path)
     multiple_of, multiplier = feed_forward_fields(dim, config.intermediate_size)
@@ -244,7 +248,7 @@ def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
         return False
     if rope["rope_type"] != "llama3":
         raise CheckpointError(
-            f"{path} uses '{shown(str(rope['rope_type']))}' rotary scaling; supported are default and llama3"
+            f"{path} uses '{shown(rope['rope_type'])}' rotary scaling; supported are default and llama3"
         )
     for key, value in _SCALING.items():
         if _number(rope, key, path) != value:
@@ -262,13 +266,14 @@ def _number(rope: dict[str, Any], key: str, path: Path) -> float:
         raise CheckpointError(f"{path}: {key} of the rotary settings is too large") from None
 
 
-def _weight_files(directory: Path) -> list[Path]:
-    """The safetensors files: those that the index lists, or the only one."""
-    index = directory / _INDEX
+def _weight_files(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """The safetensors files: those that the index lists, or the only one; and which the index says a tensor is in."""
+    index, stated = directory / _INDEX, dict[str, str]()
     if lies_there(index):
         try:
             listed = msgspec.json.decode(read_json(index, MAX_INDEX_BYTES), type=dict[str, Any]).get("weight_map")
-            names = sorted(set(msgspec.convert(listed, dict[str, str]).values()))
+            stated = msgspec.convert(listed, dict[str, str])
+            names = sorted(set(stated.values()))
         except OSError as err:
             raise CheckpointError(f"{index} cannot be read: {err.strerror or err}") from None
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
@@ -286,15 +291,44 @@ def _weight_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{index} names a file outside its directory; get the file again")
         if not (directory / name).is_file():
             raise CheckpointError(f"{directory} lacks {shown(name)}, which {_INDEX} lists; finish the download")
-    return [directory / name for name in names]
+    return [directory / name for name in names], stated
 
 
-def _open(path: Path) -> Any:
+def _open_all(files: Sequence[Path], stated: Mapping[str, str]) -> tuple[dict[Path, Any], dict[str, Path]]:
+    """The open files, and which of them holds each tensor.
+
+    Each is looked at before the next is opened: there may be many, of which each is within its own bounds.
+
+    Raises:
+        CheckpointError: a file damaged; one under two names; a tensor in two, or in another than is stated; too much.
+    """
+    opened, holder, header_bytes = dict[Path, Any](), dict[str, Path](), 0
+    distinct_files(files)
+    for path in files:
+        opened[path], size = _open(path)
+        header_bytes += size
+        names = opened[path].keys()
+        if header_bytes > MAX_HEADERS_BYTES or len(holder) + len(names) > MAX_TENSORS:
+            raise CheckpointError(f"{path} and the files before it say more of their tensors than {MAX_TENSORS} need, "
+                                  f"as no model's do; get the checkpoint again")  # fmt: skip
+        for name in names:
+            if name in holder:
+                raise CheckpointError(f"{path} and {shown(holder[name].name)} both hold the tensor {shown(name)}; "
+                                      f"get the checkpoint again")  # fmt: skip
+            if stated.get(name, path.name) != path.name:
+                raise CheckpointError(f"{path} holds the tensor {shown(name)}, which {_INDEX} says is in "
+                                      f"{shown(stated[name])}; get the checkpoint again")  # fmt: skip
+            holder[name] = path
+    return opened, holder
+
+
+def _open(path: Path) -> tuple[Any, int]:
+    """The file, and how many bytes its header has."""
     try:
         with open_regular(path) as file:
             size, (header,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8))
         if header > min(MAX_HEADER_BYTES, size - 8):  # the library takes a hundred times as much at its word
             raise ValueError
-        return safe_open(path, framework="pt")
+        return safe_open(path, framework="pt"), header
     except (SafetensorError, OSError, ValueError, struct.error):
         raise CheckpointError(f"{path} is damaged or incomplete; download it again") from None

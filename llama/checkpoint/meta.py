@@ -20,7 +20,7 @@ import torch
 from llama.checkpoint import layout, vocabulary
 from llama.checkpoint.shape_rules import scaling_factor
 from llama.checkpoint.shards import ShardedTensors, open_pth
-from llama.checkpoint.source import check_vocabulary, prevailing_dtype
+from llama.checkpoint.source import check_vocabulary, distinct_files, prevailing_dtype
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
 from llama.model import ModelArgs
@@ -31,6 +31,7 @@ _LLAMA_2_CONTEXT, _LLAMA_3_CONTEXT, _CODE_LLAMA_CONTEXT, _SCALED_CONTEXT = 4096,
 MAX_PARAMS_BYTES = 1 << 20
 MAX_SHARDS = 64  # Llama 3.1 405B has 16
 
+_FIELDS_SHOWN = 8
 _SHARD = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 _DROPPED = ("rope.freqs",)  # Llama 1 and 2 store the rotary frequencies; they follow from rope_theta
 _QUANTISED = ("quantization_args", "lora_args")
@@ -70,7 +71,6 @@ class MetaSource:
         params = read_params(directory / "params.json")
         self.vocabulary = vocabulary.from_meta(directory / "tokenizer.model")
         files = shard_files(directory)
-        shards = [open_pth(file) for file in files]
         vocab_size = self.vocabulary.n_words if params.vocab_size == -1 else params.vocab_size
         args = ModelArgs(
             dim=params.dim,
@@ -88,9 +88,7 @@ class MetaSource:
             ),
         )
         layout.check_numbers(args, str(directory / "params.json"))
-        layout.check_layers(args.n_layers, len(set().union(*shards)), str(directory / "params.json"))
-        _check_names(directory, args, files, shards)
-        _check_shard_count(directory, args, shards[0])
+        shards = _open_shards(directory, args, files)
         self.tied = not any(layout.OUTPUT in shard for shard in shards)
         self.args = _without_doubled_heads(args, files, shards)
         self._tensors = _sharded(self.args, files, shards, tied=self.tied)
@@ -124,7 +122,8 @@ def read_params(path: Path) -> _Params:
         _refuse_other_kinds(fields, path)
         unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
         if unknown:
-            print(f"warning: {path}: fields not known and ignored: {shown(', '.join(unknown))}", file=sys.stderr)
+            told = shown(", ".join(map(shown, unknown[:_FIELDS_SHOWN])))
+            print(f"warning: {path}: fields not known and ignored: {told}", file=sys.stderr)
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:
@@ -174,22 +173,35 @@ def shard_files(directory: Path) -> list[Path]:
     return [by_number[number] for number in sorted(by_number)]
 
 
-def _check_names(
-    directory: Path, args: ModelArgs, files: Sequence[Path], shards: Sequence[dict[str, torch.Tensor]]
-) -> None:
-    """No shard holds a tensor that a Llama text model does not have. (Missing ones are found later.)"""
-    expected = layout.tensor_shapes(args).keys()
-    for file, shard in zip(files, shards, strict=True):
-        unknown = sorted(shard.keys() - expected - set(_DROPPED))
-        if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
-            raise CheckpointError(f"{directory} holds a vision model, which is not supported; use a text model")
-        if any(name.endswith((".scales", ".zeros")) or "lora" in name or "adaptor" in name for name in unknown):
-            raise CheckpointError(f"{directory} holds a quantised model, which is not supported; use the bf16 release")
-        if unknown:
-            raise CheckpointError(
-                f"{file} holds tensors that a model of these hyperparameters does not have: {shown(unknown[0])}"
-                f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all)"
-            )
+def _open_shards(directory: Path, args: ModelArgs, files: Sequence[Path]) -> list[dict[str, torch.Tensor]]:
+    """Each shard's tensors; each is looked at before the next is opened, since there may be many."""
+    shards = list[dict[str, torch.Tensor]]()
+    expected = set[str]()
+    distinct_files(files)
+    for file in files:
+        shard = open_pth(file)
+        if not shards:  # in a release each has every name
+            layout.check_layers(args.n_layers, len(shard), str(directory / "params.json"))
+            expected |= layout.tensor_shapes(args).keys()
+        _check_names(file, shard, expected)
+        if not shards:
+            _check_shard_count(directory, args, shard)
+        shards.append(shard)
+    return shards
+
+
+def _check_names(file: Path, shard: dict[str, torch.Tensor], expected: set[str]) -> None:
+    """The shard holds no tensor that a Llama text model does not have. (Missing ones are found later.)"""
+    directory, unknown = file.parent, sorted(shard.keys() - expected - set(_DROPPED))
+    if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
+        raise CheckpointError(f"{directory} holds a vision model, which is not supported; use a text model")
+    if any(name.endswith((".scales", ".zeros")) or "lora" in name or "adaptor" in name for name in unknown):
+        raise CheckpointError(f"{directory} holds a quantised model, which is not supported; use the bf16 release")
+    if unknown:
+        raise CheckpointError(
+            f"{file} holds tensors that a model of these hyperparameters does not have: {shown(unknown[0])}"
+            f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all)"
+        )
 
 
 def _check_shard_count(directory: Path, args: ModelArgs, shard: dict[str, torch.Tensor]) -> None:

@@ -23,6 +23,8 @@ from llama.files import open_regular
 
 MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
 _MAX_DIMENSIONS = 8
+_MAX_KEY_BITS = 31  # larger whole numbers can be chosen so that they hash alike: to put n into a dict takes n² steps
+_OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # what torch wrote before its version 1.6
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -48,6 +50,10 @@ _PARAMETER, _ORDERED_DICT, _BYTES = (
 
 class ForeignContents(ValueError):
     """The pickle holds, or does, more than a state dict's."""
+
+
+class OldFormat(ValueError):
+    """The file is of the format before torch 1.6: pickles one after the other, no archive."""
 
 
 class NotAStateDict(ValueError):
@@ -89,11 +95,13 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in ``path``, memory-mapped and private: nothing is read before it is touched.
 
     Raises:
-        ForeignContents, NotAStateDict: the pickle is of another kind.
+        ForeignContents, NotAStateDict, OldFormat: the pickle, or the file, is of another kind.
         OSError: the file cannot be read, or is none.
         ValueError, KeyError, struct.error, …: it is damaged.
     """
     with open_regular(path) as file:
+        if file.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
+            raise OldFormat
         records, size = records_of(file)
         views = _views(file, records, size)
         mapped = torch.UntypedStorage.from_file(str(path), False, file.seek(0, 2))
@@ -222,8 +230,8 @@ class _Reader:
         self._stack[-1].extend(items)
 
     def _set(self, items: Sequence[Any]) -> None:
-        # Only texts and numbers are keys: to hash a tuple of tuples of … can take for ever.
-        if not isinstance(self._stack[-1], dict) or not all(isinstance(key, str | int) for key in items[::2]):
+        # Only texts and small numbers are keys: to hash a tuple of tuples of … can take for ever.
+        if not isinstance(self._stack[-1], dict) or not all(map(_is_key, items[::2])):
             raise ForeignContents
         self._stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
@@ -250,6 +258,10 @@ class _Reader:
         raise ForeignContents
 
 
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and value.bit_length() <= _MAX_KEY_BITS)
+
+
 def _result(called: Any, arguments: Any) -> Any:
     """What a function that is known gives for these arguments."""
     match called, arguments:
@@ -259,8 +271,10 @@ def _result(called: Any, arguments: Any) -> Any:
             return view
         case _Global(name), (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *others):
             if name in _REBUILD:
-                stated = _dtype(others[2].name) if name.endswith("_v3") and isinstance(others[2], _Global) else None
-                return _view(storage, stated or storage.dtype, offset, shape, strides)
+                dtype = _dtype(others.pop(2).name) if name.endswith("_v3") else storage.dtype
+                # The others: whether it has a gradient, hooks, and what else is true of it, such as "negated".
+                if dtype is not None and not any(others[2:]):
+                    return _view(storage, dtype, offset, shape, strides)
     raise ForeignContents
 
 

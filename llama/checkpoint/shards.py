@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from llama.checkpoint.layout import Region, region_shape
-from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, read_state_dict
+from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, OldFormat, read_state_dict
 from llama.errors import CheckpointError
 
 SLAB_BYTES = 32 << 20  # large enough for full disk speed, small enough that several copies of it do not count
@@ -28,6 +28,9 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
         return read_state_dict(path)
     except ForeignContents:
         raise CheckpointError(f"{path} holds more than tensors and is not loaded; use the file as released") from None
+    except OldFormat:
+        raise CheckpointError(f"{path} is in the format of torch before 1.6, which is not supported; load it with "
+                              f"torch and save it again") from None  # fmt: skip
     except NotAStateDict:
         raise CheckpointError(f"{path} does not hold a state dict (tensors by name)") from None
     except OSError as err:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -59,6 +59,23 @@ def told(path: Path) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
         raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
                               f"again, or this machine has too little memory for it") from None  # fmt: skip
+
+
+def distinct_files(files: Sequence[Path]) -> None:
+    """Refuse one file under two names, which could stand for many without taking any room.
+
+    Raises:
+        CheckpointError: names both; or one cannot be looked at.
+    """
+    names = dict[tuple[int, int], str]()
+    for path in files:
+        try:
+            found = path.stat()
+        except OSError as err:
+            raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+        first = names.setdefault((found.st_dev, found.st_ino), path.name)
+        if first != path.name:
+            raise CheckpointError(f"{path} is the same file as {shown(first)}; get the checkpoint again")
 
 
 def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str) -> torch.dtype:

@@ -26,9 +26,9 @@ import gguf
 import msgspec
 
 from llama.checkpoint.gguf_reading import GGUFFile
-from llama.checkpoint.rendering import CannotRender, render
+from llama.checkpoint.rendering import MAX_TEMPLATE_BYTES, CannotRender, render
 from llama.errors import TokenizerError
-from llama.files import lies_there, read_json, shown
+from llama.files import lies_there, quoted, read_json, shown
 from llama.tokenizer import (
     META_PATTERN,
     SMOLLM_PATTERN,
@@ -112,13 +112,11 @@ def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     """
     kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
-        raise TokenizerError(
-            f"{where}: tokenizer.ggml.model is {shown(repr(kind))}; supported is gpt2 (byte-pair encoding)"
-        )
+        raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
-        raise TokenizerError(f"{where}: tokenizer.ggml.pre is {shown(repr(pre))}; supported are {known}")
+        raise TokenizerError(f"{where}: tokenizer.ggml.pre is {quoted(pre)}; supported are {known}")
     tokens = _gguf_field(file, "tokenizer.ggml.tokens", list[str], where)
     types = _gguf_field(file, "tokenizer.ggml.token_type", list[int], where)
     merges = _gguf_field(file, "tokenizer.ggml.merges", list[str], where)
@@ -192,12 +190,12 @@ def from_hugging_face(directory: Path) -> Vocabulary:
     where = str(directory / "tokenizer.json")
     source = _decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
     if source.normalizer is not None:
-        kind = shown(repr(source.normalizer.get("type")))
+        kind = quoted(source.normalizer.get("type"))
         raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
     try:
         kind = msgspec.json.decode(source.model, type=_Model).type
         if kind != "BPE":
-            raise TokenizerError(f"{where}: model type {shown(repr(kind))}; supported is BPE (byte-pair encoding)")
+            raise TokenizerError(f"{where}: model type {quoted(kind)}; supported is BPE (byte-pair encoding)")
         pattern = _hugging_face_pattern(source.pre_tokenizer, where)
         model = msgspec.json.decode(source.model, type=_Bpe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
@@ -234,7 +232,7 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
             {"type": "ByteLevel", "add_prefix_space": False, **options},
         ] if options.get("use_regex", True):
             return SMOLLM_PATTERN
-    found = shown(", ".join(str(step.get("type")) for step in steps[:MAX_STEPS])) or "none"
+    found = shown(", ".join(shown(step.get("type")) for step in steps[:MAX_STEPS])) or "none"
     raise TokenizerError(
         f"{where}: a pre-tokeniser that is not supported ({found}, with its options); "
         "supported are Llama 3's (Split, ByteLevel) and SmolLM2's (Digits, ByteLevel)"
@@ -347,6 +345,9 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
     Raises:
         TokenizerError: it does not hold.
     """
+    listed = set(merges)
+    if len(listed) < len(merges):
+        raise TokenizerError(f"{where}: a merge stands twice; get the file again")
     last = -1
     for number, (left, right) in enumerate(merges):
         rank = ranks.get(left + right)
@@ -354,7 +355,6 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
             reason = "makes no token" if rank is None else "comes after merges of higher ids"
             raise TokenizerError(f"{where}: merge {number} {reason}; such a vocabulary is not supported")
         last = rank
-    listed = set(merges)
     for token, rank in ranks.items():
         parts = _merge_below(token, rank, ranks)
         unmerged = len(token) == 1 or (ignore_merges and len(parts) > 2)
@@ -395,6 +395,9 @@ def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[b
 
 def _chat_format(template: str | None, special_tokens: Iterable[str], where: str) -> str:
     """``chatml`` or ``llama3``, by what the template mentions; without a template, by the special tokens."""
+    if template and len(template) > MAX_TEMPLATE_BYTES:
+        raise TokenizerError(f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
+                             f"model's is; get the file again")  # fmt: skip
     mentioned = template if template else " ".join(special_tokens)
     if "<|im_start|>" in mentioned:
         return "chatml"
