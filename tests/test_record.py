@@ -248,7 +248,7 @@ def test_ids_and_texts_arrive_unchanged_whatever_they_are(
 
 
 def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None:
-    """Four tables and their indices; no value is of another type than its column; one run is one row of one table."""
+    """Five tables and their indices; no value is of another type than its column; one run is one row of one table."""
     served.run(PROMPT, 12)
     with closing(sqlite3.connect(path)) as db:
         assert [name for _, name, *_ in db.execute("PRAGMA table_info(runs)")] == COLUMNS
@@ -258,7 +258,7 @@ def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None
         ]  # fmt: skip
         assert db.execute("SELECT type, tbl_name FROM sqlite_master ORDER BY type, tbl_name").fetchall() == [
             *[("index", "deliveries")] * 4, *[("index", "runs")] * 2, ("index", "sheets"),
-            ("table", "deliveries"), ("table", "runs"), ("table", "sheets"), ("table", "versions"),
+            *[("table", name) for name in ("clock", "deliveries", "runs", "sheets", "versions")],
         ]  # fmt: skip
         assert db.execute("PRAGMA user_version").fetchone() == (tables.VERSION,)
         assert db.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
@@ -774,6 +774,37 @@ def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
         clock.now = NOW
 
 
+def test_a_clock_that_leaps_ahead_erases_nothing_until_a_day_has_passed_since(path: Path, clock: Clock) -> None:
+    """Also over restarts; one that comes back has erased nothing, one that stays is believed."""
+    record = RunRecord(path, retention_days=30, clock=clock)
+    file(record, 1)
+    clock.now += 400 * DAY
+    assert waiting(record) == [1] and record.leaps == 1
+    clock.now = NOW + DAY
+    assert waiting(record) == [1]
+    clock.now += 400 * DAY
+    assert waiting(record) == [1] and record.leaps == 2
+    for _ in range(3):
+        clock.now += 0.3 * DAY
+        record.close()
+        record = RunRecord(path, retention_days=30, clock=clock)
+        assert waiting(record) == [1] and len(record.runs(9)) == 1 and (record.leaps, record.dropped) == (0, 0)
+    clock.now += 0.3 * DAY
+    assert waiting(record) == [] and record.dropped == 1
+    record.close()
+
+
+def test_a_cloud_that_is_on_for_moments_only_forgets_in_the_end(path: Path, clock: Clock) -> None:
+    """Each time its clock has leapt."""
+    with closing(RunRecord(path, retention_days=30, clock=clock)) as record:
+        file(record, 1)
+    for _ in range(3):
+        clock.now += 40 * DAY
+        with closing(RunRecord(path, retention_days=30, clock=clock)) as record:
+            left = waiting(record)
+    assert left == []
+
+
 def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short: RunRecord) -> None:
     """The oldest of them, which are counted; no acknowledgement makes room for more."""
     record = short
@@ -1068,8 +1099,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     @rule(days=st.floats(-0.5, 1))
     def time_passes(self, days: float) -> None:
-        """Or the clock is set back."""
+        """Or the clock is set back. It is looked at meanwhile: a leap is another test's."""
         self.clock.now += days * DAY
+        self.collect("insurer", 0, 0)
 
     @rule()
     def look(self) -> None:
@@ -1185,42 +1217,48 @@ def test_a_file_of_an_earlier_version_is_upgraded_in_place_with_all_its_rows(
         assert waiting(record) == [*delivered, 1000] + [2] * (earlier == 1)
     with closing(sqlite3.connect(path)) as db:
         stamps = dict(db.execute("SELECT * FROM versions"))
-    assert stamps == {version: utc(NOW + 60 * (earlier < version)) for version in (2, 3, 4)}
+    assert stamps == {version: utc(NOW + 60 * (earlier < version)) for version in (2, 3, 4, 5)}
     RunRecord(tmp_path / "new").close()
     assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == tables.VERSION
 
 
 DIES_AT = """
-import os, sys
+import itertools, os, sys
 import llama.cloud.record as record
 import llama.cloud.tables as tables
 
 class Dying(tuple):
     def __iter__(self):
-        for i, statement in enumerate(super().__iter__()):
-            if i == int(sys.argv[2]):
+        for statement in super().__iter__():
+            if next(counted) == int(sys.argv[2]):
                 os.kill(os.getpid(), 9)
             yield statement
 
 def clock():  # asked for when the upgrade is written down, after its last statement
-    if len(upgrade) == int(sys.argv[2]):
+    if statements == int(sys.argv[2]):
         os.kill(os.getpid(), 9)
     return float(sys.argv[3])
 
-upgrade = tables.UPGRADES[tables.VERSION] = Dying(tables.UPGRADES[tables.VERSION])
+counted, statements = itertools.count(), 0
+for version in range(4, tables.VERSION + 1):
+    statements += len(tables.UPGRADES[version])
+    tables.UPGRADES[version] = Dying(tables.UPGRADES[version])
 record.RunRecord(sys.argv[1], clock=clock).close()
 os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize("at", range(len(tables.UPGRADES[tables.VERSION]) + 2))
+STATEMENTS = sum(len(tables.UPGRADES[version]) for version in range(4, tables.VERSION + 1))
+
+
+@pytest.mark.parametrize("at", range(STATEMENTS + 2))
 def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int) -> None:
     """Before each of its statements, before it is written down, and after it; the next opening finds all rows."""
     runs = of_version_3(path, 300)
     old = schema_of(path)
     command = [sys.executable, "-c", DIES_AT, str(path), str(at), str(NOW)]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
-    if at <= len(tables.UPGRADES[tables.VERSION]):
+    if at <= STATEMENTS:
         assert schema_of(path) == old
     else:
         assert schema_of(path)[0] == tables.VERSION and schema_of(path) != old

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -52,7 +53,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a back-up holds."""
 
     format: int
-    made_at: str  # UTC, ISO 8601; what was finished before it is in it
+    # UTC, ISO 8601; what was finished before it is in it. It is printed: nothing else may stand there.
+    made_at: Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
     files: dict[str, FileEntry]
 
 

@@ -101,6 +101,7 @@ class Clerk:
         assert record is not None or not (self.directory.parties or shelf), "third parties' deliveries need a record"
         self._system = SystemPrompt(self.directory.system, tokenizer)
         self._told = {"deliveries_deleted": (0, -math.inf), "runs_deleted": (0, -math.inf)}  # how many, when
+        self._told_leaps = 0
         self._tell_of_dropped()
 
     def listed(self, prompt_id: str) -> Listed | None:
@@ -231,6 +232,11 @@ class Clerk:
     def _tell_of_dropped(self, all_of_it: bool = False) -> None:
         if self.record is None:
             return
+        if self.record.leaps > self._told_leaps:
+            self._told_leaps = self.record.leaps
+            self.events.warning(
+                "clock_leapt", why="over two days ahead of its last; for a day nothing is deleted as old"
+            )
         for event, dropped, why in (
             ("deliveries_deleted", self.record.dropped, "uncollected: too old, too many or too large"),
             ("runs_deleted", self.record.dropped_runs, "too many or too large"),

@@ -10,7 +10,7 @@ Does not know: sockets, sessions, tensors, who the person is, which third party 
 
 **Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
 Of each line there are no more than its limits say; what is over them goes from the owner who has most of that line, the
-oldest first. Nothing is kept longer than ``retention_days``.
+oldest first. Nothing is kept longer than ``retention_days``; after a leap of the clock, a day longer (``ageing``).
 
 ===================  ===========================================================================================
 runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunRecord.dropped_runs` counts those
@@ -40,6 +40,7 @@ from typing import Any
 import msgspec
 
 from llama import wire
+from llama.cloud.ageing import Ageing
 from llama.cloud.owners import Owners, mark_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
@@ -207,7 +208,7 @@ class RunRecord:
         self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
         self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
         self._db.execute("PRAGMA secure_delete = ON")
-        self._shares = Shares(self._db, self._owners.opened)
+        self._shares, self._ageing = Shares(self._db, self._owners.opened), Ageing(self._db)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
@@ -224,6 +225,11 @@ class RunRecord:
         except OSError:
             return None
         return stat.st_dev, stat.st_ino
+
+    @property
+    def leaps(self) -> int:
+        """How often the clock has leapt ahead since the file was opened; rows age no further for a day after."""
+        return self._ageing.leaps
 
     # ---- runs
 
@@ -400,7 +406,7 @@ class RunRecord:
         Args:
             pools: those that may be over their limits.
         """
-        oldest = int(max(0.0, self._clock() - self._retention_s))
+        oldest = int(max(0.0, self._ageing.look(self._clock()) - self._retention_s))
         gone = self._db.execute(_OLD_RUNS, (utc(oldest),)).rowcount
         for (acknowledged,) in self._db.execute(_OLD_DELIVERIES, (oldest,)).fetchall():
             self.dropped += not acknowledged

@@ -8,6 +8,7 @@ Nothing that is there is written over; each file is compared with its digest and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import sys
@@ -20,8 +21,12 @@ from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, ent
 from llama.command import end_if_signalled, run
 from llama.disk import settle, settle_names
 from llama.errors import BackupError, UsageError
+from llama.files import open_regular, read_regular
 
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would play a log of another file into this one
+_MANIFEST_BYTES = 1 << 16
+_CHUNK = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # said by file systems without hard links
 
 
 def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manifest:
@@ -32,13 +37,18 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
         targets: where to, by the names that they have in it.
 
     Raises:
-        BackupError: it is none, lacks a file or is damaged; a target is there, or cannot be written.
+        BackupError: it is none, lacks a file or is damaged; a target is there, or cannot be written, or has a name
+            that SQLite gives to a file beside another target.
         RecordError, CatalogueError: a file of it is damaged, or of a version that this release does not know.
     """
     source = Path(backup_dir).absolute()
     manifest = _manifest_of(source)
-    places = {name: Path(path).absolute() for name, path in targets.items()}
+    places = {name: _place_of(path) for name, path in targets.items()}
     for name, place in places.items():
+        taken = {f"{other}{companion}" for n, other in places.items() if n != name for companion in _COMPANIONS}
+        if str(place) in taken:  # SQLite would empty and remove it
+            raise BackupError(f"{place} is another file of this restore, or SQLite's log of one; give "
+                              f"--{FLAGS[name]} another path")  # fmt: skip
         if name not in manifest.files:
             raise BackupError(f"the back-up {source} has no {name}; leave --{FLAGS[name]} away")
         for companion in _COMPANIONS:
@@ -53,8 +63,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
         end_if_signalled()
         try:
             for name, place in places.items():
-                os.link(unfinished[name], place)  # unlike a rename, it replaces nothing
-                named.append(place)
+                _name(unfinished[name], place, named)
         except BaseException:
             for place in named:
                 place.unlink()
@@ -70,9 +79,28 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
     return manifest
 
 
+def _place_of(path: str | Path) -> Path:
+    """A target by the one path that its directory has, so that two of them can be compared."""
+    place = Path(path).absolute()
+    return place.parent.resolve() / place.name
+
+
+def _name(unfinished: Path, place: Path, named: list[Path]) -> None:
+    """Give a finished file its name, and add that to ``named``. Raises OSError where the name is taken."""
+    try:
+        os.link(unfinished, place)  # unlike a rename, it replaces nothing
+        named.append(place)
+    except OSError as err:
+        if err.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # then it replaces our own empty file
+        named.append(place)
+        unfinished.replace(place)
+
+
 def _manifest_of(source: Path) -> Manifest:
     try:
-        manifest = msgspec.json.decode((source / MANIFEST).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise BackupError(f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or "
                           f"malformed") from None  # fmt: skip
@@ -82,14 +110,20 @@ def _manifest_of(source: Path) -> Manifest:
 
 
 def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
-    """A file of the back-up, for its owner only, found to be what was written then."""
-    number = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with (source / name).open("rb") as there, open(number, "wb") as here:  # noqa: PTH123
-        while chunk := there.read(1 << 20):
-            end_if_signalled()
-            here.write(chunk)
-    if entry_of(target) != manifest.files[name]:
-        raise BackupError(f"{source / name} is not what was backed up; take another back-up")
+    """A file of the back-up, for its owner only, found to be what was written then; no more is read than that."""
+    entry = manifest.files[name]
+    changed = BackupError(f"{source / name} is not what was backed up; take another back-up")
+    with open_regular(source / name) as there:
+        if os.fstat(there.fileno()).st_size != entry.bytes:
+            raise changed
+        number, left = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), entry.bytes
+        with open(number, "wb") as here:  # noqa: PTH123
+            while chunk := there.read(min(left, _CHUNK)):
+                end_if_signalled()
+                here.write(chunk)
+                left -= len(chunk)
+    if entry_of(target) != entry:
+        raise changed
     verify(name, target, of=source / name)
     settle(target)
 

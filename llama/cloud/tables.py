@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama.errors import RecordError
 
-VERSION = 4  # of the tables: the file's user_version
+VERSION = 5  # of the tables: the file's user_version
 
 # What makes a version out of the one before; a new file goes through all of them.
 #
@@ -156,6 +156,23 @@ UPGRADES: dict[int, tuple[str, ...]] = {
         "CREATE INDEX deliveries_by_age ON deliveries (written_at)",
         "CREATE INDEX deliveries_by_sheet ON deliveries (sheet)",
     ),
+    5: (
+        """
+        CREATE TABLE clock (                  -- one row; llama.cloud.ageing
+            seen INTEGER NOT NULL,            -- the clock when it was last written here, seconds since 1970
+            trusted INTEGER NOT NULL,         -- until when rows have aged
+            waited INTEGER                    -- seconds since the clock has leapt; NULL: it has not
+        )
+        """,
+        """
+        INSERT INTO clock SELECT seen, seen, NULL FROM (
+            SELECT max(at) AS seen FROM (
+                SELECT max(written_at) AS at FROM deliveries
+                UNION ALL SELECT CAST(strftime('%s', max(finished_at)) AS INTEGER) FROM runs
+            )
+        ) WHERE seen IS NOT NULL
+        """,
+    ),
 }
 
 RUN = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us", "text",
@@ -177,6 +194,7 @@ COLUMNS: dict[int, dict[str, list[str]]] = {
         "versions": _VERSIONS,
     },
 }  # fmt: skip
+COLUMNS[5] = COLUMNS[4] | {"clock": ["seen", "trusted", "waited"]}
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:
