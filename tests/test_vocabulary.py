@@ -214,11 +214,12 @@ def test_any_trained_vocabulary_that_is_taken_gives_the_librarys_ids(alphabet: s
 
 
 def test_merges_that_tiktoken_would_not_follow_are_refused(tmp_path: Path) -> None:
-    """In the wrong order; without a token; a token that no merge, or not the merge that happens first, leads to."""
+    """In wrong order; twice; without a token; a token that no merge, or not the one that happens first, leads to."""
     tokens = ["<|im_start|>", "<|im_end|>", "a", "b", "c", "ab", "bc", "abc"]
     cases = {
         "merge 1 comes after merges of higher ids": ["b c", "a b", "ab c"],
         "merge 2 makes no token": ["a b", "b c", "c a"],
+        "a merge stands twice": ["a b", "a b", "b c", "ab c"],
         "no merge leads to token 6": ["a b", "ab c"],
         "no merge leads to token 7": ["a b", "b c", "a bc"],
     }
