@@ -503,7 +503,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "dangling link": (lambda path: path.symlink_to("nowhere"), "is not a file; give"),
     "text": (lambda path: path.write_text("Dear diary\n"), "file is not a database; give --record_file another file"),
     "weights": (lambda path: path.write_bytes(os.urandom(9000)), "file is not a database; give"),
-    "next version": (of_the_next_version, "is of version 5, and this release keeps version 4; give --record_file a"),
+    "next version": (of_the_next_version, "is of version 6, and this release keeps version 5; give --record_file a"),
     "other program's": (another_programs, "is a database of another program; give --record_file a file of its own"),
     "other program's of version 1": (lambda path: another_programs(path, 1), "is a database of another program"),
     "another runs": (lambda path: another_programs(path, 1, "runs (run_id, km)"), "is a database of another program"),
