@@ -9,8 +9,8 @@ decode, one part of a chunk at a time.
 - While others are at work, a part of a chunk takes no longer than :data:`PART_PASSES` passes that decode, as far as
   that can be told beforehand.
 - The owner that has used least of the last seconds (:data:`WINDOW_S`) is served first.
-- While others decode, chunks get about a quarter of the time together. An owner that has had more than its part of that
-  waits.
+- While others decode, an owner's chunks get about a quarter of the time, and less where there are many such owners. One
+  that has had more waits.
 
 Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
 that a session has computed before count twice (:attr:`Waiting.repeated`).
@@ -34,7 +34,7 @@ WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
 PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done; one of them is the pass itself
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
-CHUNKS_SHARE = 0.27  # of the time, for chunks, while others decode
+CHUNKS_SHARE = 0.27  # of the time, at most, for the chunks of an owner, while others decode
 # Who decodes is away between two tokens: so long at least, or so many times what it usually takes, it still decodes.
 AWAY_S, AWAY_TIMES = 0.25, 3.0
 # What chunks of an owner may take at once, however long it has not asked for anything: seconds, or passes that decode.
@@ -317,9 +317,9 @@ class Scheduler(Generic[_Step]):
         return min(decode_s, self.usage.window_s * math.log(used / part)) if used > part else 0.0
 
     def _part(self, owner: Hashable) -> float:
-        """Seconds of the window that an owner's chunks may take while others decode."""
+        """Seconds of the window that an owner's chunks may take while others decode: those count as one more owner."""
         owners = len({step.owner for step in self._chunks.values()} | {owner})
-        return CHUNKS_SHARE * self.usage.window_s / owners
+        return min(CHUNKS_SHARE, 1 / (owners + 1)) * self.usage.window_s
 
     def _chunk(self) -> Pass[_Step] | None:
         """A part of the chunk whose owner has used least, or of the first of them; None while all have to wait."""
