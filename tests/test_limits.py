@@ -200,9 +200,9 @@ def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
 
 
 def test_a_device_beyond_its_budget_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
-    """A reply of 50 tokens where 40 requests come at once and 40 a second after that."""
+    """A reply of 50 tokens where 20 requests come at once, and 10 a second after that."""
     told = list[str]()
-    with Served(halves, tokenizer, max_requests_s=20) as served, Link(served.endpoint, on_notice=told.append) as link:
+    with Served(halves, tokenizer, max_requests_s=10) as served, Link(served.endpoint, on_notice=told.append) as link:
         reply = _reply(link, halves, served.welcome, tokenizer, 50)
         assert reply.tokens == halves.tokens(PROMPT, 50)
         assert reply.timing.reopened == 0 and any("asking again in" in line for line in told)
