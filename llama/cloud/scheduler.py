@@ -31,7 +31,10 @@ GATHERING_SHARE = 0.3
 MOST_GATHERING_S = 0.02
 # Rows that share a pass are read to the end of the longest, with the slots in between: what may be read in vain.
 WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
-PART_PASSES = 2.0  # passes that decode, in whose time a part of a chunk should be done; one of them is the pass itself
+# Passes that decode, in whose time a part of a chunk should be done. A part is a pass, too, so one of them is lost;
+# with the pass that follows, whoever decodes has its next token within five.
+PART_PASSES = 3.5
+ROWS_STEP = 16  # parts of more rows have a multiple of it
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
 CHUNKS_SHARE = 0.27  # of the time, at most, for the chunks of an owner, while others decode
@@ -156,8 +159,11 @@ class Costs:
         rows = min(unsampled, int(seconds / row_s))
         if rows == unsampled and rows < left:
             rows += 1 if self._sample_s is None else int((seconds - rows * row_s) / (row_s + self._sample_s))
-        # A power of two: kernels are made for each number of rows when it first occurs, and kept.
-        return left if rows >= left else 1 << max(1, rows).bit_length() - 1
+        rows = max(1, rows)
+        if rows >= left:
+            return left
+        # Few numbers: kernels are made for each when it first occurs, and kept.
+        return rows // ROWS_STEP * ROWS_STEP or 1 << rows.bit_length() - 1
 
 
 def _learnt(known: float | None, measured: float) -> float:

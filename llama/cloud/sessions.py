@@ -298,9 +298,9 @@ class Sessions:
         Only with a limit per owner: else everybody is the same one. Of who has most, the session whose run has lost
         one least often, and of those the newest; where nobody has several, the oldest, once it has had its turn.
         """
-        now, has = self._clock(), Counter(session.owner for session in self)
-        if self._per_owner is None or self._free or sum(has.values()) < self.slots:
+        if self._per_owner is None or self._free or not self.line or len(self) < self.slots:
             return []
+        now, has = self._clock(), Counter(session.owner for session in self)
         waiting = {owner for (owner, _), each in self.line.items() if now - each.since >= PATIENCE_S} - has.keys()
         self._served = {owner: then for owner, then in self._served.items() if now - then < AGAIN_S}
         waiting -= self._served.keys()
