@@ -33,7 +33,7 @@ MOST_GATHERING_S = 0.02
 WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
 # Passes that decode, in whose time a part of a chunk should be done. A part is a pass, too, so one of them is lost;
 # with the pass that follows, whoever decodes has its next token within five.
-PART_PASSES = 3.5
+PART_PASSES = 3.0
 ROWS_STEP = 16  # parts of more rows have a multiple of it
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
@@ -46,7 +46,7 @@ CREDIT_S, CREDIT_PASSES = 0.6, 8
 AT_WORK_S = 10.0
 LONG_CONTEXT = 2048  # positions at which a row costs about twice of what it costs at the beginning
 UNTRIED_ROWS = 8  # of the first part of a chunk; and how many it takes to learn from what they took
-LEAST_OF_A_PASS = 0.25  # of its time, that its rows take: the rest is there however few they are
+LEAST_OF_A_PASS = 0.5  # of its time, that its rows take: the rest is there however few they are
 LEARNING = 0.3  # weight of the newest measurement
 
 
