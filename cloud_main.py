@@ -34,7 +34,6 @@ from llama.cloud.clerk import Clerk
 from llama.cloud.events import LEVELS, Events
 from llama.cloud.graphs import RecordedDecoding
 from llama.cloud.limits import (
-    ALLOWANCE,
     MAX_MB_S_PER_KEY,
     MAX_REQUESTS_S_PER_KEY,
     MAX_RUNS_S_PER_KEY,
@@ -51,7 +50,7 @@ from llama.command import run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
-from llama.memory_ceiling import MemoryCeiling, own_memory
+from llama.memory_ceiling import CLOUD_ALLOWANCE, MemoryCeiling, own_memory
 from llama.model import KVCache
 from llama.sheets import SheetDirectory, named, read_all
 from llama.wire import Welcome
@@ -334,7 +333,7 @@ def _ceiling(gib: float | None) -> MemoryCeiling | None:
     has = own_memory()
     if has is None:
         return None
-    most = has + max(ALLOWANCE, has // 4) if gib is None else gib * 2**30
+    most = has + max(CLOUD_ALLOWANCE, has // 4) if gib is None else gib * 2**30
     if not most > has:  # nor NaN
         raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
                          f"lower --kv_cache_gb")  # fmt: skip

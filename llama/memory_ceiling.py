@@ -18,6 +18,7 @@ from pathlib import Path
 from llama.errors import MemoryCeilingReached, UsageError
 
 LOOK_EVERY_S = 0.05
+CLOUD_ALLOWANCE = 2 << 30  # bytes that a cloud may grow by after loading, or a quarter of what it has then
 DEVICE_ALLOWANCE = 512 << 20  # bytes that a device may grow by through what it is sent, or a quarter of what it has
 CLOUD_WORDS = (
     "this cloud has taken {used:.2f} GiB, and may have {most:.2f} (--max_memory_gb): somebody may send messages "

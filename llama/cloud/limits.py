@@ -21,7 +21,6 @@ MAX_THREAD_SHARE = 0.2
 BURST_S = 2.0  # what was not used of so many seconds may come at once
 LARGEST_AT_ONCE = 4  # messages of the largest size, however low the limit
 MAX_KNOWN = 4096  # peers whose use is remembered; who came longest ago is forgotten
-ALLOWANCE = 2 << 30  # bytes that the process may grow by after loading, or a quarter of what it has then
 
 
 class Budgets:
