@@ -41,6 +41,7 @@ def main(
     cloud_model_parallel_size: int = 1,
     dtype: str | None = None,
     rope_scaling_factor: float | None = None,
+    chat_format: str | None = None,
 ) -> None:
     """Cut a Llama checkpoint into OUTPUT_DIR/edge and OUTPUT_DIR/cloud.
 
@@ -51,11 +52,13 @@ def main(
         cloud_model_parallel_size: number of ranks (GPUs) that the cloud's half is cut for.
         dtype: float32, bfloat16 or float16; without it the source's own, float32 for GGUF.
         rope_scaling_factor: overrules the factor of Llama 3.1's scaled rotary embedding.
+        chat_format: template, llama3 or chatml; without it the checkpoint's own chat template, if it has one. llama3
+            is what Meta's code writes: no dates and no system message of its own.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
     started = time.monotonic()
-    source = open_source(Path(ckpt_dir), rope_scaling_factor)
+    source = open_source(Path(ckpt_dir), rope_scaling_factor, chat_format)
     _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
     with _progress_bar() as progress:
         fingerprint = splitting.split(

@@ -1,12 +1,15 @@
 """Chat formats: how a dialogue becomes the ids a model was trained on.
 
-========== ===========================================================================================================
-``llama3`` ``<|begin_of_text|>``, then per message ``<|start_header_id|>role<|end_header_id|>``, a blank line, the
-           content without surrounding whitespace, ``<|eot_id|>``; at the end an open header of the assistant
-           (github.com/meta-llama/llama3, ``ChatFormat``)
-``chatml`` per message ``<|im_start|>role``, a newline, the content as it is, ``<|im_end|>``, a newline; at the end an
-           open message of the assistant; the model's own system message in front where the dialogue has none
-========== ===========================================================================================================
+============ =========================================================================================================
+``llama3``   ``<|begin_of_text|>``, then per message ``<|start_header_id|>role<|end_header_id|>``, a blank line, the
+             content without surrounding whitespace, ``<|eot_id|>``; at the end an open header of the assistant
+             (github.com/meta-llama/llama3, ``ChatFormat``)
+``chatml``   per message ``<|im_start|>role``, a newline, the content as it is, ``<|im_end|>``, a newline; at the end an
+             open message of the assistant
+``template`` whatever the checkpoint's own chat template writes: ``llama.template_format``
+============ =========================================================================================================
+
+In the first two the model's own system message goes in front where the dialogue has none.
 
 Special tokens are put in as ids; what people wrote is encoded as ordinary text, so that it cannot close its own
 message. Each stretch between two special tokens is encoded as the model's makers do it: in ``llama3`` header, blank
@@ -17,7 +20,8 @@ Knows nothing about: where a dialogue comes from, how long it may be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -39,73 +43,107 @@ class Message(msgspec.Struct, frozen=True):
         return [("role", self.role)]
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A dialogue with the assistant's next message opened; it does not print.
+
+    Attributes:
+        ids: to be embedded.
+        text: the same, special tokens by name. It is what the ids are decoded to, unless the vocabulary cannot write
+            some of it.
+        offsets: where in ``text`` character 0 of each message's content stands; before its place, where the format
+            strips a content; None, where the content does not stand in the text as it was written.
+        shared: how many of the ids, from the first, are those of ``ChatFormat.openings`` for the first messages.
+        preface: what the checkpoint's own template says before the first message, without special tokens.
+    """
+
+    ids: list[int] = field(repr=False)
+    text: str = field(repr=False)
+    offsets: list[int | None] = field(repr=False)
+    shared: int
+    preface: str = ""
+
+
 class ChatFormat(Protocol):
-    """What both formats offer."""
+    """What all formats offer."""
 
     stop_ids: tuple[int, ...]
     """Ids after which the reply is over."""
     default_system: str | None
     """Put in front of a dialogue that has no system message."""
 
-    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Ids of a dialogue with the assistant's next message opened.
+    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+        """A dialogue with the assistant's next message opened.
+
+        Args:
+            dialog: at least one message.
+            opening: how many messages from the first everybody's dialogue of this kind begins with.
 
         Raises:
             TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
         """
 
-    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
-        """Ids that a dialogue begins with whose first messages are these, whatever follows; raises likewise.
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Its ids alone; raises likewise."""
 
-        Without messages, of the default system message, if there is one.
-        """
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """For each list of messages: ids that every dialogue begins with whose first messages are these.
 
-    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
-        """The same as text, special tokens by name, and where in it character 0 of each message's content stands.
-
-        It is what the ids are decoded to, unless the vocabulary cannot write some of it. Where a format strips a
-        content, character 0 may lie before its place.
+        Without messages, ids that every dialogue begins with that has no system message. Raises likewise.
         """
 
 
-def chat_format(name: str, tokenizer: Tokenizer, default_system: str | None) -> ChatFormat:
-    """The format called ``name``.
+class _NativeFormat:
+    """What the formats share that are written here."""
 
-    Args:
-        name: ``llama3`` or ``chatml``.
-        tokenizer: a vocabulary with the format's special tokens.
-        default_system: system message for dialogues that do not begin with one, or None.
+    roles: tuple[str, ...]
+    ends: tuple[str, ...]  # special tokens after which a reply is over, whatever else the checkpoint says
+    stop_ids: tuple[int, ...]
 
-    Raises:
-        TokenizerError: unknown name, or special tokens that the vocabulary lacks.
-    """
-    if name not in FORMATS:
-        raise TokenizerError(f"chat format {name!r} is not known; known are {' and '.join(FORMATS)}")
-    return FORMATS[name](tokenizer, default_system)
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+        self._tokenizer, self.default_system = tokenizer, default_system
+        self.stop_ids = tuple(dict.fromkeys([*_ends(tokenizer, self.ends), *stop_ids]))
 
-
-class Llama3Format:
-    """Meta's format since Llama 3."""
-
-    roles = ("system", "user", "assistant", "ipython")
-
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
-        self._tokenizer = tokenizer
-        self.default_system = default_system
-        self._begin_of_text, self._start_header, self._end_header, self._eot, end_of_text = _special_ids(
-            tokenizer,
-            ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"),
-        )
-        self.stop_ids: tuple[int, ...] = (end_of_text, self._eot)
+    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+        """A dialogue with the assistant's next message opened."""
+        ids = self.encode_dialog_prompt(dialog)
+        (shared,) = self.openings([dialog[:opening]])
+        text, offsets = self.spell(dialog)
+        return Encoded(ids, text, [*offsets], len(shared) if ids[: len(shared)] == shared else 0)
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
-        return self._encode(_checked(dialog, self.roles, self.default_system)) + self.encode_header("assistant")
+        raise NotImplementedError
 
-    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
-        """Ids that a dialogue begins with whose first messages are these."""
-        opening = _opening(messages, self.roles, self.default_system)
-        return self._encode(opening) if opening else []
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Ids that dialogues begin with whose first messages are these."""
+        raise NotImplementedError
+
+    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
+        """``text`` and ``offsets`` of :class:`Encoded`."""
+        raise NotImplementedError
+
+
+class Llama3Format(_NativeFormat):
+    """Meta's format since Llama 3."""
+
+    roles = ("system", "user", "assistant", "ipython")
+    ends = ("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")
+
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+        super().__init__(tokenizer, default_system, stop_ids)
+        self._begin_of_text, self._start_header, self._end_header, self._eot = _special_ids(
+            tokenizer, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+        )
+
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue with the assistant's next message opened."""
+        return self._encode(checked(dialog, self.roles, self.default_system)) + self.encode_header("assistant")
+
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Ids that dialogues begin with whose first messages are these."""
+        found = [_opening(messages, self.roles, self.default_system) for messages in beginnings]
+        return [self._encode(opening) if opening else [] for opening in found]
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [self._begin_of_text, *(i for message in messages for i in self.encode_message(message))]
@@ -113,7 +151,7 @@ class Llama3Format:
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
         text, offsets = "<|begin_of_text|>", list[int]()
-        for message in _checked(dialog, self.roles, self.default_system):
+        for message in checked(dialog, self.roles, self.default_system):
             text += f"<|start_header_id|>{message.role}<|end_header_id|>\n\n"
             offsets.append(len(text) - (len(message.content) - len(message.content.lstrip())))
             text += f"{message.content.strip()}<|eot_id|>"
@@ -133,25 +171,24 @@ class Llama3Format:
         ]
 
 
-class ChatMLFormat:
+class ChatMLFormat(_NativeFormat):
     """ChatML, as SmolLM2 and others use it."""
 
     roles = ("system", "user", "assistant")
+    ends = ("<|im_end|>",)
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None) -> None:
-        self._tokenizer = tokenizer
-        self.default_system = default_system
+    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+        super().__init__(tokenizer, default_system, stop_ids)
         self._im_start, self._im_end = _special_ids(tokenizer, ("<|im_start|>", "<|im_end|>"))
-        self.stop_ids: tuple[int, ...] = (self._im_end,)
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened."""
-        dialog = _checked(dialog, self.roles, self.default_system)
+        dialog = checked(dialog, self.roles, self.default_system)
         return [*self._encode(dialog), self._im_start, *_encode(self._tokenizer, "assistant\n")]
 
-    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
-        """Ids that a dialogue begins with whose first messages are these."""
-        return self._encode(_opening(messages, self.roles, self.default_system))
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Ids that dialogues begin with whose first messages are these."""
+        return [self._encode(_opening(messages, self.roles, self.default_system)) for messages in beginnings]
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [i for message in messages for i in self.encode_message(message)]
@@ -159,7 +196,7 @@ class ChatMLFormat:
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """The same as text, and where each content stands."""
         text, offsets = "", list[int]()
-        for message in _checked(dialog, self.roles, self.default_system):
+        for message in checked(dialog, self.roles, self.default_system):
             text += f"<|im_start|>{message.role}\n"
             offsets.append(len(text))
             text += f"{message.content}<|im_end|>\n"
@@ -171,7 +208,28 @@ class ChatMLFormat:
         return [self._im_start, *_encode(self._tokenizer, text), self._im_end, *_encode(self._tokenizer, "\n")]
 
 
-FORMATS: dict[str, Callable[[Tokenizer, str | None], ChatFormat]] = {"llama3": Llama3Format, "chatml": ChatMLFormat}
+NATIVE_FORMATS: dict[str, type[Llama3Format | ChatMLFormat]] = {"llama3": Llama3Format, "chatml": ChatMLFormat}
+TEMPLATE = "template"
+MAX_STOP_IDS = 32  # that a checkpoint says; a request has room for twice as many
+
+
+def chat_format(
+    name: str, tokenizer: Tokenizer, default_system: str | None, stop_ids: Sequence[int] = ()
+) -> Llama3Format | ChatMLFormat:
+    """The format of that name that is written here.
+
+    Args:
+        name: ``llama3`` or ``chatml``.
+        tokenizer: a vocabulary with the format's special tokens.
+        default_system: system message for dialogues that do not begin with one, or None.
+        stop_ids: ids that end a reply, beside the format's own.
+
+    Raises:
+        TokenizerError: unknown name, or special tokens that the vocabulary lacks.
+    """
+    if name not in NATIVE_FORMATS:
+        raise TokenizerError(f"chat format {name!r} is not known; known are {' and '.join(NATIVE_FORMATS)}")
+    return NATIVE_FORMATS[name](tokenizer, default_system, stop_ids)
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -185,15 +243,23 @@ def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
     return [tokenizer.special_tokens[name] for name in names]
 
 
+def _ends(tokenizer: Tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(tokenizer.special_tokens[name] for name in names if name in tokenizer.special_tokens)
+
+
 def _opening(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
     """The first messages of a dialogue, with the default system message where it would be put in front."""
     if messages:
-        return _checked(messages, roles, default_system)
+        return checked(messages, roles, default_system)
     return [] if default_system is None else [Message("system", default_system)]
 
 
-def _checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
-    """The dialogue, found to be one that can be encoded, with the default system message where it has none."""
+def checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
+    """The dialogue, found to be one that can be encoded, with the default system message where it has none.
+
+    Raises:
+        TokenizerError: as of ``ChatFormat.encode``.
+    """
     if not dialog:
         raise TokenizerError("the dialogue has no message; give at least one")
     for i, message in enumerate(dialog, start=1):

@@ -5,8 +5,10 @@ tiktoken's byte-pair encoding, for which an id is also a merge priority (lower f
 nothing else: Meta's 256 special tokens follow the last line, and the text is cut by Meta's pattern first. A vocabulary
 of another model comes with its own special tokens and pattern (``llama.checkpoint.vocabulary`` makes all three).
 
-Special tokens never come out of :meth:`Tokenizer.encode`: text that looks like one is ordinary text. Who wants one
-puts its id there, as ``llama.chat`` does.
+Two kinds of tokens are added to those of the rank file. Special tokens never come out of :meth:`Tokenizer.encode`: text
+that looks like one is ordinary text. Who wants one puts its id there, as ``llama.chat`` does, or has a template written
+by :meth:`Tokenizer.encode_template`. Words are found in any text before it is cut, as other tokens that have their own
+flags in ``tokenizer.json`` (github.com/huggingface/tokenizers, ``added_vocabulary.rs``).
 
 Knows nothing about: chat formats, other file formats.
 """
@@ -16,12 +18,14 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import blobfile as bf
+import msgspec
 import regex
 import tiktoken
 
@@ -69,7 +73,7 @@ _NAMED_SPECIAL_TOKENS = (
 NUM_SPECIAL_TOKENS = 256
 
 # Ids after which a reply is over, by family; the first family whose tokens the vocabulary has.
-_STOP_TOKENS = (("<|end_of_text|>", "<|eot_id|>"), ("<|im_end|>",))
+_STOP_TOKENS = (("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"), ("<|im_end|>",))
 
 # The reference's limits: tiktoken overflows its stack on very long runs of whitespace.
 MAX_PIECE_CHARS = 400_000
@@ -82,6 +86,10 @@ MAX_TOKEN_BYTES = 4096
 MAX_SPECIAL_TOKENS = 8192
 MAX_SPECIAL_CHARACTERS = 256 << 10
 _ID_DIGITS = 10
+
+# What `tokenizers` takes for whitespace beside an added token (Unicode's White_Space), and for a part of a word.
+_SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+_SPACES_AFTER, _WORD = re.compile(f"{_SPACE}*"), regex.compile(r"\w")
 
 _RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
 
@@ -189,12 +197,41 @@ def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
                              f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
 
 
+class TokenFlags(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an added token is found; the names are those of ``tokenizer.json``.
+
+    Attributes:
+        lstrip: it takes in whitespace before it.
+        rstrip: it takes in whitespace behind it.
+        single_word: it does not count inside a word.
+        normalized: it is looked for in what those without this flag have left.
+    """
+
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+
+PLAIN = TokenFlags()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a text, from ``start`` to before ``end``: ordinary, or an added token with what it takes in."""
+
+    start: int
+    end: int
+    id: int | None = None
+
+
 class Tokenizer:
     """A vocabulary, with the attributes of Meta's tokenizer.
 
     Attributes:
         n_words: number of ids, special tokens included; every id below it is a token.
         special_tokens: id by text.
+        words: id by text of the added tokens that are no special ones.
         bos_id: id of begin-of-text, or None where the vocabulary has none.
         eos_id: id of end-of-text (Llama 3) or end-of-message (ChatML), or None.
         pad_id: -1, which is no token.
@@ -203,28 +240,34 @@ class Tokenizer:
 
     n_words: int
     special_tokens: dict[str, int]
+    words: dict[str, int]
     bos_id: int | None
     eos_id: int | None
     pad_id: int
     stop_tokens: set[int]
 
     def __init__(
-        self, model_path: str | Path, *, special_tokens: Mapping[str, int] | None = None, pattern: str | None = None
-    ) -> None:
+        self, model_path: str | Path, *, special_tokens: Mapping[str, int] | None = None, pattern: str | None = None,
+        words: Mapping[str, int] | None = None, flags: Mapping[str, TokenFlags] | None = None,
+    ) -> None:  # fmt: skip
         """Read a rank file.
 
         Args:
             model_path: the file, local or in cloud storage.
             special_tokens: id by text; None for Meta's 256, numbered from the number of lines.
             pattern: regular expression whose matches are encoded one by one; None for Meta's.
+            words: added tokens that are no special ones, id by text; one may be a token of the rank file as well.
+            flags: of special tokens and words, by text; one that is not named has none.
 
         Raises:
             TokenizerError: missing, damaged or of another kind; or ids that are taken twice or left out.
         """
         ranks = parse_ranks(read_file(model_path), model_path)
         self.special_tokens = meta_special_tokens(len(ranks)) if special_tokens is None else dict(special_tokens)
-        check_special_tokens(self.special_tokens, f"tokenizer {model_path}")
-        self._token_bytes = token_table(ranks, self.special_tokens, f"tokenizer {model_path}")
+        self.words = dict(words or {})
+        check_special_tokens(self.special_tokens | self.words, f"tokenizer {model_path}")
+        self._token_bytes = token_table(ranks, self.special_tokens, f"tokenizer {model_path}", self.words)
+        self._finder = _AddedTokens(self.special_tokens, self.words, flags or {})
         self.n_words = len(self._token_bytes)
         self.bos_id = self.special_tokens.get("<|begin_of_text|>")
         stops = [[self.special_tokens[t] for t in names if t in self.special_tokens] for names in _STOP_TOKENS]
@@ -236,7 +279,7 @@ class Tokenizer:
         self._missing_bytes = bytes(b for b in range(256) if bytes([b]) not in ranks)
         try:
             self.model = tiktoken.Encoding(
-                Path(model_path).name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens=self.special_tokens
+                Path(model_path).name, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens={}
             )
         except ValueError as err:
             raise TokenizerError(f"tokenizer {model_path}: its split pattern cannot be used: {err}") from None
@@ -258,10 +301,35 @@ class Tokenizer:
             if asked and id is None:
                 raise TokenizerError(f"this vocabulary has no {name}-of-text token; encode without it")
         ids = [self.bos_id] if bos and self.bos_id is not None else []
-        for piece in _split_long(s):
-            ids += self._encode_piece(piece)
+        for part in self._finder.parts(s, special=False):
+            ids += self._encode_ordinary(s[part.start : part.end]) if part.id is None else [part.id]
         if eos and self.eos_id is not None:
             ids.append(self.eos_id)
+        return ids
+
+    def encode_template(self, s: str, breaker: str) -> tuple[list[int], list[Part]]:
+        """Ids of a text that a chat template has written, in which special tokens count.
+
+        Args:
+            s: the text.
+            breaker: one character that nobody wrote, put into what must not become a special token; it is left out.
+
+        Returns:
+            The ids, and the parts that they were made from.
+
+        Raises:
+            TokenizerError: a lone surrogate in the text.
+        """
+        ids, parts = list[int](), list(self._finder.parts(s, special=True))
+        for part in parts:
+            own = s[part.start : part.end].replace(breaker, "")
+            ids += self._encode_ordinary(own) if part.id is None else [part.id]
+        return ids, parts
+
+    def _encode_ordinary(self, s: str) -> list[int]:
+        ids = list[int]()
+        for piece in _split_long(s):
+            ids += self._encode_piece(piece)
         return ids
 
     def _encode_piece(self, s: str) -> list[int]:
@@ -326,11 +394,70 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
-def token_table(ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], where: str) -> list[bytes]:
-    """Every token's bytes, at its id; each id from 0 on has exactly one."""
-    tokens = {id: text.encode() for text, id in special_tokens.items()}
-    twice = next((id for id in ranks.values() if id in tokens), None)
-    if twice is not None or len(tokens) != len(special_tokens):
+class _AddedTokens:
+    """Finds added tokens in a text as the ``tokenizers`` library does: leftmost first, then the longest."""
+
+    def __init__(
+        self, special_tokens: Mapping[str, int], words: Mapping[str, int], flags: Mapping[str, TokenFlags]
+    ) -> None:
+        self._ids = {**words, **special_tokens}
+        self._flags, self._special = flags, frozenset(special_tokens)
+        late = [text for text in self._ids if flags.get(text, PLAIN).normalized]
+        self._passes = [
+            _any_of(some) for some in (self._ids.keys() - set(late), late) if any(text in words for text in some)
+        ]
+        self._template_passes = [_any_of(some) for some in (self._ids.keys() - set(late), late) if some]
+
+    def parts(self, text: str, *, special: bool) -> Iterator[Part]:
+        """Cut a text into ordinary stretches and added tokens; special ones count only if ``special``."""
+        passes = self._template_passes if special else self._passes
+        return self._cut(text, 0, len(text), passes, special) if passes else iter([Part(0, len(text))])
+
+    def _cut(self, text: str, start: int, end: int, passes: Sequence[re.Pattern[str]], special: bool) -> Iterator[Part]:
+        """The parts of ``text[start:end]``: each pass looks at what those before it have left."""
+        if not passes:
+            if start < end:
+                yield Part(start, end)
+            return
+        at = start
+        for found in passes[0].finditer(text, start, end):
+            token = found[0]
+            flags = self._flags.get(token, PLAIN)
+            begin, stop = found.span()
+            if not special and token in self._special:
+                continue
+            if flags.single_word and (
+                (begin > start and _WORD.match(text[begin - 1])) or (stop < end and _WORD.match(text[stop]))
+            ):
+                continue
+            if flags.lstrip:
+                while begin > at and _SPACES_AFTER.fullmatch(text[begin - 1]):
+                    begin -= 1
+            if flags.rstrip:
+                spaces = _SPACES_AFTER.match(text, stop, end)
+                stop = spaces.end() if spaces else stop
+            if begin < at:  # inside what the one before has taken in
+                continue
+            yield from self._cut(text, at, begin, passes[1:], special)
+            yield Part(begin, stop, self._ids[token])
+            at = stop
+        yield from self._cut(text, at, end, passes[1:], special)
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def token_table(
+    ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], where: str, words: Mapping[str, int] | None = None
+) -> list[bytes]:
+    """Every token's bytes, at its id; each id from 0 on has exactly one.
+
+    A word, or a special token, may be a token of the rank file too, under the same id.
+    """
+    tokens = {id: text.encode() for text, id in [*special_tokens.items(), *(words or {}).items()]}
+    twice = next((id for token, id in ranks.items() if tokens.get(id, token) != token), None)
+    if twice is not None or len(tokens) != len(special_tokens) + len(words or {}):
         raise TokenizerError(f"{where}: id {twice if twice is not None else 'of a special token'} is given out twice")
     tokens.update((id, token) for token, id in ranks.items())
     gap = next((id for id in range(len(tokens)) if id not in tokens), None)

@@ -67,7 +67,7 @@ def test_a_single_hi_gives_llama3s_published_ids(llama3: ChatFormat) -> None:
     expected = [128000, 128006, 882, 128007, 271, 6151, 128009, 128006, 78191, 128007, 271]
     assert llama3.encode_dialog_prompt([Message("user", "hi")]) == expected
     assert llama3.encode_dialog_prompt([Message("user", " \n hi\t\n")]) == expected
-    assert llama3.stop_ids == (128001, 128009)
+    assert llama3.stop_ids == (128001, 128009, 128008)
 
 
 @given(st.data())
@@ -80,9 +80,10 @@ def test_a_dialogue_begins_with_the_opening_of_its_first_messages(
         turns = data.draw(st.lists(st.builds(Message, st.sampled_from(("user", "assistant")), text), min_size=1))
         dialog = [*data.draw(st.lists(st.builds(Message, st.just("system"), text), max_size=1)), *turns]
         first = data.draw(st.integers(0, len(dialog)))
-        opening, ids = chat.encode_opening(dialog[:first]), chat.encode_dialog_prompt(dialog)
+        (opening,), ids = chat.openings([dialog[:first]]), chat.encode_dialog_prompt(dialog)
         if first or dialog[0].role != "system":
             assert opening == ids[: len(opening)] and (opening or not first)
+            assert chat.encode(dialog, opening=first).shared == len(opening)
 
 
 def test_the_golden_dialogue_gives_the_references_ids(golden: Path) -> None:

@@ -10,6 +10,7 @@ text is searched, and in one test the text is computed back from rows alone.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -34,7 +35,7 @@ import torch
 
 import edge_main
 from llama import wire
-from llama.chat import ChatFormat, Llama3Format, Message
+from llama.chat import ChatFormat, Encoded, Llama3Format, Message
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
@@ -509,16 +510,16 @@ class Slipping:
         self._chat, self._extra, self._where = chat, list(extra), where
         self.stop_ids, self.default_system = chat.stop_ids, chat.default_system
 
+    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+        encoded = self._chat.encode(dialog, opening)
+        at = {"front": 0, "middle": len(encoded.ids) // 2, "end": len(encoded.ids)}[self._where]
+        return dataclasses.replace(encoded, ids=[*encoded.ids[:at], *self._extra, *encoded.ids[at:]])
+
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        ids = self._chat.encode_dialog_prompt(dialog)
-        at = {"front": 0, "middle": len(ids) // 2, "end": len(ids)}[self._where]
-        return [*ids[:at], *self._extra, *ids[at:]]
+        return self.encode(dialog).ids
 
-    def encode_opening(self, messages: Sequence[Message]) -> list[int]:
-        return self._chat.encode_opening(messages)
-
-    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
-        return self._chat.spell(dialog)
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        return self._chat.openings(beginnings)
 
 
 @EACH_SECRET

@@ -192,8 +192,9 @@ def passed_by_an_old_gate(
 ) -> Outgoing:
     """Today's gate, and a search of what stands around each piece of the person's for what a sheet may complete."""
     outgoing = passed(passages, sanitiser, chat, tokenizer)
-    _, offsets = chat.spell([passage.message for passage in passages])
-    for passage, offset in zip(passages, offsets, strict=True):
+    encoded = chat.encode([passage.message for passage in passages])
+    for passage, offset in zip(passages, encoded.offsets, strict=True):
+        assert offset is not None
         for start, end in passage.own_spans:
             first, last = max(0, offset + start - WINDOW), offset + end + WINDOW
             for found in sanitiser.secrets.find(outgoing.text[first:last]):

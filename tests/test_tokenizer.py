@@ -136,7 +136,7 @@ def test_the_real_llama3_tokenizer_has_metas_special_tokens(llama3: Tokenizer) -
     """The ids that released checkpoints were trained with."""
     assert llama3.n_words == 128256
     assert (llama3.bos_id, llama3.eos_id, llama3.pad_id) == (128000, 128001, -1)
-    assert llama3.stop_tokens == {128001, 128009}
+    assert llama3.stop_tokens == {128001, 128008, 128009}
     known = {
         "<|begin_of_text|>": 128000,
         "<|end_of_text|>": 128001,

@@ -62,6 +62,7 @@ class GGUFSource:
     Args:
         path: the file.
         rope_scaling_factor: overrules the factor that the file's rotary table shows.
+        chat_format: overrules the chat template, see ``templates``.
 
     Raises:
         CheckpointError: damaged, of another architecture, or with something this reader does not know.
@@ -70,7 +71,7 @@ class GGUFSource:
 
     dtype = torch.float32
 
-    def __init__(self, path: Path, rope_scaling_factor: float | None = None) -> None:
+    def __init__(self, path: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None) -> None:
         self._where = str(path)
         try:
             self._file = GGUFFile(path)
@@ -87,7 +88,7 @@ class GGUFSource:
         layout.check_context_length(self.context_length, self._where)
         self.tied = gguf_name(layout.OUTPUT) not in self._tensors
         self._check_tensors()
-        self.vocabulary = vocabulary.from_gguf(self._file, self._where)
+        self.vocabulary = vocabulary.from_gguf(self._file, self._where, chat_format)
         check_vocabulary(self.vocabulary, self.args.vocab_size, self._where)
         self._file.forget_fields()  # the vocabulary is among them
         types = sorted({tensor.tensor_type.name for tensor in self._tensors.values()})

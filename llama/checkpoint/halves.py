@@ -20,14 +20,16 @@ import msgspec
 import torch
 from torch import nn
 
-from llama.chat import FORMATS, ChatFormat, chat_format
+from llama.chat import MAX_STOP_IDS, NATIVE_FORMATS, TEMPLATE, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
 from llama.checkpoint.source import DTYPES, told
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
 from llama.model import ModelArgs
-from llama.tokenizer import SMOLLM_PATTERN, Tokenizer
+from llama.rendering import MAX_TEMPLATE_BYTES
+from llama.template_format import MAX_VARIABLE_CHARACTERS, MAX_VARIABLES, ChatTemplate, TemplateFormat
+from llama.tokenizer import SMOLLM_PATTERN, TokenFlags, Tokenizer
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 20  # special tokens are most of it
@@ -46,6 +48,10 @@ class TokenizerParams(msgspec.Struct, omit_defaults=True):
     special_tokens: dict[str, int] | None = None
     pattern: str | None = None
     default_system: str | None = None
+    words: dict[str, int] = {}
+    flags: dict[str, TokenFlags] = {}
+    template: ChatTemplate | None = None
+    stop_ids: list[int] = []
 
 
 class SplitParams(msgspec.Struct):
@@ -108,6 +114,10 @@ class Half:
         pattern: of the pre-tokeniser, or None for Meta's.
         chat_format: name of the chat format.
         default_system: system message for dialogues without one, or None.
+        words: id by text of added tokens that are no special ones.
+        flags: of added tokens, by text.
+        template: the checkpoint's own, where the chat format is ``template``.
+        stop_ids: ids after which a reply is over, beside the chat format's own.
     """
 
     directory: Path
@@ -122,6 +132,10 @@ class Half:
     pattern: str | None
     chat_format: str
     default_system: str | None
+    words: dict[str, int]
+    flags: dict[str, TokenFlags]
+    template: ChatTemplate | None
+    stop_ids: tuple[int, ...]
 
 
 def shard_name(rank: int) -> str:
@@ -234,7 +248,8 @@ def tokenizer_of(half: Half) -> Tokenizer:
     Raises:
         TokenizerError: its tokenizer.model is damaged.
     """
-    return Tokenizer(half.directory / TOKENIZER, special_tokens=half.special_tokens, pattern=half.pattern)
+    return Tokenizer(half.directory / TOKENIZER, special_tokens=half.special_tokens, pattern=half.pattern,
+                     words=half.words, flags=half.flags)  # fmt: skip
 
 
 def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
@@ -243,7 +258,11 @@ def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
     Raises:
         TokenizerError: a format that is not known, or special tokens that the vocabulary lacks.
     """
-    return chat_format(half.chat_format, tokenizer, half.default_system)
+    for id in half.stop_ids:
+        tokenizer.token_bytes(id)
+    if half.chat_format == TEMPLATE and half.template is not None:
+        return TemplateFormat(tokenizer, half.template, half.stop_ids)
+    return chat_format(half.chat_format, tokenizer, half.default_system, half.stop_ids)
 
 
 def _check_is_a_half(directory: Path, expect: str) -> None:
@@ -294,8 +313,18 @@ def _half(directory: Path, params: HalfParams) -> Half:
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
         raise CheckpointError(f"{where}: a size is not positive, or larger than any model's; split the original "
                               f"checkpoint again")  # fmt: skip
-    if tokenizer.chat_format not in FORMATS:
-        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(FORMATS)}; "
+    formats = (*NATIVE_FORMATS, TEMPLATE)
+    if tokenizer.chat_format not in formats:
+        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
+                              f"split the original checkpoint again")  # fmt: skip
+    if (tokenizer.chat_format == TEMPLATE) != (tokenizer.template is not None):
+        raise CheckpointError(f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
+                              f"split the original checkpoint again")  # fmt: skip
+    if tokenizer.template is not None and _is_too_large(tokenizer.template):
+        raise CheckpointError(f"{where}: the chat template or what it knows is too long; split the original "
+                              f"checkpoint again")  # fmt: skip
+    if len(tokenizer.stop_ids) > MAX_STOP_IDS:
+        raise CheckpointError(f"{where}: {len(tokenizer.stop_ids)} ids end a reply; {MAX_STOP_IDS} are supported; "
                               f"split the original checkpoint again")  # fmt: skip
     if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
         raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
@@ -334,6 +363,19 @@ def _half(directory: Path, params: HalfParams) -> Half:
         pattern=tokenizer.pattern,
         chat_format=tokenizer.chat_format,
         default_system=tokenizer.default_system,
+        words=tokenizer.words,
+        flags=tokenizer.flags,
+        template=tokenizer.template,
+        stop_ids=tuple(tokenizer.stop_ids),
+    )
+
+
+def _is_too_large(template: ChatTemplate) -> bool:
+    texts = [*template.variables, *template.variables.values()]
+    return (
+        len(template.source) > MAX_TEMPLATE_BYTES
+        or len(template.variables) > MAX_VARIABLES
+        or any(len(text) > MAX_VARIABLE_CHARACTERS for text in texts)
     )
 
 

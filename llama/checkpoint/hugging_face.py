@@ -107,13 +107,16 @@ class HuggingFaceSource:
     Args:
         directory: where config.json, tokenizer.json and the safetensors files lie.
         rope_scaling_factor: overrules the factor of the scaled rotary embedding.
+        chat_format: overrules the chat template, see ``templates``.
 
     Raises:
         CheckpointError: something is missing, damaged, contradictory or of a kind that is not supported.
         TokenizerError: its tokenizer is not supported.
     """
 
-    def __init__(self, directory: Path, rope_scaling_factor: float | None = None) -> None:
+    def __init__(
+        self, directory: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None
+    ) -> None:
         self._directory = directory
         config = _read_config(directory)
         self.args = _args(config, directory / "config.json", rope_scaling_factor)
@@ -127,7 +130,7 @@ class HuggingFaceSource:
         self.tied = not has_head if config.tie_word_embeddings is None else config.tie_word_embeddings
         self._check_tensors()
         self.dtype = self._prevailing_dtype()
-        self.vocabulary = vocabulary.from_hugging_face(directory)
+        self.vocabulary = vocabulary.from_hugging_face(directory, chat_format)
         check_vocabulary(self.vocabulary, self.args.vocab_size, str(directory))
         self.description = f"Hugging Face directory, {len(files)} file(s)"
 

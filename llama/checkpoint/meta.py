@@ -61,15 +61,18 @@ class MetaSource:
     Args:
         directory: where params.json, tokenizer.model and the shards lie.
         rope_scaling_factor: overrules the factor of the scaled rotary embedding.
+        chat_format: overrules the chat template, see ``templates``.
 
     Raises:
         CheckpointError: something is missing, damaged, contradictory or of a kind that is not supported.
         TokenizerError: its tokenizer is not supported.
     """
 
-    def __init__(self, directory: Path, rope_scaling_factor: float | None = None) -> None:
+    def __init__(
+        self, directory: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None
+    ) -> None:
         params = read_params(directory / "params.json")
-        self.vocabulary = vocabulary.from_meta(directory / "tokenizer.model")
+        self.vocabulary = vocabulary.from_meta(directory / "tokenizer.model", chat_format)
         files = shard_files(directory)
         vocab_size = self.vocabulary.n_words if params.vocab_size == -1 else params.vocab_size
         args = ModelArgs(

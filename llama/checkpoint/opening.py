@@ -18,25 +18,26 @@ from llama.errors import CheckpointError
 _KINDS = "a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
 
 
-def open_source(path: Path, rope_scaling_factor: float | None = None) -> Source:
+def open_source(path: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None) -> Source:
     """The checkpoint at ``path``: a Meta directory, a Hugging Face directory or a ``.gguf`` file.
 
     Args:
         path: file or directory.
         rope_scaling_factor: factor of the scaled rotary embedding, where the checkpoint should be overruled.
+        chat_format: ``template``, ``llama3`` or ``chatml``, likewise.
 
     Raises:
         CheckpointError: it is none of these, or cannot be used.
         TokenizerError: its tokenizer cannot be used.
     """
     with told(path):
-        return _open(path, rope_scaling_factor)
+        return _open(path, rope_scaling_factor, chat_format)
 
 
-def _open(path: Path, rope_scaling_factor: float | None) -> Source:
+def _open(path: Path, rope_scaling_factor: float | None, chat_format: str | None) -> Source:
     if path.is_file():
         if path.suffix == ".gguf":
-            return GGUFSource(path, rope_scaling_factor)
+            return GGUFSource(path, rope_scaling_factor, chat_format)
         raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
@@ -51,9 +52,9 @@ def _open(path: Path, rope_scaling_factor: float | None) -> Source:
     if all((path / half / "params.json").is_file() for half in HALVES):
         raise CheckpointError(f"{path} holds the two halves of a split checkpoint; give the original checkpoint")
     if "params.json" in names:
-        return MetaSource(path, rope_scaling_factor)
+        return MetaSource(path, rope_scaling_factor, chat_format)
     if "config.json" in names:
-        return HuggingFaceSource(path, rope_scaling_factor)
+        return HuggingFaceSource(path, rope_scaling_factor, chat_format)
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if ggufs:
         raise CheckpointError(f"{path} holds GGUF files; give the file itself: --ckpt_dir {path / ggufs[0]}")

@@ -135,7 +135,8 @@ def fingerprint(
     1. ``split-llama fingerprint 1``;
     2. a JSON object with sorted keys and no spaces: ``dim``, ``hidden_dim``, ``n_heads``, ``n_kv_heads``, ``n_layers``,
        ``norm_eps``, ``rope_scaling_factor`` (null without scaling), ``rope_theta``, ``split_layer``, ``vocab_size``;
-    3. another: ``model`` (SHA-256 of tokenizer.model, in hexadecimal), ``pattern``, ``special_tokens``;
+    3. another: ``model`` (SHA-256 of tokenizer.model, in hexadecimal), ``pattern``, ``special_tokens``; where there are
+       some, ``words`` (id by text) and ``flags`` (those that are set, by text);
     4. for each tensor, sorted by name: name, dtype, shape as ``AxB`` and the SHA-256 of its bytes, separated by spaces.
 
     A tensor counts as stored (after any change of dtype), unsharded, row-major, little-endian, each key/value head
@@ -154,11 +155,13 @@ def fingerprint(
         "split_layer": split_layer,
         "vocab_size": args.vocab_size,
     }
-    tokenizer = {
+    tokenizer: dict[str, object] = {
         "model": hashlib.sha256(vocabulary.model).hexdigest(),
         "pattern": vocabulary.pattern,
         "special_tokens": vocabulary.special_tokens,
     }
+    tokenizer |= {"words": vocabulary.words} if vocabulary.words else {}
+    tokenizer |= {"flags": vocabulary.flags} if vocabulary.flags else {}
     lines = [b"split-llama fingerprint 1"]
     lines += [msgspec.json.encode(part, order="sorted") for part in (numbers, tokenizer)]
     for name, digest in sorted(digests.items()):
@@ -313,6 +316,10 @@ def _write_params(plan: _Plan, half: str, directory: Path, print_of_both: bytes)
             special_tokens=vocabulary.special_tokens,
             pattern=vocabulary.pattern,
             default_system=vocabulary.default_system,
+            words=vocabulary.words,
+            flags=vocabulary.flags,
+            template=vocabulary.template,
+            stop_ids=list(vocabulary.stop_ids),
         ),
         split=SplitParams(
             half=half,

@@ -1,13 +1,12 @@
 """Vocabularies of other formats, made into what ``llama.tokenizer`` and ``llama.chat`` take.
 
-From Meta's rank file, a GGUF's metadata or a Hugging Face directory come: a rank file, special tokens, the pattern that
-cuts text before byte-pair encoding, and the chat format with the model's own system message. Token ids are never
-renumbered.
+From Meta's rank file, a GGUF's metadata or a Hugging Face directory come: a rank file, added tokens, the pattern that
+cuts text before byte-pair encoding, the chat format (``templates``), and the ids after which a reply is over. Token ids
+are never renumbered.
 
 GGUF and Hugging Face describe byte-pair encoding by a list of merges, tiktoken by the order of ids. The two agree only
 if the list follows the ids; that is proven for every vocabulary that comes in, see :func:`_check_merges`. Whatever else
-would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser, a ChatML template with
-additions of its own) is refused by name; a template with Llama 3's headers is taken to be Meta's.
+would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser) is refused by name.
 
 Knows nothing about: tensors, the halves.
 """
@@ -15,9 +14,8 @@ Knows nothing about: tensors, the halves.
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,13 +23,17 @@ from typing import Any, TypeVar
 import gguf
 import msgspec
 
+from llama.chat import MAX_STOP_IDS
 from llama.checkpoint.gguf_reading import GGUFFile
-from llama.checkpoint.rendering import MAX_TEMPLATE_BYTES, CannotRender, render
+from llama.checkpoint.templates import choose, template_variables
 from llama.errors import TokenizerError
 from llama.files import lies_there, quoted, read_json, shown
+from llama.template_format import ChatTemplate
 from llama.tokenizer import (
     META_PATTERN,
+    PLAIN,
     SMOLLM_PATTERN,
+    TokenFlags,
     check_special_tokens,
     check_token,
     check_token_count,
@@ -45,7 +47,6 @@ MAX_JSON_BYTES = 64 << 20  # Llama 3's tokenizer.json has 17 MiB
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENS_BYTES = 1536 << 10  # of all tokens together; Llama 3's have 0.8 MiB
 MAX_MERGES_CHARACTERS = 8 << 20
-MAX_SYSTEM_CHARACTERS = 64 << 10
 MAX_STEPS = 8  # of a pre-tokeniser; two are known
 
 T = TypeVar("T")
@@ -60,9 +61,13 @@ class Vocabulary:
         model: a rank file, ready to be written as ``tokenizer.model``.
         special_tokens: id by text; None for Meta's rule.
         pattern: regular expression that cuts text; None for Meta's.
-        chat_format: ``llama3`` or ``chatml``.
+        chat_format: ``llama3``, ``chatml`` or ``template``.
         default_system: system message for dialogues without one, or None.
         n_words: number of ids, special tokens included.
+        words: id by text of added tokens that are no special ones.
+        flags: of added tokens, by text; those that are not named have none.
+        template: what ``template`` renders.
+        stop_ids: ids after which a reply is over, beside those that ``llama3`` and ``chatml`` have anyway.
     """
 
     model: bytes
@@ -71,6 +76,20 @@ class Vocabulary:
     chat_format: str
     default_system: str | None
     n_words: int
+    words: dict[str, int] = field(default_factory=dict)
+    flags: dict[str, TokenFlags] = field(default_factory=dict)
+    template: ChatTemplate | None = None
+    stop_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Added:
+    """A token beside those of byte-pair encoding."""
+
+    id: int
+    text: str
+    special: bool
+    flags: TokenFlags = PLAIN
 
 
 @dataclass(frozen=True)
@@ -88,24 +107,45 @@ _GGUF_PRE_TOKENIZERS = {
 }
 
 
-def from_meta(tokenizer_model: Path) -> Vocabulary:
+# Of what a template calls by name, and what ends a reply (llama.cpp, `llama-vocab.cpp`: end of text, turn, message).
+_GGUF_NAMED_TOKENS = {
+    "bos_token": gguf.Keys.Tokenizer.BOS_ID,
+    "eos_token": gguf.Keys.Tokenizer.EOS_ID,
+    "unk_token": gguf.Keys.Tokenizer.UNK_ID,
+    "pad_token": gguf.Keys.Tokenizer.PAD_ID,
+    "eot_token": gguf.Keys.Tokenizer.EOT_ID,
+    "eom_token": gguf.Keys.Tokenizer.EOM_ID,
+}
+_GGUF_ENDS = ("eos_token", "eot_token", "eom_token")
+# What transformers hands to a template (`SPECIAL_TOKENS_ATTRIBUTES`).
+_TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What ends a message in any of Meta's dialogues, whatever a checkpoint says of it.
+_LLAMA_3_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+
+
+def from_meta(tokenizer_model: Path, chat_format: str | None = None) -> Vocabulary:
     """The vocabulary of a Meta release: its rank file as it is.
 
     Raises:
-        TokenizerError: missing, damaged, or a SentencePiece model (Llama 2).
+        TokenizerError: missing, damaged, or a SentencePiece model (Llama 2); or another chat format than Meta's own is
+            asked for.
     """
+    if chat_format not in (None, "llama3"):
+        raise TokenizerError(f"--chat_format {quoted(chat_format)}: a Meta release has no chat template, and no "
+                             f"special tokens but those of llama3; leave it out")  # fmt: skip
     data = read_file(tokenizer_model)
     ranks = parse_ranks(data, tokenizer_model)
     tokens = token_table(ranks, meta_special_tokens(len(ranks)), f"tokenizer {tokenizer_model}")
     return Vocabulary(data, None, None, "llama3", None, len(tokens))
 
 
-def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
+def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Vocabulary:
     """The vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
 
     Args:
         file: open.
         where: its name, for errors.
+        chat_format: overrules the file's chat template.
 
     Raises:
         TokenizerError: a field missing or malformed, or a tokenizer that is not supported.
@@ -123,13 +163,19 @@ def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     if len(types) != len(tokens):
         raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; get the file again")
     normal = [kind == gguf.TokenType.NORMAL for kind in types]
+    words = [kind == gguf.TokenType.USER_DEFINED for kind in types]
     template = _gguf_field(file, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str | None, where)
+    named = {name: _gguf_field(file, key, int | None, where) for name, key in _GGUF_NAMED_TOKENS.items()}
+    inside = {name: id for name, id in named.items() if id is not None and 0 <= id < len(tokens)}
+    variables = {name: tokens[id] for name, id in inside.items() if name in _TEMPLATE_VARIABLES}
     return _convert(
         [(id, token) for id, token in enumerate(tokens) if normal[id]],
-        [(id, token) for id, token in enumerate(tokens) if not normal[id]],
+        [_Added(id, token, special=not words[id]) for id, token in enumerate(tokens) if not normal[id]],
         merges,
         _GGUF_PRE_TOKENIZERS[pre],
-        template,
+        None if template is None else ChatTemplate(template, template_variables(variables, where)),
+        [id for name, id in inside.items() if name in _GGUF_ENDS],
+        chat_format,
         where,
     )
 
@@ -138,7 +184,7 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
     """A field of that type; None for a missing one only if the type has it."""
     try:
         value = file.get(name)
-        if value is not None or kind == str | None:
+        if value is not None or kind in (str | None, int | None):
             return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeDecodeError) as err:
         raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; get the file again") from None
@@ -148,6 +194,15 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
 class _AddedToken(msgspec.Struct):
     id: int
     content: str
+    special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
+
+    @property
+    def flags(self) -> TokenFlags:
+        return TokenFlags(self.lstrip, self.rstrip, self.single_word, self.normalized)
 
 
 class _Bpe(msgspec.Struct):
@@ -177,12 +232,61 @@ class _NamedTemplate(msgspec.Struct):
     template: str
 
 
+class _NamedToken(msgspec.Struct):
+    content: str
+    special: bool = False
+
+
 class _TokenizerConfig(msgspec.Struct):
     chat_template: str | list[_NamedTemplate] | None = None
+    bos_token: str | _NamedToken | None = None
+    eos_token: str | _NamedToken | None = None
+    unk_token: str | _NamedToken | None = None
+    sep_token: str | _NamedToken | None = None
+    pad_token: str | _NamedToken | None = None
+    cls_token: str | _NamedToken | None = None
+    mask_token: str | _NamedToken | None = None
+    additional_special_tokens: list[str | _NamedToken] | None = None
+    extra_special_tokens: list[str | _NamedToken] | dict[str, str | _NamedToken] | None = None
+    added_tokens_decoder: dict[str, _NamedToken] | None = None
+    others: dict[str, str] = {}  # more that end on _token; a template may call them by name
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The named tokens' texts, by the name that a template calls them."""
+        tokens = {name: getattr(self, name) for name in _TEMPLATE_VARIABLES}
+        return {**self.others, **{name: _text_of(token) for name, token in tokens.items() if token is not None}}
+
+    @property
+    def special(self) -> set[str]:
+        """Texts of the tokens that this file makes special ones."""
+        extra = self.extra_special_tokens or []
+        lists = [*(self.additional_special_tokens or []), *(extra.values() if isinstance(extra, dict) else extra)]
+        added = [token for token in (self.added_tokens_decoder or {}).values() if token.special]
+        return {*self.named.values(), *map(_text_of, lists), *map(_text_of, added)}
 
 
-def from_hugging_face(directory: Path) -> Vocabulary:
-    """The vocabulary of a Hugging Face directory: ``tokenizer.json`` and the chat template beside it.
+class _Ends(msgspec.Struct):
+    """What generation_config.json and config.json say of the ends of a reply."""
+
+    eos_token_id: int | list[int] | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        ids = self.eos_token_id
+        return [] if ids is None else [ids] if isinstance(ids, int) else ids
+
+
+def _text_of(token: str | _NamedToken) -> str:
+    return token if isinstance(token, str) else token.content
+
+
+def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabulary:
+    """The vocabulary of a Hugging Face directory: ``tokenizer.json`` and what the files beside it say.
+
+    Args:
+        directory: of the checkpoint.
+        chat_format: overrules the checkpoint's chat template.
 
     Raises:
         TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
@@ -203,16 +307,67 @@ def from_hugging_face(directory: Path) -> Vocabulary:
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
             raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
-    added = [(token.id, token.content) for token in source.added_tokens]
-    texts = {text for _, text in added}
+    config = _tokenizer_config(directory)
+    special = config.special
+    added = [
+        _Added(token.id, token.content, token.special or token.content in special, token.flags)
+        for token in source.added_tokens
+    ]
+    template = _hugging_face_template(directory, config)
     return _convert(
-        [(id, token) for token, id in model.vocab.items() if token not in texts],
+        _normal_tokens(model, {token.text: token.id for token in added}, where),
         added,
         model.merges,
         _PreTokenizer(pattern, model.ignore_merges),
-        _hugging_face_template(directory),
+        None if template is None else ChatTemplate(template, template_variables(config.named, where)),
+        _hugging_face_ends(directory, config, added),
+        chat_format,
         where,
     )
+
+
+def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tuple[int, str]]:
+    """The tokens of byte-pair encoding: all but those that are only added, which no merge makes."""
+    both = {token for token in added if token in model.vocab}
+    differs = next((token for token in sorted(both) if added[token] != model.vocab[token]), None)
+    if differs is not None:
+        raise TokenizerError(f"{where}: {quoted(differs)} is token {added[differs]} under added_tokens and "
+                             f"{model.vocab[differs]} under vocab; make the two agree")  # fmt: skip
+    joined = (merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model.merges)
+    made = {token for token in joined if token in both} | {token for token in both if len(token) == 1}
+    made = {token for token in made if all(char in _BYTE_OF_CHAR for char in token)}
+    return [(id, token) for token, id in model.vocab.items() if token not in both or token in made]
+
+
+def _tokenizer_config(directory: Path) -> _TokenizerConfig:
+    """``tokenizer_config.json``, and what older versions have in ``special_tokens_map.json``; empty without them."""
+    path, older = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
+    config = _TokenizerConfig()
+    if lies_there(path):
+        config = _decode_json(path, _TokenizerConfig, MAX_CONFIG_BYTES)
+        every, known = _decode_json(path, dict, MAX_CONFIG_BYTES), _TokenizerConfig.__struct_fields__
+        others = {name: text for name, text in every.items() if name.endswith("_token") and name not in known}
+        config.others = {name: text for name, text in others.items() if isinstance(text, str)}
+    if config.added_tokens_decoder is None and lies_there(older):
+        named = _decode_json(older, _TokenizerConfig, MAX_CONFIG_BYTES)
+        for name in (*_TEMPLATE_VARIABLES, "additional_special_tokens", "extra_special_tokens"):
+            if getattr(named, name) is not None:
+                setattr(config, name, getattr(named, name))
+    return config
+
+
+def _hugging_face_ends(directory: Path, config: _TokenizerConfig, added: Sequence[_Added]) -> list[int]:
+    """The ids after which a reply is over, by every file that says so.
+
+    generation_config.json is what transformers goes by; without it, config.json. What else is said counts only for an
+    added token: many a config.json still has the number of another model's, which is a word of this one.
+    """
+    generation, model = directory / "generation_config.json", directory / "config.json"
+    sure = _decode_json(generation, _Ends, MAX_CONFIG_BYTES).ids if lies_there(generation) else []
+    said = _decode_json(model, _Ends, MAX_CONFIG_BYTES).ids if lies_there(model) else []
+    named = [token.id for token in added if token.text == config.named.get("eos_token")]
+    known = {token.id for token in added}
+    return [*sure, *(id for id in (*said, *named) if id in known or not sure)]
 
 
 def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -> str | None:
@@ -239,17 +394,15 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
     )
 
 
-def _hugging_face_template(directory: Path) -> str | None:
+def _hugging_face_template(directory: Path, config: _TokenizerConfig) -> str | None:
     """The chat template: from its own file, or the tokenizer's configuration, or None."""
-    own_file, config_file = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    own_file = directory / "chat_template.jinja"
     if lies_there(own_file):
         try:
             return read_file(own_file, MAX_CONFIG_BYTES).decode()
         except UnicodeDecodeError as err:
-            raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); get the file again") from None
-    if not lies_there(config_file):
-        return None
-    template = _decode_json(config_file, _TokenizerConfig, MAX_CONFIG_BYTES).chat_template
+            raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
+    template = config.chat_template
     if isinstance(template, list):
         return next((named.template for named in template if named.name == "default"), None)
     return template
@@ -264,36 +417,52 @@ def _decode_json(path: Path, kind: type[T], most: int) -> T:
 
 def _convert(
     normal: Sequence[tuple[int, str]],
-    special: Sequence[tuple[int, str]],
+    added: Sequence[_Added],
     merges: Sequence[str | tuple[str, str]],
     pre_tokenizer: _PreTokenizer,
-    template: str | None,
+    template: ChatTemplate | None,
+    ends: Sequence[int],
+    asked_format: str | None,
     where: str,
 ) -> Vocabulary:
-    """A vocabulary from tokens by id (written in GPT-2's characters), special tokens, and merges."""
-    check_token_count(len(normal) + len(special), where)
+    """A vocabulary from tokens by id (written in GPT-2's characters), added tokens, merges and what else there is."""
+    check_token_count(len(normal) + len(added), where)
     if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
         raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
                              f"vocabulary's are; get the file again")  # fmt: skip
     for id, token in normal:
         check_token(len(token), f"{where}, token {id}")
     ranks = {_to_bytes(token, f"{where}, token {id}"): id for id, token in sorted(normal)}
-    special_tokens = {text: id for id, text in sorted(special)}
-    if len(ranks) != len(normal) or len(special_tokens) != len(special):
+    by_text = {token.text: token for token in sorted(added, key=lambda token: token.id)}
+    if len(ranks) != len(normal) or len(by_text) != len(added):
         raise TokenizerError(f"{where}: two tokens have the same text; get the file again")
     if not ranks:
         raise TokenizerError(f"{where}: no tokens but special ones; get the file again")
-    check_special_tokens(special_tokens, where)
-    n_words = len(token_table(ranks, special_tokens, where))
+    if "" in by_text:
+        raise TokenizerError(f"{where}: token {by_text[''].id} has no text; give it one, or remove it")
+    ids = {text: token.id for text, token in by_text.items()}
+    check_special_tokens(ids, where)
+    n_words = len(token_table(ranks, ids, where))
     _check_merges(ranks, _parse_merges(merges, where), pre_tokenizer.ignore_merges, where)
-    chat_format = _chat_format(template, special_tokens, where)
+    flagged = any(token.flags != PLAIN or not token.special for token in added)
+    choice = choose(template, ids, asked_format, flagged, where)
+    # What stands between messages must not come out of a message, or it could end itself.
+    special = {text for text, token in by_text.items() if token.special or text in choice.around}
+    answered = [ids[text] for text in sorted(special, key=len) if choice.after_answer.lstrip().startswith(text)]
+    stops = [*ends, *answered[-1:]]
+    if "<|start_header_id|>" in choice.around:
+        stops += [ids[text] for text in _LLAMA_3_ENDS if text in special]
     return Vocabulary(
         model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
-        special_tokens=special_tokens,
+        special_tokens={text: id for text, id in ids.items() if text in special},
         pattern=pre_tokenizer.pattern,
-        chat_format=chat_format,
-        default_system=_default_system(template, where) if template and chat_format == "chatml" else None,
+        chat_format=choice.chat_format,
+        default_system=choice.default_system,
         n_words=n_words,
+        words={text: id for text, id in ids.items() if text not in special},
+        flags={text: token.flags for text, token in by_text.items() if token.flags != PLAIN},
+        template=choice.template,
+        stop_ids=tuple(sorted({id for id in stops if 0 <= id < n_words}))[:MAX_STOP_IDS],
     )
 
 
@@ -391,47 +560,3 @@ def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[b
             heappush(waiting, (rank, before[begin], begin, last))
     begins = [begin for begin in range(length) if end[begin]]
     return [token[begin : end[begin]] for begin in begins]
-
-
-def _chat_format(template: str | None, special_tokens: Iterable[str], where: str) -> str:
-    """``chatml`` or ``llama3``, by what the template mentions; without a template, by the special tokens."""
-    if template and len(template) > MAX_TEMPLATE_BYTES:
-        raise TokenizerError(f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
-                             f"model's is; get the file again")  # fmt: skip
-    mentioned = template if template else " ".join(special_tokens)
-    if "<|im_start|>" in mentioned:
-        return "chatml"
-    if "<|start_header_id|>" in mentioned:
-        return "llama3"
-    source = "chat template" if template else "special tokens"
-    raise TokenizerError(f"{where}: the {source} are of no known format; supported are llama3 and chatml")
-
-
-def _default_system(template: str, where: str) -> str | None:
-    """The system message that a ChatML template puts before a dialogue without one, or None.
-
-    The template is somebody's program: it runs in jinja's sandbox within limits (``rendering``), and on two dialogues
-    it must give plain ChatML, because ``llama.chat`` will.
-
-    Raises:
-        TokenizerError: it does not, or it fails.
-    """
-    question = {"role": "user", "content": " question\n"}
-    answer = {"role": "assistant", "content": "yes\n"}
-    dialog = [{"role": "system", "content": " be brief "}, question, answer, question]
-    try:
-        bare, whole = render(template, [[question], dialog])
-    except CannotRender as err:
-        raise TokenizerError(f"{where}: its chat template cannot be rendered ({err}); get the file again") from None
-    start = re.fullmatch(r"(?:<\|im_start\|>system\n(.*)<\|im_end\|>\n)?", bare.removesuffix(_chatml([question])), re.S)
-    if start is None or whole != _chatml(dialog) or not bare.endswith(_chatml([question])):
-        raise TokenizerError(f"{where}: its chat template is not plain ChatML; such a model is not supported")
-    if start[1] is not None and len(start[1]) > MAX_SYSTEM_CHARACTERS:
-        raise TokenizerError(f"{where}: the system message of its chat template has more than {MAX_SYSTEM_CHARACTERS} "
-                             f"characters; get the file again")  # fmt: skip
-    return start[1]
-
-
-def _chatml(dialog: Sequence[Mapping[str, str]]) -> str:
-    turns = "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in dialog)
-    return turns + "<|im_start|>assistant\n"

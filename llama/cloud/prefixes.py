@@ -45,10 +45,11 @@ def openings_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[t
     By whose sheets they are, the provider's (and the model's own message) under the empty name; each once there, in the
     order of the sheets.
     """
-    openings: dict[str, dict[tuple[int, ...], None]] = {"": {tuple(chat.encode_opening([])): None}}
-    for listed in directory.sheets.values():
-        messages = instructions(listed.sheet, party=listed.party, provider_system=directory.system)
-        openings.setdefault(listed.party, {})[tuple(chat.encode_opening(messages))] = None
+    listed = [*directory.sheets.values()]
+    beginnings = [instructions(each.sheet, party=each.party, provider_system=directory.system) for each in listed]
+    openings: dict[str, dict[tuple[int, ...], None]] = {"": {}}
+    for party, ids in zip(["", *(each.party for each in listed)], chat.openings([[], *beginnings]), strict=True):
+        openings.setdefault(party, {})[tuple(ids)] = None
     return {party: [ids for ids in those if ids] for party, those in openings.items()}
 
 

@@ -38,11 +38,13 @@ class Outgoing:
         ids: to be embedded.
         text: what they are.
         shared: how many of the ids, from the first, are a sheet's and the product's own words: the same for everybody.
+        preface: what the model's chat template says before them.
     """
 
     ids: tuple[int, ...] = field(repr=False)
     text: str = field(repr=False)
     shared: int = 0
+    preface: str = ""
 
 
 def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
@@ -53,36 +55,31 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         PromptError: it cannot be written in the model's vocabulary.
     """
     dialog = [passage.message for passage in passages]
-    ids = chat.encode_dialog_prompt(dialog)
-    outgoing = Outgoing(tuple(ids), decoded := tokenizer.decode(ids), _shared(passages, ids, chat))
+    everybodys = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
+    encoded = chat.encode(dialog, opening=sum(1 for _ in everybodys))
+    outgoing = Outgoing(tuple(encoded.ids), decoded := tokenizer.decode(encoded.ids), encoded.shared, encoded.preface)
     if sanitiser.mode == "off":
         return outgoing
     pieces = [piece for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
     reading = _Reading(clues_of(sanitiser.profile), sanitiser.tags)
     reading.refuse_cut([piece.text for piece in pieces if not isinstance(piece, Substitute)])
-    text, offsets = chat.spell(dialog)
-    if decoded != text:
+    if decoded != encoded.text:
         _refuse_what_cannot_be_written(dialog, tokenizer)
         raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
     spans = [
-        (offset + start, offset + end)
-        for passage, offset in zip(passages, offsets, strict=True)
+        None if offset is None else (offset + start, offset + end)
+        for passage, offset in zip(passages, encoded.offsets, strict=True)
         for start, end in passage.own_spans
     ]
-    own = dict.fromkeys((piece, decoded[start:end]) for piece, (start, end) in zip(pieces, spans, strict=True))
-    for piece, said in own:
+    # A template may have rewritten a message: then each of its pieces is read as it was before.
+    said = [piece.text if span is None else decoded[slice(*span)] for piece, span in zip(pieces, spans, strict=True)]
+    own = dict.fromkeys(zip(pieces, said, strict=True))
+    for piece, words in own:
         if isinstance(piece, Substitute):
-            reading.refuse_substitute(piece.field, said)
+            reading.refuse_substitute(piece.field, words)
         else:
-            reading.refuse(said)
+            reading.refuse(words)
     return outgoing
-
-
-def _shared(passages: Sequence[Passage], ids: list[int], chat: ChatFormat) -> int:
-    """Count the ids of the messages before the question, up to the first that has a word of the person's."""
-    others = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
-    opening = chat.encode_opening([passage.message for passage in others])
-    return len(opening) if ids[: len(opening)] == opening else 0
 
 
 def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokenizer) -> None:

@@ -77,6 +77,8 @@ def prepare(
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
         dialog = [Message("system", chat.default_system), *dialog]
+    if outgoing.preface:
+        dialog = [Message("the model's chat template", outgoing.preface), *dialog]
     own_sheet = prompt.texts if isinstance(prompt, Sheet) and found.origin.startswith(f"{FILE}:") else ()
     return Prepared(outgoing, tuple(dialog), sanitiser, cautions(passages, sanitiser, own_sheet))
 

@@ -1,8 +1,7 @@
 """Runs a chat template, which is somebody's program, in a process of its own with little time and memory.
 
 jinja's sandbox keeps a template from reaching anything; it does not keep it from looping for ever, or from filling the
-memory.
-The process is ``template_program``; request and answer are JSON.
+memory. The process is ``template_program``; request and answer are JSON.
 
 Knows nothing about: chat formats, where a template comes from.
 """
@@ -18,8 +17,12 @@ from pathlib import Path
 import msgspec
 
 MAX_TEMPLATE_BYTES = 256 << 10  # the longest of known models have a tenth
+MEMORY_BYTES = 256 << 20  # of addresses; 30 MiB of them are Python's and jinja's own
 SECONDS = 1.0  # of computing; by the clock, on a machine that has much else to do, ten times as long
-_ANSWER_BYTES = 1 << 20
+# Both grow with the dialogues: a context of 131,072 tokens holds half a million characters.
+_CHARACTERS, _CHARACTERS_PER_CHARACTER = 128 << 10, 4
+_MEMORY_PER_CHARACTER, _SECONDS_PER_CHARACTER = 64, 1e-6
+_ANSWER_BYTES_PER_CHARACTER = 12  # a character beyond U+FFFF, escaped
 _PROGRAM = Path(__file__).with_name("template_program.py")
 
 Dialog = Sequence[Mapping[str, str]]
@@ -29,6 +32,10 @@ class CannotRender(ValueError):
     """The message, a few words, says why."""
 
 
+class DialogRefused(CannotRender):
+    """The template itself says that it cannot write this dialogue (``raise_exception``)."""
+
+
 class _Answer(msgspec.Struct):
     """``texts``, or the name of the ``error`` that ended it."""
 
@@ -36,37 +43,55 @@ class _Answer(msgspec.Struct):
     error: str = ""
 
 
-def render(template: str, dialogs: Sequence[Dialog]) -> list[str]:
+def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str] | None = None) -> list[str]:
     """The text of each dialogue, with the assistant's next message opened.
 
+    Args:
+        template: jinja.
+        dialogs: messages with ``role`` and ``content``.
+        variables: what the template knows beside them, such as ``bos_token``.
+
     Raises:
+        DialogRefused: the template refuses one of the dialogues.
         CannotRender: the template is too long, fails, takes too long or too much, or writes too much.
     """
     if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
         raise CannotRender(f"it is longer than {MAX_TEMPLATE_BYTES >> 10} KiB")
+    given = sum(len(message["content"]) for dialog in dialogs for message in dialog)
+    characters = _CHARACTERS + _CHARACTERS_PER_CHARACTER * given
     try:
-        request = msgspec.json.encode({"template": template, "dialogs": dialogs})
+        request = msgspec.json.encode(
+            {
+                "template": template,
+                "variables": variables or {},
+                "dialogs": dialogs,
+                "characters": characters,
+                "memory": MEMORY_BYTES + _MEMORY_PER_CHARACTER * given,
+            }
+        )
     except UnicodeEncodeError:
         raise CannotRender("it is not Unicode") from None
-    returned, out = _run(request)
+    returned, out = _run(request, SECONDS + _SECONDS_PER_CHARACTER * given, characters * _ANSWER_BYTES_PER_CHARACTER)
     if returned:
         raise CannotRender("it takes too long, or too much memory")
     try:
         answer = msgspec.json.decode(out, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise CannotRender("it writes too much") from None
+    if answer.error == "CannotSay":
+        raise DialogRefused("it refuses the dialogue")
     if answer.error or len(answer.texts) != len(dialogs):
         raise CannotRender(answer.error or "it gives no text")
     return answer.texts
 
 
-def _run(request: bytes) -> tuple[int, bytes]:
-    """Exit status and output of the program; it has ended when this returns, or raises."""
+def _run(request: bytes, seconds: float, most: int) -> tuple[int, bytes]:
+    """Exit status and output, of at most that many bytes; the program has ended when this returns, or raises."""
     # -I: neither the environment nor the working directory has a say in what is imported.
-    command = [sys.executable, "-I", str(_PROGRAM), str(SECONDS)]
+    command = [sys.executable, "-I", str(_PROGRAM), str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
         assert program.stdin is not None and program.stdout is not None
-        deadline = threading.Timer(10 * SECONDS, program.kill)
+        deadline = threading.Timer(10 * seconds, program.kill)
         deadline.daemon = True
         deadline.start()
         try:
@@ -75,8 +100,8 @@ def _run(request: bytes) -> tuple[int, bytes]:
                 program.stdin.close()
             except BrokenPipeError:  # it has ended already; its status says so
                 pass
-            out = program.stdout.read(_ANSWER_BYTES)
-            if len(out) == _ANSWER_BYTES:  # more than it may write
+            out = program.stdout.read(most)
+            if len(out) == most:  # more than it may write
                 program.kill()
             return program.wait(), out
         finally:

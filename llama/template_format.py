@@ -1,0 +1,228 @@
+"""The chat format that a checkpoint's own template writes, for templates that ``llama.chat`` cannot say.
+
+The template is rendered for every dialogue (``llama.rendering``: sandboxed, with little time and memory). In what it
+writes, special tokens count; in what people wrote they do not. So a character that nobody wrote is put into each text
+of a special token in a content, before the template sees it, and taken out when the ids are made. The other way round
+each content is marked in a second rendering by two such characters, to know where it stands: a template may strip it,
+and the gate (``llama.privacy.gate``) reads the person's words where they stand.
+
+Knows nothing about: where a dialogue or a template comes from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from llama.chat import Encoded, Message, checked
+from llama.errors import TokenizerError
+from llama.rendering import CannotRender, DialogRefused, render
+from llama.tokenizer import Part, Tokenizer
+
+ROLES = ("system", "user", "assistant")
+MAX_VARIABLES, MAX_VARIABLE_CHARACTERS = 32, 4096
+_PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # nobody's, by Unicode
+_QUESTIONS = ("a", "B?")  # different from the first letter to the last
+
+
+class ChatTemplate(msgspec.Struct, frozen=True):
+    """A chat template and what it knows beside the messages, such as ``bos_token``; it does not print."""
+
+    source: str
+    variables: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A dialogue as the template writes it, with breakers; and where in it each content without its margins stands."""
+
+    text: str
+    places: list[tuple[int, int] | None]
+
+
+class TemplateFormat:
+    """See the module.
+
+    Args:
+        tokenizer: the model's.
+        template: the checkpoint's.
+        stop_ids: ids that end a reply.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, stop_ids: Sequence[int]) -> None:
+        self._tokenizer, self._template = tokenizer, template
+        self.default_system: str | None = None  # what the template puts in front is its own affair
+        self.stop_ids = tuple(stop_ids)
+        special = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+
+    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+        """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
+        dialog = checked(dialog, ROLES, None)
+        try:
+            breaker, (written, *others) = self._written([dialog, *_asked(dialog[:opening])], marked=1)
+        except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
+            breaker, (written, *others) = self._written([dialog], marked=1)
+        ids, parts = self._tokenizer.encode_template(written.text, breaker)
+        text, offsets = self._placed(dialog, written, parts, breaker)
+        opened = self._common([self._tokenizer.encode_template(other.text, breaker)[0] for other in others])
+        shared = len(opened) if ids[: len(opened)] == opened else 0
+        return Encoded(ids, text, offsets, shared, self._preface(dialog[0], text, offsets[0]))
+
+    def _preface(self, first: Message, text: str, offset: int | None) -> str:
+        """What stands before the first content, but for special tokens and its role."""
+        if offset is None:
+            return ""
+        begin = offset + len(first.content) - len(first.content.lstrip())
+        said = self._special.sub(" ", text[:begin]).strip()
+        return said.removesuffix(first.role).strip()
+
+    def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
+        breaker, (written,) = self._written([checked(dialog, ROLES, None)], marked=0)
+        return self._tokenizer.encode_template(written.text, breaker)[0]
+
+    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
+
+        Those that two dialogues which go on differently have in common, up to the last special token: behind it the
+        next word could merge with what stands before. No ids for what the template refuses.
+        """
+        dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in beginnings]
+        try:
+            breaker, written = self._written([each for both in dialogs for each in both], marked=0)
+        except TokenizerError:
+            if len(beginnings) == 1:
+                return [[]]
+            return [ids for messages in beginnings for ids in self.openings([messages])]
+        ids = [self._tokenizer.encode_template(each.text, breaker)[0] for each in written]
+        return [self._common(both) for both in zip(ids[::2], ids[1::2], strict=True)]
+
+    def _common(self, both: Sequence[Sequence[int]]) -> list[int]:
+        special = set(self._tokenizer.special_tokens.values())
+        same = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*both, strict=False))]
+        while same and same[-1] not in special:
+            same.pop()
+        return same
+
+    def _written(self, dialogs: Sequence[Sequence[Message]], *, marked: int) -> tuple[str, list[_Written]]:
+        """The breaker, and what the template writes; of the first ``marked`` dialogues also where contents stand."""
+        seen = set(self._template.source).union(
+            *self._template.variables.values(), *(message.content for dialog in dialogs for message in dialog)
+        )
+        fresh = (chr(code) for code in itertools.chain(*_PRIVATE) if chr(code) not in seen)
+        breaker = next(fresh, None)
+        marks = [[(next(fresh, ""), next(fresh, "")) for _ in dialog] for dialog in dialogs[:marked]]
+        if breaker is None or any(not end for pairs in marks for _, end in pairs):
+            raise TokenizerError("the dialogue has more messages, or stranger characters, than a chat template can be "
+                                 "followed through; shorten it")  # fmt: skip
+
+        def plain(message: Message) -> str:
+            return self._special.sub(lambda found: found[0][0] + breaker + found[0][1:], message.content)
+
+        contents = [[(message.role, plain(message)) for message in dialog] for dialog in dialogs]
+        versions = [
+            *contents,
+            *(
+                [(role, _between(text, *pair)) for (role, text), pair in zip(messages, pairs, strict=True)]
+                for messages, pairs in zip(contents, marks, strict=False)
+            ),
+        ]
+        texts = self._rendered([[{"role": role, "content": text} for role, text in each] for each in versions], dialogs)
+        places = [_places(*each) for each in zip(texts, texts[len(dialogs) :], marks, strict=False)]
+        places += [[None] * len(dialog) for dialog in dialogs[marked:]]
+        return breaker, [_Written(text, where) for text, where in zip(texts, places, strict=False)]
+
+    def _rendered(
+        self, messages: Sequence[Sequence[Mapping[str, str]]], dialogs: Sequence[Sequence[Message]]
+    ) -> list[str]:
+        roles = ", ".join(message.role for message in dialogs[0])
+        try:
+            return render(self._template.source, messages, self._template.variables)
+        except DialogRefused:
+            raise TokenizerError(f"the model's chat template refuses a dialogue of these roles: {roles}; leave the "
+                                 f"system message out, or let user and assistant take turns") from None  # fmt: skip
+        except CannotRender as err:
+            raise TokenizerError(f"the model's chat template cannot write this dialogue ({err}); shorten it, or cut "
+                                 f"the checkpoint anew with another --chat_format") from None  # fmt: skip
+
+    def _placed(
+        self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part], breaker: str
+    ) -> tuple[str, list[int | None]]:
+        """What the ids say, and where in it character 0 of each content stands, if the content stands there whole.
+
+        Raises:
+            TokenizerError: a content and what the template writes beside it make a special token together.
+        """
+        text, place_of = "", dict[int, int]()
+        wanted = sorted(place[0] for place in written.places if place is not None)
+        names = {id: name for name, id in [*self._tokenizer.special_tokens.items(), *self._tokenizer.words.items()]}
+        at = 0
+        for part in parts:
+            while at < len(wanted) and wanted[at] < part.end:
+                before = written.text[part.start : wanted[at]].replace(breaker, "") if part.id is None else ""
+                place_of[wanted[at]] = len(text) + len(before)
+                at += 1
+            own = written.text[part.start : part.end].replace(breaker, "")
+            text += own if part.id is None else names[part.id]
+        place_of |= {place: len(text) for place in wanted[at:]}
+        self._refuse_assembled(written, parts)
+        return text, [*_offsets(dialog, [None if p is None else place_of[p[0]] for p in written.places], text)]
+
+    def _refuse_assembled(self, written: _Written, parts: Sequence[Part]) -> None:
+        special = set(self._tokenizer.special_tokens.values())
+        tokens = iter([(part.start, part.end) for part in parts if part.id in special])
+        start, end = next(tokens, (0, 0))
+        places = enumerate(written.places, start=1)
+        for number, (first, last) in sorted((n, p) for n, p in places if p is not None and p[0] < p[1]):
+            while end <= first and end:
+                start, end = next(tokens, (0, 0))
+            if end and start < last:
+                raise TokenizerError(f"message {number} of {len(written.places)} and what the model's chat template "
+                                     f"writes beside it make a special token together; reword its end")  # fmt: skip
+
+
+def _offsets(dialog: Sequence[Message], places: Sequence[int | None], text: str) -> Iterator[int | None]:
+    for message, place in zip(dialog, places, strict=True):
+        core = message.content.strip()
+        margin = len(message.content) - len(message.content.lstrip()) if core else len(message.content)
+        yield None if place is None or not text.startswith(core, place) else place - margin
+
+
+def _asked(messages: Sequence[Message]) -> list[list[Message]]:
+    """Two dialogues that begin with these messages and go on differently."""
+    return [[*messages, Message("user", question)] for question in _QUESTIONS]
+
+
+def _between(content: str, begin: str, end: str) -> str:
+    """The content with a mark before its first and one after its last character that is no whitespace."""
+    core = content.strip()
+    start = len(content) - len(content.lstrip()) if core else len(content)
+    return f"{content[:start]}{begin}{core}{end}{content[start + len(core) :]}"
+
+
+def _places(text: str, marked: str, marks: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
+    """Where each content stands in ``text``, of which ``marked`` is the rendering with marks.
+
+    None for all, where the marks made a difference; for one, where the template left one of its marks away, wrote it
+    twice, or put something in between.
+    """
+    every = {mark for pair in marks for mark in pair}
+    where, length, kept = dict[str, list[int]](), 0, list[str]()
+    for piece in re.split(f"([{re.escape(''.join(sorted(every)))}])" if every else "(?!)", marked):
+        if piece in every:
+            where.setdefault(piece, []).append(length)
+        else:
+            kept.append(piece)
+            length += len(piece)
+    if "".join(kept) != text:
+        return [None] * len(marks)
+    found = [(where.get(begin, []), where.get(end, [])) for begin, end in marks]
+    return [
+        (begins[0], ends[0]) if len(begins) == len(ends) == 1 and begins[0] <= ends[0] else None
+        for begins, ends in found
+    ]
