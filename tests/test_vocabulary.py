@@ -30,6 +30,10 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+LLAMA_3 = (
+    "<|begin_of_text|>{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
+    "{{ m.content | trim + '<|eot_id|>' }}{% endfor %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+)
 DIGITS_THEN_BYTES = pre_tokenizers.Sequence(
     [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
 )
@@ -131,10 +135,11 @@ def test_a_hugging_face_directory_gives_the_same_vocabulary_as_the_gguf(
     oracle.add_special_tokens([token for token, kind in zip(tokens, types, strict=True) if kind == 3])
     written, template = json.loads(oracle.to_str()), fields["tokenizer.chat_template"]
 
-    assert from_hugging_face(hugging_face(tmp_path, written, chat_template=template)) == smollm2
+    end = "<|im_end|>"
+    assert from_hugging_face(hugging_face(tmp_path, written, chat_template=template, eos_token=end)) == smollm2
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": template}]
-    assert from_hugging_face(hugging_face(tmp_path, written, chat_template=named)) == smollm2
-    hugging_face(tmp_path, written, chat_template="{{ another }}")
+    assert from_hugging_face(hugging_face(tmp_path, written, chat_template=named, eos_token=end)) == smollm2
+    hugging_face(tmp_path, written, chat_template="{{ another }}", eos_token={"content": end, "lstrip": False})
     (tmp_path / "chat_template.jinja").write_text(template)
     assert from_hugging_face(tmp_path) == smollm2
     written["model"]["merges"] = [" ".join(pair) for pair in written["model"]["merges"]]  # as older versions write it
@@ -161,7 +166,7 @@ def test_a_gguf_of_llama3_gives_back_metas_file(llama3_json: Json, llama3_tokeni
         tokens=[*tokens, *meta_special_tokens(count)],
         token_type=[1] * count + [3] * 256,
         merges=[f"{left} {right}" for left, right in llama3_json["model"]["merges"] if left + right in known],
-        template="{{ '<|start_header_id|>' }}",
+        template=LLAMA_3,
     )
     v = from_gguf(reader, "a.gguf")
     assert v.model.splitlines() == llama3_tokenizer.read_bytes().splitlines()[:count]
@@ -363,6 +368,7 @@ def test_damaged_or_missing_json_is_refused_with_its_name(trained: Json, tmp_pat
             from_hugging_face(tmp_path)
     with pytest.raises(TokenizerError, match=r"tokenizer_config\.json: malformed"):
         from_hugging_face(hugging_face(tmp_path, trained, chat_template=7))
+    hugging_face(tmp_path, trained, eos_token="<|im_end|>")
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(TokenizerError, match=r"chat_template\.jinja: not UTF-8"):
         from_hugging_face(tmp_path)
@@ -390,20 +396,16 @@ def test_the_default_system_message_is_read_off_the_template(
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
-        (CHATML.replace("m['content']", "m['content'] | trim"), "not plain ChatML"),
-        ("<s>" + CHATML, "not plain ChatML"),
-        ("<|im_start|>system\nalways<|im_end|>\n" + CHATML, "not plain ChatML"),
-        (CHATML.replace("assistant", "model"), "not plain ChatML"),
         ("<|im_start|>{% for", "cannot be rendered .TemplateSyntaxError"),
-        ("<|im_start|>{{ raise_exception('no') }}", "cannot be rendered .ValueError"),
+        ("<|im_start|>{{ raise_exception('no') }}", "cannot be rendered .it refuses"),
         ("<|im_start|>{{ 1 / 0 }}", "cannot be rendered .ZeroDivisionError"),
         ("<|im_start|>{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot be rendered .SecurityError"),
         ("<|im_start|>{{ messages.append(1) }}", "cannot be rendered .SecurityError"),
     ],
 )
-def test_a_template_that_is_not_plain_chatml_is_refused(
+def test_a_template_that_cannot_be_rendered_is_refused(
     trained: Json, tmp_path: Path, template: str, complaint: str
 ) -> None:
-    """It would give other ids than ours; and it is a program, which must not get out of its sandbox."""
+    """It is a program, which must not get out of its sandbox."""
     with pytest.raises(TokenizerError, match=complaint):
         from_hugging_face(hugging_face(tmp_path, trained, chat_template=template))
