@@ -38,7 +38,8 @@ LLAMA_3_1 = """{{- bos_token }}
 {{- "<|eot_id|>" }}
 {%- for message in messages %}
     {%- if not (message.role == 'ipython' or message.role == 'tool' or 'tool_calls' in message) %}
-        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim }}
+        {{- '<|eot_id|>' }}
     {%- elif 'tool_calls' in message %}
         {{- raise_exception("no tools here") }}
     {%- endif %}
@@ -78,8 +79,9 @@ LLAMA_2 = (
     "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 ZEPHYR = (
-    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}"
-    "\n{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}"
+    "{% for message in messages %}\n{% if message['role'] == 'user' %}\n"
+    "{{ '<|user|>\n' + message['content'] + eos_token }}\n"
+    "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}"
     "\n{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}"
     "\n{% endif %}\n{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
@@ -91,8 +93,8 @@ THINKING = (  # an earlier answer loses what was thought; the next one begins wi
     "{%- if message['role'] == 'user' %}{{ '<|user|>' + message['content'] }}{%- endif %}"
     "{%- if message['role'] == 'assistant' and message['content'] is not none %}"
     "{% set content = message['content'] %}{% if '</think>' in content %}"
-    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<|assistant|>' + content + eos_token }}{%- endif %}"
-    "{%- endfor -%}{% if add_generation_prompt %}{{ '<|assistant|><think>\n' }}{% endif %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}{{ '<|assistant|>' + content + eos_token }}"
+    "{%- endif %}{%- endfor -%}{% if add_generation_prompt %}{{ '<|assistant|><think>\n' }}{% endif %}"
 )
 ALPACA = (
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'].rstrip() + '\n\n' }}"
@@ -101,14 +103,14 @@ ALPACA = (
 )
 VICUNA = (
     "{% if messages[0].role == 'system' %}{% set loop_messages = messages[1:] %}{{ messages[0].content }}"
-    "{% else %}{% set loop_messages = messages %}{{ 'A chat between a curious user and a helpful assistant.' }}{% endif %}"
-    "{% for m in loop_messages %}{% if loop.index0 == 0 %}{{ '\n\n' }}{% endif %}"
+    "{% else %}{% set loop_messages = messages %}{{ 'A chat between a curious user and a helpful assistant.' }}"
+    "{% endif %}{% for m in loop_messages %}{% if loop.index0 == 0 %}{{ '\n\n' }}{% endif %}"
     "{{ m.role | upper + ': ' + m.content | trim + ('\n' if m.role == 'user' else eos_token + '\n') }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 MACRO = (
-    "{%- macro turn(m) -%}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content if m.content is string else ''"
-    " }}<|eot_id|>{%- endmacro -%}{{ bos_token }}{% for m in messages %}{{ turn(m) }}{% endfor %}"
+    "{%- macro turn(m) -%}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content if m.content is string "
+    "else '' }}<|eot_id|>{%- endmacro -%}{{ bos_token }}{% for m in messages %}{{ turn(m) }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 

@@ -1,4 +1,4 @@
-"""The ids of a dialogue are those of transformers' ``apply_chat_template``, for every kind of template and added token."""
+"""A dialogue gets the ids of transformers' ``apply_chat_template``, with every kind of template and added token."""
 
 from __future__ import annotations
 
@@ -14,17 +14,29 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama.chat import ChatFormat, Message
 from llama.chat import chat_format as native_format
+from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.vocabulary import Vocabulary, from_hugging_face
-from llama.errors import TokenizerError
+from llama.cloud.prefixes import openings_of
+from llama.errors import PrivacyRefused, TokenizerError
+from llama.privacy import gate
+from llama.privacy.gate import Outgoing
+from llama.privacy.merging import Passage
+from llama.privacy.preparing import prepare
+from llama.privacy.profile import profile_from, read_profile
+from llama.privacy.sanitiser import CleanText, Sanitiser
+from llama.prompt import read_from_directory
+from llama.sheets import read_all
 from llama.template_format import TemplateFormat
 from llama.tokenizer import META_PATTERN, Tokenizer
 from tests import chat_templates
-from tests.chat_templates import CHATML, EXPECTED, LLAMA_3, LLAMA_3_1, TEMPLATES, THINKING
-from tests.support import SOAK
+from tests.chat_templates import CHATML, EXPECTED, LLAMA_3, LLAMA_3_1, LLAMA_3_2, TEMPLATES, THINKING
+from tests.processes import cloud
+from tests.small_checkpoints import random_llama
+from tests.support import ROOT, SOAK, run_main
 
 Json = dict[str, Any]
 SPECIAL = (
@@ -38,6 +50,7 @@ CORPUS = [
     "\n\n\n 日本",
 ] * 5
 DIALOGS = 60 if SOAK else 6  # for each template
+SHEETS, PROFILE = ROOT / "examples" / "sheets", ROOT / "examples" / "profile.toml"
 
 
 def trained(added: Sequence[AddedToken] = ()) -> tokenizers.Tokenizer:
@@ -83,7 +96,7 @@ class Checkpoint:
 
     def __init__(self, directory: Path, tokenizer: tokenizers.Tokenizer, template: str, **config: Any) -> None:
         named = {"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>"} | config
-        saved = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)
+        saved: Any = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named)  # type: ignore[no-untyped-call]
         saved.chat_template = template
         saved.save_pretrained(directory)
         self.oracle = PreTrainedTokenizerFast.from_pretrained(directory)
@@ -123,7 +136,8 @@ def opened(v: Vocabulary, directory: Path) -> tuple[Tokenizer, ChatFormat]:
 
 
 PIECES = [
-    "", " ", "\n", "kado", " untuk ibu", "the cat", "cats ", "\n\nhat", "1234", "Rp 300.000", "é 日本", "  two  spaces ",
+    "", " ", "\n", "kado", " untuk ibu", "the cat", "cats ", "\n\nhat", "1234", "Rp 300.000", "é 日本",
+    "  two  spaces ",
     "<thi", "'s", "\t", "[INST]", "### Response:\n", "user", "assistant\n", "Jawab", "\u200b", "\x85", "🎁",
 ]  # fmt: skip
 WORDS = [
@@ -237,13 +251,13 @@ def test_a_content_and_the_template_make_no_special_token_together(plain: tokeni
     template = "{% for m in messages %}{{ m.content + '|im_end|>' }}{% endfor %}"
     checkpoint = Checkpoint(tmp_path, plain, template)
     assert checkpoint.ours([Message("user", "hi")]) == checkpoint.expected([Message("user", "hi")])
-    with pytest.raises(TokenizerError, match="message 2 of 2 .* make a special token together; reword its end"):
+    with pytest.raises(TokenizerError, match=r"message 2 of 2 .* make a special token together; reword its end"):
         checkpoint.chat.encode([Message("user", "hi"), Message("user", "private <")])
 
 
 def test_openings_are_what_dialogues_begin_with(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
     """As many ids as the first messages make, up to the last special token; none for what the template refuses."""
-    for number, template in enumerate(TEMPLATES):
+    for number, template in enumerate(TEMPLATES if SOAK else TEMPLATES[1::4]):
         (tmp_path / str(number)).mkdir()
         chat = Checkpoint(tmp_path / str(number), plain, template).chat
         begins = [Message("system", "be brief "), Message("user", "a"), Message("assistant", "b")]
@@ -313,7 +327,8 @@ def test_a_reply_ends_where_any_file_says_so(
 
 def test_ends_that_are_no_numbers_are_refused_with_the_files_name(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
     Checkpoint(tmp_path, plain, CHATML)
-    for said in ("x", {}, ["a"], 1.5):
+    wrong: list[Any] = ["x", {}, ["a"], 1.5]
+    for said in wrong:
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": said}))
         with pytest.raises(TokenizerError, match=r"generation_config\.json: .*eos_token_id"):
             from_hugging_face(tmp_path)
@@ -327,7 +342,9 @@ def test_what_is_asked_for_goes_before_the_template(plain: tokenizers.Tokenizer,
     (tmp_path / "chat_template.jinja").write_text(LLAMA_3)
     assert from_hugging_face(tmp_path, "template").chat_format == "template"
     (tmp_path / "chat_template.jinja").write_text("{% for")
-    with pytest.raises(TokenizerError, match="cannot be rendered .TemplateSyntaxError.; mend it, or say --chat_format"):
+    with pytest.raises(
+        TokenizerError, match=r"cannot be rendered .TemplateSyntaxError.; mend it, or say --chat_format"
+    ):
         from_hugging_face(tmp_path)
     assert from_hugging_face(tmp_path, "chatml").chat_format == "chatml"
     with pytest.raises(TokenizerError, match="--chat_format must be one of llama3, chatml, template, not 'llama2'"):
@@ -344,3 +361,106 @@ def test_a_dialogue_that_the_template_refuses_is_told_by_its_roles(plain: tokeni
     ) as refused:
         chat.encode([Message("user", "private"), Message("user", "private")])
     assert "private" not in str(refused.value)
+
+
+# ---- device and cloud
+
+
+@pytest.fixture(scope="module")
+def split_of(plain: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A small random model with a template: ``hf``, as transformers saves it, and its halves in ``out``."""
+
+    def made(template: str) -> Path:
+        base = tmp_path_factory.mktemp("template")
+        model = random_llama(vocab_size=plain.get_vocab_size(), max_position_embeddings=2048)
+        model.generation_config.eos_token_id = [plain.token_to_id(END), plain.token_to_id(EOM), plain.token_to_id(EOT)]
+        model.save_pretrained(base / "hf")
+        Checkpoint(base / "hf", plain, template)
+        ended = run_main("split_checkpoint.py", "--ckpt_dir", str(base / "hf"), "--output_dir", str(base / "out"))
+        assert ended.returncode == 0, ended.stderr
+        return base
+
+    return made
+
+
+@pytest.mark.parametrize("template", [LLAMA_3_2, chat_templates.ZEPHYR] if SOAK else [LLAMA_3_2])
+def test_a_real_device_says_what_transformers_generates(
+    template: str, split_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Ids of the prompt, greedy tokens, and where they end; with today's date, which the template writes."""
+    base = split_of(template)
+    model: Any = LlamaForCausalLM.from_pretrained(base / "hf")
+    oracle = PreTrainedTokenizerFast.from_pretrained(base / "hf")
+    questions = ["kado untuk ibu", "the cat\nsat ", "1234"]
+    with cloud(base / "out" / "cloud") as running:
+        for number, question in enumerate(questions):
+            turns = [{"role": "user", "content": question}]
+            ids = oracle.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+            expected = model.generate(ids, do_sample=False, max_new_tokens=16, pad_token_id=0)[
+                0, ids.shape[1] :
+            ].tolist()
+            path = tmp_path / f"{number}.json"
+            path.write_text(json.dumps(turns))
+            ended = run_main(
+                "edge_main.py", "--ckpt_dir", str(base / "out" / "edge"), "--cloud", running.address, "--prompt_file",
+                str(path), "--sanitise", "off", "--json", "--temperature", "0", "--max_gen_len", "16",
+            )  # fmt: skip
+            assert ended.returncode == 0, ended.stderr
+            said = json.loads(ended.stdout)
+            stops = [*model.generation_config.eos_token_id, None]
+            assert said["timing"]["prompt_tokens"] == ids.shape[1]
+            assert said["tokens"] == [id for id in expected if id not in stops]
+
+
+def test_a_cloud_computes_beginnings_of_prompts_that_a_template_writes(split_of: Callable[[str], Path]) -> None:
+    """The device of a template that writes the date before a sheet's words finds them there, and sends the rest."""
+    out = split_of(LLAMA_3_2) / "out"
+    half = read_half(out / "edge", "edge")
+    tokenizer, profile = tokenizer_of(half), read_profile(PROFILE)
+    chat, directory = chat_format_of(half, tokenizer), read_all(str(SHEETS))
+    known = [ids for those in openings_of(directory, chat).values() for ids in those]
+    for prompt_id in directory.sheets:
+        prepared = prepare(read_from_directory(str(SHEETS), prompt_id), profile, "schema", chat, tokenizer, 8192)
+        outgoing = prepared.outgoing
+        assert outgoing.shared > 20 and outgoing.ids[: outgoing.shared] in known
+        assert "Today Date: " in prepared.dialog[0].content
+
+
+@pytest.mark.parametrize(
+    "template",
+    [LLAMA_3_1, chat_templates.LLAMA_2, chat_templates.VICUNA, CHATML + "{{ 'x' if 'zzz' in messages[0].content }}"],
+)
+def test_the_gate_reads_the_persons_words_wherever_a_template_puts_them(
+    template: str, plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    """A value that slipped past the sanitiser is refused; without it, the prompt leaves."""
+    checkpoint = Checkpoint(tmp_path, plain, template)
+    sanitiser = Sanitiser(profile_from({"name": "Wendell Okafor"}))
+
+    def passed(text: str) -> Outgoing:
+        passages = [Passage("system", ("be brief",)), Passage("user", ("for ", CleanText(text), " please"))]
+        return gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
+
+    with pytest.raises(PrivacyRefused):
+        passed("Wendell Okafor")
+    assert "a friend" in passed("a friend").text
+
+
+def test_the_gate_reads_what_a_template_has_rewritten_as_it_was_before(
+    plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    """Where the words do not stand in the text as they were written, each piece is read by itself."""
+    rewriting = "{% for m in messages %}{{ '<|user|>' + m.content | replace(' ', '_') }}{% endfor %}"
+    checkpoint = Checkpoint(tmp_path, plain, rewriting)
+    assert checkpoint.chat.encode([Message("user", "a b c")]).offsets == [None]
+    sanitiser = Sanitiser(profile_from({"name": "Wendell Okafor"}))
+    for text, refused in (("Wendell Okafor", True), ("a good friend", False)):
+        passages = [Passage("user", ("for ", CleanText(text), " please"))]
+        if refused:
+            with pytest.raises(PrivacyRefused):
+                gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
+        else:
+            assert (
+                gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer).text
+                == "<|user|>for_a_good_friend_please"
+            )

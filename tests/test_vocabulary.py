@@ -210,7 +210,7 @@ def test_any_trained_vocabulary_that_is_taken_gives_the_librarys_ids(alphabet: s
         library.train_from_iterator(
             corpus, trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
         )
-        v = from_hugging_face(hugging_face(tmp_path, json.loads(library.to_str()), chat_template=CHATML))
+        v = from_hugging_face(hugging_face(tmp_path, json.loads(library.to_str())))
         ours = open_tokenizer(v, tmp_path)
         for text in data.draw(st.lists(st.text(alphabet, max_size=40), min_size=5, max_size=5)):
             assert ours.encode(text, bos=False, eos=False) == library.encode(text, add_special_tokens=False).ids
