@@ -71,7 +71,11 @@ def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str
         )
     except UnicodeEncodeError:
         raise CannotRender("it is not Unicode") from None
-    returned, out = _run(request, SECONDS + _SECONDS_PER_CHARACTER * given, characters * _ANSWER_BYTES_PER_CHARACTER)
+    try:
+        seconds, most = SECONDS + _SECONDS_PER_CHARACTER * given, characters * _ANSWER_BYTES_PER_CHARACTER
+        returned, out = _run(request, seconds, most)
+    except OSError as err:
+        raise CannotRender(f"no process can be started for it: {err.strerror or type(err).__name__}") from None
     if returned:
         raise CannotRender("it takes too long, or too much memory")
     try:

@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from llama.chat import ChatFormat, Message
 from llama.chat import chat_format as native_format
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
-from llama.checkpoint.vocabulary import Vocabulary, from_hugging_face
+from llama.checkpoint.vocabulary import Vocabulary, from_gguf, from_hugging_face
 from llama.cloud.prefixes import openings_of
 from llama.errors import PrivacyRefused, TokenizerError
 from llama.privacy import gate
@@ -35,8 +35,9 @@ from llama.tokenizer import META_PATTERN, Tokenizer
 from tests import chat_templates
 from tests.chat_templates import CHATML, EXPECTED, LLAMA_3, LLAMA_3_1, LLAMA_3_2, TEMPLATES, THINKING
 from tests.processes import cloud
-from tests.small_checkpoints import random_llama
+from tests.small_checkpoints import byte_tokens, random_llama
 from tests.support import ROOT, SOAK, run_main
+from tests.test_vocabulary import write_gguf
 
 Json = dict[str, Any]
 SPECIAL = (
@@ -464,3 +465,47 @@ def test_the_gate_reads_what_a_template_has_rewritten_as_it_was_before(
                 gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer).text
                 == "<|user|>for_a_good_friend_please"
             )
+
+
+# ---- what files say of tokens
+
+
+def test_tokens_that_only_the_tokenizers_configuration_adds_count_as_for_transformers(
+    plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    """Words and special tokens, some of which are in the vocabulary already, some new; also named ones."""
+    Checkpoint(tmp_path, plain, CHATML)
+    free = plain.get_vocab_size()
+
+    def add(config: Json) -> None:
+        flags = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False}
+        decoder = config.get("added_tokens_decoder", {})
+        decoder |= {str(plain.token_to_id(text)): {"content": text, "special": True, **flags} for text in SPECIAL}
+        decoder |= {str(free): {"content": "<new>", "special": False, **flags}}
+        decoder |= {str(plain.token_to_id("the")): {"content": "the", "special": False, **flags}}
+        config |= {"added_tokens_decoder": decoder, "pad_token": "<pad>", "extra_special_tokens": ["<extra>"]}
+
+    edited(tmp_path / "tokenizer_config.json", add)
+    oracle = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ours, _ = opened(from_hugging_face(tmp_path), tmp_path)
+    names = ("<new>", "<pad>", "<extra>", "the", "<|im_end|>")
+    assert [(ours.special_tokens | ours.words)[name] for name in names] == oracle.convert_tokens_to_ids(list(names))
+    assert {"<new>", "the"} == ours.words.keys()
+    for text in ("bathe the<new>cat", "the<new> the", " other"):
+        assert ours.encode(text, bos=False, eos=False) == oracle.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("word", [True, False])
+def test_a_gguf_tells_words_and_named_tokens_too(word: bool, tmp_path: Path) -> None:
+    """USER_DEFINED is a word; bos_token and eos_token are what the metadata number."""
+    tokens = ["<s>", "</s>", "<think>", *byte_tokens(), "ab"]
+    template = "{{ bos_token }}{% for m in messages %}{{ m.role + m.content + eos_token }}{% endfor %}"
+    file = write_gguf(
+        tmp_path / "a.gguf", pre="llama-bpe", tokens=tokens, token_type=[3, 3, 4 if word else 3] + [1] * 257,
+        merges=["a b"], template=template, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    v = from_gguf(file, "a.gguf")
+    tokenizer, chat = opened(v, tmp_path)
+    ids = chat.encode_dialog_prompt([Message("user", "a<think></s>")])
+    assert (ids[0], ids[-1], ids.count(1), ids.count(2)) == (0, 1, 1, int(word))
+    assert tokenizer.decode(ids) == "<s>usera<think></s></s>" and chat.stop_ids == (1,)

@@ -103,6 +103,8 @@ def write_gguf(path: Path, **changes: object) -> GGUFFile:
     for name, value in fields.items():
         if name == "template":
             writer.add_chat_template(value)
+        elif isinstance(value, int):
+            writer.add_uint32(f"tokenizer.ggml.{name}", value)
         elif isinstance(value, list):
             writer.add_array(f"tokenizer.ggml.{name}", value)
         elif value is not None:

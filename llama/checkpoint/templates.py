@@ -87,9 +87,9 @@ def choose(
     if asked == TEMPLATE and template is None:
         raise TokenizerError(f"{where}: --chat_format template, but the checkpoint has no chat template; leave it out")
     if asked in NATIVE_FORMATS:
-        return Choice(asked)
+        return _native_choice(asked)
     if template is None:
-        return Choice(_by_tokens(special, where))
+        return _native_choice(_by_tokens(special, where))
     if len(template.source) > MAX_TEMPLATE_BYTES:
         raise TokenizerError(f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
                              f"model's is; --chat_format llama3 or chatml goes without it")  # fmt: skip
@@ -98,6 +98,11 @@ def choose(
     except CannotRender as err:
         raise TokenizerError(f"{where}: its chat template cannot be rendered ({err}); mend it, or say "
                              f"--chat_format llama3 or chatml to go without it") from None  # fmt: skip
+
+
+def _native_choice(name: str, default_system: str | None = None) -> Choice:
+    turn, opened, begin = _WRITTEN[name]
+    return Choice(name, default_system, around=begin + turn + opened)
 
 
 def _by_tokens(special: Collection[str], where: str) -> str:
@@ -150,7 +155,7 @@ def _native(template: ChatTemplate, bare: str, natives: Sequence[str]) -> Choice
         except CannotRender:
             return None
         if all(text == _spelled(name, dialog, default_system) for text, dialog in zip(written, dialogs, strict=True)):
-            return Choice(name, default_system)
+            return _native_choice(name, default_system)
     return None
 
 

@@ -14,6 +14,7 @@ Knows nothing about: tensors, the halves.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -161,7 +162,8 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     types = _gguf_field(file, "tokenizer.ggml.token_type", list[int], where)
     merges = _gguf_field(file, "tokenizer.ggml.merges", list[str], where)
     if len(types) != len(tokens):
-        raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; get the file again")
+        raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; convert the model "
+                             f"again, or use another GGUF of it")  # fmt: skip
     normal = [kind == gguf.TokenType.NORMAL for kind in types]
     words = [kind == gguf.TokenType.USER_DEFINED for kind in types]
     template = _gguf_field(file, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str | None, where)
@@ -187,7 +189,8 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
         if value is not None or kind in (str | None, int | None):
             return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeDecodeError) as err:
-        raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; get the file again") from None
+        raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; convert the model "
+                             f"again, or use another GGUF of it") from None  # fmt: skip
     raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
 
 
@@ -235,6 +238,10 @@ class _NamedTemplate(msgspec.Struct):
 class _NamedToken(msgspec.Struct):
     content: str
     special: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+    normalized: bool = False
 
 
 class _TokenizerConfig(msgspec.Struct):
@@ -248,7 +255,7 @@ class _TokenizerConfig(msgspec.Struct):
     mask_token: str | _NamedToken | None = None
     additional_special_tokens: list[str | _NamedToken] | None = None
     extra_special_tokens: list[str | _NamedToken] | dict[str, str | _NamedToken] | None = None
-    added_tokens_decoder: dict[str, _NamedToken] | None = None
+    added_tokens_decoder: dict[int, _NamedToken] | None = None
     others: dict[str, str] = {}  # more that end on _token; a template may call them by name
 
     @property
@@ -260,10 +267,14 @@ class _TokenizerConfig(msgspec.Struct):
     @property
     def special(self) -> set[str]:
         """Texts of the tokens that this file makes special ones."""
-        extra = self.extra_special_tokens or []
-        lists = [*(self.additional_special_tokens or []), *(extra.values() if isinstance(extra, dict) else extra)]
         added = [token for token in (self.added_tokens_decoder or {}).values() if token.special]
-        return {*self.named.values(), *map(_text_of, lists), *map(_text_of, added)}
+        return {*self.named.values(), *map(_text_of, self.listed), *map(_text_of, added)}
+
+    @property
+    def listed(self) -> list[str | _NamedToken]:
+        """More special tokens, without names."""
+        extra = self.extra_special_tokens or []
+        return [*(extra.values() if isinstance(extra, dict) else extra or self.additional_special_tokens or [])]
 
 
 class _Ends(msgspec.Struct):
@@ -293,7 +304,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabu
     """
     where = str(directory / "tokenizer.json")
     source = _decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
-    if source.normalizer is not None:
+    if source.normalizer not in (None, {"type": "Sequence", "normalizers": []}):
         kind = quoted(source.normalizer.get("type"))
         raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
     try:
@@ -303,7 +314,8 @@ def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabu
         pattern = _hugging_face_pattern(source.pre_tokenizer, where)
         model = msgspec.json.decode(source.model, type=_Bpe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise TokenizerError(f"{where}: field model is malformed: {err}; get the file again") from None
+        raise TokenizerError(f"{where}: field model is malformed: {err}; use the tokenizer.json that "
+                             f"belongs to the model") from None  # fmt: skip
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
             raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
@@ -313,6 +325,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabu
         _Added(token.id, token.content, token.special or token.content in special, token.flags)
         for token in source.added_tokens
     ]
+    added += _added_by(config, model.vocab, added)
     template = _hugging_face_template(directory, config)
     return _convert(
         _normal_tokens(model, {token.text: token.id for token in added}, where),
@@ -324,6 +337,28 @@ def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabu
         chat_format,
         where,
     )
+
+
+def _added_by(config: _TokenizerConfig, vocab: Mapping[str, int], added: Sequence[_Added]) -> list[_Added]:
+    """Tokens that ``tokenizer_config.json`` adds to those of ``tokenizer.json``.
+
+    transformers gives a token the number that its text has in the vocabulary, or else the next one that is free.
+    """
+    numbered = sorted((config.added_tokens_decoder or {}).items(), key=lambda item: item[0])
+    tokens = [*(token for _, token in numbered), *config.named.values(), *config.listed]
+    ids = {token.text: token.id for token in added}
+    free, found = max([*vocab.values(), *ids.values()], default=-1) + 1, list[_Added]()
+    for token in tokens:
+        text = _text_of(token)
+        if not text or text in ids:
+            continue
+        ids[text] = vocab.get(text, free)
+        free += text not in vocab
+        flags = PLAIN
+        if isinstance(token, _NamedToken):
+            flags = TokenFlags(token.lstrip, token.rstrip, token.single_word, token.normalized)
+        found.append(_Added(ids[text], text, text in config.special, flags))
+    return found
 
 
 def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tuple[int, str]]:
@@ -374,7 +409,8 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
     """The pattern that does what Llama 3's or SmolLM2's pre-tokeniser does; all others are refused."""
     steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise TokenizerError(f"{where}: field pre_tokenizer is malformed; get the file again")
+        raise TokenizerError(f"{where}: field pre_tokenizer is malformed; use the tokenizer.json that belongs "
+                             f"to the model")  # fmt: skip
     # How offsets into the text are reported has no bearing on ids.
     match [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]:
         case [
@@ -411,8 +447,10 @@ def _hugging_face_template(directory: Path, config: _TokenizerConfig) -> str | N
 def _decode_json(path: Path, kind: type[T], most: int) -> T:
     try:
         return msgspec.json.decode(read_file(path, most, read_json), type=kind)
+    except msgspec.ValidationError as err:
+        raise TokenizerError(f"{path}: malformed: {err}; use the file that belongs to the model") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise TokenizerError(f"{path}: malformed: {err}; get the file again") from None
+        raise TokenizerError(f"{path}: malformed: not JSON ({err}); get the file again") from None
 
 
 def _convert(
@@ -429,15 +467,17 @@ def _convert(
     check_token_count(len(normal) + len(added), where)
     if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
         raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
-                             f"vocabulary's are; get the file again")  # fmt: skip
+                             f"vocabulary's are; is it the right file?")  # fmt: skip
     for id, token in normal:
         check_token(len(token), f"{where}, token {id}")
     ranks = {_to_bytes(token, f"{where}, token {id}"): id for id, token in sorted(normal)}
     by_text = {token.text: token for token in sorted(added, key=lambda token: token.id)}
     if len(ranks) != len(normal) or len(by_text) != len(added):
-        raise TokenizerError(f"{where}: two tokens have the same text; get the file again")
+        texts = [token for _, token in normal] if len(ranks) != len(normal) else [token.text for token in added]
+        twice = next(text for text, count in Counter(texts).items() if count > 1)
+        raise TokenizerError(f"{where}: two tokens have the same text, {quoted(twice)}; give one of them another")
     if not ranks:
-        raise TokenizerError(f"{where}: no tokens but special ones; get the file again")
+        raise TokenizerError(f"{where}: no tokens but special ones; use the tokenizer that belongs to the model")
     if "" in by_text:
         raise TokenizerError(f"{where}: token {by_text[''].id} has no text; give it one, or remove it")
     ids = {text: token.id for text, token in by_text.items()}
@@ -450,7 +490,7 @@ def _convert(
     special = {text for text, token in by_text.items() if token.special or text in choice.around}
     answered = [ids[text] for text in sorted(special, key=len) if choice.after_answer.lstrip().startswith(text)]
     stops = [*ends, *answered[-1:]]
-    if "<|start_header_id|>" in choice.around:
+    if choice.template is not None and "<|start_header_id|>" in choice.around:
         stops += [ids[text] for text in _LLAMA_3_ENDS if text in special]
     return Vocabulary(
         model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
@@ -485,7 +525,8 @@ def _to_bytes(token: str, place: str) -> bytes:
             return bytes([_BYTE_OF_CHAR[char] for char in token])
     except KeyError:
         pass
-    raise TokenizerError(f"{place}: not written in byte-level BPE's characters; get the file again")
+    raise TokenizerError(f"{place}: not written in byte-level BPE's characters; another kind of vocabulary, which is "
+                         f"not supported")  # fmt: skip
 
 
 def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges:
@@ -494,7 +535,7 @@ def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges
         MAX_MERGES_CHARACTERS
     ):
         raise TokenizerError(f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together, as no "
-                             f"vocabulary's are; get the file again")  # fmt: skip
+                             f"vocabulary's are; is it the right file?")  # fmt: skip
     for number, merge in enumerate(merges):
         place = f"{where}, merge {number}"
         left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])
@@ -516,8 +557,8 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
     """
     listed = set(merges)
     if len(listed) < len(merges):
-        raise TokenizerError(f"{where}: a merge stands twice; get the file again")
-    last = -1
+        raise TokenizerError(f"{where}: a merge stands twice; remove one of them")
+    last, hint = -1, "" if ignore_merges else ", and ignore_merges is not set, as newer files of Llama 3 have it"
     for number, (left, right) in enumerate(merges):
         rank = ranks.get(left + right)
         if rank is None or rank < last:
@@ -528,7 +569,7 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
         parts = _merge_below(token, rank, ranks)
         unmerged = len(token) == 1 or (ignore_merges and len(parts) > 2)
         if not unmerged and tuple(parts) not in listed:
-            raise TokenizerError(f"{where}: no merge leads to token {rank}; such a vocabulary is not supported")
+            raise TokenizerError(f"{where}: no merge leads to token {rank}{hint}; such a vocabulary is not supported")
 
 
 def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[bytes]:
