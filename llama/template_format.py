@@ -1,10 +1,10 @@
 """The chat format that a checkpoint's own template writes, for templates that ``llama.chat`` cannot say.
 
 The template is rendered for every dialogue (``llama.rendering``: sandboxed, with little time and memory). In what it
-writes, special tokens count; in what people wrote they do not. So a character that nobody wrote is put into each text
-of a special token in a content, before the template sees it, and taken out when the ids are made. The other way round
-each content is marked in a second rendering by two such characters, to know where it stands: a template may strip it,
-and the gate (``llama.privacy.gate``) reads the person's words where they stand.
+writes, special tokens count; in what people wrote they do not. So the text of a special token in a content is hidden
+before the template sees it: each of its characters is replaced by one that nobody wrote, and put back when the ids are
+made. Each content is marked in a second rendering by two such characters, to know where it stands: a template may strip
+it, and the gate (``llama.privacy.gate``) reads the person's words where they stand.
 
 Knows nothing about: where a dialogue or a template comes from.
 """
@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from llama.added_tokens import Literals, Part
 from llama.chat import Encoded, Message, checked
 from llama.errors import TokenizerError
 from llama.rendering import CannotRender, DialogRefused, render
-from llama.tokenizer import Part, Tokenizer
+from llama.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
 MAX_VARIABLES, MAX_VARIABLE_CHARACTERS = 32, 4096
@@ -38,7 +39,7 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Written:
-    """A dialogue as the template writes it, with breakers; and where in it each content without its margins stands."""
+    """A dialogue as the template writes it; and where in it each content without its margins stands."""
 
     text: str
     places: list[tuple[int, int] | None]
@@ -57,19 +58,18 @@ class TemplateFormat:
         self._tokenizer, self._template = tokenizer, template
         self.default_system: str | None = None  # what the template puts in front is its own affair
         self.stop_ids = tuple(stop_ids)
-        special = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
+        self._special = Literals(tokenizer.special_tokens)
 
     def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         dialog = checked(dialog, ROLES, None)
         try:
-            breaker, (written, *others) = self._written([dialog, *_asked(dialog[:opening])], marked=1)
+            hidden, (written, *others) = self._written([dialog, *_asked(dialog[:opening])], marked=1)
         except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
-            breaker, (written, *others) = self._written([dialog], marked=1)
-        ids, parts = self._tokenizer.encode_template(written.text, breaker)
-        text, offsets = self._placed(dialog, written, parts, breaker)
-        opened = self._common([self._tokenizer.encode_template(other.text, breaker)[0] for other in others])
+            hidden, (written, *others) = self._written([dialog], marked=1)
+        ids, parts = self._tokenizer.encode_template(written.text, hidden)
+        text, offsets = self._placed(dialog, written, parts, hidden)
+        opened = self._common([self._tokenizer.encode_template(other.text, hidden)[0] for other in others])
         shared = len(opened) if ids[: len(opened)] == opened else 0
         return Encoded(ids, text, offsets, shared, self._preface(dialog[0], text, offsets[0]))
 
@@ -78,13 +78,33 @@ class TemplateFormat:
         if offset is None:
             return ""
         begin = offset + len(first.content) - len(first.content.lstrip())
-        said = self._special.sub(" ", text[:begin]).strip()
-        return said.removesuffix(first.role).strip()
+        said = " ".join(self._between_special(text[:begin]))
+        return said.strip().removesuffix(first.role).strip()
+
+    def _between_special(self, text: str) -> Iterator[str]:
+        at = 0
+        for begin, end in self._special.find(text, 0, len(text)):
+            yield text[at:begin]
+            at = end
+        yield text[at:]
+
+    def _in_special(self, text: str) -> Iterator[str]:
+        """The characters of special tokens' texts in a text."""
+        for begin, end in self._special.find(text, 0, len(text)):
+            yield from text[begin:end]
+
+    def _without_special(self, text: str, signs: Mapping[str, str]) -> str:
+        """The text with these signs for the characters of each special token's text."""
+        pieces, at = list[str](), 0
+        for begin, end in self._special.find(text, 0, len(text)):
+            pieces += [text[at:begin], *(signs[char] for char in text[begin:end])]
+            at = end
+        return "".join([*pieces, text[at:]])
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
-        breaker, (written,) = self._written([checked(dialog, ROLES, None)], marked=0)
-        return self._tokenizer.encode_template(written.text, breaker)[0]
+        hidden, (written,) = self._written([checked(dialog, ROLES, None)], marked=0)
+        return self._tokenizer.encode_template(written.text, hidden)[0]
 
     def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
@@ -94,12 +114,12 @@ class TemplateFormat:
         """
         dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in beginnings]
         try:
-            breaker, written = self._written([each for both in dialogs for each in both], marked=0)
+            hidden, written = self._written([each for both in dialogs for each in both], marked=0)
         except TokenizerError:
             if len(beginnings) == 1:
                 return [[]]
             return [ids for messages in beginnings for ids in self.openings([messages])]
-        ids = [self._tokenizer.encode_template(each.text, breaker)[0] for each in written]
+        ids = [self._tokenizer.encode_template(each.text, hidden)[0] for each in written]
         return [self._common(both) for both in zip(ids[::2], ids[1::2], strict=True)]
 
     def _common(self, both: Sequence[Sequence[int]]) -> list[int]:
@@ -109,22 +129,25 @@ class TemplateFormat:
             same.pop()
         return same
 
-    def _written(self, dialogs: Sequence[Sequence[Message]], *, marked: int) -> tuple[str, list[_Written]]:
-        """The breaker, and what the template writes; of the first ``marked`` dialogues also where contents stand."""
+    def _written(self, dialogs: Sequence[Sequence[Message]], *, marked: int) -> tuple[dict[int, str], list[_Written]]:
+        """What the template writes, and what the hidden characters stand for, by their codes.
+
+        Of the first ``marked`` dialogues also where their contents stand.
+        """
         seen = set(self._template.source).union(
             *self._template.variables.values(), *(message.content for dialog in dialogs for message in dialog)
         )
         fresh = (chr(code) for code in itertools.chain(*_PRIVATE) if chr(code) not in seen)
-        breaker = next(fresh, None)
+        found = {char for dialog in dialogs for message in dialog for char in self._in_special(message.content)}
+        signs = {char: next(fresh, "") for char in sorted(found)}
         marks = [[(next(fresh, ""), next(fresh, "")) for _ in dialog] for dialog in dialogs[:marked]]
-        if breaker is None or any(not end for pairs in marks for _, end in pairs):
+        if not all(signs.values()) or any(not end for pairs in marks for _, end in pairs):
             raise TokenizerError("the dialogue has more messages, or stranger characters, than a chat template can be "
                                  "followed through; shorten it")  # fmt: skip
 
-        def plain(message: Message) -> str:
-            return self._special.sub(lambda found: found[0][0] + breaker + found[0][1:], message.content)
-
-        contents = [[(message.role, plain(message)) for message in dialog] for dialog in dialogs]
+        contents = [
+            [(message.role, self._without_special(message.content, signs)) for message in dialog] for dialog in dialogs
+        ]
         versions = [
             *contents,
             *(
@@ -135,7 +158,8 @@ class TemplateFormat:
         texts = self._rendered([[{"role": role, "content": text} for role, text in each] for each in versions], dialogs)
         places = [_places(*each) for each in zip(texts, texts[len(dialogs) :], marks, strict=False)]
         places += [[None] * len(dialog) for dialog in dialogs[marked:]]
-        return breaker, [_Written(text, where) for text, where in zip(texts, places, strict=False)]
+        hidden = {ord(sign): char for char, sign in signs.items()}
+        return hidden, [_Written(text, where) for text, where in zip(texts, places, strict=False)]
 
     def _rendered(
         self, messages: Sequence[Sequence[Mapping[str, str]]], dialogs: Sequence[Sequence[Message]]
@@ -151,7 +175,7 @@ class TemplateFormat:
                                  f"the checkpoint anew with another --chat_format") from None  # fmt: skip
 
     def _placed(
-        self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part], breaker: str
+        self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part], hidden: Mapping[int, str]
     ) -> tuple[str, list[int | None]]:
         """What the ids say, and where in it character 0 of each content stands, if the content stands there whole.
 
@@ -164,10 +188,10 @@ class TemplateFormat:
         at = 0
         for part in parts:
             while at < len(wanted) and wanted[at] < part.end:
-                before = written.text[part.start : wanted[at]].replace(breaker, "") if part.id is None else ""
+                before = written.text[part.start : wanted[at]].translate(hidden) if part.id is None else ""
                 place_of[wanted[at]] = len(text) + len(before)
                 at += 1
-            own = written.text[part.start : part.end].replace(breaker, "")
+            own = written.text[part.start : part.end].translate(hidden)
             text += own if part.id is None else names[part.id]
         place_of |= {place: len(text) for place in wanted[at:]}
         self._refuse_assembled(written, parts)

@@ -5,10 +5,9 @@ tiktoken's byte-pair encoding, for which an id is also a merge priority (lower f
 nothing else: Meta's 256 special tokens follow the last line, and the text is cut by Meta's pattern first. A vocabulary
 of another model comes with its own special tokens and pattern (``llama.checkpoint.vocabulary`` makes all three).
 
-Two kinds of tokens are added to those of the rank file. Special tokens never come out of :meth:`Tokenizer.encode`: text
-that looks like one is ordinary text. Who wants one puts its id there, as ``llama.chat`` does, or has a template written
-by :meth:`Tokenizer.encode_template`. Words are found in any text before it is cut, as other tokens that have their own
-flags in ``tokenizer.json`` (github.com/huggingface/tokenizers, ``added_vocabulary.rs``).
+Two kinds of tokens are added to those of the rank file (``llama.added_tokens``). Special tokens never come out of
+:meth:`Tokenizer.encode`: text that looks like one is ordinary text. Put its id there where you want one, as
+``llama.chat`` does, or use :meth:`Tokenizer.encode_template`. Words are found in any text.
 
 Knows nothing about: chat formats, other file formats.
 """
@@ -18,17 +17,16 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import blobfile as bf
-import msgspec
 import regex
 import tiktoken
 
+from llama.added_tokens import AddedTokens, Part, TokenFlags
 from llama.errors import TokenizerError
 from llama.files import NotRegular, TooLarge, read_anywhere
 
@@ -86,10 +84,6 @@ MAX_TOKEN_BYTES = 4096
 MAX_SPECIAL_TOKENS = 8192
 MAX_SPECIAL_CHARACTERS = 256 << 10
 _ID_DIGITS = 10
-
-# What `tokenizers` takes for whitespace beside an added token (Unicode's White_Space), and for a part of a word.
-_SPACE = r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
-_SPACES_AFTER, _WORD = re.compile(f"{_SPACE}*"), regex.compile(r"\w")
 
 _RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
 
@@ -197,34 +191,6 @@ def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
                              f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
 
 
-class TokenFlags(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How an added token is found; the names are those of ``tokenizer.json``.
-
-    Attributes:
-        lstrip: it takes in whitespace before it.
-        rstrip: it takes in whitespace behind it.
-        single_word: it does not count inside a word.
-        normalized: it is looked for in what those without this flag have left.
-    """
-
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
-    normalized: bool = False
-
-
-PLAIN = TokenFlags()
-
-
-@dataclass(frozen=True)
-class Part:
-    """A stretch of a text, from ``start`` to before ``end``: ordinary, or an added token with what it takes in."""
-
-    start: int
-    end: int
-    id: int | None = None
-
-
 class Tokenizer:
     """A vocabulary, with the attributes of Meta's tokenizer.
 
@@ -267,7 +233,7 @@ class Tokenizer:
         self.words = dict(words or {})
         check_special_tokens(self.special_tokens | self.words, f"tokenizer {model_path}")
         self._token_bytes = token_table(ranks, self.special_tokens, f"tokenizer {model_path}", self.words)
-        self._finder = _AddedTokens(self.special_tokens, self.words, flags or {})
+        self._added = AddedTokens(self.special_tokens, self.words, flags or {})
         self.n_words = len(self._token_bytes)
         self.bos_id = self.special_tokens.get("<|begin_of_text|>")
         stops = [[self.special_tokens[t] for t in names if t in self.special_tokens] for names in _STOP_TOKENS]
@@ -301,18 +267,19 @@ class Tokenizer:
             if asked and id is None:
                 raise TokenizerError(f"this vocabulary has no {name}-of-text token; encode without it")
         ids = [self.bos_id] if bos and self.bos_id is not None else []
-        for part in self._finder.parts(s, special=False):
+        for part in self._added.parts(s, special=False):
             ids += self._encode_ordinary(s[part.start : part.end]) if part.id is None else [part.id]
         if eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
-    def encode_template(self, s: str, breaker: str) -> tuple[list[int], list[Part]]:
+    def encode_template(self, s: str, hidden: Mapping[int, str]) -> tuple[list[int], list[Part]]:
         """Ids of a text that a chat template has written, in which special tokens count.
 
         Args:
             s: the text.
-            breaker: one character that nobody wrote, put into what must not become a special token; it is left out.
+            hidden: characters that nobody wrote, in place of those of what must not become a special token: what each
+                stands for, by its code.
 
         Returns:
             The ids, and the parts that they were made from.
@@ -320,9 +287,9 @@ class Tokenizer:
         Raises:
             TokenizerError: a lone surrogate in the text.
         """
-        ids, parts = list[int](), list(self._finder.parts(s, special=True))
+        ids, parts = list[int](), list(self._added.parts(s, special=True))
         for part in parts:
-            own = s[part.start : part.end].replace(breaker, "")
+            own = s[part.start : part.end].translate(hidden)
             ids += self._encode_ordinary(own) if part.id is None else [part.id]
         return ids, parts
 
@@ -392,60 +359,6 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left: U+FFFD for a character that never became whole, else nothing. Ready for the next reply."""
         return self._decoder.decode(b"", final=True)
-
-
-class _AddedTokens:
-    """Finds added tokens in a text as the ``tokenizers`` library does: leftmost first, then the longest."""
-
-    def __init__(
-        self, special_tokens: Mapping[str, int], words: Mapping[str, int], flags: Mapping[str, TokenFlags]
-    ) -> None:
-        self._ids = {**words, **special_tokens}
-        self._flags, self._special = flags, frozenset(special_tokens)
-        late = [text for text in self._ids if flags.get(text, PLAIN).normalized]
-        self._passes = [
-            _any_of(some) for some in (self._ids.keys() - set(late), late) if any(text in words for text in some)
-        ]
-        self._template_passes = [_any_of(some) for some in (self._ids.keys() - set(late), late) if some]
-
-    def parts(self, text: str, *, special: bool) -> Iterator[Part]:
-        """Cut a text into ordinary stretches and added tokens; special ones count only if ``special``."""
-        passes = self._template_passes if special else self._passes
-        return self._cut(text, 0, len(text), passes, special) if passes else iter([Part(0, len(text))])
-
-    def _cut(self, text: str, start: int, end: int, passes: Sequence[re.Pattern[str]], special: bool) -> Iterator[Part]:
-        """The parts of ``text[start:end]``: each pass looks at what those before it have left."""
-        if not passes:
-            if start < end:
-                yield Part(start, end)
-            return
-        at = start
-        for found in passes[0].finditer(text, start, end):
-            token = found[0]
-            flags = self._flags.get(token, PLAIN)
-            begin, stop = found.span()
-            if not special and token in self._special:
-                continue
-            if flags.single_word and (
-                (begin > start and _WORD.match(text[begin - 1])) or (stop < end and _WORD.match(text[stop]))
-            ):
-                continue
-            if flags.lstrip:
-                while begin > at and _SPACES_AFTER.fullmatch(text[begin - 1]):
-                    begin -= 1
-            if flags.rstrip:
-                spaces = _SPACES_AFTER.match(text, stop, end)
-                stop = spaces.end() if spaces else stop
-            if begin < at:  # inside what the one before has taken in
-                continue
-            yield from self._cut(text, at, begin, passes[1:], special)
-            yield Part(begin, stop, self._ids[token])
-            at = stop
-        yield from self._cut(text, at, end, passes[1:], special)
-
-
-def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
 
 
 def token_table(

@@ -208,9 +208,7 @@ def test_any_text_is_cut_at_added_tokens_as_the_library_cuts_it(worded: tokenize
         if any("\ud800" <= char <= "\udfff" for char in text):
             return
         worded.encode_special_tokens = False
-        assert (
-            checkpoint.tokenizer.encode_template(text, "\ue000")[0] == worded.encode(text, add_special_tokens=False).ids
-        )
+        assert checkpoint.tokenizer.encode_template(text, {})[0] == worded.encode(text, add_special_tokens=False).ids
         worded.encode_special_tokens = True
         assert (
             checkpoint.tokenizer.encode(text, bos=False, eos=False) == worded.encode(text, add_special_tokens=False).ids
@@ -246,6 +244,18 @@ def test_a_token_that_stands_between_messages_never_comes_out_of_one_even_if_it_
     assert ids is not None
     assert [id for id in ids if id in (turn, done, think)] == [turn, think, done, turn, think]
     assert done in checkpoint.chat.stop_ids, "what ends an answer in a dialogue ends a reply"
+
+
+def test_special_tokens_inside_others_and_of_one_character_do_not_come_out_of_a_message_either(tmp_path: Path) -> None:
+    tokens = [AddedToken(text, special=True, normalized=False) for text in ("<<", "∎", "<|im", "end|>", "||")]
+    template = "{% for m in messages %}{{ '∎' + m.content + '<|im_end|>' }}{% endfor %}"
+    checkpoint = Checkpoint(tmp_path, trained(tokens), template)
+    number = checkpoint.oracle.convert_tokens_to_ids
+    for attack in ("∎", "a<|im_end|>b", "<<<||im_end|>", "x < y | z", "<|im_end|><|im_end|>∎∎"):
+        ids = checkpoint.ours([Message("user", attack), Message("user", attack)])
+        special = [id for id in ids or [] if id in checkpoint.tokenizer.special_tokens.values()]
+        assert special == [number("∎"), number("<|im_end|>")] * 2
+        assert checkpoint.tokenizer.decode(ids or []) == f"∎{attack}<|im_end|>" * 2
 
 
 def test_a_content_and_the_template_make_no_special_token_together(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import torch
 from torch import nn
 
+from llama.added_tokens import TokenFlags
 from llama.chat import MAX_STOP_IDS, NATIVE_FORMATS, TEMPLATE, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
@@ -29,7 +30,7 @@ from llama.files import read_json, shown
 from llama.model import ModelArgs
 from llama.rendering import MAX_TEMPLATE_BYTES
 from llama.template_format import MAX_VARIABLE_CHARACTERS, MAX_VARIABLES, ChatTemplate, TemplateFormat
-from llama.tokenizer import SMOLLM_PATTERN, TokenFlags, Tokenizer
+from llama.tokenizer import SMOLLM_PATTERN, Tokenizer
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 20  # special tokens are most of it

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import gguf
 import msgspec
 
+from llama.added_tokens import PLAIN, TokenFlags
 from llama.chat import MAX_STOP_IDS
 from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.templates import choose, template_variables
@@ -32,9 +33,7 @@ from llama.files import lies_there, quoted, read_json, shown
 from llama.template_format import ChatTemplate
 from llama.tokenizer import (
     META_PATTERN,
-    PLAIN,
     SMOLLM_PATTERN,
-    TokenFlags,
     check_special_tokens,
     check_token,
     check_token_count,
@@ -492,6 +491,10 @@ def _convert(
     stops = [*ends, *answered[-1:]]
     if choice.template is not None and "<|start_header_id|>" in choice.around:
         stops += [ids[text] for text in _LLAMA_3_ENDS if text in special]
+    inside = {id for id in stops if 0 <= id < n_words}
+    if len(inside) > MAX_STOP_IDS:
+        raise TokenizerError(f"{where}: {len(inside)} tokens end a reply by the files beside it; supported are "
+                             f"{MAX_STOP_IDS}: name fewer in generation_config.json")  # fmt: skip
     return Vocabulary(
         model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
         special_tokens={text: id for text, id in ids.items() if text in special},
@@ -502,7 +505,7 @@ def _convert(
         words={text: id for text, id in ids.items() if text not in special},
         flags={text: token.flags for text, token in by_text.items() if token.flags != PLAIN},
         template=choice.template,
-        stop_ids=tuple(sorted({id for id in stops if 0 <= id < n_words}))[:MAX_STOP_IDS],
+        stop_ids=tuple(sorted(inside)),
     )
 
 
