@@ -223,3 +223,20 @@ def stays_here(endpoint: Endpoint) -> bool:
         return True
     tcp = tcp_of(endpoint.address)
     return tcp is not None and tcp.ip is not None and tcp.ip.is_loopback
+
+
+def loopback() -> tuple[socket.AddressFamily, str]:
+    """The address by which this machine reaches itself: 127.0.0.1, or ::1 where there is no IPv4 at all."""
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            with socket.socket(family) as there:
+                there.bind((host, 0))
+            return family, host
+        except OSError:
+            continue
+    return socket.AF_INET, "127.0.0.1"  # whoever listens there says what is wrong
+
+
+def in_url(host: str) -> str:
+    """An address of a host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
