@@ -22,7 +22,7 @@ from llama.addresses import Endpoint, NotAnAddress, UnknownHost, known, looked_u
 from llama.edge.link import Link
 from llama.errors import UsageError
 from tests.programs import needed
-from tests.support import ROOT
+from tests.support import ROOT, Process
 
 HOSTS = """
 127.0.0.1 localhost
@@ -111,7 +111,8 @@ listened = {name: bound(f"tcp://{name}:*") for name in names}
 here = [name for name in names[:6] if all(map(stays_here, to_listen(f"tcp://{name}:*")))]
 """
 END = """
-print(json.dumps({"reached": reached, "moved": [moved, asked, notices], "listened": listened, "here": here}), flush=True)
+said = {"reached": reached, "moved": [moved, asked, notices], "listened": listened, "here": here}
+print(json.dumps(said), flush=True)
 import os
 os._exit(0)  # servers that never served would be waited for
 """
@@ -173,6 +174,17 @@ def test_who_looks_for_a_host_that_nobody_knows_is_told_at_once() -> None:
             with pytest.raises(Exception, match=r"knows no host of the name gpu-box\.invalid .*; check how it is"):
                 link.hello()
     assert time.monotonic() - began < 300
+
+
+def test_who_follows_a_cloud_whose_name_nobody_knows_is_told_so_once() -> None:
+    """And asks on: the name service may be late, as when a machine starts."""
+    with Process(
+        "-m", "llama.status", "--cloud", "tcp://gpu-box.invalid:5", "--follow", "--interval", "0.2"
+    ) as follows:
+        line = follows.line_with("knows no host of the name gpu-box.invalid")
+        assert line.startswith("status: ") and "asking until it answers" in line
+        time.sleep(1)
+        assert len(follows.err) == 1 and follows.process.poll() is None
 
 
 def test_a_look_up_that_takes_its_time_hears_who_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
