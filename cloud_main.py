@@ -18,7 +18,6 @@ if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is impo
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
-import ipaddress
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from types import FrameType
 import torch
 
 from llama import parallel, wire
+from llama.addresses import Endpoint, NotAnAddress, UnknownHost, stays_here, to_listen
 from llama.checkpoint.halves import Half, chat_format_of, check_world_size, load_weights, read_half, tokenizer_of
 from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
@@ -152,8 +152,8 @@ def main(
     if log_level not in LEVELS:
         raise UsageError(f"--log_level {log_level} is not known; use {', '.join(LEVELS)}")
     events = Events(log_level)
-    _check_is_an_address(bind)
-    _check_open_to(bind, keys=key_file is not None, insecure=insecure, events=events)
+    endpoints = _endpoints_of(bind)
+    _check_open_to(bind, endpoints, keys=key_file is not None, insecure=insecure, events=events)
     if (key_file is None) != (allow_dir is None):
         raise UsageError("--key_file and --allow_dir belong together: the cloud's own key, and those that it lists")
     if max_sessions_per_key is not None and key_file is None:
@@ -210,7 +210,7 @@ def main(
     monitoring = None
     if metrics_port is not None:
         monitoring = Monitoring(metrics_port, server.metrics.registry, server.health)
-    endpoint = server.bind(bind)
+    endpoint = server.bind(bind, endpoints)
     rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
     ranks = _load(half, welcome, rank, world_size, where, cuda_graphs, slots)
     with _needing_others():
@@ -292,18 +292,22 @@ def _load(
                          f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
 
 
-def _check_is_an_address(bind: str) -> None:
-    """Whether it is free, and of this machine, is found out when it is listened to.
+def _endpoints_of(bind: str) -> list[Endpoint]:
+    """What is to be listened to. Whether it is free, and of this machine, is found out when it is.
 
     Raises:
         UsageError: it is none that could be listened to.
     """
-    scheme, _, rest = bind.partition("://")
-    if scheme not in ("tcp", "ipc", "inproc") or not rest.rpartition(":")[0] or not wire.has_a_port(bind):
-        raise UsageError(f"--bind {bind} is not an address to listen on; write tcp://HOST:PORT")
+    try:
+        return to_listen(bind)
+    except NotAnAddress as err:
+        why = f": {err}" if str(err) else ""
+        raise UsageError(f"--bind {bind} is not an address to listen on{why}; write tcp://HOST:PORT") from None
+    except UnknownHost as err:
+        raise UsageError(f"--bind {bind}: {err}") from None
 
 
-def _check_open_to(bind: str, *, keys: bool, insecure: bool, events: Events) -> None:
+def _check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insecure: bool, events: Events) -> None:
     """Without keys only this machine itself is listened to, unless the provider says otherwise.
 
     Raises:
@@ -311,15 +315,7 @@ def _check_open_to(bind: str, *, keys: bool, insecure: bool, events: Events) -> 
     """
     if keys and insecure:
         raise UsageError("--insecure is for a cloud without keys, and --key_file gives it some; leave one away")
-    scheme, has_scheme, rest = bind.partition("://")
-    if keys or not has_scheme or scheme in ("ipc", "inproc"):
-        return
-    host = rest.rpartition(":")[0].removeprefix("[").removesuffix("]")
-    try:
-        stays_here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, or *
-        stays_here = False
-    if stays_here:
+    if keys or all(map(stays_here, endpoints)):
         return
     if not insecure:
         raise UsageError(f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "

@@ -1,13 +1,24 @@
-"""What is written reaches the disk."""
+"""What is written reaches the disk, gets its name, and is nobody else's meanwhile; on file systems of any kind.
+
+Some have no hard links (FAT, exFAT, many a network share, Android's storage), no locks or no modes.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import os
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EROFS}  # said by file systems that have nothing to sync
+_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # said of what a file system does not have
+_CANNOT_SYNC = _CANNOT | {errno.EROFS}  # said by file systems that have nothing to sync
+# EPERM is Linux's word for FAT and others, EACCES that of Android's policy, EMLINK that of some network shares.
+_CANNOT_LINK = _CANNOT | {errno.EPERM, errno.EACCES, errno.EMLINK}
+_AT_FDCWD, _NOREPLACE, _EXCL = -100, 1, 4  # Linux's linux/fs.h and fcntl.h; macOS's sys/stdio.h
 
 
 def write_all(fd: int, content: bytes) -> None:
@@ -39,7 +50,7 @@ def sync(fd: int) -> None:
 def settle(path: Path) -> None:
     """Returns when the disk has a file's content. Raises OSError."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def settle_names(directory: Path) -> None:
@@ -50,3 +61,91 @@ def settle_names(directory: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+def give_name(unfinished: Path, path: Path) -> None:
+    """Give a finished file, of a temporary name in the same directory, its own, which nothing else must have.
+
+    Raises:
+        FileExistsError: something has it, and is as it was; so is the unfinished file.
+        OSError: likewise, for another reason.
+    """
+    try:
+        os.link(unfinished, path)  # unlike a rename, it replaces nothing
+    except (OSError, AttributeError) as err:  # some builds of Python have no os.link
+        if isinstance(err, OSError) and err.errno not in _CANNOT_LINK:
+            raise
+    else:
+        unfinished.unlink()
+        return
+    if _renamed(unfinished, path):
+        return
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # then it replaces our own empty file
+    try:
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _renamed(unfinished: Path, path: Path) -> bool:
+    """Rename without replacing, where the system has that; whether it was done.
+
+    Raises:
+        FileExistsError: something has the name.
+    """
+    old, new = os.fsencode(unfinished), os.fsencode(path)
+    try:
+        system = ctypes.CDLL(None, use_errno=True)
+        if hasattr(system, "renameat2"):
+            failed = system.renameat2(_AT_FDCWD, old, _AT_FDCWD, new, _NOREPLACE)
+        elif hasattr(system, "renamex_np"):
+            failed = system.renamex_np(old, new, _EXCL)
+        else:
+            return False
+    except (OSError, TypeError):  # no C library of that kind
+        return False
+    if failed and ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    return not failed  # whatever else is wrong, the other way will tell
+
+
+@contextmanager
+def temporary_name(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that nobody else has; what is there in the end, and was not renamed, goes."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        yield unfinished
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def lock(fd: int) -> None:
+    """Lock an open file or directory until it is closed, at the latest when this process ends.
+
+    Some file systems have no locks, or none for directories, and do without.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
+
+
+def keep_to_owner(path: Path, mode: int) -> None:
+    """Set a mode that leaves others nothing. Where the file system keeps no modes, what is ours stays as it is.
+
+    Raises:
+        OSError: it cannot be set, and the file is somebody else's.
+    """
+    try:
+        path.chmod(mode)
+    except OSError:
+        if path.stat().st_uid != os.geteuid():
+            raise

@@ -8,6 +8,9 @@ writes ``NAME.key``, which stays where it is used, and ``NAME.pub``. The cloud h
 to it in one directory; a device has the cloud's. Both are TOML: ``name``, ``role``, ``public``, and in the private one
 ``secret``. The keys are CURVE's (Curve25519, in ZeroMQ's Z85 spelling).
 
+Who else may read a private key's file: nobody but, in some cases, its group (:func:`_check_mode`). Its directory's mode
+does not matter (Kubernetes mounts Secrets as 1777, read only), nor do links on the way: the file itself is looked at.
+
 Errors and notices name files and fields, never a key.
 """
 
@@ -16,18 +19,21 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import zmq
 
 from llama.command import run
+from llama.disk import give_name, settle_names, sync, temporary_name
 from llama.errors import KeysError, UsageError
+from llama.listing import ends_in
+from llama.texts import decoded
 from llama.toml import parsed
 
 ROLES = ("device", "vendor", "operator", "cloud")
@@ -72,6 +78,8 @@ class LinkKeys:
 def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Write a new pair, ``NAME.key`` for its owner's eyes only and ``NAME.pub``; gives both paths.
 
+    Where the file system keeps no modes, others may be able to read it all the same: see :func:`others_may_read`.
+
     Raises:
         UsageError: no such role, or not a name.
         KeysError: one of the files is there already, or cannot be written.
@@ -96,21 +104,25 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    """Under a temporary name, which then becomes ``path``; unlike a rename, a link never replaces what is there."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    """Under a temporary name, which then becomes ``path``; nothing that is there is replaced."""
     try:
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:  # noqa: PTH123
-            try:
-                file.write(text)
+        with temporary_name(path) as unfinished:
+            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
+                file.write(text.encode())
                 file.flush()
-                os.fsync(file.fileno())
-                os.link(unfinished, path)
-            finally:
-                unfinished.unlink()
+                sync(file.fileno())
+            give_name(unfinished, path)
+        settle_names(path.parent)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as err:
-        raise KeysError(f"{path}: cannot be written ({err.strerror})") from None
+        raise KeysError(f"{path}: cannot be written ({err.strerror}); give --dir a directory where this user may "
+                        f"write") from None  # fmt: skip
+
+
+def others_may_read(path: Path) -> bool:
+    """Whether a private key's file that was just made is open to others, for all that was asked."""
+    return bool(path.stat().st_mode & 0o077)
 
 
 def _exists(path: Path) -> KeysError:
@@ -124,14 +136,57 @@ def read_key(path: str, role: str) -> KeyPair:
         KeysError: it cannot be read, is none, is of another role, or others may read it.
     """
     try:
-        raw, mode = _read(path)
+        raw, status = _read(path)
         pair = parse_private(raw)  # first: others may read what turns out to be a public one
-        if mode & 0o077:
-            raise ValueError(f"others may read it, so it may be known; make a new one, or chmod 600 {path}")
+        _check_mode(path, status)
     except ValueError as err:
         raise KeysError(f"key {path}: {err}") from None
     _check_role(path, pair.identity, role)
     return pair
+
+
+def _check_mode(path: str, status: os.stat_result) -> None:
+    """Nobody but its owner may have to do with a private key's file, except that its group may read it:
+
+    - where its owner is not who reads it, as in a Secret that Kubernetes hands to a process by way of a group of its
+      own (root's, 0440 with ``fsGroup``): the mode is not the reader's to choose, and PostgreSQL allows it, too;
+    - where the group is one of the process's own, and root owns the file, or no other account of this machine is in
+      the group.
+
+    Raises:
+        ValueError: others may read or write it; says what helps.
+    """
+    mode, group, reader = stat.S_IMODE(status.st_mode), status.st_gid, os.geteuid()
+    if not mode & 0o077:
+        return
+    if mode & 0o077 == stat.S_IRGRP:
+        if status.st_uid != reader:
+            return
+        if group in {os.getegid(), *os.getgroups()} and (status.st_uid == 0 or not _others_in(group)):
+            return
+    who, does = ("its group", mode >> 3) if not mode & 0o007 else ("others", mode | mode >> 3)
+    can = "write to it" if does & 0o002 else "read it" if does & 0o004 else "use it"
+    raise ValueError(
+        f"{who} may {can} (mode {mode:04o}), so it may be known; make a new one, or chmod 600 {path}; "
+        f"where that changes nothing (FAT, a network share, a Windows drive, Android's shared storage) "
+        f"move it to a file system that keeps modes; for a Secret of Kubernetes set defaultMode: 0440"
+    )
+
+
+def _others_in(group: int) -> bool:
+    """Whether other accounts of this machine are in a group, as far as its lists say."""
+    try:
+        import grp  # Android has neither
+        import pwd
+
+        accounts = pwd.getpwall()
+    except (ImportError, AttributeError):
+        return True
+    try:
+        names = grp.getgrgid(group).gr_mem
+    except KeyError:  # a group without a name, as Kubernetes gives a process
+        names = []
+    return any(a.pw_uid != os.geteuid() and (a.pw_gid == group or a.pw_name in names) for a in accounts)
 
 
 def read_public(path: str, role: str) -> Identity:
@@ -180,9 +235,11 @@ def parse_private(raw: bytes) -> KeyPair:
 
 def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
     try:
-        table = parsed(raw.decode())
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        text = decoded(raw)
+    except ValueError as err:
+        raise ValueError(str(err)) from None
+    try:
+        table = parsed(text)
     except ValueError as err:
         raise ValueError(f"not TOML {err}".rstrip()) from None
     if "secret" in table and "secret" not in wanted:
@@ -221,37 +278,40 @@ class _Unreadable(ValueError):
     """It cannot be read for now."""
 
 
-def _read(path: str | Path) -> tuple[bytes, int]:
-    """A small regular file, and its mode; never waits, as a pipe would.
+def _read(path: str | Path) -> tuple[bytes, os.stat_result]:
+    """A small regular file, and whose it is; never waits, as a pipe would.
 
     Raises:
         ValueError: it is none, or cannot be read.
     """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(mode) else b""
+            status = os.fstat(file.fileno())
+            raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
     except OSError as err:
         kind = _Unreadable if err.errno in _FOR_NOW else ValueError
-        raise kind("no such file" if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
-    if not stat.S_ISREG(mode):
+        lost = "a link to nothing" if Path(path).is_symlink() else "no such file"
+        raise kind(lost if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a file")
     if len(raw) > MAX_BYTES:
         raise ValueError("too large for a key")
-    return raw, mode
+    return raw, status
 
 
 # ---- the cloud's list
 
 
 _Stamp = tuple[int, int, int, int]
+_NO_FILE: _Stamp = (0, 0, 0, 0)  # of a link to nothing, or where it cannot even be asked what is there
 
 
 class AllowList:
     """Everybody whose public file lies in a directory, as it is now: ``*.pub``, whatever they are called before that.
 
-    A file that is no public key, or repeats the name or the key of one before it, counts as absent and is told of once.
-    A directory that cannot be read lists nobody.
+    What is hidden or ends otherwise is passed over. A file that is no public key, or repeats the name or the key of one
+    before it, counts as absent and is told of once. A directory that cannot be read lists nobody. Links are followed,
+    and looked at anew like the files that they name: Kubernetes swaps a link to a directory where a ConfigMap changes.
 
     Args:
         directory: where the files are.
@@ -320,10 +380,16 @@ class AllowList:
     def _stamps_now(self, names: Iterable[str]) -> dict[str, _Stamp]:
         stamps = {}
         for name in names:
-            if name.endswith(".pub") and not name.startswith("."):
+            if ends_in(name, ".pub"):
+                path = self.directory / name
                 try:
-                    s = (self.directory / name).stat()
-                except OSError:  # a link to nothing, or just removed
+                    s = path.stat()
+                except FileNotFoundError:
+                    if path.is_symlink():
+                        stamps[name] = _NO_FILE
+                    continue  # else it was just removed
+                except OSError:
+                    stamps[name] = _NO_FILE  # whoever reads it will tell
                     continue
                 stamps[name] = (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
         return stamps
@@ -379,10 +445,20 @@ def main(name: str, role: str, dir: str = ".") -> None:
         dir: where the two files are written.
     """
     private, public = make_keys(name, role, dir)
+    if others_may_read(private):
+        _print(f"warning: {private}: this file system keeps no modes, so others may read it, and it is refused here; "
+               f"move it to one that does, and chmod 600 it there", sys.stderr)  # fmt: skip
     goes_to = (
         "give it to whoever connects, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
     )
-    print(f"{private}: private, stays where it is used (--key_file)\n{public}: public, {goes_to}")
+    _print(f"{private}: private, stays where it is used (--key_file)\n{public}: public, {goes_to}", sys.stdout)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    """Print, with escapes for what the stream's encoding has not: a directory may be called anything."""
+    if stream is not None:
+        encoding = stream.encoding or "ascii"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def flags_of(words: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from llama import sheets
 from llama.chat import Message
 from llama.errors import PromptError
 from llama.sheets import MAX_BYTES, Listed, Sheet
+from llama.texts import is_blank, without_marks
 
 FILE = "file"  # the origin of a sheet that the person has chosen by its path
 PROVIDER = "provider"
@@ -87,8 +88,8 @@ def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
     Raises:
         PromptError: no such sheet (with those that there are), or one that cannot be read.
     """
-    listed = sheets.read_listed(sheet_dir, prompt_id)
-    return _listed(listed, sheets.system_of(sheet_dir), str(Path(sheet_dir).resolve()))
+    listed, system = sheets.read_listed(sheet_dir, prompt_id)
+    return _listed(listed, system, str(Path(sheet_dir).resolve()))
 
 
 def received(prompt_id: str, text: str, system: str, address: str) -> Found:
@@ -101,6 +102,7 @@ def received(prompt_id: str, text: str, system: str, address: str) -> Found:
     if len(text) > MAX_BYTES or len(system) > MAX_BYTES:
         raise PromptError(f"{where}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
     sheets.check_text(system, f"{where}, the provider's system prompt")
+    system = "" if is_blank(system) else system
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
 
 
@@ -115,7 +117,7 @@ def _parse_text(text: str, where: str) -> OwnWords:
 
 def _parse_dialogue(text: str, where: str) -> OwnWords:
     try:
-        turns = msgspec.json.decode(text, type=Annotated[list[_Turn], Meta(min_length=1)])
+        turns = msgspec.json.decode(without_marks(text), type=Annotated[list[_Turn], Meta(min_length=1)])
     except msgspec.ValidationError as err:  # a value may be personal, and so may a key
         problem = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
         problem = re.sub(r"unknown field `.*`", "unknown field", problem, flags=re.DOTALL)
@@ -125,7 +127,14 @@ def _parse_dialogue(text: str, where: str) -> OwnWords:
         # The library says where, and may quote a character; only the place is passed on.
         place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
         raise PromptError(f"{where}: not valid JSON {place}".rstrip()) from None
-    return OwnWords(tuple(Message(turn.role, turn.content) for turn in turns))
+    if all(is_blank(turn.content) for turn in turns):
+        raise PromptError(f"{where}: empty: no content of it says anything; write the question into it")
+    return OwnWords(tuple(Message(turn.role, _said(turn)) for turn in turns))
+
+
+def _said(turn: _Turn) -> str:
+    """The content; a system message of which nothing can be seen says nothing."""
+    return "" if turn.role == "system" and is_blank(turn.content) else turn.content
 
 
 _PARSERS: dict[str, Callable[[str, str], Sheet | OwnWords]] = {

@@ -7,7 +7,8 @@ A sheet is a TOML file; see :class:`Sheet`. A directory of sheets is the provide
     insurer/cover.toml  a sheet of the third party "insurer"         insurer/cover
 
 Whose a sheet is follows from where it was found, never from what it says. Both sides read such directories: the device
-one that it was given, the cloud the one that it serves and knows third parties by.
+one that it was given, the cloud the one that it serves and knows third parties by. ``llama.listing`` says what of a
+directory counts as a sheet.
 
 Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
 """
@@ -15,25 +16,29 @@ Knows nothing about: tokens, the model, anybody's profile. Errors name the file 
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import blobfile as bf
 import msgspec
 from msgspec import Meta
 
-from llama import toml
+from llama import listing, toml
 from llama.errors import PromptError
 from llama.files import NotRegular, TooLarge, read_anywhere
+from llama.texts import decoded, is_blank
 from llama.wire import MAX_SHEET_BYTES
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
 MAX_ASKED = 64  # fields
 MAX_SHEETS = 1000  # of a directory that is read as a whole
-SYSTEM_FILE = "system.txt"
+SYSTEM_FILE, SUFFIX = "system.txt", ".toml"
+TRIES, TRY_AGAIN_S = 5, 0.05  # to read a directory that is replaced meanwhile
 
 MAX_NAMED = 10  # sheets, where a message says which there are
 
@@ -164,36 +169,47 @@ def _order(prompt_id: str) -> Path:
 
 
 def read_all(sheet_dir: str) -> SheetDirectory:
-    """Every sheet of a directory.
+    """Every sheet of a directory, as they are at one moment.
 
     Raises:
         PromptError: no directory, too many sheets, or one that cannot be read.
     """
-    paths = paths_of(sheet_dir)
-    for path in sorted([*Path(sheet_dir).glob("*.toml"), *Path(sheet_dir).glob("*/*.toml")]):
-        if path not in paths.values():
-            raise PromptError(
-                f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 and -"
-            )
+    return _at_one_moment(sheet_dir, lambda: _read_all(sheet_dir))
+
+
+def _read_all(sheet_dir: str) -> SheetDirectory:
+    paths = _all_paths_of(sheet_dir)
+    for prompt_id, path in paths.items():
+        if not is_prompt_id(prompt_id) or path.suffix != SUFFIX:
+            raise PromptError(f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 "
+                              f"and -, and {SUFFIX}")  # fmt: skip
     if len(paths) > MAX_SHEETS:
         raise PromptError(f"--sheet_dir {sheet_dir} has {len(paths)} sheets; the most is {MAX_SHEETS}")
-    listed = {prompt_id: read_listed(sheet_dir, prompt_id) for prompt_id in paths}
-    return SheetDirectory(listed, system_of(sheet_dir))
+    system = system_of(sheet_dir)
+    return SheetDirectory({prompt_id: _listed(sheet_dir, prompt_id, paths[prompt_id], system) for prompt_id in paths},
+                          system)  # fmt: skip
 
 
-def read_listed(sheet_dir: str, prompt_id: str) -> Listed:
-    """One sheet of a directory.
+def read_listed(sheet_dir: str, prompt_id: str) -> tuple[Listed, str]:
+    """One sheet of a directory, and the provider's own system prompt there, as they are at one moment.
 
     Raises:
         PromptError: no such sheet (with those that there are), or one that cannot be read.
     """
-    known = paths_of(sheet_dir)
-    if prompt_id not in known:
-        names = named(known) or "none: sheets end in .toml, and have names of a-z, 0-9 and -"
-        raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
-    path = str(known[prompt_id])
-    text = read_text(path)
-    if party_of(prompt_id) and not system_of(sheet_dir):
+
+    def read() -> tuple[Listed, str]:
+        known, system = paths_of(sheet_dir), system_of(sheet_dir)
+        if prompt_id not in known:
+            names = named(known) or f"none: sheets end in {SUFFIX}, and have names of a-z, 0-9 and -"
+            raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
+        return _listed(sheet_dir, prompt_id, known[prompt_id], system), system
+
+    return _at_one_moment(sheet_dir, read)
+
+
+def _listed(sheet_dir: str, prompt_id: str, path: Path, system: str) -> Listed:
+    text = read_text(str(path))
+    if party_of(prompt_id) and not system:
         raise PromptError(f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
                           f"provider's own system prompt; write that into {SYSTEM_FILE}")  # fmt: skip
     return Listed(prompt_id, text, parse_sheet(text, f"prompt file {path}"))
@@ -203,14 +219,44 @@ def paths_of(sheet_dir: str) -> dict[str, Path]:
     """Where the sheets of a directory are, by prompt id, in order.
 
     Raises:
-        PromptError: no directory.
+        PromptError: no directory, or one that cannot be listed.
     """
+    return {each: path for each, path in _all_paths_of(sheet_dir).items() if is_prompt_id(each)}
+
+
+def _all_paths_of(sheet_dir: str) -> dict[str, Path]:
+    """Likewise, also those whose names cannot be prompt ids."""
     directory = Path(sheet_dir)
-    if not directory.is_dir():
-        raise PromptError(f"--sheet_dir {sheet_dir}: no such directory; name the provider's directory of sheets")
-    paths = sorted([*directory.glob("*.toml"), *directory.glob("*/*.toml")])
-    by_id = {path.relative_to(directory).as_posix().removesuffix(".toml"): path for path in paths}
-    return {prompt_id: path for prompt_id, path in by_id.items() if _PROMPT_ID.fullmatch(prompt_id)}
+    try:
+        paths = sorted(listing.files_in(directory, SUFFIX, below=True))
+    except (FileNotFoundError, NotADirectoryError):
+        raise PromptError(
+            f"--sheet_dir {sheet_dir}: no such directory; name the provider's directory of sheets"
+        ) from None
+    except OSError as err:
+        where = err.filename or sheet_dir
+        raise PromptError(f"--sheet_dir {sheet_dir}: {where} cannot be listed ({err.strerror}); change its mode or "
+                          f"owner, or take it away") from None  # fmt: skip
+    return {path.relative_to(directory).as_posix()[: -len(SUFFIX)]: path for path in paths}
+
+
+_Read = TypeVar("_Read")
+
+
+def _at_one_moment(sheet_dir: str, read: Callable[[], _Read]) -> _Read:
+    """What is read of a directory, read again where that changes meanwhile, as Kubernetes replaces a ConfigMap."""
+    for _ in range(TRIES):
+        before = listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE)
+        try:
+            result = read()
+        except PromptError:
+            if listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE) == before:
+                raise
+        else:
+            if listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE) == before:
+                return result
+        time.sleep(TRY_AGAIN_S)
+    return read()
 
 
 def named(names: Collection[str]) -> str:
@@ -220,15 +266,17 @@ def named(names: Collection[str]) -> str:
 
 
 def system_of(sheet_dir: str) -> str:
-    """The provider's own system prompt, or empty where there is none.
+    """The provider's own system prompt, or empty where there is none, or nothing of it can be seen.
 
     Raises:
         PromptError: it cannot be read, or holds control characters.
     """
     path = Path(sheet_dir) / SYSTEM_FILE
-    if not path.is_file() or not path.stat().st_size:
+    if not os.path.lexists(path):
         return ""
-    text = read_text(str(path)).strip()
+    text = read_text(str(path), may_be_blank=True).strip()
+    if is_blank(text):
+        return ""
     check_text(text, f"prompt file {path}")
     return text
 
@@ -272,8 +320,13 @@ def parse_sheet(text: str, where: str) -> Sheet:
         raise PromptError(f"{where}: not valid TOML {place}".rstrip()) from None
     for name, text in _bodies(file):
         check_text(text, where, name)
+        if is_blank(text) and name.startswith("$.examples"):
+            raise PromptError(f"{where}: nothing that can be seen - at `{name}`; write it, or leave the example away")
+    if all(map(is_blank, file.questions)):
+        raise PromptError(f"{where}: nothing that can be seen - at `$.questions`; write the question into it")
+    ident, title, system = ("" if is_blank(text) else text for text in (file.id, file.title, file.system))
     return Sheet(
-        tuple(file.questions), file.id, file.title, file.system, tuple((e.user, e.assistant) for e in file.examples),
+        tuple(file.questions), ident, title, system, tuple((e.user, e.assistant) for e in file.examples),
         tuple(dict.fromkeys(file.asks_for)), file.task, file.language, file.max_gen_len,
     )  # fmt: skip
 
@@ -295,7 +348,7 @@ def parse_published(text: str, where: str) -> Sheet:
     return parse_sheet(text, where)
 
 
-def read_text(path: str, what: str = "prompt file") -> str:
+def read_text(path: str, what: str = "prompt file", *, may_be_blank: bool = False) -> str:
     """A text file, local or in cloud storage (whatever blobfile opens).
 
     ``what`` it is begins the message of an error.
@@ -310,18 +363,20 @@ def read_text(path: str, what: str = "prompt file") -> str:
     except TooLarge:
         raise PromptError(f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds") from None
     except FileNotFoundError:
-        raise PromptError(f"{what} {path}: no such file") from None
+        lost = "a link to nothing; put there what it names, or take it away" if Path(path).is_symlink() else ""
+        raise PromptError(f"{what} {path}: {lost or 'no such file'}") from None
     except IsADirectoryError:
         raise PromptError(f"{what} {path}: a directory; name a file") from None
-    except (OSError, bf.Error) as err:
+    except OSError as err:
+        raise PromptError(f"{what} {path}: cannot be read ({err.strerror or type(err).__name__}); name a file that "
+                          f"you may read") from None  # fmt: skip
+    except bf.Error as err:
         raise PromptError(f"{what} {path}: cannot be read ({type(err).__name__})") from None
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise PromptError(f"{what} {path}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
-    if "\0" in text:
-        raise PromptError(f"{what} {path}: holds NUL bytes, so it is binary or UTF-16; save it as UTF-8")
-    if not text.strip():
+        text = decoded(raw)
+    except ValueError as err:
+        raise PromptError(f"{what} {path}: {err}") from None
+    if is_blank(text) and not may_be_blank:
         raise PromptError(f"{what} {path}: empty; write the question into it")
     return text
 

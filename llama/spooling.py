@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama.collecting import line_of
-from llama.disk import sync, write_all
+from llama.disk import lock, sync, write_all
 from llama.errors import SplitLlamaError, UsageError
 from llama.wire import MAX_COLLECTED, Delivery
 
@@ -135,20 +134,10 @@ def _opened(directory: Path) -> int:
     try:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        _lock(place)
+        lock(place)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_UNFINISHED, dir_fd=place)
     except BaseException:
         os.close(place)
         raise
     return place
-
-
-def _lock(place: int) -> None:
-    """Until it is closed, at the latest when this process ends. Some file systems have no locks, and do without."""
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass

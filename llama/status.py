@@ -69,9 +69,10 @@ def main(
                 notices.answer()
                 print(before + (msgspec.json.encode(msgspec.structs.asdict(report)).decode() if json
                                 else in_words(report, cloud)), flush=True)  # fmt: skip
-            except CloudUnreachable:
+            except CloudUnreachable as err:
                 if not follow:
                     raise
+                notices.unreachable(err)
             if not follow:
                 return
             link.pause(interval)

@@ -6,6 +6,8 @@ import re
 import tomllib
 from typing import Any
 
+from llama.texts import without_marks
+
 MAX_BYTES = 1 << 20
 # tomllib takes time that grows with the square of the parts of a dotted key.
 _PART = r"""(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+"""
@@ -23,7 +25,7 @@ def parsed(text: str) -> dict[str, Any]:
     if _DEEP_KEY.search(text):
         raise ValueError("(a key of more than 64 parts)")
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(without_marks(text))
     except (ValueError, RecursionError) as err:
         place = re.search(r"\(at [^()]*\)$", str(err))
         raise ValueError(place[0] if place else "") from None

@@ -122,9 +122,10 @@ def _collect_all(collecting: Collecting, follow: bool, interval_s: float) -> Non
     while follow or total < MOST_ONCE:
         try:
             came = collecting.some()
-        except CloudUnreachable:
+        except CloudUnreachable as err:
             if not follow:
                 raise
+            collecting.notices.unreachable(err)
             came = 0
         total += came
         if not (came or follow):

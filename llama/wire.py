@@ -421,12 +421,6 @@ class Refused(Exception):
         self.error = Error(code, message, advice, retry_after_s)
 
 
-def has_a_port(address: str) -> bool:
-    """Whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
-    port = address.rpartition(":")[2]
-    return port == "*" or (port.isdecimal() and int(port) <= 65535)
-
-
 def prefix_id(fingerprint: bytes, ids: Sequence[int]) -> bytes:
     """Under which name a prefix is known: SHA-256 of the fingerprint and of the ids, four bytes each, little-endian."""
     return hashlib.sha256(fingerprint + b"".join(i.to_bytes(4, "little") for i in ids)).digest()

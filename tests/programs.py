@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "setpriv": "util-linux"}  # by program, as Debian and Ubuntu call them
+PACKAGES = {"chromium": "chromium", "setpriv": "util-linux", "unshare": "util-linux"}  # by program, as Debian has them
 IS_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 

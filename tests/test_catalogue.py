@@ -31,6 +31,7 @@ from llama.cloud.importing import import_products, main
 from llama.cloud.products import FIELDS, OCCASIONS, Occasion
 from llama.command import run
 from llama.errors import CatalogueError
+from llama.texts import is_blank
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "catalogue.jsonl"
@@ -163,7 +164,8 @@ words = printable.map(lambda text: text.replace(";", "").strip(" ")).filter(str.
 products = st.fixed_dictionaries({
     "id": st.from_regex(r"[a-z0-9-]{1,60}", fullmatch=True),
     "vendor": st.from_regex(r"[a-z0-9-]{1,40}", fullmatch=True),
-    "title": words, "title_id": printable, "description": printable, "description_id": printable,
+    "title": words.filter(lambda text: not is_blank(text)), "description": printable, "description_id": printable,
+    "title_id": printable.map(lambda text: "" if is_blank(text) else text),
     "price": st.integers(0, 10**12), "occasions": st.lists(st.sampled_from(OCCASIONS), unique=True, max_size=4),
     "tags": st.lists(words, unique=True, max_size=4), "cities": st.lists(words, unique=True, max_size=4),
     "url": st.sampled_from(["", "http://a.example/x?y=1#z", "https://toko.example/é"]),

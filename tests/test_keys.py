@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -384,11 +385,11 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     allowed = AllowList(keys.allowed, told.append, lambda: now)
     assert len(allowed) == 1 and allowed.find(phone.own.identity.public) == phone.own.identity
     assert [line.split("'")[1] for line in told] == [
-        "damaged.pub", "directory.pub", "pipe.pub", "private.pub", "z-again.pub",
+        "damaged.pub", "directory.pub", "nothing.pub", "pipe.pub", "private.pub", "z-again.pub",
     ]  # fmt: skip
     now = 10.0
     allowed.refresh()
-    assert len(told) == 5
+    assert len(told) == 6
     assert not [line for line in told if phone.own.identity.public in line or phone.own.secret in line]
 
 
@@ -548,9 +549,80 @@ def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(k
     with pytest.raises(UsageError, match="belong together"):
         link_keys(None, cloud, "device")
     assert link_keys(None, None, "device") is None
-    private.chmod(0o640)
-    with pytest.raises(KeysError, match="others may read it"):
+    private.chmod(0o644)
+    with pytest.raises(KeysError, match=r"others may read it .* chmod 600 .*phone\.key;"):
         read_key(str(private), "device")
+
+
+def read_as(user: int, groups: list[int], path: Path) -> str:
+    """What a process of that user and those groups is told of a private key; empty where it may use it."""
+    end, begin = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.setgroups(groups)
+            os.setresgid(groups[0], groups[0], groups[0])
+            os.setresuid(user, user, user)
+            told = ""
+            try:
+                read_key(str(path), "cloud")
+            except KeysError as err:
+                told = str(err)
+            os.write(begin, told.encode())
+        finally:
+            os._exit(0)
+    os.close(begin)
+    with open(end) as said:  # noqa: PTH123
+        text = said.read()
+    os.waitpid(child, 0)
+    return text
+
+
+ME, ANOTHER, OURS, FOREIGN = 23456, 23457, 34567, 34568  # of no account of this machine
+DAEMON = 1  # the group of an account
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+@pytest.mark.parametrize(
+    ("user", "owner", "group", "mode", "told"),
+    [
+        (ME, 0, OURS, 0o440, ""),  # a Secret of Kubernetes with fsGroup
+        (ME, 0, OURS, 0o640, ""),
+        (ME, ANOTHER, OURS, 0o440, ""),
+        (ME, ME, OURS, 0o640, ""),  # an init container's copy
+        (ME, ME, OURS, 0o400, ""),
+        (0, 0, OURS, 0o440, ""),  # the same Secret, for a container that runs as root
+        (0, 0, 0, 0o440, ""),
+        (0, 0, FOREIGN, 0o440, "its group may read it (mode 0440)"),
+        (ME, ME, FOREIGN, 0o640, "its group may read it (mode 0640)"),
+        (ME, ME, DAEMON, 0o640, "its group may read it (mode 0640)"),  # where another account is, too
+        (ME, 0, OURS, 0o460, "its group may write to it (mode 0460)"),
+        (ME, 0, OURS, 0o660, "its group may write to it"),
+        (ME, 0, OURS, 0o444, "others may read it (mode 0444)"),
+        (ME, ME, OURS, 0o604, "others may read it"),
+        (ME, ME, OURS, 0o602, "others may write to it"),
+        (ME, 0, OURS, 0o644, "for a Secret of Kubernetes set defaultMode: 0440"),
+        (ME, ME, OURS, 0o777, "where that changes nothing (FAT, a network share, a Windows drive"),
+        (ME, 0, FOREIGN, 0o440, "cannot be read (Permission denied)"),
+    ],
+)  # fmt: skip
+def test_a_key_may_be_read_by_a_group_of_the_processs_own(
+    keys: Keys, user: int, owner: int, group: int, mode: int, told: str
+) -> None:
+    """And through Kubernetes' links, in a directory that anybody may write to. Never more than read, nor by others."""
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place)
+        directory.chmod(0o1777)
+        (directory / "..1").mkdir(0o755)
+        (directory / "..1").chmod(0o755)
+        (directory / "..data").symlink_to("..1")
+        (directory / "cloud.key").symlink_to("..data/cloud.key")
+        (directory / "..1" / "cloud.key").write_bytes((keys.directory / "cloud.key").read_bytes())
+        os.chown(directory / "cloud.key", owner, group)
+        (directory / "cloud.key").chmod(mode)
+        said = read_as(user, [OURS, DAEMON] if user else [0, OURS], directory / "cloud.key")
+        assert (told in said and f"key {directory}/cloud.key: " in said) if told else not said
+        assert not told.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
 
 
 # ---- command lines
@@ -569,6 +641,17 @@ def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Pat
     assert pair.identity.public not in made.stdout and pair.secret not in made.stdout
     again = make("new", "phone", "--role", "device", "--dir", str(tmp_path))
     assert again.returncode == 1 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
+
+
+def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: Path) -> None:
+    """What is printed has escapes for it; the same where nothing reads what is printed."""
+    place = tmp_path / "\u043a\u043b\u044e\u0447\u0438"
+    place.mkdir()
+    for name, encoding in (("a", "cp1252"), ("b", "ascii")):
+        words = ("-m", "llama.keys", "new", name, "--role", "device", "--dir", str(place))
+        made = run_main(*words, PYTHONIOENCODING=encoding)
+        assert made.returncode == 0 and not made.stderr and "\\u043a" in made.stdout
+    assert sorted(path.name for path in place.iterdir()) == ["a.key", "a.pub", "b.key", "b.pub"]
 
 
 @pytest.mark.parametrize(
@@ -604,21 +687,23 @@ def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bind", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:5555", "tcp://192.0.2.1:5555", "tcp://eth0:5555",
-             "tcp://localhost.example:5555", "ws://0.0.0.0:5555"],
-)  # fmt: skip
+    "bind", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:5555", "tcp://192.0.2.1:5555", "tcp://lo:5555"]
+)
 def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
-    """Unless the provider spells out that it shall not."""
-    from cloud_main import _check_open_to
+    """Unless the provider spells out that it shall not. A name is what it stands for."""
+    from cloud_main import _check_open_to, _endpoints_of
+
+    def check(bind: str, **given: bool) -> None:
+        _check_open_to(bind, _endpoints_of(bind), events=Events(), **given)
 
     with pytest.raises(UsageError, match=r"give --key_file and --allow_dir .*or --insecure"):
-        _check_open_to(bind, keys=False, insecure=False, events=Events())
-    _check_open_to(bind, keys=True, insecure=False, events=Events())
-    _check_open_to(bind, keys=False, insecure=True, events=Events())
+        check(bind, keys=False, insecure=False)
+    check(bind, keys=True, insecure=False)
+    check(bind, keys=False, insecure=True)
     for here in ("tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://[::1]:5555", "tcp://localhost:5555"):
-        _check_open_to(here, keys=False, insecure=False, events=Events())
+        check(here, keys=False, insecure=False)
     with pytest.raises(UsageError, match="leave one away"):
-        _check_open_to(bind, keys=True, insecure=True, events=Events())
+        check(bind, keys=True, insecure=True)
 
 
 # ---- the programs

@@ -71,7 +71,8 @@ def test_the_sample_profile_can_be_read() -> None:
     [
         (b"nama = 'rahasia", "not valid TOML"),
         (b"rahasia", "not valid TOML (at end of document)"),
-        (b"\xff\xfe", "not UTF-8 text (byte 0); save it as UTF-8"),
+        (b"\xff", "not UTF-8 text (byte 0); save it as UTF-8"),
+        (b"\xff\xfe", "not UTF-8 text but UTF-16, by its byte order mark; save it as UTF-8"),
         (b"[address]\nstreet = 'rahasia'", "field address: must be text"),
         (b"Name = 'rahasia'", "a field's name has 1 to 40 lower-case letters"),
         (b"'rahasia sekali' = 1", "a field's name"),

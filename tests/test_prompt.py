@@ -14,6 +14,7 @@ from llama.chat import Message
 from llama.errors import PromptError
 from llama.prompt import OwnWords, read_from_directory, read_prompt
 from llama.sheets import MAX_BYTES, Sheet
+from llama.texts import is_blank
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -53,7 +54,7 @@ def test_a_text_file_is_one_user_message_byte_for_byte(tmp_path: Path) -> None:
 def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
     """Except that one leading byte order mark is removed."""
     expected = text.removeprefix("\ufeff")
-    if expected.strip():
+    if not is_blank(expected):
         assert words_of(tmp_path, "a.txt", text) == [Message("user", expected)]
 
 
@@ -66,9 +67,15 @@ def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
 )  # fmt: skip
 @ANY_FILE
 def test_any_dialogue_comes_back_as_the_json_library_reads_it(tmp_path: Path, dialog: list[dict[str, str]]) -> None:
-    """Roles and contents in order."""
-    words = words_of(tmp_path, "a.json", json.dumps(dialog, ensure_ascii=False))
-    assert [{"role": m.role, "content": m.content} for m in words] == dialog
+    """Roles and contents in order; a system message that cannot be seen is empty, a dialogue of such is refused."""
+    data = json.dumps(dialog, ensure_ascii=False)
+    if all(is_blank(turn["content"]) for turn in dialog):
+        assert "empty" in refusal_of(tmp_path, "a.json", data)
+        return
+    said = [
+        turn | {"content": ""} if turn["role"] == "system" and is_blank(turn["content"]) else turn for turn in dialog
+    ]
+    assert [{"role": m.role, "content": m.content} for m in words_of(tmp_path, "a.json", data)] == said
 
 
 def test_a_sheet_comes_back_as_it_is_written(tmp_path: Path) -> None:
@@ -155,7 +162,7 @@ def test_every_example_sheet_can_be_read(example: Path) -> None:
         ("a.txt", b"\xef\xbb\xbf", "empty"),
         ("a.txt", b"\x89PNG\r\n\x1a\n\xff", "not UTF-8 text (byte 0); save it as UTF-8"),
         ("a.txt", "rahasia".encode("utf-16-le"), "NUL"),
-        ("a.txt", "rahasia".encode("utf-16"), "not UTF-8"),
+        ("a.txt", "rahasia".encode("utf-16"), "not UTF-8 text but UTF-16"),
         ("a.txt", b"rahasia\0", "NUL"),
         ("a.md", b"rahasia", ".txt, .json or .toml"),
         ("a", b"rahasia", ".txt, .json or .toml"),

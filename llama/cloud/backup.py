@@ -13,7 +13,6 @@ own, every run that is finished meanwhile would have SQLite begin the copy again
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -30,7 +29,7 @@ import msgspec
 from llama.cloud.catalogue import check_version
 from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run, uninterrupted
-from llama.disk import settle, settle_names
+from llama.disk import keep_to_owner, lock, settle, settle_names
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
@@ -86,7 +85,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
                 settle(partial / name)
             manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
             (partial / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=1) + b"\n")
-            (partial / MANIFEST).chmod(0o600)
+            keep_to_owner(partial / MANIFEST, 0o600)
             settle(partial / MANIFEST)
             settle_names(partial)
         settle_names(target.parent)
@@ -105,10 +104,10 @@ def _partial_directory(target: Path) -> Iterator[Path]:
     partial = target.with_name(f".{target.name}.partial")
     with contextlib.suppress(FileExistsError):
         partial.mkdir(0o700)
-    lock = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    place = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(place)
         except BlockingIOError:
             raise BackupError(f"another back-up is writing {target}; wait until it is done") from None
         for left_over in partial.iterdir():
@@ -116,7 +115,7 @@ def _partial_directory(target: Path) -> Iterator[Path]:
                 raise BackupError(f"{partial} is in the way, and not what a killed back-up leaves; move it elsewhere")
         for left_over in partial.iterdir():
             left_over.unlink()
-        partial.chmod(0o700)
+        keep_to_owner(partial, 0o700)
         try:
             yield partial
             end_if_signalled()
@@ -126,7 +125,7 @@ def _partial_directory(target: Path) -> Iterator[Path]:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
     finally:
-        os.close(lock)
+        os.close(place)
 
 
 def _copy(name: str, source: Path, target: Path) -> None:

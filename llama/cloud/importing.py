@@ -8,7 +8,6 @@ A file is replaced as a whole: a cloud that has the old one open goes on reading
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
-from llama.disk import settle, settle_names
+from llama.disk import lock, settle, settle_names
 from llama.errors import CatalogueError, UsageError
 
 
@@ -81,7 +80,7 @@ def _only_import(directory: Path) -> Iterator[None]:
     """One import at a time in a directory; the lock goes with the process, however that ends."""
     number = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(number)
         yield
     except BlockingIOError:
         raise CatalogueError(f"another import is writing to {directory}; wait until it is done") from None

@@ -22,9 +22,9 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
 
+from llama.addresses import in_url, loopback
 from llama.errors import BindError, UsageError
 
-HOST = "127.0.0.1"
 PATIENCE_S = 2.0  # for all of a request, and once more for all of the answer
 MAX_AT_ONCE = 8
 MAX_HEAD_BYTES = 8192
@@ -40,7 +40,7 @@ class Monitoring:
         health: ``ok``, which makes ``/healthz`` a 200, or in one word why not, which makes it a 503.
 
     Attributes:
-        address: ``http://127.0.0.1:PORT``.
+        address: ``http://127.0.0.1:PORT``, or ``http://[::1]:PORT`` where there is no IPv4.
 
     Raises:
         UsageError: there is no such port.
@@ -50,12 +50,13 @@ class Monitoring:
     def __init__(self, port: int, registry: CollectorRegistry, health: Callable[[], str]) -> None:
         if not 0 <= port <= 65535:
             raise UsageError(f"--metrics_port {port}: give 1 to 65535, or 0 for any free port")
+        family, host = loopback()
         try:
-            self._http = _Http((HOST, port), _handler_of(registry, health))
+            self._http = _Http(family, (host, port), _handler_of(registry, health))
         except OSError as err:
-            raise BindError(f"--metrics_port {port}: cannot listen on {HOST}:{port} ({err.strerror}); stop what "
-                            f"listens there or choose another port") from None  # fmt: skip
-        self.address = f"http://{HOST}:{self._http.server_address[1]}"
+            raise BindError(f"--metrics_port {port}: cannot listen on {in_url(host)}:{port} ({err.strerror}); stop "
+                            f"what listens there or choose another port") from None  # fmt: skip
+        self.address = f"http://{in_url(host)}:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.1,), name="monitoring", daemon=True).start()
 
     def close(self) -> None:
@@ -69,7 +70,10 @@ class _Http(ThreadingMixIn, TCPServer):
     request_queue_size = 64  # or whoever looks waits behind those who only connect
     allow_reuse_address = True  # a port whose last connections are not yet forgotten
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]
+    ) -> None:  # fmt: skip
+        self.address_family = family
         self._places = threading.Semaphore(MAX_AT_ONCE)
         super().__init__(address, handler)
 

@@ -23,6 +23,8 @@ from rich.progress import Progress
 
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
+from llama.files import NotRegular, open_regular
+from llama.texts import encoding_problem, is_blank, without_marks
 
 MAX_PRODUCTS = 1_000_000
 MAX_LINE_BYTES = 64 << 10
@@ -105,14 +107,18 @@ def opened(source: Path) -> Iterator[BinaryIO]:
         raise CatalogueError(
             f"{source}: products are read from .csv, .jsonl or .ndjson; give --import_file one of these"
         )
-    if not source.is_file():  # a pipe would be waited for
-        what = "not a file" if source.exists() else "no such file"
-        raise CatalogueError(f"{source}: {what}; give --import_file a file of products")
     try:
-        file = source.open("rb")
+        file = open_regular(source)
+    except FileNotFoundError:
+        raise CatalogueError(f"{source}: no such file; give --import_file a file of products") from None
+    except (NotRegular, IsADirectoryError):
+        raise CatalogueError(f"{source}: not a file; give --import_file a file of products") from None
     except OSError as err:
         raise CatalogueError(f"{source}: cannot be read: {err.strerror}; change its mode or owner") from None
     with file:
+        if problem := encoding_problem(file.read(4)):
+            raise CatalogueError(f"{source}: {problem}, and import it again")
+        file.seek(0)
         yield file
 
 
@@ -192,7 +198,12 @@ def _text_of(line: bytes, *, first: bool) -> str:
     if len(line) > MAX_LINE_BYTES:
         raise _BadLine([f"longer than {MAX_LINE_BYTES >> 10} KiB; shorten its texts"])
     try:
-        return line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n")
+        text = line.decode("utf-8-sig" if first else "utf-8").rstrip("\r\n")
+        if "\0" in text:
+            raise _BadLine(["holds NUL bytes, so the file is UTF-16 or binary; save it as UTF-8"])
+        if first and "\r" in text:
+            raise _BadLine(["a carriage return within the line; save the file with lines that end in LF or CRLF"])
+        return without_marks(text) if first else text
     except UnicodeDecodeError as err:
         raise _BadLine([f"not UTF-8 (byte {err.start + 1} of the line); save the file as UTF-8"]) from None
 
@@ -260,6 +271,9 @@ def _checked(table: dict[str, Any]) -> Product:
     Raises:
         _BadLine: with a sentence for each field that is not good.
     """
+    for name in ("title", "title_id"):
+        if isinstance(title := table.get(name), str) and is_blank(title):
+            table = table | {name: ""}
     try:
         product = msgspec.convert(table, Product)
     except msgspec.ValidationError:

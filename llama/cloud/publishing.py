@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from llama.disk import sync
 from llama.errors import PromptError, UsageError
 from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
 from llama.wire import ErrorCode, Publish, Refused, Withdraw
@@ -39,7 +40,8 @@ class Shelf:
                              f"--sheet_dir {sheet_dir} has none: write it into {SYSTEM_FILE}")  # fmt: skip
         if not os.access(sheet_dir, os.W_OK | os.X_OK):
             raise UsageError(f"--publishing: this user may not write into --sheet_dir {sheet_dir}; change its mode or "
-                             f"owner")  # fmt: skip
+                             f"owner, or where it is mounted to be read only, as a ConfigMap is, copy it to a volume "
+                             f"that can be written")  # fmt: skip
 
     def publish(self, directory: SheetDirectory, request: Publish) -> SheetDirectory:
         """Write a sheet; what the directory then holds.
@@ -106,7 +108,7 @@ def _write(place: int, name: str, content: bytes) -> None:
     with open(os.open(_UNFINISHED, flags, 0o644, dir_fd=place), "wb") as file:  # noqa: PTH123
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
     os.rename(_UNFINISHED, name, src_dir_fd=place, dst_dir_fd=place)
     _sync(place)
 

@@ -8,7 +8,6 @@ Nothing that is there is written over; each file is compared with its digest and
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import sys
@@ -18,15 +17,14 @@ from pathlib import Path
 import msgspec
 
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
-from llama.command import end_if_signalled, run
-from llama.disk import settle, settle_names
+from llama.command import end_if_signalled, run, uninterrupted
+from llama.disk import give_name, settle, settle_names
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
 
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would play a log of another file into this one
 _MANIFEST_BYTES = 1 << 16
 _CHUNK = 1 << 20
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # said by file systems without hard links
 
 
 def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manifest:
@@ -63,7 +61,9 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
         end_if_signalled()
         try:
             for name, place in places.items():
-                _name(unfinished[name], place, named)
+                with uninterrupted():
+                    give_name(unfinished[name], place)
+                    named.append(place)
         except BaseException:
             for place in named:
                 place.unlink()
@@ -83,19 +83,6 @@ def _place_of(path: str | Path) -> Path:
     """A target by the one path that its directory has, so that two of them can be compared."""
     place = Path(path).absolute()
     return place.parent.resolve() / place.name
-
-
-def _name(unfinished: Path, place: Path, named: list[Path]) -> None:
-    """Give a finished file its name, and add that to ``named``. Raises OSError where the name is taken."""
-    try:
-        os.link(unfinished, place)  # unlike a rename, it replaces nothing
-        named.append(place)
-    except OSError as err:
-        if err.errno not in _NO_LINKS:
-            raise
-        os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # then it replaces our own empty file
-        named.append(place)
-        unfinished.replace(place)
 
 
 def _manifest_of(source: Path) -> Manifest:

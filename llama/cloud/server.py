@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -29,6 +29,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from llama import wire
+from llama.addresses import Endpoint, NotAnAddress, UnknownHost, to_listen
 from llama.cloud.admission import Admission, CloudKeys, check_keyless, check_role, descriptor_of, monitor_of, new_door
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.connections import Connections
@@ -78,6 +79,7 @@ SURPLUS_AT_ONCE = 1000  # frames beyond those, read away before the door looks a
 REST_S = 0.001  # after messages beyond a budget nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its budget; a device asks again after 0.1 s
 LARGE_REPLY = 1 << 20  # bytes; an honest one is hardly ever so long
+_NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # said of an address that this machine has not
 MOST_WAITING_CHARGED_S = 0.1  # of a request to the clerk: that a disk is slow is no peer's fault
 
 
@@ -232,8 +234,12 @@ class Server:
         self._bell.bind("inproc://bell")
         self._worker_rope, self._clerk_rope = self._bell_rope(), self._bell_rope()
 
-    def bind(self, address: str) -> str:
+    def bind(self, address: str, endpoints: Sequence[Endpoint] = ()) -> str:
         """Listen on a ZeroMQ address, and give the actual one (``tcp://…:*`` lets the system pick the port).
+
+        Args:
+            address: as it was given.
+            endpoints: what it stands for; by default it is looked up. The first that this machine has is listened to.
 
         Raises:
             BindError: in use, malformed, or not an address of this machine.
@@ -246,17 +252,17 @@ class Server:
         self._door.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
         if self._admission is not None:
             self._admission.guard(self._door)
-        if address.startswith("tcp://["):
-            self._door.setsockopt(zmq.IPV6, 1)
         try:
-            if not wire.has_a_port(address):
-                raise zmq.ZMQError(errno.EINVAL)
-            self._door.bind(address)
+            self._bind_to_first(endpoints or to_listen(address))
+        except (NotAnAddress, UnknownHost) as err:
+            why = str(err) or "not an address to listen on; write --bind tcp://HOST:PORT"
+            raise BindError(f"cannot listen on {address}: {why}") from None
         except zmq.ZMQError as err:
+            not_here = "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all of IPv4, " \
+                       "tcp://[::]:PORT on all"  # fmt: skip
             reasons = {
                 zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
-                errno.ENODEV: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
-                zmq.EADDRNOTAVAIL: "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all",
+                **dict.fromkeys(_NOT_HERE, not_here),
                 errno.EACCES: "this user may not listen there; choose a port above 1023",
             }
             reason = reasons.get(err.errno or 0, "not an address to listen on; write --bind tcp://HOST:PORT")
@@ -264,6 +270,17 @@ class Server:
         endpoint = self._door.getsockopt_string(zmq.LAST_ENDPOINT)
         self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp:") else 0
         return endpoint
+
+    def _bind_to_first(self, endpoints: Sequence[Endpoint]) -> None:
+        """Raises ZMQError."""
+        for number, endpoint in enumerate(endpoints, start=1):
+            self._door.setsockopt(zmq.IPV6, int(endpoint.ipv6))
+            try:
+                self._door.bind(endpoint.address)
+                return
+            except zmq.ZMQError as err:
+                if err.errno not in _NOT_HERE or number == len(endpoints):
+                    raise
 
     def serve(
         self, ranks: Ranks, stopping: Callable[[], bool], draining: Callable[[], bool] = lambda: False,

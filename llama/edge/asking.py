@@ -233,7 +233,7 @@ class SheetSource:
                 return (SheetEntry(name, "your own words"),)
             return (SheetEntry(name, found.prompt.title, found.prompt.asks_for),)
         if self.sheet_dir is not None:
-            listed = (sheets.read_listed(self.sheet_dir, prompt_id) for prompt_id in sheets.paths_of(self.sheet_dir))
+            listed = sheets.read_all(self.sheet_dir).sheets.values()
             return tuple(SheetEntry(each.prompt_id, each.sheet.title, each.sheet.asks_for) for each in listed)
         with self._link() as link:
             return sheets_of(link)

@@ -6,7 +6,8 @@ late answer may also mean a long computation; so silence is followed by Hello, a
 either is counted as gone. How long all of that goes on is said in ``llama.edge.patience``: every wait ends.
 
 A connection that breaks is not waited for: libzmq says so, and the fresh socket tries every few hundred milliseconds
-to connect, so that Hello is there as soon as the cloud is.
+to connect, so that Hello is there as soon as the cloud is. The name of a host is looked up anew for each fresh socket,
+since it may mean another address by then; of several addresses the next one is tried where one leads nowhere.
 
 Whoever answers may be anybody. Nothing is waited for in one piece: several times a second the process's memory is
 looked at, since a message without end is not seen before it ends, and whoever waits is asked whether to go on.
@@ -16,14 +17,12 @@ Knows: addresses, deadlines, ``llama.wire``. Does not know: the model, text.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from socket import getaddrinfo
 from types import TracebackType
 
 import msgspec
@@ -32,6 +31,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from llama import memory_ceiling, wire
+from llama.addresses import Endpoint, Lookup, NotAnAddress, UnknownHost, known, name_of, tcp_of
 from llama.edge.patience import FINISH_DEADLINES, MAX_DEADLINES, Patience
 from llama.errors import (
     CloudRefused,
@@ -73,7 +73,6 @@ MAX_LOSSES = 12  # in a row, of the connection over which one request was sent
 AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in any case
 SLICE_S = 0.05  # the longest piece of a wait; a gigabyte a second may come meanwhile
-LOOKUP_S = 1.0  # for the name of a host, when it is found out why nobody has answered
 REMAKE_S = 2.0  # for a socket, where all are in use
 END_S = 0.1  # for libzmq's own threads, one of which may be looking a name up
 CLOSE_S = 2.0  # that a cloud has to answer Close; it frees idle places itself
@@ -131,6 +130,12 @@ class Link:
         self._pending: tuple[Request, list[bytes | memoryview]] | None = None
         self._sockets_made = 0
         self._joined = self._lost = False  # hands were shaken; and then the connection broke
+        self._host = _host_named_in(address)  # empty where it is an IP address
+        self._lookup: Lookup | None = None  # under way
+        self._nobody = ""  # why nobody is asked: what is wrong with the name of the host
+        self._turn = 0  # which of a name's addresses
+        self._good: Endpoint | None = None  # the one where hands were shaken last
+        self._endpoint: Endpoint | None = None  # what the socket connects to
         self._socket = self._connect()
 
     def close(self) -> None:
@@ -178,8 +183,7 @@ class Link:
         if rows is not None:
             frames.append(wire.rows_to_frame(rows))
         self._pending = (request, frames)
-        self._look_at_the_connection()
-        self._lost = False  # it broke before this request, which goes out with the next connection
+        self._pass_over_a_loss()
         self._send(frames)
 
     def finish(self) -> Reply:
@@ -270,8 +274,7 @@ class Link:
                     until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
                     self.on_notice(f"the cloud is busy: {_plain(reply.message)}; asking again in {wait:.1f} s{until}")
                 self.pause(min(wait, patience.busy_left_s + AT_ONCE_S))
-            self._look_at_the_connection()
-            self._lost = False  # as in begin
+            self._pass_over_a_loss()
             self._send(frames)
 
     def _turned_away(self, reply: Error, longer: bool) -> Error:
@@ -284,12 +287,14 @@ class Link:
 
     def _wait_for_reply(self, request: Request, frames: list[bytes | memoryview], patience: Patience) -> Reply:
         is_hello = isinstance(request, Hello)
+        self._give_up_if_nobody_is_known(patience)
         # Half the deadline at most, so that however short it is the cloud is asked whether it lives.
         reply = self._receive(min(HELLO_PATIENCE_S[0] if is_hello else STEP_PATIENCE_S, self.deadline_s / 2), request)
         attempt = losses = 0
         lives = False  # it has said so since it was given the request
         while reply is None:
             patience.missed(connected=self._joined and not self._lost)
+            self._give_up_if_nobody_is_known(patience)
             self._give_up_if_over(patience)
             self.silent = True
             if self._lost:
@@ -340,8 +345,11 @@ class Link:
                                     f"{patience.in_all_s:.0f} s, in which it went away, came back or was busy again "
                                     f"and again; try again later, or tell its operator")  # fmt: skip
         none = f"no answer from {self.address} for {patience.silent_s:.0f} s"
-        if not patience.has_answered and (why := self._why_nobody_is_known()):
-            raise CloudUnreachable(f"{none}: {why}")
+        if self._nobody:
+            raise CloudUnreachable(f"{none}: {self._nobody}")
+        if self._lookup is not None:
+            raise CloudUnreachable(f"{none}: this machine's look-up of the name {self._host} takes longer; check its "
+                                   f"name service, or give the IP address")  # fmt: skip
         if patience.away and self.restart_deadline_s > self.deadline_s:
             raise CloudUnreachable(f"{none}, which had answered before; check that cloud_main.py runs there; where it "
                                    f"takes longer to start, give a longer --restart_deadline")  # fmt: skip
@@ -350,25 +358,10 @@ class Link:
             f"{f'; and {GIVE_KEYS}' if self.keys is None else f'; also {CHECK_KEYS}'}"
         )
 
-    def _why_nobody_is_known(self) -> str | None:
-        """What is wrong with the name of the host, if something is. libzmq looks it up, too, and does not tell."""
-        scheme, _, rest = self.address.partition("://")
-        if scheme != "tcp":
-            return None
-        host, found = rest.rpartition(":")[0].removeprefix("[").removesuffix("]"), list[bool]()
-        # In a thread: the system takes its time, and hears nobody meanwhile.
-        looking = threading.Thread(target=lambda: found.append(_is_known(host)), name="look-up", daemon=True)
-        looking.start()
-        give_up = time.monotonic() + LOOKUP_S
-        while looking.is_alive() and (left := give_up - time.monotonic()) > 0:
-            looking.join(min(left, SLICE_S))
-            self._look_up()
-        if not found:
-            return (f"this machine's look-up of the name {host} takes more than {LOOKUP_S:.0f} s; check its name "
-                    f"service, or give the IP address")  # fmt: skip
-        if not found[0]:
-            return f"this machine knows no host of the name {host}; check how it is written, or give its IP address"
-        return None
+    def _give_up_if_nobody_is_known(self, patience: Patience) -> None:
+        """At once, unless the cloud has answered before: then its name is one, and may be known again soon."""
+        if self._nobody and not patience.has_answered:
+            raise CloudUnreachable(f"no way to {self.address}: {self._nobody}")
 
     def _bear_a_loss(self, losses: int, patience: Patience) -> None:
         """The connection broke under a request, ``losses`` times by now: the first is told, the later ones waited out.
@@ -410,16 +403,35 @@ class Link:
         except zmq.ZMQError:
             socket.close(linger=0)
             raise
-        if self.address.startswith("tcp://["):
-            socket.setsockopt(zmq.IPV6, 1)
-        try:
-            if not wire.has_a_port(self.address):
-                raise zmq.ZMQError(errno.EINVAL)
-            socket.connect(self.address)
-        except zmq.ZMQError:
-            self._drop(socket)
-            raise UsageError(f"--cloud {self.address} is not an address to connect to; write tcp://HOST:PORT") from None
+        self._endpoint = None
+        if not self._host:
+            try:
+                self._connect_to(known(self.address) or Endpoint(self.address), socket)
+            except (zmq.ZMQError, NotAnAddress):
+                self._drop(socket)
+                raise _not_an_address(self.address) from None
         return socket
+
+    def _connect_to(self, endpoint: Endpoint, socket: zmq.Socket[bytes]) -> None:
+        socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))  # with it, libzmq has no IPv4 addresses but in IPv6's guise
+        socket.connect(endpoint.address)
+        self._endpoint = endpoint
+
+    def _reach(self, give_up: float) -> bool:
+        """Have the socket connect to what the name of the host means now, if that is known until ``give_up``."""
+        if self._endpoint is not None:
+            return True
+        self._lookup = self._lookup or Lookup(self.address)
+        try:
+            found = self._lookup.wait(give_up - time.monotonic(), self._look_up)
+        except UnknownHost as err:
+            self._lookup, self._nobody = None, str(err)
+            return False
+        if found is None:
+            return False
+        self._lookup, self._nobody = None, ""
+        self._connect_to(self._good if self._good in found else found[self._turn % len(found)], self._socket)
+        return True
 
     def _watch(self, socket: zmq.Socket[bytes]) -> None:
         """Have libzmq say when this socket's connection breaks."""
@@ -432,7 +444,7 @@ class Link:
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
-        self._joined = self._lost = False
+        self._joined = self._lost = self._was_joined = False
 
     def _look_at_the_connection(self) -> None:
         """Read what libzmq said. Nothing is sent before the handshake, so a failed attempt to connect is no loss."""
@@ -440,6 +452,15 @@ class Link:
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             self._lost = self._lost or (self._joined and event == zmq.Event.DISCONNECTED)
             self._joined = event == zmq.Event.HANDSHAKE_SUCCEEDED
+            if self._joined:
+                self._was_joined, self._good = True, self._endpoint
+
+    def _pass_over_a_loss(self) -> None:
+        """The connection broke before a request, which goes out with the next one: to where the name leads by now."""
+        self._look_at_the_connection()
+        if self._lost and self._host:
+            self._remake()
+        self._lost = False
 
     def _drop(self, socket: zmq.Socket[bytes]) -> None:
         if not socket.closed:
@@ -448,6 +469,10 @@ class Link:
         socket.close(linger=0)
 
     def _remake(self) -> None:
+        if self._endpoint is not None and not self._socket.closed:
+            self._look_at_the_connection()
+            if not self._was_joined:
+                self._good, self._turn = None, self._turn + 1
         self._drop(self._socket)
         give_up = time.monotonic() + REMAKE_S
         while True:
@@ -466,6 +491,8 @@ class Link:
         give_up = time.monotonic() + (
             min(HELLO_PATIENCE_S[0], self.deadline_s / 2) if patience_s is None else patience_s
         )
+        if not self._reach(give_up):
+            return
         while not self._socket.poll(_slice_ms(give_up), zmq.POLLOUT):
             if time.monotonic() >= give_up:
                 self._lost = True
@@ -518,13 +545,24 @@ def _plain(words: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in words)
 
 
-def _is_known(host: str) -> bool:
-    """Whether it is an address, or a name that can be looked up."""
+def _host_named_in(address: str) -> str:
+    """The name of the host, where there is one; or empty.
+
+    Raises:
+        UsageError: it is no address to connect to.
+    """
     try:
-        getaddrinfo(host, None)
-    except (OSError, UnicodeError):
-        return False
-    return True
+        name, tcp = name_of(address), tcp_of(address)
+        if tcp is not None and (name == "*" or not tcp.port.isdecimal() or int(tcp.port) == 0):
+            raise NotAnAddress
+    except NotAnAddress as err:
+        raise _not_an_address(address, str(err)) from None
+    return name
+
+
+def _not_an_address(address: str, why: str = "") -> UsageError:
+    return UsageError(f"--cloud {address} is not an address to connect to{f': {why}' if why else ''}; write "
+                      f"tcp://HOST:PORT")  # fmt: skip
 
 
 def _is_usable(welcome: Welcome) -> bool:

@@ -7,6 +7,7 @@ import re
 import sys
 
 from llama.edge.link import CHECK_KEYS, GIVE_KEYS
+from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
 
 
@@ -36,6 +37,10 @@ class Notices:
     def refusal(self, words: str) -> None:
         """It asks to be asked later."""
         self._trouble(f"{words}; asking again")
+
+    def unreachable(self, error: CloudUnreachable) -> None:
+        """It was given up for now; said where nothing was before, as of a name that nobody knows."""
+        self._trouble(f"{error}; asking until it answers")
 
     def answer(self) -> None:
         """There is one."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
+
+from llama.disk import sync
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -20,7 +21,7 @@ def replace_file(path: Path, content: bytes) -> None:
         try:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
             Path(file.name).replace(path)  # mkstemp has made it for its owner only
         except BaseException:
             Path(file.name).unlink()

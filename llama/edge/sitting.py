@@ -50,6 +50,7 @@ from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sampling import Sampling
 from llama.sheets import Sheet, party_of
+from llama.texts import encoding_problem
 from llama.wire import Copy, Offer, SheetEntry, Welcome
 
 LOOKOUT_S = 3.0
@@ -353,6 +354,8 @@ class Sitting:
         if not Path(self.profile_file).exists():  # deleted meanwhile: it may be written anew
             return "", ABSENT
         raw = read_raw(self.profile_file)
+        if problem := encoding_problem(raw):  # shown as well as can be, it would be written back so
+            raise ProfileError(f"profile {self.profile_file}: {problem}")
         return raw.decode("utf-8-sig", errors="replace"), _version(raw)
 
     def write_profile(self, text: str, version: str) -> str:

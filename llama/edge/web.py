@@ -35,6 +35,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llama.addresses import in_url, loopback
 from llama.edge.link import Stopped
 from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
@@ -45,7 +46,7 @@ MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
 HEARTBEAT_S = 5.0
 BODY_S = 10.0
 SHEETS_AT_ONCE = 4
-LOOPBACK = "127.0.0.1"
+_OWN_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -96,10 +97,11 @@ def serve(sitting: Sitting, port: int) -> None:
     Raises:
         BindError: the port is taken.
     """
-    listener = socket.socket()
+    family, host = loopback()
+    listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((LOOPBACK, port))
+        listener.bind((host, port))
         listener.listen()  # before the address is printed: it may be opened at once
     except OSError as err:
         listener.close()
@@ -115,7 +117,7 @@ def serve(sitting: Sitting, port: int) -> None:
     logging.getLogger("uvicorn").propagate = False
     sitting.start()
     server = _Server(config, sitting.events)
-    print(f"the page, for this machine only: http://{LOOPBACK}:{port}/#{token}", flush=True)
+    print(f"the page, for this machine only: http://{in_url(host)}:{port}/#{token}", flush=True)
     print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
     try:
         server.run(sockets=[listener])
@@ -229,9 +231,9 @@ class _Doorkeeper:
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
-        self.hosts = {f"{LOOPBACK}:{port}".encode(), f"localhost:{port}".encode()}
+        self.hosts = {f"{host}:{port}".encode() for host in _OWN_HOSTS}
         if port == 80:  # which browsers leave out
-            self.hosts |= {LOOPBACK.encode(), b"localhost"}
+            self.hosts |= {host.encode() for host in _OWN_HOSTS}
         self.origins = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

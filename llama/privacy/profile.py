@@ -28,6 +28,7 @@ from llama import toml
 from llama.errors import ProfileError
 from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
+from llama.texts import decoded, is_blank
 
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
@@ -80,7 +81,8 @@ def read_raw(path: str | Path) -> bytes:
     except TooLarge:
         raise _too_large(where) from None
     except FileNotFoundError:
-        raise ProfileError(f"{where}: no such file") from None
+        lost = "a link to nothing; put there what it names" if Path(path).is_symlink() else ""
+        raise ProfileError(f"{where}: {lost or 'no such file'}") from None
     except IsADirectoryError:
         raise ProfileError(f"{where}: a directory; name a file") from None
     except (OSError, ValueError) as err:
@@ -97,9 +99,11 @@ def parse(raw: bytes, where: str = "profile") -> Profile:
     if len(raw) > toml.MAX_BYTES:
         raise _too_large(where)
     try:
-        table = toml.parsed(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError as err:
-        raise ProfileError(f"{where}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
+        text = decoded(raw)
+    except ValueError as err:
+        raise ProfileError(f"{where}: {err}") from None
+    try:
+        table = toml.parsed(text)
     except ValueError as err:
         place = f"{where}: not valid TOML {err}".rstrip()
         raise ProfileError(f'{place}; write each field on a line of its own, as name = "value"') from None
@@ -165,7 +169,7 @@ def _value(given: Any, where: str) -> Value:
         raise ProfileError(f'{where}: must be text, a number, a date or a list of these; write field = "…"')
     if len(given) > MAX_VALUE_CHARS:
         raise ProfileError(f"{where}: {len(given)} characters; the most is {MAX_VALUE_CHARS}")
-    return given.strip()
+    return "" if is_blank(given) else given.strip()
 
 
 def _shown(name: str) -> str:

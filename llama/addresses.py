@@ -1,0 +1,242 @@
+"""Network addresses, ``tcp://HOST:PORT``: what they are, and names of hosts looked up.
+
+libzmq looks names up by itself, but only for IPv4 or, with ``ZMQ_IPV6``, for IPv6 first, where it takes the first
+address that it finds, and does not say that there is none. So names are looked up here, and libzmq is given addresses.
+IPv4 comes first, as libzmq has it: a name that has both often has an IPv6 address that leads nowhere.
+
+A look-up takes as long as the system's name service likes, and hears nobody meanwhile: see :class:`Lookup`.
+
+Knows: the resolver, how libzmq writes addresses. Does not know: sockets.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MAX_PORT = 65535
+_SLICE_S = 0.05  # the longest piece of a wait
+
+
+class NotAnAddress(ValueError):
+    """It cannot be one; the message says why, or is empty where nothing more can be said than how to write one."""
+
+
+class UnknownHost(Exception):
+    """The name of a host is not known here; the message says which."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """What libzmq is given.
+
+    Attributes:
+        address: in libzmq's spelling.
+        ipv6: the socket needs ``ZMQ_IPV6``.
+    """
+
+    address: str
+    ipv6: bool = False
+
+
+@dataclass(frozen=True)
+class Tcp:
+    """An address of TCP, taken apart.
+
+    Attributes:
+        host: a name, an IPv4 address, or an IPv6 address without brackets; ``*`` and interfaces where one listens.
+        port: digits, or ``*``.
+    """
+
+    host: str
+    port: str
+
+    @property
+    def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        """The address, where the host is one."""
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+
+def has_a_port(address: str) -> bool:
+    """Whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
+    port = address.rpartition(":")[2]
+    return port == "*" or (re.fullmatch("[0-9]{1,5}", port) is not None and int(port) <= _MAX_PORT)
+
+
+def tcp_of(address: str) -> Tcp | None:
+    """An address of TCP, taken apart; None for other transports of libzmq's, and its own ways of writing.
+
+    Raises:
+        NotAnAddress: it can be none.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme not in ("tcp", "ipc", "inproc"):
+        raise NotAnAddress
+    if not has_a_port(address) or not rest.rpartition(":")[0]:
+        raise NotAnAddress
+    host, _, port = rest.rpartition(":")
+    if scheme != "tcp" or ";" in host:  # "source;destination"
+        return None
+    if host.startswith("[") and host.endswith("]"):
+        return Tcp(_ipv6(host[1:-1]), port)
+    if ":" in host:
+        raise NotAnAddress(f"an IPv6 address stands in brackets: tcp://[{host}]:{port}")
+    if re.search(r"[\[\]\s/]", host):
+        raise NotAnAddress
+    return Tcp(host, port)
+
+
+def _ipv6(text: str) -> str:
+    """What stands in brackets. Raises NotAnAddress."""
+    text = re.sub("%25(?=.)", "%", text)  # as RFC 6874 has it in URLs
+    try:
+        ip = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise NotAnAddress("what stands in brackets is no IPv6 address") from None
+    if ip.scope_id is None:
+        if ip.is_link_local:
+            raise NotAnAddress(f"a link-local address needs its network interface: [{text}%eth0]")
+    elif not ip.scope_id.isdecimal():
+        try:
+            socket.if_nametoindex(ip.scope_id)
+        except OSError:
+            raise NotAnAddress("this machine has no network interface of that name") from None
+    return text
+
+
+def known(address: str) -> Endpoint | None:
+    """What libzmq is given where nothing need be looked up; None for the name of a host.
+
+    Raises:
+        NotAnAddress: it can be none.
+    """
+    tcp = tcp_of(address)
+    if tcp is None:
+        return Endpoint(address)
+    if tcp.ip is None:
+        return None
+    return _endpoint(tcp.host, tcp.port)
+
+
+def name_of(address: str) -> str:
+    """The name of the host, where there is one; or empty. Raises NotAnAddress."""
+    tcp = tcp_of(address)
+    return "" if tcp is None or tcp.ip is not None else tcp.host
+
+
+def looked_up(address: str) -> list[Endpoint]:
+    """What the name of a host stands for now, IPv4 first; takes as long as the system likes.
+
+    Raises:
+        UnknownHost: nothing.
+    """
+    tcp = tcp_of(address)
+    assert tcp is not None
+    try:
+        found = socket.getaddrinfo(tcp.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as err:  # the latter for what can be no name
+        reason = f" ({err.strerror})" if isinstance(err, OSError) and err.strerror else ""
+        raise UnknownHost(f"this machine knows no host of the name {tcp.host}{reason}; check how it is written, or "
+                          f"give its IP address") from None  # fmt: skip
+    hosts = {socket.AF_INET: list[str](), socket.AF_INET6: list[str]()}
+    for family, _, _, _, there in found:
+        if family in hosts:
+            scope = there[3] if len(there) == 4 else 0
+            host = str(there[0]).partition("%")[0]
+            hosts[socket.AddressFamily(family)].append(f"{host}%{scope}" if scope else host)
+    in_order = dict.fromkeys([*hosts[socket.AF_INET], *hosts[socket.AF_INET6]])
+    return [_endpoint(host, tcp.port) for host in in_order]
+
+
+def _endpoint(host: str, port: str) -> Endpoint:
+    return Endpoint(f"tcp://[{host}]:{port}", ipv6=True) if ":" in host else Endpoint(f"tcp://{host}:{port}")
+
+
+class Lookup:
+    """A look-up that has begun, in a thread that no one need wait for."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._found: list[Endpoint] | UnknownHost | None = None
+        self._thread = threading.Thread(target=self._look, name="look-up", daemon=True)
+        self._thread.start()
+
+    def _look(self) -> None:
+        try:
+            self._found = looked_up(self._address)
+        except UnknownHost as err:
+            self._found = err
+
+    def wait(self, seconds: float, while_waiting: Callable[[], None] = lambda: None) -> list[Endpoint] | None:
+        """What was found, or None where it is still being looked for after so many seconds.
+
+        ``while_waiting`` is called several times a second; it may raise to wait no longer.
+
+        Raises:
+            UnknownHost: nothing was found.
+        """
+        give_up = time.monotonic() + seconds
+        while self._thread.is_alive() and (left := give_up - time.monotonic()) > 0:
+            self._thread.join(min(left, _SLICE_S))
+            while_waiting()
+        if isinstance(self._found, UnknownHost):
+            raise self._found
+        return self._found
+
+
+LISTENING_LOOKUP_S = 20.0  # for the name that is listened to
+
+
+def to_listen(address: str) -> list[Endpoint]:
+    """What ``address`` stands for, where one listens; the first that this machine has is meant.
+
+    Raises:
+        NotAnAddress: it can be none.
+        UnknownHost: it names a host that is not known, or the look-up takes too long.
+    """
+    tcp = tcp_of(address)
+    if tcp is None or tcp.host == "*":
+        return [Endpoint(address)]
+    if tcp.ip is not None:
+        return [_endpoint(tcp.host, tcp.port)]
+    if tcp.host in {name for _, name in socket.if_nameindex()}:  # libzmq finds its addresses, of one kind at a time
+        return [Endpoint(address), Endpoint(address, ipv6=True)]
+    found = Lookup(address).wait(LISTENING_LOOKUP_S)
+    if found is None:
+        raise UnknownHost(f"this machine's look-up of the name {tcp.host} takes more than {LISTENING_LOOKUP_S:.0f} s; "
+                          f"check its name service, or give the IP address")  # fmt: skip
+    return found
+
+
+def stays_here(endpoint: Endpoint) -> bool:
+    """Whether only this machine itself can reach it."""
+    scheme = endpoint.address.partition("://")[0]
+    if scheme in ("ipc", "inproc"):
+        return True
+    tcp = tcp_of(endpoint.address)
+    return tcp is not None and tcp.ip is not None and tcp.ip.is_loopback
+
+
+def loopback() -> tuple[socket.AddressFamily, str]:
+    """The address by which this machine reaches itself: 127.0.0.1, or ::1 where there is no IPv4 at all."""
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            with socket.socket(family) as there:
+                there.bind((host, 0))
+            return family, host
+        except OSError:
+            continue
+    return socket.AF_INET, "127.0.0.1"  # whoever listens there says what is wrong
+
+
+def in_url(host: str) -> str:
+    """An address of a host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,86 @@
+"""What of a directory counts: the files whose names end as they should, and nothing that other programs leave there.
+
+Hidden is what begins with a dot: Kubernetes' ``..data`` and ``..2026_11_28_14_26_03.1``, ``.git``, a Mac's
+``._birthday.toml``, editors' locks and backups. All hidden is passed over, and all that ends otherwise: ``README``,
+``Thumbs.db``, ``birthday.toml~``, ``#birthday.toml#``. What has a name that counts does so whatever it is, so that a
+directory or a link to nothing of such a name is told of by whoever reads it. The ending counts in any case of letters,
+so that ``BIRTHDAY.TOML`` is told of, too.
+
+Knows nothing about: what the files hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+# What file servers, archivers and version control keep in a directory: Synology's @eaDir, #recycle, $RECYCLE.BIN,
+# __MACOSX, __pycache__; and by name what begins with a letter.
+_OTHERS = re.compile(r"[^0-9A-Za-z].*|lost\+found|System Volume Information|CVS|RCS|SCCS", re.DOTALL)
+_ANYBODYS = re.compile(r"[a-z0-9-]+")  # a name that a sub-directory may have
+
+Stamp = tuple[tuple[str, tuple[int, ...] | None], ...]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is passed over, whatever it ends in."""
+    return name.startswith(".")
+
+
+def ends_in(name: str, suffix: str) -> bool:
+    """Whether a file is one by its name."""
+    return not is_hidden(name) and name.lower().endswith(suffix) and len(name) > len(suffix)
+
+
+def files_in(directory: Path, suffix: str, *, below: bool = False) -> list[Path]:
+    """All that is called so in a directory; with ``below``, also in its sub-directories.
+
+    Links are followed. A sub-directory that cannot be listed is passed over only if its name could not be meant.
+
+    Raises:
+        OSError: the directory, or a sub-directory, cannot be listed, or leads back to the directory.
+    """
+    found, below_it = list[Path](), list[Path]()
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if ends_in(entry.name, suffix):
+                found.append(directory / entry.name)
+            elif below and not is_hidden(entry.name) and not _OTHERS.fullmatch(entry.name) and _is_directory(entry):
+                below_it.append(directory / entry.name)
+    for sub_directory in below_it:
+        try:
+            if sub_directory.samefile(directory):  # its files would be another's, too
+                raise OSError(errno.ELOOP, "a link back to the directory itself", str(sub_directory))
+            found += files_in(sub_directory, suffix)
+        except FileNotFoundError:  # taken away meanwhile
+            continue
+        except OSError:
+            if _ANYBODYS.fullmatch(sub_directory.name):
+                raise
+    return found
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, for example
+        return False
+
+
+def stamp_of(directory: str | Path, suffix: str, *others: str) -> Stamp:
+    """Another one if any of these files is another, is written or appears; and of ``others``, by name."""
+    try:
+        paths = sorted(files_in(Path(directory), suffix, below=True))
+    except OSError:
+        paths = []
+    return tuple((str(path), _stamp(path)) for path in [*paths, *(Path(directory) / name for name in others)])
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        s = path.stat()
+    except OSError:
+        return None
+    return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
