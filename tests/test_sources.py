@@ -473,7 +473,7 @@ def test_incomplete_or_damaged_meta_directories_are_refused_by_file(tokenizer: P
         ("gap", lambda d: (d / one).unlink(), r"lacks consolidated\.01\.pth"),
         ("end", lambda d: (d / "consolidated.03.pth").unlink(), r"has 3 shard\(s\) of a checkpoint of 4"),
         ("cut", lambda d: (d / one).write_bytes((d / one).read_bytes()[:-99]), r"01\.pth is damaged or incomplete"),
-        ("empty", lambda d: (d / one).write_bytes(b""), r"01\.pth is damaged or incomplete"),
+        ("empty", lambda d: (d / one).write_bytes(b""), r"01\.pth is empty; finish the download"),
         ("pickle", lambda d: save(d, {"x": Path("x")}), r"01\.pth holds more than tensors"),
         ("list", lambda d: save(d, [torch.ones(1)]), r"01\.pth does not hold a state dict"),
         ("mixed", lambda d: save(d, tensors), r"01\.pth: tok_embeddings\.weight has shape"),

@@ -18,6 +18,10 @@ NORM = "norm.weight"
 OUTPUT = "output.weight"
 HALVES = ("edge", "cloud")
 
+# Names (the last words of them) under which caches of the rotary embedding have been saved with weights.
+_ROTARY_TABLES = {"inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "freqs_cis", "freqs_cos", "freqs_sin"}
+_ROTARY_TABLES |= {"cos_cache", "sin_cache"}
+
 LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
 LARGEST_SIZE = 2**31 - 1  # far beyond any model; keeps products within what can be computed with
 LARGEST_DEPTH = 500  # layers; the deepest model known has 126
@@ -62,6 +66,12 @@ def tensor_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
     layers = {f"layers.{i}.{name}": shape for i in range(args.n_layers) for name, shape in layer.items()}
     vocabulary = (args.vocab_size, args.dim)
     return {EMBEDDINGS: vocabulary, **layers, NORM: (args.dim,), OUTPUT: vocabulary}
+
+
+def is_rotary_table(name: str) -> bool:
+    """Whether a tensor holds what follows from the rotary settings: frequencies, or cosines and sines of positions."""
+    words = name.split(".")
+    return words[-1] in _ROTARY_TABLES or words[-2:] == ["rope", "freqs"]
 
 
 def half_of(name: str, split_layer: int) -> str:
@@ -172,7 +182,8 @@ def check_layers(n_layers: int, n_tensors: int, where: str) -> None:
     """
     if n_layers > n_tensors:
         raise _wrong(where, f"it says that the model has {n_layers} layers, but its files hold {n_tensors} tensors, of "
-                            f"which each layer needs several; get the checkpoint again")  # fmt: skip
+                            f"which each layer needs several; finish the download, or use files of one "
+                            "model")  # fmt: skip
 
 
 def _wrong(where: str, what: str) -> CheckpointError:

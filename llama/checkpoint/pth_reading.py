@@ -56,6 +56,10 @@ class OldFormat(ValueError):
     """The file is of the format before torch 1.6: pickles one after the other, no archive."""
 
 
+class OtherByteOrder(ValueError):
+    """A big-endian machine has written the file."""
+
+
 class NotAStateDict(ValueError):
     """The file holds something other than tensors by name."""
 
@@ -95,7 +99,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in ``path``, memory-mapped and private: nothing is read before it is touched.
 
     Raises:
-        ForeignContents, NotAStateDict, OldFormat: the pickle, or the file, is of another kind.
+        ForeignContents, NotAStateDict, OldFormat, OtherByteOrder, Compressed: the pickle, or the file, is of another
+            kind.
         OSError: the file cannot be read, or is none.
         ValueError, KeyError, struct.error, …: it is damaged.
     """
@@ -115,9 +120,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def _views(file: BinaryIO, records: Mapping[str, Record], size: int) -> dict[str, _View]:
     roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+    if not roots:
+        raise NotAStateDict
     (root,) = roots
     if f"{root}byteorder" in records and _contents(file, records[f"{root}byteorder"]) != b"little":
-        raise ValueError("the byte order is another one")
+        raise OtherByteOrder
     state_dict = _Reader(_contents(file, records[f"{root}data.pkl"]), records, root).value()
     if not isinstance(state_dict, dict):
         raise NotAStateDict

@@ -81,8 +81,11 @@ class _PreTokenizer:
     ignore_merges: bool
 
 
-# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`).
+# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`, where
+# the first two, of older converters, are the same as the third).
 _GGUF_PRE_TOKENIZERS = {
+    "llama3": _PreTokenizer(None, ignore_merges=True),
+    "llama-v3": _PreTokenizer(None, ignore_merges=True),
     "llama-bpe": _PreTokenizer(None, ignore_merges=True),
     "smollm": _PreTokenizer(SMOLLM_PATTERN, ignore_merges=False),
 }
@@ -113,6 +116,9 @@ def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
         raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
+    if file.get("tokenizer.ggml.pre") is None:
+        raise TokenizerError(f"{where}: tokenizer.ggml.pre, which says how text is cut, is missing, as in files from "
+                             f"before May 2024; use a file of the model that a later converter made")  # fmt: skip
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
