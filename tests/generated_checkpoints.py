@@ -1,9 +1,9 @@
 """Small Hugging Face checkpoints that differ in many ways at once, for comparisons with transformers.
 
-Each is a choice in every aspect of ``ASPECTS``: sizes, rotary settings, tying, names, dtypes, leftovers among the tensors
-and the files, fields left out. An aspect is a table of functions that change a :class:`Draft`; they are called in the
-table's order, and to add an aspect (or a choice) is to add an entry. What every choice of it means is transformers' to
-say, never this file's.
+Each is a choice in every aspect of ``ASPECTS``: sizes, rotary settings, tying, names, dtypes, leftovers among tensors
+and files, fields left out. An aspect is a table of functions that change a :class:`Draft`; they are called in the
+table's order, and to add an aspect (or a choice) is to add an entry. What a choice means is transformers' to say, never
+this file's.
 """
 
 from __future__ import annotations
@@ -324,7 +324,7 @@ ASPECTS: dict[str, dict[str, Choice]] = {
         "old theta beside new": fields(rope_theta=300.0, rope_parameters={"rope_type": "default", "rope_theta": 9e4}),
         "old theta for new": fields(rope_theta=300.0, rope_parameters={"rope_type": "default"}),
         "old scaling beside new": fields(
-            rope_theta=300.0, rope_scaling=LLAMA_3_1_SCALING, rope_parameters={"rope_type": "default", "rope_theta": 9e4}
+            rope_theta=300.0, rope_scaling=LLAMA_3_1_SCALING, rope_parameters={"rope_theta": 9e4}
         ),
         "old default beside new scaling": fields(rope_scaling={"rope_type": "default"}, rope_parameters=LLAMA_3_1_ROPE),
         "old and empty beside new": fields(rope_scaling={}, rope_theta=9e4, rope_parameters={"rope_theta": 300.0}),

@@ -41,6 +41,9 @@ _LAYER = {
     "ffn_norm": "post_attention_layernorm",
 }
 _SIZES_SHOWN = 8
+# Last words of the names of what quantised models store beside, or in place of, weights.
+_QUANTISED = {"qweight", "qzeros", "scales", "biases", "g_idx", "weight_scale", "weight_scale_inv", "input_scale"}
+_QUANTISED |= {"weight_packed", "weight_shape", "absmax", "quant_map", "SCB", "weight_format"}
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
@@ -114,18 +117,27 @@ class HuggingFaceSource:
                 name = _PREFIX + found if _PREFIX + found in known else found
             if name in known:
                 if name in stored:
-                    raise CheckpointError(f"{self._directory} holds one tensor under two names, {shown(stored[name])} and "
-                                          f"{shown(found)}; leave one of them out")  # fmt: skip
+                    raise CheckpointError(f"{self._directory} holds one tensor under two names, "
+                                          f"{shown(stored[name])} and {shown(found)}; leave one out")  # fmt: skip
                 stored[name] = found
             elif not layout.is_rotary_table(found):
                 unknown.append(found)
         if unknown:
-            raise CheckpointError(
-                f"{self._files.holder[unknown[0]]} holds a tensor that a Llama model of this config.json does not "
-                f"have: {shown(unknown[0])} ({len(unknown)} such in all); use files and config.json of one Llama text "
-                "model"
-            )
+            raise self._unknown(unknown)
         return stored
+
+    def _unknown(self, names: list[str]) -> CheckpointError:
+        """The error for tensors that the model does not have, by what they tell."""
+        file, name = self._files.holder[names[0]], shown(names[0])
+        if any(found.rpartition(".")[2] in _QUANTISED for found in names):
+            return CheckpointError(f"{file} holds {name}, as quantised models do, which are not supported; use the "
+                                   f"release in bfloat16 or float16")  # fmt: skip
+        if any("lora_" in found for found in names):
+            return CheckpointError(f"{file} holds {name}, a part of an adapter; merge it into its model "
+                                   f"(merge_and_unload) and save that")  # fmt: skip
+        return CheckpointError(f"{file} holds a tensor that a Llama model of this config.json does not have: {name} "
+                               f"({len(names)} such in all); use files and config.json of one Llama text "
+                               f"model")  # fmt: skip
 
     def _settle_tying(self, tied: bool) -> bool:
         """Whether the embeddings serve as the head, as transformers settles it.

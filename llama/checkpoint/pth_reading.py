@@ -23,6 +23,7 @@ from llama.files import open_regular
 
 MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
 _MAX_DIMENSIONS = 8
+_PROTOCOL = 2
 _MAX_KEY_BITS = 31  # larger whole numbers can be chosen so that they hash alike: to put n into a dict takes n² steps
 _OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # what torch wrote before its version 1.6
 
@@ -54,6 +55,10 @@ class ForeignContents(ValueError):
 
 class OldFormat(ValueError):
     """The file is of the format before torch 1.6: pickles one after the other, no archive."""
+
+
+class OtherProtocol(ValueError):
+    """The pickle is of a protocol after 2, which torch writes only if it is told to."""
 
 
 class OtherByteOrder(ValueError):
@@ -99,8 +104,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in ``path``, memory-mapped and private: nothing is read before it is touched.
 
     Raises:
-        ForeignContents, NotAStateDict, OldFormat, OtherByteOrder, Compressed: the pickle, or the file, is of another
-            kind.
+        ForeignContents, NotAStateDict, OldFormat, OtherProtocol, OtherByteOrder, Compressed: the pickle, or the file,
+            is of another kind.
         OSError: the file cannot be read, or is none.
         ValueError, KeyError, struct.error, …: it is damaged.
     """
@@ -180,7 +185,8 @@ class _Reader:
         stack = self._stack
         match opcode:
             case b"\x80":  # PROTO
-                self._take(1)
+                if self._number("B") > _PROTOCOL:
+                    raise OtherProtocol
             case b"q":  # BINPUT
                 self._memo[self._number("B")] = stack[-1]
             case b"r":  # LONG_BINPUT

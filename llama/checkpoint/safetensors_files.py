@@ -32,6 +32,7 @@ MAX_HEADERS_BYTES = 16 << 20  # of all files together; each byte takes four of m
 MAX_TENSORS = 100_000  # likewise
 MAX_NAME_CHARACTERS = 200  # of a file; systems take 255 bytes
 MAX_FILES = 512  # Llama 3.1 405B has 191; each stays open
+_LENGTH_DIFFERS = "file not fully covered"  # in the library's words
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -114,6 +115,12 @@ def _without_weights(directory: Path) -> CheckpointError:
     if others:
         return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(others[0])}; if that is the "
                                f"model in transformers' layout, give it the name {WEIGHTS}")  # fmt: skip
+    if ggufs := [name for name in names if name.endswith(".gguf")]:
+        return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but GGUF files; give the file itself: "
+                               f"--ckpt_dir {directory / shown(ggufs[0])}")  # fmt: skip
+    if shards := [name for name in names if name.startswith("consolidated.") and name.endswith(".pth")]:
+        return CheckpointError(f"{directory} has config.json, but the weights of a Meta release ({shown(shards[0])}); "
+                               f"get the params.json and tokenizer.model that belong to them")  # fmt: skip
     if pickles := [name for name in names if name.endswith((".bin", ".pth", ".pt", ".msgpack", ".h5"))]:
         return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(pickles[0])}, of another "
                                f"kind; use a safetensors version")  # fmt: skip
@@ -140,7 +147,8 @@ def _indexed(directory: Path, index: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _check_inside(name: str, where: Path) -> None:
     if Path(name).name != name or "\0" in name or len(name) > MAX_NAME_CHARACTERS:
-        raise CheckpointError(f"{where} names a file outside its directory; use the file as released")
+        raise CheckpointError(f"{where} names a file outside its directory ({shown(name)}); put all files into one "
+                              f"directory")  # fmt: skip
 
 
 def _present(directory: Path, name: str, lister: str) -> Path:
@@ -197,7 +205,7 @@ def _open(path: Path) -> tuple[Any, int]:
                                   f"transformers' save_pretrained") from None  # fmt: skip
         if signatures.is_gguf(path):
             raise CheckpointError(f"{path} is a GGUF file; give the file itself, --ckpt_dir {path}") from None
-        reason = "it ends early" if "IncompleteBuffer" in str(err) else "its header is none"
+        reason = "its length is not what its header says" if _LENGTH_DIFFERS in str(err) else "its header is none"
         raise CheckpointError(
             f"{path} is damaged or incomplete ({reason}); finish the download or get it again"
         ) from None

@@ -12,7 +12,14 @@ from pathlib import Path
 import torch
 
 from llama.checkpoint.layout import Region, region_shape
-from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, OldFormat, OtherByteOrder, read_state_dict
+from llama.checkpoint.pth_reading import (
+    ForeignContents,
+    NotAStateDict,
+    OldFormat,
+    OtherByteOrder,
+    OtherProtocol,
+    read_state_dict,
+)
 from llama.checkpoint.signatures import misplaced
 from llama.checkpoint.source import narrowed, unreadable
 from llama.checkpoint.zip_records import Compressed
@@ -36,6 +43,8 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
         reason = f"is in the format of torch before 1.6, which is not supported; save it again: {_AGAIN}"
     except Compressed:
         reason = f"is a compressed or encrypted archive, which torch does not write; save it again: {_AGAIN}"
+    except OtherProtocol:
+        reason = "is pickled by another protocol than torch's (2), which is not supported; save it by its default"
     except OtherByteOrder:
         reason = f"was written on a big-endian machine, which is not supported; save it again on another: {_AGAIN}"
     except NotAStateDict:

@@ -28,6 +28,7 @@ _ARCHIVES = {
 }
 # Models of llama.cpp before GGUF, by the magic numbers of their files (little-endian).
 _BEFORE_GGUF = (b"lmgg", b"fmgg", b"tjgg", b"algg")
+_PICKLE, _LAST_PROTOCOL = 0x80, 5
 _UNFINISHED = (".part", ".incomplete", ".tmp", ".crdownload", ".download", ".aria2", ".partial", ".filepart")
 
 
@@ -60,6 +61,9 @@ def misplaced(path: Path, *, binary: bool = False) -> str | None:
         return "is a file of llama.cpp from before GGUF, which is not supported; use a GGUF of the same model"
     if not any(begin) and len(begin) == _READ:
         return "begins with zeros only, as a download does that did not finish; finish it or get the file again"
+    if binary and begin[0] == _PICKLE and begin[1:2] <= bytes([_LAST_PROTOCOL]):
+        return "is a bare pickle, which is not loaded, and no file of weights that is known; save its tensors with " \
+               "torch.save"  # fmt: skip
     if binary and len(begin) < _READ and begin.isascii() and begin.decode().strip().replace("\n", " ").isprintable():
         return "is a short text, such as a site's error message, and not the file; download the file itself"
     return None
