@@ -814,7 +814,7 @@ GGUF_FILES: dict[str, list[Case]] = {
     ],
     "no `tokenizer.ggml.pre`": [
         Case(with_gguf(fields={"tokenizer.ggml.pre": None}),
-             r"tokenizer\.ggml\.pre, .*, is missing, .* a later converter")
+             r"field tokenizer\.ggml\.pre is missing, .* a later converter")
     ],
     "other rotary scaling": [
         Case(with_gguf(fields={"llama.rope.scaling.type": (STRING, "yarn")}), "'yarn' rotary scaling"),

@@ -150,9 +150,7 @@ def test_a_missing_output_head_is_a_tied_one_only_if_the_config_says_so(tmp_path
         lambda config: config.update(tie_word_embeddings=False),
     ):
         edit_json(directory / "config.json", change)
-        with pytest.raises(
-            CheckpointError, match=r"lacks the tensor lm_head\.weight, .* set tie_word_embeddings to true"
-        ):
+        with pytest.raises(CheckpointError, match=r"lacks the tensor lm_head\.weight, .* set tie_word_embeddings to"):
             open_source(directory)
 
 

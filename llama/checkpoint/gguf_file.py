@@ -105,7 +105,8 @@ class GGUFSource:
         tensor = self._tensors[gguf_name(name)]
         width, vector = tensor.shape[-1], len(layout.tensor_shapes(self.args)[name]) == 1
         data = tensor.data.reshape(-1, tensor.data.shape[-1])
-        for first, last in shards.slabs(0, len(data), width * 8):
+        itemsize = 8 if tensor.tensor_type == gguf.GGMLQuantizationType.F64 else 4
+        for first, last in shards.slabs(0, len(data), width * itemsize):
             piece = data[first:last]
             if tensor.tensor_type == gguf.GGMLQuantizationType.F64:
                 slab = narrowed(torch.from_numpy(np.array(piece, dtype=np.float64)), tensor.name, self._where)

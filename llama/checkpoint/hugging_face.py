@@ -94,7 +94,7 @@ class HuggingFaceSource:
         multiple = self.args.head_dim if turned else 1
         part = self._slice(hugging_face_name(name))
         shape = part.get_shape()
-        row_bytes = 8 * (shape[1] if len(shape) > 1 else 1)
+        row_bytes = (8 if part.get_dtype() == "F64" else 4) * (shape[1] if len(shape) > 1 else 1)
         for first, last in shards.slabs(0, shape[0], row_bytes, multiple):
             slab = narrowed(part[first:last], hugging_face_name(name), str(self._directory))
             yield adjacent_pairs(slab, self.args.head_dim) if turned else slab
