@@ -159,7 +159,8 @@ class GGUFSource:
                                   f"of {dim} (llama.embedding_length); such a model is not supported")  # fmt: skip
         for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"):
             if self._field(key, int, dim // n_heads) != dim // n_heads:
-                raise CheckpointError(f"{self._where}: {key} differs from width / heads, which is not supported")
+                raise CheckpointError(f"{self._where}: {key} differs from width / heads, which is not supported; use "
+                                      "another Llama model")  # fmt: skip
         embeddings = self._tensors.get(gguf_name(layout.EMBEDDINGS))
         if embeddings is None:
             raise CheckpointError(f"{self._where} lacks the tensor {gguf_name(layout.EMBEDDINGS)}; use a file of the "
@@ -222,7 +223,8 @@ class GGUFSource:
         if isinstance(given, int):
             return given
         if len(set(given)) != 1:
-            raise CheckpointError(f"{self._where}: {name} differs from layer to layer, which is not supported")
+            raise CheckpointError(f"{self._where}: {name} differs from layer to layer, which is not supported; use "
+                                  "another Llama model")  # fmt: skip
         return given[0]
 
     def _field(self, name: str, kind: Any, default: Any = None) -> Any:

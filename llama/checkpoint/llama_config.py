@@ -194,7 +194,7 @@ def _check_sizes(config: LlamaConfig, n_kv_heads: int, path: Path) -> None:
                               f"{n_kv_heads} do not fit together; use the file as released")  # fmt: skip
     if config.head_dim not in (None, dim // n_heads):
         raise CheckpointError(f"{path}: head_dim {shown(config.head_dim)} is not hidden_size / num_attention_heads "
-                              f"({dim // n_heads}), which is not supported")  # fmt: skip
+                              f"({dim // n_heads}), which is not supported; use another Llama model")  # fmt: skip
 
 
 def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:

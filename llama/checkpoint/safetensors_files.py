@@ -75,7 +75,8 @@ def _chosen(directory: Path, named: str | None) -> tuple[list[Path], dict[str, s
     if named is not None:
         if not named.endswith((".safetensors", ".safetensors.index.json")):
             raise CheckpointError(f"{directory / 'config.json'} names {shown(named)} as its weights "
-                                  f"(transformers_weights), which is no safetensors file")  # fmt: skip
+                                  f"(transformers_weights), which is no safetensors file; name one that "
+                                  "is")  # fmt: skip
         _check_inside(named, directory / "config.json")
         if named.endswith(".json"):
             return _indexed(directory, directory / named)

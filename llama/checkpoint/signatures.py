@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from llama.checkpoint.source import unreadable
 from llama.errors import CheckpointError
 from llama.files import open_regular, shown
 
@@ -70,11 +71,19 @@ def misplaced(path: Path, *, binary: bool = False) -> str | None:
 
 
 def refuse_misplaced(path: Path) -> None:
-    """Refuse a file in whose place something else lies; one that is missing is left to whoever reads it.
+    """Refuse a file in whose place something else lies, or which may not be read.
+
+    One that is missing is left to whoever reads it.
 
     Raises:
         CheckpointError: says what lies there and what to do.
     """
+    try:
+        open_regular(path).close()
+    except PermissionError as err:
+        raise unreadable(path, err) from None
+    except OSError:
+        return
     if (what := misplaced(path)) is not None:
         raise CheckpointError(f"{path} {what}")
 

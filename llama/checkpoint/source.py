@@ -65,7 +65,7 @@ def told(path: Path) -> Iterator[None]:
 
 def unreadable(path: Path, err: OSError) -> CheckpointError:
     """The error for a file or directory that the system does not let be read: why, and what to do."""
-    if path.is_symlink() and isinstance(err, FileNotFoundError):
+    if isinstance(err, FileNotFoundError) and path.is_symlink():
         return CheckpointError(f"{path} is a link to {shown(str(path.readlink()))}, where there is nothing; get that "
                                f"file, or copy the directory with its links followed (cp -rL)")  # fmt: skip
     reason = err.strerror or type(err).__name__
@@ -73,6 +73,8 @@ def unreadable(path: Path, err: OSError) -> CheckpointError:
         reason += "; let this user read it"
     elif err.errno == errno.ENOENT:
         reason += "; finish the download"
+    else:
+        reason += "; put a file that can be read in its place"
     return CheckpointError(f"{path} cannot be read: {reason}")
 
 

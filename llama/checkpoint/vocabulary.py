@@ -117,8 +117,8 @@ def from_gguf(file: GGUFFile, where: str) -> Vocabulary:
     if kind != "gpt2":
         raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
     if file.get("tokenizer.ggml.pre") is None:
-        raise TokenizerError(f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as in "
-                             f"files from before May 2024; use a file that a later converter made")  # fmt: skip
+        raise TokenizerError(f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as "
+                             f"in files from before May 2024; use a file that a later converter made")  # fmt: skip
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
