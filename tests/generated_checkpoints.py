@@ -328,6 +328,7 @@ ASPECTS: dict[str, dict[str, Choice]] = {
         ),
         "old default beside new scaling": fields(rope_scaling={"rope_type": "default"}, rope_parameters=LLAMA_3_1_ROPE),
         "old and empty beside new": fields(rope_scaling={}, rope_theta=9e4, rope_parameters={"rope_theta": 300.0}),
+        "scaled by nothing": fields(rope_theta=300.0, rope_scaling={"type": "linear", "factor": 1.0}),
         "theta in the old scaling": fields(rope_theta=9e4, rope_scaling=LLAMA_3_1_SCALING | {"rope_theta": 300.0}),
         "original context outside": fields(
             rope_theta=300.0, original_max_position_embeddings=8192, max_position_embeddings=131072,

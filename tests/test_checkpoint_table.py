@@ -463,6 +463,9 @@ HUGGING_FACE_FIELDS: dict[str, list[Case]] = {
     ],
     "`head_dim` other": [Case(hf(config={"head_dim": 16}),
                               r"head_dim 16 is not hidden_size / num_attention_heads \(8\)")],
+    "linear rotary scaling by 1": [
+        Case(hf(config={"rope_theta": 9.0, "rope_scaling": {"type": "linear", "factor": 1.0}}), check=has((9.0, None)))
+    ],
     "biases, another": [
         Case(hf(config={"attention_bias": True}), r"biases \(attention_bias\)"),
         Case(hf(config={"mlp_bias": True}), r"biases \(mlp_bias\)"),
@@ -571,6 +574,12 @@ HUGGING_FACE_FILES: dict[str, list[Case]] = {
              r"has its weights as \.bin \(pickle\); use a safetensors")
         for name in ("pytorch_model.bin", "pytorch_model-00001-of-00002.bin")
     ],
+    "`model.safetensors` of other sizes": [
+        Case(hf(config={"intermediate_size": 48}, after=stale(files=True)),
+             r"makes it \(48, 16\); .*model\.safetensors counts, not model\.safetensors\.index\.json beside it"),
+        Case(hf(config={"num_hidden_layers": 3}, after=stale(files=True)),
+             "lacks .*index.json beside it; move one of them"),
+    ],
     "only GGUF files beside": [
         Case(hf(after=renamed(WEIGHTS, "m.gguf")), r"but GGUF files; give the file itself: --ckpt_dir .*m\.gguf")
     ],
@@ -609,8 +618,8 @@ FAMILIES: dict[str, list[Case]] = {
     "a directory in the hub's cache above": [
         Case(lambda d: hub_snapshot(d).parent.parent, "give a snapshot in it: --ckpt_dir .*snapshots/aaaa")
     ],
-    "a directory above `original/`": [Case(lambda d: meta()(d / "original").parent,
-                                           "one level down: --ckpt_dir .*original")],
+    "a directory above the checkpoint": [Case(lambda d: meta()(d / "original").parent,
+                                           "a level down; .*: --ckpt_dir .*original")],
     "the name of a model on the hub": [
         Case(lambda d: Path("meta-llama/Llama-3.2-1B"), r"has to be downloaded first \(hf download\)")
     ],
@@ -682,6 +691,14 @@ WENT_WRONG: dict[str, list[Case]] = {
         Case(meta(after=placed("consolidated.00.pth", b"")), "is empty; finish the download"),
         Case(ggufs(after=lambda path: path.write_bytes(b"")), "is empty; finish the download"),
         Case(ggufs(after=lambda path: path.write_bytes(bytes(9999))), "begins with zeros only"),
+    ],
+    "weights of one format under": [
+        Case(meta(after=lambda d: save(weights(META), d / "consolidated.00.pth")),
+             "is a safetensors file under another"),
+        Case(hf(after=lambda d: torch.save(weights(META), d / WEIGHTS)), r"is a file of torch\.save"),
+        Case(hf(after=lambda d: write_gguf(d / WEIGHTS, GGUF, weights(GGUF))), "is a GGUF file under another name"),
+        Case(ggufs(after=lambda path: torch.save(weights(META), path)), r"is a file of torch\.save"),
+        Case(meta(after=renamed("consolidated.00.pth", "model.pth")), r"model\.pth; .* the name consolidated\.00\.pth"),
     ],
     "a file that ends early": [
         Case(hf(after=cut(WEIGHTS)), r"model\.safetensors is damaged or incomplete \(its length is not .*\); finish"),
@@ -789,6 +806,12 @@ GGUF_FILES: dict[str, list[Case]] = {
         Case(with_gguf(fields={"llama.rope.scaling.factor": (F32, 1.0)})),
         Case(with_gguf(fields={"llama.rope.scaling.factor": (F32, 0.0)})),
         Case(with_gguf(fields={"llama.rope.scaling.type": (STRING, "none"), "llama.rope.scaling.factor": (F32, 4.0)})),
+    ],
+    "frequencies in each layer": [
+        Case(with_gguf(stored=lambda: [*plain_tensors(), ("blk.0.attn_rot_embd.weight", np.ones(4, "f4"), Kind.F32)]))
+    ],
+    "a vector that is stored": [
+        Case(with_gguf(stored=lambda: [(n, d.reshape(1, -1) if d.ndim == 1 else d, k) for n, d, k in plain_tensors()]))
     ],
     "version 1, or": [
         Case(ggufs(after=patched(4, struct.pack("<I", 1))),

@@ -81,7 +81,8 @@ class GGUFSource:
         except NotSupported as err:
             raise CheckpointError(f"{path} {err}") from None
         except (ValueError, struct.error) as err:
-            if (what := signatures.misplaced(path, binary=True)) is not None:
+            what = signatures.misplaced(path, binary=True) or signatures.other_format(path, "GGUF")
+            if what is not None:
                 raise CheckpointError(f"{path} {what}") from None
             raise CheckpointError(f"{path} is damaged, incomplete or not a GGUF file ({err}); get it again") from None
         self._tensors = self._file.tensors

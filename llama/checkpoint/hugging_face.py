@@ -162,14 +162,19 @@ class HuggingFaceSource:
                 if self.tied and name == hugging_face_name(layout.OUTPUT):
                     continue
                 raise CheckpointError(f"{self._directory} lacks the tensor {name}; finish the download, or use files "
-                                      f"and config.json of one model")  # fmt: skip
+                                      f"and config.json of one model{self._aside()}")  # fmt: skip
             found = tuple(self._slice(name).get_shape())
             if found != shape:
                 where = self._files.holder[self._stored[name]]
                 raise CheckpointError(
                     f"{where}: {name} has shape {shown(str(found[:_SIZES_SHOWN]))}, config.json makes it {shape}; use "
-                    "files and config.json of one model"
+                    f"files and config.json of one model{self._aside()}"
                 )
+
+    def _aside(self) -> str:
+        """A hint at other files, where tensors do not fit and those may be the ones that were meant."""
+        index = self._files.passed_over
+        return f" (model.safetensors counts, not {index} beside it; move one of them away)" if index else ""
 
     def _prevailing_dtype(self) -> torch.dtype:
         def described(name: str) -> tuple[str, int, torch.dtype | str]:
@@ -182,7 +187,8 @@ class HuggingFaceSource:
 
     def _read_vocabulary(self) -> vocabulary.Vocabulary:
         path = self._directory / "tokenizer.json"
-        refuse_misplaced(path)
+        for name in (path.name, "tokenizer_config.json", "generation_config.json"):
+            refuse_misplaced(self._directory / name)
         if not lies_there(path):
             other = "tokenizer.model" if lies_there(self._directory / "tokenizer.model") else "vocab.json"
             there = f" (its {other} is not read)" if lies_there(self._directory / other) else ""

@@ -207,7 +207,7 @@ def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
         raise CheckpointError(
             f"{path} rotates only a part of each head (partial_rotary_factor), which is not supported"
         )
-    if rope["rope_type"] == "default":
+    if rope["rope_type"] == "default" or (rope["rope_type"] == "linear" and rope.get("factor") == 1):
         return False
     if rope["rope_type"] != "llama3":
         raise CheckpointError(

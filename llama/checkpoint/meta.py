@@ -189,6 +189,9 @@ def _without_shards(directory: Path) -> CheckpointError:
     if half:
         return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(half)}, an unfinished download or a "
                                f"copy under another name; finish it, or give it its name")  # fmt: skip
+    if pickles := [name for name in names if name.endswith((".pth", ".pt"))]:
+        return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(pickles[0])}; if that is the "
+                               f"release's only one, give it the name consolidated.00.pth")  # fmt: skip
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if others:
         return CheckpointError(f"{directory} has params.json, as Meta's releases, but {shown(others[0])} in place of "

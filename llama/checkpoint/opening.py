@@ -17,7 +17,7 @@ from llama.checkpoint.meta import SHARD_NAME, MetaSource
 from llama.checkpoint.safetensors_files import ADAPTER, holds_weights
 from llama.checkpoint.source import Source, told, unreadable
 from llama.errors import CheckpointError
-from llama.files import lies_there, shown
+from llama.files import shown
 
 _KINDS = "a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -129,8 +129,9 @@ def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
         return CheckpointError(f"{path} is a model's directory in the cache of the Hugging Face hub; give a snapshot "
                                f"in it: --ckpt_dir {snapshots[0].parent}")  # fmt: skip
     for settings in ("params.json", "config.json"):
-        if lies_there(path / "original" / settings):
-            return CheckpointError(f"{path} holds its checkpoint one level down: --ckpt_dir {path / 'original'}")
+        if below := sorted(path.glob(f"*/{settings}")):
+            return CheckpointError(f"{path} holds no checkpoint, but one lies a level down; give that: --ckpt_dir "
+                                   f"{below[0].parent}")  # fmt: skip
         if half := signatures.unfinished(path, settings):
             return CheckpointError(f"{path} has {settings} only as an unfinished download ({half}); finish it")
     if any(name.endswith(".pth") for name in names):

@@ -46,6 +46,7 @@ class WeightFiles:
     Attributes:
         files: in the order of their names.
         holder: which of them holds each tensor.
+        passed_over: the index that lies beside a whole file and does not count, or None.
 
     Raises:
         CheckpointError: one is missing, damaged, unfinished or of another kind; one lies there under two names; a
@@ -54,6 +55,8 @@ class WeightFiles:
 
     def __init__(self, directory: Path, named: str | None = None) -> None:
         self.files, stated = _chosen(directory, named)
+        whole = named is None and self.files == [directory / WEIGHTS] and lies_there(directory / INDEX)
+        self.passed_over = INDEX if whole else None
         self._open, self.holder = _open_all(self.files, stated)
 
     def slice(self, name: str) -> Any:
@@ -199,13 +202,9 @@ def _open(path: Path) -> tuple[Any, int]:
     except OSError as err:
         raise unreadable(path, err) from None
     except (SafetensorError, ValueError, struct.error) as err:
-        if (what := signatures.misplaced(path, binary=True)) is not None:
+        what = signatures.misplaced(path, binary=True) or signatures.other_format(path, "safetensors")
+        if what is not None:
             raise CheckpointError(f"{path} {what}") from None
-        if signatures.is_zip(path):
-            raise CheckpointError(f"{path} is a file of torch.save under another name; save it as safetensors, with "
-                                  f"transformers' save_pretrained") from None  # fmt: skip
-        if signatures.is_gguf(path):
-            raise CheckpointError(f"{path} is a GGUF file; give the file itself, --ckpt_dir {path}") from None
         reason = "its length is not what its header says" if _LENGTH_DIFFERS in str(err) else "its header is none"
         raise CheckpointError(
             f"{path} is damaged or incomplete ({reason}); finish the download or get it again"

@@ -20,7 +20,7 @@ from llama.checkpoint.pth_reading import (
     OtherProtocol,
     read_state_dict,
 )
-from llama.checkpoint.signatures import misplaced
+from llama.checkpoint.signatures import misplaced, other_format
 from llama.checkpoint.source import narrowed, unreadable
 from llama.checkpoint.zip_records import Compressed
 from llama.errors import CheckpointError
@@ -52,7 +52,8 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
     except OSError as err:
         raise unreadable(path, err) from None
     except Exception:  # damage is met with whatever it leads to: KeyError, struct.error, BadZipFile, …
-        reason = misplaced(path, binary=True) or "is damaged or incomplete; download or make it again"
+        known = misplaced(path, binary=True) or other_format(path, "torch")
+        reason = known or "is damaged or incomplete; download or make it again"
     raise CheckpointError(f"{path} {reason}")
 
 

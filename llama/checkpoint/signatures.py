@@ -88,6 +88,21 @@ def refuse_misplaced(path: Path) -> None:
         raise CheckpointError(f"{path} {what}")
 
 
+def other_format(path: Path, own: str) -> str | None:
+    """What a file of weights is, if not of its ``own`` format (GGUF, safetensors, torch), and what to do; or None.
+
+    The words go behind the file's name.
+    """
+    if own != "GGUF" and is_gguf(path):
+        return f"is a GGUF file under another name; give it by itself: --ckpt_dir {path}"
+    if own != "safetensors" and _begins(path, b'{"', at=8):
+        return "is a safetensors file under another name; use it in a directory of Hugging Face's, as model.safetensors"
+    if own != "torch" and is_zip(path):
+        return "is a file of torch.save (or another zip) under another name; use it as the release has it, or save " \
+               "the model with transformers' save_pretrained"  # fmt: skip
+    return None
+
+
 def is_gguf(path: Path) -> bool:
     """Whether the file begins as a GGUF does."""
     return _begins(path, GGUF)
@@ -125,9 +140,10 @@ def _unfinished(directory: Path, name: str) -> Iterator[str]:
             yield shown(other)
 
 
-def _begins(path: Path, magic: bytes) -> bool:
+def _begins(path: Path, magic: bytes, at: int = 0) -> bool:
     try:
         with open_regular(path) as file:
+            file.seek(at)
             return file.read(len(magic)) == magic
     except OSError:
         return False
