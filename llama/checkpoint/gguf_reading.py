@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ _PLAUSIBLE_VERSION = 99  # beyond it the bytes are damaged
 
 Kind = gguf.GGUFValueType
 Type = gguf.GGMLQuantizationType
+_NUMBERS = {kind.value for kind in Type}
 
 _SCALARS = {
     Kind.UINT8: "<u1",
@@ -168,18 +170,27 @@ def _usable_type(info: _TensorInfo) -> gguf.GGMLQuantizationType:
     Raises:
         NotSupported: names the tensor and the type, by number and, where it has one, by name.
     """
-    name = _GONE.get(info.type)
+    known = _known_type(info.type)
+    if known is not None and (known in _PLAIN or _can_be_undone(known)):
+        return known
+    name = known.name if known is not None else _GONE.get(info.type)
+    called = f"{info.type} ({name})" if name else f"{info.type}"
+    raise NotSupported(f"has the tensor {shown(info.name)} in type {called}, which is not supported; use a file of the "
+                       f"model in another type, such as Q8_0, Q4_K_M, F16 or BF16")  # fmt: skip
+
+
+def _known_type(number: int) -> gguf.GGMLQuantizationType | None:
+    return Type(number) if number in _NUMBERS else None
+
+
+@cache
+def _can_be_undone(kind: gguf.GGMLQuantizationType) -> bool:
+    """Whether the library turns blocks of this type back into numbers; it is tried on a block of zeros."""
     try:
-        kind = Type(info.type)
-        if kind in _PLAIN:
-            return kind
-        name = kind.name
         gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        return kind
-    except (ValueError, NotImplementedError):
-        called = f"{info.type} ({name})" if name else f"{info.type}"
-        raise NotSupported(f"has the tensor {shown(info.name)} in type {called}, which is not supported; use a file "
-                           f"of the model in another type, such as Q8_0, Q4_K_M, F16 or BF16") from None  # fmt: skip
+    except NotImplementedError:
+        return False
+    return True
 
 
 class _Header:
