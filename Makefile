@@ -40,7 +40,7 @@ soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \
 		tests/test_against_transformers.py tests/test_nothing_leaks.py tests/test_everyday.py tests/test_gate.py \
 		tests/test_time_says_nothing.py tests/test_shares.py tests/test_backup.py tests/test_copies_survive.py \
-		tests/test_hostile_checkpoints.py
+		tests/test_hostile_checkpoints.py tests/test_generated_checkpoints.py
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 
 from llama.checkpoint.opening import open_source
@@ -39,6 +40,7 @@ from tests.support import SOAK
 Content = bytes | Callable[[Path], object]
 """What a file holds; or what makes something else in its place."""
 
+PART = "model-00001-of-00001.safetensors"
 READERS = ("gguf", "safetensors", "pth", "config.json", "params.json", "tokenizer.json", "tokenizer.model", "template")
 SIZES = params(dim=16, n_layers=2, n_heads=2, n_kv_heads=1, multiple_of=16, vocab_size=264)
 CHATML = (
@@ -54,7 +56,7 @@ class Case:
     Attributes:
         reader: which reader it is for.
         name: what is wrong with it.
-        base: which sound checkpoint it is made of: ``gguf``, ``meta``, ``hf`` or ``edge``.
+        base: which sound checkpoint it is made of: ``gguf``, ``meta``, ``hf``, ``indexed`` or ``edge``.
         file: which file of that is replaced.
         content: by what.
         known: it hung or took gigabytes once, or is of that kind; it is opened in every run, and must be refused.
@@ -105,8 +107,18 @@ class Bases:
         write_meta(self.directories["meta"], release, weights(release), tokenizer)
         small = {"hidden_size": 16, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
         write_hugging_face(self.directories["hf"], random_llama(num_key_value_heads=1, **small), "1GB")
+        self._index(directory / "indexed")
         split(open_source(self.directories["meta"]), self.directories["out"])
         self.directories["edge"] = self.directories["out"] / "edge"
+
+    def _index(self, directory: Path) -> None:
+        """The Hugging Face directory with an index, which counts where there is no model.safetensors."""
+        shutil.copytree(self.directories["hf"], directory)
+        (directory / "model.safetensors").rename(directory / PART)
+        with safetensors.safe_open(directory / PART, framework="pt") as file:
+            weight_map = dict.fromkeys(file.keys(), PART)
+        (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        self.directories["indexed"] = directory
 
     def read(self, base: str, file: str) -> bytes:
         """A file of one of them."""
@@ -494,7 +506,7 @@ def safetensors_cases(bases: Bases) -> Iterator[Case]:
             False,
         ),
         "20,000 files": (later(lambda: index({f"t{i}": f"f{i}" for i in range(20_000)})), False),
-        "10^5 names of one file": (later(lambda: index({f"t{i}": "model.safetensors" for i in range(100_000)})), False),
+        "10^5 names of one file": (later(lambda: index({f"t{i}": PART for i in range(100_000)})), False),
         "no file": (index({}), False),
         "file elsewhere": (index({"a": "../../etc/passwd"}), False),
         "device": (index({"a": "/dev/zero"}), False),
@@ -505,7 +517,7 @@ def safetensors_cases(bases: Bases) -> Iterator[Case]:
         "itself": (index({"a": "model.safetensors.index.json"}), False),
     }
     name = "model.safetensors.index.json"
-    yield from replaced("safetensors", "hf", name, json_texts() | indexes)
+    yield from replaced("safetensors", "indexed", name, json_texts() | indexes)
 
 
 # ---- .pth

@@ -159,7 +159,7 @@ DAMAGES: dict[
     "no field": (
         without_field,
         "missing required field `n_heads`; split the original checkpoint again",
-        "missing required field `n_heads`; get the file again",
+        "missing required field `n_heads`; use the file as released",
     ),
 }
 

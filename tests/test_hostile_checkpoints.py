@@ -115,7 +115,7 @@ def test_each_reader_has_its_cases(bases: Bases) -> None:
 def test_the_sound_checkpoints_that_cases_are_made_of_are_opened(bases: Bases, opener: Opener, tmp_path: Path) -> None:
     """So what is refused is refused for what was done to it."""
     (tmp_path / "m.gguf").write_bytes(gguf_bytes())
-    for path in (bases.directories["meta"], bases.directories["hf"], tmp_path / "m.gguf"):
+    for path in (*(bases.directories[name] for name in ("meta", "hf", "indexed")), tmp_path / "m.gguf"):
         assert opener.try_to_open(path, half=False)["said"] is None
     assert opener.try_to_open(bases.directories["edge"], half=True)["said"] is None
 

@@ -292,7 +292,7 @@ def test_a_token_that_merges_cannot_reach_is_taken_only_with_ignore_merges(train
         ({"token_type": [3] * 7}, "no tokens but special ones"),
         ({"model": "llama"}, "tokenizer.ggml.model is 'llama'; supported is gpt2"),
         ({"model": None}, "field tokenizer.ggml.model is missing"),
-        ({"pre": "qwen2"}, "tokenizer.ggml.pre is 'qwen2'; supported are llama-bpe, smollm"),
+        ({"pre": "qwen2"}, "tokenizer.ggml.pre is 'qwen2'; supported are llama-bpe, llama-v3, llama3, smollm"),
         ({"pre": None}, "field tokenizer.ggml.pre is missing"),
         ({"tokens": [1, 2]}, "field tokenizer.ggml.tokens is malformed"),
         ({"merges": None}, "field tokenizer.ggml.merges is missing"),

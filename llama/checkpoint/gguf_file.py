@@ -11,17 +11,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import gguf
 import msgspec
 import numpy as np
 import torch
 
-from llama.checkpoint import layout, shards, vocabulary
-from llama.checkpoint.gguf_reading import GGUFFile
+from llama.checkpoint import layout, shards, signatures, vocabulary
+from llama.checkpoint.gguf_reading import GGUFFile, GGUFTensor, NotSupported
 from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
-from llama.checkpoint.source import check_vocabulary
+from llama.checkpoint.source import check_vocabulary, narrowed, unreadable
 from llama.errors import CheckpointError
 from llama.files import shown
 from llama.model import ModelArgs, scale_freqs
@@ -43,9 +43,11 @@ _LAYER = {
     "ffn_norm": "ffn_norm",
 }
 _ROPE_FACTORS = "rope_freqs.weight"
+_ROTARY_TABLE = "attn_rot_embd"  # frequencies that early converters stored in each layer
 _FACTOR_TOLERANCE = 1e-4  # the table is computed in float32, the factor read off its end
 
-T = TypeVar("T")
+_Type = gguf.GGMLQuantizationType
+_WHOLE_NUMBERS = (_Type.I8, _Type.I16, _Type.I32, _Type.I64)
 
 
 def gguf_name(name: str) -> str:
@@ -76,11 +78,17 @@ class GGUFSource:
         try:
             self._file = GGUFFile(path)
         except OSError as err:
-            raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+            raise unreadable(path, err) from None
+        except NotSupported as err:
+            raise CheckpointError(f"{path} {err}") from None
         except (ValueError, struct.error) as err:
+            what = signatures.misplaced(path, binary=True) or signatures.other_format(path, "GGUF")
+            if what is not None:
+                raise CheckpointError(f"{path} {what}") from None
             raise CheckpointError(f"{path} is damaged, incomplete or not a GGUF file ({err}); get it again") from None
         self._tensors = self._file.tensors
         self._refuse_other_kinds()
+        self._refuse_other_scalings()
         self.args = self._read_args(rope_scaling_factor)
         layout.check_numbers(self.args, self._where)
         layout.check_layers(self.args.n_layers, len(self._tensors), self._where)
@@ -97,52 +105,75 @@ class GGUFSource:
     def rows(self, name: str) -> Iterator[torch.Tensor]:
         """float32 slabs of the tensor ``name``; see ``source.Source``."""
         tensor = self._tensors[gguf_name(name)]
-        width = tensor.shape[-1]
-        data = tensor.data if len(tensor.shape) > 1 else tensor.data[np.newaxis]
-        for first, last in shards.slabs(0, len(data), width * 4):
-            try:
-                values = gguf.dequantize(data[first:last], tensor.tensor_type)
-            except NotImplementedError:
-                raise CheckpointError(
-                    f"{self._where}: {tensor.name} is of type {tensor.tensor_type.name}, which cannot be dequantised; "
-                    "use a file in another quantisation"
-                ) from None
-            slab = torch.from_numpy(np.array(values, dtype=np.float32))
-            yield slab if len(tensor.shape) > 1 else slab.flatten()
+        width, vector = tensor.shape[-1], len(layout.tensor_shapes(self.args)[name]) == 1
+        data = tensor.data.reshape(-1, tensor.data.shape[-1])
+        itemsize = 8 if tensor.tensor_type == gguf.GGMLQuantizationType.F64 else 4
+        for first, last in shards.slabs(0, len(data), width * itemsize):
+            piece = data[first:last]
+            if tensor.tensor_type == gguf.GGMLQuantizationType.F64:
+                slab = narrowed(torch.from_numpy(np.array(piece, dtype=np.float64)), tensor.name, self._where)
+            else:
+                slab = torch.from_numpy(np.array(gguf.dequantize(piece, tensor.tensor_type), dtype=np.float32))
+            yield slab.flatten() if vector else slab
 
     def _refuse_other_kinds(self) -> None:
+        if self._field("split.count", int, 1) > 1:  # first: only the first part says more than this
+            number = self._field("split.no", int, 0) + 1
+            raise CheckpointError(
+                f"{self._where} is one part of several ({number} of {self._field('split.count', int)}); merge them "
+                "first (llama-gguf-split --merge, with the first part) and give the merged file"
+            )
         architecture = self._field("general.architecture", str)
         if architecture != "llama":
             raise CheckpointError(
-                f"{self._where} holds a model of architecture '{shown(architecture)}'; supported is llama"
+                f"{self._where} holds a model of architecture '{shown(architecture)}'; supported is llama, so use a "
+                "Llama text model"
             )
-        if self._field("split.count", int, 1) > 1:
-            raise CheckpointError(f"{self._where} is one part of several; merge them first (llama-gguf-split --merge)")
+        kind = self._field("general.type", str, "model")
+        if kind != "model":
+            raise CheckpointError(f"{self._where} is not a model but of the type '{shown(kind)}' (general.type); give "
+                                  f"the model's own file, with any adapter merged into it")  # fmt: skip
         if self._field("llama.expert_count", int, 0) > 0:
-            raise CheckpointError(f"{self._where} is a mixture of experts, which is not supported")
-        scaling = self._field("llama.rope.scaling.type", str, "none")
-        if scaling != "none":
-            raise CheckpointError(f"{self._where} uses '{shown(scaling)}' rotary scaling; supported is Llama 3.1's")
+            raise CheckpointError(f"{self._where} is a mixture of experts, which is not supported; use a dense Llama "
+                                  "model")  # fmt: skip
+        if not self._tensors:
+            raise CheckpointError(f"{self._where} holds no tensors, only a vocabulary or settings; give the model's "
+                                  "file")  # fmt: skip
+
+    def _refuse_other_scalings(self) -> None:
+        """A rotary embedding that is scaled otherwise than by Llama 3.1's table; a kind left out is ``linear``.
+
+        Linear scaling by 1, or by nothing, is none (llama.cpp, ``llama-model.cpp``).
+        """
+        scaling = self._field("llama.rope.scaling.type", str, "linear")
+        factor = self._field("llama.rope.scaling.factor", float, self._field("llama.rope.scale_linear", float, 0.0))
+        if scaling == "none" or (scaling == "linear" and factor in (0.0, 1.0)):
+            return
+        raise CheckpointError(f"{self._where} uses '{shown(scaling)}' rotary scaling (llama.rope.scaling); supported "
+                              f"is Llama 3.1's, as a table of factors")  # fmt: skip
 
     def _read_args(self, asked_factor: float | None) -> ModelArgs:
-        dim, n_heads = self._field("llama.embedding_length", int), self._field("llama.attention.head_count", int)
-        multiple_of, multiplier = feed_forward_fields(dim, self._field("llama.feed_forward_length", int))
+        dim, n_heads = self._field("llama.embedding_length", int), self._of_layers("llama.attention.head_count")
+        multiple_of, multiplier = feed_forward_fields(dim, self._of_layers("llama.feed_forward_length"))
         theta = _shortest(self._field("llama.rope.freq_base", float, 10000.0))
         if dim < 1 or n_heads < 1 or dim % n_heads:
-            raise CheckpointError(f"{self._where}: {n_heads} heads do not divide a width of {dim}")
+            raise CheckpointError(f"{self._where}: {n_heads} heads (llama.attention.head_count) do not divide a width "
+                                  f"of {dim} (llama.embedding_length); such a model is not supported")  # fmt: skip
         for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"):
             if self._field(key, int, dim // n_heads) != dim // n_heads:
-                raise CheckpointError(f"{self._where}: {key} differs from width / heads, which is not supported")
+                raise CheckpointError(f"{self._where}: {key} differs from width / heads, which is not supported; use "
+                                      "another Llama model")  # fmt: skip
         embeddings = self._tensors.get(gguf_name(layout.EMBEDDINGS))
         if embeddings is None:
-            raise CheckpointError(f"{self._where} lacks the tensor {gguf_name(layout.EMBEDDINGS)}; get the file again")
+            raise CheckpointError(f"{self._where} lacks the tensor {gguf_name(layout.EMBEDDINGS)}; use a file of the "
+                                  f"whole model")  # fmt: skip
         scaled = _ROPE_FACTORS in self._tensors
         stated = self._stated_factor(dim // n_heads, theta) if scaled else None
         return ModelArgs(
             dim=dim,
             n_layers=self._field("llama.block_count", int),
             n_heads=n_heads,
-            n_kv_heads=self._field("llama.attention.head_count_kv", int, n_heads),
+            n_kv_heads=self._of_layers("llama.attention.head_count_kv", n_heads),
             vocab_size=embeddings.shape[0],
             multiple_of=multiple_of,
             ffn_dim_multiplier=multiplier,
@@ -161,36 +192,64 @@ class GGUFSource:
             freqs = 1.0 / (theta ** (torch.arange(0, head_dim, 2).float() / head_dim))
             if torch.allclose(freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE):
                 return factor
-        raise CheckpointError(f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling")
+        raise CheckpointError(f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; no other is "
+                              "supported")  # fmt: skip
 
     def _check_tensors(self) -> None:
-        """The file has the model's tensors, of the right shapes, and no others."""
+        """The file has the model's tensors, of the right shapes and as numbers, and no others."""
         expected = {gguf_name(name): shape for name, shape in layout.tensor_shapes(self.args).items()}
         if self.tied:
             del expected[gguf_name(layout.OUTPUT)]
         for name, shape in expected.items():
             if name not in self._tensors:
-                raise CheckpointError(f"{self._where} lacks the tensor {name}; get the file again")
-            found = self._tensors[name].shape
-            if found != shape:
-                raise CheckpointError(f"{self._where}: {name} has shape {found}, its metadata make it {shape}")
+                raise CheckpointError(f"{self._where} lacks the tensor {name}; use a file of the whole model")
+            tensor = self._tensors[name]
+            if _squeezed(tensor, len(shape)) != shape:
+                raise CheckpointError(f"{self._where}: {name} has shape {tensor.shape}, its metadata make it {shape}; "
+                                      f"use a file as its converter wrote it")  # fmt: skip
+            if tensor.tensor_type in _WHOLE_NUMBERS:
+                raise CheckpointError(f"{self._where}: {name} is stored in type {tensor.tensor_type.value} "
+                                      f"({tensor.tensor_type.name}), whole numbers, which weights are not; use a file "
+                                      f"in another type")  # fmt: skip
         unknown = sorted(self._tensors.keys() - expected.keys() - {_ROPE_FACTORS})
+        unknown = [name for name in unknown if _ROTARY_TABLE not in name.split(".")]
         if unknown:
             raise CheckpointError(
-                f"{self._where} holds tensors that a Llama model does not have: {shown(unknown[0])}, …"
+                f"{self._where} holds tensors that a Llama model does not have: {shown(unknown[0])}, … "
+                f"({len(unknown)} in all); use a Llama text model"
             )
 
-    def _field(self, name: str, kind: type[T], default: T | None = None) -> T:
+    def _of_layers(self, name: str, default: int | None = None) -> int:
+        """A whole number that holds for every layer; it may be given for each of them, if it is the same."""
+        given: int | list[int] = self._field(name, int | list[int], default)
+        if isinstance(given, int):
+            return given
+        if len(set(given)) != 1:
+            raise CheckpointError(f"{self._where}: {name} differs from layer to layer, which is not supported; use "
+                                  "another Llama model")  # fmt: skip
+        return given[0]
+
+    def _field(self, name: str, kind: Any, default: Any = None) -> Any:
         """A metadata field, or ``default`` where there is one."""
         try:
             value = self._file.get(name)
             if value is not None:
                 return msgspec.convert(value, kind)
         except (msgspec.ValidationError, UnicodeDecodeError) as err:
-            raise CheckpointError(f"{self._where}: metadata field {name} is malformed: {err}") from None
+            raise CheckpointError(f"{self._where}: metadata field {name} is malformed: {err}; use a file as its "
+                                  f"converter wrote it") from None  # fmt: skip
         if default is None:
-            raise CheckpointError(f"{self._where}: metadata field {name} is missing; get the file again")
+            raise CheckpointError(f"{self._where}: metadata field {name} is missing, which a Llama model's file has; "
+                                  f"use a file as its converter wrote it")  # fmt: skip
         return default
+
+
+def _squeezed(tensor: GGUFTensor, dimensions: int) -> tuple[int, ...]:
+    """Its shape without outer dimensions of 1 beyond ``dimensions``, which some writers add."""
+    shape = tensor.shape
+    while len(shape) > dimensions and shape[0] == 1:
+        shape = shape[1:]
+    return shape
 
 
 def _shortest(value: float) -> float:

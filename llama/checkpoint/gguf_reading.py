@@ -4,7 +4,7 @@ The header is read once, front to back, within bounds: every count in it is held
 nothing is allocated for what a count merely claims. (The gguf library's own reader takes each count at its word, and
 makes several objects of every element of every array.)
 
-Knows: the format, versions 2 and 3, little-endian.
+Knows: the format, versions 2 and 3, little-endian; which types of tensors the gguf library turns back into numbers.
 Knows nothing about: which fields and tensors a model has, how quantised values are undone.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ MAX_FIELDS, MAX_TENSORS = 10_000, 100_000
 MAX_TEXT_BYTES = 1 << 20  # of one value; the longest is the chat template
 MAX_NAME_BYTES = 65_535  # the format's own limit of a key
 MAX_DIMENSIONS = 4  # likewise, of a tensor
+_PLAUSIBLE_VERSION = 99  # beyond it the bytes are damaged
 
 Kind = gguf.GGUFValueType
 Type = gguf.GGMLQuantizationType
+_NUMBERS = {kind.value for kind in Type}
 
 _SCALARS = {
     Kind.UINT8: "<u1",
@@ -52,7 +55,15 @@ _PLAIN = {
     Type.I32: "<i4",
     Type.I64: "<i8",
 }  # other types are blocks of bytes
+_ENDS_EARLY = "its header says that it is longer than the file, or than what a header has"
 _ALIGNMENT = "general.alignment"
+# Types that were in use for a while, and that llama.cpp no longer knows (ggml.h).
+_GONE = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
+         38: "IQ4_NL_8_8"}  # fmt: skip
+
+
+class NotSupported(ValueError):
+    """The file is of a kind that is not read, but not damaged; the message says what would help."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,7 @@ class GGUFFile:
 
     Raises:
         OSError: the file cannot be read, or is none.
+        NotSupported: its version, byte order or a tensor's type is not read.
         ValueError: it is no GGUF, or damaged; the message says what is wrong with it.
     """
 
@@ -125,14 +137,12 @@ class GGUFFile:
         self._fields.clear()
 
     def _tensor(self, info: _TensorInfo, start: int) -> GGUFTensor:
-        try:
-            kind = Type(info.type)
-        except ValueError:
-            raise ValueError(f"the tensor {shown(info.name)} is of type {info.type}, which is not known") from None
+        kind = _usable_type(info)
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         *outer, row = info.shape
         if row % block:
-            raise ValueError(f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks")
+            raise ValueError(f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks of its "
+                             f"type, {kind.name}")  # fmt: skip
         dtype = np.dtype(_PLAIN.get(kind, "u1"))
         shape = info.shape if kind in _PLAIN else (*outer, row // block * block_bytes)
         size = dtype.itemsize
@@ -154,6 +164,35 @@ class _TensorInfo:
     offset: int
 
 
+def _usable_type(info: _TensorInfo) -> gguf.GGMLQuantizationType:
+    """The type of a tensor.
+
+    Raises:
+        NotSupported: names the tensor and the type, by number and, where it has one, by name.
+    """
+    known = _known_type(info.type)
+    if known is not None and (known in _PLAIN or _can_be_undone(known)):
+        return known
+    name = known.name if known is not None else _GONE.get(info.type)
+    called = f"{info.type} ({name})" if name else f"{info.type}"
+    raise NotSupported(f"has the tensor {shown(info.name)} in type {called}, which is not supported; use a file of the "
+                       f"model in another type, such as Q8_0, Q4_K_M, F16 or BF16")  # fmt: skip
+
+
+def _known_type(number: int) -> gguf.GGMLQuantizationType | None:
+    return Type(number) if number in _NUMBERS else None
+
+
+@cache
+def _can_be_undone(kind: gguf.GGMLQuantizationType) -> bool:
+    """Whether the library turns blocks of this type back into numbers; it is tried on a block of zeros."""
+    try:
+        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
 class _Header:
     """The header's bytes, and how far they have been read."""
 
@@ -166,9 +205,13 @@ class _Header:
         magic, version = self._number("<I"), self._number("<I")
         if magic != gguf.GGUF_MAGIC:
             raise ValueError("it does not begin as a GGUF file")
+        if version and not version & 0xFFFF:
+            raise NotSupported("is big-endian, which is not supported; turn it round with gguf-convert-endian")
+        if version == 1 or 3 < version <= _PLAUSIBLE_VERSION:
+            cure = "make it anew from the original model" if version == 1 else "use a file of version 3"
+            raise NotSupported(f"is GGUF of version {version}; supported are 2 and 3, so {cure}")
         if version not in (2, 3):
-            big_endian = version and not version & 0xFFFF
-            raise ValueError("it is big-endian" if big_endian else f"it is of version {version}; supported are 2 and 3")
+            raise ValueError(f"it says that it is of version {version}")
         n_tensors, self._n_fields = self._number("<Q"), self._number("<Q")
         if n_tensors > MAX_TENSORS or self._n_fields > MAX_FIELDS:
             raise ValueError(f"it says that it has {n_tensors} tensors and {self._n_fields} fields")
@@ -195,7 +238,7 @@ class _Header:
 
     def _take(self, count: int) -> memoryview:
         if count > len(self._data) - self.at:
-            raise ValueError("its header says that it is longer than the file, or than what a header has")
+            raise ValueError(_ENDS_EARLY)
         taken = self._data[self.at : self.at + count]
         self.at += count
         return taken
@@ -260,5 +303,5 @@ class _Header:
             at += size
         self.at = at
         if len(strings) < count:
-            raise ValueError("its header says that it is longer than the file, or than what a header has")
+            raise ValueError(_ENDS_EARLY)
         return strings

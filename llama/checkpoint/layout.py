@@ -18,6 +18,11 @@ NORM = "norm.weight"
 OUTPUT = "output.weight"
 HALVES = ("edge", "cloud")
 
+# Names (the last words of them) under which caches of the rotary embedding have been saved with weights.
+_ROTARY_TABLES = {"inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "freqs_cis", "freqs_cos", "freqs_sin"}
+_ROTARY_TABLES |= {"cos_cache", "sin_cache"}
+
+_AS_RELEASED = "use the settings as released"
 LARGEST_RANK_COUNT = 64  # as far as the counts that would fit are listed
 LARGEST_SIZE = 2**31 - 1  # far beyond any model; keeps products within what can be computed with
 LARGEST_DEPTH = 500  # layers; the deepest model known has 126
@@ -62,6 +67,12 @@ def tensor_shapes(args: ModelArgs) -> dict[str, tuple[int, ...]]:
     layers = {f"layers.{i}.{name}": shape for i in range(args.n_layers) for name, shape in layer.items()}
     vocabulary = (args.vocab_size, args.dim)
     return {EMBEDDINGS: vocabulary, **layers, NORM: (args.dim,), OUTPUT: vocabulary}
+
+
+def is_rotary_table(name: str) -> bool:
+    """Whether a tensor holds what follows from the rotary settings: frequencies, or cosines and sines of positions."""
+    words = name.split(".")
+    return words[-1] in _ROTARY_TABLES or words[-2:] == ["rope", "freqs"]
 
 
 def half_of(name: str, split_layer: int) -> str:
@@ -134,14 +145,15 @@ def check_numbers(args: ModelArgs, where: str = "") -> None:
     for name, size in {**sizes, "n_kv_heads": args.kv_heads}.items():
         most = LARGEST_DEPTH if name == "n_layers" else LARGEST_SIZE
         if not 1 <= size <= most:
-            raise _wrong(where, f"{name} must be 1 to {most}")
+            raise _wrong(where, f"{name} must be 1 to {most}; {_AS_RELEASED}")
     if args.dim % args.n_heads or args.n_heads % args.kv_heads:
-        raise _wrong(where, "dim, n_heads and n_kv_heads do not fit together")
+        raise _wrong(where, f"dim, n_heads and n_kv_heads do not fit together; {_AS_RELEASED}")
     multiplier = args.ffn_dim_multiplier
     if multiplier is not None and not 0 < multiplier <= LARGEST_SIZE:
-        raise _wrong(where, f"ffn_dim_multiplier is {multiplier}, but must be a number above 0")
+        raise _wrong(where, f"ffn_dim_multiplier is {multiplier}, but must be a number above 0; {_AS_RELEASED}")
     if args.hidden_dim > LARGEST_SIZE:
-        raise _wrong(where, "dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide")
+        raise _wrong(where, f"dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide; "
+        f"{_AS_RELEASED}")  # fmt: skip
     if args.head_dim < 2 or args.head_dim % 2:
         raise _wrong(where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong")
     numbers = {
@@ -151,7 +163,7 @@ def check_numbers(args: ModelArgs, where: str = "") -> None:
     }
     for name, value in numbers.items():
         if not (math.isfinite(value) and value > 0):
-            raise _wrong(where, f"{name} is {value}, but must be a number above 0")
+            raise _wrong(where, f"{name} is {value}, but must be a number above 0; {_AS_RELEASED}")
 
 
 def check_context_length(positions: int, where: str) -> None:
@@ -161,7 +173,7 @@ def check_context_length(positions: int, where: str) -> None:
         CheckpointError: names the range.
     """
     if not 1 <= positions <= LARGEST_CONTEXT:
-        raise _wrong(where, f"the context length must be 1 to {LARGEST_CONTEXT} positions")
+        raise _wrong(where, f"the context length must be 1 to {LARGEST_CONTEXT} positions; {_AS_RELEASED}")
 
 
 def check_layers(n_layers: int, n_tensors: int, where: str) -> None:
@@ -172,7 +184,8 @@ def check_layers(n_layers: int, n_tensors: int, where: str) -> None:
     """
     if n_layers > n_tensors:
         raise _wrong(where, f"it says that the model has {n_layers} layers, but its files hold {n_tensors} tensors, of "
-                            f"which each layer needs several; get the checkpoint again")  # fmt: skip
+                            f"which each layer needs several; finish the download, or use files of one "
+                            "model")  # fmt: skip
 
 
 def _wrong(where: str, what: str) -> CheckpointError:
@@ -186,7 +199,7 @@ def check_split_layer(args: ModelArgs, split_layer: int) -> None:
         CheckpointError: names the range.
     """
     if args.n_layers < 2:
-        raise CheckpointError(f"a model of {args.n_layers} layer cannot be cut in two")
+        raise CheckpointError(f"a model of {args.n_layers} layer cannot be cut in two; use one of two or more")
     if not 1 <= split_layer < args.n_layers:
         raise CheckpointError(
             f"the split layer must be 1 to {args.n_layers - 1} for a model of {args.n_layers} layers, not {split_layer}"

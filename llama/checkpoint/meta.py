@@ -20,9 +20,10 @@ import torch
 from llama.checkpoint import layout, vocabulary
 from llama.checkpoint.shape_rules import scaling_factor
 from llama.checkpoint.shards import ShardedTensors, open_pth
-from llama.checkpoint.source import check_vocabulary, distinct_files, prevailing_dtype
-from llama.errors import CheckpointError
-from llama.files import read_json, shown
+from llama.checkpoint.signatures import refuse_misplaced, unfinished
+from llama.checkpoint.source import check_vocabulary, distinct_files, prevailing_dtype, unreadable
+from llama.errors import CheckpointError, TokenizerError
+from llama.files import lies_there, read_json, shown
 from llama.model import ModelArgs
 
 _LLAMA_2_THETA, _LLAMA_3_THETA = 10000.0, 500000.0
@@ -32,8 +33,8 @@ MAX_PARAMS_BYTES = 1 << 20
 MAX_SHARDS = 64  # Llama 3.1 405B has 16
 
 _FIELDS_SHOWN = 8
-_SHARD = re.compile(r"consolidated(?:\.(\d+))?\.pth")
-_DROPPED = ("rope.freqs",)  # Llama 1 and 2 store the rotary frequencies; they follow from rope_theta
+_BOM = b"\xef\xbb\xbf"
+SHARD_NAME = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 _QUANTISED = ("quantization_args", "lora_args")
 
 
@@ -72,7 +73,7 @@ class MetaSource:
         self, directory: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None
     ) -> None:
         params = read_params(directory / "params.json")
-        self.vocabulary = vocabulary.from_meta(directory / "tokenizer.model", chat_format)
+        self.vocabulary = _read_vocabulary(directory, chat_format)
         files = shard_files(directory)
         vocab_size = self.vocabulary.n_words if params.vocab_size == -1 else params.vocab_size
         args = ModelArgs(
@@ -98,7 +99,8 @@ class MetaSource:
         check_vocabulary(self.vocabulary, vocab_size, str(directory))
         self.context_length = _context_length(params)
         self.dtype = prevailing_dtype(
-            ((k, t.numel(), t.dtype) for shard in shards for k, t in shard.items()), str(directory)
+            ((k, t.numel(), t.dtype) for shard in shards for k, t in shard.items() if not layout.is_rotary_table(k)),
+            str(directory),
         )
         self.description = f"Meta directory, {len(files)} shard(s)"
 
@@ -113,12 +115,13 @@ def read_params(path: Path) -> _Params:
     Raises:
         CheckpointError: missing, malformed, a needed field missing, or of a model that is not supported.
     """
+    refuse_misplaced(path)
     try:
-        fields: Any = msgspec.json.decode(read_json(path, MAX_PARAMS_BYTES))
+        fields: Any = msgspec.json.decode(read_json(path, MAX_PARAMS_BYTES).removeprefix(_BOM))
     except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise CheckpointError(f"{path} is not JSON; get the file again") from None
+        raise unreadable(path, err) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise CheckpointError(f"{path} is not JSON ({err}); correct it or get the file again") from None
     if isinstance(fields, dict) and isinstance(fields.get("model"), dict):
         fields = fields["model"]
     if isinstance(fields, dict):
@@ -130,7 +133,7 @@ def read_params(path: Path) -> _Params:
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:
-        raise CheckpointError(f"{path}: {err}; get the file again") from None
+        raise CheckpointError(f"{path}: {err}; use the file as released") from None
     sizes = (params.dim, params.n_layers, params.n_heads, params.multiple_of, params.n_kv_heads or 1)
     heads_fit = (
         min(sizes) > 0
@@ -139,7 +142,8 @@ def read_params(path: Path) -> _Params:
         and params.n_heads % (params.n_kv_heads or 1) == 0
     )
     if not heads_fit or params.dim // params.n_heads % 2:
-        raise CheckpointError(f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together")
+        raise CheckpointError(f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together; use "
+                              f"the file as released")  # fmt: skip
     return params
 
 
@@ -149,7 +153,7 @@ def _refuse_other_kinds(fields: dict[str, Any], path: Path) -> None:
     if any(key.startswith("vision_") and fields[key] not in (None, -1) for key in fields):
         raise CheckpointError(f"{path} is of a vision model, which is not supported; use a text model")
     if fields.get("moe_args"):
-        raise CheckpointError(f"{path} is of a mixture of experts, which is not supported")
+        raise CheckpointError(f"{path} is of a mixture of experts, which is not supported; use a dense model")
     if "split" in fields:
         raise CheckpointError(f"{path.parent} is already one half of a split checkpoint; give the original checkpoint")
 
@@ -160,20 +164,52 @@ def shard_files(directory: Path) -> list[Path]:
     Raises:
         CheckpointError: there is none, one is missing between others, or they belong to an fp8 release.
     """
-    found = {path: match for path in sorted(directory.iterdir()) if (match := _SHARD.fullmatch(path.name))}
+    found = {path: match for path in sorted(directory.iterdir()) if (match := SHARD_NAME.fullmatch(path.name))}
     if not found:
-        raise CheckpointError(f"{directory} has no consolidated.*.pth; finish the download")
+        raise _without_shards(directory)
     if any(directory.glob("fp8_scales_*.pt")):
         raise CheckpointError(f"{directory} is an fp8 release, which is not supported; use the bf16 release")
     by_number = {int(match[1] or 0): path for path, match in found.items()}
     if len(by_number) < len(found):
-        raise CheckpointError(f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}")
+        raise CheckpointError(f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}; "
+                              "leave one")  # fmt: skip
     missing = next(number for number in range(len(by_number) + 1) if number not in by_number)
     if missing < len(by_number):
-        raise CheckpointError(f"{directory} lacks consolidated.{missing:02d}.pth; finish the download")
+        name = f"consolidated.{missing:02d}.pth"
+        if half := unfinished(directory, name):
+            raise CheckpointError(f"{directory} has {name} only as an unfinished download ({half}); finish it")
+        raise CheckpointError(f"{directory} lacks {name}; finish the download")
     if len(by_number) > MAX_SHARDS:
-        raise CheckpointError(f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}")
+        raise CheckpointError(f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}, which is more "
+                              f"than any release has")  # fmt: skip
     return [by_number[number] for number in sorted(by_number)]
+
+
+def _without_shards(directory: Path) -> CheckpointError:
+    """The error for a directory without shards: what lies there instead, and what to do."""
+    names = sorted(path.name for path in directory.iterdir())
+    half = next((name for name in names if name.startswith("consolidated.") and ".pth" in name), None)
+    if half:
+        return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(half)}, an unfinished download or a "
+                               f"copy under another name; finish it, or give it its name")  # fmt: skip
+    if pickles := [name for name in names if name.endswith((".pth", ".pt"))]:
+        return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(pickles[0])}; if that is the "
+                               f"release's only one, give it the name consolidated.00.pth")  # fmt: skip
+    others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    if others:
+        return CheckpointError(f"{directory} has params.json, as Meta's releases, but {shown(others[0])} in place of "
+                               f"consolidated.*.pth; get the config.json that belongs to it, or Meta's "
+                               "files")  # fmt: skip
+    return CheckpointError(f"{directory} has no consolidated.*.pth; finish the download")
+
+
+def _read_vocabulary(directory: Path, chat_format: str | None) -> vocabulary.Vocabulary:
+    path = directory / "tokenizer.model"
+    refuse_misplaced(path)
+    if not lies_there(path):
+        raise TokenizerError(f"{directory} lacks tokenizer.model, which Meta's releases have beside params.json or "
+                             f"one level up; copy it there")  # fmt: skip
+    return vocabulary.from_meta(path, chat_format)
 
 
 def _open_shards(directory: Path, args: ModelArgs, files: Sequence[Path]) -> list[dict[str, torch.Tensor]]:
@@ -195,7 +231,7 @@ def _open_shards(directory: Path, args: ModelArgs, files: Sequence[Path]) -> lis
 
 def _check_names(file: Path, shard: dict[str, torch.Tensor], expected: set[str]) -> None:
     """The shard holds no tensor that a Llama text model does not have. (Missing ones are found later.)"""
-    directory, unknown = file.parent, sorted(shard.keys() - expected - set(_DROPPED))
+    directory, unknown = file.parent, sorted(k for k in shard.keys() - expected if not layout.is_rotary_table(k))
     if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
         raise CheckpointError(f"{directory} holds a vision model, which is not supported; use a text model")
     if any(name.endswith((".scales", ".zeros")) or "lora" in name or "adaptor" in name for name in unknown):
@@ -203,7 +239,7 @@ def _check_names(file: Path, shard: dict[str, torch.Tensor], expected: set[str])
     if unknown:
         raise CheckpointError(
             f"{file} holds tensors that a model of these hyperparameters does not have: {shown(unknown[0])}"
-            f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all)"
+            f"{', …' if len(unknown) > 1 else ''} ({len(unknown)} in all); use the files of one release"
         )
 
 

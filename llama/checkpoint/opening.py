@@ -1,25 +1,30 @@
 """Tells which kind of checkpoint a path is, and opens it.
 
-Knows: by which files each kind is recognised.
+Knows: by which files each kind is recognised, and which of two kinds counts where a directory has files of both.
 Knows nothing about: what is in them.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from llama.checkpoint import signatures
 from llama.checkpoint.gguf_file import GGUFSource
 from llama.checkpoint.hugging_face import HuggingFaceSource
 from llama.checkpoint.layout import HALVES
-from llama.checkpoint.meta import MetaSource
-from llama.checkpoint.source import Source, told
+from llama.checkpoint.meta import SHARD_NAME, MetaSource
+from llama.checkpoint.safetensors_files import ADAPTER, holds_weights
+from llama.checkpoint.source import Source, told, unreadable
 from llama.errors import CheckpointError
+from llama.files import shown
 
 _KINDS = "a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_source(path: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None) -> Source:
-    """The checkpoint at ``path``: a Meta directory, a Hugging Face directory or a ``.gguf`` file.
+    """The checkpoint at ``path``: a Meta directory, a Hugging Face directory or a GGUF file.
 
     Args:
         path: file or directory.
@@ -30,34 +35,108 @@ def open_source(path: Path, rope_scaling_factor: float | None = None, chat_forma
         CheckpointError: it is none of these, or cannot be used.
         TokenizerError: its tokenizer cannot be used.
     """
+    _check_path(path)
     with told(path):
-        return _open(path, rope_scaling_factor, chat_format)
+        if path.is_dir():
+            return _open_directory(path, rope_scaling_factor, chat_format)
+        return _open_file(path, rope_scaling_factor, chat_format)
 
 
-def _open(path: Path, rope_scaling_factor: float | None, chat_format: str | None) -> Source:
-    if path.is_file():
-        if path.suffix == ".gguf":
-            return GGUFSource(path, rope_scaling_factor, chat_format)
-        raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
-    if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}")
+def _check_path(path: Path) -> None:
+    """Refuse a path that the libraries which read checkpoints cannot be given."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        told_as = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise CheckpointError(f"the path {told_as} is not UTF-8, in which the libraries that read checkpoints take "
+                              f"paths; rename it, or give a link to it whose path is UTF-8") from None  # fmt: skip
+
+
+def _open_file(path: Path, rope_scaling_factor: float | None, chat_format: str | None) -> Source:
+    if not path.is_file():
+        raise _nothing_to_open(path)
+    if path.suffix == ".gguf" or signatures.is_gguf(path):
+        return GGUFSource(path, rope_scaling_factor, chat_format)
+    if path.stat().st_size:
+        signatures.refuse_misplaced(path)
+    if (what := signatures.part_of_checkpoint(path)) is not None:
+        raise CheckpointError(f"{path} is {what}; give the directory that it belongs to: --ckpt_dir {path.parent}")
+    if signatures.is_zip(path):
+        raise CheckpointError(f"{path} is an archive (zip); unpack it and give what is in it; --ckpt_dir takes "
+                              f"{_KINDS}")  # fmt: skip
+    raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
+
+
+def _nothing_to_open(path: Path) -> CheckpointError:
+    if path.is_symlink() and not path.exists():
+        return unreadable(path, FileNotFoundError())
+    if path.exists():
+        return CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
+    hint = ""
+    if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists():
+        hint = "; a model of the Hugging Face hub has to be downloaded first (hf download)"
+    return CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}{hint}")
+
+
+def _open_directory(path: Path, rope_scaling_factor: float | None, chat_format: str | None) -> Source:
     try:
         names = {entry.name for entry in path.iterdir()}
     except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+        raise unreadable(path, err) from None
     if not names:
         raise CheckpointError(f"{path} is empty; --ckpt_dir takes {_KINDS}")
     if all((path / half / "params.json").is_file() for half in HALVES):
         raise CheckpointError(f"{path} holds the two halves of a split checkpoint; give the original checkpoint")
+    if "params.json" in names and "config.json" in names:
+        kind: type[MetaSource | HuggingFaceSource] = _kind_of_two(path, names)
+        return kind(path, rope_scaling_factor)
     if "params.json" in names:
         return MetaSource(path, rope_scaling_factor, chat_format)
     if "config.json" in names:
         return HuggingFaceSource(path, rope_scaling_factor, chat_format)
+    raise _no_checkpoint(path, names)
+
+
+def _kind_of_two(path: Path, names: set[str]) -> type[MetaSource | HuggingFaceSource]:
+    """Whose weights are there, in a directory with both families' settings.
+
+    Raises:
+        CheckpointError: both families', which may be of two models; or nobody's.
+    """
+    shards = sorted(name for name in names if SHARD_NAME.fullmatch(name))
+    weights = holds_weights(names)
+    if shards and weights:
+        raise CheckpointError(f"{path} holds two checkpoints: params.json with {shards[0]} (Meta's) and config.json "
+                              f"with {weights} (Hugging Face's); move the files of one into a directory of their "
+                              "own")  # fmt: skip
+    if shards:
+        return MetaSource
+    if weights:
+        return HuggingFaceSource
+    raise CheckpointError(f"{path} has params.json and config.json, but weights of neither: no consolidated.*.pth, no "
+                          f"model.safetensors; finish the download")  # fmt: skip
+
+
+def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
+    """The error for a directory with neither family's settings: what lies there, and what to do."""
+    if ADAPTER in names:
+        return CheckpointError(f"{path} holds an adapter ({ADAPTER}, as of LoRA) without its model; merge it into the "
+                               f"model (merge_and_unload), save that and give it")  # fmt: skip
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if ggufs:
-        raise CheckpointError(f"{path} holds GGUF files; give the file itself: --ckpt_dir {path / ggufs[0]}")
+        return CheckpointError(f"{path} holds GGUF files; give the file itself: --ckpt_dir {path / shown(ggufs[0])}")
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    if snapshots:
+        return CheckpointError(f"{path} is a model's directory in the cache of the Hugging Face hub; give a snapshot "
+                               f"in it: --ckpt_dir {snapshots[0].parent}")  # fmt: skip
+    for settings in ("params.json", "config.json"):
+        if below := sorted(path.glob(f"*/{settings}")):
+            return CheckpointError(f"{path} holds no checkpoint, but one lies a level down; give that: --ckpt_dir "
+                                   f"{below[0].parent}")  # fmt: skip
+        if half := signatures.unfinished(path, settings):
+            return CheckpointError(f"{path} has {settings} only as an unfinished download ({half}); finish it")
     if any(name.endswith(".pth") for name in names):
-        raise CheckpointError(f"{path} has weights but no params.json; finish the download")
-    raise CheckpointError(f"{path} holds no checkpoint that is known; --ckpt_dir takes {_KINDS}")
+        return CheckpointError(f"{path} has weights but no params.json; finish the download")
+    if any(name.endswith(".safetensors") for name in names):
+        return CheckpointError(f"{path} has weights but no config.json; finish the download")
+    return CheckpointError(f"{path} holds no checkpoint that is known; --ckpt_dir takes {_KINDS}")

@@ -23,6 +23,7 @@ from llama.files import open_regular
 
 MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
 _MAX_DIMENSIONS = 8
+_PROTOCOL = 2
 _MAX_KEY_BITS = 31  # larger whole numbers can be chosen so that they hash alike: to put n into a dict takes n² steps
 _OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # what torch wrote before its version 1.6
 
@@ -54,6 +55,14 @@ class ForeignContents(ValueError):
 
 class OldFormat(ValueError):
     """The file is of the format before torch 1.6: pickles one after the other, no archive."""
+
+
+class OtherProtocol(ValueError):
+    """The pickle is of a protocol after 2, which torch writes only if it is told to."""
+
+
+class OtherByteOrder(ValueError):
+    """A big-endian machine has written the file."""
 
 
 class NotAStateDict(ValueError):
@@ -95,7 +104,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """The tensors in ``path``, memory-mapped and private: nothing is read before it is touched.
 
     Raises:
-        ForeignContents, NotAStateDict, OldFormat: the pickle, or the file, is of another kind.
+        ForeignContents, NotAStateDict, OldFormat, OtherProtocol, OtherByteOrder, Compressed: the pickle, or the file,
+            is of another kind.
         OSError: the file cannot be read, or is none.
         ValueError, KeyError, struct.error, …: it is damaged.
     """
@@ -115,9 +125,11 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 def _views(file: BinaryIO, records: Mapping[str, Record], size: int) -> dict[str, _View]:
     roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
+    if not roots:
+        raise NotAStateDict
     (root,) = roots
     if f"{root}byteorder" in records and _contents(file, records[f"{root}byteorder"]) != b"little":
-        raise ValueError("the byte order is another one")
+        raise OtherByteOrder
     state_dict = _Reader(_contents(file, records[f"{root}data.pkl"]), records, root).value()
     if not isinstance(state_dict, dict):
         raise NotAStateDict
@@ -173,7 +185,8 @@ class _Reader:
         stack = self._stack
         match opcode:
             case b"\x80":  # PROTO
-                self._take(1)
+                if self._number("B") > _PROTOCOL:
+                    raise OtherProtocol
             case b"q":  # BINPUT
                 self._memo[self._number("B")] = stack[-1]
             case b"r":  # LONG_BINPUT

@@ -39,5 +39,5 @@ def scaling_factor(use_scaled: bool, stated: float | None, asked: float | None, 
     by_shape = SMALL_SCALING_FACTOR if dim in SMALL_DIMS else DEFAULT_SCALING_FACTOR
     factor = next(value for value in (asked, stated, by_shape) if value is not None)
     if not 1 <= factor < float("inf"):
-        raise CheckpointError(f"{where}: the rotary scaling factor must be 1 or more, not {factor}")
+        raise CheckpointError(f"{where}: the rotary scaling factor must be 1 or more, not {factor}; set it so")
     return factor

@@ -12,10 +12,21 @@ from pathlib import Path
 import torch
 
 from llama.checkpoint.layout import Region, region_shape
-from llama.checkpoint.pth_reading import ForeignContents, NotAStateDict, OldFormat, read_state_dict
+from llama.checkpoint.pth_reading import (
+    ForeignContents,
+    NotAStateDict,
+    OldFormat,
+    OtherByteOrder,
+    OtherProtocol,
+    read_state_dict,
+)
+from llama.checkpoint.signatures import misplaced, other_format
+from llama.checkpoint.source import narrowed, unreadable
+from llama.checkpoint.zip_records import Compressed
 from llama.errors import CheckpointError
 
 SLAB_BYTES = 32 << 20  # large enough for full disk speed, small enough that several copies of it do not count
+_AGAIN = "torch.save(torch.load(FILE, map_location='cpu', weights_only=True), NEW)"
 
 
 def open_pth(path: Path) -> dict[str, torch.Tensor]:
@@ -27,16 +38,23 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
     try:
         return read_state_dict(path)
     except ForeignContents:
-        raise CheckpointError(f"{path} holds more than tensors and is not loaded; use the file as released") from None
+        reason = "holds more than tensors and is not loaded; use the file as released"
     except OldFormat:
-        raise CheckpointError(f"{path} is in the format of torch before 1.6, which is not supported; load it with "
-                              f"torch and save it again") from None  # fmt: skip
+        reason = f"is in the format of torch before 1.6, which is not supported; save it again: {_AGAIN}"
+    except Compressed:
+        reason = f"is a compressed or encrypted archive, which torch does not write; save it again: {_AGAIN}"
+    except OtherProtocol:
+        reason = "is pickled by another protocol than torch's (2), which is not supported; save it by its default"
+    except OtherByteOrder:
+        reason = f"was written on a big-endian machine, which is not supported; save it again on another: {_AGAIN}"
     except NotAStateDict:
-        raise CheckpointError(f"{path} does not hold a state dict (tensors by name)") from None
+        reason = "does not hold a state dict (tensors by name); use the file as released"
     except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+        raise unreadable(path, err) from None
     except Exception:  # damage is met with whatever it leads to: KeyError, struct.error, BadZipFile, …
-        raise CheckpointError(f"{path} is damaged or incomplete; download or make it again") from None
+        known = misplaced(path, binary=True) or other_format(path, "torch")
+        reason = known or "is damaged or incomplete; download or make it again"
+    raise CheckpointError(f"{path} {reason}")
 
 
 def slabs(start: int, stop: int, row_bytes: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
@@ -68,15 +86,17 @@ class ShardedTensors:
         for name, held in regions.items():
             for file, shard, region in zip(files, shards, held, strict=True):
                 if name not in shard:
-                    raise CheckpointError(f"{file} lacks the tensor {name}; download or make it again")
+                    raise CheckpointError(f"{file} lacks the tensor {name}; use the files of one release, with its "
+                                          "params.json")  # fmt: skip
                 if tuple(shard[name].shape) != region_shape(region):
                     raise CheckpointError(
                         f"{file}: {name} has shape {tuple(shard[name].shape)}, but the hyperparameters and "
-                        f"{len(files)} file(s) make it {region_shape(region)}; the files do not belong together"
+                        f"{len(files)} file(s) make it {region_shape(region)}; the files do not belong together, use "
+                        "those of one release"
                     )
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
-        """The tensor ``name`` as consecutive slabs along its first dimension, in the files' dtype.
+        """The tensor ``name`` as consecutive slabs along its first dimension, in the files' dtype, float64 as float32.
 
         Raises:
             CheckpointError: ranks that should hold the same values do not.
@@ -100,6 +120,7 @@ class ShardedTensors:
             elif not torch.equal(pieces[column], piece):
                 raise CheckpointError(
                     f"{self._files[rank]}: {name} should equal the one in {self._files[holders[0]].name} but does not; "
-                    "the files do not belong together"
+                    "the files do not belong together; use those of one release"
                 )
-        return torch.cat([pieces[column] for column in sorted(pieces)], dim=-1) if len(pieces) > 1 else pieces[0]
+        slab = torch.cat([pieces[column] for column in sorted(pieces)], dim=-1) if len(pieces) > 1 else pieces[0]
+        return narrowed(slab, name, str(self._files[holders[0]]))

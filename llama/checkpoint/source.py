@@ -7,6 +7,7 @@ Knows nothing about: any file format.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from llama.files import shown
 from llama.model import ModelArgs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NO_ACCESS = (errno.EACCES, errno.EPERM)
 
 
 class Source(Protocol):
@@ -55,10 +57,25 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        raise CheckpointError(f"{path} cannot be read: {err.strerror or type(err).__name__}") from None
+        raise unreadable(path, err) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
         raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
                               f"again, or this machine has too little memory for it") from None  # fmt: skip
+
+
+def unreadable(path: Path, err: OSError) -> CheckpointError:
+    """The error for a file or directory that the system does not let be read: why, and what to do."""
+    if isinstance(err, FileNotFoundError) and path.is_symlink():
+        return CheckpointError(f"{path} is a link to {shown(str(path.readlink()))}, where there is nothing; get that "
+                               f"file, or copy the directory with its links followed (cp -rL)")  # fmt: skip
+    reason = err.strerror or type(err).__name__
+    if err.errno in _NO_ACCESS:
+        reason += "; let this user read it"
+    elif err.errno == errno.ENOENT:
+        reason += "; finish the download"
+    else:
+        reason += "; put a file that can be read in its place"
+    return CheckpointError(f"{path} cannot be read: {reason}")
 
 
 def distinct_files(files: Sequence[Path]) -> None:
@@ -72,27 +89,46 @@ def distinct_files(files: Sequence[Path]) -> None:
         try:
             found = path.stat()
         except OSError as err:
-            raise CheckpointError(f"{path} cannot be read: {err.strerror or err}") from None
+            raise unreadable(path, err) from None
         first = names.setdefault((found.st_dev, found.st_ino), path.name)
         if first != path.name:
-            raise CheckpointError(f"{path} is the same file as {shown(first)}; get the checkpoint again")
+            raise CheckpointError(f"{path} is the same file as {shown(first)}; put in its place the file that belongs "
+                                  f"there")  # fmt: skip
 
 
-def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype]], where: str) -> torch.dtype:
+def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype | str]], where: str) -> torch.dtype:
     """The dtype that most elements have, out of (name, number of elements, dtype) of each tensor.
 
+    float64 counts as float32, into which :func:`narrowed` turns it. A dtype that torch lacks is given by its name.
+
     Raises:
-        CheckpointError: a tensor has a dtype other than the three that a half can have, as quantised ones do.
+        CheckpointError: a tensor has a dtype other than these and the three that a half can have, as quantised ones do.
     """
     elements: Counter[torch.dtype] = Counter()
     for name, count, dtype in tensors:
-        if dtype not in DTYPES.values():
+        dtype = torch.float32 if dtype == torch.float64 else dtype
+        if dtype not in DTYPES.values() or isinstance(dtype, str):
             raise CheckpointError(
-                f"{where}: {shown(name)} is stored as {str(dtype).removeprefix('torch.')}; quantised checkpoints are "
-                f"not supported, use one in {', '.join(DTYPES)}"
+                f"{where}: {shown(name)} is stored as {shown(str(dtype).removeprefix('torch.'))}; weights are read in "
+                f"{', '.join([*DTYPES, 'float64'])}; use a release in one of these, not a quantised one"
             )
         elements[dtype] += count
     return elements.most_common(1)[0][0]
+
+
+def narrowed(slab: torch.Tensor, name: str, where: str) -> torch.Tensor:
+    """A slab in a dtype that a half can have: float64 becomes float32, all others stay as they are.
+
+    Raises:
+        CheckpointError: a value that float32 cannot hold.
+    """
+    if slab.dtype != torch.float64:
+        return slab
+    cast = slab.float()
+    if not torch.equal(cast.isfinite(), slab.isfinite()):
+        raise CheckpointError(f"{where}: {shown(name)} has values beyond what float32 can hold, into which float64 is "
+                              f"turned; such a model is not supported")  # fmt: skip
+    return cast
 
 
 def check_vocabulary(vocabulary: Vocabulary, vocab_size: int, where: str) -> None:
@@ -104,5 +140,5 @@ def check_vocabulary(vocabulary: Vocabulary, vocab_size: int, where: str) -> Non
     if vocabulary.n_words > vocab_size:
         raise CheckpointError(
             f"{where}: the tokenizer has {vocabulary.n_words} tokens, the model embeddings for {vocab_size}; "
-            "the tokenizer belongs to another model"
+            "use the tokenizer that belongs to these weights"
         )

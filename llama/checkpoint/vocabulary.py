@@ -100,8 +100,11 @@ class _PreTokenizer:
     ignore_merges: bool
 
 
-# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`).
+# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`, where
+# the first two, of older converters, are the same as the third).
 _GGUF_PRE_TOKENIZERS = {
+    "llama3": _PreTokenizer(None, ignore_merges=True),
+    "llama-v3": _PreTokenizer(None, ignore_merges=True),
     "llama-bpe": _PreTokenizer(None, ignore_merges=True),
     "smollm": _PreTokenizer(SMOLLM_PATTERN, ignore_merges=False),
 }
@@ -153,6 +156,9 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
         raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
+    if file.get("tokenizer.ggml.pre") is None:
+        raise TokenizerError(f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as "
+                             f"in files from before May 2024; use a file that a later converter made")  # fmt: skip
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
@@ -291,12 +297,14 @@ def _text_of(token: str | _NamedToken) -> str:
     return token if isinstance(token, str) else token.content
 
 
-def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabulary:
+def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_size: int | None = None) -> Vocabulary:
     """The vocabulary of a Hugging Face directory: ``tokenizer.json`` and what the files beside it say.
 
     Args:
         directory: of the checkpoint.
         chat_format: overrules the checkpoint's chat template.
+        vocab_size: number of the model's embeddings, if known. Tokens that were added without one, as for padding, are
+            left out: they can stand in no prompt.
 
     Raises:
         TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
@@ -325,6 +333,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None) -> Vocabu
         for token in source.added_tokens
     ]
     added += _added_by(config, model.vocab, added)
+    added = [token for token in added if vocab_size is None or token.id < vocab_size or token.text in model.vocab]
     template = _hugging_face_template(directory, config)
     return _convert(
         _normal_tokens(model, {token.text: token.id for token in added}, where),

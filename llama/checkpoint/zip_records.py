@@ -17,6 +17,10 @@ _LOCAL_HEADER, _LOCAL_HEADER_BYTES, _LOCAL_NAME_LENGTHS = b"PK\x03\x04", 30, 26
 _ENCRYPTED = 0x1
 
 
+class Compressed(ValueError):
+    """A record is compressed, or encrypted: the archive is sound, but torch did not write it."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One record's bytes in the archive.
@@ -34,7 +38,8 @@ def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
     """The records of an archive by name, and where its directory begins.
 
     Raises:
-        ValueError: not an archive, or one whose records are compressed, overlap, have equal names or lie outside.
+        Compressed: its records are.
+        ValueError: not an archive, or one whose records overlap, have equal names or lie outside.
         zipfile.BadZipFile, struct.error, …: whatever ``zipfile`` meets damage with.
     """
     with zipfile.ZipFile(_Bounded(file)) as archive:
@@ -42,9 +47,11 @@ def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
     records = dict[str, Record]()
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-            raise ValueError("a record is compressed")
-        if entry.flag_bits & _ENCRYPTED or entry.filename in records:
-            raise ValueError("a record is encrypted, or stands twice")
+            raise Compressed("a record is compressed")
+        if entry.flag_bits & _ENCRYPTED:
+            raise Compressed("a record is encrypted")
+        if entry.filename in records:
+            raise ValueError("a record stands twice")
         file.seek(entry.header_offset)
         header = file.read(_LOCAL_HEADER_BYTES)
         if not header.startswith(_LOCAL_HEADER):

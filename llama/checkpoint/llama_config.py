@@ -1,0 +1,230 @@
+"""config.json of a Hugging Face directory, as transformers' ``LlamaConfig`` understands it.
+
+Knows: the fields and their defaults, which architectures are not Llama's, and how the rotary settings come about:
+spelled as before transformers 5 or since, also where a file has both (``configuration_llama.py`` and
+``modeling_rope_utils.py`` of transformers 5).
+Knows nothing about: tensors, other files of the directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from llama.checkpoint import layout
+from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
+from llama.checkpoint.signatures import refuse_misplaced
+from llama.checkpoint.source import unreadable
+from llama.errors import CheckpointError
+from llama.files import read_json, shown
+from llama.model import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
+
+MAX_CONFIG_BYTES = 1 << 20
+_KINDS_SHOWN = 8
+_CLASSES = {"LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"}  # the last: conversions of early 2023
+_SILU = ("silu", "swish")
+_DEFAULT_THETA = 10000.0
+_SCALING = {
+    "low_freq_factor": LOW_FREQ_FACTOR,
+    "high_freq_factor": HIGH_FREQ_FACTOR,
+    "original_max_position_embeddings": OLD_CONTEXT_LEN,
+}
+_BOM = b"\xef\xbb\xbf"
+
+T = TypeVar("T")
+
+
+class _Kind(msgspec.Struct):
+    """Whose configuration it is; read first, since others' fields have other types."""
+
+    model_type: Any = None
+    architectures: Any = None
+    configuration_files: Any = None
+
+
+class LlamaConfig(msgspec.Struct):
+    """Fields of config.json. Defaults are transformers'; null means a default where transformers takes it for one."""
+
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    vocab_size: int = 32000
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 2048
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    attention_bias: bool | None = False
+    mlp_bias: bool | None = False
+    tie_word_embeddings: bool | None = False
+    rope_theta: float | UnsetType | None = UNSET
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    partial_rotary_factor: float | None = None
+    original_max_position_embeddings: int | float | UnsetType | None = UNSET
+    quantization_config: dict[str, Any] | None = None
+    compression_config: dict[str, Any] | None = None
+    transformers_weights: str | None = None
+
+    @property
+    def rope(self) -> dict[str, Any]:
+        """The rotary settings that count, under the names of ``rope_parameters``.
+
+        ``rope_scaling`` goes before ``rope_parameters``, as a whole; ``rope_theta`` beside them counts where they have
+        none, ``original_max_position_embeddings`` beside them always.
+        """
+        settings: dict[str, Any] = {"rope_theta": _DEFAULT_THETA if self.rope_theta is UNSET else self.rope_theta}
+        if self.partial_rotary_factor is not None:
+            settings["partial_rotary_factor"] = self.partial_rotary_factor
+        settings |= self.rope_scaling or self.rope_parameters or {}
+        settings.setdefault("rope_type", settings.get("type", "default"))
+        settings.setdefault("original_max_position_embeddings", self.max_position_embeddings)
+        if self.original_max_position_embeddings is not UNSET:
+            settings["original_max_position_embeddings"] = self.original_max_position_embeddings
+        return settings
+
+
+def read_config(path: Path) -> LlamaConfig:
+    """The fields of a config.json.
+
+    Raises:
+        CheckpointError: missing, malformed, or of a model that is not supported.
+    """
+    refuse_misplaced(path)
+    try:
+        data = read_json(path, MAX_CONFIG_BYTES).removeprefix(_BOM)
+    except OSError as err:
+        raise unreadable(path, err) from None
+    _check_kind(_decode(data, _Kind, path), path)
+    config = _decode(data, LlamaConfig, path)
+    if quantised := config.quantization_config or config.compression_config:
+        method = shown(quantised.get("quant_method", "no quant_method"))
+        raise CheckpointError(f"{path} is of a quantised model ({method}), which is not supported; use the release "
+                              f"that it was made from, in bfloat16 or float16")  # fmt: skip
+    if config.attention_bias or config.mlp_bias:
+        name = "attention_bias" if config.attention_bias else "mlp_bias"
+        raise CheckpointError(f"{path} asks for biases ({name}), which Llama models do not have; such a model is not "
+                              f"supported")  # fmt: skip
+    if config.hidden_act not in _SILU:
+        raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; supported is silu")
+    return config
+
+
+def _decode(data: bytes, kind: type[T], path: Path) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as err:
+        raise CheckpointError(f"{path}: {err}; correct the field, or use the file as released") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
+        raise CheckpointError(f"{path} is not JSON ({err}); correct it or get the file again") from None
+
+
+def _check_kind(kind: _Kind, path: Path) -> None:
+    """Refuse the configuration of another architecture, by its names. ``model_type`` decides, as in transformers."""
+    classes = kind.architectures if isinstance(kind.architectures, list) else []
+    if kind.configuration_files is not None:
+        raise CheckpointError(f"{path} names other files to be used in its place (configuration_files), which is not "
+                              f"supported; put the one that is meant in its place")  # fmt: skip
+    if kind.model_type in (None, "") and not classes:
+        raise CheckpointError(f"{path} says neither model_type nor architectures; if it is a Llama model's, add "
+                              f'"model_type": "llama"')  # fmt: skip
+    llama = any(name in _CLASSES for name in classes if isinstance(name, str))
+    if kind.model_type == "llama" and (llama or not classes or not _is_llama_of_another_task(classes)):
+        return
+    if kind.model_type in (None, "") and llama:
+        return
+    found = shown(", ".join(map(shown, [*classes[:_KINDS_SHOWN], *filter(None, [kind.model_type])])))
+    raise CheckpointError(f"{path} is of another architecture ({found}), not Llama's (LlamaForCausalLM); use a Llama "
+                          f"text model")  # fmt: skip
+
+
+def _is_llama_of_another_task(classes: list[Any]) -> bool:
+    """As ``LlamaForSequenceClassification``: the same layers under another head."""
+    return any(isinstance(name, str) and name.startswith("LlamaFor") for name in classes)
+
+
+def model_args(config: LlamaConfig, path: Path, asked_factor: float | None) -> ModelArgs:
+    """The hyperparameters in Meta's terms.
+
+    Args:
+        config: of ``path``.
+        path: the file, for errors.
+        asked_factor: overrules the factor of the scaled rotary embedding.
+
+    Raises:
+        CheckpointError: sizes that do not fit together, or something that is not supported.
+    """
+    dim, n_heads, n_kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
+    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    _check_sizes(config, n_kv_heads, path)
+    rope = config.rope
+    scaled = _scaled_rope(rope, path)
+    multiple_of, multiplier = feed_forward_fields(dim, config.intermediate_size)
+    args = ModelArgs(
+        dim=dim,
+        n_layers=config.num_hidden_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        vocab_size=config.vocab_size,
+        multiple_of=multiple_of,
+        ffn_dim_multiplier=multiplier,
+        norm_eps=config.rms_norm_eps,
+        rope_theta=_number(rope, "rope_theta", path),
+        use_scaled_rope=scaled,
+        rope_scaling_factor=scaling_factor(
+            scaled, _number(rope, "factor", path) if scaled else None, asked_factor, dim, str(path)
+        ),
+    )
+    layout.check_numbers(args, str(path))
+    return args
+
+
+def _check_sizes(config: LlamaConfig, n_kv_heads: int, path: Path) -> None:
+    dim, n_heads = config.hidden_size, config.num_attention_heads
+    sizes = (dim, n_heads, n_kv_heads, config.intermediate_size, config.num_hidden_layers, config.vocab_size)
+    if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
+        raise CheckpointError(f"{path}: a size or a number of heads or layers is not 1 to {layout.LARGEST_SIZE}; its "
+                              f"sizes and numbers of heads do not fit together; use the file as released")  # fmt: skip
+    if dim % n_heads or dim // n_heads % 2 or n_heads % n_kv_heads:
+        raise CheckpointError(f"{path}: hidden_size {dim}, num_attention_heads {n_heads} and num_key_value_heads "
+                              f"{n_kv_heads} do not fit together; use the file as released")  # fmt: skip
+    if config.head_dim not in (None, dim // n_heads):
+        raise CheckpointError(f"{path}: head_dim {shown(config.head_dim)} is not hidden_size / num_attention_heads "
+                              f"({dim // n_heads}), which is not supported; use another Llama model")  # fmt: skip
+
+
+def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
+    """Whether the rotary embedding is scaled as Llama 3.1's; any other scaling is refused."""
+    nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        raise CheckpointError(f"{path}: the rotary settings are given per kind of layer ({shown(nested)}), which is "
+                              f"not supported; Llama models have the same in each layer")  # fmt: skip
+    if rope.get("partial_rotary_factor") not in (None, 1.0):
+        raise CheckpointError(
+            f"{path} rotates only a part of each head (partial_rotary_factor), which is not supported"
+        )
+    if rope["rope_type"] == "default" or (rope["rope_type"] == "linear" and rope.get("factor") == 1):
+        return False
+    if rope["rope_type"] != "llama3":
+        raise CheckpointError(
+            f"{path} uses '{shown(rope['rope_type'])}' rotary scaling; supported are default and llama3"
+        )
+    for key, value in _SCALING.items():
+        if (found := _number(rope, key, path)) != value:
+            raise CheckpointError(f"{path}: {key} of the rotary scaling must be {value:g}, not {found:g}; other values "
+                                  f"are not supported")  # fmt: skip
+    return True
+
+
+def _number(rope: dict[str, Any], key: str, path: Path) -> float:
+    value = rope.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{path}: the rotary settings lack the number {key}; use the file as released")
+    try:
+        return float(value)
+    except OverflowError:
+        raise CheckpointError(f"{path}: {key} of the rotary settings is too large; use the file as released") from None
