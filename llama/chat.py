@@ -97,12 +97,17 @@ class _NativeFormat:
     """What the formats share that are written here."""
 
     roles: tuple[str, ...]
-    ends: tuple[str, ...]  # special tokens after which a reply is over, whatever else the checkpoint says
+    # Tokens after which a reply is over: the first, which ends a turn, always; others if the checkpoint names none.
+    ends: tuple[str, ...]
     stop_ids: tuple[int, ...]
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] | None = None
+    ) -> None:
         self._tokenizer, self.default_system = tokenizer, default_system
-        self.stop_ids = tuple(dict.fromkeys([*_ends(tokenizer, self.ends), *stop_ids]))
+        names = self.ends if stop_ids is None else self.ends[:1]
+        ends = [tokenizer.special_tokens[name] for name in names if name in tokenizer.special_tokens]
+        self.stop_ids = tuple(dict.fromkeys([*ends, *(stop_ids or ())]))
 
     def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened."""
@@ -128,9 +133,11 @@ class Llama3Format(_NativeFormat):
     """Meta's format since Llama 3."""
 
     roles = ("system", "user", "assistant", "ipython")
-    ends = ("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")
+    ends = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] | None = None
+    ) -> None:
         super().__init__(tokenizer, default_system, stop_ids)
         self._begin_of_text, self._start_header, self._end_header, self._eot = _special_ids(
             tokenizer, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -177,7 +184,9 @@ class ChatMLFormat(_NativeFormat):
     roles = ("system", "user", "assistant")
     ends = ("<|im_end|>",)
 
-    def __init__(self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] | None = None
+    ) -> None:
         super().__init__(tokenizer, default_system, stop_ids)
         self._im_start, self._im_end = _special_ids(tokenizer, ("<|im_start|>", "<|im_end|>"))
 
@@ -214,7 +223,7 @@ MAX_STOP_IDS = 32  # that a checkpoint says; a request has room for twice as man
 
 
 def chat_format(
-    name: str, tokenizer: Tokenizer, default_system: str | None, stop_ids: Sequence[int] = ()
+    name: str, tokenizer: Tokenizer, default_system: str | None, stop_ids: Sequence[int] | None = None
 ) -> Llama3Format | ChatMLFormat:
     """The format of that name that is written here.
 
@@ -222,7 +231,7 @@ def chat_format(
         name: ``llama3`` or ``chatml``.
         tokenizer: a vocabulary with the format's special tokens.
         default_system: system message for dialogues that do not begin with one, or None.
-        stop_ids: ids that end a reply, beside the format's own.
+        stop_ids: ids that end a reply, beside the one that ends a turn; None for those of Meta's models, or of ChatML.
 
     Raises:
         TokenizerError: unknown name, or special tokens that the vocabulary lacks.
@@ -241,10 +250,6 @@ def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
     if missing:
         raise TokenizerError(f"the vocabulary lacks {' and '.join(missing)}, which the chat format needs")
     return [tokenizer.special_tokens[name] for name in names]
-
-
-def _ends(tokenizer: Tokenizer, names: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(tokenizer.special_tokens[name] for name in names if name in tokenizer.special_tokens)
 
 
 def _opening(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:

@@ -67,7 +67,7 @@ def test_a_single_hi_gives_llama3s_published_ids(llama3: ChatFormat) -> None:
     expected = [128000, 128006, 882, 128007, 271, 6151, 128009, 128006, 78191, 128007, 271]
     assert llama3.encode_dialog_prompt([Message("user", "hi")]) == expected
     assert llama3.encode_dialog_prompt([Message("user", " \n hi\t\n")]) == expected
-    assert llama3.stop_ids == (128001, 128009, 128008)
+    assert llama3.stop_ids == (128009, 128001, 128008)
 
 
 @given(st.data())

@@ -132,7 +132,7 @@ def opened(v: Vocabulary, directory: Path) -> tuple[Tokenizer, ChatFormat]:
     path.write_bytes(v.model)
     tokenizer = Tokenizer(path, special_tokens=v.special_tokens, pattern=v.pattern, words=v.words, flags=v.flags)
     if v.template is not None:
-        return tokenizer, TemplateFormat(tokenizer, v.template, v.stop_ids)
+        return tokenizer, TemplateFormat(tokenizer, v.template, v.stop_ids or ())
     return tokenizer, native_format(v.chat_format, tokenizer, v.default_system, v.stop_ids)
 
 

@@ -52,7 +52,7 @@ class TokenizerParams(msgspec.Struct, omit_defaults=True):
     words: dict[str, int] = {}
     flags: dict[str, TokenFlags] = {}
     template: ChatTemplate | None = None
-    stop_ids: list[int] = []
+    stop_ids: list[int] | None = None
 
 
 class SplitParams(msgspec.Struct):
@@ -118,7 +118,7 @@ class Half:
         words: id by text of added tokens that are no special ones.
         flags: of added tokens, by text.
         template: the checkpoint's own, where the chat format is ``template``.
-        stop_ids: ids after which a reply is over, beside the chat format's own.
+        stop_ids: ids after which a reply is over, beside the one that ends a turn; None for those that are usual.
     """
 
     directory: Path
@@ -136,7 +136,7 @@ class Half:
     words: dict[str, int]
     flags: dict[str, TokenFlags]
     template: ChatTemplate | None
-    stop_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...] | None
 
 
 def shard_name(rank: int) -> str:
@@ -259,10 +259,10 @@ def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
     Raises:
         TokenizerError: a format that is not known, or special tokens that the vocabulary lacks.
     """
-    for id in half.stop_ids:
+    for id in half.stop_ids or ():
         tokenizer.token_bytes(id)
     if half.chat_format == TEMPLATE and half.template is not None:
-        return TemplateFormat(tokenizer, half.template, half.stop_ids)
+        return TemplateFormat(tokenizer, half.template, half.stop_ids or ())
     return chat_format(half.chat_format, tokenizer, half.default_system, half.stop_ids)
 
 
@@ -324,9 +324,9 @@ def _half(directory: Path, params: HalfParams) -> Half:
     if tokenizer.template is not None and _is_too_large(tokenizer.template):
         raise CheckpointError(f"{where}: the chat template or what it knows is too long; split the original "
                               f"checkpoint again")  # fmt: skip
-    if len(tokenizer.stop_ids) > MAX_STOP_IDS:
-        raise CheckpointError(f"{where}: {len(tokenizer.stop_ids)} ids end a reply; {MAX_STOP_IDS} are supported; "
-                              f"split the original checkpoint again")  # fmt: skip
+    if len(tokenizer.stop_ids or ()) > MAX_STOP_IDS:
+        raise CheckpointError(f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
+                              f"the original checkpoint again")  # fmt: skip
     if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
         raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
     if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:
@@ -367,7 +367,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
         words=tokenizer.words,
         flags=tokenizer.flags,
         template=tokenizer.template,
-        stop_ids=tuple(tokenizer.stop_ids),
+        stop_ids=None if tokenizer.stop_ids is None else tuple(tokenizer.stop_ids),
     )
 
 

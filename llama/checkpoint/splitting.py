@@ -319,7 +319,7 @@ def _write_params(plan: _Plan, half: str, directory: Path, print_of_both: bytes)
             words=vocabulary.words,
             flags=vocabulary.flags,
             template=vocabulary.template,
-            stop_ids=list(vocabulary.stop_ids),
+            stop_ids=None if vocabulary.stop_ids is None else list(vocabulary.stop_ids),
         ),
         split=SplitParams(
             half=half,

@@ -67,7 +67,8 @@ class Vocabulary:
         words: id by text of added tokens that are no special ones.
         flags: of added tokens, by text; those that are not named have none.
         template: what ``template`` renders.
-        stop_ids: ids after which a reply is over, beside those that ``llama3`` and ``chatml`` have anyway.
+        stop_ids: ids after which a reply is over, beside the one that ends a turn in ``llama3`` and ``chatml``; None
+            for those that are usual there.
     """
 
     model: bytes
@@ -79,7 +80,7 @@ class Vocabulary:
     words: dict[str, int] = field(default_factory=dict)
     flags: dict[str, TokenFlags] = field(default_factory=dict)
     template: ChatTemplate | None = None
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,12 @@ _GGUF_NAMED_TOKENS = {
 _GGUF_ENDS = ("eos_token", "eot_token", "eom_token")
 # What transformers hands to a template (`SPECIAL_TOKENS_ATTRIBUTES`).
 _TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# What ends a message in any of Meta's dialogues, whatever a checkpoint says of it.
-_LLAMA_3_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+# For files that do not name them: what the families with byte-pair encoding have.
+_USUAL_TOKENS = {
+    "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>"),
+    "eos_token": ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "</s>"),
+}
+_USUAL_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>")
 
 
 def from_meta(tokenizer_model: Path, chat_format: str | None = None) -> Vocabulary:
@@ -175,13 +180,18 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     named = {name: _gguf_field(file, key, int | None, where) for name, key in _GGUF_NAMED_TOKENS.items()}
     inside = {name: id for name, id in named.items() if id is not None and 0 <= id < len(tokens)}
     variables = {name: tokens[id] for name, id in inside.items() if name in _TEMPLATE_VARIABLES}
+    for name, usual in _USUAL_TOKENS.items():
+        if name not in variables and (found := next((token for token in usual if token in tokens), None)) is not None:
+            variables[name] = found
     return _convert(
         [(id, token) for id, token in enumerate(tokens) if normal[id]],
         [_Added(id, token, special=not words[id]) for id, token in enumerate(tokens) if not normal[id]],
         merges,
         _GGUF_PRE_TOKENIZERS[pre],
         None if template is None else ChatTemplate(template, template_variables(variables, where)),
-        [id for name, id in inside.items() if name in _GGUF_ENDS],
+        # llama.cpp adds by their texts the ends that the metadata leave out (`llama-vocab.cpp`).
+        [id for name, id in inside.items() if name in _GGUF_ENDS]
+        + [id for id, token in enumerate(tokens) if token in _USUAL_ENDS],
         chat_format,
         where,
     )
@@ -498,8 +508,8 @@ def _convert(
     special = {text for text, token in by_text.items() if token.special or text in choice.around}
     answered = [ids[text] for text in sorted(special, key=len) if choice.after_answer.lstrip().startswith(text)]
     stops = [*ends, *answered[-1:]]
-    if choice.template is not None and "<|start_header_id|>" in choice.around:
-        stops += [ids[text] for text in _LLAMA_3_ENDS if text in special]
+    if not ends and choice.template is not None:
+        stops += [ids[text] for text in _USUAL_ENDS if text in special]
     inside = {id for id in stops if 0 <= id < n_words}
     if len(inside) > MAX_STOP_IDS:
         raise TokenizerError(f"{where}: {len(inside)} tokens end a reply by the files beside it; supported are "
@@ -514,7 +524,7 @@ def _convert(
         words={text: id for text, id in ids.items() if text not in special},
         flags={text: token.flags for text, token in by_text.items() if token.flags != PLAIN},
         template=choice.template,
-        stop_ids=tuple(sorted(inside)),
+        stop_ids=tuple(sorted(inside)) if inside or choice.template is not None else None,
     )
 
 
