@@ -12,6 +12,11 @@ own, every run that is finished meanwhile would have SQLite begin the copy again
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import fcntl
 import hashlib

@@ -7,6 +7,11 @@ A file is replaced as a whole: a cloud that has the old one open goes on reading
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import fcntl
 import os

@@ -7,6 +7,11 @@ Nothing that is there is written over; each file is compared with its digest and
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import errno
 import os
