@@ -46,7 +46,7 @@ def main(
 
     Args:
         ckpt_dir: a Meta directory, a Hugging Face directory or a .gguf file.
-        output_dir: where the halves go; must not exist yet, or be empty.
+        output_dir: where the halves go; must not exist yet, or be empty; a link is followed.
         split_layer: number of layers that the device computes.
         cloud_model_parallel_size: number of ranks (GPUs) that the cloud's half is cut for.
         dtype: float32, bfloat16 or float16; without it the source's own, float32 for GGUF.
@@ -55,6 +55,7 @@ def main(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
     started = time.monotonic()
+    splitting.check_output(Path(output_dir), Path(ckpt_dir))
     source = open_source(Path(ckpt_dir), rope_scaling_factor)
     _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
     with _progress_bar() as progress:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
@@ -47,7 +48,8 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
     _check_target(target)
     try:
         with opened(source) as file, _only_import(target.parent):
-            partial = target.with_name(f".{target.name}.partial")
+            placing.check_replaceable(target)
+            partial = target.with_name(placing.hidden_name(target.parent, target.name, ".partial"))
             partial.unlink(missing_ok=True)  # of an import that was killed
             try:
                 count = _write(partial, products_in(file, source))
