@@ -215,6 +215,7 @@ def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: 
         "round": "Too many levels of symbolic links",
         "n" * 256: "File name too long",
         "file/below": "Not a directory",
+        "\udcff/out": "its path is not UTF-8",
     }.items():
         told = cannot(tmp_path / name, source)
         assert said in told and str(tmp_path / name) in told and "--output_dir" in told

@@ -110,6 +110,7 @@ def split(
             written differs from the source.
     """
     plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
+    _check_name(output_dir)
     try:
         with placing.appearing(output_dir, _RESULTS) as partial:
             _check_room(partial, output_dir, plan)
@@ -134,7 +135,18 @@ def check_output(output_dir: Path, ckpt_dir: Path) -> None:
         output, source = Path(os.path.realpath(output_dir)), Path(os.path.realpath(ckpt_dir, strict=True))
         if output == source or output in source.parents:
             raise CheckpointError(f"{output_dir} holds the checkpoint itself; choose another --output_dir")
+    _check_name(output_dir)
     placing.check(output_dir, _RESULTS)
+
+
+def _check_name(output_dir: Path) -> None:
+    with contextlib.suppress(OSError):  # told by llama.placing
+        try:
+            os.path.realpath(output_dir).encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(f"{output_dir} cannot be used for --output_dir: its path is not UTF-8, or this "
+                                  f"locale is not (LC_ALL=C.UTF-8 is), and torch opens no such file; choose another "
+                                  f"place") from None  # fmt: skip
 
 
 def fingerprint(
