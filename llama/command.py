@@ -29,6 +29,7 @@ from llama.errors import Declined, SplitLlamaError, UsageError
 _received = list[int]()  # signals that this run was told to end with
 
 _NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_LEAST_DESCRIPTORS = 12
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 _NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
@@ -52,6 +53,7 @@ def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
         if {"--help", "-h"} & set(argv):
             print(help_text(main, usage), flush=True)
             sys.exit(0)
+        _check_descriptors()
         # each flag and its value as one word, which python-fire cannot take apart in another way
         checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
@@ -74,6 +76,20 @@ def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
             raise
         _say(_one_line(f"error: the system refused: {err}{_cure(errno.EMFILE)}"))
         sys.exit(1)
+
+
+def _check_descriptors() -> None:
+    """Whether files and sockets can be opened; where not even a few can, libzmq aborts the process."""
+    opened = list[int]()
+    try:
+        for _ in range(_LEAST_DESCRIPTORS):
+            opened.append(os.dup(0))
+    except OSError as err:
+        if err.errno in _NO_DESCRIPTORS:
+            raise SplitLlamaError("this process may open too few files; let it open more (ulimit -n 64)") from None
+    finally:
+        for number in opened:
+            os.close(number)
 
 
 def _one_line(message: str) -> str:

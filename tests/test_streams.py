@@ -279,8 +279,8 @@ def programs(world: World, base: Path) -> dict[str, Program]:
 NAMES = [
     "device, JSON", "device, tables", "device, plain", "device, dry", "device, sheets", "device that asks",
     "device without its half", "device, help", "cloud, help", "cloud without its half", "cloud whose port is taken",
-    "split", "split into a name that is not UTF-8", "split of nothing", "keys", "keys, wrong", "status", "status, JSON", "vendor", "vendor, spool", "import",
-    "back-up", "restore", "restore of nothing",
+    "split", "split into a name that is not UTF-8", "split of nothing", "keys", "keys, wrong", "status",
+    "status, JSON", "vendor", "vendor, spool", "import", "back-up", "restore", "restore of nothing",
 ]  # fmt: skip
 USUAL = [
     ("device, JSON", "stderr closed"), ("device, tables", "a terminal of ASCII"), ("device that asks", "stdin closed"),
