@@ -284,7 +284,7 @@ NAMES = [
 ]  # fmt: skip
 USUAL = [
     ("device, JSON", "stderr closed"), ("device, tables", "a terminal of ASCII"), ("device that asks", "stdin closed"),
-    ("split", "all closed"), ("keys", "cp1252"), ("keys", "stdout full"), ("keys", "stdout closed"),
+    ("keys", "cp1252"), ("keys", "stdout full"), ("keys", "stdout closed"),
     ("keys", "nobody reads stdout"), ("keys", "stderr full"), ("keys", "very few descriptors"),
     ("import", "columns that are no number"), ("back-up", "all closed"), ("restore", "stderr closed"),
     ("restore of nothing", "a locale without UTF-8"),
@@ -342,7 +342,7 @@ def test_a_table_is_laid_out_for_what_a_terminal_can_be(columns: str, monkeypatc
     [("y", True), ("Ya", True), ("n", False), ("", False), ("да", False), ("\udcff", False), ("\x04", False)],
 )
 def test_an_answer_is_read_from_a_terminal_in_any_state(
-    how: str, typed: str, understood: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    how: str, typed: str, understood: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Raw, as a program that was killed has left it, a terminal ends a line with a carriage return."""
     ours, its = os.openpty()
@@ -358,12 +358,32 @@ def test_an_answer_is_read_from_a_terminal_in_any_state(
     with open(its, encoding="ascii", closefd=False) as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
         assert Terminal().ask("Agree?") is understood
-    assert capfd.readouterr() == ("", "Agree? [y/N] ")
+    assert capsys.readouterr() == ("", "Agree? [y/N] ")
     os.close(ours)
     os.close(its)
 
 
-def test_a_terminal_that_has_gone_is_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_agrees_to_what_nobody_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A keyboard is there, but the question would go into a file, or nowhere; through a pipe it may be seen."""
+    ours, its = os.openpty()
+    with os.fdopen(its, encoding="utf-8") as keyboard:
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        for unseen in (Path(os.devnull), tmp_path / "log"):
+            with unseen.open("w") as stderr:
+                monkeypatch.setattr(sys, "stderr", stderr)
+                assert Terminal().ask("Agree?") is None
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "w") as stderr:
+            monkeypatch.setattr(sys, "stderr", stderr)
+            os.write(ours, b"y\n")
+            assert Terminal().ask("Agree?") is True
+        os.close(reader)
+    os.close(ours)
+
+
+def test_a_terminal_that_has_gone_is_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its window was closed while the question stood there, or there never was one."""
     ours, its = os.openpty()
     with os.fdopen(its, encoding="utf-8") as keyboard:

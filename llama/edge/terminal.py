@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich import box
@@ -21,7 +22,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from llama import screen, starting
+from llama import screen
 from llama.chat import Message
 from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
@@ -57,7 +58,7 @@ class Terminal:
     @staticmethod
     def has_keyboard() -> bool:
         """Whether somebody is there to answer, and sees what is asked."""
-        return sys.stdin is not None and sys.stdin.isatty() and not starting.was_closed(2)
+        return sys.stdin is not None and sys.stdin.isatty() and _may_be_seen(sys.stderr)
 
     def ask(self, question: str) -> bool | None:
         """The person's yes or no; None where no keyboard is."""
@@ -273,6 +274,15 @@ def _shown_together() -> bool:
     except (OSError, ValueError):  # one of them is no file
         return False
     return (stdout.st_dev, stdout.st_ino) == (stderr.st_dev, stderr.st_ino)
+
+
+def _may_be_seen(stream: TextIO) -> bool:
+    """Whether somebody may read along: what goes into a file, or nowhere, is not seen before it is too late."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # it is no file
+        return True
+    return stream.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _typed_line(keyboard: int) -> str | None:
