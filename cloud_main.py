@@ -12,10 +12,12 @@ import math
 import os
 import signal
 
+from llama import starting
+
 # See edge_main.py: a cloud that waits for a device on the same machine must not keep its cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    starting.begin()
 
 import contextlib
 import sys
@@ -46,7 +48,7 @@ from llama.cloud.publishing import Shelf
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RETENTION_DAYS, RunRecord
 from llama.cloud.server import Server
-from llama.command import run
+from llama.command import give_stdout_up, run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
@@ -222,13 +224,12 @@ def main(
         "ready", seconds=round(time.monotonic() - started, 1), places=slots, context=max_seq_len, ranks=world_size,
         pid=os.getpid(), metrics="off" if monitoring is None else monitoring.address,
     )  # fmt: skip
-    print(
+    _announce(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
         f"context {max_seq_len}, room for {slots} session{'s' if slots > 1 else ''}, "
         f"{f'{len(prefixes)} beginnings of prompts computed, ' if edge_half is not None else ''}"
-        f"listening on {endpoint}, pid {os.getpid()}",
-        flush=True,
+        f"listening on {endpoint}, pid {os.getpid()}"
     )
     try:
         with _needing_others():
@@ -245,7 +246,15 @@ def main(
         if products is not None:
             products.close()
     parallel.stop()
-    print("stopped", flush=True)
+    _announce("stopped")
+
+
+def _announce(line: str) -> None:
+    """On stdout, where a cloud that goes on serving may have lost its reader, or a disk its room."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        give_stdout_up()
 
 
 def _edge_half(ckpt_dir: str, cloud: Half) -> Half:

@@ -10,13 +10,14 @@ Used as::
 from __future__ import annotations
 
 import os
-import signal
+
+from llama import starting
 
 # How long an OpenMP thread spins for more work before it sleeps; read once, when torch is loaded. Long enough to bridge
 # the gaps between a layer's operations, short enough that the half which waits leaves the cores to the other.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    starting.begin()
 
 import sys
 

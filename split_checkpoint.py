@@ -5,10 +5,10 @@ The command line and its progress bar; the work itself is in ``llama.checkpoint`
 
 from __future__ import annotations
 
-import signal
+from llama import starting
 
-if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    starting.begin()
 
 import contextlib
 import sys
@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -27,6 +26,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from llama import screen
 from llama.checkpoint import splitting
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.source import DTYPES
@@ -47,7 +47,7 @@ def main(
 
     Args:
         ckpt_dir: a Meta directory, a Hugging Face directory or a .gguf file.
-        output_dir: where the halves go; must not exist yet, or be empty.
+        output_dir: where the halves go; must not exist yet, or be empty; a link is followed.
         split_layer: number of layers that the device computes.
         cloud_model_parallel_size: number of ranks (GPUs) that the cloud's half is cut for.
         dtype: float32, bfloat16 or float16; without it the source's own, float32 for GGUF.
@@ -58,6 +58,7 @@ def main(
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
     started = time.monotonic()
+    splitting.check_output(Path(output_dir), Path(ckpt_dir))
     source = open_source(Path(ckpt_dir), rope_scaling_factor, chat_format)
     _say(f"{ckpt_dir}: {source.description}, {source.args.n_layers} layers")
     with _progress_bar() as progress:
@@ -82,7 +83,8 @@ def _say(text: str) -> None:
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[splitting.Progress]:
     """A bar per stage on a terminal; elsewhere a line when a stage begins."""
-    console = Console(stderr=True)
+    console = screen.console(sys.stderr)
+    bars = screen.has_bars(console)
     stages: dict[str, TaskID] = {}
     columns = (
         TextColumn("{task.description:>9}"),
@@ -91,13 +93,13 @@ def _progress_bar() -> Iterator[splitting.Progress]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not bars) as bar:
 
         def show(stage: str, done: int, total: int) -> None:
             end_if_signalled()
             if stage not in stages:
                 stages[stage] = bar.add_task(stage, total=total)
-                if not console.is_terminal:
+                if not bars:
                     _say(f"{stage} ({total / 1e6:.0f} MB)")
             bar.update(stages[stage], completed=done)
 

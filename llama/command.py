@@ -28,6 +28,9 @@ from llama.errors import Declined, SplitLlamaError, UsageError
 
 _received = list[int]()  # signals that this run was told to end with
 
+_NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+_LEAST_DESCRIPTORS = 12
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 _NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
 
@@ -50,29 +53,66 @@ def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
         if {"--help", "-h"} & set(argv):
             print(help_text(main, usage), flush=True)
             sys.exit(0)
+        _check_descriptors()
         # each flag and its value as one word, which python-fire cannot take apart in another way
         checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where it is told if that fails; at its end Python would show a traceback
     except SplitLlamaError as err:
-        # A message may quote a file name or what a cloud said: neither may add lines or steer the terminal.
-        _say(
-            ("" if isinstance(err, Declined) else "error: ") + "".join(c if c.isprintable() else "?" for c in str(err))
-        )
+        _say(_one_line(str(err) if isinstance(err, Declined) else f"error: {err}"))
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(130)
     except OSError as err:  # most likely our output, which may have been closed or sent to a full disk
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered would fail once more
+        give_stdout_up()
         if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
-            where = err.filename or ("writing the output" if err.errno == errno.ENOSPC else "the system refused")
-            _say(f"error: {where}: {err.strerror or err}")
+            where = err.filename or ("writing the output" if err.errno in _NOT_WRITTEN else "the system refused")
+            _say(_one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno)}"))
         sys.exit(1)
+    except Exception as err:  # a library's own kind of it, such as ZeroMQ's
+        if getattr(err, "errno", None) not in _NO_DESCRIPTORS:
+            raise
+        _say(_one_line(f"error: the system refused: {err}{_cure(errno.EMFILE)}"))
+        sys.exit(1)
+
+
+def _check_descriptors() -> None:
+    """Whether files and sockets can be opened; where not even a few can, libzmq aborts the process."""
+    opened = list[int]()
+    try:
+        for _ in range(_LEAST_DESCRIPTORS):
+            opened.append(os.dup(0))
+    except OSError as err:
+        if err.errno in _NO_DESCRIPTORS:
+            raise SplitLlamaError("this process may open too few files; let it open more (ulimit -n 64)") from None
+    finally:
+        for number in opened:
+            os.close(number)
+
+
+def _one_line(message: str) -> str:
+    """It may quote a file name or what a cloud said: neither may add lines or steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in message)
+
+
+def _cure(number: int | None) -> str:
+    return "; let this program open more (ulimit -n)" if number in _NO_DESCRIPTORS else ""
+
+
+def give_stdout_up() -> None:
+    """What is still buffered would fail once more, at Python's end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is none, or None
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _say(text: str) -> None:
     if sys.stderr is not None:  # closed: print would take stdout instead
-        print(text, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it
+            print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,11 @@ Errors and notices name files and fields, never a key.
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import errno
 import os
 import re

@@ -15,6 +15,7 @@ import stat
 import sys
 from collections.abc import Sequence
 
+from llama import starting
 from llama.collecting import line_of
 from llama.disk import sync
 from llama.errors import SplitLlamaError, UsageError
@@ -39,7 +40,7 @@ class Stdout:
     at_once = MAX_COLLECTED
 
     def __init__(self, *, may_lose: bool) -> None:
-        if sys.stdout is None:
+        if sys.stdout is None or starting.was_closed(1):
             raise UsageError("stdout is closed, and copies are printed there; give it a file or a pipe")
         self._fd = sys.stdout.fileno()
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)

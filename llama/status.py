@@ -12,12 +12,13 @@ Knows: ``llama.wire``, the link. Does not know: the model, anybody's session.
 
 from __future__ import annotations
 
-import signal
+from llama import starting
 
-if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    starting.begin()
 
 import math
+import os
 import sys
 from datetime import timedelta
 
@@ -61,7 +62,8 @@ def main(
         raise UsageError(f"--interval {interval}: give seconds above 0")
     keys = link_keys(key_file, cloud_key, "operator")
     notices = Notices("status", cloud, follow=follow, keys=keys)
-    before = _CLEAR if follow and not json and sys.stdout.isatty() else ""
+    screen = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    before = _CLEAR if follow and not json and screen else ""
     with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
         while True:
             try:

@@ -21,10 +21,10 @@ Nothing of a copy goes to stderr.
 
 from __future__ import annotations
 
-import signal
+from llama import starting
 
-if __name__ == "__main__":  # until run() takes over: Ctrl-C while torch is imported ends quietly
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+if __name__ == "__main__":
+    starting.begin()
 
 import math
 import re

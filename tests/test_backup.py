@@ -322,7 +322,9 @@ def test_what_a_killed_back_up_leaves_is_taken_over_by_the_next_but_not_while_it
         process.send_signal(signal.SIGSTOP)
         ended = backed_up(tmp_path / "copy", "--record_file", large)
         assert ended.returncode == 1
-        assert ended.stderr == f"error: another back-up is writing {tmp_path / 'copy'}; wait until it is done\n"
+        assert ended.stderr == (
+            f"error: another process is writing {tmp_path / 'copy'} right now; wait until it is done\n"
+        )
         process.kill()
     assert (tmp_path / ".copy.partial").exists() and not (tmp_path / "copy").exists()
     assert backed_up(tmp_path / "copy", "--record_file", large).returncode == 0

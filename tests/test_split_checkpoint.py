@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -322,7 +323,9 @@ def test_an_output_in_use_is_refused_and_left_as_it_is(golden: Path, tmp_path: P
         split(source, out / "edge" / "params.json" / "below")
 
 
-def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_written(
+    golden: Path, tmp_path: Path
+) -> None:
     """A checkpoint of 10 TB by its shapes (the file itself is sparse): the sizes are named."""
     p = params(n_layers=2, dim=1 << 20, n_heads=1 << 13, n_kv_heads=1 << 13, multiple_of=1)
     args = ModelArgs(**{key: value for key, value in p.items() if key not in ("vocab_size",)}, vocab_size=520)
@@ -331,10 +334,11 @@ def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writt
     class Huge:
         """A source of which only the shapes are ever asked."""
 
-        description, vocabulary, context_length, dtype, tied = "", None, 1, torch.float32, False
+        description, context_length, dtype, tied = "", 1, torch.float32, False
+        vocabulary = open_source(golden / "tiny-llama3").vocabulary
 
     Huge.args = args  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=rf"GB free, the halves need {needed / 1e9:.1f} GB; make room"):
+    with pytest.raises(CheckpointError, match=rf"GB free, {needed / 1e9:.1f} GB are needed; make room"):
         split(Huge(), tmp_path / "out")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -441,15 +445,34 @@ def test_values_that_float16_cannot_hold_are_refused_by_tensor(tokenizer: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(golden: Path, tmp_path: Path) -> None:
-    """A write that the system refuses (here by a limit on file sizes) ends in one line."""
-    limited = f"ulimit -f 64; trap '' XFSZ; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"
+def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(golden: Path, tmp_path: Path) -> None:
+    """Where it is the process's, with the cure."""
+    limited = f"ulimit -f 64; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"
     done = subprocess.run(
         ["sh", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "failed: consolidated.00.pth could not be laid out (a full disk" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    assert "may write no more than" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
+    assert "writing" not in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["writing", "checksums"])
+def test_a_disk_that_takes_no_more_is_told_in_one_line_and_nothing_is_left(
+    stage: str, golden: Path, tmp_path: Path
+) -> None:
+    """A write that the system refuses when the work has begun (here by a limit that comes then) ends it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(doing: str, done: int, total: int) -> None:
+        if doing == stage:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+
+    try:
+        with pytest.raises(CheckpointError, match=r"out failed: .*; nothing was left behind"):
+            split(open_source(golden / "tiny-llama3"), tmp_path / "out", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
 
 

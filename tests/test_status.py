@@ -233,7 +233,7 @@ def test_an_operator_needs_no_model() -> None:
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
         "llama", "llama.command", "llama.edge", "llama.edge.link", "llama.edge.notices", "llama.edge.patience",
         "llama.errors", "llama.keys", "llama.memory_ceiling",
-        "llama.sampling", "llama.status", "llama.toml", "llama.wire",
+        "llama.sampling", "llama.starting", "llama.status", "llama.toml", "llama.wire",
     }  # fmt: skip
 
 

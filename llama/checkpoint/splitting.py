@@ -7,17 +7,16 @@ Knows nothing about: where the source's tensors come from (``source``), file for
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import torch
 
+from llama import placing
 from llama.checkpoint import layout
 from llama.checkpoint.halves import (
     MANIFEST,
@@ -34,12 +33,14 @@ from llama.checkpoint.shards import SLAB_BYTES, ShardedTensors, open_pth
 from llama.checkpoint.source import DTYPES, Source
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.checkpoint.writing import PthFile, raw_bytes
-from llama.command import uninterrupted
 from llama.errors import CheckpointError
 from llama.model import ModelArgs
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, bytes done, bytes in all) now and then."""
+
+_RESULTS = placing.Results("--output_dir", CheckpointError, frozenset(layout.HALVES))
+_HEADER_BYTES = 1 << 10  # of each tensor in a file, at most
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,12 @@ def split(
 ) -> bytes:
     """Write ``output_dir/edge`` and ``output_dir/cloud``; return their fingerprint.
 
-    Everything is made in ``.NAME.partial`` beside ``output_dir`` and renamed at the end, so that ``output_dir`` is
+    Everything is made in a partial directory and renamed at the end, as ``llama.placing`` says, so that the halves are
     either absent or whole. Whatever ends the work early takes the partial directory away.
 
     Args:
         source: the checkpoint.
-        output_dir: absent or empty.
+        output_dir: absent or empty; a link leads there.
         split_layer: number of layers of the edge half.
         cloud_model_parallel_size: number of ranks (and files) of the cloud half.
         dtype: what to store, or None for ``source.dtype``.
@@ -109,9 +110,10 @@ def split(
             written differs from the source.
     """
     plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
+    _check_name(output_dir)
     try:
-        with _parents(output_dir) as parent, _partial_directory(output_dir) as partial:
-            _check_room(parent, plan)
+        with placing.appearing(output_dir, _RESULTS) as partial:
+            _check_room(partial, output_dir, plan)
             digests = _write_tensors(plan, partial, progress)
             print_of_both = fingerprint(source.args, source.vocabulary, split_layer, digests)
             for half in layout.HALVES:
@@ -119,10 +121,32 @@ def split(
             _verify(plan, partial, digests, progress)
             _write_manifests(partial, progress)
     except OSError as err:
-        raise CheckpointError(
-            f"writing beside {output_dir} failed: {err.strerror or err}; nothing was left behind"
-        ) from None
+        raise CheckpointError(f"writing {output_dir} failed: {err.strerror or err}; nothing was left behind") from None
     return print_of_both
+
+
+def check_output(output_dir: Path, ckpt_dir: Path) -> None:
+    """Whether halves can be put there; to be asked before a checkpoint is opened, which may take long.
+
+    Raises:
+        CheckpointError: ``output_dir`` is in use or cannot be written, or it holds the checkpoint.
+    """
+    with contextlib.suppress(OSError):  # which is told by whoever opens it
+        output, source = Path(os.path.realpath(output_dir)), Path(os.path.realpath(ckpt_dir, strict=True))
+        if output == source or output in source.parents:
+            raise CheckpointError(f"{output_dir} holds the checkpoint itself; choose another --output_dir")
+    _check_name(output_dir)
+    placing.check(output_dir, _RESULTS)
+
+
+def _check_name(output_dir: Path) -> None:
+    with contextlib.suppress(OSError):  # told by llama.placing
+        try:
+            os.path.realpath(output_dir).encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(f"{output_dir} cannot be used for --output_dir: its path is not UTF-8, or this "
+                                  f"locale is not (LC_ALL=C.UTF-8 is), and torch opens no such file; choose another "
+                                  f"place") from None  # fmt: skip
 
 
 def fingerprint(
@@ -184,69 +208,18 @@ def _plan(source: Source, split_layer: int, ranks: int, dtype: torch.dtype) -> _
     return _Plan(source, split_layer, dtype, {"edge": 1, "cloud": ranks}, names, shapes)
 
 
-@contextlib.contextmanager
-def _parents(output_dir: Path) -> Iterator[Path]:
-    """The directory that ``output_dir`` is to stand in; what had to be made of it goes again if anything goes wrong."""
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise CheckpointError(f"{output_dir} exists already; delete it or choose another --output_dir")
-    parent = output_dir.absolute().parent
-    made = [path for path in (parent, *parent.parents) if not path.exists()]
-    try:
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise CheckpointError(f"{parent} cannot be used for --output_dir: {err.strerror or err}") from None
-        yield parent
-    except BaseException:
-        for path in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else's too by now
-                path.rmdir()
-        raise
-
-
-def _check_room(parent: Path, plan: _Plan) -> None:
-    free = shutil.disk_usage(parent).free
-    needed = sum(
-        torch.Size(layout.region_shape(region)).numel() * plan.dtype.itemsize
-        for half in layout.HALVES
-        for regions in plan.regions(half).values()
-        for region in regions
-    )
-    if free < needed:
-        raise CheckpointError(
-            f"{parent} has {free / 1e9:.1f} GB free, the halves need {needed / 1e9:.1f} GB; make room or choose "
-            "another --output_dir"
-        )
-
-
-@contextlib.contextmanager
-def _partial_directory(output_dir: Path) -> Iterator[Path]:
-    """A fresh directory beside ``output_dir`` that becomes it at the end, or vanishes if anything goes wrong.
-
-    It is locked while in use: what a killed run left is taken over, what another run is writing is not.
-    """
-    output_dir = output_dir.absolute()
-    partial = output_dir.parent / f".{output_dir.name}.partial"
-    partial.mkdir(exist_ok=True)
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"another process is writing {output_dir} right now; wait for it") from None
-        if partial.is_symlink() or any(path.name not in layout.HALVES for path in partial.iterdir()):
-            raise CheckpointError(f"{partial} is in the way, and not what a killed run leaves; move it elsewhere")
-        try:
-            for left_over in partial.iterdir():
-                shutil.rmtree(left_over)
-            yield partial
-            partial.rename(output_dir)
-        except BaseException:
-            with uninterrupted():
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
+def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
+    files = [
+        sum(torch.Size(layout.region_shape(regions[rank])).numel() for regions in held.values()) * plan.dtype.itemsize
+        for held, ranks in ((plan.regions(half), plan.ranks[half]) for half in layout.HALVES)
+        for rank in range(ranks)
+    ]
+    tokenizers = len(layout.HALVES) * len(plan.source.vocabulary.model)
+    others = len(layout.HALVES) * 4  # a directory, params.json, a tokenizer and a manifest each
+    placing.check_room(
+        partial, output_dir, _RESULTS, needed=sum(files) + tokenizers,
+        largest=max(files) + _HEADER_BYTES * len(plan.shapes), files=len(files) + others,
+    )  # fmt: skip
 
 
 def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, TensorDigest]:

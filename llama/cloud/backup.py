@@ -12,10 +12,14 @@ own, every run that is finished meanwhile would have SQLite begin the copy again
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import hashlib
 import os
-import shutil
 import sqlite3
 import sys
 import time
@@ -26,14 +30,18 @@ from typing import Annotated
 
 import msgspec
 
+from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.tables import version_of
-from llama.command import end_if_signalled, run, uninterrupted
-from llama.disk import keep_to_owner, lock, settle, settle_names
+from llama.command import end_if_signalled, run
+from llama.disk import settle, settle_names
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
 FLAGS = {RECORD: "record_file", CATALOGUE: "catalogue"}
+_RESULTS = placing.Results(
+    "--output_dir", BackupError, frozenset({*FLAGS, MANIFEST}), frozenset(f"{name}-journal" for name in FLAGS), 0o700
+)
 _FORMAT = 1
 _PAGES = 1024  # copied before it is asked whether to go on; some 4 MiB
 _CHUNK = 1 << 20
@@ -76,7 +84,9 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
             raise _error_of(name)(f"{source} is not a file; give --{FLAGS[name]} the one that the cloud has")
     made_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     try:
-        with _partial_directory(target) as partial:
+        with placing.appearing(target, _RESULTS) as partial:
+            sizes = [Path(source).stat().st_size for source in sources.values()]
+            placing.check_room(partial, target, _RESULTS, needed=sum(sizes), largest=max(sizes), files=len(sizes) + 1)
             entries = {}
             for name, source in sources.items():
                 _copy(name, Path(source).absolute(), partial / name)
@@ -93,39 +103,6 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
         raise BackupError(f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
                           f"--output_dir a path where this user may write") from None  # fmt: skip
     return sum(entry.bytes for entry in entries.values())
-
-
-@contextlib.contextmanager
-def _partial_directory(target: Path) -> Iterator[Path]:
-    """A directory beside the target, for the owner only; it becomes the target, or vanishes if anything goes wrong.
-
-    It is locked while in use: what a killed back-up left is taken over, what another one is writing is not.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    with contextlib.suppress(FileExistsError):
-        partial.mkdir(0o700)
-    place = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        try:
-            lock(place)
-        except BlockingIOError:
-            raise BackupError(f"another back-up is writing {target}; wait until it is done") from None
-        for left_over in partial.iterdir():
-            if left_over.name not in {*FLAGS, MANIFEST, *(f"{name}-journal" for name in FLAGS)}:
-                raise BackupError(f"{partial} is in the way, and not what a killed back-up leaves; move it elsewhere")
-        for left_over in partial.iterdir():
-            left_over.unlink()
-        keep_to_owner(partial, 0o700)
-        try:
-            yield partial
-            end_if_signalled()
-            partial.rename(target)
-        except BaseException:
-            with uninterrupted():
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(place)
 
 
 def _copy(name: str, source: Path, target: Path) -> None:

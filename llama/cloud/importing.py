@@ -7,6 +7,11 @@ A file is replaced as a whole: a cloud that has the old one open goes on reading
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import os
 import sqlite3
@@ -16,6 +21,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
@@ -41,7 +47,8 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
     _check_target(target)
     try:
         with opened(source) as file, _only_import(target.parent):
-            partial = target.with_name(f".{target.name}.partial")
+            placing.check_replaceable(target)
+            partial = target.with_name(placing.hidden_name(target.parent, target.name, ".partial"))
             partial.unlink(missing_ok=True)  # of an import that was killed
             try:
                 count = _write(partial, products_in(file, source))

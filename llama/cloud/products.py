@@ -18,9 +18,9 @@ from typing import Annotated, Any, BinaryIO, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
-from rich.console import Console
 from rich.progress import Progress
 
+from llama import screen
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
@@ -174,9 +174,9 @@ class _BadLine(Exception):
 
 def _lines_of(file: BinaryIO, source: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines, with progress on a terminal for those that take long."""
-    console = Console(stderr=True)
+    console = screen.console(sys.stderr)
     total, began = os.fstat(file.fileno()).st_size, time.monotonic()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(console=console, disable=not screen.has_bars(console), transient=True) as bar:
         task = None
         number = done = 0
         while line := file.readline(MAX_LINE_BYTES + 1):

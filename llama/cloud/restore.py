@@ -7,6 +7,11 @@ Nothing that is there is written over; each file is compared with its digest and
 
 from __future__ import annotations
 
+from llama import starting
+
+if __name__ == "__main__":
+    starting.begin()
+
 import contextlib
 import os
 import secrets
@@ -16,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
 from llama.command import end_if_signalled, run, uninterrupted
 from llama.disk import give_name, settle, settle_names
@@ -50,12 +56,19 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
         if name not in manifest.files:
             raise BackupError(f"the back-up {source} has no {name}; leave --{FLAGS[name]} away")
         for companion in _COMPANIONS:
-            if os.path.lexists(f"{place}{companion}"):
+            if _is_there(Path(f"{place}{companion}")):
                 raise BackupError(f"{place}{companion} is there, and is not written over; move it away, or give "
                                   f"--{FLAGS[name]} another path")  # fmt: skip
-    unfinished = {name: place.with_name(f".{place.name}.{secrets.token_hex(8)}") for name, place in places.items()}
+    ending = f".{secrets.token_hex(8)}"
+    unfinished = {
+        name: place.with_name(placing.hidden_name(place.parent, place.name, ending)) for name, place in places.items()
+    }
     named = list[Path]()
     try:
+        for path in unfinished.values():  # each can be written, before minutes of copying
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        for name in unfinished:
+            _check_room(name, places, manifest)
         for name, path in unfinished.items():
             _copy(source, name, path, manifest)
         end_if_signalled()
@@ -85,6 +98,27 @@ def _place_of(path: str | Path) -> Path:
     return place.parent.resolve() / place.name
 
 
+def _is_there(path: Path) -> bool:
+    """Whether there is anything of that name; also a name that none can have is found out here."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as err:
+        raise BackupError(f"{path}: {err.strerror or err}; nothing was restored") from None
+    return True
+
+
+def _check_room(name: str, places: Mapping[str, Path], manifest: Manifest) -> None:
+    """Whether the file system of a target takes what goes there. Raises BackupError, OSError."""
+    parents = {other: place.parent.stat().st_dev for other, place in places.items()}
+    sizes = [manifest.files[other].bytes for other, device in parents.items() if device == parents[name]]
+    placing.check_room(
+        places[name].parent, places[name], placing.Results(f"--{FLAGS[name]}", BackupError), needed=sum(sizes),
+        largest=manifest.files[name].bytes, files=0,
+    )  # fmt: skip
+
+
 def _manifest_of(source: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=Manifest)
@@ -97,14 +131,14 @@ def _manifest_of(source: Path) -> Manifest:
 
 
 def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
-    """A file of the back-up, for its owner only, found to be what was written then; no more is read than that."""
+    """A file of the back-up over an empty one, found to be what was written then; no more is read than that."""
     entry = manifest.files[name]
     changed = BackupError(f"{source / name} is not what was backed up; take another back-up")
     with open_regular(source / name) as there:
         if os.fstat(there.fileno()).st_size != entry.bytes:
             raise changed
-        number, left = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), entry.bytes
-        with open(number, "wb") as here:  # noqa: PTH123
+        left = entry.bytes
+        with target.open("wb") as here:
             while chunk := there.read(min(left, _CHUNK)):
                 end_if_signalled()
                 here.write(chunk)

@@ -6,21 +6,23 @@ pipes. Text is shown as text: never as markup, and without control characters, w
 
 from __future__ import annotations
 
-import io
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 from rich import box
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from llama import screen
 from llama.chat import Message
 from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
@@ -29,7 +31,6 @@ from llama.privacy.profile import rupiah
 from llama.privacy.restoring import escaped, printable
 from llama.wire import Copy, Offer, SheetEntry
 
-_WIDTH = 100  # where there is no screen to ask
 _CELL_CHARS = 100
 
 
@@ -56,15 +57,16 @@ class Terminal:
 
     @staticmethod
     def has_keyboard() -> bool:
-        """Whether somebody is there to answer."""
-        return sys.stdin.isatty()
+        """Whether somebody is there to answer, and sees what is asked."""
+        return sys.stdin is not None and sys.stdin.isatty() and _may_be_seen(sys.stderr)
 
     def ask(self, question: str) -> bool | None:
         """The person's yes or no; None where no keyboard is."""
         if not self.has_keyboard():
             return None
         print(printable(question), end=" [y/N] ", file=sys.stderr, flush=True)
-        return sys.stdin.readline().strip().casefold() in ("y", "yes", "ya")
+        line = _typed_line(sys.stdin.fileno())
+        return None if line is None else line.strip().casefold() in ("y", "yes", "ya")
 
     def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str], *, asking: bool = False) -> None:
         """The sanitised prompt, before it runs, and what its tags stand for; once.
@@ -86,7 +88,7 @@ class Terminal:
             parts.append(Text(f"known here only:  {legend(tags)}"))
         for part in parts:
             if elsewhere:
-                Console(stderr=True, markup=False, highlight=False, emoji=False).print(part)
+                print(screen.rendered(part, sys.stderr), end="", file=sys.stderr, flush=True)
             else:
                 self._render(part)
 
@@ -174,15 +176,10 @@ class Terminal:
         return _with_tags(shown, tags)
 
     def _render(self, what: RenderableType) -> None:
-        screen = sys.stdout.isatty()
-        out = io.StringIO()
-        width = None if screen else _WIDTH
-        console = Console(file=out, force_terminal=screen, width=width, markup=False, highlight=False, emoji=False)
-        console.print(what)
         if self._in_a_line:
             _write("\n")
             self._in_a_line = False
-        _write(out.getvalue())
+        _write(screen.rendered(what, sys.stdout))
 
 
 def not_held(kind: Kind, party: Party, third_party: str, *, raw: bool) -> str:
@@ -279,7 +276,42 @@ def _shown_together() -> bool:
     return (stdout.st_dev, stdout.st_ino) == (stderr.st_dev, stderr.st_ino)
 
 
+def _may_be_seen(stream: TextIO) -> bool:
+    """Whether somebody may read along: what goes into a file, or nowhere, is not seen before it is too late."""
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError):  # it is no file
+        return True
+    return stream.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _typed_line(keyboard: int) -> str | None:
+    """What a person types, to the end of the line; None where the terminal is gone.
+
+    Read without Python's buffers, which know no terminal that ends a line with a carriage return (one that a program
+    has left raw), or that does not wait (one that a parent has left non-blocking).
+    """
+    typed = b""
+    while not typed.endswith((b"\n", b"\r")):
+        try:
+            more = os.read(keyboard, 1)
+        except BlockingIOError:
+            select.select([keyboard], [], [])
+            continue
+        except OSError:
+            return None
+        if more in (b"", b"\x03", b"\x04"):  # the end; Ctrl-C and Ctrl-D, where the terminal does not see to them
+            return ""
+        typed += more
+    return typed.decode(errors="replace")
+
+
 def _write(text: str) -> None:
-    """UTF-8 on stdout, at once, whatever the locale says: a reply may hold any character."""
-    sys.stdout.buffer.write(text.encode())
+    """On stdout, at once: UTF-8 whatever the locale says, since a reply may hold any character and is read by programs.
+
+    On a screen it is what that can show, with escapes for what it cannot.
+    """
+    encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(encoding, "backslashreplace"))
     sys.stdout.buffer.flush()
