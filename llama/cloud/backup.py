@@ -34,7 +34,7 @@ from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run
-from llama.disk import settle, settle_names
+from llama.disk import keep_to_owner, settle, settle_names
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
