@@ -19,6 +19,10 @@ T = TypeVar("T")
 MAX_GAP = 3  # signs between two digits of one number, white space not counted
 MAX_SPACES = 8
 
+# Anchors: what a text has to have, if it writes a value. None has a space in it but these.
+ANCHOR = 3  # letters or digits, one after another, of the compact text
+DATE = " date "  # a date
+
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
@@ -65,6 +69,16 @@ def is_unspaced(text: str) -> bool:
     return any(c >= "\u0e00" for c in text)
 
 
+def anchor_of(form: str) -> str | None:
+    """Give the anchor of a compact form that a text writes; None where it is too short to have one."""
+    return form[:ANCHOR] if len(form) >= ANCHOR else None
+
+
+def word_anchor(word: str) -> str:
+    """Give the anchor of a text that has this word, in its compact form."""
+    return f" {word}"
+
+
 class NormalisedText:
     """A text, and the forms of it in which values are looked for; positions are the text's own.
 
@@ -98,6 +112,18 @@ class NormalisedText:
         """The text with O, l, S and the like as the digits that they look like; None where no number has one."""
         text = _NUMBER_LIKE.sub(_digits_for_letters, self.text)
         return None if text == self.text else NormalisedText(text)
+
+    @cached_property
+    def anchors(self) -> set[str]:
+        """What the text has of which a value needs one: see :func:`anchor_of`, :data:`DATE`, :func:`word_anchor`."""
+        anchors = {word_anchor(word) for _, _, word in self.words}
+        for each in (self, self.with_digits_for_letters):
+            if each is not None:
+                solid = each.compact
+                anchors.update(map("".join, zip(solid, solid[1:], solid[2:], strict=False)))
+        if self.all_dates:
+            anchors.add(DATE)
+        return anchors
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:

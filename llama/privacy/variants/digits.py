@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 
-from llama.privacy.normalised import NormalisedText
-from llama.privacy.variants.finders import Spans
+from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of
+from llama.privacy.variants.finders import Spans, all_anchors, unless
 from llama.privacy.variants.letters import LONG
 
 RUN = 6  # digits of a long number that are a secret by themselves
@@ -32,6 +33,11 @@ class DigitForms:
             if (other := text.with_digits_for_letters) is not None:
                 yield from self._find(other)
 
+    def anchors(self) -> Collection[str] | None:
+        """The beginnings of the numbers; of one that is also found by a part, any three digits."""
+        parts = (number[i : i + ANCHOR] for number in self.parted for i in range(len(number) - ANCHOR + 1))
+        return all_anchors((*map(anchor_of, self.numbers | self.amounts), *parts))
+
     def _find(self, text: NormalisedText) -> Spans:
         here = [number for number in self.numbers if number in text.compact]
         amounts = [number for number in self.amounts if number in text.compact]
@@ -41,10 +47,11 @@ class DigitForms:
                 yield from self._inside(text, start, run, number)
             for number in amounts:
                 yield from _amount_inside(text, start, run, number)
-        for first, last, digits, bare in text.once(_parts_in) if self.parted else ():
-            part = bare if self._phone else digits
-            if len(part) >= RUN and any(part in number for number in self.parted):
-                yield first, last
+        if self.parted:
+            digits, bare = text.once(_parts_in)
+            parts = bare if self._phone else digits
+            for number in self.parted:
+                yield from (span for part in _those_in(number, parts) for span in parts[part])
 
     def _inside(self, text: NormalisedText, start: int, run: str, number: str) -> Spans:
         at = run.find(number)
@@ -58,11 +65,32 @@ class DigitForms:
             at = run.find(number, at + 1)
 
 
-def _parts_in(text: NormalisedText) -> list[tuple[int, int, str, str]]:
-    """Find what may be a part of a long number: a run of digits, or a group of one; also without a phone's prefix."""
-    runs = [(*text.span(a, b), text.compact[a:b]) for a, b in text.runs if b - a >= RUN]
-    words = [each for each in text.words if len(each[2]) >= RUN and each[2].isdigit()]
-    return [(*each, re.sub(r"^(?:0|62)", "", each[2])) for each in runs] + [(*each, each[2]) for each in words]
+_Parts = dict[str, list[tuple[int, int]]]
+
+
+def _parts_in(text: NormalisedText) -> tuple[_Parts, _Parts]:
+    """Find what may be a part of a long number: a run of digits, or a group of one; likewise without a phone's prefix."""
+    digits: _Parts = {}
+    bare: _Parts = {}
+    for a, b in text.runs:
+        if b - a >= RUN:
+            run, span = text.compact[a:b], text.span(a, b)
+            digits.setdefault(run, []).append(span)
+            if len(without := re.sub(r"^(?:0|62)", "", run)) >= RUN:
+                bare.setdefault(without, []).append(span)
+    for start, end, word in text.words:
+        if len(word) >= RUN and word.isdigit():
+            for parts in (digits, bare):
+                parts.setdefault(word, []).append((start, end))
+    return digits, bare
+
+
+def _those_in(number: str, parts: _Parts) -> Iterable[str]:
+    """Give those of the parts that are in a number: looked up one by one, where the number has fewer."""
+    if len(number) ** 2 > len(parts):
+        return [part for part in parts if part in number]
+    own = {number[a:b] for a in range(len(number)) for b in range(a + RUN, len(number) + 1)}
+    return own.intersection(parts)
 
 
 def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
@@ -118,6 +146,10 @@ class Endings:
         for start, end, digits, is_last in text.once(_ends_in) if self.numbers else ():
             if any(number.endswith(digits) if is_last else number.startswith(digits) for number in self.numbers):
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """The ends are too many to say."""
+        return unless(not self.numbers)
 
 
 def _ends_in(text: NormalisedText) -> list[tuple[int, int, str, bool]]:

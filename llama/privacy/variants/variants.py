@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import chain
 
@@ -100,6 +101,11 @@ class Variants:
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch ``text[start:end]`` that writes the value."""
         return chain.from_iterable(finder.find(text) for finder in self.finders)
+
+    def anchors(self) -> Collection[str] | None:
+        """Those of all that is looked for."""
+        anchors = [finder.anchors() for finder in self.finders]
+        return None if None in anchors else set().union(*filter(None, anchors))
 
     def spell_clauses(self, text: str) -> None:
         """Look for each part between commas or full stops by itself."""
