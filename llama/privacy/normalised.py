@@ -5,11 +5,14 @@ Knows nothing about: values, tags, sheets.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property, lru_cache
 from typing import TypeVar
+
+import regex
 
 from llama.privacy.amounts import Amount, all_amounts_in
 from llama.privacy.dates import RARE_DATES, Day, dates_in, labelled_dates_in
@@ -46,6 +49,24 @@ def folded(char: str) -> str:
         return str(unicodedata.decimal(char))
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(_LIGATURES)
     return "".join(c for c in plain if c.isalnum())
+
+
+def in_order(text: str) -> str:
+    """Put the marks of each letter into the order of Unicode's normal forms, in n log n.
+
+    Normalising does that, too, but takes a time that grows with the square of their number: with this, marks are in
+    order before it begins. The text is canonically equivalent (Unicode Standard, section 3.11).
+    """
+    return _MANY_MARKS.sub(_sorted_marks, text)
+
+
+_MANY_MARKS = regex.compile(r"\p{M}{31,}")  # no word of a language has more than a few
+
+
+def _sorted_marks(m: regex.Match[str]) -> str:
+    marks = "".join(unicodedata.normalize("NFD", mark) for mark in m[0])
+    runs = itertools.groupby(marks, key=lambda mark: unicodedata.combining(mark) == 0)
+    return "".join(c for is_base, run in runs for c in (run if is_base else sorted(run, key=unicodedata.combining)))
 
 
 def compact(text: str) -> str:

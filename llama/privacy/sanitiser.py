@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llama.privacy.generalise import generalised
-from llama.privacy.normalised import NormalisedText, compact
+from llama.privacy.normalised import NormalisedText, compact, in_order
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
     IDENTIFYING,
@@ -307,12 +307,12 @@ def _key(tag: str, value: str) -> str:
         return national(digits)
     if tag in ("ID", "CARD", "ACCOUNT", "NUMBER"):
         return compact(value)
-    return "".join(unicodedata.normalize("NFKC", value).casefold().split())
+    return "".join(unicodedata.normalize("NFKC", in_order(value)).casefold().split())
 
 
 def _normal(text: str) -> str:
     """In NFC, with a line end for every sign that begins a line or a page."""
-    return unicodedata.normalize("NFC", re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text))
+    return unicodedata.normalize("NFC", in_order(re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)))
 
 
 def visible(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -34,6 +34,7 @@ class SecretIndex:
         self._finders: list[tuple[int, Finder]] = []
         self._by_anchor: dict[str, list[int]] = {}  # which of the finders
         self._unanchored: list[int] = []
+        self._exact = set[Hashable]()  # words that are looked for, of values that nobody declared
         self._searched: WeakKeyDictionary[NormalisedText, tuple[set[Found], int]] = WeakKeyDictionary()
         self._today = today or dt.date.today()
 
@@ -56,6 +57,8 @@ class SecretIndex:
             return index
         kind = WholeVariants if only_whole else KINDS.get(secret.tag, Variants)
         variants = kind(secret, Options(tuple(not_secret), exact, self._today))
+        if exact:  # where two values that nobody declared are written alike, it is the first one
+            variants.leave_out(self._exact)
         self._look_for(index, variants)
         for tag, finder in variants.derived:
             self._look_for(len(self.secrets), finder)

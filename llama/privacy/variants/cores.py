@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -38,12 +38,21 @@ class CoreForms:
     def __init__(self, generic: Collection[str], joining: Collection[str] = (), *, house_numbers: bool = False) -> None:
         self._generic, self._joining = frozenset(generic), frozenset(joining)
         self._house_numbers = house_numbers
-        self._cores: dict[str, dict[int, dict[tuple[str, ...], dict[Core, None]]]] = {}  # by first word, and length
+        self._cores: dict[str, dict[int, dict[tuple[str, ...], set[Core]]]] = {}  # by first word, and length
 
     def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
         """Look for a name's own words; with ``beside``, only next to one of these."""
         core = Core(tuple(words), frozenset(beside))
-        self._cores.setdefault(words[0], {}).setdefault(len(words), {}).setdefault(core.words, {})[core] = None
+        self._cores.setdefault(words[0], {}).setdefault(len(words), {}).setdefault(core.words, set()).add(core)
+
+    def leave_out(self, known: set[Hashable]) -> None:
+        """Look for nothing that is ``known``, and add the rest to it."""
+        for by_length in self._cores.values():
+            for by_words in by_length.values():
+                for cores in by_words.values():
+                    keys = {(core, self._house_numbers): core for core in cores}
+                    cores -= {core for key, core in keys.items() if key in known}
+                    known.update(keys)
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the names, with the generic words around it."""
@@ -59,7 +68,11 @@ class CoreForms:
 
     def anchors(self) -> Collection[str]:
         """The first word of each of the names."""
-        return {word_anchor(first) for first in self._cores}
+        return {
+            word_anchor(first)
+            for first, by_length in self._cores.items()
+            if any(any(by_words.values()) for by_words in by_length.values())
+        }
 
     def _at(self, text: NormalisedText, words: list[tuple[int, str]], core: Core) -> Spans:
         inner_first, inner_last = words[0][0], words[-1][0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of
 from llama.privacy.variants.finders import Spans, all_anchors, unless
@@ -39,30 +40,33 @@ class DigitForms:
         return all_anchors((*map(anchor_of, self.numbers | self.amounts), *parts))
 
     def _find(self, text: NormalisedText) -> Spans:
-        here = [number for number in self.numbers if number in text.compact]
-        amounts = [number for number in self.amounts if number in text.compact]
-        for start, end in text.runs if here or amounts else ():
-            run = text.compact[start:end]
-            for number in here:
-                yield from self._inside(text, start, run, number)
-            for number in amounts:
-                yield from _amount_inside(text, start, run, number)
+        for number in self.numbers:
+            for first, last, (start, _) in _places_of(text, number):
+                # A short number is one only by itself: 40162 is not in 1.401.620.
+                if len(number) >= LONG or _is_one_number(text, first, last):
+                    before = text.compact[max(start, first - 8) : first]
+                    prefix = _PHONE_PREFIX.search(before) if self._phone else None
+                    yield text.span(first - len(prefix[0]) if prefix else first, last)
+        for number in self.amounts:
+            for first, last, run in _places_of(text, number):
+                if _is_one_amount(text, first, last, run):
+                    yield text.span(first, last)
         if self.parted:
             digits, bare = text.once(_parts_in)
             parts = bare if self._phone else digits
             for number in self.parted:
                 yield from (span for part in _those_in(number, parts) for span in parts[part])
 
-    def _inside(self, text: NormalisedText, start: int, run: str, number: str) -> Spans:
-        at = run.find(number)
-        while at >= 0:
-            first, last = start + at, start + at + len(number)
-            # A short number is one only by itself: 40162 is not in 1.401.620.
-            if len(number) >= LONG or _is_one_number(text, first, last):
-                if self._phone and (prefix := _PHONE_PREFIX.search(run[max(0, at - 8) : at])):
-                    first -= len(prefix[0])
-                yield text.span(first, last)
-            at = run.find(number, at + 1)
+
+def _places_of(text: NormalisedText, number: str) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Find a number within a run of digits: where it begins and ends in the compact text, and the run."""
+    first = text.compact.find(number)
+    while first >= 0:
+        last = first + len(number)
+        run = text.runs[max(0, bisect.bisect_right(text.runs, (first, len(text.compact))) - 1)]
+        if run[0] <= first and last <= run[1]:
+            yield first, last, run
+        first = text.compact.find(number, first + 1)
 
 
 _Parts = dict[str, list[tuple[int, int]]]
@@ -99,21 +103,14 @@ def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
     return together and text.is_edge(first) and text.is_edge(last)
 
 
-def _amount_inside(text: NormalisedText, start: int, run: str, number: str) -> Spans:
-    """Find an amount's digits, unless a point or a comma joins them to more digits."""
-    at = run.find(number)
-    while at >= 0:
-        first, last = start + at, start + at + len(number)
-        joined = (at > 0 and text.gap(first) in _JOINERS) or (
-            at + len(number) < len(run) and text.gap(last) in _JOINERS
-        )
-        if (
-            not joined
-            and _is_one_number(text, first, last)
-            and "\n" not in "".join(text.gap(i) for i in range(first + 1, last))
-        ):
-            yield text.span(first, last)
-        at = run.find(number, at + 1)
+def _is_one_amount(text: NormalisedText, first: int, last: int, run: tuple[int, int]) -> bool:
+    """Tell whether these digits of a run are an amount's: no point or comma joins them to more digits."""
+    joined = (first > run[0] and text.gap(first) in _JOINERS) or (last < run[1] and text.gap(last) in _JOINERS)
+    return (
+        not joined
+        and _is_one_number(text, first, last)
+        and "\n" not in "".join(text.gap(i) for i in range(first + 1, last))
+    )
 
 
 _JOINERS = (".", ",", "'", "’")

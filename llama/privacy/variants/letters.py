@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of, compact, is_unspaced, word_anchor
@@ -85,9 +85,19 @@ class LetterForms:
             for length, forms in self._by_anchor.get(solid[start : start + ANCHOR], _NONE).items():
                 if (form := solid[start : start + length]) in forms:
                     yield start, form
-        for form in self._unspaced:
+        for form in self._unspaced.intersection(self._forms):
             if len(form) < ANCHOR:
                 yield from ((start, form) for start in range(len(solid)) if solid.startswith(form, start))
+
+    def leave_out(self, known: set[Hashable]) -> None:
+        """Look for nothing that is ``known``, and add the rest to it."""
+        for form, meet in list(self._forms.items()):
+            key = (form, meet, form in self._together, self._brackets, self._exact)
+            if key in known:
+                del self._forms[form]
+                if (anchor := anchor_of(form)) is not None:
+                    self._by_anchor[anchor][len(form)].discard(form)
+            known.add(key)
 
     def anchors(self) -> Collection[str] | None:
         """The beginnings of the forms."""
