@@ -95,9 +95,9 @@ class Restorer:
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> str:
-        out, position = list[str](), 0
+        out, position, context = list[str](), 0, self._before + self._held
         while True:
-            match = self._pattern.search(self._context(), self._offset + position, partial=not final)
+            match = self._pattern.search(context, self._offset + position, partial=not final)
             if match is None:
                 break
             start, end = match.start() - self._offset, match.end() - self._offset
@@ -122,11 +122,8 @@ class Restorer:
     def _offset(self) -> int:
         return len(self._before)
 
-    def _context(self) -> str:
-        return self._before + self._held
-
     def _keep(self, position: int) -> None:
-        self._before = (self._before + self._held[:position])[-2:]
+        self._before = (self._before + self._held[max(0, position - 2) : position])[-2:]
         self._held = self._held[position:]
 
     def _pass_on(self, text: str) -> str:

@@ -40,6 +40,8 @@ from llama.privacy.variants.numbers import national
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
+# White space is read from its beginning only, or a long row of it is read once from each of its signs.
+_ITEM_ENDS = re.compile(r"(?:(?<!\s)\s++)?[,;]\s*|(?<!\s)\s++(?:and|dan|&)\s+")
 _PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
 MODES: tuple[Mode, ...] = ("schema", "off")
 
@@ -294,7 +296,7 @@ def _items(secret: Secret) -> list[str]:
     """The items of a list that is written as one text: names, diagnoses, allergies."""
     if secret.tag not in ("NAME", "CHILD", "HEALTH") or not isinstance(secret.value, str):
         return []
-    return [item for item in re.split(r"\s*[,;]\s*|\s+(?:and|dan|&)\s+", secret.value) if item]
+    return [item for item in _ITEM_ENDS.split(secret.value) if item]
 
 
 def _joined(pieces: Iterable[str | _Tag]) -> str:
