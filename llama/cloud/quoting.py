@@ -19,6 +19,7 @@ from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
 MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
+MOST_TOKENS = 256  # of such a window: where letters are rarer, the prompt is a table of numbers
 _BEGINNING = 12  # letters of a window by which it is looked up
 _WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
 _LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
@@ -55,7 +56,7 @@ class SystemPrompt:
                 in_word_form[f"{left}{in_words(window)}{right}"] = None
             while len(letters := in_letters(window)) < MIN_LETTERS:
                 end = following[end]
-                if end > len(pieces):
+                if end > min(len(pieces), start + MOST_TOKENS):
                     break
                 window = b"".join(pieces[start:end]).decode(errors="ignore")
             if len(letters) >= MIN_LETTERS:

@@ -43,7 +43,11 @@ class ReadText:
         spans = [m.span() for m in WORD.finditer(self._plain)]
         self._solid = "".join(self._plain[a:b] for a, b in spans)
         self._gap: dict[int, str] = {}  # by where in the solid text it stands
-        self._far, self._brackets, self._spaces = list[int](), list[int](), list[int]()  # where it stands, of which kind
+        self._far, self._brackets, self._spaces = (
+            list[int](),
+            list[int](),
+            list[int](),
+        )  # where it stands, of which kind
         at = 0
         for (a, b), (c, _) in pairwise(spans):
             at += b - a
@@ -130,9 +134,7 @@ class ReadText:
     def _is_close(self, start: int, end: int, clue: Letters | Digits) -> bool:
         """Tell whether nothing but few signs stands between the letters or digits."""
         may_have_brackets = isinstance(clue, Digits) or field_of(clue.field).tag == "EMAIL"
-        return not _between(self._far, start, end) and (
-            may_have_brackets or not _between(self._brackets, start, end)
-        )
+        return not _between(self._far, start, end) and (may_have_brackets or not _between(self._brackets, start, end))
 
     def _letters(self, clue: Letters) -> Iterator[tuple[int, int]]:
         start = self._solid.find(clue.form)

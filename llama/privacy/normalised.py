@@ -57,7 +57,7 @@ def in_order(text: str) -> str:
     Normalising does that, too, but takes a time that grows with the square of their number: with this, marks are in
     order before it begins. The text is canonically equivalent (Unicode Standard, section 3.11).
     """
-    return _MANY_MARKS.sub(_sorted_marks, text)
+    return str(_MANY_MARKS.sub(_sorted_marks, text))
 
 
 _MANY_MARKS = regex.compile(r"\p{M}{31,}")  # no word of a language has more than a few

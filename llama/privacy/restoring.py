@@ -36,10 +36,11 @@ _NEXT_WORD_TOO = regex.compile(rf"(?:{_NO_WORDS}:|\[(?:url|img|email)\])\Z", reg
 _PROGRAM = regex.compile(r"(?:(?:java|vb)script:|(?<![^\W_])data:\w+/)\Z", regex.IGNORECASE)  # has many words
 _WORD_END = 32  # characters, more than any of these has
 
-_GAP = r"(?:[^\S\n]|\p{Cf})*\n?(?:[^\S\n]|\p{Cf})*"  # no more than one line's end
+_SO_MANY = rf"{{0,{_HOLD}}}"  # no more are looked at
+_GAP = rf"(?:[^\S\n]|\p{{Cf}}){_SO_MANY}\n?(?:[^\S\n]|\p{{Cf}}){_SO_MANY}"  # no more than one line's end
 _LINK_AFTER = regex.compile(
-    rf"[\w'’+~.\x80-\U0010ffff-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])"
-    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]*[{_DOTS}]\p{{Cf}}*\p{{L}}"  # some find a host in these; |[NAME_1]|15.000| is none
+    rf"[\w'’+~.\x80-\U0010ffff-]{_SO_MANY}(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])"
+    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]{_SO_MANY}[{_DOTS}]\p{{Cf}}*\p{{L}}"  # a host, for some; |[NAME_1]|15.000| is none
     r"|\(|\s?\][(\[:]"  # the tag is a link's text, or all of it
     rf"|(?:(?:\s?\])?{_GAP}\(|:){_GAP}<?(?i:{_SCHEMES}:\S|//|www\.)"  # (other asides) are prose, and so are colons
     rf"|[^ \t\n]{{{_HOLD}}}"  # nobody knows how so long a word ends

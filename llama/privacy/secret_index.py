@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 from llama.privacy.normalised import NormalisedText
@@ -14,7 +13,8 @@ from llama.privacy.variants import KINDS, Options, Variants, WholeVariants
 from llama.privacy.variants.finders import Finder
 
 
-class Found(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Found:
     """``text[start:end]`` writes ``secrets[index]``."""
 
     start: int

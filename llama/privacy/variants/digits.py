@@ -73,7 +73,7 @@ _Parts = dict[str, list[tuple[int, int]]]
 
 
 def _parts_in(text: NormalisedText) -> tuple[_Parts, _Parts]:
-    """Find what may be a part of a long number: a run of digits, or a group of one; likewise without a phone's prefix."""
+    """Find what may be a part of a long number: a run of digits, or a group of one; also without a phone's prefix."""
     digits: _Parts = {}
     bare: _Parts = {}
     for a, b in text.runs:
