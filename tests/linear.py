@@ -75,11 +75,12 @@ def growth(do: Callable[[str], object], text: Callable[[int], str], length: int)
     A window of some hundred characters, such as of a repeat with a bound, grows with a short text: then longer ones are
     compared, too.
     """
-    ratio = _growth(do, text, length)
-    return ratio if ratio < MOST else _growth(do, text, 4 * length)
+    ratio = growth_at(do, text, length)
+    return ratio if ratio < MOST else growth_at(do, text, 4 * length)
 
 
-def _growth(do: Callable[[str], object], text: Callable[[int], str], length: int) -> float:
+def growth_at(do: Callable[[str], object], text: Callable[[int], str], length: int) -> float:
+    """The same at this length only."""
     short, long = text(length), text(4 * length)
     for times in (1, 3):  # what is disturbed once is measured again
         seconds = seconds_of(lambda: do(long), times)
