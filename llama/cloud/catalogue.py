@@ -55,7 +55,7 @@ _KNOWN_TERMS = 50_000  # words whose terms are remembered
 _IDF_MOST = 6.0  # above, a rarer word says no more: each is as good a name of a product
 _IDF_UNKNOWN = 5.0  # the most of a word that no product has
 _MARK, _END = "\x01", "\x02"  # around words that match; no product has them
-_MARKED = re.compile(f"{_MARK}([^{_END}]*){_END}")
+_MARKED = re.compile(f"{_MARK}([^{_MARK}{_END}]*){_END}")
 
 # The best of those that match: within the budget first, then by FTS5's rank (negative, the less the better), in which
 # a title counts four times as much as a description.

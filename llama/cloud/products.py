@@ -225,7 +225,9 @@ def _object_of(text: str) -> dict[str, Any]:
 def _stripped(value: Any) -> Any:
     if isinstance(value, str):
         return value.strip(" ")
-    return [_stripped(one) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):  # of text, or it is no good
+        return [one.strip(" ") if isinstance(one, str) else one for one in value]
+    return value
 
 
 def _cells(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
 MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
+MOST_TOKENS = 256  # of such a window: where letters are rarer, the prompt is a table of numbers
 _BEGINNING = 12  # letters of a window by which it is looked up
 _WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
 _LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
@@ -55,7 +56,7 @@ class SystemPrompt:
                 in_word_form[f"{left}{in_words(window)}{right}"] = None
             while len(letters := in_letters(window)) < MIN_LETTERS:
                 end = following[end]
-                if end > len(pieces):
+                if end > min(len(pieces), start + MOST_TOKENS):
                     break
                 window = b"".join(pieces[start:end]).decode(errors="ignore")
             if len(letters) >= MIN_LETTERS:
@@ -74,8 +75,8 @@ class SystemPrompt:
                 asked to join, still does so, at one run per guess.)
         """
         for windows, form in ((self._in_words, _padded), (self._in_letters, in_letters)):
-            said, written = form(text), form(known)
-            if any(window not in written for window in windows.found_in(said)):
+            found = set(windows.found_in(form(text)))
+            if found and not found <= set(windows.found_in(form(known))):
                 return True
         return False
 
@@ -83,31 +84,33 @@ class SystemPrompt:
 class Windows:
     """Short texts that are searched in long ones.
 
-    The time that it takes does not grow with their number: a reply may be as long as the context is, and a search for
-    each in turn keeps the clerk, whom others wait for, as many times.
+    The time that it takes does not grow with their number, nor with how many begin alike: a reply may be as long as the
+    context is, and a search for each in turn keeps the clerk, whom others wait for, as many times.
 
     Args:
         windows: none is empty.
     """
 
     def __init__(self, windows: Iterable[str]) -> None:
-        self._short, self._by_beginning = list[str](), defaultdict[str, list[str]](list)
+        self._short = defaultdict[int, set[str]](set)  # by their length
+        self._by_beginning = defaultdict[str, defaultdict[int, set[str]]](lambda: defaultdict(set))
         for window in windows:
             if len(window) < _BEGINNING:
-                self._short.append(window)
+                self._short[len(window)].add(window)
             else:
-                self._by_beginning[window[:_BEGINNING]].append(window)
+                self._by_beginning[window[:_BEGINNING]][len(window)].add(window)
 
     def found_in(self, text: str) -> Iterator[str]:
         """Those that are in ``text``, each once."""
-        yield from (window for window in self._short if window in text)
-        if not self._by_beginning:
-            return
-        left = {beginning: list(windows) for beginning, windows in self._by_beginning.items()}
-        for start in range(len(text) - _BEGINNING + 1):
-            for window in left.get(text[start : start + _BEGINNING], ()):
-                if text.startswith(window, start):
-                    left[window[:_BEGINNING]] = [other for other in left[window[:_BEGINNING]] if other != window]
+        yield from dict.fromkeys(self._all_in(text))
+
+    def _all_in(self, text: str) -> Iterator[str]:
+        for length, windows in self._short.items():
+            every = (text[start : start + length] for start in range(len(text) - length + 1))
+            yield from (window for window in every if window in windows)
+        for start in range(len(text) - _BEGINNING + 1) if self._by_beginning else ():
+            for length, windows in self._by_beginning.get(text[start : start + _BEGINNING], {}).items():
+                if (window := text[start : start + length]) in windows:
                     yield window
 
 

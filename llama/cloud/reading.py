@@ -135,7 +135,7 @@ _BEHIND = frozenset("""
 """.split())  # fmt: skip
 _OWNERS = frozenset({"your", "his", "her", "their", "my", "our"})
 # A clause that begins so says why or for whom: it may name things that are not recommended.
-_ASIDE = re.compile(r"\s*(?:for|because|since|if|when|as|untuk|bagi|karena|sebab|jika|kalau)\b", re.IGNORECASE)
+_ASIDE = re.compile(r"\A\s*(?:for|because|since|if|when|as|untuk|bagi|karena|sebab|jika|kalau)\b", re.IGNORECASE)
 # "menyelam" is "selam", "berkebun" is "kebun": verbs of Indonesian, and what may stand under them.
 _VERBS = {"meny": ("s",), "meng": ("", "k"), "mem": ("", "p"), "men": ("", "t"), "me": ("",), "ber": ("",)}
 
@@ -157,7 +157,7 @@ _CLAUSE = re.compile(
     r"|(?=\b(?:because|since|karena|sebab)\b)",
     re.IGNORECASE,
 )
-_LABELLED = re.compile(r"\s*[^\W\d_][\w -]{0,30}:\s+(.*)")
+_LABELLED = re.compile(r"\A\s*[^\W\d_][\w -]{0,30}:\s+(.*)")
 
 _UNITS = {
     "ribu": 1_000, "rb": 1_000, "k": 1_000, "thousand": 1_000, "juta": 1_000_000, "jt": 1_000_000, "million": 1_000_000,

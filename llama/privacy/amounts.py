@@ -119,7 +119,7 @@ class _Run:
         self._signs = [line[a[1]] for a in self._groups[:-1]]
         self._scaled = scaled
         # 1,250,000 is one number, but in "2,385,000,yes" the first comma may part two cells.
-        before, after = line[: run.start()][-1:], line[run.end() : run.end() + 2]
+        before, after = line[max(0, run.start() - 1) : run.start()], line[run.end() : run.end() + 2]
         self._is_row = (before in _CELL_ENDS and before != "") or (after[:1] in _CELL_ENDS and after[1:].strip() != "")
 
     def readings(self) -> Iterator[tuple[int, int, float]]:

@@ -6,6 +6,7 @@ of the person's own whose words say a declared value: a sheet's words leave as t
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -21,7 +22,7 @@ SHOWN = 4  # items in a caution
 
 _TAG = re.compile(rf"\[(?P<kind>{'|'.join(sorted(ALL_KINDS))})_\d{{1,4}}\]")
 _BETWEEN = re.compile(r"[,;/|•·]|\s[-–]\s|\n[^\S\n]*[-*•]?|\b(?:and|or|dan|atau|serta|plus)\b|&|\+", re.IGNORECASE)
-_END = re.compile(r"[.!?:()\[\]{}\"]|\n\n")
+_END = re.compile(r"[.!?:()\[\]{}\"]|\n(?=\n)|(?<=\n)\n")  # each sign that ends a sentence, or is of an empty line
 
 
 def cautions(passages: Sequence[Passage], sanitiser: Sanitiser, own_sheet: Iterable[str] = ()) -> tuple[str, ...]:
@@ -49,18 +50,27 @@ def cautions(passages: Sequence[Passage], sanitiser: Sanitiser, own_sheet: Itera
 
 
 def _among_their_like(text: str, sanitiser: Sanitiser) -> Iterator[str]:
+    ends = [m.start() for m in _END.finditer(text)]
     for m in _TAG.finditer(text):
         if m[0] in sanitiser.tags and m["kind"] not in IDENTIFYING | {"DATE"}:
-            others = _list_around(text, m.start(), m.end())
+            others = _list_around(*_clause_around(text, m.start(), m.end(), ends))
             if len(others) >= LEAST:
                 listed = ", ".join(f"“{each}”" for each in others[:SHOWN])
                 yield (f"{m[0]} stands in a list with {listed}, which may tell what it is; reword the text if it must "
                        f"not be")  # fmt: skip
 
 
-def _list_around(text: str, start: int, end: int) -> list[str]:
+def _clause_around(text: str, start: int, end: int, ends: Sequence[int]) -> tuple[str, str]:
+    """Give what stands before and after a tag in its sentence; ``ends`` is where sentences end."""
+    before, after = bisect.bisect_left(ends, start), bisect.bisect_left(ends, end)
+    return (
+        text[ends[before - 1] + 1 if before else 0 : start],
+        text[end : ends[after] if after < len(ends) else len(text)],
+    )
+
+
+def _list_around(before: str, after: str) -> list[str]:
     """Give the other items of the list that a tag is an item of."""
-    before, after = _clause(text[:start][::-1])[::-1], _clause(text[end:])
     left, right = _BETWEEN.split(before), _BETWEEN.split(after)
     if left[-1].strip() or right[0].strip():  # more than the tag stands between the commas
         return []
@@ -71,9 +81,3 @@ def _list_around(text: str, start: int, end: int) -> list[str]:
 
 def _says_something(item: str) -> bool:
     return any(word.casefold() not in COMMON_WORDS for word in re.findall(r"[^\W\d_]+", item))
-
-
-def _clause(text: str) -> str:
-    """Cut a text at the end of its sentence."""
-    m = _END.search(text)
-    return text if m is None else text[: m.start()]

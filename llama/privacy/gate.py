@@ -13,11 +13,11 @@ person's: it is read only for values that it must not be. A refusal names the fi
 
 from __future__ import annotations
 
+import bisect
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-import regex
 
 from llama.chat import ChatFormat, Message
 from llama.errors import PrivacyRefused, PromptError
@@ -27,6 +27,7 @@ from llama.privacy.merging import Passage
 from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
 from llama.tokenizer import Tokenizer
 
+_LIKE_A_TAG = re.compile(r"\[[A-Z]+_[0-9]+\]")
 CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
 
 
@@ -94,9 +95,7 @@ class _Reading:
     """Reads the person's pieces, with the issued tags taken out."""
 
     def __init__(self, clues: Sequence[Clue], tags: Iterable[str]) -> None:
-        self._clues = clues
-        issued = sorted(map(regex.escape, tags), key=len, reverse=True)
-        self._tags = regex.compile("|".join(issued)) if issued else None
+        self._clues, self._tags = clues, frozenset(tags)
 
     def refuse(self, piece: str) -> None:
         """Refuse a piece that says a secret, or so much of one at its border that other words could complete it."""
@@ -124,9 +123,10 @@ class _Reading:
         """
         pieces = [self._without_tags(piece) for piece in pieces]
         once = list(dict.fromkeys(pieces))
-        pairs = dict.fromkeys(itertools.pairwise(pieces))
+        read = frozenset(itertools.pairwise(once))
+        pairs = [pair for pair in dict.fromkeys(itertools.pairwise(pieces)) if pair not in read]
         for glue in ("", " "):
-            for joined in [once, *(pair for pair in pairs if pair not in itertools.pairwise(once))]:
+            for joined in [once, *pairs]:
                 self._refuse_across(joined, glue)
 
     def _refuse_across(self, pieces: Sequence[str], glue: str) -> None:
@@ -138,13 +138,14 @@ class _Reading:
             if isinstance(clue, Date):
                 continue  # a number here and a month there
             for start, end in read.says(clue):
-                edges = [start, *(b for b in borders if start < b < end), end]
+                first, last = bisect.bisect_right(borders, start), bisect.bisect_left(borders, end)
+                edges = [start, *borders[first:last], end]
                 shares = [b - a for a, b in itertools.pairwise(edges)]
                 if len(shares) > 1 and end - start >= SURE and min(shares) >= CUT:
                     _refuse(clue.field)
 
     def _without_tags(self, text: str) -> str:
-        return self._tags.sub(TAG, text) if self._tags else text
+        return _LIKE_A_TAG.sub(lambda m: TAG if m[0] in self._tags else m[0], text)
 
 
 def _refuse(name: str) -> None:

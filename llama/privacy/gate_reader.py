@@ -8,6 +8,7 @@ Knows nothing about: tags but that a NUL stands for one, sheets, tokens.
 
 from __future__ import annotations
 
+import bisect
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,10 +43,21 @@ class ReadText:
         spans = [m.span() for m in WORD.finditer(self._plain)]
         self._solid = "".join(self._plain[a:b] for a, b in spans)
         self._gap: dict[int, str] = {}  # by where in the solid text it stands
+        self._far, self._brackets, self._spaces = (
+            list[int](),
+            list[int](),
+            list[int](),
+        )  # where it stands, of which kind
         at = 0
         for (a, b), (c, _) in pairwise(spans):
             at += b - a
-            self._gap[at] = self._plain[b:c]
+            self._gap[at] = gap = self._plain[b:c]
+            if len(gap) > MAX_GAP or TAG in gap:
+                self._far.append(at)
+            if not _OPENING.isdisjoint(gap):
+                self._brackets.append(at)
+            if _parts_words(gap):
+                self._spaces.append(at)
         self._runs = list(self._digit_runs())
         self._single = [m[0] for m in _DIGITS.finditer(self._solid_words(spans)) if len(m[0]) >= PART_OF_NUMBER]
         self._tokens = [(m[0], m.start(), m.end()) for m in re.finditer(r"[0-9]+|[^\W\d_]+", self._plain)]
@@ -110,21 +122,19 @@ class ReadText:
 
     def _goes_on(self, start: int, end: int, first: int, clue: Letters | Digits) -> bool:
         """Tell whether a stretch is the value from its letter ``first`` on, with spaces where the value has them."""
-        spaces = {i - start + first for i, gap in self._gaps(start, end).items() if _parts_words(gap)}
-        return self._is_close(start, end, clue) and (isinstance(clue, Digits) or spaces <= clue.joints)
+        if not self._is_close(start, end, clue):
+            return False
+        return isinstance(clue, Digits) or clue.joints.issuperset(
+            i - start + first for i in _between(self._spaces, start, end)
+        )
 
     def _gaps(self, start: int, end: int) -> dict[int, str]:
         return {i: self._gap[i] for i in range(start + 1, end) if i in self._gap}
 
     def _is_close(self, start: int, end: int, clue: Letters | Digits) -> bool:
         """Tell whether nothing but few signs stands between the letters or digits."""
-        mail = isinstance(clue, Letters) and field_of(clue.field).tag == "EMAIL"
-        return not any(
-            len(gap) > MAX_GAP
-            or TAG in gap
-            or (not mail and not _OPENING.isdisjoint(gap) and isinstance(clue, Letters))
-            for gap in self._gaps(start, end).values()
-        )
+        may_have_brackets = isinstance(clue, Digits) or field_of(clue.field).tag == "EMAIL"
+        return not _between(self._far, start, end) and (may_have_brackets or not _between(self._brackets, start, end))
 
     def _letters(self, clue: Letters) -> Iterator[tuple[int, int]]:
         start = self._solid.find(clue.form)
@@ -136,14 +146,14 @@ class ReadText:
 
     def _are_words(self, start: int, end: int, clue: Letters) -> bool:
         """Tell whether letters are words by themselves, and neither inside another nor across two others."""
-        spaces = {i - start for i, gap in self._gaps(start, end).items() if _parts_words(gap)}
+        spaces = _between(self._spaces, start, end)
         unspaced = any(c >= "\u0e00" for c in clue.form)
         if unspaced or (len(clue.form) >= SURE and not spaces):
             return True
         if spaces and clue.together:
             return False
         is_spelled_out = len(spaces) == len(clue.form) - 1
-        if len(clue.form) < SURE and not is_spelled_out and not spaces <= clue.joints:
+        if len(clue.form) < SURE and not is_spelled_out and not clue.joints.issuperset(i - start for i in spaces):
             return False
         return self._is_edge(start) and (
             self._is_edge(end) or any(self._solid.startswith(e, end) and self._is_edge(end + len(e)) for e in _ENDINGS)
@@ -202,6 +212,12 @@ class ReadText:
                 _BETWEEN.fullmatch(self._plain[x[2] : y[1]]) for x, y in ((a, b), (b, c))
             ):
                 yield 0, 0
+
+
+def _between(places: list[int], start: int, end: int) -> list[int]:
+    """Give those of the places, which are in order, that are after ``start`` and before ``end``."""
+    first = bisect.bisect_right(places, start)
+    return places[first : bisect.bisect_left(places, end, first)]
 
 
 _BETWEEN = re.compile(r"[^\S\n]?(?:[^\w\n:\0]|_)[^\S\n]?|[^\S\n]{1,2}")

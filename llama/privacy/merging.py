@@ -12,6 +12,7 @@ Knows nothing about: how words are cleaned, tokens.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -98,10 +99,14 @@ def texts_of(sheet: Sheet, provider_system: str) -> Sequence[str]:
 
 def tags_composed(passages: Sequence[Passage], issued: Iterable[str]) -> list[str]:
     """Issued tags that a sheet spells with the person's words, as ``[NAME_{quantity}]``, which stand for nothing."""
-    composed = set[str]()
+    sought, composed = frozenset(issued), set[str]()
     for passage in passages:
-        for tag in issued:
-            written = passage.message.content.count(tag)
-            if written > sum(piece.text.count(tag) for piece in passage.pieces if isinstance(piece, CleanText)):
-                composed.add(tag)
+        own = Counter(tag for piece in passage.pieces if isinstance(piece, CleanText) for tag in _tags_in(piece.text))
+        written = Counter(_tags_in(passage.message.content))
+        composed.update(tag for tag in sought.intersection(written) if written[tag] > own[tag])
     return sorted(composed)
+
+
+def _tags_in(text: str) -> list[str]:
+    """What looks like an issued tag."""
+    return re.findall(r"\[[A-Z]+_[0-9]+\]", text)

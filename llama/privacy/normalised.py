@@ -5,11 +5,14 @@ Knows nothing about: values, tags, sheets.
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property, lru_cache
 from typing import TypeVar
+
+import regex
 
 from llama.privacy.amounts import Amount, all_amounts_in
 from llama.privacy.dates import RARE_DATES, Day, dates_in, labelled_dates_in
@@ -18,6 +21,10 @@ T = TypeVar("T")
 
 MAX_GAP = 3  # signs between two digits of one number, white space not counted
 MAX_SPACES = 8
+
+# Anchors: what a text has to have, if it writes a value. None has a space in it but these.
+ANCHOR = 3  # letters or digits, one after another, of the compact text
+DATE = " date "  # a date
 
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
@@ -44,6 +51,24 @@ def folded(char: str) -> str:
     return "".join(c for c in plain if c.isalnum())
 
 
+def in_order(text: str) -> str:
+    """Put the marks of each letter into the order of Unicode's normal forms, in n log n.
+
+    Normalising does that, too, but takes a time that grows with the square of their number: with this, marks are in
+    order before it begins. The text is canonically equivalent (Unicode Standard, section 3.11).
+    """
+    return str(_MANY_MARKS.sub(_sorted_marks, text))
+
+
+_MANY_MARKS = regex.compile(r"\p{M}{31,}")  # no word of a language has more than a few
+
+
+def _sorted_marks(m: regex.Match[str]) -> str:
+    marks = "".join(unicodedata.normalize("NFD", mark) for mark in m[0])
+    runs = itertools.groupby(marks, key=lambda mark: unicodedata.combining(mark) == 0)
+    return "".join(c for is_base, run in runs for c in (run if is_base else sorted(run, key=unicodedata.combining)))
+
+
 def compact(text: str) -> str:
     """Keep the letters and digits only, folded: ``Sari-Déwi`` → ``saridewi``."""
     return "".join(folded(c) for c in text)
@@ -63,6 +88,16 @@ def _same_length(char: str) -> str:
 def is_unspaced(text: str) -> bool:
     """Tell whether a text has letters of a script that puts no space between words (Thai and beyond)."""
     return any(c >= "\u0e00" for c in text)
+
+
+def anchor_of(form: str) -> str | None:
+    """Give the anchor of a compact form that a text writes; None where it is too short to have one."""
+    return form[:ANCHOR] if len(form) >= ANCHOR else None
+
+
+def word_anchor(word: str) -> str:
+    """Give the anchor of a text that has this word, in its compact form."""
+    return f" {word}"
 
 
 class NormalisedText:
@@ -98,6 +133,18 @@ class NormalisedText:
         """The text with O, l, S and the like as the digits that they look like; None where no number has one."""
         text = _NUMBER_LIKE.sub(_digits_for_letters, self.text)
         return None if text == self.text else NormalisedText(text)
+
+    @cached_property
+    def anchors(self) -> set[str]:
+        """What the text has of which a value needs one: see :func:`anchor_of`, :data:`DATE`, :func:`word_anchor`."""
+        anchors = {word_anchor(word) for _, _, word in self.words}
+        for each in (self, self.with_digits_for_letters):
+            if each is not None:
+                solid = each.compact
+                anchors.update(map("".join, zip(solid, solid[1:], solid[2:], strict=False)))
+        if self.all_dates:
+            anchors.add(DATE)
+        return anchors
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:

@@ -36,10 +36,11 @@ _NEXT_WORD_TOO = regex.compile(rf"(?:{_NO_WORDS}:|\[(?:url|img|email)\])\Z", reg
 _PROGRAM = regex.compile(r"(?:(?:java|vb)script:|(?<![^\W_])data:\w+/)\Z", regex.IGNORECASE)  # has many words
 _WORD_END = 32  # characters, more than any of these has
 
-_GAP = r"(?:[^\S\n]|\p{Cf})*\n?(?:[^\S\n]|\p{Cf})*"  # no more than one line's end
+_SO_MANY = rf"{{0,{_HOLD}}}"  # no more are looked at
+_GAP = rf"(?:[^\S\n]|\p{{Cf}}){_SO_MANY}\n?(?:[^\S\n]|\p{{Cf}}){_SO_MANY}"  # no more than one line's end
 _LINK_AFTER = regex.compile(
-    rf"[\w'’+~.\x80-\U0010ffff-]*(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])"
-    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]*[{_DOTS}]\p{{Cf}}*\p{{L}}"  # some find a host in these; |[NAME_1]|15.000| is none
+    rf"[\w'’+~.\x80-\U0010ffff-]{_SO_MANY}(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])"
+    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]{_SO_MANY}[{_DOTS}]\p{{Cf}}*\p{{L}}"  # a host, for some; |[NAME_1]|15.000| is none
     r"|\(|\s?\][(\[:]"  # the tag is a link's text, or all of it
     rf"|(?:(?:\s?\])?{_GAP}\(|:){_GAP}<?(?i:{_SCHEMES}:\S|//|www\.)"  # (other asides) are prose, and so are colons
     rf"|[^ \t\n]{{{_HOLD}}}"  # nobody knows how so long a word ends
@@ -95,9 +96,9 @@ class Restorer:
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> str:
-        out, position = list[str](), 0
+        out, position, context = list[str](), 0, self._before + self._held
         while True:
-            match = self._pattern.search(self._context(), self._offset + position, partial=not final)
+            match = self._pattern.search(context, self._offset + position, partial=not final)
             if match is None:
                 break
             start, end = match.start() - self._offset, match.end() - self._offset
@@ -122,11 +123,8 @@ class Restorer:
     def _offset(self) -> int:
         return len(self._before)
 
-    def _context(self) -> str:
-        return self._before + self._held
-
     def _keep(self, position: int) -> None:
-        self._before = (self._before + self._held[:position])[-2:]
+        self._before = (self._before + self._held[max(0, position - 2) : position])[-2:]
         self._held = self._held[position:]
 
     def _pass_on(self, text: str) -> str:

@@ -11,6 +11,7 @@ The map from tags to values lives here, in memory, for one session. Nothing here
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import re
 import unicodedata
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llama.privacy.generalise import generalised
-from llama.privacy.normalised import NormalisedText, compact
+from llama.privacy.normalised import NormalisedText, compact, in_order
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
     IDENTIFYING,
@@ -33,11 +34,14 @@ from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
 from llama.privacy.recognisers import Hit, hits_in
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import Found, SecretIndex
+from llama.privacy.stretches import Stretches
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 from llama.privacy.variants.numbers import national
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
+# White space is read from its beginning only, or a long row of it is read once from each of its signs.
+_ITEM_ENDS = re.compile(r"(?:(?<!\s)\s++)?[,;]\s*|(?<!\s)\s++(?:and|dan|&)\s+")
 _PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
 MODES: tuple[Mode, ...] = ("schema", "off")
 
@@ -135,12 +139,10 @@ class Sanitiser:
             marks = [p if isinstance(p, str) else places.setdefault(p.tag, chr(0xE000 + len(places))) for p in pieces]
             text = visible("".join(marks))
         cleaned = _joined(self._masked(text, discover=True))
-        for tag, value in self._values.items():  # what was found around such a sign has the value in its place
-            for inner, mark in places.items():
-                value = value.replace(mark, self._values[inner])
-            self._values[tag] = value
-        for tag, mark in places.items():
-            cleaned = cleaned.replace(mark, tag)
+        if places:  # what was found around such a sign has the value in its place
+            values = {ord(mark): self._values[tag] for tag, mark in places.items()}
+            self._values.update({tag: value.translate(values) for tag, value in self._values.items()})
+            cleaned = cleaned.translate({ord(mark): tag for tag, mark in places.items()})
         return CleanText(cleaned)
 
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
@@ -203,12 +205,13 @@ class Sanitiser:
 
     def _discover_in(self, view: NormalisedText) -> list[tuple[int, int, int]]:
         """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
-        declared = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
-        streets = [f for f in declared if self.secrets.secrets[f.index].tag == "ADDRESS"]
+        found = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
+        declared = Stretches((f.start, f.end) for f in found)
+        streets = _Streets(view.text, [f for f in found if self.secrets.secrets[f.index].tag == "ADDRESS"])
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
-            for hit in (_without_guessed_end(view.text, streets, hit) for hit in view.once(hits_in))
-            if not any(f.start <= hit.start and hit.end <= f.end for f in declared)
+            for hit in map(streets.without_guessed_end, view.once(hits_in))
+            if not declared.hold(hit.start, hit.end)
             and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
             and not (hit.kind == "NAME" and (hit.start, hit.end) == (0, len(view.text)) and is_place(view.text))
         ]
@@ -265,22 +268,35 @@ class Sanitiser:
         return merged
 
 
-def _without_guessed_end(text: str, streets: Sequence[Found], hit: Hit) -> Hit:
-    """Cut an address that was found at the end of the declared street in it, if only plain words follow that."""
-    for street in streets:
-        if hit.kind != "ADDRESS" or not hit.start < street.end < hit.end:
-            continue
-        rest = text[street.end : hit.end]
-        if rest == rest.casefold() and not any(c.isdigit() for c in rest):
-            return replace(hit, end=street.end)
-    return hit
+class _Streets:
+    """The declared streets in a text."""
+
+    def __init__(self, text: str, streets: Sequence[Found]) -> None:
+        self._text = text
+        self._in_order = sorted((street.end, i) for i, street in enumerate(streets))  # by their ends
+
+    def without_guessed_end(self, hit: Hit) -> Hit:
+        """Cut an address that was found at the end of the first street in it that only plain words follow."""
+        if hit.kind != "ADDRESS" or not self._in_order:
+            return hit
+        plain = hit.end  # from where on there are only plain words
+        while plain > hit.start and _is_plain(self._text[plain - 1]):
+            plain -= 1
+        first = bisect.bisect_left(self._in_order, (max(plain, hit.start + 1), 0))
+        last = bisect.bisect_left(self._in_order, (hit.end, 0))
+        _, end = min(((i, end) for end, i in self._in_order[first:last]), default=(0, hit.end))
+        return replace(hit, end=end)
+
+
+def _is_plain(char: str) -> bool:
+    return char == char.casefold() and not char.isdigit()
 
 
 def _items(secret: Secret) -> list[str]:
     """The items of a list that is written as one text: names, diagnoses, allergies."""
     if secret.tag not in ("NAME", "CHILD", "HEALTH") or not isinstance(secret.value, str):
         return []
-    return [item for item in re.split(r"\s*[,;]\s*|\s+(?:and|dan|&)\s+", secret.value) if item]
+    return [item for item in _ITEM_ENDS.split(secret.value) if item]
 
 
 def _joined(pieces: Iterable[str | _Tag]) -> str:
@@ -293,12 +309,12 @@ def _key(tag: str, value: str) -> str:
         return national(digits)
     if tag in ("ID", "CARD", "ACCOUNT", "NUMBER"):
         return compact(value)
-    return "".join(unicodedata.normalize("NFKC", value).casefold().split())
+    return "".join(unicodedata.normalize("NFKC", in_order(value)).casefold().split())
 
 
 def _normal(text: str) -> str:
     """In NFC, with a line end for every sign that begins a line or a page."""
-    return unicodedata.normalize("NFC", re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text))
+    return unicodedata.normalize("NFC", in_order(re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)))
 
 
 def visible(text: str) -> str:

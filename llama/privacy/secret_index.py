@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -32,6 +32,9 @@ class SecretIndex:
     def __init__(self, today: dt.date | None = None) -> None:
         self.secrets: list[Secret] = []
         self._finders: list[tuple[int, Finder]] = []
+        self._by_anchor: dict[str, list[int]] = {}  # which of the finders
+        self._unanchored: list[int] = []
+        self._exact = set[Hashable]()  # words that are looked for, of values that nobody declared
         self._searched: WeakKeyDictionary[NormalisedText, tuple[set[Found], int]] = WeakKeyDictionary()
         self._today = today or dt.date.today()
 
@@ -54,19 +57,42 @@ class SecretIndex:
             return index
         kind = WholeVariants if only_whole else KINDS.get(secret.tag, Variants)
         variants = kind(secret, Options(tuple(not_secret), exact, self._today))
-        self._finders.append((index, variants))
+        if exact:  # where two values that nobody declared are written alike, it is the first one
+            variants.leave_out(self._exact)
+        self._look_for(index, variants)
         for tag, finder in variants.derived:
-            self._finders.append((len(self.secrets), finder))
+            self._look_for(len(self.secrets), finder)
             self.secrets.append(replace(secret, tag=tag, derived=True))
         return index
+
+    def _look_for(self, index: int, finder: Finder) -> None:
+        number, anchors = len(self._finders), finder.anchors()
+        self._finders.append((index, finder))
+        if anchors is None:
+            self._unanchored.append(number)
+        else:
+            for anchor in anchors:
+                self._by_anchor.setdefault(anchor, []).append(number)
 
     def find(self, text: str | NormalisedText) -> list[Found]:
         """Give all places where a secret is written, by position; they may overlap.
 
-        A text that is searched again is searched only for the secrets that have been added since.
+        A text that is searched again is searched only for the secrets that have been added since; and only for those
+        that it has an anchor of, or some hundred would be looked for in each of some thousand pieces.
         """
         view = NormalisedText(text) if isinstance(text, str) else text
         found, count = self._searched.get(view, (set[Found](), 0))
-        found |= {Found(start, end, i) for i, each in self._finders[count:] for start, end in each.find(view)}
-        self._searched[view] = found, len(self._finders)
+        if count < len(self._finders):
+            for number in self._likely_in(view):
+                if number >= count:
+                    index, finder = self._finders[number]
+                    found.update(Found(start, end, index) for start, end in finder.find(view))
+            self._searched[view] = found, len(self._finders)
         return sorted(found)
+
+    def _likely_in(self, view: NormalisedText) -> set[int]:
+        """The finders that may find something in a text."""
+        likely = set(self._unanchored)
+        for anchor in view.anchors:
+            likely.update(self._by_anchor.get(anchor, ()))
+        return likely

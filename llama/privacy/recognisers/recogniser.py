@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llama.privacy.normalised import NormalisedText
+from llama.privacy.stretches import Stretches
 
 WINDOW = 40  # characters before a match in which its context is looked for
 
@@ -101,7 +102,11 @@ class FirstOf:
 
 def in_a_date(view: NormalisedText, start: int, end: int) -> bool:
     """Whether ``text[start:end]`` lies within a date."""
-    return any(first <= start and end <= last for first, last, _ in view.dates)
+    return view.once(_dates_of).hold(start, end)
+
+
+def _dates_of(view: NormalisedText) -> Stretches:
+    return Stretches((start, end) for start, end, _ in view.dates)
 
 
 def without_trailing(signs: str) -> Callable[[str], Span]:

@@ -13,6 +13,7 @@ from llama.privacy.variants.letters import LONG, PART
 from llama.privacy.variants.variants import Options, Variants, Written, written
 from llama.privacy.words import ADDRESS_WORDS, LEGAL_FORMS, STREET_KINDS, STREET_WORDS
 
+_GENERIC = ADDRESS_WORDS | LEGAL_FORMS
 _POSTCODE = re.compile(rf"(?<!\w){POSTCODE_UK}(?!\w)", re.IGNORECASE)
 
 
@@ -34,7 +35,7 @@ class AddressVariants(Variants):
         self.spell_numbers(value.text)
         if len("".join(value.words)) >= LONG and compact(value.text) not in self._sent:
             self.letters.add(value.words)
-        for segment in re.split(r"[,;\n]", value.text):
+        for segment in dict.fromkeys(re.split(r"[,;\n]", value.text)):
             if compact(segment) not in self._sent:
                 self._spell_segment(segment)
 
@@ -42,17 +43,17 @@ class AddressVariants(Variants):
         words = list(written(segment).words)
         for postcode in _POSTCODE.findall(segment):
             self.letters.add([compact(postcode)])
-        core = [w for w in words if w not in ADDRESS_WORDS | LEGAL_FORMS and w not in self._sent_words]
+        core = [w for w in words if w not in _GENERIC and w not in self._sent_words]
         if len("".join(words)) >= LONG and core:
             self.letters.add(words)
         if any(len(w) >= PART for w in core) and len(core) > 1:
             self.streets.add(core)
+        own_kinds = [kinds for kinds in STREET_KINDS if kinds.intersection(words)]
         for is_name, run in itertools.groupby(core, key=lambda w: len(w) > 1 and not any(c.isdigit() for c in w)):
             names = list(run)
             if is_name:
                 self.streets.add(names, STREET_WORDS if len(names) == 1 else ())
-                for kinds in STREET_KINDS:  # 5 Nevsky Close: Nevsky Cl
-                    if kinds.intersection(words):
-                        for is_kind, own in itertools.groupby(names, key=kinds.__contains__):
-                            if not is_kind:
-                                self.streets.add(list(own), kinds | STREET_WORDS)
+                for kinds in own_kinds:  # 5 Nevsky Close: Nevsky Cl
+                    for is_kind, own in itertools.groupby(names, key=kinds.__contains__):
+                        if not is_kind:
+                            self.streets.add(list(own), kinds | STREET_WORDS)

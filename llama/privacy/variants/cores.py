@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from llama.privacy.normalised import NormalisedText
+from llama.privacy.normalised import NormalisedText, word_anchor
 from llama.privacy.variants.finders import Spans
 
 _GAP = 3  # signs between two words that belong together
@@ -38,24 +38,43 @@ class CoreForms:
     def __init__(self, generic: Collection[str], joining: Collection[str] = (), *, house_numbers: bool = False) -> None:
         self._generic, self._joining = frozenset(generic), frozenset(joining)
         self._house_numbers = house_numbers
-        self._cores: dict[Core, None] = {}
+        self._cores: dict[str, dict[int, dict[tuple[str, ...], set[Core]]]] = {}  # by first word, and length
 
     def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
         """Look for a name's own words; with ``beside``, only next to one of these."""
-        self._cores[Core(tuple(words), frozenset(beside))] = None
+        core = Core(tuple(words), frozenset(beside))
+        self._cores.setdefault(words[0], {}).setdefault(len(words), {}).setdefault(core.words, set()).add(core)
+
+    def leave_out(self, known: set[Hashable]) -> None:
+        """Look for nothing that is ``known``, and add the rest to it."""
+        for by_length in self._cores.values():
+            for by_words in by_length.values():
+                for cores in by_words.values():
+                    keys = {(core, self._house_numbers): core for core in cores}
+                    cores -= {core for key, core in keys.items() if key in known}
+                    known.update(keys)
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the names, with the generic words around it."""
         if not self._cores:
             return
         words, at = text.once(_own_words(self._generic | self._joining))
-        for core in self._cores:
-            for k in at.get(core.words[0], ()):
-                yield from self._at(text, words[k : k + len(core.words)], core)
+        for first, by_length in self._cores.items():
+            for k in at.get(first, ()):
+                for length, cores in by_length.items():
+                    here = words[k : k + length]
+                    for core in cores.get(tuple(w for _, w in here), ()):
+                        yield from self._at(text, here, core)
+
+    def anchors(self) -> Collection[str]:
+        """The first word of each of the names."""
+        return {
+            word_anchor(first)
+            for first, by_length in self._cores.items()
+            if any(any(by_words.values()) for by_words in by_length.values())
+        }
 
     def _at(self, text: NormalisedText, words: list[tuple[int, str]], core: Core) -> Spans:
-        if tuple(w for _, w in words) != core.words:
-            return
         inner_first, inner_last = words[0][0], words[-1][0]
         if inner_last - inner_first > 3 * len(core.words):
             return

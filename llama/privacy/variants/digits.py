@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import re
+from collections.abc import Collection, Iterable, Iterator
 
-from llama.privacy.normalised import NormalisedText
-from llama.privacy.variants.finders import Spans
+from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of
+from llama.privacy.variants.finders import Spans, all_anchors, unless
 from llama.privacy.variants.letters import LONG
 
 RUN = 6  # digits of a long number that are a secret by themselves
@@ -32,37 +34,67 @@ class DigitForms:
             if (other := text.with_digits_for_letters) is not None:
                 yield from self._find(other)
 
+    def anchors(self) -> Collection[str] | None:
+        """The beginnings of the numbers; of one that is also found by a part, any three digits."""
+        parts = (number[i : i + ANCHOR] for number in self.parted for i in range(len(number) - ANCHOR + 1))
+        return all_anchors((*map(anchor_of, self.numbers | self.amounts), *parts))
+
     def _find(self, text: NormalisedText) -> Spans:
-        here = [number for number in self.numbers if number in text.compact]
-        amounts = [number for number in self.amounts if number in text.compact]
-        for start, end in text.runs if here or amounts else ():
-            run = text.compact[start:end]
-            for number in here:
-                yield from self._inside(text, start, run, number)
-            for number in amounts:
-                yield from _amount_inside(text, start, run, number)
-        for first, last, digits, bare in text.once(_parts_in) if self.parted else ():
-            part = bare if self._phone else digits
-            if len(part) >= RUN and any(part in number for number in self.parted):
-                yield first, last
-
-    def _inside(self, text: NormalisedText, start: int, run: str, number: str) -> Spans:
-        at = run.find(number)
-        while at >= 0:
-            first, last = start + at, start + at + len(number)
-            # A short number is one only by itself: 40162 is not in 1.401.620.
-            if len(number) >= LONG or _is_one_number(text, first, last):
-                if self._phone and (prefix := _PHONE_PREFIX.search(run[max(0, at - 8) : at])):
-                    first -= len(prefix[0])
-                yield text.span(first, last)
-            at = run.find(number, at + 1)
+        for number in self.numbers:
+            for first, last, (start, _) in _places_of(text, number):
+                # A short number is one only by itself: 40162 is not in 1.401.620.
+                if len(number) >= LONG or _is_one_number(text, first, last):
+                    before = text.compact[max(start, first - 8) : first]
+                    prefix = _PHONE_PREFIX.search(before) if self._phone else None
+                    yield text.span(first - len(prefix[0]) if prefix else first, last)
+        for number in self.amounts:
+            for first, last, run in _places_of(text, number):
+                if _is_one_amount(text, first, last, run):
+                    yield text.span(first, last)
+        if self.parted:
+            digits, bare = text.once(_parts_in)
+            parts = bare if self._phone else digits
+            for number in self.parted:
+                yield from (span for part in _those_in(number, parts) for span in parts[part])
 
 
-def _parts_in(text: NormalisedText) -> list[tuple[int, int, str, str]]:
+def _places_of(text: NormalisedText, number: str) -> Iterator[tuple[int, int, tuple[int, int]]]:
+    """Find a number within a run of digits: where it begins and ends in the compact text, and the run."""
+    first = text.compact.find(number)
+    while first >= 0:
+        last = first + len(number)
+        run = text.runs[max(0, bisect.bisect_right(text.runs, (first, len(text.compact))) - 1)]
+        if run[0] <= first and last <= run[1]:
+            yield first, last, run
+        first = text.compact.find(number, first + 1)
+
+
+_Parts = dict[str, list[tuple[int, int]]]
+
+
+def _parts_in(text: NormalisedText) -> tuple[_Parts, _Parts]:
     """Find what may be a part of a long number: a run of digits, or a group of one; also without a phone's prefix."""
-    runs = [(*text.span(a, b), text.compact[a:b]) for a, b in text.runs if b - a >= RUN]
-    words = [each for each in text.words if len(each[2]) >= RUN and each[2].isdigit()]
-    return [(*each, re.sub(r"^(?:0|62)", "", each[2])) for each in runs] + [(*each, each[2]) for each in words]
+    digits: _Parts = {}
+    bare: _Parts = {}
+    for a, b in text.runs:
+        if b - a >= RUN:
+            run, span = text.compact[a:b], text.span(a, b)
+            digits.setdefault(run, []).append(span)
+            if len(without := re.sub(r"^(?:0|62)", "", run)) >= RUN:
+                bare.setdefault(without, []).append(span)
+    for start, end, word in text.words:
+        if len(word) >= RUN and word.isdigit():
+            for parts in (digits, bare):
+                parts.setdefault(word, []).append((start, end))
+    return digits, bare
+
+
+def _those_in(number: str, parts: _Parts) -> Iterable[str]:
+    """Give those of the parts that are in a number: looked up one by one, where the number has fewer."""
+    if len(number) ** 2 > len(parts):
+        return [part for part in parts if part in number]
+    own = {number[a:b] for a in range(len(number)) for b in range(a + RUN, len(number) + 1)}
+    return own.intersection(parts)
 
 
 def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
@@ -71,21 +103,14 @@ def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
     return together and text.is_edge(first) and text.is_edge(last)
 
 
-def _amount_inside(text: NormalisedText, start: int, run: str, number: str) -> Spans:
-    """Find an amount's digits, unless a point or a comma joins them to more digits."""
-    at = run.find(number)
-    while at >= 0:
-        first, last = start + at, start + at + len(number)
-        joined = (at > 0 and text.gap(first) in _JOINERS) or (
-            at + len(number) < len(run) and text.gap(last) in _JOINERS
-        )
-        if (
-            not joined
-            and _is_one_number(text, first, last)
-            and "\n" not in "".join(text.gap(i) for i in range(first + 1, last))
-        ):
-            yield text.span(first, last)
-        at = run.find(number, at + 1)
+def _is_one_amount(text: NormalisedText, first: int, last: int, run: tuple[int, int]) -> bool:
+    """Tell whether these digits of a run are an amount's: no point or comma joins them to more digits."""
+    joined = (first > run[0] and text.gap(first) in _JOINERS) or (last < run[1] and text.gap(last) in _JOINERS)
+    return (
+        not joined
+        and _is_one_number(text, first, last)
+        and "\n" not in "".join(text.gap(i) for i in range(first + 1, last))
+    )
 
 
 _JOINERS = (".", ",", "'", "’")
@@ -118,6 +143,10 @@ class Endings:
         for start, end, digits, is_last in text.once(_ends_in) if self.numbers else ():
             if any(number.endswith(digits) if is_last else number.startswith(digits) for number in self.numbers):
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """The ends are too many to say."""
+        return unless(not self.numbers)
 
 
 def _ends_in(text: NormalisedText) -> list[tuple[int, int, str, bool]]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
 from llama.privacy.dates import Day, same_day
-from llama.privacy.normalised import NormalisedText
+from llama.privacy.normalised import DATE, NormalisedText
 from llama.privacy.spoken import COUNTED, counted, spoken_years_in
 
 Spans = Iterator[tuple[int, int]]
@@ -25,6 +25,25 @@ class Finder(Protocol):
         """Give each stretch ``text[start:end]`` that writes it."""
         ...
 
+    def anchors(self) -> Collection[str] | None:
+        """Of which a text needs one, to have such a stretch (``NormalisedText.anchors``); None: that can't be said."""
+        ...
+
+
+def all_anchors(anchors: Iterable[str | None]) -> Collection[str] | None:
+    """All of them, or None where one can't be said."""
+    found = set[str]()
+    for anchor in anchors:
+        if anchor is None:
+            return None
+        found.add(anchor)
+    return found
+
+
+def unless(nothing_sought: bool) -> Collection[str] | None:
+    """The anchors of what has none: no text has one where nothing is looked for."""
+    return () if nothing_sought else None
+
 
 class DateForms:
     """Days, whatever the order and the words."""
@@ -35,9 +54,34 @@ class DateForms:
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the days."""
         if self.days:
-            for start, end, days in text.all_dates:
-                if any(same_day(day, own) for day in days for own in self.days):
+            by_day = text.once(_dates_by_day)
+            found = (each for _, month, of_month in self.days for each in _dates_on(by_day, month, of_month))
+            for start, end, day in dict.fromkeys(found):
+                if any(same_day(day, own) for own in self.days):
                     yield start, end
+
+    def anchors(self) -> Collection[str]:
+        """A date."""
+        return (DATE,) if self.days else ()
+
+
+_DatesByDay = dict[tuple[int, int | None], list[tuple[int, int, Day]]]
+
+
+def _dates_by_day(text: NormalisedText) -> _DatesByDay:
+    """All dates of a text by month and day."""
+    found: _DatesByDay = {}
+    for start, end, days in text.all_dates:
+        for day in days:
+            found.setdefault(day[1:], []).append((start, end, day))
+    return found
+
+
+def _dates_on(by_day: _DatesByDay, month: int, of_month: int | None) -> Iterator[tuple[int, int, Day]]:
+    """Those that may mean this day: of it, or of its month."""
+    yield from by_day.get((month, of_month), ())
+    if of_month is not None:
+        yield from by_day.get((month, None), ())
 
 
 _MONEY_BEFORE = re.compile(r"(?:[$€£¥₹₩₫฿]|(?<![^\W_])(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|cad)\.?)[^\S\n]?$")
@@ -57,6 +101,10 @@ class LabelledParts:
         for start, end, day in text.labelled_dates:
             if any(same_day(day, own) for own in self._days):
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """Such a day's parts stand anywhere."""
+        return unless(not self._days)
 
 
 class AmountForms:
@@ -84,6 +132,10 @@ class AmountForms:
                 if same or (amount in self.small and _is_money(each.line, start, end)):
                     yield start, end
 
+    def anchors(self) -> Collection[str] | None:
+        """An amount is written in many ways."""
+        return unless(not (self.amounts or self.small))
+
 
 class AboutAsMuch:
     """Amounts with a word such as *juta* that are up to 1 % off; what is put back is what was written."""
@@ -96,6 +148,10 @@ class AboutAsMuch:
         for start, end, amount, scaled in text.amounts if self._amounts else ():
             if scaled and amount not in self._amounts and any(abs(amount - own) < 0.01 * own for own in self._amounts):
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """An amount is written in many ways."""
+        return unless(not self._amounts)
 
 
 def _is_money(line: str, start: int, end: int) -> bool:
@@ -155,6 +211,10 @@ class BirthYears:
             if any(year in (own, own % 100) for own in self._years):
                 yield start, end
 
+    def anchors(self) -> Collection[str] | None:
+        """A year is written in figures and in words."""
+        return unless(not self._years)
+
 
 class Ages:
     """An age, where a word says that it is one: *she turns 35*, *umur 34*; a birth date gives it by today's date.
@@ -176,3 +236,7 @@ class Ages:
         for start, end, age in text.once(_ages_in) if self._ages else ():
             if age in self._ages:
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """An age is written in figures and in words."""
+        return unless(not self._ages)

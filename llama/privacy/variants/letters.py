@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 
-from llama.privacy.normalised import NormalisedText, is_unspaced
-from llama.privacy.variants.finders import Spans
+from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of, compact, is_unspaced, word_anchor
+from llama.privacy.variants.finders import Spans, all_anchors, unless
 from llama.privacy.word_lists import known_words
 
 LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
 PART = 3  # letters of a name's part
 TYPED = 6  # letters of a name from which one of them may be wrong
+FEW = 16  # forms that are looked for one after another
 LONGEST = 40  # letters of a word that may be one with an error: what is longer is no word
 
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _ENDINGS = (*_CLITICS, *(a + b for a in ("nya", "ku", "mu") for b in ("lah", "kah", "pun")))
 _BRACKETS = frozenset('()[]{}<>"“”')
 _LETTER_GAP = 5  # signs between two letters of one word
+_NONE: dict[int, set[str]] = {}
 _LINE_END = re.compile(r"[-‐‑\u00ad][^\S\n]*\n[\s>|]*")  # where a word goes on in the next line
 
 
@@ -34,6 +38,8 @@ class LetterForms:
         self._exact, self._brackets = exact, brackets
         self._forms: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
         self._together = set[str]()  # those of which no space parts the words
+        self._unspaced = set[str]()  # those of a script without spaces
+        self._by_anchor: dict[str, dict[int, set[str]]] = {}  # those that have an anchor, by their length
 
     def add(self, words: Sequence[str], *, together: bool = False) -> None:
         """Look for one or more words, unless they are too short together, or a number.
@@ -49,37 +55,120 @@ class LetterForms:
             self._forms[form] = self._forms.get(form, frozenset()) | meet
             if together:
                 self._together.add(form)
+            if is_unspaced(form):
+                self._unspaced.add(form)
+            if (anchor := anchor_of(form)) is not None:
+                self._by_anchor.setdefault(anchor, {}).setdefault(len(form), set()).add(form)
 
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch that writes one of the forms."""
-        for form, meet in self._forms.items():
+        for start, form in self._many_in(text) if len(self._forms) > FEW else self._few_in(text):
+            end = start + len(form)
+            if self._is_whole(text, start, end, form):
+                span = text.span(start, end)
+                first = text.text[span[0]]
+                if not self._exact or first.isupper() or not first.isalpha():
+                    yield span
+
+    def _few_in(self, text: NormalisedText) -> Iterator[tuple[int, str]]:
+        """Find each of the forms in the compact text: where it begins, and which it is."""
+        for form in self._forms:
             start = text.compact.find(form)
             while start >= 0:
-                end = start + len(form)
-                if self._is_whole(text, start, end, meet):
-                    span = text.span(start, end)
-                    first = text.text[span[0]]
-                    if not self._exact or first.isupper() or not first.isalpha():
-                        yield span
+                yield start, form
                 start = text.compact.find(form, start + 1)
 
-    def _is_whole(self, text: NormalisedText, start: int, end: int, meet: frozenset[int]) -> bool:
+    def _many_in(self, text: NormalisedText) -> Iterator[tuple[int, str]]:
+        """The same in a time that does not grow with their number: an address may have as many parts as the text."""
+        solid = text.compact
+        for start in range(len(solid)):
+            for length, forms in self._by_anchor.get(solid[start : start + ANCHOR], _NONE).items():
+                if (form := solid[start : start + length]) in forms:
+                    yield start, form
+        for form in self._unspaced.intersection(self._forms):
+            if len(form) < ANCHOR:
+                yield from ((start, form) for start in range(len(solid)) if solid.startswith(form, start))
+
+    def leave_out(self, known: set[Hashable]) -> None:
+        """Look for nothing that is ``known``, and add the rest to it."""
+        for form, meet in list(self._forms.items()):
+            key = (form, meet, form in self._together, self._brackets, self._exact)
+            if key in known:
+                del self._forms[form]
+                if (anchor := anchor_of(form)) is not None:
+                    self._by_anchor[anchor][len(form)].discard(form)
+            known.add(key)
+
+    def anchors(self) -> Collection[str] | None:
+        """The beginnings of the forms."""
+        return all_anchors(map(anchor_of, self._forms))
+
+    def _is_whole(self, text: NormalisedText, start: int, end: int, form: str) -> bool:
         """Tell whether ``compact[start:end]`` is words by itself: not of the middle of another, nor of two others."""
-        form = text.compact[start:end]
-        gaps = ["" if _LINE_END.fullmatch(gap := text.gap(i)) else gap for i in range(start + 1, end)]
-        if any(len(gap) > _LETTER_GAP or not (self._brackets or _BRACKETS.isdisjoint(gap)) for gap in gaps):
+        gaps = text.once(_gaps_of)
+        if gaps.wide.any_in(start, end) or (not self._brackets and gaps.brackets.any_in(start, end)):
             return False
-        spaces = [i for i, gap in enumerate(gaps, start=1) if any(c.isspace() for c in gap)]
-        if is_unspaced(form) or (len(form) >= LONG and not spaces):
+        spaces = gaps.spaces.count_in(start, end)
+        if form in self._unspaced or (len(form) >= LONG and not spaces):
             return True
         if spaces and form in self._together:
             return False
-        spelled_out = len(spaces) == len(gaps)
-        if len(form) < LONG and not spelled_out and not meet.issuperset(spaces):  # Isa is not in "is a"
+        is_spelled_out = spaces == len(form) - 1
+        if (
+            len(form) < LONG
+            and not is_spelled_out
+            and not self._forms[form].issuperset(i - start for i in gaps.spaces.inside(start, end))
+        ):  # Isa is not in "is a"
             return False
         return text.is_edge(start) and (
             text.is_edge(end) or any(text.compact.startswith(c, end) and text.is_edge(end + len(c)) for c in _ENDINGS)
         )
+
+
+class _Places:
+    """Places in the compact text, each before a letter."""
+
+    def __init__(self) -> None:
+        self._places = list[int]()
+
+    def add(self, place: int) -> None:
+        """Add one that is after all others."""
+        self._places.append(place)
+
+    def inside(self, start: int, end: int) -> Sequence[int]:
+        """Give those between the letters of ``compact[start:end]``."""
+        return self._places[bisect.bisect_right(self._places, start) : bisect.bisect_left(self._places, end)]
+
+    def count_in(self, start: int, end: int) -> int:
+        """Tell how many there are between these letters; no fewer than none."""
+        return max(0, bisect.bisect_left(self._places, end) - bisect.bisect_right(self._places, start))
+
+    def any_in(self, start: int, end: int) -> bool:
+        """Tell whether there is one."""
+        return self.count_in(start, end) > 0
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """What stands between the letters of a text: where it is too much for one word, where a bracket or white space."""
+
+    wide: _Places
+    brackets: _Places
+    spaces: _Places
+
+
+def _gaps_of(text: NormalisedText) -> _Gaps:
+    gaps = _Gaps(_Places(), _Places(), _Places())
+    for i, (before, after) in enumerate(itertools.pairwise(text.at), start=1):
+        if after - before <= 1 or _LINE_END.fullmatch(gap := text.text[before + 1 : after]):
+            continue
+        if len(gap) > _LETTER_GAP:
+            gaps.wide.add(i)
+        if not _BRACKETS.isdisjoint(gap):
+            gaps.brackets.add(i)
+        if any(c.isspace() for c in gap):
+            gaps.spaces.add(i)
+    return gaps
 
 
 class ShortNames:
@@ -98,6 +187,10 @@ class ShortNames:
         for start, end, _ in text.words if self._names else ():
             if text.text[start:end] in self._names:
                 yield start, end
+
+    def anchors(self) -> Collection[str] | None:
+        """They are too short to have one."""
+        return unless(not self._names)
 
 
 class TypingErrors:
@@ -120,6 +213,10 @@ class TypingErrors:
                 if any(_is_near(stem, part) for part in near):
                     yield start, start + len(stem) if end - start >= len(stem) else end
                     break
+
+    def anchors(self) -> Collection[str] | None:
+        """Any letter may be wrong."""
+        return unless(not self._shorter)
 
 
 def _rare_words_in(text: NormalisedText) -> list[tuple[int, int, list[tuple[str, list[str]]]]]:
@@ -165,3 +262,7 @@ class Initials:
         for start, end, _ in text.words if self._forms else ():
             if text.text[start:end] in self._forms:
                 yield start, end
+
+    def anchors(self) -> Collection[str]:
+        """The letters as a word."""
+        return {word_anchor(compact(form)) for form in self._forms}

@@ -52,6 +52,6 @@ def spell_name(
                 letters.add([word.replace(old, new)])
     for pair in itertools.permutations([w for w in parts if len(w) >= 2][:6], 2):
         letters.add(pair)
-    for word in re.findall(r"\w*[äöüÄÖÜ]\w*", value.text):  # Müller is also written Mueller
+    for word in re.findall(r"(?<!\w)\w*[äöüÄÖÜ]\w*", value.text):  # Müller is also written Mueller
         letters.add([compact(word.casefold().translate(_UMLAUTS))])
     return parts

@@ -6,14 +6,16 @@ import dataclasses
 import datetime as dt
 import re
 import unicodedata
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from itertools import chain
 
 from llama.privacy.dates import Day, dates_in
-from llama.privacy.normalised import NormalisedText, compact, folded, line_of
+from llama.privacy.normalised import NormalisedText, compact, folded, in_order, line_of
 from llama.privacy.policy import NEVER_SOUGHT
 from llama.privacy.profile import text_of
 from llama.privacy.secret import Secret
+from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.digits import RUN, DigitForms, Endings
 from llama.privacy.variants.finders import DateForms, Finder, LabelledParts, Spans
 from llama.privacy.variants.letters import LONG, LetterForms
@@ -39,7 +41,7 @@ class Written:
 
 def written(text: str) -> Written:
     """Cut a text into words."""
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", in_order(text))
     raw = tuple(re.findall(r"[^\W_]+", text))
     return Written(text, raw, tuple(map(compact, raw)))
 
@@ -100,6 +102,17 @@ class Variants:
     def find(self, text: NormalisedText) -> Spans:
         """Give each stretch ``text[start:end]`` that writes the value."""
         return chain.from_iterable(finder.find(text) for finder in self.finders)
+
+    def leave_out(self, known: set[Hashable]) -> None:
+        """Look for none of the words that are ``known``, and add the rest to it."""
+        for finder in self.finders:
+            if isinstance(finder, LetterForms | CoreForms):
+                finder.leave_out(known)
+
+    def anchors(self) -> Collection[str] | None:
+        """Those of all that is looked for."""
+        anchors = [finder.anchors() for finder in self.finders]
+        return None if None in anchors else set().union(*filter(None, anchors))
 
     def spell_clauses(self, text: str) -> None:
         """Look for each part between commas or full stops by itself."""

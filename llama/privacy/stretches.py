@@ -1,0 +1,26 @@
+"""Stretches of a text, and whether one of many holds another, in a time that does not grow with how many there are.
+
+Knows nothing about: what stands in them.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+
+
+class Stretches:
+    """Stretches from ``start`` to ``end``, which may overlap."""
+
+    def __init__(self, stretches: Iterable[tuple[int, int]]) -> None:
+        self._starts, self._ends = list[int](), list[int]()
+        furthest = 0
+        for start, end in sorted(stretches):
+            furthest = max(furthest, end)
+            self._starts.append(start)
+            self._ends.append(furthest)  # of this one and all that begin before it
+
+    def hold(self, start: int, end: int) -> bool:
+        """Tell whether one of them begins at ``start`` or before, and ends at ``end`` or after."""
+        before = bisect.bisect_right(self._starts, start)
+        return before > 0 and self._ends[before - 1] >= end
