@@ -19,10 +19,14 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from tests import chat_templates
+from tests.chat_templates import CHATML
 from tests.small_checkpoints import LLAMA_3_1_ROPE, Tensors, write_tokenizer_json
 
 LLAMA_3_1_SCALING = {key: value for key, value in LLAMA_3_1_ROPE.items() if key != "rope_theta"}
 INDEX = "model.safetensors.index.json"
+BOS, IM_START, IM_END, FREE = 257, 258, 259, 260  # ids of the small tokenizer; four are free
+NAMES = {BOS: "<|endoftext|>", IM_START: "<|im_start|>", IM_END: "<|im_end|>"}
 
 
 @dataclass
@@ -194,6 +198,63 @@ def tables(*names: str) -> Choice:
         for name in names:
             for layer in range(draft.config["num_hidden_layers"] if "{}" in name else 1):
                 draft.tensors[name.format(layer)] = torch.full((7, 2), 3.0)
+
+    return choose
+
+
+# ---- The tokenizer, and what files say of dialogues
+
+
+def edited(name: str, change: Callable[[dict[str, Any]], object]) -> Choice:
+    """A JSON file of the directory, in the end; empty before, if there is none."""
+
+    def finish(draft: Draft) -> None:
+        path = draft.directory / name
+        found = json.loads(path.read_text()) if path.exists() else {}
+        change(found)
+        path.write_text(json.dumps(found))
+
+    return lambda draft: draft.after.append(finish)
+
+
+def template(source: str, *, inside: bool = False) -> Choice:
+    """The chat template, in a file of its own or inside ``tokenizer_config.json``; and the tokens that it names."""
+    named = {"bos_token": NAMES[BOS], "eos_token": NAMES[IM_END], "tokenizer_class": "PreTrainedTokenizerFast"}
+    if inside:
+        return edited("tokenizer_config.json", lambda config: config.update(named, chat_template=source))
+
+    def finish(draft: Draft) -> None:
+        (draft.directory / "chat_template.jinja").write_text(source)
+
+    def choose(draft: Draft) -> None:
+        edited("tokenizer_config.json", lambda config: config.update(named))(draft)
+        draft.after.append(finish)
+
+    return choose
+
+
+def added(*tokens: tuple[str, str]) -> Choice:
+    """More added tokens, each with the flags that are set, as one text."""
+
+    def change(tokenizer: dict[str, Any]) -> None:
+        names = ("special", "lstrip", "rstrip", "single_word", "normalized")
+        known = {token["content"]: token for token in tokenizer["added_tokens"]}
+        for number, (text, flags) in enumerate(tokens, start=FREE):
+            id = tokenizer["model"]["vocab"].get(text, number)
+            known[text] = {"id": id, "content": text} | {name: name in flags.split() for name in names}
+        tokenizer["added_tokens"] = sorted(known.values(), key=lambda token: token["id"])
+
+    return edited("tokenizer.json", change)
+
+
+def ends(generation: object = None, config: object = None) -> Choice:
+    """What generation_config.json and config.json say of the ends of a reply; None is no such file, or no word."""
+
+    def choose(draft: Draft) -> None:
+        if config is not None:
+            draft.config["eos_token_id"] = config
+        if generation is not None:
+            edited("generation_config.json", lambda found: found.update(eos_token_id=generation))(draft)
 
     return choose
 
@@ -375,7 +436,33 @@ ASPECTS: dict[str, dict[str, Choice]] = {
         "no model_type": without("model_type", "head_dim"),
         "no architectures": without("architectures"),
         "swish": fields(hidden_act="swish", head_dim=None, partial_rotary_factor=None),
-        "other fields": fields(pretraining_tp=4, use_cache=False, sliding_window=16, layer_types=None, auto_map={}),
+        "other fields": fields(pretraining_tp=4, use_cache=False, sliding_window=4096, layer_types=None, auto_map={}),
+    },
+    "template": {
+        "ChatML": template(CHATML),
+        "a BOS": template("{{ bos_token }}" + CHATML),
+        "trimmed": template(CHATML.replace("m['content']", "m['content'] | trim"), inside=True),
+        "its own system message": template(chat_templates.OWN_SYSTEM + CHATML, inside=True),
+        "training spans": template(chat_templates.GENERATION),
+        "its end by name": template(CHATML.replace("'<|im_end|>'", "eos_token")),
+        "a reply that is begun": template(CHATML.replace("assistant\n", "assistant\n<think>\n")),
+        "roles in words": template(chat_templates.VICUNA, inside=True),
+        "no newline": template(CHATML.replace("+ '\n' }}{% endfor", "}}{% endfor")),
+        "what it looks for": template("{% if 'kado' in messages[-1].content %}{{ 'gift' }}{% endif %}" + CHATML),
+    },
+    "added tokens": {
+        "special tokens": fields(),
+        "a word": added(("<think>", "normalized")),
+        "a word of its own": added(("<think>", ""), ("world", "single_word"), ("Nusantara", "normalized")),
+        "words that take in spaces": added(("kado", "lstrip"), ("ibu", "rstrip lstrip"), ("<pad>", "special rstrip")),
+        "a word of the vocabulary": added(("ab", ""), ("o", "single_word")),
+    },
+    "ends": {
+        "one": ends(generation=IM_END, config=IM_END),
+        "several": ends(generation=[BOS, IM_END, 65, 120], config=IM_END),
+        "one more in config.json": ends(generation=[IM_END, BOS], config=[IM_END, BOS, 97]),
+        "config.json's": ends(config=[IM_END, 97, 98, 99]),
+        "nobody's": ends(),
     },
     "files": {
         "one file": one_file,

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llama.chat import Message
+from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.sampling import Sampling
@@ -45,7 +47,30 @@ def greedy(model: LlamaForCausalLM, prompt: list[int], count: int) -> tuple[list
     return ids[len(prompt) :], torch.stack(seen)
 
 
-@pytest.mark.parametrize("recipe", recipes(COUNT if SOAK else COUNT // 8), ids=str)
+QUESTION = "hello world <think> kado Nusantara untuk ibu ab "
+MADE = pytest.mark.parametrize("recipe", recipes(COUNT if SOAK else COUNT // 8), ids=str)
+
+
+@MADE
+def test_a_generated_checkpoint_answers_a_question_as_transformers_does(recipe: Recipe, tmp_path: Path) -> None:
+    """Ids of the dialogue, and 16 greedy tokens or as many as there are before an end that the files name."""
+    directory = recipe.write(tmp_path / "hf")
+    split(open_source(directory), tmp_path / "out", dtype=torch.float32)
+    half = read_half(tmp_path / "out" / "edge", "edge")
+    chat, library = chat_format_of(half, tokenizer_of(half)), PreTrainedTokenizerFast.from_pretrained(directory)
+    turns = [{"role": "user", "content": QUESTION}]
+    expected = library.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    ids = chat.encode_dialog_prompt([Message("user", QUESTION)])
+    assert ids == expected
+    ours = generate(load_halves(tmp_path / "out"), ids, GREEDY, TOKENS, stop_ids=chat.stop_ids).tokens
+    model: Any = theirs(directory)
+    said = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=TOKENS, pad_token_id=0)[0].tolist()
+    stops = model.generation_config.eos_token_id
+    stops = [] if stops is None else stops if isinstance(stops, list) else [stops]
+    assert ours == [id for id in said[len(ids) :] if id not in stops]
+
+
+@MADE
 def test_a_generated_checkpoint_says_what_transformers_says(
     recipe: Recipe, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

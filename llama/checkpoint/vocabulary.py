@@ -14,6 +14,7 @@ Knows nothing about: tensors, the halves.
 from __future__ import annotations
 
 import base64
+import codecs
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -464,7 +465,7 @@ def _hugging_face_template(directory: Path, config: _TokenizerConfig) -> str | N
 
 def _decode_json(path: Path, kind: type[T], most: int) -> T:
     try:
-        return msgspec.json.decode(read_file(path, most, read_json), type=kind)
+        return msgspec.json.decode(read_file(path, most, read_json).removeprefix(codecs.BOM_UTF8), type=kind)
     except msgspec.ValidationError as err:
         raise TokenizerError(f"{path}: malformed: {err}; use the file that belongs to the model") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
