@@ -31,8 +31,8 @@ QUESTION = "hello world <think> kado Nusantara untuk ibu "
 BEGIN, END_OF_TEXT, EOM, EOT, IM_START, IM_END = 276, 277, 280, 281, 282, 283
 HEADERS = (
     "{% for m in messages %}{% set c = '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n'"
-    " + m['content'] | trim + '<|eot_id|>' %}{% if loop.first %}{% set c = bos_token + c %}{% endif %}{{ c }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    " + m['content'] | trim + '<|eot_id|>' %}{% if loop.first %}{% set c = bos_token + c %}{% endif %}{{ c }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 OWN_SYSTEM = (
     "{% if messages[0]['role'] != 'system' %}{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\n"
