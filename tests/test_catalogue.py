@@ -240,6 +240,13 @@ def test_a_field_that_is_not_good_is_told_with_its_line_and_its_rule(
     assert "give" in line or f"the fields are {', '.join(FIELDS)}" in line
 
 
+def test_a_list_that_holds_lists_six_hundred_deep_is_a_bad_line(complaints: Callable[..., list[str]]) -> None:
+    """As any other that holds no text."""
+    deep = json.dumps(a_product(1, tags=[])).replace('"tags": []', f'"tags": {"[" * 600}"tea"{"]" * 600}')
+    (line,) = complaints(deep + "\n")
+    assert line.startswith("line 1: tags: give a list")
+
+
 @pytest.mark.parametrize("name", ["id", "vendor", "title", "price"])
 def test_a_required_field_that_is_missing_is_told(complaints: Callable[..., list[str]], name: str) -> None:
     product = a_product()

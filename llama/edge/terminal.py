@@ -29,6 +29,7 @@ from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 from llama.privacy.profile import rupiah
 from llama.privacy.restoring import escaped, printable
+from llama.privacy.tags import AS_ISSUED
 from llama.wire import Copy, Offer, SheetEntry
 
 _CELL_CHARS = 100
@@ -193,7 +194,10 @@ def not_held(kind: Kind, party: Party, third_party: str, *, raw: bool) -> str:
 
 def _with_tags(text: str, tags: Iterable[str]) -> Text:
     shown = Text(printable(text))
-    shown.highlight_words(list(tags), style="bold cyan")
+    issued = frozenset(tags)
+    for m in AS_ISSUED.finditer(shown.plain):
+        if m[0] in issued:
+            shown.stylize("bold cyan", *m.span())
     return shown
 
 

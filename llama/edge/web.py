@@ -320,7 +320,7 @@ async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request, kind: type[_T]) -> _T:
-    raw = b""
+    raw = bytearray()  # what comes in many small chunks is not copied for each
     try:
         async with asyncio.timeout(BODY_S):
             async for chunk in request.stream():

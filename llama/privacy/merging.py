@@ -20,6 +20,7 @@ from llama.chat import Message
 from llama.prefix import instructions
 from llama.privacy.policy import label_of
 from llama.privacy.sanitiser import CleanText, Sanitiser
+from llama.privacy.tags import AS_ISSUED
 from llama.prompt import OwnWords
 from llama.sheets import Sheet
 
@@ -101,12 +102,8 @@ def tags_composed(passages: Sequence[Passage], issued: Iterable[str]) -> list[st
     """Issued tags that a sheet spells with the person's words, as ``[NAME_{quantity}]``, which stand for nothing."""
     sought, composed = frozenset(issued), set[str]()
     for passage in passages:
-        own = Counter(tag for piece in passage.pieces if isinstance(piece, CleanText) for tag in _tags_in(piece.text))
-        written = Counter(_tags_in(passage.message.content))
+        pieces = (piece.text for piece in passage.pieces if isinstance(piece, CleanText))
+        own = Counter(tag for text in pieces for tag in AS_ISSUED.findall(text))
+        written = Counter(AS_ISSUED.findall(passage.message.content))
         composed.update(tag for tag in sought.intersection(written) if written[tag] > own[tag])
     return sorted(composed)
-
-
-def _tags_in(text: str) -> list[str]:
-    """What looks like an issued tag."""
-    return re.findall(r"\[[A-Z]+_[0-9]+\]", text)

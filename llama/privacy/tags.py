@@ -12,6 +12,7 @@ Knows nothing about: values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import regex
@@ -19,6 +20,8 @@ import regex
 from llama.privacy.policy import FOUND_IN_ANY_TEXT, TAG_KINDS
 
 ALL_KINDS = TAG_KINDS | FOUND_IN_ANY_TEXT
+AS_ISSUED = re.compile(r"\[[A-Z]+_[0-9]+\]")
+"""How a tag is issued. A search for each of some thousand tags in turn would take as many times as long."""
 
 
 def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from llama.privacy.normalised import NormalisedText, word_anchor
 from llama.privacy.variants.finders import Spans
 
+BEGINNING = 8  # words of a name, by which it is looked up
 _GAP = 3  # signs between two words that belong together
 
 
@@ -38,12 +39,14 @@ class CoreForms:
     def __init__(self, generic: Collection[str], joining: Collection[str] = (), *, house_numbers: bool = False) -> None:
         self._generic, self._joining = frozenset(generic), frozenset(joining)
         self._house_numbers = house_numbers
-        self._cores: dict[str, dict[int, dict[tuple[str, ...], set[Core]]]] = {}  # by first word, and length
+        # By their first words, at most BEGINNING, and their length.
+        self._cores: dict[tuple[str, ...], dict[int, dict[tuple[str, ...], set[Core]]]] = {}
 
     def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
         """Look for a name's own words; with ``beside``, only next to one of these."""
         core = Core(tuple(words), frozenset(beside))
-        self._cores.setdefault(words[0], {}).setdefault(len(words), {}).setdefault(core.words, set()).add(core)
+        by_length = self._cores.setdefault(core.words[:BEGINNING], {})
+        by_length.setdefault(len(words), {}).setdefault(core.words, set()).add(core)
 
     def leave_out(self, known: set[Hashable]) -> None:
         """Look for nothing that is ``known``, and add the rest to it."""
@@ -58,9 +61,10 @@ class CoreForms:
         """Give each stretch that writes one of the names, with the generic words around it."""
         if not self._cores:
             return
-        words, at = text.once(_own_words(self._generic | self._joining))
-        for first, by_length in self._cores.items():
-            for k in at.get(first, ()):
+        skipped = self._generic | self._joining
+        words = text.once(_own_words(skipped))
+        for beginning, by_length in self._cores.items():
+            for k in text.once(_places_of(skipped, len(beginning))).get(beginning, ()):
                 for length, cores in by_length.items():
                     here = words[k : k + length]
                     for core in cores.get(tuple(w for _, w in here), ()):
@@ -69,8 +73,8 @@ class CoreForms:
     def anchors(self) -> Collection[str]:
         """The first word of each of the names."""
         return {
-            word_anchor(first)
-            for first, by_length in self._cores.items()
+            word_anchor(beginning[0])
+            for beginning, by_length in self._cores.items()
             if any(any(by_words.values()) for by_words in by_length.values())
         }
 
@@ -107,21 +111,31 @@ class CoreForms:
         return None
 
 
-OwnWords = tuple[list[tuple[int, str]], dict[str, list[int]]]
+OwnWords = list[tuple[int, str]]
+Places = dict[tuple[str, ...], list[int]]
 
 
 @lru_cache(maxsize=16)
 def _own_words(skipped: frozenset[str]) -> Callable[[NormalisedText], OwnWords]:
-    """Give the function that lists a text's words without generic ones, and where each of them is in that list."""
+    """Give the function that lists a text's words without generic ones."""
 
     def own_words(text: NormalisedText) -> OwnWords:
-        words = [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
-        at: dict[str, list[int]] = {}
-        for k, (_, word) in enumerate(words):
-            at.setdefault(word, []).append(k)
-        return words, at
+        return [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
 
     return own_words
+
+
+@lru_cache(maxsize=16 * BEGINNING)
+def _places_of(skipped: frozenset[str], count: int) -> Callable[[NormalisedText], Places]:
+    """Give the function that says where in that list so many words one after another stand."""
+
+    def places_of(text: NormalisedText) -> Places:
+        words, at = [word for _, word in text.once(_own_words(skipped))], Places()
+        for k in range(len(words) - count + 1):
+            at.setdefault(tuple(words[k : k + count]), []).append(k)
+        return at
+
+    return places_of
 
 
 def _near(text: NormalisedText, first: int, second: int) -> bool:
