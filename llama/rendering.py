@@ -39,7 +39,7 @@ class DialogRefused(CannotRender):
 class _Answer(msgspec.Struct):
     """``texts``, or the name of the ``error`` that ended it."""
 
-    texts: list[str] = []
+    texts: list[str | None] = []
     error: str = ""
 
 
@@ -55,6 +55,23 @@ def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str
         DialogRefused: the template refuses one of the dialogues.
         CannotRender: the template is too long, fails, takes too long or too much, or writes too much.
     """
+    return [text for text in _render(template, dialogs, variables or {}, opens_reply=True) if text is not None]
+
+
+def render_any(
+    template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str], *, opens_reply: bool
+) -> list[str | None]:
+    """As :func:`render`, but None for a dialogue that the template refuses or fails at.
+
+    With ``opens_reply`` the assistant's next message is opened at the end.
+    """
+    return _render(template, dialogs, variables, opens_reply=opens_reply, any_of_them=True)
+
+
+def _render(
+    template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str], *, opens_reply: bool,
+    any_of_them: bool = False,
+) -> list[str | None]:  # fmt: skip
     if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
         raise CannotRender(f"it is longer than {MAX_TEMPLATE_BYTES >> 10} KiB")
     given = sum(len(message["content"]) for dialog in dialogs for message in dialog)
@@ -63,7 +80,8 @@ def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str
         request = msgspec.json.encode(
             {
                 "template": template,
-                "variables": variables or {},
+                "variables": {**variables, "add_generation_prompt": opens_reply},
+                "any": any_of_them,
                 "dialogs": dialogs,
                 "characters": characters,
                 "memory": MEMORY_BYTES + _MEMORY_PER_CHARACTER * given,

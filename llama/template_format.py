@@ -1,10 +1,13 @@
 """The chat format that a checkpoint's own template writes, for templates that ``llama.chat`` cannot say.
 
 The template is rendered for every dialogue (``llama.rendering``: sandboxed, with little time and memory). In what it
-writes, special tokens count; in what people wrote they do not. So the text of a special token in a content is hidden
-before the template sees it: each of its characters is replaced by one that nobody wrote, and put back when the ids are
-made. Each content is marked in a second rendering by two such characters, to know where it stands: a template may strip
-it, and the gate (``llama.privacy.gate``) reads the person's words where they stand.
+writes, special tokens count; in what people wrote they do not. So the text of a special token in a content is put
+between two characters that nobody wrote before the template sees it, as transformers does (``mark_control_tokens``). In
+what the template has written, the text between them is hidden: each character is replaced by one that nobody wrote, and
+put back when the ids are made. A second rendering, in which two such characters mark each content, tells where it
+stands: a template may strip it, and the gate (``llama.privacy.gate``) reads the person's words where they stand. A
+template may also rewrite a content so that the marks are lost. Then the special tokens must be those of the same
+dialogue without any words.
 
 Knows nothing about: where a dialogue or a template comes from.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +31,7 @@ from llama.tokenizer import Tokenizer
 ROLES = ("system", "user", "assistant")
 MAX_VARIABLES, MAX_VARIABLE_CHARACTERS = 32, 4096
 _PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # nobody's, by Unicode
+_ESCAPE = re.compile(r"\\[uUx]([0-9a-fA-F]{2,8})")
 _QUESTIONS = ("a", "B?")  # different from the first letter to the last
 
 
@@ -68,6 +73,7 @@ class TemplateFormat:
         except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
             hidden, (written, *others) = self._written([dialog], marked=1)
         ids, parts = self._tokenizer.encode_template(written.text, hidden)
+        self._refuse_forged(dialog, written, parts)
         text, offsets = self._placed(dialog, written, parts, hidden)
         opened = self._common([self._tokenizer.encode_template(other.text, hidden)[0] for other in others])
         shared = len(opened) if ids[: len(opened)] == opened else 0
@@ -88,23 +94,9 @@ class TemplateFormat:
             at = end
         yield text[at:]
 
-    def _in_special(self, text: str) -> Iterator[str]:
-        """The characters of special tokens' texts in a text."""
-        for begin, end in self._special.find(text, 0, len(text)):
-            yield from text[begin:end]
-
-    def _without_special(self, text: str, signs: Mapping[str, str]) -> str:
-        """The text with these signs for the characters of each special token's text."""
-        pieces, at = list[str](), 0
-        for begin, end in self._special.find(text, 0, len(text)):
-            pieces += [text[at:begin], *(signs[char] for char in text[begin:end])]
-            at = end
-        return "".join([*pieces, text[at:]])
-
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
-        hidden, (written,) = self._written([checked(dialog, ROLES, None)], marked=0)
-        return self._tokenizer.encode_template(written.text, hidden)[0]
+        return self.encode(dialog).ids
 
     def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
@@ -134,19 +126,11 @@ class TemplateFormat:
 
         Of the first ``marked`` dialogues also where their contents stand.
         """
-        seen = set(self._template.source).union(
-            *self._template.variables.values(), *(message.content for dialog in dialogs for message in dialog)
-        )
-        fresh = (chr(code) for code in itertools.chain(*_PRIVATE) if chr(code) not in seen)
-        found = {char for dialog in dialogs for message in dialog for char in self._in_special(message.content)}
-        signs = {char: next(fresh, "") for char in sorted(found)}
-        marks = [[(next(fresh, ""), next(fresh, "")) for _ in dialog] for dialog in dialogs[:marked]]
-        if not all(signs.values()) or any(not end for pairs in marks for _, end in pairs):
-            raise TokenizerError("the dialogue has more messages, or stranger characters, than a chat template can be "
-                                 "followed through; shorten it")  # fmt: skip
-
+        fresh = _Fresh([self._template.source, *self._template.variables.values()], dialogs)
+        begin, end = next(fresh), next(fresh)
+        marks = [[(next(fresh), next(fresh)) for _ in dialog] for dialog in dialogs[:marked]]
         contents = [
-            [(message.role, self._without_special(message.content, signs)) for message in dialog] for dialog in dialogs
+            [(message.role, self._bracketed(message.content, begin, end)) for message in dialog] for dialog in dialogs
         ]
         versions = [
             *contents,
@@ -156,10 +140,20 @@ class TemplateFormat:
             ),
         ]
         texts = self._rendered([[{"role": role, "content": text} for role, text in each] for each in versions], dialogs)
+        signs = dict[str, str]()
+        texts = [_hidden(text, begin, end, signs, fresh) for text in texts]
         places = [_places(*each) for each in zip(texts, texts[len(dialogs) :], marks, strict=False)]
         places += [[None] * len(dialog) for dialog in dialogs[marked:]]
         hidden = {ord(sign): char for char, sign in signs.items()}
         return hidden, [_Written(text, where) for text, where in zip(texts, places, strict=False)]
+
+    def _bracketed(self, text: str, begin: str, end: str) -> str:
+        """The text with the text of each special token between two signs."""
+        pieces, at = list[str](), 0
+        for first, last in self._special.find(text, 0, len(text)):
+            pieces += [text[at:first], begin, text[first:last], end]
+            at = last
+        return "".join([*pieces, text[at:]])
 
     def _rendered(
         self, messages: Sequence[Sequence[Mapping[str, str]]], dialogs: Sequence[Sequence[Message]]
@@ -177,37 +171,87 @@ class TemplateFormat:
     def _placed(
         self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part], hidden: Mapping[int, str]
     ) -> tuple[str, list[int | None]]:
-        """What the ids say, and where in it character 0 of each content stands, if the content stands there whole.
-
-        Raises:
-            TokenizerError: a content and what the template writes beside it make a special token together.
-        """
-        text, place_of = "", dict[int, int]()
+        """What the ids say, and where in it character 0 of each content stands, if the content stands there whole."""
+        pieces, length, place_of = list[str](), 0, dict[int, int]()
         wanted = sorted(place[0] for place in written.places if place is not None)
         names = {id: name for name, id in [*self._tokenizer.special_tokens.items(), *self._tokenizer.words.items()]}
         at = 0
         for part in parts:
+            begin = part.start
             while at < len(wanted) and wanted[at] < part.end:
-                before = written.text[part.start : wanted[at]].translate(hidden) if part.id is None else ""
-                place_of[wanted[at]] = len(text) + len(before)
+                if part.id is None:
+                    pieces.append(written.text[begin : wanted[at]].translate(hidden))
+                    length, begin = length + len(pieces[-1]), wanted[at]
+                place_of[wanted[at]] = length
                 at += 1
-            own = written.text[part.start : part.end].translate(hidden)
-            text += own if part.id is None else names[part.id]
-        place_of |= {place: len(text) for place in wanted[at:]}
-        self._refuse_assembled(written, parts)
+            pieces.append(written.text[begin : part.end].translate(hidden) if part.id is None else names[part.id])
+            length += len(pieces[-1])
+        place_of |= dict.fromkeys(wanted[at:], length)
+        text = "".join(pieces)
         return text, [*_offsets(dialog, [None if p is None else place_of[p[0]] for p in written.places], text)]
 
-    def _refuse_assembled(self, written: _Written, parts: Sequence[Part]) -> None:
+    def _refuse_forged(self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part]) -> None:
+        """Refuse special tokens that come out of a content, or that one makes with what the template writes beside it.
+
+        Raises:
+            TokenizerError: names the message, if it is known.
+        """
         special = set(self._tokenizer.special_tokens.values())
-        tokens = iter([(part.start, part.end) for part in parts if part.id in special])
-        start, end = next(tokens, (0, 0))
+        tokens = [part for part in parts if part.id in special]
+        if any(place is None for place in written.places):
+            wordless = [Message(each.role, "a" if each.content.strip() else each.content) for each in dialog]
+            hidden, (plain,) = self._written([wordless], marked=0)
+            own = [part.id for part in self._tokenizer.encode_template(plain.text, hidden)[1] if part.id in special]
+            if own != [part.id for part in tokens]:
+                raise TokenizerError("the model's chat template rewrites a message so that it makes special tokens, or "
+                                     "loses some; reword it, without signs such as < and |")  # fmt: skip
+        left = iter(tokens)
+        token = next(left, None)
         places = enumerate(written.places, start=1)
         for number, (first, last) in sorted((n, p) for n, p in places if p is not None and p[0] < p[1]):
-            while end <= first and end:
-                start, end = next(tokens, (0, 0))
-            if end and start < last:
+            while token is not None and token.end <= first:
+                token = next(left, None)
+            if token is not None and token.start < last:
                 raise TokenizerError(f"message {number} of {len(written.places)} and what the model's chat template "
                                      f"writes beside it make a special token together; reword its end")  # fmt: skip
+
+
+class _Fresh(Iterator[str]):
+    """Characters that are in none of these texts, from those that are nobody's by Unicode.
+
+    Raises:
+        TokenizerError: there are no more.
+    """
+
+    def __init__(self, texts: Sequence[str], dialogs: Sequence[Sequence[Message]]) -> None:
+        seen = set[str]().union(*texts, *(message.content for dialog in dialogs for message in dialog))
+        # A template may write a character by its number.
+        seen |= {
+            chr(int(code, 16)) for text in texts for code in _ESCAPE.findall(text) if int(code, 16) < sys.maxunicode
+        }
+        self._found = (chr(code) for code in itertools.chain(*_PRIVATE) if chr(code) not in seen)
+
+    def __next__(self) -> str:
+        found = next(self._found, None)
+        if found is None:
+            raise TokenizerError("the dialogue has more messages, or stranger characters, than a chat template can be "
+                                 "followed through; shorten it")  # fmt: skip
+        return found
+
+
+def _hidden(text: str, begin: str, end: str, signs: dict[str, str], fresh: Iterator[str]) -> str:
+    """The text with signs for what stands between ``begin`` and ``end``; a lone one still parts its sides."""
+    pieces = re.split(f"{begin}([^{begin}{end}]*){end}|([{begin}{end}])", text)
+    for number in range(1, len(pieces), 3):
+        inside = pieces[number]
+        for char in inside or "":
+            if char not in signs:
+                signs[char] = next(fresh)
+        if inside is None and "" not in signs:
+            signs[""] = next(fresh)
+        pieces[number] = signs[""] if inside is None else "".join(signs[char] for char in inside)
+        pieces[number + 1] = ""
+    return "".join(pieces)
 
 
 def _offsets(dialog: Sequence[Message], places: Sequence[int | None], text: str) -> Iterator[int | None]:

@@ -1,7 +1,8 @@
 """Renders a chat template as a program of its own; ``rendering`` starts it.
 
 Reads a request from standard input, ``{"template": "…", "variables": {"bos_token": "…", …}, "dialogs": [[{"role": …,
-"content": …}, …], …], "characters": …, "memory": …}``, and writes ``{"texts": ["…", …]}`` or ``{"error": "TypeOfIt"}``.
+"content": …}, …], …], "characters": …, "memory": …, "any": false}``, and writes ``{"texts": ["…", …]}``
+(with ``any``, null for a dialogue that fails) or ``{"error": "TypeOfIt"}``.
 Imports nothing of the package, and little else: it is to be started and over in a tenth of a second.
 """
 
@@ -44,10 +45,14 @@ def main(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process; the limit above counts whole seconds only
     try:
         template = environment().from_string(request["template"])
-        texts = [
-            _text(template, {**request["variables"], "messages": dialog}, request["characters"])
-            for dialog in request["dialogs"]
-        ]
+        texts = list[str | None]()
+        for dialog in request["dialogs"]:
+            try:
+                texts.append(_text(template, {**request["variables"], "messages": dialog}, request["characters"]))
+            except Exception:
+                if not request["any"]:
+                    raise
+                texts.append(None)
         answer: dict[str, Any] = {"texts": texts}
     except BaseException as err:  # a foreign program may raise anything
         answer = {"error": type(err).__name__}
@@ -114,7 +119,7 @@ def _refuse(message: object = "") -> NoReturn:
 
 def _text(template: jinja2.Template, variables: dict[str, Any], characters: int) -> str:
     pieces, length = list[str](), 0
-    for piece in template.generate(tools=None, documents=None, add_generation_prompt=True, **variables):
+    for piece in template.generate(**{"tools": None, "documents": None, **variables}):
         length += len(piece)
         if length > characters:
             raise OverflowError

@@ -3,7 +3,7 @@
 A template is somebody's program. Where it provably writes what ``llama3`` or ``chatml`` (``llama.chat``) write, that
 format is taken, because it costs nothing; else the template itself is (``llama.template_format``). The proof has two
 parts. By its syntax the template only joins texts and contents, strips them, and asks for roles and places: nothing
-could depend on what a content says. And it writes the same for dialogues of every order of roles up to three messages,
+could depend on what a content says. And it writes the same for dialogues of every order of roles up to four messages,
 with contents that try what it could ask for.
 
 Knows nothing about: files, ids.
@@ -22,7 +22,7 @@ from jinja2 import nodes
 from llama.chat import NATIVE_FORMATS, TEMPLATE
 from llama.errors import TokenizerError
 from llama.files import quoted
-from llama.rendering import MAX_TEMPLATE_BYTES, CannotRender, DialogRefused, render
+from llama.rendering import MAX_TEMPLATE_BYTES, CannotRender, render, render_any
 from llama.template_format import MAX_VARIABLE_CHARACTERS, ChatTemplate
 from llama.template_program import environment
 
@@ -115,12 +115,24 @@ def _by_tokens(special: Collection[str], where: str) -> str:
 
 
 def _writable(special: Collection[str]) -> list[str]:
-    """The formats written here whose own tokens are special ones, and that have no others in what they write."""
+    """The formats written here whose own tokens are special ones, where no other can come out of what they write.
+
+    Neither out of that alone, nor out of its border with a content.
+    """
     found = list[str]()
     for name, (turn, opened, begin) in _WRITTEN.items():
         texts = [begin, opened, *(turn.format(role=role, content="") for role in _ROLES)]
         own = {token for text in texts for token in re.findall(r"<\|\w+\|>", text)}
-        if own <= set(special) and not any(token in text for token in set(special) - own for text in texts):
+        others = set(special) - own
+        before, after = (
+            [turn.format(role=role, content="\0").partition("\0")[0] for role in _ROLES],
+            turn.partition("{content}")[2],
+        )
+        crosses = any(
+            any(text.endswith(token[:length]) for text in before) or after.startswith(token[-length:])
+            for token in others for length in range(1, len(token))
+        )  # fmt: skip
+        if own <= set(special) and not crosses and not any(token in text for token in others for text in texts):
             found.append(name)
     return found
 
@@ -173,15 +185,22 @@ def _constants_if_simple(template: ChatTemplate) -> list[str] | None:
     """The texts in a template, if by its syntax nothing that it does can depend on what a content says; else None."""
     try:
         tree = environment().parse(template.source)
-    except jinja2.TemplateError:
+    except (jinja2.TemplateError, RecursionError):
         return None
-    unknown = (nodes.Mod, nodes.Mul, nodes.Macro, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+    unknown = (
+        nodes.Mod, nodes.Mul, nodes.Sub, nodes.Div, nodes.FloorDiv, nodes.Pow, nodes.Dict, nodes.Macro, nodes.Include,
+        nodes.Import, nodes.FromImport, nodes.Extends, nodes.ScopedEvalContextModifier, nodes.EvalContextModifier,
+    )  # fmt: skip
     simple = (
         all(node.name in _FILTERS and not (node.args or node.kwargs) for node in tree.find_all(nodes.Filter))
         and all(node.name in _TESTS for node in tree.find_all(nodes.Test))
         and all(_is_simple_call(node) for node in tree.find_all(nodes.Call))
         and all(_is_simple_comparison(node) for node in tree.find_all(nodes.Compare))
-        and all(_is_messages(node.node) for node in tree.find_all(nodes.Getitem) if isinstance(node.arg, nodes.Slice))
+        and all(map(_is_simple_item, tree.find_all(nodes.Getitem)))
+        and all(map(_is_simple_sum, tree.find_all(nodes.Add)))
+        and all(node.ctx == "load" or node.name not in _FUNCTIONS for node in tree.find_all(nodes.Name))
+        and all(_is_all_but_first(node.node) for node in tree.find_all(nodes.Assign) if _is_messages(node.target))
+        and not any(_binds_messages(node.target) for node in tree.find_all(nodes.For))
         and next(tree.find_all(unknown), None) is None
     )
     return [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)] if simple else None
@@ -189,6 +208,31 @@ def _constants_if_simple(template: ChatTemplate) -> list[str] | None:
 
 def _is_messages(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Name) and node.name == "messages"
+
+
+def _binds_messages(target: nodes.Node) -> bool:
+    return _is_messages(target) or any(map(_is_messages, target.find_all(nodes.Name)))
+
+
+def _is_all_but_first(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice) and _is_messages(node.node)
+
+
+def _is_simple_item(node: nodes.Getitem) -> bool:
+    """``messages[0]``, ``messages[-1]``, ``messages[1:]``, ``m['role']``; not a content's character, nor a window."""
+    if isinstance(node.arg, nodes.Slice):
+        start, whole = node.arg.start, node.arg.stop is None and node.arg.step is None
+        return whole and _is_messages(node.node) and isinstance(start, nodes.Const) and start.value in (0, 1)
+    arg = node.arg.node if isinstance(node.arg, nodes.Neg) else node.arg
+    if not isinstance(arg, nodes.Const):
+        return False
+    return isinstance(arg.value, str) or (_is_messages(node.node) and arg.value in (0, 1))
+
+
+def _is_simple_sum(node: nodes.Add) -> bool:
+    """Of texts; numbers are not counted with."""
+    sides = [side for side in (node.left, node.right) if isinstance(side, nodes.Const)]
+    return all(isinstance(side.value, str) for side in sides)
 
 
 def _is_simple_call(node: nodes.Call) -> bool:
@@ -206,6 +250,9 @@ def _is_simple_comparison(node: nodes.Compare) -> bool:
     constants = [side.value for side in sides if isinstance(side, nodes.Const)]
     return (
         len(constants) > 0
+        and len(node.ops) == 1
+        and not any(isinstance(side, nodes.BinExpr | nodes.Concat | nodes.CondExpr) for side in sides)
+        and not any(isinstance(value, float) for value in constants)
         and all(operand.op in ("eq", "ne") for operand in node.ops)
         and all(value in _ROLE_NAMES for value in constants if isinstance(value, str))
         and all(value <= _LARGEST_NUMBER for value in constants if isinstance(value, int))
@@ -213,10 +260,10 @@ def _is_simple_comparison(node: nodes.Compare) -> bool:
 
 
 def _probes(constants: Sequence[str]) -> Iterator[list[dict[str, str]]]:
-    """Dialogues of every order of roles up to three messages, and contents of all kinds."""
+    """Dialogues of every order of roles up to four messages, and contents of all kinds."""
     contents = ["", " ", "a", " b ", "\n\nc\n", "\u200bd", "e  f\n g", *_ROLES, *dict.fromkeys(constants)]
     turn = itertools.cycle(contents)
-    for length in (1, 2, 3):
+    for length in (1, 2, 3, 4):
         for roles in itertools.product(_ROLES, repeat=length):
             yield [{"role": role, "content": next(turn)} for role in roles]
     for content in contents:
@@ -227,20 +274,27 @@ def _probes(constants: Sequence[str]) -> Iterator[list[dict[str, str]]]:
 def _structure(template: ChatTemplate) -> tuple[str, str]:
     """What a template writes around contents, and what directly behind an assistant's; nothing, where it refuses both.
 
-    The way in which the reply is opened does not count: who writes that in a content cannot end a message by it.
+    The way in which a reply is opened does not count, if the template writes answers: a content in which that stands
+    cannot end itself by it.
     """
-    marks = ["\ue000", "\ue001", "\ue002", "\ue003"]
-    with_system = ["system", "user", "assistant", "user"]
-    for roles in (with_system, with_system[1:]):
-        dialog = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=False)]
-        try:
-            (text,) = render(template.source, [dialog], template.variables)
-        except (DialogRefused, CannotRender):
-            continue
-        pieces = re.split("[\ue000-\ue003]", text)
-        answer = marks[roles.index("assistant")]
-        return "\n".join(pieces[:-1]), text.partition(answer)[2]
-    return "", ""
+    marks, turns = ["\uf8f0", "\uf8f1", "\uf8f2", "\uf8f3"], ["system", "user", "assistant", "user"]
+    orders = [turns, turns[1:], turns[:3], turns[1:3], turns[:2], turns[1:2]]
+    dialogs = [[{"role": role, "content": mark} for role, mark in zip(o, marks, strict=False)] for o in orders]
+    opened = render_any(template.source, dialogs, template.variables, opens_reply=True)
+    closed = render_any(template.source, dialogs, template.variables, opens_reply=False)
+    answered = any(text and "assistant" in order for order, text in zip(orders, closed, strict=True))
+    texts = [text or "" for text in (closed if answered else opened)]
+    split = [re.split(f"[{''.join(marks)}]", text) for text in texts]
+    # Some open a reply in any case: what they write last may be that, and what ends a message stands between others.
+    opens_always = answered and closed == opened and any(len(pieces) > 2 for pieces in split)
+    around = [piece for pieces in split for piece in (pieces[:-1] if opens_always else pieces)]
+    ends = (
+        text.partition(marks[order.index("assistant")])[2]
+        for order, text in zip(orders, texts, strict=True)
+        if "assistant" in order and marks[order.index("assistant")] in text
+    )
+    after = next(ends, "")
+    return "\n".join(around), after
 
 
 def template_variables(texts: Mapping[str, str | None], where: str) -> dict[str, str]:

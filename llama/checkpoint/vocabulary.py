@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 import gguf
 import msgspec
 
-from llama.added_tokens import PLAIN, TokenFlags
+from llama.added_tokens import PLAIN, Literals, TokenFlags
 from llama.chat import MAX_STOP_IDS
 from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.templates import choose, template_variables
@@ -506,7 +506,9 @@ def _convert(
     flagged = any(token.flags != PLAIN or not token.special for token in added)
     choice = choose(template, ids, asked_format, flagged, where)
     # What stands between messages must not come out of a message, or it could end itself.
-    special = {text for text, token in by_text.items() if token.special or text in choice.around}
+    literals = Literals(ids)
+    around = {choice.around[begin:end] for begin, end in literals.find(choice.around, 0, len(choice.around))}
+    special = {text for text, token in by_text.items() if token.special or (text in around and not text.isspace())}
     answered = [ids[text] for text in sorted(special, key=len) if choice.after_answer.lstrip().startswith(text)]
     stops = [*ends, *answered[-1:]]
     if not ends and choice.template is not None:

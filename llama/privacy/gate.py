@@ -68,7 +68,8 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
         _refuse_what_cannot_be_written(dialog, tokenizer)
         raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
     spans = [
-        None if offset is None else (offset + start, offset + end)
+        # Below 0 where a format strips more than it writes before the message.
+        None if offset is None else (max(offset + start, 0), max(offset + end, 0))
         for passage, offset in zip(passages, encoded.offsets, strict=True)
         for start, end in passage.own_spans
     ]
