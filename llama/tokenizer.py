@@ -17,6 +17,7 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -83,6 +84,7 @@ MAX_TOKENS = 1 << 19
 MAX_TOKEN_BYTES = 4096
 MAX_SPECIAL_TOKENS = 8192
 MAX_SPECIAL_CHARACTERS = 256 << 10
+MAX_SPECIAL_LENGTHS = 128  # of those that begin alike; each is tried wherever they could begin
 _ID_DIGITS = 10
 
 _RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
@@ -186,6 +188,10 @@ def check_token(length: int, place: str) -> None:
 def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
     """Refuse more special tokens than tiktoken can search a text for; raises likewise."""
     length = sum(map(len, special_tokens))
+    lengths = Counter(first for first, _ in {(text[:1], len(text)) for text in special_tokens})
+    if lengths and max(lengths.values()) > MAX_SPECIAL_LENGTHS:
+        raise TokenizerError(f"{where}: added tokens of {max(lengths.values())} lengths begin with the same character; "
+                             f"supported are {MAX_SPECIAL_LENGTHS}")  # fmt: skip
     if len(special_tokens) > MAX_SPECIAL_TOKENS or length > MAX_SPECIAL_CHARACTERS:
         raise TokenizerError(f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
                              f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip

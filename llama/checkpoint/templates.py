@@ -23,7 +23,7 @@ from llama.chat import NATIVE_FORMATS, TEMPLATE
 from llama.errors import TokenizerError
 from llama.files import quoted
 from llama.rendering import MAX_TEMPLATE_BYTES, CannotRender, render, render_any
-from llama.template_format import MAX_VARIABLE_CHARACTERS, ChatTemplate
+from llama.template_format import MAX_VARIABLE_CHARACTERS, MAX_VARIABLES, ChatTemplate
 from llama.template_program import environment
 
 MAX_SYSTEM_CHARACTERS = 64 << 10
@@ -297,14 +297,17 @@ def _structure(template: ChatTemplate) -> tuple[str, str]:
     return "\n".join(around), after
 
 
-def template_variables(texts: Mapping[str, str | None], where: str) -> dict[str, str]:
-    """Those that there are, found to be of a sensible size.
+def template_variables(texts: Mapping[str, str], template: str, where: str) -> dict[str, str]:
+    """Those that a template mentions, found to be of a sensible size.
 
     Raises:
         TokenizerError: names one that is not.
     """
-    for name, text in texts.items():
-        if text is not None and len(text) > MAX_VARIABLE_CHARACTERS:
+    mentioned = {name: text for name, text in texts.items() if name in template}
+    if len(mentioned) > MAX_VARIABLES:
+        raise TokenizerError(f"{where}: its chat template names {len(mentioned)} tokens; supported are {MAX_VARIABLES}")
+    for name, text in mentioned.items():
+        if len(text) > MAX_VARIABLE_CHARACTERS:
             raise TokenizerError(f"{where}: its {name} has {len(text)} characters; supported are "
                                  f"{MAX_VARIABLE_CHARACTERS}")  # fmt: skip
-    return {name: text for name, text in texts.items() if text is not None}
+    return mentioned

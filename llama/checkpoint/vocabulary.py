@@ -14,13 +14,12 @@ Knows nothing about: tensors, the halves.
 from __future__ import annotations
 
 import base64
-import codecs
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import gguf
 import msgspec
@@ -29,8 +28,16 @@ from llama.added_tokens import PLAIN, Literals, TokenFlags
 from llama.chat import MAX_STOP_IDS
 from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.templates import choose, template_variables
+from llama.checkpoint.tokenizer_config import (
+    TEMPLATE_VARIABLES,
+    Added,
+    decode_json,
+    ends_of,
+    read_tokenizer_config,
+    template_of,
+)
 from llama.errors import TokenizerError
-from llama.files import lies_there, quoted, read_json, shown
+from llama.files import quoted, shown
 from llama.template_format import ChatTemplate
 from llama.tokenizer import (
     META_PATTERN,
@@ -45,12 +52,10 @@ from llama.tokenizer import (
 )
 
 MAX_JSON_BYTES = 64 << 20  # Llama 3's tokenizer.json has 17 MiB
-MAX_CONFIG_BYTES = 4 << 20
 MAX_TOKENS_BYTES = 1536 << 10  # of all tokens together; Llama 3's have 0.8 MiB
 MAX_MERGES_CHARACTERS = 8 << 20
 MAX_STEPS = 8  # of a pre-tokeniser; two are known
 
-T = TypeVar("T")
 Merges = list[tuple[bytes, bytes]]
 
 
@@ -85,16 +90,6 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class _Added:
-    """A token beside those of byte-pair encoding."""
-
-    id: int
-    text: str
-    special: bool
-    flags: TokenFlags = PLAIN
-
-
-@dataclass(frozen=True)
 class _PreTokenizer:
     """How a family cuts text, and whether a piece that is a token is taken whole, however it would be merged."""
 
@@ -122,8 +117,6 @@ _GGUF_NAMED_TOKENS = {
     "eom_token": gguf.Keys.Tokenizer.EOM_ID,
 }
 _GGUF_ENDS = ("eos_token", "eot_token", "eom_token")
-# What transformers hands to a template (`SPECIAL_TOKENS_ATTRIBUTES`).
-_TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # For files that do not name them: what the families with byte-pair encoding have.
 _USUAL_TOKENS = {
     "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>"),
@@ -175,27 +168,45 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     if len(types) != len(tokens):
         raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; convert the model "
                              f"again, or use another GGUF of it")  # fmt: skip
-    normal = [kind == gguf.TokenType.NORMAL for kind in types]
+    made = {merge.replace(" ", "", 1) for merge in merges}
     words = [kind == gguf.TokenType.USER_DEFINED for kind in types]
+    normal = [
+        kind == gguf.TokenType.NORMAL or (word and token in made)
+        for token, kind, word in zip(tokens, types, words, strict=True)
+    ]
     template = _gguf_field(file, gguf.Keys.Tokenizer.CHAT_TEMPLATE, str | None, where)
     named = {name: _gguf_field(file, key, int | None, where) for name, key in _GGUF_NAMED_TOKENS.items()}
     inside = {name: id for name, id in named.items() if id is not None and 0 <= id < len(tokens)}
-    variables = {name: tokens[id] for name, id in inside.items() if name in _TEMPLATE_VARIABLES}
+    plain = {id for id, kind in enumerate(types) if kind == gguf.TokenType.NORMAL}
+    variables = {
+        name: _plain_text(tokens[id], f"{where}, token {id}") if id in plain else tokens[id]
+        for name, id in inside.items()
+        if name in TEMPLATE_VARIABLES
+    }
     for name, usual in _USUAL_TOKENS.items():
         if name not in variables and (found := next((token for token in usual if token in tokens), None)) is not None:
             variables[name] = found
     return _convert(
         [(id, token) for id, token in enumerate(tokens) if normal[id]],
-        [_Added(id, token, special=not words[id]) for id, token in enumerate(tokens) if not normal[id]],
+        [
+            Added(id, token, special=not words[id])
+            for id, token in enumerate(tokens)
+            if words[id] or types[id] != gguf.TokenType.NORMAL
+        ],
         merges,
         _GGUF_PRE_TOKENIZERS[pre],
-        None if template is None else ChatTemplate(template, template_variables(variables, where)),
+        None if template is None else ChatTemplate(template, template_variables(variables, template, where)),
         # llama.cpp adds by their texts the ends that the metadata leave out (`llama-vocab.cpp`).
         [id for name, id in inside.items() if name in _GGUF_ENDS]
         + [id for id, token in enumerate(tokens) if token in _USUAL_ENDS],
         chat_format,
         where,
     )
+
+
+def _plain_text(token: str, place: str) -> str:
+    """An ordinary token as text."""
+    return _to_bytes(token, place).decode(errors="replace")
 
 
 def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
@@ -244,68 +255,7 @@ class _TokenizerJson(msgspec.Struct):
     added_tokens: list[_AddedToken] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
-
-
-class _NamedTemplate(msgspec.Struct):
-    name: str
-    template: str
-
-
-class _NamedToken(msgspec.Struct):
-    content: str
-    special: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
-    normalized: bool = False
-
-
-class _TokenizerConfig(msgspec.Struct):
-    chat_template: str | list[_NamedTemplate] | None = None
-    bos_token: str | _NamedToken | None = None
-    eos_token: str | _NamedToken | None = None
-    unk_token: str | _NamedToken | None = None
-    sep_token: str | _NamedToken | None = None
-    pad_token: str | _NamedToken | None = None
-    cls_token: str | _NamedToken | None = None
-    mask_token: str | _NamedToken | None = None
-    additional_special_tokens: list[str | _NamedToken] | None = None
-    extra_special_tokens: list[str | _NamedToken] | dict[str, str | _NamedToken] | None = None
-    added_tokens_decoder: dict[int, _NamedToken] | None = None
-    others: dict[str, str] = {}  # more that end on _token; a template may call them by name
-
-    @property
-    def named(self) -> dict[str, str]:
-        """The named tokens' texts, by the name that a template calls them."""
-        tokens = {name: getattr(self, name) for name in _TEMPLATE_VARIABLES}
-        return {**self.others, **{name: _text_of(token) for name, token in tokens.items() if token is not None}}
-
-    @property
-    def special(self) -> set[str]:
-        """Texts of the tokens that this file makes special ones."""
-        added = [token for token in (self.added_tokens_decoder or {}).values() if token.special]
-        return {*self.named.values(), *map(_text_of, self.listed), *map(_text_of, added)}
-
-    @property
-    def listed(self) -> list[str | _NamedToken]:
-        """More special tokens, without names."""
-        extra = self.extra_special_tokens or []
-        return [*(extra.values() if isinstance(extra, dict) else extra or self.additional_special_tokens or [])]
-
-
-class _Ends(msgspec.Struct):
-    """What generation_config.json and config.json say of the ends of a reply."""
-
-    eos_token_id: int | list[int] | None = None
-
-    @property
-    def ids(self) -> list[int]:
-        ids = self.eos_token_id
-        return [] if ids is None else [ids] if isinstance(ids, int) else ids
-
-
-def _text_of(token: str | _NamedToken) -> str:
-    return token if isinstance(token, str) else token.content
+    padding: dict[str, Any] | None = None
 
 
 def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_size: int | None = None) -> Vocabulary:
@@ -321,7 +271,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
         TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
     """
     where = str(directory / "tokenizer.json")
-    source = _decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
+    source = decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
     if source.normalizer not in (None, {"type": "Sequence", "normalizers": []}):
         kind = quoted(source.normalizer.get("type"))
         raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
@@ -337,47 +287,22 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
             raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
-    config = _tokenizer_config(directory)
-    special = config.special
-    added = [
-        _Added(token.id, token.content, token.special or token.content in special, token.flags)
-        for token in source.added_tokens
-    ]
-    added += _added_by(config, model.vocab, added)
+    padding = (source.padding or {}).get("pad_token")
+    config = read_tokenizer_config(directory, padding if isinstance(padding, str) else None)
+    added = [Added(token.id, token.content, token.special, token.flags) for token in source.added_tokens]
+    added = config.completed(added, model.vocab)
+    template = template_of(directory, config)
     added = [token for token in added if vocab_size is None or token.id < vocab_size or token.text in model.vocab]
-    template = _hugging_face_template(directory, config)
     return _convert(
         _normal_tokens(model, {token.text: token.id for token in added}, where),
         added,
         model.merges,
         _PreTokenizer(pattern, model.ignore_merges),
-        None if template is None else ChatTemplate(template, template_variables(config.named, where)),
-        _hugging_face_ends(directory, config, added),
+        None if template is None else ChatTemplate(template, template_variables(config.variables, template, where)),
+        ends_of(directory, config, added),
         chat_format,
         where,
     )
-
-
-def _added_by(config: _TokenizerConfig, vocab: Mapping[str, int], added: Sequence[_Added]) -> list[_Added]:
-    """Tokens that ``tokenizer_config.json`` adds to those of ``tokenizer.json``.
-
-    transformers gives a token the number that its text has in the vocabulary, or else the next one that is free.
-    """
-    numbered = sorted((config.added_tokens_decoder or {}).items(), key=lambda item: item[0])
-    tokens = [*(token for _, token in numbered), *config.named.values(), *config.listed]
-    ids = {token.text: token.id for token in added}
-    free, found = max([*vocab.values(), *ids.values()], default=-1) + 1, list[_Added]()
-    for token in tokens:
-        text = _text_of(token)
-        if not text or text in ids:
-            continue
-        ids[text] = vocab.get(text, free)
-        free += text not in vocab
-        flags = PLAIN
-        if isinstance(token, _NamedToken):
-            flags = TokenFlags(token.lstrip, token.rstrip, token.single_word, token.normalized)
-        found.append(_Added(ids[text], text, text in config.special, flags))
-    return found
 
 
 def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tuple[int, str]]:
@@ -391,37 +316,6 @@ def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tu
     made = {token for token in joined if token in both} | {token for token in both if len(token) == 1}
     made = {token for token in made if all(char in _BYTE_OF_CHAR for char in token)}
     return [(id, token) for token, id in model.vocab.items() if token not in both or token in made]
-
-
-def _tokenizer_config(directory: Path) -> _TokenizerConfig:
-    """``tokenizer_config.json``, and what older versions have in ``special_tokens_map.json``; empty without them."""
-    path, older = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
-    config = _TokenizerConfig()
-    if lies_there(path):
-        config = _decode_json(path, _TokenizerConfig, MAX_CONFIG_BYTES)
-        every, known = _decode_json(path, dict, MAX_CONFIG_BYTES), _TokenizerConfig.__struct_fields__
-        others = {name: text for name, text in every.items() if name.endswith("_token") and name not in known}
-        config.others = {name: text for name, text in others.items() if isinstance(text, str)}
-    if config.added_tokens_decoder is None and lies_there(older):
-        named = _decode_json(older, _TokenizerConfig, MAX_CONFIG_BYTES)
-        for name in (*_TEMPLATE_VARIABLES, "additional_special_tokens", "extra_special_tokens"):
-            if getattr(named, name) is not None:
-                setattr(config, name, getattr(named, name))
-    return config
-
-
-def _hugging_face_ends(directory: Path, config: _TokenizerConfig, added: Sequence[_Added]) -> list[int]:
-    """The ids after which a reply is over, by every file that says so.
-
-    generation_config.json is what transformers goes by; without it, config.json. What else is said counts only for an
-    added token: many a config.json still has the number of another model's, which is a word of this one.
-    """
-    generation, model = directory / "generation_config.json", directory / "config.json"
-    sure = _decode_json(generation, _Ends, MAX_CONFIG_BYTES).ids if lies_there(generation) else []
-    said = _decode_json(model, _Ends, MAX_CONFIG_BYTES).ids if lies_there(model) else []
-    named = [token.id for token in added if token.text == config.named.get("eos_token")]
-    known = {token.id for token in added}
-    return [*sure, *(id for id in (*said, *named) if id in known or not sure)]
 
 
 def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -> str | None:
@@ -449,32 +343,9 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
     )
 
 
-def _hugging_face_template(directory: Path, config: _TokenizerConfig) -> str | None:
-    """The chat template: from its own file, or the tokenizer's configuration, or None."""
-    own_file = directory / "chat_template.jinja"
-    if lies_there(own_file):
-        try:
-            return read_file(own_file, MAX_CONFIG_BYTES).decode()
-        except UnicodeDecodeError as err:
-            raise TokenizerError(f"{own_file}: not UTF-8 text (byte {err.start}); save it as UTF-8") from None
-    template = config.chat_template
-    if isinstance(template, list):
-        return next((named.template for named in template if named.name == "default"), None)
-    return template
-
-
-def _decode_json(path: Path, kind: type[T], most: int) -> T:
-    try:
-        return msgspec.json.decode(read_file(path, most, read_json).removeprefix(codecs.BOM_UTF8), type=kind)
-    except msgspec.ValidationError as err:
-        raise TokenizerError(f"{path}: malformed: {err}; use the file that belongs to the model") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise TokenizerError(f"{path}: malformed: not JSON ({err}); get the file again") from None
-
-
 def _convert(
     normal: Sequence[tuple[int, str]],
-    added: Sequence[_Added],
+    added: Sequence[Added],
     merges: Sequence[str | tuple[str, str]],
     pre_tokenizer: _PreTokenizer,
     template: ChatTemplate | None,
