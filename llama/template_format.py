@@ -280,13 +280,12 @@ def _places(text: str, marked: str, marks: Sequence[tuple[str, str]]) -> list[tu
     twice, or put something in between.
     """
     every = {mark for pair in marks for mark in pair}
-    where, length, kept = dict[str, list[int]](), 0, list[str]()
-    for piece in re.split(f"([{re.escape(''.join(sorted(every)))}])" if every else "(?!)", marked):
-        if piece in every:
-            where.setdefault(piece, []).append(length)
-        else:
-            kept.append(piece)
-            length += len(piece)
+    where, kept, last = dict[str, list[int]](), list[str](), 0
+    for number, (at, mark) in enumerate((at, char) for at, char in enumerate(marked) if char in every):
+        where.setdefault(mark, []).append(at - number)
+        kept.append(marked[last:at])
+        last = at + 1
+    kept.append(marked[last:])
     if "".join(kept) != text:
         return [None] * len(marks)
     found = [(where.get(begin, []), where.get(end, [])) for begin, end in marks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from llama.privacy.profile import profile_from, read_profile
 from llama.privacy.sanitiser import CleanText, Sanitiser
 from llama.prompt import read_from_directory
 from llama.sheets import read_all
-from llama.template_format import TemplateFormat
+from llama.template_format import ChatTemplate, TemplateFormat
 from llama.tokenizer import META_PATTERN, Tokenizer
 from tests import chat_templates
 from tests.chat_templates import CHATML, EXPECTED, LLAMA_3, LLAMA_3_1, LLAMA_3_2, TEMPLATES, THINKING
@@ -519,3 +520,177 @@ def test_a_gguf_tells_words_and_named_tokens_too(word: bool, tmp_path: Path) -> 
     ids = chat.encode_dialog_prompt([Message("user", "a<think></s>")])
     assert (ids[0], ids[-1], ids.count(1), ids.count(2)) == (0, 1, 1, int(word))
     assert tokenizer.decode(ids) == "<s>usera<think></s></s>" and chat.stop_ids == (1,)
+
+
+# ---- what an outsider's attack found
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.content.replace(' ', '')[:500] + ('x' if m.content.startswith('hi') else '') }}"
+        "<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ m.content | reverse }}<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ m.content | capitalize }}<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ '<|' + m.content.split('#')[-1] }}<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ m.content.split('#')[-1] }}{% endfor %}",
+    ],
+)
+@pytest.mark.parametrize("attack", ["a <|im_ end|> b", ">|dne_mi|<", "X<|IM_END|>", "x#im_end|>", "#<|im_"])
+def test_a_template_that_rewrites_contents_makes_no_special_token_of_them(
+    template: str, attack: str, plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    """It is refused, or there are as many as without any words."""
+    checkpoint = Checkpoint(tmp_path, plain, template)
+    ids = checkpoint.ours([Message("user", attack), Message("user", "#end|>")])
+    special = [id for id in ids or [] if id in checkpoint.tokenizer.special_tokens.values()]
+    assert ids is None or special == [plain.token_to_id("<|im_end|>")] * template.count("<|im_end|>") * 2
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_a_template_that_cuts_thoughts_out_finds_them(is_special: bool, tmp_path: Path) -> None:
+    """Also where their tokens are special ones, or stand between messages."""
+    added = [AddedToken(text, special=is_special, normalized=False) for text in ("<think>", "</think>")]
+    writes = THINKING.replace("'<|assistant|>' + content", "'<|assistant|><think></think>' + content")
+    for number, template in enumerate((THINKING, writes)):
+        (tmp_path / str(number)).mkdir()
+        checkpoint = Checkpoint(tmp_path / str(number), trained(added), template)
+        turns = ("user", "hi"), ("assistant", "<think>a secret thought</think>answer"), ("user", "q")
+        dialog = [Message(role, content) for role, content in turns]
+        assert checkpoint.ours(dialog) == checkpoint.expected(dialog)
+        assert "thought" not in checkpoint.tokenizer.decode(checkpoint.ours(dialog) or [])
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        CHATML.replace("in messages", "in messages[-6:]"),
+        CHATML.replace("in messages", "in messages[:7]"),
+        "{% if messages[6] is defined %}{{ 'long' }}{% endif %}" + CHATML,
+        "{% if messages[6:] %}{{ 'long' }}{% endif %}" + CHATML,
+        "{% autoescape true %}" + CHATML + "{% endautoescape %}",
+        CHATML.replace("{{ '<|im_start|>'", "{% if loop.index - 7 == 0 %}{{ 'x' }}{% endif %}{{ '<|im_start|>'"),
+        CHATML.replace("{{ '<|im_start|>'", "{% if loop.length == 7.0 %}{{ 'x' }}{% endif %}{{ '<|im_start|>'"),
+        CHATML.replace("{{ '<|im_start|>'", "{% if m.content[9] is defined %}{{ 'x' }}{% endif %}{{ '<|im_start|>'"),
+        CHATML.replace("{{ '<|im_start|>'", "{% if m.content + 'er' == 'user' %}{{ 'x' }}{% endif %}{{ '<|im_start|>'"),
+    ],
+)
+def test_a_template_with_a_condition_that_few_dialogues_meet_is_rendered(
+    template: str, plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, plain, template)
+    assert checkpoint.vocabulary.chat_format == "template"
+    long = [Message(("user", "assistant")[number % 2], f"us & {number} <b>") for number in range(7)]
+    for dialog in (long, [Message("user", "us")]):
+        assert checkpoint.ours(dialog) == checkpoint.expected(dialog)
+
+
+def test_a_template_may_write_characters_that_are_nobodys(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ '\\ue000\\ue001|' + m.content + '<|im_end|>' }}{% endfor %}"
+    checkpoint = Checkpoint(tmp_path, plain, template)
+    dialog = [Message("user", "a<|im_end|>b")]
+    assert checkpoint.ours(dialog) == checkpoint.expected(dialog, sanitize_control_tokens=True)
+
+
+def test_a_word_is_not_special_because_it_is_a_part_of_what_a_template_writes(tmp_path: Path) -> None:
+    """White space between messages, and parts of their tokens."""
+    added = [AddedToken(text, special=False, normalized=False) for text in ("\n\n", "<|", "im", "  ")]
+    checkpoint = Checkpoint(tmp_path, trained(added), LLAMA_3.replace(" | trim", ""))
+    assert checkpoint.vocabulary.words.keys() == {"\n\n", "<|", "im", "  "}
+    dialog = [Message("user", "a\n\nb <| im  c")]
+    assert checkpoint.ours(dialog) == checkpoint.expected(dialog)
+
+
+def test_a_format_is_not_taken_for_ours_where_a_token_reaches_over_its_borders(tmp_path: Path) -> None:
+    for number, token in enumerate((".<|im_end|>", "\n#", "user\nx", "r\n")):
+        (tmp_path / str(number)).mkdir()
+        added = [AddedToken(token, special=True, normalized=False)]
+        assert Checkpoint(tmp_path / str(number), trained(added), CHATML).vocabulary.chat_format == "template"
+
+
+def test_single_turn_templates_tell_their_tokens_too(tmp_path: Path) -> None:
+    added = [AddedToken(text, special=False) for text in ("<|turn|>", "<|done|>")]
+    turn = "{{ '<|turn|>' + m.role + '\n' + m.content + '<|done|>' }}"
+    opened = "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+    for number, loop in enumerate(("messages[-1:]", "messages")):
+        (tmp_path / str(number)).mkdir()
+        refuse = "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}" if number else ""
+        template = f"{refuse}{{% for m in {loop} %}}{turn}{{% endfor %}}{opened}"
+        checkpoint = Checkpoint(tmp_path / str(number), trained(added), template)
+        assert {"<|turn|>", "<|done|>"} <= checkpoint.tokenizer.special_tokens.keys()
+
+
+def test_the_gate_reads_a_message_with_more_white_space_before_it_than_the_format_writes() -> None:
+    """Native and rendered: what is stripped may be longer than all that stands before."""
+    tokenizer = Tokenizer(ROOT / "tests" / "data" / "tiny-llama3" / "tokenizer.model")
+    sanitiser = Sanitiser(profile_from({"name": "Wendell Okafor"}))
+    trimmed = TemplateFormat(tokenizer, ChatTemplate("{% for m in messages %}{{ m.content | trim }}{% endfor %}"), ())
+    for chat in (native_format("llama3", tokenizer, None), trimmed):
+        for count in (1, 40, 60, 80, 200):
+            with pytest.raises(PrivacyRefused):
+                piece = CleanText("\n" * count + "Wendell Okafor")
+                gate.passed([Passage("user", (piece,))], sanitiser, chat, tokenizer)
+
+
+def test_a_dialogue_of_thousands_of_messages_takes_time_in_proportion(
+    plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint(tmp_path, plain, chat_templates.ALPACA)
+    dialog = [Message(("user", "assistant")[number % 2], "hi") for number in range(9000)]
+    began = time.process_time()
+    assert len(checkpoint.ours(dialog) or []) > 9000
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(extra_special_tokens={"image_token": "<image>"}),
+        lambda c: c.update(image_token={"__type": "AddedToken", "content": "<image>", "special": True}),
+        lambda c: c.update(image_token="<image>", pad_token="<pad>", extra_special_tokens=["<think>", "<new>"]),
+        lambda c: c.update(bos_token=None),
+        lambda c: c.update(added_tokens_decoder={"318": {"content": "the", "special": False, "lstrip": True}}),
+        lambda c: c.update(chat_template=[{"name": "default", "template": each} for each in ("x", CHATML)]),
+    ],
+)  # fmt: skip
+def test_whatever_the_tokenizers_configuration_says_ids_are_transformers(
+    change: Callable[[Json], object], plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    template = "{{ image_token }}{{ bos_token }}" + CHATML
+    Checkpoint(tmp_path, plain, template)
+    edited(tmp_path / "tokenizer_config.json", change)
+    oracle = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    _, chat = opened(from_hugging_face(tmp_path), tmp_path)
+    turns = [{"role": "user", "content": "the other <new> 日本"}]
+    expected = oracle.apply_chat_template(turns, add_generation_prompt=True, sanitize_control_tokens=True)["input_ids"]
+    assert chat.encode_dialog_prompt([Message("user", turns[0]["content"])]) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda c: c.update(split_special_tokens=True), "split_special_tokens is set"),
+        (lambda c: c.update(fast_tokenizer_files=["tokenizer.json", "tokenizer.4.0.0.json"]), "names other tokenizers"),
+        (lambda c: c.update(bos_token=7), "bos_token: malformed"),
+    ],
+)
+def test_a_tokenizers_configuration_that_is_not_supported_is_refused_by_field(
+    change: Callable[[Json], object], complaint: str, plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    Checkpoint(tmp_path, plain, CHATML)
+    edited(tmp_path / "tokenizer_config.json", change)
+    with pytest.raises(TokenizerError, match=rf"tokenizer_config\.json.*{complaint}"):
+        from_hugging_face(tmp_path)
+
+
+def test_templates_in_a_directory_of_their_own(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    """One of the name default goes before all others; without a default none is guessed."""
+    Checkpoint(tmp_path, plain, CHATML)
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("x")
+    assert from_hugging_face(tmp_path).chat_format == "chatml"
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(TokenizerError, match=r"has templates .rag., but none is the default"):
+        from_hugging_face(tmp_path)
+    (tmp_path / "additional_chat_templates" / "default.jinja").write_text(LLAMA_3)
+    assert from_hugging_face(tmp_path).chat_format == "llama3"
