@@ -166,9 +166,9 @@ def _check_mode(path: str, status: os.stat_result) -> None:
     if not mode & 0o077:
         return
     listed = _has_acl(path)
-    if mode & 0o077 == stat.S_IRGRP and not listed and group in {os.getegid(), *os.getgroups()}:
-        if owner == 0 or (owner == os.geteuid() and not _others_in(group)):
-            return
+    only_read = mode & 0o077 == stat.S_IRGRP and not listed and group in {os.getegid(), *os.getgroups()}
+    if only_read and (owner == 0 or (owner == os.geteuid() and not _others_in(group))):
+        return
     who, does = ("its group", mode >> 3) if not mode & 0o007 else ("others", mode | mode >> 3)
     if listed and mode & 0o070:
         who = "whom its access control list names"
