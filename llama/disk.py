@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import secrets
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,14 +23,17 @@ _AT_FDCWD, _NOREPLACE, _EXCL = -100, 1, 4  # Linux's linux/fs.h and fcntl.h; mac
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write all of it to an open file.
+    """Write all of it to an open file, a pipe or a terminal; waits for room also where a parent made it non-blocking.
 
     Raises:
         OSError: not all of it is written.
     """
     left = memoryview(content)
     while left:
-        left = left[os.write(fd, left) :]
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
 
 
 def sync(fd: int) -> None:

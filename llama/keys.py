@@ -153,33 +153,48 @@ def read_key(path: str, role: str) -> KeyPair:
 def _check_mode(path: str, status: os.stat_result) -> None:
     """Nobody but its owner may have to do with a private key's file, except that its group may read it:
 
-    - where its owner is not who reads it, as in a Secret that Kubernetes hands to a process by way of a group of its
-      own (root's, 0440 with ``fsGroup``): the mode is not the reader's to choose, and PostgreSQL allows it, too;
-    - where the group is one of the process's own, and root owns the file, or no other account of this machine is in
-      the group.
+    - where root owns it and the group is one of the process's own, as in a Secret that Kubernetes hands to a process by
+      way of a group of its own (0440 with ``fsGroup``); PostgreSQL allows that, too, and for root's files only;
+    - where the reader owns it, the group is one of its own, and no other account is in that (:func:`_others_in`).
+
+    With an access control list the group's bits are that list's mask, and say nothing of who is named in it.
 
     Raises:
         ValueError: others may read or write it; says what helps.
     """
-    mode, group, reader = stat.S_IMODE(status.st_mode), status.st_gid, os.geteuid()
+    mode, owner, group = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
     if not mode & 0o077:
         return
-    if mode & 0o077 == stat.S_IRGRP:
-        if status.st_uid != reader:
-            return
-        if group in {os.getegid(), *os.getgroups()} and (status.st_uid == 0 or not _others_in(group)):
-            return
+    listed = _has_acl(path)
+    only_read = mode & 0o077 == stat.S_IRGRP and not listed and group in {os.getegid(), *os.getgroups()}
+    if only_read and (owner == 0 or (owner == os.geteuid() and not _others_in(group))):
+        return
     who, does = ("its group", mode >> 3) if not mode & 0o007 else ("others", mode | mode >> 3)
+    if listed and mode & 0o070:
+        who = "whom its access control list names"
     can = "write to it" if does & 0o002 else "read it" if does & 0o004 else "use it"
     raise ValueError(
-        f"{who} may {can} (mode {mode:04o}), so it may be known; make a new one, or chmod 600 {path}; "
+        f"{who} may {can} (mode {mode:04o}), so it may be known; make a new one, or chmod 600 {path}"
+        f"{f' and setfacl -b {path}' if listed else ''}; "
         f"where that changes nothing (FAT, a network share, a Windows drive, Android's shared storage) "
         f"move it to a file system that keeps modes; for a Secret of Kubernetes set defaultMode: 0440"
     )
 
 
+def _has_acl(path: str) -> bool:
+    """Whether a file has a POSIX access control list: accounts or groups that may have to do with it by name."""
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access"))
+    except (OSError, AttributeError):  # it has none, or there is no such thing here
+        return False
+
+
 def _others_in(group: int) -> bool:
-    """Whether other accounts of this machine are in a group, as far as its lists say."""
+    """Whether other accounts are in a group, or may be: lists need not name all.
+
+    A directory service such as LDAP usually lists nobody. So the account that asks must be in the list itself, and each
+    member that the group names must be of that account.
+    """
     try:
         import grp  # Android has neither
         import pwd
@@ -188,10 +203,13 @@ def _others_in(group: int) -> bool:
     except (ImportError, AttributeError):
         return True
     try:
-        names = grp.getgrgid(group).gr_mem
+        members = grp.getgrgid(group).gr_mem
     except KeyError:  # a group without a name, as Kubernetes gives a process
-        names = []
-    return any(a.pw_uid != os.geteuid() and (a.pw_gid == group or a.pw_name in names) for a in accounts)
+        members = []
+    own = {a.pw_name for a in accounts if a.pw_uid == os.geteuid()}
+    if not own or not own.issuperset(members):
+        return True
+    return any(a.pw_uid != os.geteuid() and a.pw_gid == group for a in accounts)
 
 
 def read_public(path: str, role: str) -> Identity:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import stat
 import sys
 from collections.abc import Sequence
 
 from llama import starting
 from llama.collecting import line_of
-from llama.disk import sync
+from llama.disk import sync, write_all
 from llama.errors import SplitLlamaError, UsageError
 from llama.wire import MAX_COLLECTED, Delivery
 
@@ -59,12 +58,7 @@ class Stdout:
             OSError: not all of them are.
         """
         self._check_has_a_name()
-        left = memoryview(self._before + b"".join(map(line_of, deliveries)))
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except BlockingIOError:  # a pipe that some parents leave so
-                select.select([], [self._fd], [])
+        write_all(self._fd, self._before + b"".join(map(line_of, deliveries)))
         self._before = b""
         if self._is_file:
             sync(self._fd)

@@ -14,6 +14,7 @@ Knows nothing about: tokens, the model, anybody's profile. Errors name the file 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def read_prompt(path: str) -> Found:
             f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it"
         )
     prompt = _PARSERS[kind](sheets.read_text(path), f"prompt file {path}")
-    where = path if "://" in path else str(Path(path).resolve())
+    where = path if "://" in path else _place(path)
     return Found(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
 
 
@@ -89,7 +90,7 @@ def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
         PromptError: no such sheet (with those that there are), or one that cannot be read.
     """
     listed, system = sheets.read_listed(sheet_dir, prompt_id)
-    return _listed(listed, system, str(Path(sheet_dir).resolve()))
+    return _listed(listed, system, _place(sheet_dir))
 
 
 def received(prompt_id: str, text: str, system: str, address: str) -> Found:
@@ -104,6 +105,16 @@ def received(prompt_id: str, text: str, system: str, address: str) -> Found:
     sheets.check_text(system, f"{where}, the provider's system prompt")
     system = "" if is_blank(system) else system
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
+
+
+def _place(path: str) -> str:
+    """A path that is made absolute, as text that UTF-8 can write; no two paths become the same."""
+    place = str(Path(path).resolve())
+    try:
+        place.encode()
+    except UnicodeEncodeError:  # an absolute path never begins so
+        return "bytes:" + os.fsencode(place).replace(b"\\", rb"\\").decode(errors="backslashreplace")
+    return place
 
 
 def _listed(listed: Listed, system: str, channel: str) -> Found:

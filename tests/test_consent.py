@@ -13,7 +13,7 @@ from llama.edge.consent import consents_of, question, require
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found
+from llama.prompt import Found, read_prompt
 from llama.sheets import Sheet
 
 FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
@@ -153,3 +153,16 @@ def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
     with pytest.raises(ProfileError, match=r"damaged, .*; delete it, and be asked again"):
         agree(found("name"))
     assert path.read_bytes() == damage
+
+
+def test_an_agreement_to_a_sheet_whose_path_is_not_utf_8_is_remembered(agree: Agree, tmp_path: Path) -> None:
+    """And counts for that path only, also where another one looks like it when it is written with escapes."""
+    sheets = [tmp_path / name for name in ("a\udcff.toml", r"a\xff.toml", "a\\\udcff.toml", "b.toml")]
+    for path in sheets:
+        path.write_text('questions = ["What?"]\nasks_for = ["name"]\n')
+    prompts = [read_prompt(str(path)) for path in sheets]
+    assert len({each.origin for each in prompts}) == len(sheets)
+    assert prompts[3].origin == f"file:{sheets[3].resolve()}" and prompts[1].origin == f"file:{sheets[1].resolve()}"
+    for prompt in prompts:
+        assert agree(prompt, answer=True)
+        assert not agree(prompt, answer=None)

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -579,7 +580,7 @@ def read_as(user: int, groups: list[int], path: Path) -> str:
 
 
 ME, ANOTHER, OURS, FOREIGN = 23456, 23457, 34567, 34568  # of no account of this machine
-DAEMON = 1  # the group of an account
+DAEMON = 1  # an account, and its group
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
@@ -588,8 +589,11 @@ DAEMON = 1  # the group of an account
     [
         (ME, 0, OURS, 0o440, ""),  # a Secret of Kubernetes with fsGroup
         (ME, 0, OURS, 0o640, ""),
-        (ME, ANOTHER, OURS, 0o440, ""),
-        (ME, ME, OURS, 0o640, ""),  # an init container's copy
+        (ME, ANOTHER, OURS, 0o440, "its group may read it (mode 0440)"),  # only root's files are handed on so
+        (ME, ME, OURS, 0o640, "its group may read it (mode 0640)"),  # no list of accounts says who else is in it
+        (DAEMON, DAEMON, OURS, 0o640, ""),  # an account that is listed, and a group that nobody else is in
+        (DAEMON, DAEMON, DAEMON, 0o640, ""),
+        (DAEMON, DAEMON, 2, 0o640, "its group may read it (mode 0640)"),  # where another account is
         (ME, ME, OURS, 0o400, ""),
         (0, 0, OURS, 0o440, ""),  # the same Secret, for a container that runs as root
         (0, 0, 0, 0o440, ""),
@@ -620,9 +624,43 @@ def test_a_key_may_be_read_by_a_group_of_the_processs_own(
         (directory / "..1" / "cloud.key").write_bytes((keys.directory / "cloud.key").read_bytes())
         os.chown(directory / "cloud.key", owner, group)
         (directory / "cloud.key").chmod(mode)
-        said = read_as(user, [OURS, DAEMON] if user else [0, OURS], directory / "cloud.key")
+        said = read_as(user, [OURS, DAEMON, 2] if user else [0, OURS], directory / "cloud.key")
         assert (told in said and f"key {directory}/cloud.key: " in said) if told else not said
         assert not told.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
+
+
+ACL_USER, ACL_MASK, READ = 2, 16, 4  # linux/posix_acl.h; 1 is the owner, 4 the group, 32 others
+
+
+def name_in_acl(path: Path, user: int) -> None:
+    """Let an account read a file by its access control list (linux/posix_acl_xattr.h, version 2)."""
+    nobody = 0xFFFFFFFF
+    entries = [(1, 6, nobody), (ACL_USER, READ, user), (4, 0, nobody), (ACL_MASK, READ, nobody), (32, 0, nobody)]
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    try:
+        os.setxattr(path, "system.posix_acl_access", packed)
+    except OSError as err:
+        pytest.skip(f"no access control lists here ({err.strerror})")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
+def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(keys: Keys) -> None:
+    """Its mode looks as if the group could read it: those bits are the list's mask. chmod 600 closes it."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        key = Path(place) / "cloud.key"
+        key.write_bytes((keys.directory / "cloud.key").read_bytes())
+        os.chown(key, DAEMON, DAEMON)
+        key.chmod(0o640)
+        assert not read_as(DAEMON, [DAEMON], key)
+        name_in_acl(key, ANOTHER)
+        assert stat.S_IMODE(key.stat().st_mode) == 0o640
+        assert "names may read it" in read_as(ANOTHER, [ANOTHER], key)  # as whoever asks can
+        told = read_as(DAEMON, [DAEMON], key)
+        assert "whom its access control list names may read it (mode 0640)" in told
+        assert f"chmod 600 {key} and setfacl -b {key};" in told
+        key.chmod(0o600)
+        assert not read_as(DAEMON, [DAEMON], key)
 
 
 # ---- command lines

@@ -7,6 +7,7 @@ table, ``SOAK`` all of it.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from typing import NamedTuple
 
 import pytest
 
-from llama import screen
+from llama import screen, starting
 from llama.cloud.backup import RECORD, back_up
 from llama.cloud.record import RunRecord
 from llama.edge.terminal import Terminal
@@ -336,13 +337,34 @@ def test_a_table_is_laid_out_for_what_a_terminal_can_be(columns: str, monkeypatc
 # --- What a person types --------------------------------------------------------------------------------------------
 
 
+def ask_on(terminal: int, typed: bytes, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+    """What comes of a question, which goes through a pipe, where ``typed`` is typed once it is seen."""
+    reader, writer = os.pipe()
+
+    def answer() -> None:
+        seen = b""
+        while not seen.endswith(b"[y/N] "):
+            seen += os.read(reader, 100)
+        assert seen == b"Agree? [y/N] "
+        os.write(terminal, typed)
+
+    person = threading.Thread(target=answer)
+    person.start()
+    with os.fdopen(writer, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        said = Terminal().ask("Agree?")
+        person.join()
+    os.close(reader)
+    return said
+
+
 @pytest.mark.parametrize("how", ["as usual", "raw", "without waiting", "without echo"])
 @pytest.mark.parametrize(
     ("typed", "understood"),
     [("y", True), ("Ya", True), ("n", False), ("", False), ("да", False), ("\udcff", False), ("\x04", False)],
 )
 def test_an_answer_is_read_from_a_terminal_in_any_state(
-    how: str, typed: str, understood: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    how: str, typed: str, understood: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raw, as a program that was killed has left it, a terminal ends a line with a carriage return."""
     ours, its = os.openpty()
@@ -354,11 +376,9 @@ def test_an_answer_is_read_from_a_terminal_in_any_state(
         termios.tcsetattr(its, termios.TCSANOW, modes)
     if how == "without waiting":
         os.set_blocking(its, False)
-    os.write(ours, os.fsencode(typed) + b"\r")
     with open(its, encoding="ascii", closefd=False) as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
-        assert Terminal().ask("Agree?") is understood
-    assert capsys.readouterr() == ("", "Agree? [y/N] ")
+        assert ask_on(ours, os.fsencode(typed) + b"\r", monkeypatch) is understood
     os.close(ours)
     os.close(its)
 
@@ -372,12 +392,33 @@ def test_nobody_agrees_to_what_nobody_sees(tmp_path: Path, monkeypatch: pytest.M
             with unseen.open("w") as stderr:
                 monkeypatch.setattr(sys, "stderr", stderr)
                 assert Terminal().ask("Agree?") is None
-        reader, writer = os.pipe()
-        with os.fdopen(writer, "w") as stderr:
+        assert ask_on(ours, b"y\n", monkeypatch) is True
+    os.close(ours)
+
+
+def test_nobody_agrees_to_a_question_that_could_not_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a pipe that nobody reads any more; the stream of our programs drops what it cannot write."""
+    ours, its = os.openpty()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(its, encoding="utf-8") as keyboard:
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        threading.Timer(0.3, os.write, (ours, b"y\n")).start()  # so that the old way would not wait for ever
+        deaf = io.TextIOWrapper(io.BufferedWriter(starting._Notices(writer, "wb")), line_buffering=True)
+        with deaf as stderr:
             monkeypatch.setattr(sys, "stderr", stderr)
-            os.write(ours, b"y\n")
-            assert Terminal().ask("Agree?") is True
-        os.close(reader)
+            assert Terminal().ask("Agree?") is None
+    time.sleep(0.4)
+    os.close(ours)
+
+
+def test_what_was_typed_before_the_question_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paste, or keys that were pressed while the model was read."""
+    ours, its = os.openpty()
+    with os.fdopen(its, encoding="utf-8") as keyboard:
+        monkeypatch.setattr(sys, "stdin", keyboard)
+        os.write(ours, b"y\n")
+        assert ask_on(ours, b"n\n", monkeypatch) is False
     os.close(ours)
 
 

@@ -10,7 +10,9 @@ import os
 import select
 import stat
 import sys
+import termios
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -24,6 +26,7 @@ from rich.text import Text
 
 from llama import screen
 from llama.chat import Message
+from llama.disk import write_all
 from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
@@ -62,10 +65,18 @@ class Terminal:
         return sys.stdin is not None and sys.stdin.isatty() and _may_be_seen(sys.stderr)
 
     def ask(self, question: str) -> bool | None:
-        """The person's yes or no; None where no keyboard is."""
+        """The person's yes or no; None where no keyboard is, or the question cannot be shown.
+
+        What was typed before it was shown is no answer to it.
+        """
         if not self.has_keyboard():
             return None
-        print(printable(question), end=" [y/N] ", file=sys.stderr, flush=True)
+        with suppress(OSError, termios.error):
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        try:
+            _show(f"{printable(question)} [y/N] ", sys.stderr)
+        except OSError:
+            return None
         line = _typed_line(sys.stdin.fileno())
         return None if line is None else line.strip().casefold() in ("y", "yes", "ya")
 
@@ -287,6 +298,21 @@ def _may_be_seen(stream: TextIO) -> bool:
     except (OSError, ValueError):  # it is no file
         return True
     return stream.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _show(text: str, stream: TextIO) -> None:
+    """Write to a stream's own file: the stream itself may drop what cannot be written.
+
+    Raises:
+        OSError: not all of it is written.
+    """
+    stream.flush()
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # it is no file
+        stream.write(text)
+        return
+    write_all(number, text.encode(stream.encoding, "backslashreplace"))
 
 
 def _typed_line(keyboard: int) -> str | None:
