@@ -59,6 +59,7 @@ from llama.wire import Welcome
 from model_cloud import CloudTransformer
 from model_edge import load_edge
 
+DESCRIPTORS = 24  # sockets, their wake-ups, the record and its log, weights while they are loaded
 MAX_ROWS = 256  # prompt rows per request
 MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
 USUAL_SESSIONS = 256
@@ -441,4 +442,4 @@ def _why(err: RuntimeError, other: str) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, descriptors=DESCRIPTORS)

@@ -77,6 +77,10 @@ def tcp_of(address: str) -> Tcp | None:
     Raises:
         NotAnAddress: it can be none.
     """
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise NotAnAddress("it is not UTF-8") from None
     scheme, _, rest = address.partition("://")
     if scheme not in ("tcp", "ipc", "inproc"):
         raise NotAnAddress
@@ -91,7 +95,11 @@ def tcp_of(address: str) -> Tcp | None:
         raise NotAnAddress(f"an IPv6 address stands in brackets: tcp://[{host}]:{port}")
     if re.search(r"[\[\]\s/]", host):
         raise NotAnAddress
-    return Tcp(host, port)
+    tcp = Tcp(host, port)
+    if tcp.ip is None and re.fullmatch(r"(0x[0-9a-fA-F]*|[0-9]+)(\.(0x[0-9a-fA-F]*|[0-9]+))*\.?", host):
+        raise NotAnAddress("an IPv4 address has four numbers from 0 to 255 without leading zeros, which some read as "
+                           "octal")  # fmt: skip
+    return tcp
 
 
 def _ipv6(text: str) -> str:

@@ -29,31 +29,35 @@ from llama.errors import Declined, SplitLlamaError, UsageError
 _received = list[int]()  # signals that this run was told to end with
 
 _NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
-_LEAST_DESCRIPTORS = 12
+LEAST_DESCRIPTORS = 12
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 _NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
 
 
-def run(main: Callable[..., None], argv: Sequence[str] | None = None, *, usage: str = "") -> None:
+def run(
+    main: Callable[..., None], argv: Sequence[str] | None = None, *, usage: str = "",
+    descriptors: int = LEAST_DESCRIPTORS,
+) -> None:  # fmt: skip
     """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
 
-    ``usage`` is how ``--help`` writes the words that must be given, where there is a shorter way than the flags.
+    ``usage`` is how ``--help`` writes the words that must be given, where there is a shorter way than the flags;
+    ``descriptors`` is how many files and sockets the program needs at least.
 
     Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C;
     143 SIGTERM, unless ``main`` handles it.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with _ended_by_exceptions():
-        _run(main, argv, usage)
+        _run(main, argv, usage, descriptors)
 
 
-def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
+def _run(main: Callable[..., None], argv: list[str], usage: str, descriptors: int) -> None:
     try:
         if {"--help", "-h"} & set(argv):
             print(help_text(main, usage), flush=True)
             sys.exit(0)
-        _check_descriptors()
+        _check_descriptors(descriptors)
         # each flag and its value as one word, which python-fire cannot take apart in another way
         checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
         fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
@@ -78,11 +82,11 @@ def _run(main: Callable[..., None], argv: list[str], usage: str) -> None:
         sys.exit(1)
 
 
-def _check_descriptors() -> None:
+def _check_descriptors(least: int) -> None:
     """Whether files and sockets can be opened; where not even a few can, libzmq aborts the process."""
     opened = list[int]()
     try:
-        for _ in range(_LEAST_DESCRIPTORS):
+        for _ in range(least):
             opened.append(os.dup(0))
     except OSError as err:
         if err.errno in _NO_DESCRIPTORS:

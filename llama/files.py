@@ -45,6 +45,15 @@ def open_regular(path: str | Path) -> BinaryIO:
     return file
 
 
+def can_open() -> bool:
+    """Whether this process may have one more descriptor: libraries tell the want of one as all kinds of errors."""
+    try:
+        os.close(os.dup(0))
+    except OSError as err:
+        return err.errno not in (errno.EMFILE, errno.ENFILE)
+    return True
+
+
 def lies_there(path: Path) -> bool:
     """Whether there is anything of this name, if only a pipe or a link to nothing."""
     return path.is_symlink() or path.exists()

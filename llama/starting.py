@@ -27,6 +27,9 @@ _MAY_FAIL = {"strict", "surrogateescape", "surrogatepass"}  # ways to treat a ch
 def begin() -> None:
     """To be called by a program before it imports anything large; ``llama.command.run`` takes over from there."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of somebody's import
+    if os.getpid() == 1:  # in a container: the system ignores what such a process has no handler for
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, lambda received, _: os._exit(128 + received))
     for number in (0, 1, 2):
         try:
             os.fstat(number)

@@ -227,6 +227,11 @@ def test_a_look_up_that_takes_its_time_hears_who_waits_no_longer(monkeypatch: py
         ("tcp://host:0", "write"),
         ("tcp://host:\u0665", "write"),
         ("tcp://:5555", "write"),
+        ("tcp://010.0.0.5:5555", "without leading zeros"),  # 8.0.0.5 to the resolver
+        ("tcp://1:5555", "four numbers"),
+        ("tcp://0x7f.1:5555", "four numbers"),
+        ("tcp://300.0.0.1:5555", "from 0 to 255"),
+        ("ipc://\udcff:1", "it is not UTF-8"),
     ],
 )
 def test_what_is_no_address_is_refused_with_what_would_be_one(address: str, said: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from llama.command import end_if_signalled, run
@@ -208,3 +210,20 @@ def test_a_signal_whose_exception_was_dropped_still_ends_the_work(number: signal
     with pytest.raises(SystemExit) as ended:
         run(work, [])
     assert ended.value.code == code and calls == [{"step": 1}]
+
+
+def test_as_the_first_process_of_a_container_a_program_ends_by_signals_while_it_imports() -> None:
+    """For such a process the system ignores what it has no handler for."""
+    isolated = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    works = (
+        shutil.which("unshare") and not subprocess.run([*isolated, "true"], check=False, capture_output=True).returncode
+    )
+    if not works:
+        pytest.skip("unshare --pid is not allowed here")
+    program = "from llama import starting; starting.begin(); print('begun', flush=True); import time; time.sleep(60)"
+    command = [*isolated, "sh", "-c", 'exec "$@"', "sh", sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        (child,) = psutil.Process(process.pid).children()
+        child.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM

@@ -24,6 +24,7 @@ from llama.checkpoint.signatures import misplaced, other_format
 from llama.checkpoint.source import narrowed, unreadable
 from llama.checkpoint.zip_records import Compressed
 from llama.errors import CheckpointError
+from llama.files import can_open
 
 SLAB_BYTES = 32 << 20  # large enough for full disk speed, small enough that several copies of it do not count
 _AGAIN = "torch.save(torch.load(FILE, map_location='cpu', weights_only=True), NEW)"
@@ -52,6 +53,9 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
     except OSError as err:
         raise unreadable(path, err) from None
     except Exception:  # damage is met with whatever it leads to: KeyError, struct.error, BadZipFile, …
+        if not can_open():
+            raise CheckpointError(f"{path} cannot be opened: this process may open too few files; let it open more "
+                                  f"(ulimit -n)") from None  # fmt: skip
         known = misplaced(path, binary=True) or other_format(path, "torch")
         reason = known or "is damaged or incomplete; download or make it again"
     raise CheckpointError(f"{path} {reason}")
