@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from llama.command import end_if_signalled, run
+from llama.command import end_if_signalled, run, uninterrupted
 from llama.errors import CheckpointError, CloudRefused
 from tests.support import ROOT
 
@@ -208,3 +210,31 @@ def test_a_signal_whose_exception_was_dropped_still_ends_the_work(number: signal
     with pytest.raises(SystemExit) as ended:
         run(work, [])
     assert ended.value.code == code and calls == [{"step": 1}]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_section_that_must_not_be_interrupted_is_not_whichever_thread_gets_the_signal(
+    number: signal.Signals, code: int
+) -> None:
+    """The main thread's mask holds nothing back that another thread takes; the work ends when the section does."""
+    stop = threading.Event()
+
+    def work() -> None:
+        """A section within a section."""
+        with uninterrupted():
+            with uninterrupted():
+                os.kill(os.getpid(), number)
+                time.sleep(0.2)  # in which the other thread takes it, and Python asks this one to handle it
+                calls.append({"step": 1})
+            calls.append({"step": 2})
+        calls.append({"step": 3})
+
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(work, [])
+    finally:
+        stop.set()
+        other.join()
+    assert ended.value.code == code and calls == [{"step": 1}, {"step": 2}]
