@@ -27,6 +27,7 @@ import fire
 from llama.errors import Declined, SplitLlamaError, UsageError
 
 _received = list[int]()  # signals that this run was told to end with
+_uninterrupted = list[None]()  # one for each section that is in progress and must not be ended in its midst
 
 _NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 LEAST_DESCRIPTORS = 12
@@ -127,7 +128,8 @@ def _ended_by_exceptions() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         _received.append(number)
-        end_if_signalled()
+        if not _uninterrupted:
+            end_if_signalled()
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
@@ -155,15 +157,23 @@ def end_if_signalled() -> None:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back, so that a second one does not stop the clearing up."""
+    """Hold Ctrl-C, SIGTERM and SIGHUP back, so that none stops what must be done as a whole, such as clearing up.
+
+    The work ends at the end of the section if one has come. To mask them in this thread is not enough: any other thread
+    takes them (torch has some), and Python runs the handler in this one.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    _uninterrupted.append(None)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
+        _uninterrupted.pop()
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    if not _uninterrupted:
+        end_if_signalled()
 
 
 def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:

@@ -192,6 +192,8 @@ def _parents(output: Path, place: Path, results: Results) -> Iterator[None]:
 def _beside(output: Path, place: Path, results: Results) -> Iterator[Path]:
     partial = place.with_name(hidden_name(place.parent, place.name, _PARTIAL))
     with _held(output, partial, results):
+        if os.path.lexists(place):  # by now
+            raise _in_use(output, results)
         try:
             with uninterrupted():
                 partial.rename(place)
@@ -206,6 +208,21 @@ def _beside(output: Path, place: Path, results: Results) -> Iterator[Path]:
 @contextlib.contextmanager
 def _inside(output: Path, place: Path, results: Results) -> Iterator[Path]:
     partial, trial = place / _PARTIAL, place / _TRIAL
+    try:
+        held = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as err:
+        raise _useless(output, results, err) from None
+    try:
+        # By now it may be what another run tries, or has finished: nothing is judged before that one is out of it.
+        _lock(held, output, results)
+        if not _has_name(held, place):  # it was what another run tried
+            raise _writing(output, results)
+        yield from _filled(output, place, partial, trial, results)
+    finally:
+        os.close(held)
+
+
+def _filled(output: Path, place: Path, partial: Path, trial: Path, results: Results) -> Iterator[Path]:
     try:
         there = {path.name for path in place.iterdir()} - _NOBODYS - {_PARTIAL, _TRIAL}
         begun = {path.name for path in partial.iterdir()} if partial.is_dir() else set[str]()
@@ -237,7 +254,7 @@ def _move_up(partial: Path, place: Path) -> None:
         for part in sorted(partial.iterdir()):
             part.rename(place / part.name)
             moved.append(part)
-    except OSError:
+    except BaseException:
         for part in moved:
             (place / part.name).rename(part)
         raise
@@ -252,15 +269,18 @@ def _held(output: Path, partial: Path, results: Results) -> Iterator[None]:
     try:
         with contextlib.suppress(FileExistsError):
             partial.mkdir(results.mode)
-        held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except FileNotFoundError:  # it was another run's, which has renamed it or taken it away
+            raise _writing(output, results) from None
     except OSError as err:
         if os.path.lexists(partial) and not (partial.is_dir() and not partial.is_symlink()):
             raise in_the_way from None
         raise _useless(output, results, err) from None
     try:
         _lock(held, output, results)
-        if not partial.is_dir() or not os.path.samestat(os.fstat(held), partial.lstat()):  # it was another run's
-            raise results.error(f"another process has just written {output}; choose another {results.flag}")
+        if not _has_name(held, partial):  # it was another run's
+            raise _writing(output, results)
         if any(path.name not in {*results.parts, *results.leaves, _TRIAL} for path in partial.iterdir()):
             raise in_the_way
         try:
@@ -288,7 +308,15 @@ def _lock(directory: int, output: Path, results: Results) -> None:
     try:
         lock(directory)
     except BlockingIOError:
-        raise results.error(f"another process is writing {output} right now; wait until it is done") from None
+        raise _writing(output, results) from None
+
+
+def _has_name(directory: int, path: Path) -> bool:
+    """Whether an open directory still is what bears this name."""
+    try:
+        return os.path.samestat(os.fstat(directory), path.lstat())
+    except OSError:
+        return False
 
 
 def _takes_a_file_of(directory: Path, size: int) -> bool:
@@ -299,6 +327,10 @@ def _takes_a_file_of(directory: Path, size: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _writing(output: Path, results: Results) -> SplitLlamaError:
+    return results.error(f"another process is writing {output} right now; wait until it is done")
 
 
 def _in_use(output: Path, results: Results) -> SplitLlamaError:

@@ -7,11 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import psutil
 import pytest
 
-from llama.command import end_if_signalled, run
+from llama.command import end_if_signalled, run, uninterrupted
 from llama.errors import CheckpointError, CloudRefused
 from tests.support import ROOT
 
@@ -227,3 +229,31 @@ def test_as_the_first_process_of_a_container_a_program_ends_by_signals_while_it_
         (child,) = psutil.Process(process.pid).children()
         child.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_section_that_must_not_be_interrupted_is_not_whichever_thread_gets_the_signal(
+    number: signal.Signals, code: int
+) -> None:
+    """The main thread's mask holds nothing back that another thread takes; the work ends when the section does."""
+    stop = threading.Event()
+
+    def work() -> None:
+        """A section within a section."""
+        with uninterrupted():
+            with uninterrupted():
+                os.kill(os.getpid(), number)
+                time.sleep(0.2)  # in which the other thread takes it, and Python asks this one to handle it
+                calls.append({"step": 1})
+            calls.append({"step": 2})
+        calls.append({"step": 3})
+
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(work, [])
+    finally:
+        stop.set()
+        other.join()
+    assert ended.value.code == code and calls == [{"step": 1}, {"step": 2}]

@@ -11,8 +11,11 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +25,15 @@ from llama.checkpoint import splitting
 from llama.checkpoint.halves import read_half
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
-from llama.cloud.backup import RECORD, back_up
+from llama.cloud import restore as restoring
+from llama.cloud.backup import CATALOGUE, RECORD, back_up
 from llama.cloud.importing import import_products
 from llama.cloud.record import RunRecord
 from llama.cloud.restore import restore
+from llama.command import run
+from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
-from tests.support import ROOT, exit_code
+from tests.support import ROOT, SOAK, exit_code
 
 RESULTS = placing.Results("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
 NOBODY = 65534
@@ -401,6 +407,136 @@ def test_a_rename_that_fails_at_the_end_undoes_the_one_before(tmp_path: Path) ->
             (tmp_path / "edge").write_text("somebody's")
     assert failed.value.errno in (errno.ENOTDIR, errno.EEXIST)
     assert names(tmp_path) == ["edge"] and (tmp_path / "edge").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_between_the_last_renames_leaves_both_or_neither(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another thread takes it, as one of torch's may."""
+    rename, stop = Path.rename, threading.Event()
+
+    def signalled(path: Path, to: Path) -> Path:
+        moved = rename(path, to)
+        if to == tmp_path / "cloud":
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+        return moved
+
+    def work() -> None:
+        """Two results."""
+        with placing.appearing(tmp_path, RESULTS) as partial:
+            for name in ("edge", "cloud"):
+                (partial / name).mkdir()
+
+    monkeypatch.setattr(Path, "rename", signalled)
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        with pytest.raises(SystemExit):
+            run(work, [])
+    finally:
+        stop.set()
+        other.join()
+    assert names(tmp_path) == ["cloud", "edge"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_between_two_names_leaves_both_files_of_a_restore_or_neither(
+    number: signal.Signals, record: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes when the record has its name and the catalogue does not yet."""
+    (tmp_path / "products.jsonl").write_text(PRODUCT)
+    import_products(tmp_path / "products.jsonl", tmp_path / "products.sqlite")
+    back_up({RECORD: record, CATALOGUE: tmp_path / "products.sqlite"}, tmp_path / "copy")
+    (tmp_path / "new").mkdir()
+
+    def signalled(unfinished: Path, path: Path) -> None:
+        give_name(unfinished, path)
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(restoring, "give_name", signalled)
+    new = tmp_path / "new"
+    flags = ("--record_file", str(new / "runs"), "--catalogue", str(new / "products"))
+    assert exit_code(restoring.main, "--backup_dir", str(tmp_path / "copy"), *flags) == 128 + number
+    assert names(new) == ["products", "runs"]
+
+
+def test_what_another_run_has_finished_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run looks while the first one's results are half in place, and goes on when they are whole."""
+    looked, go_on, said = threading.Event(), threading.Event(), list[str]()
+    rename, held, main = Path.rename, placing._held, threading.current_thread()
+
+    def slow(*args: Any) -> Any:
+        if threading.current_thread() is not main:
+            looked.set()
+            go_on.wait(10)
+        return held(*args)
+
+    def renamed(path: Path, to: Path) -> Path:
+        moved = rename(path, to)
+        if threading.current_thread() is main and to == tmp_path / "cloud":
+            second.start()
+            looked.wait(0.5)
+        return moved
+
+    def write(text: str) -> None:
+        try:
+            with placing.appearing(tmp_path, RESULTS) as partial:
+                for name in ("edge", "cloud"):
+                    (partial / name).mkdir()
+                    (partial / name / "file").write_text(text)
+        except CheckpointError as err:
+            said.append(str(err))
+
+    second = threading.Thread(target=write, args=("second",))
+    monkeypatch.setattr(placing, "_held", slow)
+    monkeypatch.setattr(Path, "rename", renamed)
+    write("first")
+    go_on.set()
+    second.join()
+    assert [(tmp_path / name / "file").read_text() for name in names(tmp_path)] == ["first", "first"]
+    assert said == [f"another process is writing {tmp_path} right now; wait until it is done"]
+
+
+def two_runs_at_once(base: Path, there: bool, rounds: int) -> set[str]:
+    """What the one is told that is not the first, in so many rounds; one of the two always is."""
+    for number in range(rounds):
+        (base / "outs" / str(number)).mkdir(parents=True) if there else (base / "outs").mkdir(exist_ok=True)
+    runs = []
+    for which in ("first", "second"):
+        child = os.fork()
+        if not child:
+            with (base / which).open("w") as told:
+                for number in range(rounds):
+                    out = base / "outs" / str(number)
+                    try:
+                        with placing.appearing(out, RESULTS) as partial:
+                            for name in ("edge", "cloud"):
+                                (partial / name).mkdir()
+                                (partial / name / "file").write_text(which)
+                    except Exception as err:
+                        told.write(str(err).replace(str(out), "OUT") + "\n")
+            os._exit(0)
+        runs.append(child)
+    for child in runs:
+        os.waitpid(child, 0)
+    for out in (base / "outs").iterdir():
+        assert names(out) == ["cloud", "edge"]
+        assert (out / "edge" / "file").read_text() == (out / "cloud" / "file").read_text()
+    assert not [name for name in names(base / "outs") if name.startswith(".")]
+    return {line for which in ("first", "second") for line in (base / which).read_text().splitlines()}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_of_two_runs_at_once_one_is_told_of_the_other(there: bool, tmp_path: Path) -> None:
+    """That it writes right now, or has written; never that the place is of no use."""
+    said = two_runs_at_once(tmp_path, there, 5000 if SOAK else 300)
+    assert said <= {
+        "another process is writing OUT right now; wait until it is done",
+        "OUT exists already; delete it or choose another --output_dir",
+    }
 
 
 def test_a_trial_leaves_nothing(tmp_path: Path) -> None:

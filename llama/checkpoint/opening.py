@@ -89,7 +89,7 @@ def _open_directory(path: Path, rope_scaling_factor: float | None, chat_format: 
         raise CheckpointError(f"{path} holds the two halves of a split checkpoint; give the original checkpoint")
     if "params.json" in names and "config.json" in names:
         kind: type[MetaSource | HuggingFaceSource] = _kind_of_two(path, names)
-        return kind(path, rope_scaling_factor)
+        return kind(path, rope_scaling_factor, chat_format)
     if "params.json" in names:
         return MetaSource(path, rope_scaling_factor, chat_format)
     if "config.json" in names:

@@ -72,15 +72,15 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
         for name, path in unfinished.items():
             _copy(source, name, path, manifest)
         end_if_signalled()
-        try:
-            for name, place in places.items():
-                with uninterrupted():
+        with uninterrupted():  # all of them or none
+            try:
+                for name, place in places.items():
                     give_name(unfinished[name], place)
                     named.append(place)
-        except BaseException:
-            for place in named:
-                place.unlink()
-            raise
+            except BaseException:
+                for place in named:
+                    place.unlink()
+                raise
     except OSError as err:
         raise BackupError(f"{err.filename or source}: {err.strerror or err}; nothing was restored") from None
     finally:
