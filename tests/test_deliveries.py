@@ -380,7 +380,7 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
         (f"{command} > /dev/full", 1, "error: writing the output: No space left on device\n"),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
         (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
-        (f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short", 1, "error: the system refused: File too large\n"),
+        (f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short", 1, "error: writing the output: File too large\n"),
     ):
         ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, text=True, capture_output=True, check=False)
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said), shell
@@ -535,9 +535,10 @@ def test_a_third_party_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
     loaded = set(run_main("-c", "import sys, llama.vendor; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-            "llama", "llama.collecting", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
+            "llama", "llama.addresses", "llama.collecting", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
             "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.files", "llama.keys",
-            "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets", "llama.spooling", "llama.toml",
+            "llama.listing", "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets", "llama.spooling", "llama.starting",
+            "llama.texts", "llama.toml",
             "llama.vendor", "llama.wire",
     }  # fmt: skip
 
