@@ -262,7 +262,8 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
     except ValueError as err:
         raise ValueError(str(err)) from None
     try:
-        table = parsed(text)
+        # Lines of an old Mac's end in CR alone, which TOML has not; no value of a key's file has one.
+        table = parsed(text.replace("\r\n", "\n").replace("\r", "\n"))
     except ValueError as err:
         raise ValueError(f"not TOML {err}".rstrip()) from None
     if "secret" in table and "secret" not in wanted:
@@ -333,9 +334,10 @@ class AllowList:
     """Everybody whose public file lies in a directory, as it is now: ``*.pub``, whatever they are called before that.
 
     What is hidden or ends otherwise is passed over; so is what looks like a copy that a program made (a key that was
-    taken off the list may live on in it), which is told of once. A file that is no public key, or repeats the name or the key of one
-    before it, counts as absent and is told of once. A directory that cannot be read lists nobody. Links are followed,
-    and looked at anew like the files that they name: Kubernetes swaps a link to a directory where a ConfigMap changes.
+    taken off the list may live on in it), which is told of once. A file that is no public key, or repeats the
+    name or the key of one before it, counts as absent and is told of once. A directory that cannot be read lists nobody.
+    Links are followed, and looked at anew like the files that they name: Kubernetes swaps a link to a directory where a
+    ConfigMap changes.
 
     Args:
         directory: where the files are.
