@@ -35,7 +35,7 @@ from typing import TextIO
 import zmq
 
 from llama.command import run
-from llama.disk import give_name, settle_names, sync, temporary_name
+from llama.disk import cure_of_writing, give_name, settle_names, sync, temporary_name
 from llama.errors import KeysError, UsageError
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
 from llama.texts import decoded
@@ -121,8 +121,8 @@ def _write_new(path: Path, text: str, mode: int) -> None:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as err:
-        raise KeysError(f"{path}: cannot be written ({err.strerror}); give --dir a directory where this user may "
-                        f"write") from None  # fmt: skip
+        cure = cure_of_writing(err) or "give --dir a directory where this user may write"
+        raise KeysError(f"{path}: cannot be written ({err.strerror}); {cure}") from None
 
 
 def others_may_read(path: Path) -> bool:
@@ -335,9 +335,9 @@ class AllowList:
 
     What is hidden or ends otherwise is passed over; so is what looks like a copy that a program made (a key that was
     taken off the list may live on in it), which is told of once. A file that is no public key, or repeats the
-    name or the key of one before it, counts as absent and is told of once. A directory that cannot be read lists nobody.
-    Links are followed, and looked at anew like the files that they name: Kubernetes swaps a link to a directory where a
-    ConfigMap changes.
+    name or the key of one before it, counts as absent and is told of once. A directory that cannot be read lists
+    nobody. Links are followed, and looked at anew like the files that they name: Kubernetes swaps a link to a directory
+    where a ConfigMap changes.
 
     Args:
         directory: where the files are.
