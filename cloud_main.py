@@ -188,7 +188,11 @@ def main(
         _follow(_load(half, welcome, rank, world_size, where, cuda_graphs), drain_s)
         return
     # All before minutes of loading: an unusable file or a port in use is told at once, an early device waits.
-    directory = SheetDirectory({}) if sheet_dir is None else read_all(sheet_dir)
+    directory = (
+        SheetDirectory({})
+        if sheet_dir is None
+        else read_all(sheet_dir, lambda line: events.warning("sheets", message=line))
+    )
     if directory.parties and record_file is None:
         parties = named(sorted(directory.parties))
         raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "

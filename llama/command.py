@@ -24,6 +24,7 @@ from typing import Any, get_args, get_type_hints
 
 import fire
 
+from llama.disk import cure_of_writing
 from llama.errors import Declined, SplitLlamaError, UsageError
 
 _received = list[int]()  # signals that this run was told to end with
@@ -74,7 +75,7 @@ def _run(main: Callable[..., None], argv: list[str], usage: str, descriptors: in
         give_stdout_up()
         if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
             where = err.filename or ("writing the output" if err.errno in _NOT_WRITTEN else "the system refused")
-            _say(_one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno)}"))
+            _say(_one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno, cure_of_writing(err))}"))
         sys.exit(1)
     except Exception as err:  # a library's own kind of it, such as ZeroMQ's
         if getattr(err, "errno", None) not in _NO_DESCRIPTORS:
@@ -102,8 +103,9 @@ def _one_line(message: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in message)
 
 
-def _cure(number: int | None) -> str:
-    return "; let this program open more (ulimit -n)" if number in _NO_DESCRIPTORS else ""
+def _cure(number: int | None, otherwise: str = "") -> str:
+    cure = "let this program open more (ulimit -n)" if number in _NO_DESCRIPTORS else otherwise
+    return f"; {cure}" if cure else ""
 
 
 def give_stdout_up() -> None:

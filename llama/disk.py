@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # said of what a file system does not have
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _CANNOT_SYNC = _CANNOT | {errno.EROFS}  # said by file systems that have nothing to sync
 # EPERM is Linux's word for FAT and others, EACCES that of Android's policy, EMLINK that of some network shares.
 _CANNOT_LINK = _CANNOT | {errno.EPERM, errno.EACCES, errno.EMLINK}
@@ -49,6 +50,17 @@ def sync(fd: int) -> None:
     except OSError as err:
         if err.errno not in _CANNOT_SYNC:
             raise
+
+
+def cure_of_writing(err: OSError) -> str:
+    """What helps where something could not be written, if the disk is the reason; else nothing."""
+    if err.errno in _NO_ROOM:
+        return "free some room, or write to another disk"
+    if err.errno == errno.EIO:
+        return "the disk failed; look after it, or write to another one"
+    if err.errno == errno.EFBIG:
+        return "let this program write larger files (ulimit -f), or write to a file system that takes them"
+    return ""
 
 
 def settle(path: Path) -> None:

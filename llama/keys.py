@@ -35,9 +35,9 @@ from typing import TextIO
 import zmq
 
 from llama.command import run
-from llama.disk import give_name, settle_names, sync, temporary_name
+from llama.disk import cure_of_writing, give_name, settle_names, sync, temporary_name
 from llama.errors import KeysError, UsageError
-from llama.listing import ends_in
+from llama.listing import PASSED_OVER, ends_in, is_a_copy
 from llama.texts import decoded
 from llama.toml import parsed
 
@@ -121,8 +121,8 @@ def _write_new(path: Path, text: str, mode: int) -> None:
     except FileExistsError:
         raise _exists(path) from None
     except OSError as err:
-        raise KeysError(f"{path}: cannot be written ({err.strerror}); give --dir a directory where this user may "
-                        f"write") from None  # fmt: skip
+        cure = cure_of_writing(err) or "give --dir a directory where this user may write"
+        raise KeysError(f"{path}: cannot be written ({err.strerror}); {cure}") from None
 
 
 def others_may_read(path: Path) -> bool:
@@ -262,7 +262,8 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
     except ValueError as err:
         raise ValueError(str(err)) from None
     try:
-        table = parsed(text)
+        # Lines of an old Mac's end in CR alone, which TOML has not; no value of a key's file has one.
+        table = parsed(text.replace("\r\n", "\n").replace("\r", "\n"))
     except ValueError as err:
         raise ValueError(f"not TOML {err}".rstrip()) from None
     if "secret" in table and "secret" not in wanted:
@@ -332,9 +333,11 @@ _NO_FILE: _Stamp = (0, 0, 0, 0)  # of a link to nothing, or where it cannot even
 class AllowList:
     """Everybody whose public file lies in a directory, as it is now: ``*.pub``, whatever they are called before that.
 
-    What is hidden or ends otherwise is passed over. A file that is no public key, or repeats the name or the key of one
-    before it, counts as absent and is told of once. A directory that cannot be read lists nobody. Links are followed,
-    and looked at anew like the files that they name: Kubernetes swaps a link to a directory where a ConfigMap changes.
+    What is hidden or ends otherwise is passed over; so is what looks like a copy that a program made (a key that was
+    taken off the list may live on in it), which is told of once. A file that is no public key, or repeats the
+    name or the key of one before it, counts as absent and is told of once. A directory that cannot be read lists
+    nobody. Links are followed, and looked at anew like the files that they name: Kubernetes swaps a link to a directory
+    where a ConfigMap changes.
 
     Args:
         directory: where the files are.
@@ -422,6 +425,9 @@ class AllowList:
         listed, names = dict[str, Identity](), set[str]()
         problems = set[tuple[str, str]]()
         for file, stamp in sorted(stamps.items()):
+            if is_a_copy(file):
+                problems.add((file, PASSED_OVER))
+                continue
             known = before.get(file)
             try:
                 says = known[1] if known is not None and known[0] == stamp else self._says(file)
@@ -431,7 +437,7 @@ class AllowList:
             if isinstance(says, Identity) and (says.public in listed or says.name in names):
                 says = "another file has this name or key"
             if isinstance(says, str):
-                problems.add((file, says))
+                problems.add((file, f"{says}; it does not count"))
             elif says.role != "cloud":  # its own may lie there, too
                 listed[says.public] = says
                 names.add(says.name)
@@ -440,7 +446,7 @@ class AllowList:
         self._read, self._listed = read, listed
         self._told &= problems  # what was mended and breaks again is told again
         for file, problem in sorted(problems):
-            self._say(file, f"{problem}; it does not count")
+            self._say(file, problem)
 
     def _says(self, file: str) -> Identity | str:
         try:

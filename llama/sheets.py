@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -168,13 +169,29 @@ def _order(prompt_id: str) -> Path:
     return Path(f"{prompt_id}.toml")  # as of files
 
 
-def read_all(sheet_dir: str) -> SheetDirectory:
-    """Every sheet of a directory, as they are at one moment.
+_said = set[str]()
+
+
+def _say_once(line: str) -> None:
+    """On stderr, once for this process: a directory is read anew for each question."""
+    if line not in _said and sys.stderr is not None:
+        _said.add(line)
+        print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr, flush=True)
+
+
+def read_all(sheet_dir: str, tell: Callable[[str], None] = _say_once) -> SheetDirectory:
+    """Every sheet of a directory, as they are at one moment; ``tell`` is told of what looks like one and is left out.
 
     Raises:
         PromptError: no directory, too many sheets, or one that cannot be read.
     """
+    _tell_of_copies(sheet_dir, tell)
     return _at_one_moment(sheet_dir, lambda: _read_all(sheet_dir))
+
+
+def _tell_of_copies(sheet_dir: str, tell: Callable[[str], None]) -> None:
+    for path in listing.passed_over(Path(sheet_dir), SUFFIX):
+        tell(f"prompt file {path}: {listing.PASSED_OVER}")
 
 
 def _read_all(sheet_dir: str) -> SheetDirectory:
@@ -204,6 +221,7 @@ def read_listed(sheet_dir: str, prompt_id: str) -> tuple[Listed, str]:
             raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
         return _listed(sheet_dir, prompt_id, known[prompt_id], system), system
 
+    _tell_of_copies(sheet_dir, _say_once)
     return _at_one_moment(sheet_dir, read)
 
 

@@ -31,7 +31,9 @@ def encoding_problem(head: bytes) -> str | None:
 
 
 def decoded(raw: bytes) -> str:
-    """The text of a file: UTF-8, without a byte order mark at its beginning.
+    """The text of a file: UTF-8, without the byte order marks at its beginning.
+
+    Some programs put theirs before one that is there.
 
     Raises:
         ValueError: it is of another encoding, or none; the message says which and what to do, and quotes nothing.
@@ -41,13 +43,13 @@ def decoded(raw: bytes) -> str:
     if b"\0" in raw:
         raise ValueError("holds NUL bytes, so it is binary or UTF-16; save it as UTF-8")
     try:
-        return raw.decode().removeprefix(_MARK)
+        return without_marks(raw.decode())
     except UnicodeDecodeError as err:
         raise ValueError(f"not UTF-8 text (byte {err.start}); save it as UTF-8") from None
 
 
 def without_marks(text: str) -> str:
-    """A text in a format without further byte order marks: some programs put theirs before one that is there."""
+    """A text without the byte order marks at its beginning."""
     return text.lstrip(_MARK)
 
 

@@ -638,7 +638,10 @@ def test_a_full_disk_behind_stdout_is_told_in_one_line(served: Cloud, tiny_split
         command = [sys.executable, *map(str, device(tiny_split(), served.address, prompt, *flags))]
         with Path("/dev/full").open("wb") as full:
             ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
-        assert (ended.returncode, ended.stderr) == (1, "error: writing the output: No space left on device\n")
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "error: writing the output: No space left on device; free some room, or write to another disk\n",
+        )
 
 
 def test_on_a_screen_a_notice_begins_its_own_line() -> None:

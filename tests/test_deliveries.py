@@ -377,7 +377,11 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
     run_id = finish(served.endpoint, "insurer/large", "zimtstern")
     command = f"{sys.executable} -m llama.vendor --cloud {served.endpoint} --vendor insurer"
     for shell, code, said in (
-        (f"{command} > /dev/full", 1, "error: writing the output: No space left on device\n"),
+        (
+            f"{command} > /dev/full",
+            1,
+            "error: writing the output: No space left on device; free some room, or write to another disk\n",
+        ),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
         (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
         (f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short", 1, "error: writing the output: File too large\n"),

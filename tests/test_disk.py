@@ -16,6 +16,7 @@ from llama.disk import give_name, keep_to_owner, temporary_name
 from tests.support import ROOT, SOAK
 
 # By machine: its number for the kernel's seccomp, and those of link (where it has one), linkat and renameat2.
+_FSYNC = {"x86_64": 74, "aarch64": 82}
 _CALLS = {"x86_64": (0xC000003E, (86, 265), 316), "aarch64": (0xC00000B7, (37,), 276)}
 WITHOUT = f"""
 import ctypes, os, struct, sys
@@ -89,6 +90,43 @@ print(*sorted(os.listdir(place)))
     done = run_without(link_error, rename_error, code, tmp_path)
     assert done.stdout == "phone.key phone.pub tablet.pub\n", done.stderr
     assert stat.S_IMODE((tmp_path / "phone.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.ENOSPC, "free some room, or write to another disk"),
+        (errno.EDQUOT, "free some room, or write to another disk"),
+        (errno.EIO, "the disk failed; look after it, or write to another one"),
+    ],
+)
+def test_what_a_disk_does_not_take_is_told_with_what_helps_and_leaves_nothing(
+    tmp_path: Path, number: int, cure: str
+) -> None:
+    """A key and a restore: the file that was wanted is named, not the temporary one, and no other cure."""
+    code = f"""
+from pathlib import Path
+from llama.cloud.backup import RECORD, back_up
+from llama.cloud.record import RunRecord
+from llama.cloud.restore import restore
+from llama.errors import BackupError, KeysError
+from llama.keys import make_keys
+place = Path(sys.argv[1])
+RunRecord(place / "runs").close()
+back_up({{RECORD: place / "runs"}}, place / "copy")
+refuse(machine, [({_FSYNC[platform.machine()]}, {number})])
+(place / "new").mkdir()
+try: make_keys("phone", "device", place / "new")
+except KeysError as err: print(err)
+try: restore(place / "copy", {{RECORD: place / "new" / "runs"}})
+except BackupError as err: print(err)
+print(*os.listdir(place / "new"))
+"""
+    done = run_without(errno.EPERM, 0, code, tmp_path)
+    new, why = tmp_path / "new", os.strerror(number)
+    assert done.stdout.splitlines() == [
+        f"{new}/phone.key: cannot be written ({why}); {cure}", f"{new}/runs: {why}; nothing was restored: {cure}", "",
+    ], done.stderr  # fmt: skip
 
 
 def test_of_many_who_give_a_file_the_same_name_one_does(tmp_path: Path) -> None:

@@ -408,6 +408,17 @@ def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
     assert allowed.version > before
 
 
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+def test_a_key_is_read_whatever_its_lines_end_in(tmp_path: Path, end: str) -> None:
+    """The private file, which begins with a comment, and the public one."""
+    private, public = make_keys("phone", "device", tmp_path)
+    before = read_key(str(private), "device")
+    for path in (private, public):
+        path.write_bytes(path.read_bytes().replace(b"\n", end.encode()))
+    assert read_key(str(private), "device") == before
+    assert read_public(str(public), "device") == before.identity
+
+
 def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     """And everybody again when it is back."""
     phone, told = keys.make("phone"), list[str]()

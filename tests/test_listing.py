@@ -121,6 +121,52 @@ def test_what_others_leave_in_a_directory_of_sheets_is_passed_over(tmp_path: Pat
     assert ids_on_both_sides(directory) == ["birthday", "insurer/cover"]
 
 
+COPIES = (
+    "~$a.toml", "#a.toml", "_a.toml", "a (1).toml", "a - Copy.toml", "a (conflicted copy).toml", "a[1].toml",
+    "a\uff081\uff09.toml", "a_BACKUP_12.toml", "a_LOCAL_7.toml", "a.sync-conflict-20261129-081502-ABCDEFG.toml",
+)  # fmt: skip
+WASTE = (
+    "Network Trash Folder", "Temporary Items", "RECYCLER", "Recycled", "found.000", "node_modules", "insurer (1)",
+)  # fmt: skip
+
+
+def test_copies_of_sheets_that_programs_made_are_passed_over_and_told_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By cloud and device alike: also third parties' copies, and directories where waste is kept."""
+    good = {"birthday.toml": SHEET, "-.toml": SHEET, "insurer/cover.toml": SHEET, "system.txt": "Be kind."}
+    written(tmp_path, good | {f"{place}/a.toml": "[" for place in WASTE})
+    for name in COPIES:
+        written(tmp_path, {name: "[", f"insurer/{name}": "["})
+    (tmp_path / "Temporary Files").mkdir()  # nothing in it could be meant
+    told = list[str]()
+    assert list(read_all(str(tmp_path), told.append).sheets) == ["-", "birthday", "insurer/cover"]
+    passed = [*WASTE, *COPIES, *(f"insurer/{name}" for name in COPIES)]
+    end = "passed over: it looks like a copy that a program made; rename it if it is meant"
+    assert sorted(told) == sorted(f"prompt file {tmp_path / name}: {end}" for name in passed)
+    for _ in range(2):
+        assert ids_on_both_sides(tmp_path) == ["-", "birthday", "insurer/cover"]
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(told)
+
+
+def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> None:
+    """It is told of once, whatever else changes; every name that a key can be given counts."""
+    names = ("-", "0", "a", "--insecure", "a" * 40, "a-backup-12")
+    for name in ("taken-off", *names):
+        make_keys(name, "device", tmp_path)
+    allowed, told, now = tmp_path / "allowed", list[str](), 0.0
+    written(allowed, {f"{name}.pub": (tmp_path / f"{name}.pub").read_text() for name in names})
+    for name in COPIES:
+        written(allowed, {name.replace(".toml", ".pub"): (tmp_path / "taken-off.pub").read_text()})
+    listed = AllowList(allowed, told.append, lambda: now)
+    assert len(listed) == len(names) and len(told) == len(COPIES)
+    (allowed / "0.pub").unlink()
+    now = 5.0
+    listed.refresh()
+    assert len(listed) == len(names) - 1 and len(told) == len(COPIES)
+    assert "--allow_dir: '~$a.pub': passed over: it looks like a copy that a program made; rename it" in "".join(told)
+
+
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
@@ -131,7 +177,7 @@ def test_what_others_leave_in_a_directory_of_sheets_is_passed_over(tmp_path: Pat
         ("birthday.toml", lambda path: path.write_text("["), "not valid TOML"),
         ("Birthday.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("birthday.TOML", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
-        ("birthday (1).toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
+        ("birth_day.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("Insurer/cover.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("insurer", lambda path: path.symlink_to("."), "insurer cannot be listed (a link back to the"),
         ("system.txt", lambda path: path.symlink_to("nowhere"), "system.txt: a link to nothing"),

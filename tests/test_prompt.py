@@ -52,8 +52,8 @@ def test_a_text_file_is_one_user_message_byte_for_byte(tmp_path: Path) -> None:
 @given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])).filter(str.strip))
 @ANY_FILE
 def test_any_text_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
-    """Except that one leading byte order mark is removed."""
-    expected = text.removeprefix("\ufeff")
+    """Except that leading byte order marks are removed."""
+    expected = text.lstrip("\ufeff")
     if not is_blank(expected):
         assert words_of(tmp_path, "a.txt", text) == [Message("user", expected)]
 

@@ -38,7 +38,7 @@ from tests.processes import wait_until
 from tests.support import ROOT, SOAK
 
 PATIENCE_S = 120.0  # far more than any of it takes
-NO_ROOM = "error: writing the output: No space left on device\n"
+NO_ROOM = "error: writing the output: No space left on device; free some room, or write to another disk\n"
 
 Splits = Callable[..., Path]
 

@@ -107,13 +107,24 @@ def test_a_text_is_blank_where_unicode_says_that_nothing_is_shown(text: str) -> 
 @given(st.binary(max_size=60))
 @settings(deadline=None)
 def test_any_bytes_are_utf_8_or_refused_without_a_word_of_them(raw: bytes) -> None:
-    """What is read is what UTF-8 says, without a mark at its beginning."""
+    """What is read is what UTF-8 says, without marks at its beginning."""
     try:
         text = decoded(raw)
     except ValueError as err:
         assert str(err).endswith("save it as UTF-8")
     else:
-        assert text == raw.decode().removeprefix("\ufeff")
+        assert text == raw.decode().lstrip("\ufeff")
+
+
+def test_of_several_byte_order_marks_none_is_left(tmp_path: Path) -> None:
+    """In the provider's words, a sheet's and the person's own."""
+    marks = "\ufeff\ufeff\ufeff"
+    directory = written(tmp_path, {"system.txt": f"{marks}Be kind.", "gifts.toml": f"{marks}{SHEET}"})
+    read = read_all(str(directory))
+    assert (read.system, read.sheets["gifts"].text) == ("Be kind.", SHEET)
+    (tmp_path / "own.txt").write_text(f"{marks}What?")
+    words = read_prompt(str(tmp_path / "own.txt")).prompt
+    assert not isinstance(words, Sheet) and [m.content for m in words.dialog] == ["What?"]
 
 
 def test_a_system_message_that_cannot_be_seen_is_empty(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ import msgspec
 from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
 from llama.command import end_if_signalled, run, uninterrupted
-from llama.disk import give_name, settle, settle_names
+from llama.disk import cure_of_writing, give_name, settle, settle_names
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
 
@@ -82,7 +82,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
                     place.unlink()
                 raise
     except OSError as err:
-        raise BackupError(f"{err.filename or source}: {err.strerror or err}; nothing was restored") from None
+        raise _not_restored(err, source, {str(path): places[name] for name, path in unfinished.items()}) from None
     finally:
         for path in unfinished.values():
             with contextlib.suppress(OSError):
@@ -90,6 +90,12 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
     for place in places.values():
         settle_names(place.parent)
     return manifest
+
+
+def _not_restored(err: OSError, source: Path, places: Mapping[str, Path]) -> BackupError:
+    """What the system refused, told of the target; its temporary name, by which ``places`` has it, is nobody's."""
+    where, cure = places.get(str(err.filename), err.filename or source), cure_of_writing(err)
+    return BackupError(f"{where}: {err.strerror or err}; nothing was restored{f': {cure}' if cure else ''}")
 
 
 def _place_of(path: str | Path) -> Path:
@@ -141,12 +147,25 @@ def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
         with target.open("wb") as here:
             while chunk := there.read(min(left, _CHUNK)):
                 end_if_signalled()
-                here.write(chunk)
+                with _named(target):
+                    here.write(chunk)
+                    here.flush()
                 left -= len(chunk)
     if entry_of(target) != entry:
         raise changed
     verify(name, target, of=source / name)
-    settle(target)
+    with _named(target):
+        settle(target)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error in writing to an open file says which."""
+    try:
+        yield
+    except OSError as err:
+        err.filename = err.filename or str(path)
+        raise
 
 
 def main(backup_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:

@@ -50,7 +50,7 @@ from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sampling import Sampling
 from llama.sheets import Sheet, party_of
-from llama.texts import encoding_problem
+from llama.texts import encoding_problem, without_marks
 from llama.wire import Copy, Offer, SheetEntry, Welcome
 
 LOOKOUT_S = 3.0
@@ -356,7 +356,7 @@ class Sitting:
         raw = read_raw(self.profile_file)
         if problem := encoding_problem(raw):  # shown as well as can be, it would be written back so
             raise ProfileError(f"profile {self.profile_file}: {problem}")
-        return raw.decode("utf-8-sig", errors="replace"), _version(raw)
+        return without_marks(raw.decode(errors="replace")), _version(raw)
 
     def write_profile(self, text: str, version: str) -> str:
         """Replace the profile's file, as a whole; gives its new version.
