@@ -190,19 +190,45 @@ def _parents(output: Path, place: Path, results: Results) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _beside(output: Path, place: Path, results: Results) -> Iterator[Path]:
-    partial = place.with_name(hidden_name(place.parent, place.name, _PARTIAL))
+    partial = _partial_beside(place)
     with _held(output, partial, results):
         if os.path.lexists(place):  # by now
             raise _in_use(output, results)
         try:
             with uninterrupted():
-                partial.rename(place)
-                place.rename(partial)
+                _try_name(partial / _TRIAL, place, output, results)
         except OSError as err:
             raise _useless(output, results, err) from None
         yield partial
         end_if_signalled()
         partial.rename(place)
+
+
+def _partial_beside(place: Path) -> Path:
+    return place.with_name(hidden_name(place.parent, place.name, _PARTIAL))
+
+
+def _try_name(trial: Path, place: Path, output: Path, results: Results) -> None:
+    """Whether a directory can be renamed to ``place``; raises OSError.
+
+    It is one of its own: the partial directory keeps its name, which another run would take meanwhile. And it is
+    locked, so that no other run begins in what is only tried.
+    """
+    trial.mkdir()
+    held = os.open(trial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _lock(held, output, results)
+        trial.rename(place)
+        place.rmdir()
+    finally:
+        os.close(held)
+
+
+def _clear_beside(output: Path, place: Path, results: Results) -> None:
+    """Take away what a run has left beside that was killed while it tried the name; not what another is writing."""
+    if place.name and (partial := _partial_beside(place)).is_dir():
+        with contextlib.suppress(results.error, OSError), _held(output, partial, results):
+            partial.rmdir()
 
 
 @contextlib.contextmanager
@@ -217,6 +243,7 @@ def _inside(output: Path, place: Path, results: Results) -> Iterator[Path]:
         _lock(held, output, results)
         if not _has_name(held, place):  # it was what another run tried
             raise _writing(output, results)
+        _clear_beside(output, place, results)
         yield from _filled(output, place, partial, trial, results)
     finally:
         os.close(held)

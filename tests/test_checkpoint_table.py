@@ -940,3 +940,11 @@ def test_every_case_belongs_to_a_line() -> None:
     for heading, table in TABLES.items():
         for words in table:
             assert any(cases_of(heading, line) is table[words] for of, line in used if of == heading), words
+
+
+@pytest.mark.parametrize("stray", [False, True])
+def test_the_chat_format_that_is_asked_for_counts_beside_a_stray_settings_file(stray: bool, tmp_path: Path) -> None:
+    """As it does without one: a format that there is not is refused."""
+    directory = hf(after=placed("params.json", b"{}") if stray else None)(tmp_path)
+    with pytest.raises((CheckpointError, TokenizerError), match="none such"):
+        open_source(directory, None, "none such")
