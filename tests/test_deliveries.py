@@ -539,9 +539,11 @@ def test_a_third_party_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
     loaded = set(run_main("-c", "import sys, llama.vendor; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-            "llama", "llama.addresses", "llama.collecting", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
+            "llama", "llama.addresses", "llama.collecting", "llama.command", "llama.disk", "llama.edge",
+            "llama.edge.link",
             "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.files", "llama.keys",
-            "llama.listing", "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets", "llama.spooling", "llama.starting",
+            "llama.listing", "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets",
+            "llama.spooling", "llama.starting",
             "llama.texts", "llama.toml",
             "llama.vendor", "llama.wire",
     }  # fmt: skip
