@@ -436,7 +436,9 @@ ASPECTS: dict[str, dict[str, Choice]] = {
         "no model_type": without("model_type", "head_dim"),
         "no architectures": without("architectures"),
         "swish": fields(hidden_act="swish", head_dim=None, partial_rotary_factor=None),
-        "other fields": fields(pretraining_tp=4, use_cache=False, sliding_window=4096, layer_types=None, auto_map={}),
+        "other fields": fields(
+            pretraining_tp=4, use_cache=False, sliding_window=1 << 20, layer_types=None, auto_map={}
+        ),
     },
     "template": {
         "ChatML": template(CHATML),

@@ -466,6 +466,11 @@ HUGGING_FACE_FIELDS: dict[str, list[Case]] = {
     "linear rotary scaling by 1": [
         Case(hf(config={"rope_theta": 9.0, "rope_scaling": {"type": "linear", "factor": 1.0}}), check=has((9.0, None)))
     ],
+    "attention both ways, or": [
+        Case(hf(config={"is_causal": False}), "is_causal is false"),
+        Case(hf(config={"sliding_window": 16}), "sliding_window is 16"),
+        Case(hf(config={"attention_chunk_size": 64}), "attention_chunk_size is 64"),
+    ],
     "biases, another": [
         Case(hf(config={"attention_bias": True}), r"biases \(attention_bias\)"),
         Case(hf(config={"mlp_bias": True}), r"biases \(mlp_bias\)"),
@@ -843,6 +848,10 @@ GGUF_FILES: dict[str, list[Case]] = {
         Case(with_gguf(fields={"llama.rope.scaling.type": (STRING, "yarn")}), "'yarn' rotary scaling"),
         Case(with_gguf(fields={"llama.rope.scaling.factor": (F32, 2.0)}), "'linear' rotary scaling"),
         Case(with_gguf(fields={"llama.rope.scale_linear": (F32, 4.0)}), "'linear' rotary scaling"),
+    ],
+    "scaled attention, or": [
+        Case(with_gguf(fields={"llama.rope.scaling.attn_factor": (F32, 2.0)}), "scales its attention by 2"),
+        Case(with_gguf(fields={"llama.attention.causal": (gguf.GGUFValueType.BOOL, False)}), "attends to what follows"),
     ],
     "another architecture, an": [
         Case(ggufs(architecture="qwen2"), "of architecture 'qwen2'; supported is llama"),

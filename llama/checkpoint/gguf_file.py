@@ -145,6 +145,14 @@ class GGUFSource:
 
         Linear scaling by 1, or by nothing, is none (llama.cpp, ``llama-model.cpp``).
         """
+        attention_factor = self._field("llama.rope.scaling.attn_factor", float, 1.0)
+        if attention_factor not in (0.0, 1.0):
+            raise CheckpointError(f"{self._where} scales its attention by {attention_factor:g} "
+                                  f"(llama.rope.scaling.attn_factor), which is not supported; use another Llama "
+                                  f"model")  # fmt: skip
+        if not self._field("llama.attention.causal", bool, True):
+            raise CheckpointError(f"{self._where} attends to what follows, too (llama.attention.causal), which is not "
+                                  f"supported; use a model that generates text")  # fmt: skip
         scaling = self._field("llama.rope.scaling.type", str, "linear")
         factor = self._field("llama.rope.scaling.factor", float, self._field("llama.rope.scale_linear", float, 0.0))
         if scaling == "none" or (scaling == "linear" and factor in (0.0, 1.0)):

@@ -69,6 +69,10 @@ class LlamaConfig(msgspec.Struct):
     quantization_config: dict[str, Any] | None = None
     compression_config: dict[str, Any] | None = None
     transformers_weights: str | None = None
+    is_causal: Any = None
+    sliding_window: Any = None
+    attention_chunk_size: Any = None
+    layer_types: Any = None
 
     @property
     def rope(self) -> dict[str, Any]:
@@ -109,9 +113,25 @@ def read_config(path: Path) -> LlamaConfig:
         name = "attention_bias" if config.attention_bias else "mlp_bias"
         raise CheckpointError(f"{path} asks for biases ({name}), which Llama models do not have; such a model is not "
                               f"supported")  # fmt: skip
+    _check_attention(config, path)
     if config.hidden_act not in _SILU:
         raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; supported is silu")
     return config
+
+
+def _check_attention(config: LlamaConfig, path: Path) -> None:
+    """Refuse attention of another kind than a Llama's, which transformers takes from fields that are no Llama's."""
+    if config.is_causal is False:
+        raise CheckpointError(f"{path} asks for attention to what follows, too (is_causal is false), which is not "
+                              f"supported; use a model that generates text")  # fmt: skip
+    if isinstance(config.layer_types, list) and set(map(str, config.layer_types)) == {"full_attention"}:
+        return
+    for name in ("sliding_window", "attention_chunk_size"):
+        size = getattr(config, name)
+        if isinstance(size, int | float) and size < config.max_position_embeddings:
+            raise CheckpointError(f"{path} asks for attention to a part of the context only ({name} is {size:g}), "
+                                  f"which is not supported; remove the field if the model attends to all of "
+                                  f"it")  # fmt: skip
 
 
 def _decode(data: bytes, kind: type[T], path: Path) -> T:
