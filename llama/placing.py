@@ -236,6 +236,8 @@ def _inside(output: Path, place: Path, results: Results) -> Iterator[Path]:
     partial, trial = place / _PARTIAL, place / _TRIAL
     try:
         held = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:  # it was what another run tried
+        raise _writing(output, results) from None
     except OSError as err:
         raise _useless(output, results, err) from None
     try:
