@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +44,15 @@ def open_regular(path: str | Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def not_a_path(text: str | Path) -> str:
+    """Why a text is most likely no path that is meant, and what helps; empty where it may be one."""
+    if re.match(r"\w+:/", str(text)):
+        return "it is a URL; give a path on this machine"
+    if str(text).startswith("~"):
+        return "a ~ is replaced by the shell only at the beginning of a word; write the path out"
+    return ""
 
 
 def can_open() -> bool:

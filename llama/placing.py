@@ -110,7 +110,7 @@ def check_room(directory: Path, output: Path, results: Results, *, needed: int, 
     room = os.statvfs(directory)
     free, more = room.f_bavail * room.f_frsize, f"make room or choose another {results.flag}"
     if room.f_blocks and free < needed:  # 0: it cannot say
-        sizes = f"{free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed"
+        sizes = f"{free / 1e9:.3g} GB free, {needed / 1e9:.3g} GB are needed"
         raise results.error(f"{output}: its file system has {sizes}; {more}")
     if room.f_files and room.f_favail < files:
         sizes = f"room for {room.f_favail} files, {files} are needed"

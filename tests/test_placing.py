@@ -33,7 +33,7 @@ from llama.cloud.restore import restore
 from llama.command import run
 from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
-from tests.support import ROOT, SOAK, exit_code
+from tests.support import ROOT, SOAK, exit_code, run_main
 
 RESULTS = placing.Results("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
 NOBODY = 65534
@@ -119,6 +119,16 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
+)
+def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
+    """It would be a directory of an odd name beside the one that was meant."""
+    ended = run_main("split_checkpoint.py", f"--ckpt_dir={tmp_path}", f"--output_dir={output}")
+    assert ended.returncode == 1 and said in ended.stderr and ended.stderr.count("\n") == 1
+    assert not (ROOT / output.split("/")[0]).exists()
+
+
 def test_halves_are_put_where_the_name_leads(place: object, golden: Path, tmp_path: Path) -> None:
     """And nothing is left beside them; a link stays a link, and a directory the one that it was."""
     output, real = place(tmp_path)  # type: ignore[operator]

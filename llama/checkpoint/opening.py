@@ -17,7 +17,7 @@ from llama.checkpoint.meta import SHARD_NAME, MetaSource
 from llama.checkpoint.safetensors_files import ADAPTER, holds_weights
 from llama.checkpoint.source import Source, told, unreadable
 from llama.errors import CheckpointError
-from llama.files import shown
+from llama.files import not_a_path, shown
 
 _KINDS = "a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -72,7 +72,7 @@ def _nothing_to_open(path: Path) -> CheckpointError:
         return unreadable(path, FileNotFoundError())
     if path.exists():
         return CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
-    hint = ""
+    hint = not_a_path(path) and f"; {not_a_path(path)}"
     if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists():
         hint = "; a model of the Hugging Face hub has to be downloaded first (hf download)"
     return CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}{hint}")

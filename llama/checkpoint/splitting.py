@@ -34,6 +34,7 @@ from llama.checkpoint.source import DTYPES, Source
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.checkpoint.writing import PthFile, raw_bytes
 from llama.errors import CheckpointError
+from llama.files import not_a_path
 from llama.model import ModelArgs
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 _RESULTS = placing.Results("--output_dir", CheckpointError, frozenset(layout.HALVES))
 _HEADER_BYTES = 1 << 10  # of each tensor in a file, at most
+_BLOCK_BYTES = 4 << 10  # a file takes whole blocks
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def check_output(output_dir: Path, ckpt_dir: Path) -> None:
     Raises:
         CheckpointError: ``output_dir`` is in use or cannot be written, or it holds the checkpoint.
     """
+    if why := not_a_path(output_dir):
+        raise CheckpointError(f"--output_dir {output_dir}: {why}")
     with contextlib.suppress(OSError):  # which is told by whoever opens it
         output, source = Path(os.path.realpath(output_dir)), Path(os.path.realpath(ckpt_dir, strict=True))
         if output == source or output in source.parents:
@@ -216,9 +220,13 @@ def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
     ]
     tokenizers = len(layout.HALVES) * len(plan.source.vocabulary.model)
     others = len(layout.HALVES) * 4  # a directory, params.json, a tokenizer and a manifest each
+    headers = _HEADER_BYTES * len(plan.shapes)
+    words = len(msgspec.json.encode([plan.source.vocabulary.special_tokens, plan.source.vocabulary.template]))
+    blocks = _BLOCK_BYTES * (len(files) + others)
     placing.check_room(
-        partial, output_dir, _RESULTS, needed=sum(files) + tokenizers,
-        largest=max(files) + _HEADER_BYTES * len(plan.shapes), files=len(files) + others,
+        partial, output_dir, _RESULTS,
+        needed=sum(files) + len(files) * headers + tokenizers + len(layout.HALVES) * words + blocks,
+        largest=max(files) + headers, files=len(files) + others,
     )  # fmt: skip
 
 

@@ -498,7 +498,10 @@ class Link:
                 self._lost = True
                 return
             self._look_up()
-        self._socket.send_multipart(frames, zmq.DONTWAIT)
+        try:
+            self._socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.Again:  # the connection went between the look and the sending
+            self._lost = True
 
     def _receive(self, patience_s: float, request: Request) -> Reply | None:
         """What comes to ``request`` within ``patience_s``; None also at once when the connection breaks."""
