@@ -110,7 +110,7 @@ def check_room(directory: Path, output: Path, results: Results, *, needed: int, 
     room = os.statvfs(directory)
     free, more = room.f_bavail * room.f_frsize, f"make room or choose another {results.flag}"
     if room.f_blocks and free < needed:  # 0: it cannot say
-        sizes = f"{free / 1e9:.3g} GB free, {needed / 1e9:.3g} GB are needed"
+        sizes = f"{_gigabytes(free)} GB free, {_gigabytes(needed)} GB are needed"
         raise results.error(f"{output}: its file system has {sizes}; {more}")
     if room.f_files and room.f_favail < files:
         sizes = f"room for {room.f_favail} files, {files} are needed"
@@ -122,6 +122,11 @@ def check_room(directory: Path, output: Path, results: Results, *, needed: int, 
     if not _takes_a_file_of(directory, largest):
         raise results.error(f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
                             f"large (FAT: 4.3 GB); choose another {results.flag}")  # fmt: skip
+
+
+def _gigabytes(count: int) -> str:
+    """With as many digits as tell little room from less."""
+    return f"{count / 1e9:.1f}" if count >= 1e9 else f"{count / 1e9:.2g}"
 
 
 def check_replaceable(file: Path) -> None:

@@ -119,16 +119,6 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize(
-    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
-)
-def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
-    """It would be a directory of an odd name beside the one that was meant."""
-    ended = run_main("split_checkpoint.py", f"--ckpt_dir={tmp_path}", f"--output_dir={output}")
-    assert ended.returncode == 1 and said in ended.stderr and ended.stderr.count("\n") == 1
-    assert not (ROOT / output.split("/")[0]).exists()
-
-
 def test_halves_are_put_where_the_name_leads(place: object, golden: Path, tmp_path: Path) -> None:
     """And nothing is left beside them; a link stays a link, and a directory the one that it was."""
     output, real = place(tmp_path)  # type: ignore[operator]
@@ -267,7 +257,7 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
     out = tmp_path / "out"
     out.mkdir()
     with mounted(out, "-t", "tmpfs", "-o", "size=256k", "tmpfs"):
-        with pytest.raises(CheckpointError, match=r"out: its file system has 0\.0 GB free, .* needed; make room"):
+        with pytest.raises(CheckpointError, match=r"out: its file system has 0\.000[0-9]+ GB free, .* make room"):
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
     with mounted(out, "-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs"):
@@ -626,3 +616,13 @@ def test_a_catalogue_has_a_name_as_long_as_can_be(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink() and (tmp_path / LONGEST).is_file()
     with contextlib.closing(sqlite3.connect(tmp_path / LONGEST)) as db:
         assert db.execute("SELECT count(*) FROM products").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
+)
+def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
+    """It would be a directory of an odd name beside the one that was meant."""
+    ended = run_main("split_checkpoint.py", f"--ckpt_dir={tmp_path}", f"--output_dir={output}")
+    assert ended.returncode == 1 and said in ended.stderr and ended.stderr.count("\n") == 1
+    assert not (ROOT / output.split("/")[0]).exists()
