@@ -32,7 +32,7 @@ class CannotSay(Exception):
 
 def main(seconds: float) -> None:
     """Answer the one request, in that much computing time."""
-    request = json.load(sys.stdin)
+    request = json.loads(sys.stdin.buffer.read())  # UTF-8, whatever the locale
     limits = {
         resource.RLIMIT_CPU: math.ceil(2 * seconds + sum(resource.getrusage(resource.RUSAGE_SELF)[:2])),
         resource.RLIMIT_AS: request["memory"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -73,3 +74,19 @@ def test_a_signal_ends_the_templates_process_too(by: signal.Signals, tmp_path: P
     assert process.returncode in (130, 128 + by)
     assert "Traceback" not in err
     assert wait_until(lambda: not child.is_running())
+
+
+def test_a_request_is_utf_8_in_any_locale() -> None:
+    """A process of its own asks the locale how to read, unless it is told."""
+    request: dict[str, object] = {
+        "template": "{{ messages[0].content }}é",
+        "variables": {},
+        "dialogs": [[{"content": "日本 🎁"}]],
+    }
+    request |= {"characters": 1000, "memory": rendering.MEMORY_BYTES, "any": False}
+    program = str(Path(rendering.__file__).with_name("template_program.py"))
+    answer = subprocess.run(
+        [sys.executable, "-I", "-X", "utf8=0", program, "5"], input=json.dumps(request, ensure_ascii=False).encode(),
+        env={"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(answer.stdout) == {"texts": ["日本 🎁é"]}
