@@ -7,6 +7,7 @@ Errors are ``OSError``s whose ``strerror`` can be told as it stands. Also the on
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import re
@@ -91,12 +92,12 @@ def read_regular(path: str | Path, most: int) -> bytes:
 
 
 def read_json(path: str | Path, most: int) -> bytes:
-    """As :func:`read_anywhere`, a JSON text that takes little memory once it is decoded.
+    """As :func:`read_anywhere`, a JSON text that takes little memory once it is decoded, without a byte order mark.
 
     Raises:
         TooLarge: also where it has more than ``MAX_JSON_VALUES`` values, of which each takes some hundred bytes.
     """
-    data = read_anywhere(path, most)
+    data = read_anywhere(path, most).removeprefix(codecs.BOM_UTF8)
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         raise TooLarge(errno.EFBIG, f"it has more than {MAX_JSON_VALUES} values, the most that such a file has")
     return data

@@ -32,7 +32,6 @@ _SCALING = {
     "high_freq_factor": HIGH_FREQ_FACTOR,
     "original_max_position_embeddings": OLD_CONTEXT_LEN,
 }
-_BOM = b"\xef\xbb\xbf"
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ def read_config(path: Path) -> LlamaConfig:
     """
     refuse_misplaced(path)
     try:
-        data = read_json(path, MAX_CONFIG_BYTES).removeprefix(_BOM)
+        data = read_json(path, MAX_CONFIG_BYTES)
     except OSError as err:
         raise unreadable(path, err) from None
     _check_kind(_decode(data, _Kind, path), path)

@@ -33,7 +33,6 @@ MAX_PARAMS_BYTES = 1 << 20
 MAX_SHARDS = 64  # Llama 3.1 405B has 16
 
 _FIELDS_SHOWN = 8
-_BOM = b"\xef\xbb\xbf"
 SHARD_NAME = re.compile(r"consolidated(?:\.(\d+))?\.pth")
 _QUANTISED = ("quantization_args", "lora_args")
 
@@ -117,7 +116,7 @@ def read_params(path: Path) -> _Params:
     """
     refuse_misplaced(path)
     try:
-        fields: Any = msgspec.json.decode(read_json(path, MAX_PARAMS_BYTES).removeprefix(_BOM))
+        fields: Any = msgspec.json.decode(read_json(path, MAX_PARAMS_BYTES))
     except OSError as err:
         raise unreadable(path, err) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:

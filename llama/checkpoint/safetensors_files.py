@@ -138,7 +138,9 @@ def _indexed(directory: Path, index: Path) -> tuple[list[Path], dict[str, str]]:
         stated = msgspec.convert(listed, dict[str, str])
     except OSError as err:
         raise unreadable(index, err) from None
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as err:
+    except msgspec.ValidationError as err:
+        raise CheckpointError(f"{index} is malformed ({err}); use the index that belongs to the files") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise CheckpointError(f"{index} is malformed ({err}); get the file again") from None
     names = sorted(set(stated.values()))
     if not 1 <= len(names) <= MAX_FILES:

@@ -266,7 +266,7 @@ def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, 
 
 def _cast(slab: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     cast = slab.to(dtype)
-    if dtype == torch.float16 and slab.dtype != dtype and not cast.isfinite().all():
+    if dtype == torch.float16 and slab.dtype != dtype and not torch.equal(cast.isfinite(), slab.isfinite()):
         raise CheckpointError(f"{name} has values beyond what float16 can hold; use --dtype bfloat16 or float32")
     return cast
 

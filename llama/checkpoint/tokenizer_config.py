@@ -8,7 +8,6 @@ Knows nothing about: byte-pair encoding, what a template writes.
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,7 +219,7 @@ def decode_json(path: Path, kind: type[T], most: int) -> T:
         TokenizerError: it cannot be read, is damaged, or holds something else.
     """
     try:
-        return msgspec.json.decode(read_file(path, most, read_json).removeprefix(codecs.BOM_UTF8), type=kind)
+        return msgspec.json.decode(read_file(path, most, read_json), type=kind)
     except msgspec.ValidationError as err:
         raise TokenizerError(f"{path}: malformed: {err}; use the file that belongs to the model") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
