@@ -384,7 +384,12 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
         ),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
         (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
-        (f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short", 1, "error: writing the output: File too large\n"),
+        (
+            f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short",
+            1,
+            "error: writing the output: File too large; let this program write larger files (ulimit -f), or write to a "
+            "file system that takes them\n",
+        ),
     ):
         ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, text=True, capture_output=True, check=False)
         assert (ended.returncode, ended.stdout, ended.stderr) == (code, "", said), shell

@@ -46,6 +46,8 @@ PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_t
 
 # Made where a function is called; what is called with reaches the module, and is found there, or is named here.
 MADE_ELSEWHERE = {
+    "llama.added_tokens": "one character out of a set, and how long each token is; tests/test_templates.py",
+    "llama.template_format": "two signs and what is between them; tests/test_templates.py",
     "llama.privacy.dates": "DATES and RARE_DATES",
     "llama.privacy.labelled_dates": "in _LABELLED of dates",
     "llama.privacy.recognisers.names": "in RECOGNISERS",

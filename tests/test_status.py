@@ -231,9 +231,10 @@ def test_an_operator_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
     loaded = set(run_main("-c", "import sys, llama.status; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-        "llama", "llama.command", "llama.edge", "llama.edge.link", "llama.edge.notices", "llama.edge.patience",
-        "llama.errors", "llama.keys", "llama.memory_ceiling",
-        "llama.sampling", "llama.starting", "llama.status", "llama.toml", "llama.wire",
+        "llama", "llama.addresses", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
+        "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.keys", "llama.listing",
+        "llama.memory_ceiling", "llama.sampling", "llama.starting", "llama.status", "llama.texts", "llama.toml",
+        "llama.wire",
     }  # fmt: skip
 
 

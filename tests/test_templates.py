@@ -694,3 +694,15 @@ def test_templates_in_a_directory_of_their_own(plain: tokenizers.Tokenizer, tmp_
         from_hugging_face(tmp_path)
     (tmp_path / "additional_chat_templates" / "default.jinja").write_text(LLAMA_3)
     assert from_hugging_face(tmp_path).chat_format == "llama3"
+
+
+def test_a_token_without_an_embedding_that_no_dialogue_needs_is_left_out(
+    plain: tokenizers.Tokenizer, tmp_path: Path
+) -> None:
+    """A padding token that was added later; but not one that the template writes."""
+    Checkpoint(tmp_path, plain, CHATML, pad_token="<pad>")
+    size = plain.get_vocab_size()
+    assert from_hugging_face(tmp_path).n_words == size + 1
+    assert from_hugging_face(tmp_path, vocab_size=size).n_words == size
+    (tmp_path / "chat_template.jinja").write_text("{{ '<pad>' }}" + CHATML)
+    assert from_hugging_face(tmp_path, vocab_size=size).n_words == size + 1

@@ -46,6 +46,9 @@ def own_tokens(name: str) -> set[str]:
     return {token for text in NATIVE_TEXTS[name] for token in re.findall(r"<\|\w+\|>", text)}
 
 
+NATIVE_TOKENS = {token for name in NATIVE_TEXTS for token in own_tokens(name)}
+
+
 def writable(special: Collection[str]) -> list[str]:
     """The formats written here whose own tokens are special ones, where no other can come out of what they write.
 

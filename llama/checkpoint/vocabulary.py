@@ -27,6 +27,7 @@ import msgspec
 from llama.added_tokens import PLAIN, Literals, TokenFlags
 from llama.chat import MAX_STOP_IDS
 from llama.checkpoint.gguf_reading import GGUFFile
+from llama.checkpoint.native_proof import NATIVE_TOKENS
 from llama.checkpoint.templates import choose, template_variables
 from llama.checkpoint.tokenizer_config import (
     TEMPLATE_VARIABLES,
@@ -265,7 +266,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
         directory: of the checkpoint.
         chat_format: overrules the checkpoint's chat template.
         vocab_size: number of the model's embeddings, if known. Tokens that were added without one, as for padding, are
-            left out: they can stand in no prompt.
+            left out, if no dialogue needs them.
 
     Raises:
         TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
@@ -292,7 +293,10 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
     added = [Added(token.id, token.content, token.special, token.flags) for token in source.added_tokens]
     added = config.completed(added, model.vocab)
     template = template_of(directory, config)
-    added = [token for token in added if vocab_size is None or token.id < vocab_size or token.text in model.vocab]
+    beyond = [token for token in added if token.id >= (vocab_size or token.id + 1) and token.text not in model.vocab]
+    needed = {config.variables.get("bos_token"), config.variables.get("eos_token"), *NATIVE_TOKENS}
+    if not any(token.text in needed or token.text in (template or "") for token in beyond):
+        added = [token for token in added if token not in beyond]
     return _convert(
         _normal_tokens(model, {token.text: token.id for token in added}, where),
         added,
