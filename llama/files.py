@@ -49,7 +49,7 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 def not_a_path(text: str | Path) -> str:
     """Why a text is most likely no path that is meant, and what helps; empty where it may be one."""
-    if re.match(r"\w+:/", str(text)):
+    if re.match(r"\w{1,20}:/", str(text)):
         return "it is a URL; give a path on this machine"
     if str(text).startswith("~"):
         return "a ~ is replaced by the shell only at the beginning of a word; write the path out"

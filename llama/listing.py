@@ -27,8 +27,7 @@ _WASTE = re.compile(r"RECYCLER|Recycled|found\.[0-9]{3}|node_modules")  # these 
 # Word's ~$a, editors' #a; Windows' "a (1)", "a - Copy", Dropbox's "a (conflicted copy)", in any writing's brackets; git
 # mergetool's four; Syncthing's. Every name that this project gives begins with one of a-z, 0-9 and -.
 _COPY = re.compile(
-    r"[\W_](?<!-).*|.*[\s()\[\]{}<>\uff08\uff09\u3010\u3011].*|.*_(?:BACKUP|BASE|LOCAL|REMOTE)_[0-9]+\b.*|"
-    r".*\.sync-conflict-.*", re.DOTALL,
+    r"\A[\W_](?<!-)|[\s()\[\]{}<>\uff08\uff09\u3010\u3011]|_(?:BACKUP|BASE|LOCAL|REMOTE)_[0-9]{1,20}\b|\.sync-conflict-"
 )  # fmt: skip
 PASSED_OVER = "passed over: it looks like a copy that a program made; rename it if it is meant"
 _ANYBODYS = re.compile(r"[a-z0-9-]+")  # a name that a sub-directory may have
@@ -48,7 +47,7 @@ def ends_in(name: str, suffix: str) -> bool:
 
 def is_a_copy(name: str) -> bool:
     """Whether a file or directory looks, by its name, like a copy that a program made of another."""
-    return _COPY.fullmatch(name) is not None
+    return _COPY.search(name) is not None
 
 
 def files_in(directory: Path, suffix: str, *, below: bool = False) -> list[Path]:
