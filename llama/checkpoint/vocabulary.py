@@ -296,7 +296,8 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
     beyond = [token for token in added if token.id >= (vocab_size or token.id + 1) and token.text not in model.vocab]
     needed = {config.variables.get("bos_token"), config.variables.get("eos_token"), *NATIVE_TOKENS}
     if not any(token.text in needed or token.text in (template or "") for token in beyond):
-        added = [token for token in added if token not in beyond]
+        left_out = {token.id for token in beyond}
+        added = [token for token in added if token.id not in left_out]
     return _convert(
         _normal_tokens(model, {token.text: token.id for token in added}, where),
         added,
