@@ -61,7 +61,7 @@ class Encoded:
     text: str = field(repr=False)
     offsets: list[int | None] = field(repr=False)
     shared: int
-    preface: str = ""
+    preface: str = field(default="", repr=False)  # a template may begin with any message
 
 
 class ChatFormat(Protocol):

@@ -18,7 +18,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -36,7 +36,7 @@ _QUESTIONS = ("a", "B?")  # different from the first letter to the last
 
 
 class ChatTemplate(msgspec.Struct, frozen=True):
-    """A chat template and what it knows beside the messages, such as ``bos_token``; it does not print."""
+    """A chat template and what it knows beside the messages, such as ``bos_token``."""
 
     source: str
     variables: dict[str, str] = {}
@@ -44,9 +44,9 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _Written:
-    """A dialogue as the template writes it; and where in it each content without its margins stands."""
+    """A dialogue as the template writes it, and where each content without its margins stands; it does not print."""
 
-    text: str
+    text: str = field(repr=False)
     places: list[tuple[int, int] | None]
 
 
@@ -64,6 +64,7 @@ class TemplateFormat:
         self.default_system: str | None = None  # what the template puts in front is its own affair
         self.stop_ids = tuple(stop_ids)
         self._special = Literals(tokenizer.special_tokens)
+        self._special_ids = frozenset(tokenizer.special_tokens.values())
 
     def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
@@ -115,9 +116,8 @@ class TemplateFormat:
         return [self._common(both) for both in zip(ids[::2], ids[1::2], strict=True)]
 
     def _common(self, both: Sequence[Sequence[int]]) -> list[int]:
-        special = set(self._tokenizer.special_tokens.values())
         same = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*both, strict=False))]
-        while same and same[-1] not in special:
+        while same and same[-1] not in self._special_ids:
             same.pop()
         return same
 
@@ -196,13 +196,12 @@ class TemplateFormat:
         Raises:
             TokenizerError: names the message, if it is known.
         """
-        special = set(self._tokenizer.special_tokens.values())
-        tokens = [part for part in parts if part.id in special]
+        tokens = [part for part in parts if part.id in self._special_ids]
         if any(place is None for place in written.places):
             wordless = [Message(each.role, "a" if each.content.strip() else each.content) for each in dialog]
             hidden, (plain,) = self._written([wordless], marked=0)
-            own = [part.id for part in self._tokenizer.encode_template(plain.text, hidden)[1] if part.id in special]
-            if own != [part.id for part in tokens]:
+            _, own = self._tokenizer.encode_template(plain.text, hidden)
+            if [part.id for part in own if part.id in self._special_ids] != [part.id for part in tokens]:
                 raise TokenizerError("the model's chat template rewrites a message so that it makes special tokens, or "
                                      "loses some; reword it, without signs such as < and |")  # fmt: skip
         left = iter(tokens)

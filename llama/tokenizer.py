@@ -187,6 +187,8 @@ def check_token(length: int, place: str) -> None:
 
 def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
     """Refuse more special tokens than tiktoken can search a text for; raises likewise."""
+    if "" in special_tokens:
+        raise TokenizerError(f"{where}: the added token {special_tokens['']} has no text; give it one, or remove it")
     length = sum(map(len, special_tokens))
     lengths = Counter(first for first, _ in {(text[:1], len(text)) for text in special_tokens})
     if lengths and max(lengths.values()) > MAX_SPECIAL_LENGTHS:

@@ -386,7 +386,12 @@ def test_a_rank_file_gives_back_its_tokens(tokens: list[bytes]) -> None:
 
 @pytest.mark.parametrize(
     ("special", "complaint"),
-    [({"<a>": 1}, "id 1 is given out twice"), ({"<a>": 2, "<b>": 2}, "given out twice"), ({"<a>": 3}, "id 2 has no")],
+    [
+        ({"<a>": 1}, "id 1 is given out twice"),
+        ({"<a>": 2, "<b>": 2}, "given out twice"),
+        ({"<a>": 3}, "id 2 has no"),
+        ({"": 2}, "the added token 2 has no text"),
+    ],
 )
 def test_special_tokens_that_do_not_fit_the_file_are_refused(
     tmp_path: Path, special: dict[str, int], complaint: str
@@ -394,6 +399,8 @@ def test_special_tokens_that_do_not_fit_the_file_are_refused(
     """An id taken twice or left out means that the parts belong to different models."""
     with pytest.raises(TokenizerError, match=complaint):
         Tokenizer(written(tmp_path / "m", b"a", b"b"), special_tokens=special)
+    with pytest.raises(TokenizerError, match=complaint):
+        Tokenizer(written(tmp_path / "m", b"a", b"b"), special_tokens={}, words=special)
 
 
 def test_a_pattern_that_is_no_regular_expression_is_refused(tmp_path: Path) -> None:

@@ -373,8 +373,6 @@ def _convert(
         raise TokenizerError(f"{where}: two tokens have the same text, {quoted(twice)}; give one of them another")
     if not ranks:
         raise TokenizerError(f"{where}: no tokens but special ones; use the tokenizer that belongs to the model")
-    if "" in by_text:
-        raise TokenizerError(f"{where}: token {by_text[''].id} has no text; give it one, or remove it")
     ids = {text: token.id for text, token in by_text.items()}
     check_special_tokens(ids, where)
     n_words = len(token_table(ranks, ids, where))

@@ -45,7 +45,7 @@ class Outgoing:
     ids: tuple[int, ...] = field(repr=False)
     text: str = field(repr=False)
     shared: int = 0
-    preface: str = ""
+    preface: str = field(default="", repr=False)
 
 
 def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
