@@ -99,6 +99,10 @@ class _NativeFormat:
     roles: tuple[str, ...]
     # Tokens after which a reply is over: the first, which ends a turn, always; others if the checkpoint names none.
     ends: tuple[str, ...]
+    begins: str  # what a dialogue begins with
+    turn: str  # one message
+    opens_reply: str
+    strips: bool  # a content's margins go
     stop_ids: tuple[int, ...]
 
     def __init__(
@@ -126,7 +130,21 @@ class _NativeFormat:
 
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
         """``text`` and ``offsets`` of :class:`Encoded`."""
-        raise NotImplementedError
+        text, offsets = self.written(checked(dialog, self.roles, self.default_system))
+        return text, offsets[-len(dialog) :]
+
+    @classmethod
+    def written(cls, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """The text of these very messages, and where in it character 0 of each content stands."""
+        text, offsets = cls.begins, list[int]()
+        for message in messages:
+            before, after = (part.replace("{role}", message.role) for part in cls.turn.split("{content}"))
+            content = message.content.strip() if cls.strips else message.content
+            margin = len(message.content) - len(message.content.lstrip()) if cls.strips else 0
+            text += before
+            offsets.append(len(text) - margin)
+            text += content + after
+        return text + cls.opens_reply, offsets
 
 
 class Llama3Format(_NativeFormat):
@@ -134,6 +152,10 @@ class Llama3Format(_NativeFormat):
 
     roles = ("system", "user", "assistant", "ipython")
     ends = ("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>")
+    begins = "<|begin_of_text|>"
+    turn = "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
+    opens_reply = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    strips = True
 
     def __init__(
         self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] | None = None
@@ -155,15 +177,6 @@ class Llama3Format(_NativeFormat):
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [self._begin_of_text, *(i for message in messages for i in self.encode_message(message))]
 
-    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
-        """The same as text, and where each content stands."""
-        text, offsets = "<|begin_of_text|>", list[int]()
-        for message in checked(dialog, self.roles, self.default_system):
-            text += f"<|start_header_id|>{message.role}<|end_header_id|>\n\n"
-            offsets.append(len(text) - (len(message.content) - len(message.content.lstrip())))
-            text += f"{message.content.strip()}<|eot_id|>"
-        return text + "<|start_header_id|>assistant<|end_header_id|>\n\n", offsets[-len(dialog) :]
-
     def encode_message(self, message: Message) -> list[int]:
         """Ids of one whole message."""
         return [*self.encode_header(message.role), *_encode(self._tokenizer, message.content.strip()), self._eot]
@@ -183,6 +196,10 @@ class ChatMLFormat(_NativeFormat):
 
     roles = ("system", "user", "assistant")
     ends = ("<|im_end|>",)
+    begins = ""
+    turn = "<|im_start|>{role}\n{content}<|im_end|>\n"
+    opens_reply = "<|im_start|>assistant\n"
+    strips = False
 
     def __init__(
         self, tokenizer: Tokenizer, default_system: str | None = None, stop_ids: Sequence[int] | None = None
@@ -201,15 +218,6 @@ class ChatMLFormat(_NativeFormat):
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [i for message in messages for i in self.encode_message(message)]
-
-    def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
-        """The same as text, and where each content stands."""
-        text, offsets = "", list[int]()
-        for message in checked(dialog, self.roles, self.default_system):
-            text += f"<|im_start|>{message.role}\n"
-            offsets.append(len(text))
-            text += f"{message.content}<|im_end|>\n"
-        return text + "<|im_start|>assistant\n", offsets[-len(dialog) :]
 
     def encode_message(self, message: Message) -> list[int]:
         """Ids of one whole message."""

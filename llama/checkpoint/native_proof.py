@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 import jinja2
 from jinja2 import nodes
 
+from llama.chat import NATIVE_FORMATS, Message
 from llama.rendering import CannotRender, render
 from llama.template_format import ChatTemplate
 from llama.template_program import environment
@@ -30,23 +31,20 @@ _METHODS = frozenset({"strip"})
 _FUNCTIONS = frozenset({"raise_exception", "namespace"})
 _TESTS = frozenset({"defined", "undefined", "none", "true", "false", "string", "mapping", "iterable"})
 _LARGEST_NUMBER = 3  # to compare with; the dialogues that are tried have up to five messages
-# A turn, what opens a reply, and what a dialogue begins with.
-NATIVE_TEXTS = {
-    "chatml": ("<|im_start|>{role}\n{content}<|im_end|>\n", "<|im_start|>assistant\n", ""),
-    "llama3": (
-        "<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>",
-        "<|start_header_id|>assistant<|end_header_id|>\n\n",
-        "<|begin_of_text|>",
-    ),
-}
+
+
+def texts_of(name: str) -> tuple[str, str, str]:
+    """What a dialogue of a format that is written here begins with, a turn of it, and what opens a reply."""
+    made = NATIVE_FORMATS[name]
+    return made.begins, made.turn, made.opens_reply
 
 
 def own_tokens(name: str) -> set[str]:
     """The special tokens of a format that is written here."""
-    return {token for text in NATIVE_TEXTS[name] for token in re.findall(r"<\|\w+\|>", text)}
+    return {token for text in texts_of(name) for token in re.findall(r"<\|\w+\|>", text)}
 
 
-NATIVE_TOKENS = {token for name in NATIVE_TEXTS for token in own_tokens(name)}
+NATIVE_TOKENS = {token for name in NATIVE_FORMATS for token in own_tokens(name)}
 
 
 def writable(special: Collection[str]) -> list[str]:
@@ -55,7 +53,8 @@ def writable(special: Collection[str]) -> list[str]:
     Neither out of that alone, nor out of its border with a content.
     """
     found = list[str]()
-    for name, (turn, opened, begin) in NATIVE_TEXTS.items():
+    for name in NATIVE_FORMATS:
+        begin, turn, opened = texts_of(name)
         own = own_tokens(name)
         others = set(special) - own
         texts = [begin, opened, *(turn.format(role=role, content="") for role in _ROLES)]
@@ -83,7 +82,7 @@ def native_equal(template: ChatTemplate, bare: str, natives: Sequence[str]) -> t
     if constants is None:
         return None
     for name in natives:
-        turn, opened, begin = NATIVE_TEXTS[name]
+        begin, turn, opened = texts_of(name)
         ending = turn.format(role="user", content="q") + opened
         if not (bare.startswith(begin) and bare.endswith(ending)):
             continue
@@ -103,13 +102,10 @@ def native_equal(template: ChatTemplate, bare: str, natives: Sequence[str]) -> t
 
 
 def _spelled(name: str, dialog: Sequence[Mapping[str, str]], default_system: str | None) -> str:
-    turn, opened, begin = NATIVE_TEXTS[name]
-    messages = [*dialog]
-    if default_system is not None and dialog[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": default_system})
-    contents = [m["content"].strip() if name == "llama3" else m["content"] for m in messages]
-    turns = (turn.format(role=m["role"], content=c) for m, c in zip(messages, contents, strict=True))
-    return begin + "".join(turns) + opened
+    messages = [Message(each["role"], each["content"]) for each in dialog]
+    if default_system is not None and messages[0].role != "system":
+        messages.insert(0, Message("system", default_system))
+    return NATIVE_FORMATS[name].written(messages)[0]
 
 
 def _constants_if_simple(template: ChatTemplate) -> list[str] | None:

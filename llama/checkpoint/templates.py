@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama.chat import NATIVE_FORMATS, TEMPLATE
-from llama.checkpoint.native_proof import NATIVE_TEXTS, native_equal, own_tokens, writable
+from llama.checkpoint.native_proof import native_equal, own_tokens, texts_of, writable
 from llama.errors import TokenizerError
 from llama.files import quoted
 from llama.rendering import MAX_TEMPLATE_BYTES, CannotRender, render, render_any
@@ -80,8 +80,7 @@ def choose(
 
 
 def _native_choice(name: str, default_system: str | None = None) -> Choice:
-    turn, opened, begin = NATIVE_TEXTS[name]
-    return Choice(name, default_system, around=begin + turn + opened)
+    return Choice(name, default_system, around="".join(texts_of(name)))
 
 
 def _by_tokens(special: Collection[str], where: str) -> str:
