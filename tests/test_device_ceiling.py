@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import edge_main
-from llama import memory_ceiling, wire
+from llama import memory_ceiling
 from llama.edge.asking import Device, SheetSource
 from llama.edge.link import Link
 from llama.edge.sitting import Sitting
@@ -23,7 +23,7 @@ from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
 from llama.sampling import Sampling
 from tests.processes import wait_until
 from tests.raw import MORE, Listening, frame
-from tests.support import ROOT, SOAK
+from tests.support import ROOT, SOAK, run_main
 
 ALLOWED = 64 << 20
 
@@ -51,15 +51,30 @@ def low_ceiling() -> MemoryCeiling:
 
 
 def test_frames_without_end_end_the_wait_for_an_answer_and_every_pause() -> None:
-    """With what was taken, and long before the deadline; afterwards it is given back."""
-    before = own_memory() or 0
-    for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire.VERSION)), link.pause(3600))):
-        with Listening(flood) as peer:
-            link = Link(peer.address, deadline_s=3600, on_notice=lambda _: None, ceiling=low_ceiling())
-            with link, pytest.raises(MemoryCeilingReached, match="this program has taken") as told:
+    """With what was taken, and long before the deadline; afterwards the system has it again.
+
+    In a process that is new: where other tests have fragmented the heap, the allocator keeps what it is given back.
+    """
+    ended = run_main("-c", """
+from llama import wire
+from llama.edge.link import Link
+from llama.errors import MemoryCeilingReached
+from tests.processes import wait_until
+from tests.raw import Listening
+from tests.test_device_ceiling import ALLOWED, flood, low_ceiling, own_memory
+before = own_memory()
+for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire.VERSION)), link.pause(3600))):
+    with Listening(flood) as peer:
+        with Link(peer.address, deadline_s=3600, on_notice=lambda _: None, ceiling=low_ceiling()) as link:
+            try:
                 wait(link)
-        assert told.value.exit_code == 3 and "\n" not in str(told.value)
-        assert wait_until(lambda: (own_memory() or 0) < before + ALLOWED)
+            except MemoryCeilingReached as error:
+                print(error.exit_code, error)
+    print(wait_until(lambda: own_memory() < before + ALLOWED))
+""")  # fmt: skip
+    errors, given_back = (lines := ended.stdout.splitlines())[::2], lines[1::2]
+    assert all(error.startswith("3 this program has taken") for error in errors), lines
+    assert given_back == ["True", "True"], ended.stderr
 
 
 def test_a_page_ends_its_program_when_the_ceiling_is_reached(tiny_split: Callable[..., Path]) -> None:
