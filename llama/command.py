@@ -26,6 +26,7 @@ import fire
 
 from llama.disk import cure_of_writing
 from llama.errors import Declined, SplitLlamaError, UsageError
+from llama.texts import one_line
 
 _received = list[int]()  # signals that this run was told to end with
 _uninterrupted = list[None]()  # one for each section that is in progress and must not be ended in its midst
@@ -66,7 +67,7 @@ def _run(main: Callable[..., None], argv: list[str], usage: str, descriptors: in
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where it is told if that fails; at its end Python would show a traceback
     except SplitLlamaError as err:
-        _say(_one_line(str(err) if isinstance(err, Declined) else f"error: {err}"))
+        _say(one_line(str(err) if isinstance(err, Declined) else f"error: {err}"))
         sys.exit(err.exit_code)
     except KeyboardInterrupt:
         _say("interrupted")
@@ -75,12 +76,12 @@ def _run(main: Callable[..., None], argv: list[str], usage: str, descriptors: in
         give_stdout_up()
         if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
             where = err.filename or ("writing the output" if err.errno in _NOT_WRITTEN else "the system refused")
-            _say(_one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno, cure_of_writing(err))}"))
+            _say(one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno, cure_of_writing(err))}"))
         sys.exit(1)
     except Exception as err:  # a library's own kind of it, such as ZeroMQ's
         if getattr(err, "errno", None) not in _NO_DESCRIPTORS:
             raise
-        _say(_one_line(f"error: the system refused: {err}{_cure(errno.EMFILE)}"))
+        _say(one_line(f"error: the system refused: {err}{_cure(errno.EMFILE)}"))
         sys.exit(1)
 
 
@@ -96,11 +97,6 @@ def _check_descriptors(least: int) -> None:
     finally:
         for number in opened:
             os.close(number)
-
-
-def _one_line(message: str) -> str:
-    """It may quote a file name or what a cloud said: neither may add lines or steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in message)
 
 
 def _cure(number: int | None, otherwise: str = "") -> str:

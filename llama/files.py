@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 import blobfile as bf
 
+from llama.texts import one_line
+
 MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
 _SHOWN = 80  # characters
 _SHOWN_BITS = 128  # of a whole number; larger ones take long to write out
@@ -131,7 +133,7 @@ def shown(value: object) -> str:
         case _:
             text = type(value).__name__
     cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-    return "".join(char if char.isprintable() else "?" for char in cut)
+    return one_line(cut)
 
 
 def quoted(value: object) -> str:

@@ -32,7 +32,7 @@ from msgspec import Meta
 from llama import listing, toml
 from llama.errors import PromptError
 from llama.files import NotRegular, TooLarge, read_anywhere
-from llama.texts import decoded, is_blank
+from llama.texts import decoded, is_blank, one_line
 from llama.wire import MAX_SHEET_BYTES
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
@@ -176,7 +176,7 @@ def _say_once(line: str) -> None:
     """On stderr, once for this process: a directory is read anew for each question."""
     if line not in _said and sys.stderr is not None:
         _said.add(line)
-        print("".join(c if c.isprintable() else "?" for c in line), file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def read_all(sheet_dir: str, tell: Callable[[str], None] = _say_once) -> SheetDirectory:

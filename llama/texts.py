@@ -1,4 +1,4 @@
-"""Texts as people bring them: how a file's bytes are read, and whether anything of a text can be seen.
+"""Texts as people bring them: how a file's bytes are read, whether anything of a text can be seen, one shown as a line.
 
 Knows nothing about: what a text is for.
 """
@@ -51,6 +51,11 @@ def decoded(raw: bytes) -> str:
 def without_marks(text: str) -> str:
     """A text without the byte order marks at its beginning."""
     return text.lstrip(_MARK)
+
+
+def one_line(text: str) -> str:
+    """A text that may quote a file or a peer, for one line: it can neither add lines nor steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def is_blank(text: str) -> bool:

@@ -314,23 +314,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
         raise CheckpointError(f"{where}: a size is not positive, or larger than any model's; split the original "
                               f"checkpoint again")  # fmt: skip
-    formats = (*NATIVE_FORMATS, TEMPLATE)
-    if tokenizer.chat_format not in formats:
-        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
-                              f"split the original checkpoint again")  # fmt: skip
-    if (tokenizer.chat_format == TEMPLATE) != (tokenizer.template is not None):
-        raise CheckpointError(f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
-                              f"split the original checkpoint again")  # fmt: skip
-    if tokenizer.template is not None and _is_too_large(tokenizer.template):
-        raise CheckpointError(f"{where}: the chat template or what it knows is too long; split the original "
-                              f"checkpoint again")  # fmt: skip
-    if len(tokenizer.stop_ids or ()) > MAX_STOP_IDS:
-        raise CheckpointError(f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
-                              f"the original checkpoint again")  # fmt: skip
-    if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
-        raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
-    if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:
-        raise CheckpointError(f"{where}: the default system message is too long; split the original checkpoint again")
+    _check_tokenizer(tokenizer, where)
     args = ModelArgs(
         dim=params.dim,
         n_layers=params.n_layers,
@@ -369,6 +353,27 @@ def _half(directory: Path, params: HalfParams) -> Half:
         template=tokenizer.template,
         stop_ids=None if tokenizer.stop_ids is None else tuple(tokenizer.stop_ids),
     )
+
+
+def _check_tokenizer(tokenizer: TokenizerParams, where: Path) -> None:
+    """Refuse what no split writes, and what would cost more than any model's does; raises CheckpointError."""
+    formats = (*NATIVE_FORMATS, TEMPLATE)
+    if tokenizer.chat_format not in formats:
+        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
+                              f"split the original checkpoint again")  # fmt: skip
+    if (tokenizer.chat_format == TEMPLATE) != (tokenizer.template is not None):
+        raise CheckpointError(f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
+                              f"split the original checkpoint again")  # fmt: skip
+    if tokenizer.template is not None and _is_too_large(tokenizer.template):
+        raise CheckpointError(f"{where}: the chat template or what it knows is too long; split the original "
+                              f"checkpoint again")  # fmt: skip
+    if len(tokenizer.stop_ids or ()) > MAX_STOP_IDS:
+        raise CheckpointError(f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
+                              f"the original checkpoint again")  # fmt: skip
+    if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
+        raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
+    if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:
+        raise CheckpointError(f"{where}: the default system message is too long; split the original checkpoint again")
 
 
 def _is_too_large(template: ChatTemplate) -> bool:

@@ -38,7 +38,7 @@ class Added:
     flags: TokenFlags = PLAIN
 
 
-class _Token(msgspec.Struct):
+class FlaggedToken(msgspec.Struct):
     """A token that is written with its flags."""
 
     content: str
@@ -50,11 +50,12 @@ class _Token(msgspec.Struct):
 
     @property
     def flags(self) -> TokenFlags:
+        """How it is found; left out, ``normalized`` is true of words only."""
         normalized = not self.special if self.normalized is None else self.normalized
         return TokenFlags(self.lstrip, self.rstrip, self.single_word, normalized)
 
 
-_Said = str | _Token
+_Said = str | FlaggedToken
 
 
 class _NamedTemplate(msgspec.Struct):
@@ -68,7 +69,7 @@ class _Fields(msgspec.Struct):
     chat_template: str | list[_NamedTemplate] | None = None
     additional_special_tokens: list[_Said] | None = None
     extra_special_tokens: list[_Said] | dict[str, _Said] | None = None
-    added_tokens_decoder: dict[int, _Token] | None = None
+    added_tokens_decoder: dict[int, FlaggedToken] | None = None
     split_special_tokens: bool | None = None
     fast_tokenizer_files: list[str] | None = None
 
@@ -88,7 +89,7 @@ class TokenizerConfig:
     where: Path
     named: dict[str, _Said]
     listed: list[_Said]
-    numbered: dict[int, _Token]
+    numbered: dict[int, FlaggedToken]
     template: str | None
 
     @property
@@ -119,7 +120,7 @@ class TokenizerConfig:
             ids[text] = vocab.get(text, free)
             free += text not in vocab
             is_special = text in special or isinstance(said_token, str) or said_token.special
-            flags = said_token.flags if isinstance(said_token, _Token) else PLAIN
+            flags = said_token.flags if isinstance(said_token, FlaggedToken) else PLAIN
             found.append(Added(ids[text], text, is_special, flags))
         return found
 
@@ -246,18 +247,18 @@ def _in_order(named: Mapping[str, object]) -> list[str]:
 
 def _token(value: object, where: str) -> _Said:
     try:
-        return msgspec.convert(value, str | _Token)
+        return msgspec.convert(value, str | FlaggedToken)
     except msgspec.ValidationError as err:
         raise TokenizerError(f"{where}: malformed: {err}; use the file that belongs to the model") from None
 
 
-def _legacy(directory: Path, special: set[str]) -> dict[int, _Token]:
+def _legacy(directory: Path, special: set[str]) -> dict[int, FlaggedToken]:
     """``added_tokens.json``, of versions that had no ``added_tokens_decoder``."""
     path = directory / "added_tokens.json"
     if not lies_there(path):
         return {}
     ids = decode_json(path, dict[str, int], MAX_CONFIG_BYTES)
-    return {id: _Token(text, special=text in special) for text, id in ids.items()}
+    return {id: FlaggedToken(text, special=text in special) for text, id in ids.items()}
 
 
 def _default_template(found: str | list[_NamedTemplate] | None, path: Path) -> str | None:

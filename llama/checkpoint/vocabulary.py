@@ -32,6 +32,7 @@ from llama.checkpoint.templates import choose, template_variables
 from llama.checkpoint.tokenizer_config import (
     TEMPLATE_VARIABLES,
     Added,
+    FlaggedToken,
     decode_json,
     ends_of,
     read_tokenizer_config,
@@ -222,18 +223,9 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
     raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
 
 
-class _AddedToken(msgspec.Struct):
+class _AddedToken(FlaggedToken, kw_only=True):
     id: int
-    content: str
-    special: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    single_word: bool = False
     normalized: bool = False
-
-    @property
-    def flags(self) -> TokenFlags:
-        return TokenFlags(self.lstrip, self.rstrip, self.single_word, self.normalized)
 
 
 class _Bpe(msgspec.Struct):

@@ -24,7 +24,7 @@ from llama import screen
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
-from llama.texts import encoding_problem, is_blank, without_marks
+from llama.texts import encoding_problem, is_blank, one_line, without_marks
 
 MAX_PRODUCTS = 1_000_000
 MAX_LINE_BYTES = 64 << 10
@@ -300,4 +300,4 @@ def _unknown(name: str) -> str:
 
 def _say(text: str) -> None:
     """A line on stderr; what comes from a file may not steer the terminal."""
-    print("".join(c if c.isprintable() else "?" for c in text), file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)

@@ -46,6 +46,7 @@ from llama.errors import (
 from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
 from llama.sampling import Sampling
+from llama.texts import one_line
 from llama.wire import (
     Close,
     Collect,
@@ -272,7 +273,7 @@ class Link:
                 wait = min(max(hint, 0.1), LONGEST_HINT_S) if hint is not None and math.isfinite(hint) else 1.0
                 if patience.is_news(reply.message, patience.in_all_s) or not stopping:
                     until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
-                    self.on_notice(f"the cloud is busy: {_plain(reply.message)}; asking again in {wait:.1f} s{until}")
+                    self.on_notice(f"the cloud is busy: {one_line(reply.message)}; asking again in {wait:.1f} s{until}")
                 self.pause(min(wait, patience.busy_left_s + AT_ONCE_S))
             self._pass_over_a_loss()
             self._send(frames)
@@ -541,11 +542,6 @@ class Link:
 def _slice_ms(give_up: float) -> int:
     """Milliseconds of one piece of a wait that ends at ``give_up``."""
     return max(0, math.ceil(1000 * min(SLICE_S, give_up - time.monotonic())))
-
-
-def _plain(words: str) -> str:
-    """A cloud's words for one line of a screen, which they must not steer."""
-    return "".join(char if char.isprintable() else "?" for char in words)
 
 
 def _host_named_in(address: str) -> str:

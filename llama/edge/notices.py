@@ -9,6 +9,7 @@ import sys
 from llama.edge.link import CHECK_KEYS, GIVE_KEYS
 from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
+from llama.texts import one_line
 
 
 class Notices:
@@ -56,6 +57,6 @@ class Notices:
     def tell(self, words: str) -> None:
         """A line of the program's own."""
         if sys.stderr is not None:  # print would take stdout instead
-            said = "".join(c if c.isprintable() else "?" for c in f"{self._program}: {words}")
+            said = one_line(f"{self._program}: {words}")
             with contextlib.suppress(OSError):  # nobody holds it any more
                 print(said, file=sys.stderr, flush=True)
