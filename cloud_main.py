@@ -13,6 +13,7 @@ import os
 import signal
 
 from llama import starting
+from llama.dtypes import DTYPE_NAMES, DTYPES
 
 # See edge_main.py: a cloud that waits for a device on the same machine must not keep its cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -144,8 +145,8 @@ def main(
         raise UsageError(f"--max_waiting {max_waiting}: give 0 to {MAX_SESSIONS}")
     if not 0 <= drain_s < math.inf:
         raise UsageError(f"--drain_s {drain_s}: give seconds, 0 or more")
-    if dtype is not None and dtype not in wire.DTYPES:
-        raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(wire.DTYPES)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype} is not supported; use {', '.join(DTYPES)}")
     if not session_idle_s > 0:  # nor NaN
         raise UsageError(f"--session_idle_s {session_idle_s}: give seconds above 0")
     if retention_days is not None and record_file is None:
@@ -175,13 +176,13 @@ def main(
     if publishing and (sheet_dir is None or record_file is None or key_file is None):
         raise UsageError("--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
                          "--sheet_dir, --record_file, --key_file and --allow_dir, too")  # fmt: skip
-    where, compute = torch_device(device, local_rank, local_ranks), wire.DTYPES[dtype] if dtype else half.dtype
+    where, compute = torch_device(device, local_rank, local_ranks), DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)
 
     welcome = Welcome(
-        wire.VERSION, half.fingerprint, wire.DTYPE_NAMES[compute], half.args.dim, half.split_layer, max_seq_len,
+        wire.VERSION, half.fingerprint, DTYPE_NAMES[compute], half.args.dim, half.split_layer, max_seq_len,
         min(MAX_ROWS, max_seq_len),
     )  # fmt: skip
     if rank > 0:
@@ -290,7 +291,7 @@ def _load(
     """This rank's share of the cloud half, and cache room for as many sessions as rank 0 says."""
     # Plans and rows travel through gloo also where the layers reduce through NCCL.
     parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    dtype, slots = wire.DTYPES[welcome.dtype], parallel.of_rank_0(slots)
+    dtype, slots = DTYPES[welcome.dtype], parallel.of_rank_0(slots)
     try:
         with parallel.unfilled_weights(dtype):
             model = CloudTransformer(half.args, half.split_layer)

@@ -25,20 +25,21 @@ import torch
 
 from llama import memory_ceiling, parallel
 from llama.checkpoint.halves import Half
+from llama.client.link import Link
 from llama.command import end_if_signalled, run
 from llama.device import cpu_threads, torch_device
+from llama.dtypes import DTYPES
 from llama.edge import consent, terminal
 from llama.edge.asking import Device, SheetSource
-from llama.edge.link import Link
+from llama.edge.generation import MAY_BE_HANDED_ON
 from llama.errors import UsageError
-from llama.generation import MAY_BE_HANDED_ON
 from llama.keys import link_keys
 from llama.privacy.profile import Profile, read_profile
 from llama.privacy.sanitiser import MODES, Mode
 from llama.prompt import Found
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
-from llama.wire import DTYPES, Welcome
+from llama.wire import Welcome
 from model_edge import EdgeTransformer, load_edge
 
 SHEET_DEADLINE_S = 5.0  # who looks at a page waits less patiently for a sheet than who starts a program
@@ -230,7 +231,7 @@ def _profile(profile_file: str | None, found: Found) -> Profile:
     return Profile()
 
 
-def _sampling(temperature: float, top_p: float, seed: int) -> Sampling:
+def _sampling(temperature: float, top_p: float, seed: int) -> SamplingParams:
     for wrong, message in (
         (not 0 <= temperature <= 100, f"--temperature {temperature} must lie between 0 (greedy) and 100"),
         (not 0 <= top_p <= 1, f"--top_p {top_p} must lie between 0 and 1"),
@@ -238,7 +239,7 @@ def _sampling(temperature: float, top_p: float, seed: int) -> Sampling:
     ):
         if wrong:
             raise UsageError(message)
-    return Sampling(temperature, top_p, seed)
+    return SamplingParams(temperature, top_p, seed)
 
 
 def _load(half: Half, welcome: Welcome, device: torch.device) -> EdgeTransformer:

@@ -229,7 +229,7 @@ def _program() -> str:
     """What this process was started as: ``edge_main.py``, or ``-m llama.vendor``."""
     module = sys.modules["__main__"].__spec__  # of a program that is a file, None
     if module is not None and module.origin == sys.argv[0]:
-        return f"-m {module.name}"
+        return f"-m {module.name.removesuffix('.__main__')}"
     return Path(sys.argv[0]).name
 
 

@@ -15,8 +15,6 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-import blobfile as bf
-
 from llama.texts import one_line
 
 MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
@@ -26,6 +24,10 @@ _SHOWN_BITS = 128  # of a whole number; larger ones take long to write out
 
 class NotRegular(OSError):
     """A pipe, a socket or a device."""
+
+
+class StorageRefused(OSError):
+    """Cloud storage does not give a file; ``strerror`` is the kind of its error."""
 
 
 class TooLarge(OSError):
@@ -109,13 +111,18 @@ def read_anywhere(path: str | Path, most: int) -> bytes:
     """All bytes of a local file, or of one in cloud storage (whatever blobfile opens).
 
     Raises:
-        blobfile.Error: the cloud storage refuses.
+        StorageRefused: the cloud storage refuses.
         OSError: as :func:`read_regular`.
     """
     if "://" not in str(path):
         return read_regular(path, most)
-    with bf.BlobFile(str(path), "rb") as file:
-        return _bounded(file.read(most + 1), path, most)
+    import blobfile  # here, since it takes a tenth of a second, and few files are in cloud storage
+
+    try:
+        with blobfile.BlobFile(str(path), "rb") as file:
+            return _bounded(file.read(most + 1), path, most)
+    except blobfile.Error as err:
+        raise StorageRefused(errno.EIO, type(err).__name__, str(path)) from err
 
 
 def shown(value: object) -> str:

@@ -25,13 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import blobfile as bf
 import msgspec
 from msgspec import Meta
 
 from llama import listing, toml
 from llama.errors import PromptError
-from llama.files import NotRegular, TooLarge, read_anywhere
+from llama.files import NotRegular, StorageRefused, TooLarge, read_anywhere
 from llama.texts import decoded, is_blank, one_line
 from llama.wire import MAX_SHEET_BYTES
 
@@ -385,11 +384,11 @@ def read_text(path: str, what: str = "prompt file", *, may_be_blank: bool = Fals
         raise PromptError(f"{what} {path}: {lost or 'no such file'}") from None
     except IsADirectoryError:
         raise PromptError(f"{what} {path}: a directory; name a file") from None
+    except StorageRefused as err:
+        raise PromptError(f"{what} {path}: cannot be read ({err.strerror})") from None
     except OSError as err:
         raise PromptError(f"{what} {path}: cannot be read ({err.strerror or type(err).__name__}); name a file that "
                           f"you may read") from None  # fmt: skip
-    except bf.Error as err:
-        raise PromptError(f"{what} {path}: cannot be read ({type(err).__name__})") from None
     try:
         text = decoded(raw)
     except ValueError as err:

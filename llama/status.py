@@ -24,9 +24,9 @@ from datetime import timedelta
 
 import msgspec
 
+from llama.client.link import Link
+from llama.client.notices import Notices
 from llama.command import run
-from llama.edge.link import Link
-from llama.edge.notices import Notices
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport

@@ -23,13 +23,12 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-import blobfile as bf
 import regex
 import tiktoken
 
 from llama.added_tokens import AddedTokens, Part, TokenFlags
 from llama.errors import TokenizerError
-from llama.files import NotRegular, TooLarge, read_anywhere
+from llama.files import NotRegular, StorageRefused, TooLarge, read_anywhere
 
 # Meta's split pattern (github.com/meta-llama/llama3, `llama/tokenizer.py`, `pat_str`).
 META_PATTERN = (
@@ -117,7 +116,9 @@ def read_file(path: str | Path, most: int = MAX_FILE_BYTES, read: Callable[..., 
         raise TokenizerError(f"tokenizer {path}: a directory; name the file in it") from None
     except (NotRegular, TooLarge) as err:
         raise TokenizerError(f"tokenizer {path}: {err.strerror}; get the file again") from None
-    except (OSError, ValueError, bf.Error) as err:
+    except StorageRefused as err:
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({err.strerror})") from None
+    except (OSError, ValueError) as err:
         raise TokenizerError(f"tokenizer {path}: cannot be read ({type(err).__name__})") from None
 
 

@@ -59,7 +59,8 @@ fingerprint and of the token ids, each as four bytes, little-endian. A cloud tha
 **Errors.** ``code`` is one of :class:`ErrorCode`; ``advice`` is one sentence for the person; ``retry_after_s`` is there
 when waiting helps.
 
-Never pickled, never evaluated: the header is decoded into typed structs, the rows into numbers.
+Never pickled, never evaluated: the header is decoded into typed structs, the rows into numbers
+(``llama.tensor_frames``, which alone needs torch).
 """
 
 from __future__ import annotations
@@ -68,12 +69,10 @@ import enum
 import hashlib
 import math
 import re
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Union, get_args
 
 import msgspec
-import torch
 from msgspec import Meta
 
 VERSION = 3
@@ -94,8 +93,7 @@ MAX_SHEETS = 1000  # that are listed
 MAX_SHEET_BYTES = 64 << 10  # of one that is published, as UTF-8
 MAX_COLLECTED = 64  # deliveries in one answer
 
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
@@ -152,7 +150,7 @@ class Welcome(Message, frozen=True):
 
     version: Count
     fingerprint: Fingerprint  # of the split checkpoint, llama.checkpoint
-    dtype: Annotated[str, Meta(max_length=32)]  # of the rows: a key of DTYPES
+    dtype: Annotated[str, Meta(max_length=32)]  # of the rows: a key of DTYPE_BYTES
     dim: Count  # width of a row
     split_layer: Count
     max_seq_len: Count  # prompt and reply together
@@ -494,31 +492,6 @@ def decode_reply(header: bytes) -> Reply:
         return _reply_decoder.decode(header)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ValueError(str(err)) from None
-
-
-def rows_to_frame(rows: torch.Tensor) -> memoryview:
-    """The rows ``(T, dim)`` as the bytes of a Step's second frame; on CPU the tensor's own memory, not a copy."""
-    if sys.byteorder != "little":
-        raise NotImplementedError("rows are sent little-endian; this machine is big-endian")
-    buffer: Any = rows.cpu().contiguous().view(torch.uint8).numpy()
-    return memoryview(buffer).cast("B")
-
-
-def rows_from_frame(step: Step, frame: Any, *, dtype: torch.dtype, dim: int) -> torch.Tensor:
-    """The rows ``(T, dim)`` of a Step, checked before anything is allocated.
-
-    Raises:
-        Refused: ``wrong_tensor`` when dtype, width or length is not what the header and the model say.
-    """
-    if step.dtype != DTYPE_NAMES[dtype] or step.dim != dim:
-        expected = f"rows of {DTYPE_NAMES[dtype]} × {dim}"
-        raise Refused(ErrorCode.WRONG_TENSOR, f"{expected} expected, the header says another dtype or width",
-                      "send rows as Welcome describes them")  # fmt: skip
-    wanted = step.rows * dim * dtype.itemsize
-    if len(frame) != wanted:
-        raise Refused(ErrorCode.WRONG_TENSOR, f"{wanted} bytes of rows expected, {len(frame)} came",
-                      "send rows as Welcome describes them")  # fmt: skip
-    return torch.frombuffer(bytearray(frame), dtype=dtype).view(step.rows, dim)
 
 
 def check_settings(request: Open) -> None:

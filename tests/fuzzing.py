@@ -21,7 +21,9 @@ import torch
 import zmq
 
 from llama import wire
+from llama.dtypes import DTYPES
 from llama.keys import LinkKeys
+from llama.tensor_frames import hidden_to_frame
 from llama.wire import (
     Acknowledge,
     Close,
@@ -142,7 +144,7 @@ class Fuzzer:
             )))  # fmt: skip
         rows = torch.randn(chance.randrange(1, 4), self._welcome.dim)
         step = Step(own.id, own.seq + 1, 0, chance.randrange(2), self._welcome.dtype, len(rows), self._welcome.dim)
-        return frames_of(step, rows.to(wire.DTYPES[self._welcome.dtype]))
+        return frames_of(step, rows.to(DTYPES[self._welcome.dtype]))
 
     def _opening(self) -> Open:
         return opening(
@@ -219,8 +221,8 @@ class Fuzzer:
         if len(frames) < 3:
             return frames
         number = torch.tensor([self._chance.choice((float("nan"), float("inf"), -float("inf"), 3e38))])
-        kind = wire.DTYPES[self._welcome.dtype]
-        spoilt = bytes(wire.rows_to_frame(number.to(kind)[None]))
+        kind = DTYPES[self._welcome.dtype]
+        spoilt = bytes(hidden_to_frame(number.to(kind)[None]))
         return [*frames[:-1], frames[-1][: -len(spoilt)] + spoilt]
 
     def _bomb(self, frames: list[bytes]) -> list[bytes]:

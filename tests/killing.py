@@ -63,7 +63,7 @@ class ForkServer:
             of_command_only: only starting a command and waiting for it are steps.
             trace: file that gets a line for each step that is begun.
             most_file_bytes: no file of its may become larger.
-            changed: constants of ``llama.executing``.
+            changed: constants of ``llama.vendor.command_sink``.
         """
         return self._start(
             "vendor", argv=list(map(str, argv)), errors=str(errors), stdout=str(stdout or os.devnull),
@@ -155,12 +155,12 @@ def _name_of(function: str, args: Sequence[Any]) -> str:
 
 def vendor(job: dict[str, Any]) -> None:
     """The program, to its end."""
-    import llama.vendor
+    from llama.client.link import Link
     from llama.command import run
-    from llama.edge.link import Link
+    from llama.vendor.program import main
 
     for name, value in job["changed"].items():
-        setattr(importlib.import_module("llama.executing"), name, value)
+        setattr(importlib.import_module("llama.vendor.command_sink"), name, value)
     if job["most_file_bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["most_file_bytes"],) * 2)
     steps = Steps(job["kill_at"], job["number"], job["trace"])
@@ -172,7 +172,7 @@ def vendor(job: dict[str, Any]) -> None:
         steps.within_writes()
         steps.around(Link, "begin", ARRIVES_S)
         steps.around(Link, "finish")
-    run(llama.vendor.main, job["argv"])
+    run(main, job["argv"])
 
 
 def cloud(job: dict[str, Any]) -> None:

@@ -32,8 +32,10 @@ from llama.cloud.server import Server
 from llama.command import run
 from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
 from llama.model import KVCache, ModelArgs
-from llama.sampling import Sampling, sample
+from llama.sampler import sample
+from llama.sampling_params import SamplingParams
 from llama.stages import StageClock
+from llama.tensor_frames import hidden_to_frame
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Finish, Open, Opened, Reply, Request, Step, Tokens, Welcome
 from model_cloud import CloudTransformer
@@ -43,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARGS = ModelArgs(dim=64, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=514, multiple_of=32)
 FINGERPRINT = bytes(range(32))
 MAX_SEQ_LEN, MAX_ROWS = 64, 16
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 SOAK = bool(os.environ.get("SOAK"))  # do much more of the same
 PATIENCE_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
 
@@ -58,9 +60,14 @@ class WatchedCloud(CloudTransformer):
         self.may_go_on.set()
 
     def forward(
-        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None,
+        self,
+        h: torch.Tensor,
+        start_pos: Sequence[int],
+        cache: KVCache,
+        want: int,
+        clock: StageClock | None = None,
         rows: Sequence[int] | None = None,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """As ``CloudTransformer.forward``."""
         self.steps += 1
         self.computing.set()
@@ -102,7 +109,9 @@ class Halves:
         rows: torch.Tensor = self.edge(torch.tensor([list(ids)]), [0], self.edge.new_cache(1, len(ids)))
         return rows[0]
 
-    def tokens(self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS) -> list[int]:
+    def tokens(
+        self, prompt: Sequence[int], n: int, sampling: SamplingParams = GREEDY, chunk: int = MAX_ROWS
+    ) -> list[int]:
         """The first ``n`` ids of the reply, computed here without any server or socket."""
         edge_cache, cloud_cache = self.edge.new_cache(1, MAX_SEQ_LEN), self.cloud.new_cache(1, MAX_SEQ_LEN)
         ids, fed = list(prompt), 0
@@ -173,7 +182,7 @@ class Peer:
 
 def frames_of(request: Request, rows: torch.Tensor | None = None) -> list[bytes]:
     """A request as it goes over the wire."""
-    return [wire.encode(request)] if rows is None else [wire.encode(request), bytes(wire.rows_to_frame(rows))]
+    return [wire.encode(request)] if rows is None else [wire.encode(request), bytes(hidden_to_frame(rows))]
 
 
 def code_of(reply: Reply) -> str:
@@ -184,7 +193,7 @@ def code_of(reply: Reply) -> str:
 _run_ids = itertools.count(1)
 
 
-def opening(prompt_tokens: int = 5, sampling: Sampling = GREEDY, **changes: object) -> Open:
+def opening(prompt_tokens: int = 5, sampling: SamplingParams = GREEDY, **changes: object) -> Open:
     """An Open of a new run."""
     fields: dict[str, object] = {
         "run_id": next(_run_ids).to_bytes(16, "big"),
@@ -207,22 +216,42 @@ class Served:
     """A real server in a thread, and what tests need to know about it."""
 
     def __init__(
-        self, halves: Halves, tokenizer: Tokenizer, slots: int = 4, idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None, clerk: Clerk | None = None, drain_s: float = 20.0, most_waiting: int = 0,
-        address: str = "tcp://127.0.0.1:*", keys: CloudKeys | None = None, max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf, max_runs_s: float = math.inf, thread_share: float = math.inf,
-        openings: Sequence[Sequence[int]] = (), log_level: str = "warning",
-    ) -> None:  # fmt: skip
+        self,
+        halves: Halves,
+        tokenizer: Tokenizer,
+        slots: int = 4,
+        idle_timeout_s: float = 120.0,
+        record: RunRecord | None = None,
+        clerk: Clerk | None = None,
+        drain_s: float = 20.0,
+        most_waiting: int = 0,
+        address: str = "tcp://127.0.0.1:*",
+        keys: CloudKeys | None = None,
+        max_bytes_s: float = math.inf,
+        max_requests_s: float = math.inf,
+        max_runs_s: float = math.inf,
+        thread_share: float = math.inf,
+        openings: Sequence[Sequence[int]] = (),
+        log_level: str = "warning",
+    ) -> None:
         events = Events(log_level)
         self.halves, self.openings = halves, openings
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
-            tokenizer, welcome, slots=slots, idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record, events=events), most_waiting=most_waiting, keys=keys,
-            max_bytes_s=max_bytes_s, max_requests_s=max_requests_s, max_runs_s=max_runs_s, thread_share=thread_share,
+            tokenizer,
+            welcome,
+            slots=slots,
+            idle_timeout_s=idle_timeout_s,
+            clerk=clerk or Clerk(tokenizer, record=record, events=events),
+            most_waiting=most_waiting,
+            keys=keys,
+            max_bytes_s=max_bytes_s,
+            max_requests_s=max_requests_s,
+            max_runs_s=max_runs_s,
+            thread_share=thread_share,
             events=events,
-        )  # fmt: skip
+        )
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
         self._stop, self._drain, self._drain_s = threading.Event(), threading.Event(), drain_s
@@ -275,9 +304,13 @@ class Served:
                 assert code_of(other.ask(Close(session, 1))) == "Closed"
 
     def run(
-        self, prompt: Sequence[int], n: int, sampling: Sampling = GREEDY, chunk: int = MAX_ROWS,
+        self,
+        prompt: Sequence[int],
+        n: int,
+        sampling: SamplingParams = GREEDY,
+        chunk: int = MAX_ROWS,
         keys: LinkKeys | None = None,
-    ) -> list[int]:  # fmt: skip
+    ) -> list[int]:
         """A whole honest run over one REQ socket, written only with ``llama.wire``."""
         with self.peer(keys=keys) as peer, self.session(peer, opening(len(prompt), sampling), keys) as session:
             edge_cache = self.halves.edge.new_cache(1, MAX_SEQ_LEN)
@@ -371,9 +404,14 @@ def exit_code(main: Callable[..., None], *flags: str) -> int:
 def run_main(script: str, *flags: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
     """One of the command lines, to its end."""
     return subprocess.run(
-        [sys.executable, script, *flags], cwd=ROOT, env=os.environ | environment, text=True, timeout=timeout,
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, script, *flags],
+        cwd=ROOT,
+        env=os.environ | environment,
+        text=True,
+        timeout=timeout,
+        capture_output=True,
+        check=False,
+    )
 
 
 class Process:
@@ -381,9 +419,13 @@ class Process:
 
     def __init__(self, *command: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, *command],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-        )  # fmt: skip
+        )
         self.out, self.err = list[str](), list[str]()
         self._came: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._readers = [

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama.addresses import Endpoint, NotAnAddress, UnknownHost, known, looked_up, stays_here, tcp_of, to_listen
-from llama.edge.link import Link
+from llama.client.link import Link
 from llama.errors import UsageError
 from tests.programs import needed
 from tests.support import ROOT, Process
@@ -45,7 +45,7 @@ import json, sys, threading, time
 import zmq
 from pathlib import Path
 from llama import wire
-from llama.edge.link import Link
+from llama.client.link import Link
 from llama.errors import SplitLlamaError
 from tests.test_link import FalseCloud, properly
 

@@ -19,13 +19,13 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
-from llama.generation import CHUNK
-from llama.sampling import Sampling
+from llama.edge.generation import CHUNK
+from llama.sampling_params import SamplingParams
 from tests.small_checkpoints import LLAMA_3_1_ROPE, gguf_name, random_llama, write_hugging_face
 from tests.support import SOAK
 from tests.whole import chunked_logits, generate, load_halves
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 RELATIVE_BOUND = 1e-4
 PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500000.0}
 

@@ -17,8 +17,9 @@ from llama.cloud import reading, server
 from llama.cloud.quoting import SystemPrompt
 from llama.cloud.scheduler import Pass, Scheduler
 from llama.cloud.sessions import AGAIN_S, PATIENCE_S, Sessions
-from llama.generation import MAX_REOPENS
-from llama.sampling import Sampling, at_mass, sample
+from llama.edge.generation import MAX_REOPENS
+from llama.sampler import at_mass, sample
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import MAX_SHEET_BYTES, Error, Tokens
 from tests.support import MAX_ROWS, Halves, Served, opening, step_of
@@ -126,7 +127,7 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
         costs = made[0].costs
         before = costs.decoding_s, costs._row_s
         bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
-        with served.session(peer, opening(1, Sampling(100.0, 1.0, 1))) as session:
+        with served.session(peer, opening(1, SamplingParams(100.0, 1.0, 1))) as session:
             for seq in range(1, 41):
                 refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
                 assert isinstance(refused, Error) and refused.code == "not_finite"
@@ -245,7 +246,7 @@ def test_prompts_without_end_leave_a_device_seven_tenths_of_its_tokens(seconds: 
     assert decoded_in(seconds, *fresh) >= 0.7 * beside_honest
 
 
-def drawn_s(sampling: Sampling, words: int) -> float:
+def drawn_s(sampling: SamplingParams, words: int) -> float:
     """Seconds to draw an id, the least of some tries."""
     logits, took = torch.randn(words, generator=torch.Generator().manual_seed(1)), list[float]()
     for index in range(7):
@@ -255,12 +256,14 @@ def drawn_s(sampling: Sampling, words: int) -> float:
     return min(took)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(100.0, 1.0, 1), Sampling(100.0, 0.999, 1), Sampling(1.0, 1.0, 1)])
-def test_ids_drawn_from_the_whole_vocabulary_cost_little_more_than_others(sampling: Sampling) -> None:
+@pytest.mark.parametrize(
+    "sampling", [SamplingParams(100.0, 1.0, 1), SamplingParams(100.0, 0.999, 1), SamplingParams(1.0, 1.0, 1)]
+)
+def test_ids_drawn_from_the_whole_vocabulary_cost_little_more_than_others(sampling: SamplingParams) -> None:
     """Sessions that decode share passes, and their ids are drawn one after the other: sorting 128,256 words for each of
     one key's would be paid by all.
     """
-    assert drawn_s(sampling, 128_256) < 8 * drawn_s(Sampling(0.01, 0.9, 1), 128_256)
+    assert drawn_s(sampling, 128_256) < 8 * drawn_s(SamplingParams(0.01, 0.9, 1), 128_256)
 
 
 @given(

@@ -22,17 +22,17 @@ import zmq
 from llama import status, wire
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.shards import open_pth
+from llama.client.link import Link
+from llama.client.notices import Notices
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.importing import import_products
 from llama.cloud.record import Run, RunRecord, utc
 from llama.cloud.restore import restore
-from llama.collecting import Collecting
 from llama.edge.asking import SheetSource
-from llama.edge.link import Link
-from llama.edge.notices import Notices
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
-from llama.printing import Stdout
-from llama.spooling import Spool
+from llama.vendor.collector import Collector
+from llama.vendor.spool_sink import SpoolSink
+from llama.vendor.stdout_sink import StdoutSink
 from llama.wire import Acknowledged, Collect, Deliveries, Delivery, Error, ErrorCode, Hello, Welcome
 from tests.small_checkpoints import random_llama, write_hugging_face
 from tests.support import ROOT
@@ -215,24 +215,24 @@ def test_a_cloud_that_hands_out_two_copies_in_turn_does_not_hold_a_third_party_f
         given += 1
         return Deliveries((Delivery(bytes([given % 2]) * 16, "v/x", "now", "sheet", "text"),))
 
-    with saying(answer) as address, closing(Spool(str(tmp_path / "spool"))) as spool, Link(address) as link:
+    with saying(answer) as address, closing(SpoolSink(str(tmp_path / "spool"))) as spool, Link(address) as link:
         notices = Notices("vendor", address, follow=False, keys=None)
-        collecting = Collecting(link, "v", spool, notices, patience_s=1.0)
+        collector = Collector(link, "v", spool, notices, patience_s=1.0)
         with pytest.raises(SplitLlamaError):
             for _ in range(20):
-                assert collecting.some()
+                assert collector.some()
 
 
 # ---- copies
 
 
 @contextmanager
-def stdout_to(path: Path, flags: int) -> Iterator[Stdout]:
+def stdout_to(path: Path, flags: int) -> Iterator[StdoutSink]:
     """The sink, with that file as the process's stdout."""
     fd, before = os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), sys.stdout
     sys.stdout = os.fdopen(fd, "w")
     try:
-        yield Stdout(may_lose=False)
+        yield StdoutSink(may_lose=False)
     finally:
         sys.stdout.close()
         sys.stdout = before

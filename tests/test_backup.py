@@ -18,13 +18,13 @@ import pytest
 
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.owners import Owners, secret_of
 from llama.cloud.record import Run, RunRecord, utc
-from llama.edge.link import Link
-from llama.generation import reply_to
+from llama.edge.generation import reply_to
 from llama.keys import LinkKeys, read_key
 from llama.wire import Copy
 from tests.devices import Watched

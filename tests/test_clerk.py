@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama import wire
+from llama.client.link import Link
 from llama.cloud.clerk import Clerk, Errand, FinishedRun
 from llama.cloud.quoting import WINDOW, SystemPrompt, Windows
 from llama.cloud.record import RunRecord
 from llama.edge.asking import copy_in_words, fetch, sheets_of
-from llama.edge.link import Link
 from llama.errors import CloudRefused, PromptError, ProtocolMismatch
 from llama.prompt import read_from_directory
 from llama.sheets import read_all

@@ -28,12 +28,12 @@ import edge_main
 import split_checkpoint
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.client.link import Link
 from llama.command import run
-from llama.edge.link import Link
+from llama.edge.generation import Reply, Timing
 from llama.edge.terminal import ending
 from llama.errors import CloudRefused
-from llama.generation import Reply, Timing
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
 from tests.small_checkpoints import Tensors, read_back
@@ -713,7 +713,7 @@ def test_a_stop_token_ends_the_reply_also_when_it_is_the_last_one_allowed(
     half = read_half(out / "edge", "edge")
     stop_ids, model = chat_format_of(half, tokenizer_of(half)).stop_ids, load_halves(out)
     for seed in range(1000):  # one in a few: the small model says anything
-        sampling = Sampling(temperature=1.0, top_p=1.0, seed=seed)
+        sampling = SamplingParams(temperature=1.0, top_p=1.0, seed=seed)
         tokens = generate(model, prompt_ids(out), sampling, 40, stop_ids=stop_ids, keep_logits=False).tokens
         if 5 < len(tokens) < 40:
             break

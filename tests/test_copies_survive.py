@@ -23,13 +23,13 @@ from pathlib import Path
 import pytest
 
 from llama import wire
+from llama.client.link import Link
 from llama.cloud.clerk import Clerk
 from llama.cloud.record import RunRecord
-from llama.collecting import line_of
-from llama.edge.link import Link
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
-from llama.vendor import main
+from llama.vendor.collector import line_of
+from llama.vendor.program import main
 from tests.killing import ForkServer
 from tests.processes import alive, wait_until
 from tests.support import SOAK, Halves, Served, exit_code, wait_for_end, written

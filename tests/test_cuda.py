@@ -13,14 +13,14 @@ from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
+from llama.client.link import Link
 from llama.cloud.graphs import RecordedDecoding, buckets
 from llama.cloud.ranks import Ranks
 from llama.device import torch_device
-from llama.edge.link import Link
+from llama.dtypes import DTYPES
+from llama.edge.generation import reply_to
 from llama.errors import DeviceError
-from llama.generation import reply_to
 from llama.model import KVCache, ModelArgs
-from llama.wire import DTYPES
 from model_cloud import CloudTransformer
 from tests.processes import cloud
 from tests.references import LENGTH, reference, stop_ids

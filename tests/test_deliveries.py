@@ -33,17 +33,17 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.clerk import Clerk
 from llama.cloud.importing import import_products
 from llama.cloud.record import RunRecord
-from llama.collecting import line_of
 from llama.command import run
-from llama.edge.link import Link
-from llama.generation import reply_to
-from llama.sampling import Sampling
+from llama.edge.generation import reply_to
+from llama.sampling_params import SamplingParams
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
-from llama.vendor import main
+from llama.vendor.collector import line_of
+from llama.vendor.program import main
 from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened
 from tests import canaries
 from tests.devices import Watched
@@ -82,9 +82,13 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def product_of(party: str) -> dict[str, Any]:
     """The same teapot, whoever sells it."""
     return {
-        "id": f"{party}-teapot", "vendor": party, "title": "Porcelain teapot", "description": "A teapot for two.",
-        "price": 345_000, "url": f"https://{party}.example/teapot",
-    }  # fmt: skip
+        "id": f"{party}-teapot",
+        "vendor": party,
+        "title": "Porcelain teapot",
+        "description": "A teapot for two.",
+        "price": 345_000,
+        "url": f"https://{party}.example/teapot",
+    }
 
 
 class Provider:
@@ -96,9 +100,17 @@ class Provider:
         products.write_text("\n".join(json.dumps(product_of(party)) for party in PARTIES))
         import_products(products, catalogue)
         self._flags = (
-            "--max_seq_len", 4096, "--sheet_dir", sheet_dir, "--record_file", record, "--catalogue", catalogue,
-            "--threads", 1,
-        )  # fmt: skip
+            "--max_seq_len",
+            4096,
+            "--sheet_dir",
+            sheet_dir,
+            "--record_file",
+            record,
+            "--catalogue",
+            catalogue,
+            "--threads",
+            1,
+        )
         with socket.socket() as reserve:
             reserve.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{reserve.getsockname()[1]}"
@@ -121,8 +133,14 @@ class Provider:
         self.start()
 
     def signal(self, number: int) -> None:
+        """Returns when a stop has stopped it: a thread may run on for a moment."""
         assert self._running is not None
         os.kill(self._running.pid, number)
+        if number == signal.SIGSTOP:
+            tasks = Path(f"/proc/{self._running.pid}/task")
+            assert wait_until(
+                lambda: all((task / "stat").read_text().split(")")[1][1] == "T" for task in tasks.iterdir())
+            )
 
     def outbox(self, party: str) -> list[int]:
         """For each delivery, whether it is acknowledged."""
@@ -173,10 +191,19 @@ def finish(address: str, prompt_id: str, reply: str | Sequence[int], run_id: byt
     ids = tuple(reply.encode() if isinstance(reply, str) else reply)  # every byte is a token
     with Link(address, on_notice=lambda words: None) as link:
         welcome = link.hello()
-        opened = link.ask(Open(
-            run_id=run_id, fingerprint=welcome.fingerprint, prompt_tokens=1, temperature=0.0, top_p=0.9, seed=1,
-            stop_ids=(), prompt_id=prompt_id, resumed_ids=ids,
-        ))  # fmt: skip
+        opened = link.ask(
+            Open(
+                run_id=run_id,
+                fingerprint=welcome.fingerprint,
+                prompt_tokens=1,
+                temperature=0.0,
+                top_p=0.9,
+                seed=1,
+                stop_ids=(),
+                prompt_id=prompt_id,
+                resumed_ids=ids,
+            )
+        )
         assert isinstance(opened, Opened)
         final = link.ask(Finish(opened.session, 1, len(ids)))
         assert isinstance(final, Final) and final.copy in (Copy.QUEUED, Copy.WITHHELD)
@@ -290,9 +317,20 @@ def test_a_device_run_of_a_third_partys_sheet_is_printed_by_its_program_and_by_n
     person = canaries.person("en", 5)
     (tmp_path / "profile.toml").write_text(canaries.as_toml(person.profile))
     ran = run_main(
-        "edge_main.py", "--ckpt_dir", str(provider.out / "edge"), "--cloud", provider.address, "--prompt_id",
-        "insurer/much", "--profile_file", str(tmp_path / "profile.toml"), "--yes", "--json", "--max_gen_len", "24",
-    )  # fmt: skip
+        "edge_main.py",
+        "--ckpt_dir",
+        str(provider.out / "edge"),
+        "--cloud",
+        provider.address,
+        "--prompt_id",
+        "insurer/much",
+        "--profile_file",
+        str(tmp_path / "profile.toml"),
+        "--yes",
+        "--json",
+        "--max_gen_len",
+        "24",
+    )
     assert ran.returncode == 0, ran.stderr
     answer = json.loads(ran.stdout)
     assert printed_by(provider.address, "toko-a") == []
@@ -346,9 +384,11 @@ def test_a_line_is_json_in_printable_ascii_with_every_field(served: Served) -> N
 
 
 @given(
-    text=st.text(), prompt=st.text(), withheld=st.booleans(),
+    text=st.text(),
+    prompt=st.text(),
+    withheld=st.booleans(),
     offers=st.lists(st.builds(wire.Offer, st.text(), st.just("toko-a"), st.text(), st.integers(0, 2**53))),
-)  # fmt: skip
+)
 @settings(deadline=None)
 def test_every_delivery_is_one_line_from_which_it_can_be_read_again(
     text: str, prompt: str, withheld: bool, offers: list[wire.Offer]
@@ -507,8 +547,9 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
             assert wait_until(lambda: left(served.endpoint, "insurer") == [])
             assert program.interrupt() == 130
             refused, answers, last = program.said().splitlines()
-    assert refused == ("vendor: the cloud refused (internal): the cloud's outbox cannot be used; try again later; "
-                       "asking again")  # fmt: skip
+    assert refused == (
+        "vendor: the cloud refused (internal): the cloud's outbox cannot be used; try again later; asking again"
+    )
     assert (answers, last) == (f"vendor: {served.endpoint} answers again", "interrupted")
 
 
@@ -541,17 +582,35 @@ def test_the_help_names_the_program_as_it_is_started() -> None:
 
 
 def test_a_third_party_needs_no_model() -> None:
-    """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
-    loaded = set(run_main("-c", "import sys, llama.vendor; print(*sys.modules)").stdout.split())
-    assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-            "llama", "llama.addresses", "llama.collecting", "llama.command", "llama.disk", "llama.edge",
-            "llama.edge.link",
-            "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.files", "llama.keys",
-            "llama.listing", "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets",
-            "llama.spooling", "llama.starting",
-            "llama.texts", "llama.toml",
-            "llama.vendor", "llama.wire",
-    }  # fmt: skip
+    """Nothing of the model, of the boundary or of the cloud is loaded, nor torch."""
+    loaded = set(run_main("-c", "import sys, llama.vendor.program; print(*sys.modules)").stdout.split())
+    assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
+        "llama",
+        "llama.addresses",
+        "llama.vendor.collector",
+        "llama.command",
+        "llama.disk",
+        "llama.client",
+        "llama.client.connection",
+        "llama.client.link",
+        "llama.client.notices",
+        "llama.client.timeouts",
+        "llama.errors",
+        "llama.vendor.command_sink",
+        "llama.files",
+        "llama.keys",
+        "llama.listing",
+        "llama.memory_ceiling",
+        "llama.vendor.stdout_sink",
+        "llama.sheets",
+        "llama.vendor.spool_sink",
+        "llama.starting",
+        "llama.texts",
+        "llama.toml",
+        "llama.vendor",
+        "llama.vendor.program",
+        "llama.wire",
+    }
 
 
 # ---- kills, between every two steps of: finished, collected, printed, acknowledged
@@ -679,9 +738,16 @@ class Devices:
         link = Watched(self.provider.address, deadline_s=60, on_notice=lambda words: None)
         with link:
             reply = reply_to(
-                prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer, stop_ids=(),
-                sampling=Sampling(temperature=1.0, seed=number), max_gen_len=12, prompt_id=f"{party}/short",
-            )  # fmt: skip
+                prompt,
+                edge=self.edge,
+                link=link,
+                welcome=link.hello(),
+                tokenizer=self.tokenizer,
+                stop_ids=(),
+                sampling=SamplingParams(temperature=1.0, seed=number),
+                max_gen_len=12,
+                prompt_id=f"{party}/short",
+            )
             assert reply.copy == Copy.QUEUED
             with self._lock:
                 self.finished[link.run_id] = (party, reply.text)

@@ -15,12 +15,12 @@ import torch
 
 import edge_main
 from llama import memory_ceiling
+from llama.client.link import Link
 from llama.edge.asking import Device, SheetSource
-from llama.edge.link import Link
 from llama.edge.sitting import Sitting
 from llama.errors import CloudUnreachable, MemoryCeilingReached, UsageError
 from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from tests.processes import wait_until
 from tests.raw import MORE, Listening, frame
 from tests.support import ROOT, SOAK, run_main
@@ -55,9 +55,11 @@ def test_frames_without_end_end_the_wait_for_an_answer_and_every_pause() -> None
 
     In a process that is new: where other tests have fragmented the heap, the allocator keeps what it is given back.
     """
-    ended = run_main("-c", """
+    ended = run_main(
+        "-c",
+        """
 from llama import wire
-from llama.edge.link import Link
+from llama.client.link import Link
 from llama.errors import MemoryCeilingReached
 from tests.processes import wait_until
 from tests.raw import Listening
@@ -71,7 +73,8 @@ for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire
             except MemoryCeilingReached as error:
                 print(error.exit_code, error)
     print(wait_until(lambda: own_memory() < before + ALLOWED))
-""")  # fmt: skip
+""",
+    )
     errors, given_back = (lines := ended.stdout.splitlines())[::2], lines[1::2]
     assert all(error.startswith("3 this program has taken") for error in errors), lines
     assert given_back == ["True", "True"], ended.stderr
@@ -84,9 +87,16 @@ def test_a_page_ends_its_program_when_the_ceiling_is_reached(tiny_split: Callabl
         for looks_out in (True, False):
             source = SheetSource(peer.address, None, str(ROOT / "examples" / "sheets"), 60.0)
             page = Sitting(
-                device, source, peer.address, profile_file=None, mode="schema", sampling=Sampling(temperature=0.0),
-                max_gen_len=4, deadline_s=60.0, ceiling=low_ceiling(),
-            )  # fmt: skip
+                device,
+                source,
+                peer.address,
+                profile_file=None,
+                mode="schema",
+                sampling=SamplingParams(temperature=0.0),
+                max_gen_len=4,
+                deadline_s=60.0,
+                ceiling=low_ceiling(),
+            )
             if looks_out:
                 page.start()
             else:

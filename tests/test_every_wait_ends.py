@@ -21,13 +21,14 @@ import torch
 
 import edge_main
 from llama import parallel, status, wire
-from llama.edge import link as link_module
+from llama.client import link as link_module
+from llama.client.link import Link
 from llama.edge.asking import Device, SheetSource
-from llama.edge.link import Link
+from llama.edge.generation import MAY_BE_HANDED_ON
+from llama.edge.session import CLOSE_S
 from llama.edge.sitting import Sitting
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, RequestUnanswered, SplitLlamaError
-from llama.generation import MAY_BE_HANDED_ON
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.wire import (
     Close,
     Collect,
@@ -87,7 +88,7 @@ def ckpt_dir(tiny_split: Splits) -> str:
 def limit_s(at: type[Request], lives: bool) -> float:
     """What is said to be the longest wait."""
     if at is Close:
-        return link_module.CLOSE_S
+        return CLOSE_S
     if lives:
         return DEADLINE_S * (FINISH_DEADLINES if at is Finish else MAX_DEADLINES)
     return DEADLINE_S
@@ -231,7 +232,7 @@ def sitting(
     device = Device(ckpt_dir, lambda half, welcome: edge_main._load(half, welcome, torch.device("cpu")))
     source = SheetSource(hostile.address, None, None if sheet_dir is None else str(sheet_dir), deadline_s)
     page = Sitting(
-        device, source, hostile.address, profile_file=None, mode="schema", sampling=Sampling(temperature=0.0),
+        device, source, hostile.address, profile_file=None, mode="schema", sampling=SamplingParams(temperature=0.0),
         max_gen_len=None, deadline_s=deadline_s,
     )  # fmt: skip
     try:

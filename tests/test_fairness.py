@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from llama import wire
+from llama.client.link import Link
 from llama.cloud.connections import MAX_PER_KEY, SILENT_S, Connections
 from llama.cloud.limits import Budgets
-from llama.edge.link import Link
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Hello, Opened, Refused, RequestDecoder, Tokens
 from tests.processes import wait_until
@@ -303,9 +303,9 @@ def test_one_key_leaves_room_for_the_errands_of_others(halves: Halves, tokenizer
 # ---- steps in parts
 
 
-@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(0.9, 0.95, 3)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("sampling", [SamplingParams(0.0), SamplingParams(0.9, 0.95, 3)], ids=["greedy", "sampled"])
 def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
-    halves: Halves, tokenizer: Tokenizer, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+    halves: Halves, tokenizer: Tokenizer, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While another device decodes; in parts of one row."""
     monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
@@ -326,7 +326,7 @@ def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
         assert in_parts.stages is not None and len(in_parts.stages.layers_us) == ARGS.n_layers - 1
 
 
-def ask_for_times(served: Served, peer: Peer, sampling: Sampling, step: dict[str, Any]) -> Tokens:
+def ask_for_times(served: Served, peer: Peer, sampling: SamplingParams, step: dict[str, Any]) -> Tokens:
     """The reply to a prompt's only chunk, in a session of its own."""
     with served.session(peer, opening(len(PROMPT), sampling)) as session:
         header = step_of(session, 1, step["position"], step["rows"], step["want"])

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from llama.checkpoint.halves import read_half, tokenizer_of
-from llama.edge.link import Link
-from llama.generation import EdgeHalf, reply_to
+from llama.client.link import Link
+from llama.edge.generation import EdgeHalf, reply_to
 from llama.keys import LinkKeys
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome

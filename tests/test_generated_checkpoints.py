@@ -17,13 +17,13 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from tests.generated_checkpoints import ASPECTS, Recipe, recipes
 from tests.support import SOAK
 from tests.whole import generate, load_halves
 
 COUNT, TOKENS = 48, 16
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 RELATIVE_BOUND = 1e-4
 
 

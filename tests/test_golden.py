@@ -16,8 +16,8 @@ import torch
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
-from llama.edge.link import Link
-from llama.generation import reply_to
+from llama.client.link import Link
+from llama.edge.generation import reply_to
 from tests.processes import ask, cloud
 from tests.references import BF16_BOUND, LENGTH, Reference, reference, stop_ids
 from tests.support import GREEDY

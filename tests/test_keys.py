@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 
 import edge_main
 from llama import wire
+from llama.client.link import Link
 from llama.cloud.admission import new_door
 from llama.cloud.clerk import Clerk
 from llama.cloud.events import Events
 from llama.cloud.record import RunRecord
 from llama.edge.asking import Device, SheetSource
-from llama.edge.link import Link
-from llama.edge.link import Session as DeviceSession
+from llama.edge.session import CloudSession as DeviceSession
 from llama.edge.sitting import Sitting
 from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
 from llama.keys import (
@@ -47,6 +47,7 @@ from llama.keys import (
     read_public,
 )  # fmt: skip
 from llama.sheets import read_all
+from llama.tensor_frames import hidden_to_frame
 from llama.tokenizer import Tokenizer
 from llama.wire import (
     Acknowledge,
@@ -324,7 +325,7 @@ def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves
     """Neither rows nor names of fields, in either direction; without keys, both are there to be found."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     names = [b"prompt_tokens", b"temperature", b"session", b"position", b"compute_us", b"fingerprint", b"welcome"]
-    sought = [*names, bytes(wire.rows_to_frame(rows))[:32]]
+    sought = [*names, bytes(hidden_to_frame(rows))[:32]]
 
     def seen(endpoint: str, keys: LinkKeys | None) -> bytes:
         with Proxy(endpoint) as proxy:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import cloud_main
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.limits import MAX_KNOWN, Budgets
-from llama.edge.link import Link
+from llama.edge.generation import Reply, reply_to
 from llama.errors import MemoryCeilingReached, UsageError
-from llama.generation import Reply, reply_to
 from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.tokenizer import Tokenizer
 from llama.wire import Error, Hello, Tokens, Welcome

@@ -16,15 +16,15 @@ import torch
 
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
-from llama.edge.link import Link
+from llama.client.link import Link
+from llama.edge.generation import Reply, reply_to
 from llama.errors import CloudUnreachable
-from llama.generation import Reply, reply_to
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from tests.devices import converse
 from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until, without_events
 from tests.whole import generate, load_edge, load_whole
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # ranks that spin would take each other's cores
 TORCHRUNS_OWN = re.compile(r"^[WE]\d{4} ")  # lines of its log
 

@@ -37,14 +37,15 @@ import edge_main
 from llama import wire
 from llama.chat import ChatFormat, Encoded, Llama3Format, Message
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.clerk import Clerk
 from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
+from llama.dtypes import DTYPES
 from llama.edge import consent
-from llama.edge.link import Link
+from llama.edge.generation import CHUNK, Reply, Timing, reply_to
 from llama.errors import PrivacyRefused
-from llama.generation import CHUNK, Reply, Timing, reply_to
 from llama.privacy import gate
 from llama.privacy.merging import Passage
 from llama.privacy.preparing import Prepared, prepare
@@ -144,7 +145,7 @@ def sent_over(wires: Sequence[Wire]) -> Sent:
                 if is_command or not body:
                     said.append(body.decode("latin-1"))
                 elif step is not None:
-                    block = torch.frombuffer(bytearray(body), dtype=wire.DTYPES[step["dtype"]])
+                    block = torch.frombuffer(bytearray(body), dtype=DTYPES[step["dtype"]])
                     rows |= {step["position"] + i: row for i, row in enumerate(block.view(step["rows"], step["dim"]))}
                     step = None
                 else:

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from llama.checkpoint.halves import read_half, tokenizer_of
-from llama.edge import link as link_module
-from llama.edge.link import Link
-from llama.generation import Reply
-from llama.sampling import Sampling
+from llama.client import link as link_module
+from llama.client.link import Link
+from llama.edge.generation import Reply
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close
 from tests.chaos import BadLine
@@ -33,7 +33,7 @@ from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]
-SAMPLED = Sampling(0.9, 0.95, 7)
+SAMPLED = SamplingParams(0.9, 0.95, 7)
 
 
 def port_of(address: str) -> int:
@@ -62,20 +62,20 @@ def test_conversations_over_a_bad_line_are_what_they_are_without_it(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four devices at a time for three places. Every id is right, no place stays taken, nothing is left in memory."""
-    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 0.5)  # as silence is what the slowest mishap is made of
+    monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 0.5)  # as silence is what the slowest mishap is made of
     chance = random.Random(1)
     talks = []
     for seed in range(200 if SOAK else 20):
         prompt = [258, *(chance.randrange(32, 127) for _ in range(chance.randrange(1, 40)))]
         n = chance.randrange(1, MAX_SEQ_LEN - len(prompt))
-        talks.append((prompt, n, chance.choice([GREEDY, Sampling(0.9, 0.95, seed)])))
+        talks.append((prompt, n, chance.choice([GREEDY, SamplingParams(0.9, 0.95, seed)])))
     expected = [halves.tokens(*talk) for talk in talks]
     with Served(halves, tokenizer, slots=3, idle_timeout_s=3.0) as served:
         converse(served.endpoint, halves.edge, tokenizer, *talks[0])
         before = open_files(), threads()
         with BadLine(port_of(served.endpoint), seed=1) as line:
 
-            def talk(prompt: list[int], n: int, sampling: Sampling) -> tuple[list[int], str]:
+            def talk(prompt: list[int], n: int, sampling: SamplingParams) -> tuple[list[int], str]:
                 pieces = list[str]()
                 reply = converse(
                     line.address, halves.edge, tokenizer, prompt, n, sampling, deadline_s=20.0, on_text=pieces.append
@@ -169,7 +169,7 @@ def test_a_killed_clouds_next_start_goes_on_with_the_reply(
     tiny_split: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL under a reply of 30 tokens. Patience would take ten minutes: what is noticed is the broken connection."""
-    monkeypatch.setattr(link_module, "STEP_PATIENCE_S", 600.0)
+    monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 600.0)
     out, n = tiny_split(), 30
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
     kills = sorted(random.Random(3).sample(range(n), 10 if SOAK else 3))

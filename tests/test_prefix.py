@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.prefixes import openings_of, that_fit
-from llama.edge.link import Link
-from llama.generation import Reply, reply_to
+from llama.edge.generation import Reply, reply_to
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
 from llama.prompt import read_from_directory, read_prompt
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Opened, prefix_id
@@ -31,7 +31,7 @@ from tests.processes import ROOT, cloud
 from tests.support import FINGERPRINT, GREEDY, Halves, Served, opening, run_main, step_of
 
 SHEETS, PROFILE = ROOT / "examples" / "sheets", ROOT / "examples" / "profile.toml"
-SAMPLED = Sampling(0.8, 0.9, 7)
+SAMPLED = SamplingParams(0.8, 0.9, 7)
 PROMPT = [3 * i % 256 for i in range(30)]
 SHARED = 21  # of its ids; two steps of 16 rows
 
@@ -44,7 +44,7 @@ def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
 
 
 def ask(
-    served: Served, tokenizer: Tokenizer, shared: int = SHARED, sampling: Sampling = GREEDY,
+    served: Served, tokenizer: Tokenizer, shared: int = SHARED, sampling: SamplingParams = GREEDY,
     on_text: Callable[[str], None] = lambda text: None,
 ) -> Reply:  # fmt: skip
     with Link(served.endpoint, on_notice=print) as link:
@@ -65,7 +65,7 @@ def test_a_prefixs_name_is_sha256_of_the_fingerprint_and_its_ids(fingerprint: by
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_what_the_cloud_has_computed_before_is_not_sent_and_the_reply_is_the_same(
-    served: Served, halves: Halves, tokenizer: Tokenizer, sampling: Sampling
+    served: Served, halves: Halves, tokenizer: Tokenizer, sampling: SamplingParams
 ) -> None:
     """Ids are those of the halves alone; the rows of the prefix are missing from what was sent."""
     with_it, without = ask(served, tokenizer, SHARED, sampling), ask(served, tokenizer, 0, sampling)

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 import cloud_main
 from llama import wire
+from llama.client.link import Link
 from llama.cloud.clerk import Clerk
 from llama.cloud.publishing import MAX_SHEETS_EACH, Shelf
 from llama.cloud.record import RunRecord
 from llama.edge.asking import fetch, sheets_of
-from llama.edge.link import Link
 from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
 from llama.prompt import received
 from llama.sheets import MAX_SHEETS, Listed, SheetDirectory, parse_sheet, read_all, read_listed
 from llama.tokenizer import Tokenizer
-from llama.vendor import main
+from llama.vendor.program import main
 from llama.wire import Close, Collect, Copy, Deliveries, Final, Finish, Publish, Published, Refused, Withdraw, Withdrawn
 from tests.processes import cloud
 from tests.support import Halves, Keys, Served, code_of, exit_code, opening, run_main, written

@@ -21,7 +21,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.errors import CheckpointError
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from tests.chat_templates import CHATML, GENERATION
 from tests.support import ROOT
 from tests.whole import generate, load_halves
@@ -151,7 +151,7 @@ def test_a_checkpoint_answers_as_its_own_model(
     chat = chat_format_of(half, tokenizer_of(half))
     ids = chat.encode_dialog_prompt([Message("user", QUESTION)])
     assert (len(ids), ids[0]) == (count, first)
-    sampling = Sampling(temperature=0)
+    sampling = SamplingParams(temperature=0)
     assert generate(load_halves(tmp_path / "out"), ids, sampling, 6, stop_ids=chat.stop_ids).tokens == tokens
 
 

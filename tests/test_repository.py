@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import run_main
+
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = sorted([*ROOT.glob("*.py"), *(ROOT / "llama").rglob("*.py")])
 CLOUD_ONLY = ("llama.cloud", "model_cloud", "cloud_main")
@@ -19,7 +21,7 @@ def module_of(file: Path) -> str:
 
 
 EDGE_ONLY = (
-    "llama.edge", "llama.generation", "llama.prompt", "model_edge", "edge_main",
+    "llama.edge", "llama.edge.generation", "llama.prompt", "model_edge", "edge_main",
     *(m for m in map(module_of, PRODUCT) if m.startswith("llama.privacy.") and m != "llama.privacy.policy"),
 )  # fmt: skip
 
@@ -65,10 +67,73 @@ def test_edge_and_cloud_never_meet() -> None:
         return seen
 
     from_edge, from_cloud = reached("edge_main", set()), reached("cloud_main", set())
-    assert {"llama.edge.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
+    assert {"llama.client.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
     assert {"llama.cloud.server", "model_cloud", "llama.model"} <= from_cloud
     assert not [module for module in from_edge if belongs_to(module, CLOUD_ONLY)]
     assert [module for module in from_cloud if belongs_to(module, EDGE_ONLY)] == ["model_edge"]
+
+
+def reached_from(module: str) -> set[str]:
+    """Every module, of ours or of others, that importing ``module`` may import, at its top or within a function."""
+    files = {module_of(file): file for file in PRODUCT}
+    reached, left = set[str](), [module]
+    while left:
+        if (name := left.pop()) not in reached:
+            reached.add(name)
+            left += [n for i in (name, f"{name}.__init__") if i in files for n in imports_of(files[i])]
+    return reached
+
+
+WITHOUT_TORCH = (
+    "llama.wire", "llama.client", "llama.vendor", "llama.status", "llama.keys", "llama.privacy", "llama.sheets",
+    "llama.cloud.record", "llama.cloud.importing", "llama.cloud.catalogue", "llama.cloud.offers", "llama.cloud.backup",
+    "llama.cloud.restore",
+)  # fmt: skip
+NEVER_MEET = (
+    # a package, and what it never reaches
+    ("llama.client", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.vendor")),
+    ("llama.vendor", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
+    ("llama.status", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
+    ("llama.privacy", ("llama.edge", "llama.cloud", "llama.client", "llama.checkpoint", "llama.model")),
+    ("llama.edge", ("llama.cloud", "llama.vendor", "llama.sampler")),
+    ("llama.cloud", ("llama.edge", "llama.vendor", "llama.client", "llama.privacy")),
+    ("llama.checkpoint", ("llama.edge", "llama.cloud", "llama.client", "llama.vendor", "llama.privacy", "llama.wire")),
+)
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
+def test_whoever_needs_no_tensor_never_reaches_torch(package: str) -> None:
+    """Not at the top of a module, not within a function."""
+    for module in map(module_of, PRODUCT):
+        if belongs_to(module, (package,)):
+            assert not {name for name in reached_from(module) if name.split(".")[0] in {"torch", "numpy", "fairscale"}}
+
+
+def test_a_fresh_interpreter_with_the_contract_and_its_programs_has_neither_torch_nor_numpy() -> None:
+    """Nor through a library that they use."""
+    modules = "llama.wire, llama.vendor.program, llama.status, llama.keys, llama.cloud.backup, llama.cloud.importing"
+    loaded = run_main("-c", f"import sys, {modules}; print(*sys.modules)").stdout.split()
+    assert "msgspec" in loaded and not {"torch", "numpy"} & set(loaded)
+
+
+@pytest.mark.parametrize(("package", "others"), NEVER_MEET, ids=[package for package, _ in NEVER_MEET])
+def test_packages_that_never_meet(package: str, others: tuple[str, ...]) -> None:
+    """Each imports only from below; what runs in one place never loads what runs in another."""
+    for module in map(module_of, PRODUCT):
+        if belongs_to(module, (package,)):
+            assert not [name for name in reached_from(module) if belongs_to(name, others)], module
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Packages count as what is imported of them."""
+    ours = {module_of(file): set(imports_of(file)) for file in PRODUCT}
+    for module in ours:
+        left, seen = [name for name in ours[module] - {module} if name in ours], set[str]()
+        while left:
+            if (name := left.pop()) not in seen:
+                seen.add(name)
+                left += [imported for imported in ours[name] if imported in ours]
+        assert module not in seen, module
 
 
 @pytest.mark.parametrize("file", [f for f in PRODUCT if f.parent != ROOT], ids=module_of)

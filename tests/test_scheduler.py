@@ -26,7 +26,7 @@ from llama.cloud.scheduler import (
     Pass,
     Scheduler,
 )  # fmt: skip
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Tokens
 from tests.support import ARGS, MAX_SEQ_LEN, Halves, Served, opening, step_of
@@ -326,7 +326,8 @@ def test_rows_that_share_a_pass_get_the_logits_that_they_get_alone(halves: Halve
 def test_the_same_text_alone_and_in_a_crowd(halves: Halves, tokenizer: Tokenizer) -> None:
     """Twelve devices at once over eight rows, prompts of all lengths, greedy and sampled: what each would get alone."""
     runs = [
-        ([(7 * i + j) % 500 for j in range(1 + 3 * i)], Sampling(0.0 if i % 2 else 0.8, 0.9, seed=i)) for i in range(12)
+        ([(7 * i + j) % 500 for j in range(1 + 3 * i)], SamplingParams(0.0 if i % 2 else 0.8, 0.9, seed=i))
+        for i in range(12)
     ]
     with Served(halves, tokenizer, slots=8, most_waiting=4) as served:
         got, sizes = dict[int, list[int]](), list[int]()

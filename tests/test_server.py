@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from llama import wire
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Final, Finish, Hello, Opened, Tokens, Welcome
 from tests.processes import wait_until
@@ -66,8 +66,10 @@ def peer(served: Served) -> Iterator[Peer]:
 # ---- honest runs
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(0.8, 0.95, seed=7)], ids=["greedy", "top-p"])
-def test_a_run_over_the_wire_gives_the_tokens_of_the_halves_called_directly(served: Served, sampling: Sampling) -> None:
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(0.8, 0.95, seed=7)], ids=["greedy", "top-p"])
+def test_a_run_over_the_wire_gives_the_tokens_of_the_halves_called_directly(
+    served: Served, sampling: SamplingParams
+) -> None:
     """Greedy and seeded, the prompt in one chunk and in several."""
     for prompt, chunk in ((PROMPT, 16), (PROMPT * 7, 16), (PROMPT, 2), ([258], 16)):
         assert served.run(prompt, 12, sampling, chunk) == served.halves.tokens(prompt, 12, sampling, chunk)
@@ -98,7 +100,7 @@ def test_going_back_to_a_position_equals_a_fresh_run(served: Served, peer: Peer)
 
 def test_several_wanted_rows_give_the_ids_that_single_steps_give(served: Served, peer: Peer) -> None:
     """``want`` of 4 on a reply that is known already: one id per row, indices and all."""
-    sampling = Sampling(1.0, 1.0, seed=5)
+    sampling = SamplingParams(1.0, 1.0, seed=5)
     reply = served.halves.tokens(PROMPT, 4, sampling)
     with served.session(peer, opening(len(PROMPT), sampling)) as session:
         rows = served.halves.rows([*PROMPT, *reply[:3]])

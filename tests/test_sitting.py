@@ -19,12 +19,12 @@ import uvicorn
 
 import edge_main
 from llama.edge.asking import Device, SheetSource
-from llama.edge.link import Session
+from llama.edge.generation import _Run
+from llama.edge.session import CloudSession
 from llama.edge.sitting import REMEMBERED_EVENTS, Conflict, Events, Sitting
 from llama.edge.web import application
 from llama.errors import ProfileError, PromptError
-from llama.generation import _Run
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.wire import Final
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import written
@@ -73,7 +73,7 @@ def sitting_at(
     source = SheetSource(address, None, None if sheet_dir is None else str(sheet_dir), 5.0)
     sitting = Sitting(
         device, source, address, profile_file=None if profile is None else str(profile), mode="schema",
-        sampling=Sampling(temperature=0.0), max_gen_len=tokens, deadline_s=deadline_s,
+        sampling=SamplingParams(temperature=0.0), max_gen_len=tokens, deadline_s=deadline_s,
     )  # fmt: skip
     try:
         yield sitting
@@ -182,12 +182,12 @@ def test_a_run_that_is_being_finished_is_not_called_stopped(
     device: Device, running: Cloud, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its copy may be with the third party already; a stop before that moment leaves nothing there."""
-    finish, run_finish = Session.finish, _Run.finish
+    finish, run_finish = CloudSession.finish, _Run.finish
     for late in (True, False):
         before = runs_kept(running)
         with sitting_at(device, running.address, profile) as sitting:
 
-            def stopped_meanwhile(session: Session, end: int, sitting: Sitting = sitting) -> Final:
+            def stopped_meanwhile(session: CloudSession, end: int, sitting: Sitting = sitting) -> Final:
                 sitting.stop()
                 return finish(session, end)
 
@@ -197,7 +197,7 @@ def test_a_run_that_is_being_finished_is_not_called_stopped(
 
             with monkeypatch.context() as patch:
                 if late:
-                    patch.setattr(Session, "finish", stopped_meanwhile)
+                    patch.setattr(CloudSession, "finish", stopped_meanwhile)
                 else:
                     patch.setattr(_Run, "finish", stopped_before)
                 sitting.look_at("gifts")

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import linear_regression
 
 from llama.checkpoint.halves import read_half, tokenizer_of
-from llama.edge.link import Link
-from llama.sampling import Sampling
+from llama.client.link import Link
+from llama.sampling_params import SamplingParams
 from llama.wire import Close, Opened
 from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
@@ -28,13 +28,13 @@ KEPT = 500 if SOAK else 30_000  # bytes of memory per session; kernels for new n
 STEADILY = 200 if SOAK else 2000
 
 
-def short_talks(n: int) -> list[tuple[list[int], int, Sampling]]:
+def short_talks(n: int) -> list[tuple[list[int], int, SamplingParams]]:
     """Prompts of 1 to 40 ids, replies of 1 to 3, half of them sampled."""
     chance = random.Random(4)
     return [
         (
             [258, *(chance.randrange(32, 127) for _ in range(chance.randrange(40)))], chance.randrange(1, 4),
-            Sampling(0.9, 0.95, seed) if seed % 2 else GREEDY,
+            SamplingParams(0.9, 0.95, seed) if seed % 2 else GREEDY,
         )
         for seed in range(n)
     ]  # fmt: skip

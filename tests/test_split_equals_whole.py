@@ -12,15 +12,15 @@ import torch
 from llama import parallel
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
-from llama.edge.link import Link
-from llama.generation import CHUNK, reply_to
+from llama.client.link import Link
+from llama.edge.generation import CHUNK, reply_to
 from llama.model import ModelArgs
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from model_edge import EdgeTransformer
 from tests.processes import ask, cloud
 from tests.whole import Model, chunked_logits, generate, load_edge, load_halves, load_whole
 
-GREEDY, SEEDED = Sampling(temperature=0), Sampling(temperature=0.8, top_p=0.9, seed=7)
+GREEDY, SEEDED = SamplingParams(temperature=0), SamplingParams(temperature=0.8, top_p=0.9, seed=7)
 TINY_CHUNK = 16  # so that small prompts have several
 LENGTHS = [1, 2, TINY_CHUNK - 1, TINY_CHUNK, TINY_CHUNK + 1, 3 * TINY_CHUNK + 5]
 
@@ -78,7 +78,7 @@ def test_every_split_layer_gives_the_uncut_models_bits(k: int, dtype: torch.dtyp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_every_split_layer_says_what_the_uncut_model_says(
-    k: int, dtype: torch.dtype, sampling: Sampling, tiny_split: Splits
+    k: int, dtype: torch.dtype, sampling: SamplingParams, tiny_split: Splits
 ) -> None:
     """24 tokens after prompts of every length, and the logits that each was chosen from."""
     halves, whole = load_halves(tiny_split(k, dtype=dtype)), load_whole(tiny_split(k % 3 + 1, dtype=dtype))
@@ -136,7 +136,7 @@ def test_smollm2_in_two_processes_says_what_the_uncut_model_says(smollm2_split: 
     tokenizer = tokenizer_of(half)
     chat = chat_format_of(half, tokenizer)
     long = " ".join(f"Sentence {i}: the device keeps layer {i % 7}." for i in range(60))
-    cases: list[tuple[str, int, Sampling]] = [
+    cases: list[tuple[str, int, SamplingParams]] = [
         ("What is the capital of France?", 40, GREEDY),
         ("Name a colour.", 16, SEEDED),
         (long, 6, GREEDY),

@@ -30,7 +30,7 @@ from tests.support import (
     opening,
     run_main,
     step_of,
-)  # fmt: skip
+)
 
 PROMPT = [258, 84, 104, 101, 32]
 
@@ -138,10 +138,18 @@ def test_it_is_answered_at_once_while_a_step_computes_and_while_the_cloud_drains
 @pytest.mark.parametrize(
     ("address", "is_so"),
     [
-        ("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.5", False),
-        ("::ffff:10.0.0.5", False), ("0.0.0.0", False), ("fe80::1", False), ("", False), ("localhost", False),
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.5", False),
+        ("::ffff:10.0.0.5", False),
+        ("0.0.0.0", False),
+        ("fe80::1", False),
+        ("", False),
+        ("localhost", False),
     ],
-)  # fmt: skip
+)
 def test_loopback_is_told_from_all_other_addresses(address: str, is_so: bool) -> None:
     """What libzmq says of a peer; where it says nothing, the peer is somebody else."""
     assert is_here(address) is is_so
@@ -228,14 +236,28 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(
 
 
 def test_an_operator_needs_no_model() -> None:
-    """Nothing of the model, of the boundary or of the cloud is loaded; torch is, for the contract."""
+    """Nothing of the model, of the boundary or of the cloud is loaded, nor torch."""
     loaded = set(run_main("-c", "import sys, llama.status; print(*sys.modules)").stdout.split())
-    assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
-        "llama", "llama.addresses", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
-        "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.keys", "llama.listing",
-        "llama.memory_ceiling", "llama.sampling", "llama.starting", "llama.status", "llama.texts", "llama.toml",
+    assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
+        "llama",
+        "llama.addresses",
+        "llama.command",
+        "llama.disk",
+        "llama.client",
+        "llama.client.connection",
+        "llama.client.link",
+        "llama.client.notices",
+        "llama.client.timeouts",
+        "llama.errors",
+        "llama.keys",
+        "llama.listing",
+        "llama.memory_ceiling",
+        "llama.starting",
+        "llama.status",
+        "llama.texts",
+        "llama.toml",
         "llama.wire",
-    }  # fmt: skip
+    }
 
 
 def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama import wire
+from llama.dtypes import DTYPES
+from llama.tensor_frames import hidden_from_frame, hidden_to_frame
 from llama.wire import (
     Acknowledge,
     Acknowledged,
@@ -505,25 +507,23 @@ def test_headers_that_promise_much_allocate_little() -> None:
     tracemalloc.stop()
 
 
-@given(
-    dtype=st.sampled_from(sorted(wire.DTYPES)), rows=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99)
-)
+@given(dtype=st.sampled_from(sorted(DTYPES)), rows=st.integers(1, 5), dim=st.integers(1, 9), seed=st.integers(0, 99))
 def test_rows_come_back_bit_for_bit(dtype: str, rows: int, dim: int, seed: int) -> None:
     """Any bit pattern, NaN payloads and negative zeros included, in each of the three dtypes."""
-    kind = wire.DTYPES[dtype]
+    kind = DTYPES[dtype]
     bits = torch.randint(0, 256, (rows, dim * kind.itemsize), dtype=torch.uint8,
                          generator=torch.Generator().manual_seed(seed))  # fmt: skip
-    frame = wire.rows_to_frame(bits.view(kind))
+    frame = hidden_to_frame(bits.view(kind))
     assert bytes(frame) == bits.numpy().tobytes()
-    back = wire.rows_from_frame(Step(SESSION, 1, 0, 0, dtype, rows, dim), frame, dtype=kind, dim=dim)
+    back = hidden_from_frame(Step(SESSION, 1, 0, 0, dtype, rows, dim), frame, dtype=kind, dim=dim)
     assert back.dtype == kind and torch.equal(back.view(torch.uint8), bits)
 
 
 def test_rows_go_little_endian_row_after_row_whatever_their_strides() -> None:
     """1.0 and -2.0 as IEEE 754 says; a transposed tensor is laid out as it reads."""
     rows = torch.tensor([[1.0, 3.0], [-2.0, 4.0]]).T[:1]
-    assert bytes(wire.rows_to_frame(rows)).hex() == "0000803f000000c0"
-    assert bytes(wire.rows_to_frame(rows.bfloat16())).hex() == "803f00c0"
+    assert bytes(hidden_to_frame(rows)).hex() == "0000803f000000c0"
+    assert bytes(hidden_to_frame(rows.bfloat16())).hex() == "803f00c0"
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_rows_of_another_dtype_shape_or_length_are_refused_before_anything_is_al
     frame = bytes(length)
     tracemalloc.start()
     with pytest.raises(Refused) as refused:
-        wire.rows_from_frame(step, frame, dtype=torch.float32, dim=8)
+        hidden_from_frame(step, frame, dtype=torch.float32, dim=8)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     assert refused.value.error.code == ErrorCode.WRONG_TENSOR and refused.value.error.advice

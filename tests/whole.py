@@ -19,10 +19,11 @@ import torch
 import model_edge
 from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half
-from llama.generation import CHUNK
+from llama.edge.generation import CHUNK
 from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
 from llama.parallel import ColumnParallelLinear, VocabParallelEmbedding, side_by_side
-from llama.sampling import Sampling, sample
+from llama.sampler import sample
+from llama.sampling_params import SamplingParams
 from model_cloud import CloudTransformer
 from model_edge import EdgeTransformer
 
@@ -157,7 +158,7 @@ class Generated:
 
 
 def generate(
-    model: Model, prompt: Sequence[int], sampling: Sampling, max_gen_len: int, *,
+    model: Model, prompt: Sequence[int], sampling: SamplingParams, max_gen_len: int, *,
     stop_ids: Sequence[int] = (), chunk: int = CHUNK, keep_logits: bool = True,
 ) -> Generated:  # fmt: skip
     """A plain loop with the product's chunks and sampling: the prompt ``chunk`` ids at a time, then one by one."""

@@ -24,7 +24,8 @@ from llama.added_tokens import TokenFlags
 from llama.chat import MAX_STOP_IDS, NATIVE_FORMATS, TEMPLATE, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
-from llama.checkpoint.source import DTYPES, told
+from llama.checkpoint.source import told
+from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
 from llama.model import ModelArgs

@@ -30,9 +30,10 @@ from llama.checkpoint.halves import (
     shard_name,
 )
 from llama.checkpoint.shards import SLAB_BYTES, ShardedTensors, open_pth
-from llama.checkpoint.source import DTYPES, Source
+from llama.checkpoint.source import Source
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.checkpoint.writing import PthFile, raw_bytes
+from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import not_a_path
 from llama.model import ModelArgs

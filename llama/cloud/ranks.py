@@ -17,9 +17,9 @@ import torch.distributed as dist
 
 from llama import parallel
 from llama.cloud.graphs import RecordedDecoding
+from llama.dtypes import DTYPES
 from llama.model import KVCache
 from llama.stages import StageClock
-from llama.wire import DTYPES
 
 
 class Action(enum.IntEnum):

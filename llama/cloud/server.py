@@ -41,10 +41,12 @@ from llama.cloud.ranks import Ranks
 from llama.cloud.scheduler import Pass, Scheduler
 from llama.cloud.sessions import Ending, Session, Sessions, digest_of, unknown_session
 from llama.device import is_out_of_memory
+from llama.dtypes import DTYPES
 from llama.errors import BindError, SplitLlamaError
 from llama.memory_ceiling import MemoryCeiling
-from llama.sampling import sample
+from llama.sampler import sample
 from llama.stages import StageClock
+from llama.tensor_frames import hidden_from_frame
 from llama.tokenizer import Tokenizer
 from llama.wire import (
     Close,
@@ -199,7 +201,7 @@ class Server:
     ) -> None:  # fmt: skip
         self.events, self.metrics = events or Events(), Metrics()
         self.tokenizer, self.welcome, self.clerk = tokenizer, welcome, clerk or Clerk(tokenizer, events=self.events)
-        self.dtype = wire.DTYPES[welcome.dtype]
+        self.dtype = DTYPES[welcome.dtype]
         self._prefixes: Mapping[bytes, Prefix] = {}
         self._stopping = False
         self._stop_asked: Callable[[], bool] | None = None  # before it serves, None
@@ -519,7 +521,7 @@ class Server:
             )))  # fmt: skip
             return None
         session.check_step(request, self.welcome.max_seq_len, self.welcome.max_rows)
-        tensor = wire.rows_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
+        tensor = hidden_from_frame(request, rows, dtype=self.dtype, dim=self.welcome.dim)
         session.accept(request.seq, digest, peer)
         job = _StepJob(session, request, tensor, arrived, session.repeated(request))
         session.high_water = max(session.high_water, job.end)

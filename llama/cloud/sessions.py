@@ -15,7 +15,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.sheets import Listed
 from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 
@@ -67,7 +67,7 @@ class Session:
     opening: Open = field(repr=False)
     opening_digest: bytes
     last_used: float
-    sampling: Sampling
+    sampling: SamplingParams
     cached: int = 0
     filled: int = 0
     high_water: int = 0
@@ -340,7 +340,7 @@ class Sessions:
 
     def _open(self, request: Open, digest: bytes, owner: str) -> Session:
         """A new session in the lowest free row: rows that are close together are read together."""
-        sampling = Sampling(request.temperature, request.top_p, request.seed)
+        sampling = SamplingParams(request.temperature, request.top_p, request.seed)
         self._opened += 1
         session = Session(
             secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,

@@ -14,9 +14,9 @@ from pathlib import PurePath
 from llama import sheets
 from llama.chat import ChatFormat
 from llama.checkpoint.halves import Half, chat_format_of, read_half, tokenizer_of
-from llama.edge.link import Link
+from llama.client.link import Link
+from llama.edge.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
 from llama.errors import CheckpointError, PromptError, ProtocolMismatch, UsageError
-from llama.generation import EdgeHalf, Reply, RoundTrip, reply_limit, reply_to
 from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.policy import Kind
@@ -25,7 +25,7 @@ from llama.privacy.profile import Profile, rupiah
 from llama.privacy.restoring import Restorer, printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, read_from_directory, read_prompt, received
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
 from llama.wire import Copy, FetchSheet, ListSheets, Offer, SheetEntry, Sheets, SheetText, Welcome
 
@@ -97,7 +97,7 @@ class Device:
 
     def ask(
         self, link: Link, welcome: Welcome, found: Found, profile: Profile, prepared: Prepared, *,
-        sampling: Sampling, max_gen_len: int | None = None, on_begin: Callable[[], None] = lambda: None,
+        sampling: SamplingParams, max_gen_len: int | None = None, on_begin: Callable[[], None] = lambda: None,
         on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
         between_steps: Callable[[], None] = lambda: None, on_finish: Callable[[], None] = lambda: None,
     ) -> Answer:  # fmt: skip

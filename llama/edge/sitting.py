@@ -25,9 +25,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from llama.client.link import Link, Stopped
 from llama.edge import consent
 from llama.edge.asking import Answer, Device, SheetSource, copy_in_words
-from llama.edge.link import Link, Stopped
+from llama.edge.generation import MAY_BE_HANDED_ON, RoundTrip
 from llama.edge.own_files import replace_file
 from llama.edge.terminal import ending, not_held, timing_line
 from llama.errors import (
@@ -39,7 +40,6 @@ from llama.errors import (
     RequestUnanswered,
     SplitLlamaError,
 )
-from llama.generation import MAY_BE_HANDED_ON, RoundTrip
 from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling, of_a_client
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
@@ -48,7 +48,7 @@ from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_o
 from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet, party_of
 from llama.texts import encoding_problem, without_marks
 from llama.wire import Copy, Offer, SheetEntry, Welcome
@@ -176,7 +176,7 @@ class Sitting:
 
     def __init__(
         self, device: Device, source: SheetSource, cloud: str, *, profile_file: str | None, mode: Mode,
-        sampling: Sampling, max_gen_len: int | None, deadline_s: float, prompt_id: str = "",
+        sampling: SamplingParams, max_gen_len: int | None, deadline_s: float, prompt_id: str = "",
         keys: LinkKeys | None = None, restart_deadline_s: float | None = None, ceiling: MemoryCeiling | None = None,
     ) -> None:  # fmt: skip
         self.device, self.source, self.address, self.profile_file, self.mode = device, source, cloud, profile_file, mode

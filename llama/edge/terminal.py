@@ -28,7 +28,7 @@ from llama import screen
 from llama.chat import Message
 from llama.disk import write_all
 from llama.edge.asking import Answer, copy_in_words
-from llama.generation import Reply, Timing
+from llama.edge.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 from llama.privacy.profile import rupiah
 from llama.privacy.restoring import escaped, printable

@@ -36,7 +36,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama.addresses import in_url, loopback
-from llama.edge.link import Stopped
+from llama.client.link import Stopped
 from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
 from llama.privacy.restoring import printable

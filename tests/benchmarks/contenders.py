@@ -90,11 +90,11 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
     """The device: the product's own ``reply_to``, over loopback to a real cloud."""
     _as_the_product()
     from llama.checkpoint.halves import read_half, tokenizer_of
-    from llama.edge.link import Link
-    from llama.generation import reply_to
+    from llama.client.link import Link
+    from llama.dtypes import DTYPES
+    from llama.edge.generation import reply_to
     from llama.privacy.restoring import Restorer
-    from llama.sampling import Sampling
-    from llama.wire import DTYPES
+    from llama.sampling_params import SamplingParams
     from tests.whole import load_edge
 
     half = read_half(Path(job.checkpoint_dir) / "edge", "edge")
@@ -111,7 +111,7 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
 
         reply = reply_to(
             prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-            sampling=Sampling(temperature=0), max_gen_len=job.tokens, on_text=show,
+            sampling=SamplingParams(temperature=0), max_gen_len=job.tokens, on_text=show,
         )  # fmt: skip
         t = reply.timing
         assert t.tokens_per_s and t.device_ms_per_token and t.network_ms_per_token and t.cloud_ms_per_token
@@ -128,11 +128,12 @@ def uncut(job: Job) -> tuple[Ready, Callable[[], Turn]]:
 
     from llama.checkpoint import layout
     from llama.checkpoint.halves import read_half
-    from llama.generation import CHUNK
-    from llama.sampling import Sampling, sample
+    from llama.edge.generation import CHUNK
+    from llama.sampler import sample
+    from llama.sampling_params import SamplingParams
     from tests.whole import load_whole
 
-    model, greedy = load_whole(job.checkpoint_dir, torch.float32), Sampling(temperature=0)
+    model, greedy = load_whole(job.checkpoint_dir, torch.float32), SamplingParams(temperature=0)
     prompt = _prompt_ids(read_half(Path(job.checkpoint_dir) / "edge", "edge"), job)
 
     def turn() -> Turn:

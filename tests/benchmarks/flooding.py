@@ -33,16 +33,16 @@ import torch
 
 from llama import parallel
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.client.link import Link
 from llama.cloud.importing import import_products
 from llama.command import run
-from llama.edge.link import Link
+from llama.edge.generation import reply_to
 from llama.errors import SplitLlamaError, UsageError
-from llama.generation import reply_to
 from llama.keys import LinkKeys, link_keys, make_keys
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile
 from llama.prompt import read_prompt
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from model_edge import EdgeTransformer
 from tests.benchmarks.hostile import VENDOR, Hostile, dearest
@@ -270,7 +270,7 @@ class _Device:
         times, asks = list[float](), self.asks
         reply = reply_to(
             asks.prompt, edge=asks.edge, link=self._link, welcome=self._link.hello(), tokenizer=asks.tokenizer,
-            stop_ids=(), sampling=Sampling(temperature=0), max_gen_len=asks.tokens,
+            stop_ids=(), sampling=SamplingParams(temperature=0), max_gen_len=asks.tokens,
             on_text=lambda _: times.append(time.monotonic()),
         )  # fmt: skip
         return Turn(reply.tokens, times[: len(reply.tokens)])

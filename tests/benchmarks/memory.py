@@ -33,8 +33,8 @@ from llama.checkpoint import layout
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.hugging_face import hugging_face_name
 from llama.command import run
+from llama.edge.generation import CHUNK
 from llama.errors import CheckpointError, SplitLlamaError, UsageError
-from llama.generation import CHUNK
 from llama.model import ModelArgs
 from llama.tokenizer import meta_special_tokens
 from tests.benchmarks.reporting import Aimed, end_cleanly_on_sigterm, machine, progress, versions

@@ -24,9 +24,9 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.command import run
 from llama.device import cpu_threads
+from llama.dtypes import DTYPES
+from llama.edge.generation import Reply
 from llama.errors import SplitLlamaError, UsageError
-from llama.generation import Reply
-from llama.wire import DTYPES
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.devices import converse
 from tests.processes import Mortal

@@ -20,16 +20,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the product's programs
 import torch
 
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.client.link import Link
 from llama.command import run
-from llama.edge.link import Link
+from llama.dtypes import DTYPES
+from llama.edge.generation import Reply, reply_to
 from llama.errors import SplitLlamaError, UsageError
-from llama.generation import Reply, reply_to
 from llama.keys import link_keys, make_keys
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
 from llama.prompt import read_from_directory
-from llama.sampling import Sampling
-from llama.wire import DTYPES
+from llama.sampling_params import SamplingParams
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.processes import cloud
 from tests.whole import load_edge
@@ -78,7 +78,7 @@ def main(
             pair = link_keys(str(own / "phone.key"), str(own / "cloud.pub"), "device") if more else None
             links.append(stack.enter_context(Link(serving.address, on_notice=progress, keys=pair)))
         welcome = links[0].hello()
-        edge, greedy = load_edge(checkpoint_dir, DTYPES[welcome.dtype]), Sampling(temperature=0)
+        edge, greedy = load_edge(checkpoint_dir, DTYPES[welcome.dtype]), SamplingParams(temperature=0)
         seen = set[tuple[int, ...]]()
 
         def ask(link: Link, shared: int, number: int) -> Reply:

@@ -24,15 +24,15 @@ import torch
 
 from llama import parallel
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
+from llama.client.link import Link
 from llama.command import run
-from llama.edge.link import Link
+from llama.dtypes import DTYPES
+from llama.edge.generation import reply_to
 from llama.errors import SplitLlamaError, UsageError
-from llama.generation import reply_to
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile
 from llama.prompt import read_prompt
-from llama.sampling import Sampling
-from llama.wire import DTYPES
+from llama.sampling_params import SamplingParams
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.processes import cloud
 from tests.whole import load_edge
@@ -150,7 +150,7 @@ def _device(orders: Connection, checkpoint_dir: str, prompt_file: str, address: 
 
             reply = reply_to(
                 prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-                sampling=Sampling(temperature=0), max_gen_len=tokens, on_text=on_text,
+                sampling=SamplingParams(temperature=0), max_gen_len=tokens, on_text=on_text,
             )  # fmt: skip
             orders.send((times[: len(reply.tokens)], reply.tokens))
 

@@ -27,10 +27,10 @@ from pathlib import PurePath
 from types import FrameType
 from typing import BinaryIO
 
-from llama.collecting import line_of
+from llama.client.notices import Notices
 from llama.disk import write_all
-from llama.edge.notices import Notices
 from llama.errors import SplitLlamaError, UsageError
+from llama.vendor.collector import line_of
 from llama.wire import Delivery
 
 FIRST_WAIT_S, FACTOR, MOST_WAIT_S = 1.0, 2.0, 60.0  # between one try and the next: 1, 2, 4 … 60, 60 …
@@ -38,7 +38,7 @@ MOST_TRIES = 5  # unless it is tried for ever: with four waits, 15 s
 END_S = 1.0  # that a command which is told to end has to do so
 
 
-class Command:
+class CommandSink:
     """A command line that is given copies.
 
     Args:

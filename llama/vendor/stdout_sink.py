@@ -15,13 +15,13 @@ import sys
 from collections.abc import Sequence
 
 from llama import starting
-from llama.collecting import line_of
 from llama.disk import sync, write_all
 from llama.errors import SplitLlamaError, UsageError
+from llama.vendor.collector import line_of
 from llama.wire import MAX_COLLECTED, Delivery
 
 
-class Stdout:
+class StdoutSink:
     """Lines that are really written.
 
     Not ``print``: it says nothing where stdout is closed, and what it buffers may fail only after the acknowledgement.

@@ -17,8 +17,8 @@ from typing import Protocol
 
 import msgspec
 
-from llama.edge.link import Link
-from llama.edge.notices import Notices
+from llama.client.link import Link
+from llama.client.notices import Notices
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch
 from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
 
@@ -52,7 +52,7 @@ def line_of(delivery: Delivery) -> bytes:
     return json.dumps(fields).encode() + b"\n"
 
 
-class Collecting:
+class Collector:
     """Copies on their way from the cloud to ``sink``.
 
     Args:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 
-from llama.edge.link import CHECK_KEYS, GIVE_KEYS
+from llama.client.link import CHECK_KEYS, GIVE_KEYS
 from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
 from llama.texts import one_line

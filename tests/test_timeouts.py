@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.edge.patience import FINISH_DEADLINES, MAX_DEADLINES, Patience
+from llama.client.timeouts import FINISH_DEADLINES, MAX_DEADLINES, Timeouts
 
 
 class Clock:
@@ -18,57 +18,57 @@ class Clock:
         return self.now
 
 
-def patience(clock: Clock, *, has_answered: bool = True, deadlines: int = MAX_DEADLINES) -> Patience:
-    return Patience(30.0, 300.0, has_answered=has_answered, deadlines=deadlines, clock=clock)
+def timeouts(clock: Clock, *, has_answered: bool = True, deadlines: int = MAX_DEADLINES) -> Timeouts:
+    return Timeouts(30.0, 300.0, has_answered=has_answered, deadlines=deadlines, clock=clock)
 
 
 def test_a_cloud_that_never_answered_is_given_up_after_the_deadline_whether_or_not_it_takes_connections() -> None:
     for connected in (True, False):
         clock = Clock()
-        waited = patience(clock, has_answered=False)
+        waited = timeouts(clock, has_answered=False)
         clock.now += 27
         waited.missed(connected=connected)
-        assert waited.over is None and waited.left_s == 3
+        assert waited.expired is None and waited.left_s == 3
         clock.now += 3
-        assert waited.over == "silent"
+        assert waited.expired == "silent"
 
 
 def test_a_cloud_that_had_answered_and_went_away_is_waited_for_longer_and_a_silent_one_is_not() -> None:
     """What tells them apart is the connection."""
     for connected, limit_s in ((True, 30), (False, 300)):
         clock = Clock()
-        waited = patience(clock)
+        waited = timeouts(clock)
         waited.missed(connected=connected)
         clock.now += 0.9 * limit_s
-        assert waited.over is None and waited.silence_limit_s == limit_s
+        assert waited.expired is None and waited.silence_limit_s == limit_s
         clock.now += 0.1 * limit_s
-        assert waited.over == "silent"
+        assert waited.expired == "silent"
 
 
 def test_a_cloud_that_lives_but_does_not_answer_is_given_up_after_so_many_deadlines() -> None:
     """Of Finish fewer; a cloud that was away has the request from then on."""
     for deadlines in (MAX_DEADLINES, FINISH_DEADLINES):
         clock = Clock()
-        waited = patience(clock, deadlines=deadlines)
+        waited = timeouts(clock, deadlines=deadlines)
         for _ in range(deadlines * 3 - 1):
             clock.now += 10
-            waited.lives()
-            assert waited.over is None
+            waited.heartbeat()
+            assert waited.expired is None
         clock.now += 10
-        waited.lives()
-        assert waited.over == "unanswered"
+        waited.heartbeat()
+        assert waited.expired == "unanswered"
     clock = Clock()
-    waited = patience(clock)
+    waited = timeouts(clock)
     waited.missed(connected=False)
     clock.now += 250
-    waited.lives()
-    assert waited.unanswered_s == 0 and waited.over is None
+    waited.heartbeat()
+    assert waited.unanswered_s == 0 and waited.expired is None
 
 
 def test_busy_ends_after_its_limit_and_a_cloud_that_stops_after_the_longer_one() -> None:
     for limit_s, stopping in ((30.0, False), (300.0, True)):
         clock = Clock()
-        waited = patience(clock)
+        waited = timeouts(clock)
         assert not waited.busy(limit_s, stopping=stopping)
         clock.now += limit_s
         assert not waited.busy(limit_s, stopping=stopping) and waited.busy_left_s == 0
@@ -78,10 +78,10 @@ def test_busy_ends_after_its_limit_and_a_cloud_that_stops_after_the_longer_one()
 
 def test_a_limit_for_restarts_below_the_deadline_shortens_nothing() -> None:
     clock = Clock()
-    waited = Patience(30.0, 5.0, has_answered=True, clock=clock)
+    waited = Timeouts(30.0, 5.0, has_answered=True, clock=clock)
     waited.missed(connected=False)
     clock.now += 20
-    assert waited.over is None
+    assert waited.expired is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["missed", "gone", "lives", "full", "stopping"]), st.floats(0.05, 20.0))))
@@ -91,15 +91,15 @@ def test_whatever_a_cloud_does_in_turns_no_request_takes_longer_than_all_limits_
 ) -> None:
     """600 s with the usual ones; as long as no limit is reached, some time is left."""
     clock = Clock()
-    begun, waited = clock.now, patience(clock)
+    begun, waited = clock.now, timeouts(clock)
     for what, seconds in happened * 50:
         if what in ("missed", "gone"):
             waited.missed(connected=what == "missed")
         elif what == "lives":
-            waited.lives()
+            waited.heartbeat()
         elif waited.busy(300.0 if what == "stopping" else 30.0, stopping=what == "stopping"):
             break
-        if waited.over is not None:
+        if waited.expired is not None:
             break
         assert waited.left_s > 0
         clock.now += min(seconds, waited.left_s)
@@ -108,6 +108,6 @@ def test_whatever_a_cloud_does_in_turns_no_request_takes_longer_than_all_limits_
 
 def test_a_person_is_told_ever_less_often() -> None:
     """Of five minutes, asked every five seconds: some twenty times."""
-    waited = patience(Clock())
+    waited = timeouts(Clock())
     assert 10 < sum(waited.is_news("silent", seconds) for seconds in range(5, 300, 5)) < 25
     assert waited.is_news("unanswered", 1.0)

@@ -9,28 +9,14 @@ Knows nothing about: sessions, text, which half it runs in.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import torch
+
+from llama.sampling_params import SamplingParams
 
 # Rows are sorted this far before the whole vocabulary is: with usual settings the kept mass lies in a few hundred ids.
 FIRST_CANDIDATES = 1024
 _BUCKETS = 1 << 16
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen.
-
-    Args:
-        temperature: 0 takes the likeliest token; otherwise logits are divided by it.
-        top_p: smallest probability mass to choose from; 1 is the whole vocabulary.
-        seed: ``0 … 2**63-1``; the same seed gives the same reply.
-    """
-
-    temperature: float = 0.6
-    top_p: float = 0.9
-    seed: int = 1
 
 
 def uniform(seed: int, index: int) -> float:
@@ -39,7 +25,7 @@ def uniform(seed: int, index: int) -> float:
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
-def sample(logits: torch.Tensor, sampling: Sampling, index: int) -> int:
+def sample(logits: torch.Tensor, sampling: SamplingParams, index: int) -> int:
     """Token id for output ``index`` from float32 logits ``(vocab,)``.
 
     Top-p keeps, in order of probability, every id whose *preceding* mass is at most ``top_p`` (Meta's rule, so at least

@@ -18,10 +18,11 @@ from typing import Literal, Protocol, TypeVar
 
 import torch
 
-from llama.edge.link import Link, Session
+from llama.client.link import Link
+from llama.edge.session import CloudSession
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, UsageError
 from llama.model import KVCache
-from llama.sampling import Sampling
+from llama.sampling_params import SamplingParams
 from llama.stages import StageClock
 from llama.tokenizer import StreamDecoder, Tokenizer
 from llama.wire import Copy, ErrorCode, Final, Offer, Stages, Welcome
@@ -109,12 +110,23 @@ class Reply:
 
 
 def reply_to(
-    prompt_tokens: Sequence[int], *,
-    edge: EdgeHalf, link: Link, welcome: Welcome, tokenizer: Tokenizer, stop_ids: Sequence[int], sampling: Sampling,
-    max_gen_len: int | None = None, prompt_id: str = "", shared: int = 0, chunk: int = CHUNK,
-    on_text: Callable[[str], None] = lambda text: None, watch: Callable[[RoundTrip], None] | None = None,
-    between_steps: Callable[[], None] = lambda: None, on_finish: Callable[[], None] = lambda: None,
-) -> Reply:  # fmt: skip
+    prompt_tokens: Sequence[int],
+    *,
+    edge: EdgeHalf,
+    link: Link,
+    welcome: Welcome,
+    tokenizer: Tokenizer,
+    stop_ids: Sequence[int],
+    sampling: SamplingParams,
+    max_gen_len: int | None = None,
+    prompt_id: str = "",
+    shared: int = 0,
+    chunk: int = CHUNK,
+    on_text: Callable[[str], None] = lambda text: None,
+    watch: Callable[[RoundTrip], None] | None = None,
+    between_steps: Callable[[], None] = lambda: None,
+    on_finish: Callable[[], None] = lambda: None,
+) -> Reply:
     """Run a prompt through both halves until a stop id or the limit.
 
     Args:
@@ -142,16 +154,28 @@ def reply_to(
     limit, limited_by = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
     decoder, meter = StreamDecoder(tokenizer), _Meter(link)
     stop, stop_reason = frozenset(stop_ids), limited_by
-    session = Session(
-        link, welcome, prompt_tokens=len(prompt_tokens), sampling=sampling, stop_ids=stop_ids, prompt_id=prompt_id,
+    session = CloudSession(
+        link,
+        welcome,
+        prompt_tokens=len(prompt_tokens),
+        sampling=sampling,
+        stop_ids=stop_ids,
+        prompt_id=prompt_id,
         prefix_ids=prompt_tokens[:shared],
-    )  # fmt: skip
+    )
     with session:
         with link.growing():
             run = _Run(
-                prompt_tokens, edge, session, meter, min(chunk, welcome.max_rows), limit, watch, between_steps,
+                prompt_tokens,
+                edge,
+                session,
+                meter,
+                min(chunk, welcome.max_rows),
+                limit,
+                watch,
+                between_steps,
                 on_finish,
-            )  # fmt: skip
+            )
         unshown = list[str]()
 
         def show() -> None:
@@ -170,8 +194,10 @@ def reply_to(
         final = run.finish()
     text = tokenizer.decode(run.tokens)
     if final.text != text:
-        raise LinkError("the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
-                        "copy edge/ and cloud/ from one run of split_checkpoint.py")  # fmt: skip
+        raise LinkError(
+            "the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
+            "copy edge/ and cloud/ from one run of split_checkpoint.py"
+        )
     timing = meter.summary(len(prompt_tokens), len(run.tokens))
     timing.shared_tokens = session.cached
     return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
@@ -189,8 +215,10 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
         raise PromptError("the prompt has no tokens")
     room = max_seq_len - prompt
     if room < 1:
-        raise PromptError(f"the prompt has {prompt} tokens, but prompt and reply together may have {max_seq_len}; "
-                          f"shorten it, or start the cloud with a larger --max_seq_len")  # fmt: skip
+        raise PromptError(
+            f"the prompt has {prompt} tokens, but prompt and reply together may have {max_seq_len}; "
+            f"shorten it, or start the cloud with a larger --max_seq_len"
+        )
     if max_gen_len is None or max_gen_len > room:
         return room, "max_seq_len"
     return max_gen_len, "max_gen_len"
@@ -204,9 +232,17 @@ class _Run:
     """
 
     def __init__(
-        self, prompt: Sequence[int], edge: EdgeHalf, session: Session, meter: _Meter, chunk: int, limit: int,
-        watch: Callable[[RoundTrip], None] | None, between_steps: Callable[[], None], on_finish: Callable[[], None],
-    ) -> None:  # fmt: skip
+        self,
+        prompt: Sequence[int],
+        edge: EdgeHalf,
+        session: CloudSession,
+        meter: _Meter,
+        chunk: int,
+        limit: int,
+        watch: Callable[[RoundTrip], None] | None,
+        between_steps: Callable[[], None],
+        on_finish: Callable[[], None],
+    ) -> None:
         self.prompt, self.tokens = list(prompt), list[int]()
         self.edge, self.session, self.meter, self.chunk = edge, session, meter, chunk
         self.watch, self.between_steps, self.on_finish = watch, between_steps, on_finish
@@ -248,11 +284,18 @@ class _Run:
             seconds = time.monotonic() - sent_at
             self.meter.round_trip(seconds, answer.compute_us / 1e6)
             if self.watch is not None and sent_clock is not None:
-                self.watch(RoundTrip(
-                    self.fed + start, len(sent), self.meter.sent_bytes - sent_bytes,
-                    answer.ids[0] if is_last else None, len(self.tokens), tuple(sent_clock.stages_us()),
-                    max(0, round(1e6 * seconds) - answer.compute_us), answer.stages,
-                ))  # fmt: skip
+                self.watch(
+                    RoundTrip(
+                        self.fed + start,
+                        len(sent),
+                        self.meter.sent_bytes - sent_bytes,
+                        answer.ids[0] if is_last else None,
+                        len(self.tokens),
+                        tuple(sent_clock.stages_us()),
+                        max(0, round(1e6 * seconds) - answer.compute_us),
+                        answer.stages,
+                    )
+                )
         self.fed += len(ids)
         self.meter.token(decoding)
         return answer.ids[0]
@@ -322,8 +365,9 @@ class _Meter:
             device, network, cloud = self._totals
             self._totals = (device + self._device_s, network + self._network_s, cloud + self._cloud_s)
             self._bytes = (
-                self._bytes[0] + sent - self._bytes_before[0], self._bytes[1] + received - self._bytes_before[1]
-            )  # fmt: skip
+                self._bytes[0] + sent - self._bytes_before[0],
+                self._bytes[1] + received - self._bytes_before[1],
+            )
         self._last_at, self._bytes_before = now, (sent, received)
         self._device_s = self._network_s = self._cloud_s = 0.0
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.sampling import Sampling, sample, uniform
+from llama.sampler import sample, uniform
+from llama.sampling_params import SamplingParams
 
 SEEDS = range(3000)
 
@@ -36,7 +37,7 @@ def kept_by_meta(probs: list[float], top_p: float) -> set[int]:
 def counts(logits: list[float], temperature: float, top_p: float) -> Counter[int]:
     """How often each id comes out over many seeds."""
     tensor = torch.tensor(logits)
-    return Counter(sample(tensor, Sampling(temperature, top_p, seed), 0) for seed in SEEDS)
+    return Counter(sample(tensor, SamplingParams(temperature, top_p, seed), 0) for seed in SEEDS)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_only_tokens_that_metas_rule_keeps_are_sampled(logits: list[float], temp
     probs = probabilities(logits, temperature)
     kept = kept_by_meta(probs, top_p + 1e-9)  # where a sum falls on p exactly, rounding decides
     tensor = torch.tensor(logits)
-    chosen = {sample(tensor, Sampling(temperature, top_p, seed), 0) for seed in range(200)}
+    chosen = {sample(tensor, SamplingParams(temperature, top_p, seed), 0) for seed in range(200)}
     assert {probs[i] for i in chosen} <= {probs[i] for i in kept}  # equal probabilities may be swapped
 
 
@@ -89,20 +90,20 @@ def test_frequencies_over_many_seeds_are_the_renormalised_probabilities(temperat
 def test_the_ids_along_one_reply_are_as_well_spread_as_over_seeds() -> None:
     """One seed, 3000 output indices, four equal tokens: chi-square below 22 for 3 degrees of freedom."""
     logits = torch.zeros(4)
-    found = Counter(sample(logits, Sampling(1.0, 1.0, 42), i) for i in range(3000))
+    found = Counter(sample(logits, SamplingParams(1.0, 1.0, 42), i) for i in range(3000))
     assert sum((found[i] - 750) ** 2 / 750 for i in range(4)) < 22
 
 
 def test_the_same_seed_and_index_give_the_same_id_and_others_do_not_matter() -> None:
     """No hidden state: any order, any number of calls in between, torch's generator at any point."""
     logits = torch.randn(1000, generator=torch.Generator().manual_seed(1))
-    sampling = Sampling(1.0, 0.95, seed=9)
+    sampling = SamplingParams(1.0, 0.95, seed=9)
     forwards = [sample(logits, sampling, i) for i in range(50)]
     torch.manual_seed(0)
-    backwards = [sample(logits.clone(), Sampling(1.0, 0.95, seed=9), i) for i in reversed(range(50))]
+    backwards = [sample(logits.clone(), SamplingParams(1.0, 0.95, seed=9), i) for i in reversed(range(50))]
     assert forwards == backwards[::-1]
     assert len(set(forwards)) > 10
-    assert forwards != [sample(logits, Sampling(1.0, 0.95, seed=10), i) for i in range(50)]
+    assert forwards != [sample(logits, SamplingParams(1.0, 0.95, seed=10), i) for i in range(50)]
 
 
 def test_the_uniform_numbers_are_pinned() -> None:
@@ -117,14 +118,14 @@ def test_the_uniform_numbers_are_pinned() -> None:
 def test_temperature_0_takes_the_likeliest_and_the_first_of_equals() -> None:
     """Whatever seed and top_p say."""
     logits = torch.tensor([0.0, 3.0, 3.0, 1.0])
-    assert {sample(logits, Sampling(0.0, p, seed), 5) for p in (0.0, 0.5, 1.0) for seed in range(20)} == {1}
+    assert {sample(logits, SamplingParams(0.0, p, seed), 5) for p in (0.0, 0.5, 1.0) for seed in range(20)} == {1}
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-300, 1e-30, 1e-6])
 def test_the_smallest_temperatures_do_not_overflow_but_are_greedy(temperature: float) -> None:
     """Large logits divided by nearly nothing."""
     logits = torch.tensor([-100.0, 99.0, 100.0, -3e38])
-    assert {sample(logits, Sampling(temperature, 0.9, seed), 0) for seed in range(50)} == {2}
+    assert {sample(logits, SamplingParams(temperature, 0.9, seed), 0) for seed in range(50)} == {2}
 
 
 def test_large_vocabularies_give_the_ids_of_a_full_sort() -> None:
@@ -144,4 +145,4 @@ def test_large_vocabularies_give_the_ids_of_a_full_sort() -> None:
                     if sum_so_far > threshold:
                         expected = i
                         break
-                assert sample(logits, Sampling(0.8, top_p, seed), 0) == int(ids[expected])
+                assert sample(logits, SamplingParams(0.8, top_p, seed), 0) == int(ids[expected])

@@ -22,10 +22,10 @@ MAX_DEADLINES = 10  # a slow cloud with much to do may honestly need minutes
 FINISH_DEADLINES = 4  # to write a reply down takes less
 WORTH_ASKING = 0.95  # of a limit; the rest would not be worth another question
 
-Over = Literal["silent", "unanswered", "in_all"]
+Expired = Literal["silent", "unanswered", "in_all"]
 
 
-class Patience:
+class Timeouts:
     """The clocks of one request.
 
     Args:
@@ -37,9 +37,14 @@ class Patience:
     """
 
     def __init__(
-        self, deadline_s: float, restart_deadline_s: float, *, has_answered: bool, deadlines: int = MAX_DEADLINES,
+        self,
+        deadline_s: float,
+        restart_deadline_s: float,
+        *,
+        has_answered: bool,
+        deadlines: int = MAX_DEADLINES,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.deadline_s, self.restart_deadline_s = deadline_s, max(deadline_s, restart_deadline_s)
         self.has_answered, self.away = has_answered, False
         self.unanswered_limit_s = deadlines * deadline_s
@@ -73,9 +78,14 @@ class Patience:
     @property
     def left_s(self) -> float:
         """Seconds until the first limit is reached."""
-        return max(0.0, min(
-            self.silence_limit_s - self.silent_s, self.unanswered_left_s, self.in_all_limit_s - self.in_all_s,
-        ))  # fmt: skip
+        return max(
+            0.0,
+            min(
+                self.silence_limit_s - self.silent_s,
+                self.unanswered_left_s,
+                self.in_all_limit_s - self.in_all_s,
+            ),
+        )
 
     @property
     def unanswered_left_s(self) -> float:
@@ -83,7 +93,7 @@ class Patience:
         return self.in_all_limit_s if self.away else self.unanswered_limit_s - self.unanswered_s
 
     @property
-    def over(self) -> Over | None:
+    def expired(self) -> Expired | None:
         """Which limit is reached."""
         if self.silent_s >= WORTH_ASKING * self.silence_limit_s:
             return "silent"
@@ -95,8 +105,8 @@ class Patience:
         """No answer has come; nor is there a connection, perhaps."""
         self.away = self.away or (self.has_answered and not connected)
 
-    def lives(self) -> None:
-        """It has said so."""
+    def heartbeat(self) -> None:
+        """The cloud has said that it lives."""
         now = self._clock()
         if self.away or not self.has_answered:  # it may be another start of the cloud, which is given the request anew
             self._asked = now
@@ -105,7 +115,7 @@ class Patience:
     def busy(self, limit_s: float, *, stopping: bool) -> bool:
         """It has asked to be asked again, which may go on for ``limit_s``; whether that is over."""
         now = self._clock()
-        self.lives()
+        self.heartbeat()
         self._asked, self.away = now, stopping
         if self._busy_since is None or limit_s != self._busy_limit_s:
             self._busy_since, self._busy_limit_s = now, limit_s

@@ -21,26 +21,20 @@ Nothing of a copy goes to stderr.
 
 from __future__ import annotations
 
-from llama import starting
-
-if __name__ == "__main__":
-    starting.begin()
-
 import math
 import re
 from contextlib import closing
 from pathlib import PurePath
 
-from llama.collecting import Collecting, Sink
-from llama.command import run
-from llama.edge.link import Link
-from llama.edge.notices import Notices
+from llama.client.link import Link
+from llama.client.notices import Notices
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
-from llama.executing import Command
 from llama.keys import link_keys
-from llama.printing import Stdout
 from llama.sheets import is_prompt_id, parse_published, read_text
-from llama.spooling import Spool
+from llama.vendor.collector import Collector, Sink
+from llama.vendor.command_sink import CommandSink
+from llama.vendor.spool_sink import SpoolSink
+from llama.vendor.stdout_sink import StdoutSink
 from llama.wire import Publish, Published, Withdraw, Withdrawn
 
 _NAME = re.compile(r"[a-z0-9-]{1,40}")
@@ -107,31 +101,31 @@ def main(
         closing(_sink(spool, exec, exec_timeout, acknowledge, follow, notices)) as sink,
         Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link,
     ):
-        collecting = Collecting(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
+        collector = Collector(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
         if sink.acknowledges:
-            _collect_all(collecting, follow, interval)
-        elif number := collecting.some():
+            _collect_all(collector, follow, interval)
+        elif number := collector.some():
             notices.tell(f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} "
                          f"again, and of more only the oldest {sink.at_once} are seen; {_STORE_THEM}, "
                          f"--acknowledge lets go of them")  # fmt: skip
 
 
-def _collect_all(collecting: Collecting, follow: bool, interval_s: float) -> None:
+def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
     """Until nothing is left, or as many came as a cloud keeps; with ``follow`` for ever."""
     total = 0
     while follow or total < MOST_ONCE:
         try:
-            came = collecting.some()
+            came = collector.some()
         except CloudUnreachable as err:
             if not follow:
                 raise
-            collecting.notices.unreachable(err)
+            collector.notices.unreachable(err)
             came = 0
         total += came
         if not (came or follow):
             return
         if not came:
-            collecting.link.pause(interval_s)
+            collector.link.pause(interval_s)
 
 
 def _sink(
@@ -148,10 +142,10 @@ def _sink(
         flag = "--exec" if spool is None else "--spool"
         raise UsageError(f"--acknowledge is for stdout; {flag} acknowledges what it has stored, so leave it away")
     if spool is not None:
-        return Spool(spool)
+        return SpoolSink(spool)
     if command is not None:
-        return Command(command, timeout_s=timeout_s, for_ever=follow, notices=notices)
-    stdout = Stdout(may_lose=acknowledge)
+        return CommandSink(command, timeout_s=timeout_s, for_ever=follow, notices=notices)
+    stdout = StdoutSink(may_lose=acknowledge)
     if follow and not stdout.acknowledges:
         raise UsageError(f"--follow needs a place that keeps copies, and stdout is no file: {_STORE_THEM}; with "
                          f"--acknowledge each is erased once it is written, also if its reader loses it")  # fmt: skip
@@ -196,7 +190,3 @@ def put(link: Link, request: Publish | Withdraw) -> str:
     if isinstance(request, Withdraw) and isinstance(reply, Withdrawn):
         return f"withdrawn {prompt_id}"
     raise ProtocolMismatch(f"{link.address} answered {type(request).__name__} with another kind of reply")
-
-
-if __name__ == "__main__":
-    run(main)

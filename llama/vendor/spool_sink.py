@@ -16,15 +16,15 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama.collecting import line_of
 from llama.disk import lock, sync, write_all
 from llama.errors import SplitLlamaError, UsageError
+from llama.vendor.collector import line_of
 from llama.wire import MAX_COLLECTED, Delivery
 
 _UNFINISHED = ".unfinished"  # at most one: what a kill leaves goes at the next start
 
 
-class Spool:
+class SpoolSink:
     """A directory, made if it is not there; this process's alone as long as it runs.
 
     Args:

@@ -1,0 +1,40 @@
+"""Hidden states as the second frame of a Step, and back: the half of the contract that needs torch.
+
+The format is that of ``llama.wire``: ``rows × dim`` numbers of Welcome's dtype, little-endian, row after row. Programs
+that send no hidden states (a vendor's, an operator's) import ``llama.wire`` alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from llama.dtypes import DTYPE_NAMES
+from llama.wire import ErrorCode, Refused, Step
+
+_CURE = "send rows as Welcome describes them"
+
+
+def hidden_to_frame(hidden: torch.Tensor) -> memoryview:
+    """Give the bytes of hidden states ``(T, dim)``; on the CPU they are the tensor's own memory, not a copy."""
+    if sys.byteorder != "little":
+        raise NotImplementedError("hidden states are sent little-endian; this machine is big-endian")
+    buffer: Any = hidden.cpu().contiguous().view(torch.uint8).numpy()
+    return memoryview(buffer).cast("B")
+
+
+def hidden_from_frame(step: Step, frame: Any, *, dtype: torch.dtype, dim: int) -> torch.Tensor:
+    """Read a Step's hidden states ``(T, dim)``; they are checked before anything is allocated.
+
+    Raises:
+        Refused: ``wrong_tensor`` when dtype, width or length is not what the header and the model say.
+    """
+    if step.dtype != DTYPE_NAMES[dtype] or step.dim != dim:
+        expected = f"rows of {DTYPE_NAMES[dtype]} × {dim} expected, the header says another dtype or width"
+        raise Refused(ErrorCode.WRONG_TENSOR, expected, _CURE)
+    wanted = step.rows * dim * dtype.itemsize
+    if len(frame) != wanted:
+        raise Refused(ErrorCode.WRONG_TENSOR, f"{wanted} bytes of rows expected, {len(frame)} came", _CURE)
+    return torch.frombuffer(bytearray(frame), dtype=dtype).view(step.rows, dim)
