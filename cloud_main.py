@@ -31,24 +31,24 @@ import torch
 from llama import parallel, wire
 from llama.addresses import Endpoint, NotAnAddress, UnknownHost, stays_here, to_listen
 from llama.checkpoint.halves import Half, chat_format_of, check_world_size, load_weights, read_half, tokenizer_of
-from llama.cloud.admission import MAX_SESSIONS_PER_KEY, CloudKeys
+from llama.cloud.auth import MAX_SESSIONS_PER_KEY, CloudKeys
 from llama.cloud.catalogue import Catalogue
-from llama.cloud.clerk import Clerk
-from llama.cloud.events import LEVELS, Events
-from llama.cloud.graphs import RecordedDecoding
-from llama.cloud.limits import (
+from llama.cloud.cuda_graphs import DecodeGraphs
+from llama.cloud.event_log import LEVELS, EventLog
+from llama.cloud.metrics_http import MetricsServer
+from llama.cloud.model_runner import ModelRunner
+from llama.cloud.owners import secret_of
+from llama.cloud.prefix_cache import SHARE, keep, openings_of, that_fit
+from llama.cloud.provider import ProviderServices
+from llama.cloud.rate_limit import (
     MAX_MB_S_PER_KEY,
     MAX_REQUESTS_S_PER_KEY,
     MAX_RUNS_S_PER_KEY,
     MAX_THREAD_SHARE,
-)  # fmt: skip
-from llama.cloud.monitoring import Monitoring
-from llama.cloud.owners import secret_of
-from llama.cloud.prefixes import SHARE, keep, openings_of, that_fit
-from llama.cloud.publishing import Shelf
-from llama.cloud.ranks import Ranks
-from llama.cloud.record import RETENTION_DAYS, RunRecord
+)
+from llama.cloud.run_store import RETENTION_DAYS, RunStore
 from llama.cloud.server import Server
+from llama.cloud.sheet_publisher import SheetPublisher
 from llama.command import give_stdout_up, run
 from llama.device import cpu_threads, is_out_of_memory, torch_device
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
@@ -155,7 +155,7 @@ def main(
         raise UsageError(f"--retention_days {retention_days}: give days above 0")
     if log_level not in LEVELS:
         raise UsageError(f"--log_level {log_level} is not known; use {', '.join(LEVELS)}")
-    events = Events(log_level)
+    events = EventLog(log_level)
     endpoints = _endpoints_of(bind)
     _check_open_to(bind, endpoints, keys=key_file is not None, insecure=insecure, events=events)
     if (key_file is None) != (allow_dir is None):
@@ -174,17 +174,24 @@ def main(
     if max_memory_gb is not None and own_memory() is None:
         raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
     if publishing and (sheet_dir is None or record_file is None or key_file is None):
-        raise UsageError("--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
-                         "--sheet_dir, --record_file, --key_file and --allow_dir, too")  # fmt: skip
+        raise UsageError(
+            "--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give "
+            "--sheet_dir, --record_file, --key_file and --allow_dir, too"
+        )
     where, compute = torch_device(device, local_rank, local_ranks), DTYPES[dtype] if dtype else half.dtype
     torch.set_num_threads(cpu_threads(threads, local_ranks))
     if where.type == "cuda":
         torch.cuda.set_device(where)
 
     welcome = Welcome(
-        wire.VERSION, half.fingerprint, DTYPE_NAMES[compute], half.args.dim, half.split_layer, max_seq_len,
+        wire.VERSION,
+        half.fingerprint,
+        DTYPE_NAMES[compute],
+        half.args.dim,
+        half.split_layer,
+        max_seq_len,
         min(MAX_ROWS, max_seq_len),
-    )  # fmt: skip
+    )
     if rank > 0:
         _follow(_load(half, welcome, rank, world_size, where, cuda_graphs), drain_s)
         return
@@ -196,9 +203,11 @@ def main(
     )
     if directory.parties and record_file is None:
         parties = named(sorted(directory.parties))
-        raise UsageError(f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
-                         f"kept somewhere; give --record_file")  # fmt: skip
-    shelf = Shelf(sheet_dir, directory) if publishing and sheet_dir is not None else None
+        raise UsageError(
+            f"--sheet_dir {sheet_dir} has sheets of third parties ({parties}), whose deliveries must be "
+            f"kept somewhere; give --record_file"
+        )
+    shelf = SheetPublisher(sheet_dir, directory) if publishing and sheet_dir is not None else None
     keys = _keys(key_file, allow_dir, max_sessions_per_key or MAX_SESSIONS_PER_KEY, events)
     tokenizer = tokenizer_of(half)
     edge_half = None if edge_ckpt_dir is None else _edge_half(edge_ckpt_dir, half)
@@ -208,16 +217,27 @@ def main(
     secret = b"" if keys is None else secret_of(keys.own)
     record = None
     if record_file is not None:
-        record = RunRecord(record_file, retention_days=retention_days or RETENTION_DAYS, secret=secret)
-    clerk = Clerk(tokenizer, record=record, directory=directory, catalogue=products, shelf=shelf, events=events)
+        record = RunStore(record_file, retention_days=retention_days or RETENTION_DAYS, secret=secret)
+    clerk = ProviderServices.of(
+        tokenizer, store=record, directory=directory, catalogue=products, publisher=shelf, event_log=events
+    )
     server = Server(
-        tokenizer, welcome, slots=slots, idle_timeout_s=session_idle_s, clerk=clerk, most_waiting=max_waiting,
-        keys=keys, max_bytes_s=max_mb_s_per_key * 1e6, max_requests_s=max_requests_s_per_key,
-        max_runs_s=max_runs_s_per_key, thread_share=MAX_THREAD_SHARE, events=events,
-    )  # fmt: skip
+        tokenizer,
+        welcome,
+        slots=slots,
+        idle_timeout_s=session_idle_s,
+        services=clerk,
+        most_waiting=max_waiting,
+        keys=keys,
+        max_bytes_s=max_mb_s_per_key * 1e6,
+        max_requests_s=max_requests_s_per_key,
+        max_runs_s=max_runs_s_per_key,
+        thread_share=MAX_THREAD_SHARE,
+        event_log=events,
+    )
     monitoring = None
     if metrics_port is not None:
-        monitoring = Monitoring(metrics_port, server.metrics.registry, server.health)
+        monitoring = MetricsServer(metrics_port, server.metrics.registry, server.health)
     endpoint = server.bind(bind, endpoints)
     rows = {} if edge_half is None or not openings else _device_rows(edge_half, openings, compute, where)
     ranks = _load(half, welcome, rank, world_size, where, cuda_graphs, slots)
@@ -227,9 +247,14 @@ def main(
     ceiling = _ceiling(max_memory_gb)
     stop = _StopOnSignal()
     events.info(
-        "ready", seconds=round(time.monotonic() - started, 1), places=slots, context=max_seq_len, ranks=world_size,
-        pid=os.getpid(), metrics="off" if monitoring is None else monitoring.address,
-    )  # fmt: skip
+        "ready",
+        seconds=round(time.monotonic() - started, 1),
+        places=slots,
+        context=max_seq_len,
+        ranks=world_size,
+        pid=os.getpid(),
+        metrics="off" if monitoring is None else monitoring.address,
+    )
     _announce(
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {world_size} rank{'s' if world_size > 1 else ''} ({where.type}, {welcome.dtype}), "
@@ -266,8 +291,10 @@ def _announce(line: str) -> None:
 def _edge_half(ckpt_dir: str, cloud: Half) -> Half:
     half = read_half(ckpt_dir, "edge")
     if half.fingerprint != cloud.fingerprint:
-        raise UsageError(f"--edge_ckpt_dir {ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and "
-                         f"cloud/ of one run of split_checkpoint.py")  # fmt: skip
+        raise UsageError(
+            f"--edge_ckpt_dir {ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and "
+            f"cloud/ of one run of split_checkpoint.py"
+        )
     return half
 
 
@@ -287,7 +314,7 @@ def _device_rows(
 
 def _load(
     half: Half, welcome: Welcome, rank: int, world_size: int, device: torch.device, cuda_graphs: bool, slots: int = 0
-) -> Ranks:
+) -> ModelRunner:
     """This rank's share of the cloud half, and cache room for as many sessions as rank 0 says."""
     # Plans and rows travel through gloo also where the layers reduce through NCCL.
     parallel.start(rank, world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -298,13 +325,15 @@ def _load(
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
         model.prepare(for_good=True)
         cache = model.new_cache(slots, welcome.max_seq_len)
-        recorded = cuda_graphs and world_size == 1 and RecordedDecoding.suits(model)
-        return Ranks(model, cache, half.args.dim, RecordedDecoding(model, cache) if recorded else None)
+        recorded = cuda_graphs and world_size == 1 and DecodeGraphs.suits(model)
+        return ModelRunner(model, cache, half.args.dim, DecodeGraphs(model, cache) if recorded else None)
     except RuntimeError as err:
         if not is_out_of_memory(err):
             raise
-        raise UsageError(f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
-                         f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks") from None  # fmt: skip
+        raise UsageError(
+            f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on "
+            f"{device}; lower --kv_cache_gb or --max_batch_size, or use more ranks"
+        ) from None
 
 
 def _endpoints_of(bind: str) -> list[Endpoint]:
@@ -322,7 +351,7 @@ def _endpoints_of(bind: str) -> list[Endpoint]:
         raise UsageError(f"--bind {bind}: {err}") from None
 
 
-def _check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insecure: bool, events: Events) -> None:
+def _check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insecure: bool, events: EventLog) -> None:
     """Without keys only this machine itself is listened to, unless the provider says otherwise.
 
     Raises:
@@ -333,10 +362,14 @@ def _check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, inse
     if keys or all(map(stays_here, endpoints)):
         return
     if not insecure:
-        raise UsageError(f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "
-                         f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure")  # fmt: skip
-    events.warning("insecure", message="anybody who reaches this address may use the model, and whoever listens learns "
-                   "what it does")  # fmt: skip
+        raise UsageError(
+            f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give "
+            f"--key_file and --allow_dir (python -m llama.keys makes them), or --insecure"
+        )
+    events.warning(
+        "insecure",
+        message="anybody who reaches this address may use the model, and whoever listens learns what it does",
+    )
 
 
 def _ceiling(gib: float | None) -> MemoryCeiling | None:
@@ -346,12 +379,14 @@ def _ceiling(gib: float | None) -> MemoryCeiling | None:
         return None
     most = has + max(CLOUD_ALLOWANCE, has // 4) if gib is None else gib * 2**30
     if not most > has:  # nor NaN
-        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
-                         f"lower --kv_cache_gb")  # fmt: skip
+        raise UsageError(
+            f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
+            f"lower --kv_cache_gb"
+        )
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)
 
 
-def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int, events: Events) -> CloudKeys | None:
+def _keys(key_file: str | None, allow_dir: str | None, max_sessions: int, events: EventLog) -> CloudKeys | None:
     if key_file is None or allow_dir is None:
         return None
     own, allowed = read_key(key_file, "cloud"), AllowList(allow_dir, lambda line: events.warning("keys", message=line))
@@ -369,15 +404,23 @@ def _max_seq_len(flag: int | None, half: Half) -> int:
 
 
 def _room(
-    gib: float, most: int | None, openings: Mapping[str, Sequence[tuple[int, ...]]], half: Half, max_seq_len: int,
-    dtype: torch.dtype, world_size: int, events: Events,
-) -> tuple[list[tuple[int, ...]], int]:  # fmt: skip
+    gib: float,
+    most: int | None,
+    openings: Mapping[str, Sequence[tuple[int, ...]]],
+    half: Half,
+    max_seq_len: int,
+    dtype: torch.dtype,
+    world_size: int,
+    events: EventLog,
+) -> tuple[list[tuple[int, ...]], int]:
     """Which beginnings of prompts are kept in ``gib`` GiB, and how many sessions have room beside them."""
     each = KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
     positions = int(gib * 2**30) // each
     if positions < max_seq_len:
-        raise UsageError(f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes "
-                         f"{each * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len")  # fmt: skip
+        raise UsageError(
+            f"--kv_cache_gb {gib}: one session of {max_seq_len} tokens takes "
+            f"{each * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
+        )
     fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
     all_of_them = len({ids for of_a_party in openings.values() for ids in of_a_party})
     if len(fit) < all_of_them:
@@ -412,8 +455,8 @@ class _StopOnSignal:
         return self._drain
 
 
-def _follow(ranks: Ranks, drain_s: float) -> None:
-    """Ranks 1 …: work until rank 0 shuts down; a signal only starts a timer, since rank 0 gets it too."""
+def _follow(ranks: ModelRunner, drain_s: float) -> None:
+    """ModelRunner 1 …: work until rank 0 shuts down; a signal only starts a timer, since rank 0 gets it too."""
 
     def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
         drains_s = math.ceil(drain_s) if number == signal.SIGTERM else 0

@@ -154,12 +154,12 @@ class SheetDirectory:
         """The prompt ids of a third party's sheets."""
         return [prompt_id for prompt_id in self.sheets if party_of(prompt_id) == party]
 
-    def having(self, listed: Listed) -> SheetDirectory:
+    def with_sheet(self, listed: Listed) -> SheetDirectory:
         """The same with this sheet, new or in place of the one that has its prompt id."""
         sheets = {**self.sheets, listed.prompt_id: listed}
         return SheetDirectory({prompt_id: sheets[prompt_id] for prompt_id in sorted(sheets, key=_order)}, self.system)
 
-    def lacking(self, prompt_id: str) -> SheetDirectory:
+    def without_sheet(self, prompt_id: str) -> SheetDirectory:
         """The same without this sheet."""
         return SheetDirectory({each: listed for each, listed in self.sheets.items() if each != prompt_id}, self.system)
 

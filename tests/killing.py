@@ -35,9 +35,13 @@ class ForkServer:
 
     def __enter__(self) -> ForkServer:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.killing"], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-m", "tests.killing"],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         self._running = set[int]()
         return self
 
@@ -48,10 +52,17 @@ class ForkServer:
         self._process.communicate()
 
     def vendor(
-        self, *argv: object, errors: Path, stdout: Path | None = None, kill_at: int | None = None,
-        number: int = signal.SIGKILL, of_command_only: bool = False, trace: Path | None = None,
-        most_file_bytes: int | None = None, **changed: float,
-    ) -> int:  # fmt: skip
+        self,
+        *argv: object,
+        errors: Path,
+        stdout: Path | None = None,
+        kill_at: int | None = None,
+        number: int = signal.SIGKILL,
+        of_command_only: bool = False,
+        trace: Path | None = None,
+        most_file_bytes: int | None = None,
+        **changed: float,
+    ) -> int:
         """Start ``python -m llama.vendor``; its process id.
 
         Args:
@@ -66,17 +77,29 @@ class ForkServer:
             changed: constants of ``llama.vendor.command_sink``.
         """
         return self._start(
-            "vendor", argv=list(map(str, argv)), errors=str(errors), stdout=str(stdout or os.devnull),
-            kill_at=kill_at, number=number, of_command_only=of_command_only, trace=str(trace) if trace else None,
-            most_file_bytes=most_file_bytes, changed=changed,
-        )  # fmt: skip
+            "vendor",
+            argv=list(map(str, argv)),
+            errors=str(errors),
+            stdout=str(stdout or os.devnull),
+            kill_at=kill_at,
+            number=number,
+            of_command_only=of_command_only,
+            trace=str(trace) if trace else None,
+            most_file_bytes=most_file_bytes,
+            changed=changed,
+        )
 
     def cloud(self, address: str, sheet_dir: Path, record: Path, errors: Path, kill_at: int | None = None) -> int:
         """Start a cloud of the small random model; its process id. Arguments as of :meth:`vendor`."""
         return self._start(
-            "cloud", address=address, sheet_dir=str(sheet_dir), record=str(record), errors=str(errors),
-            stdout=os.devnull, kill_at=kill_at,
-        )  # fmt: skip
+            "cloud",
+            address=address,
+            sheet_dir=str(sheet_dir),
+            record=str(record),
+            errors=str(errors),
+            stdout=os.devnull,
+            kill_at=kill_at,
+        )
 
     def wait(self, pid: int) -> int:
         """The exit code of what was started, or minus the signal that ended it."""
@@ -177,19 +200,25 @@ def vendor(job: dict[str, Any]) -> None:
 
 def cloud(job: dict[str, Any]) -> None:
     """A cloud with keyless third parties, until it is killed."""
-    from llama.cloud.clerk import Clerk
-    from llama.cloud.record import RunRecord
+    from llama.cloud.control import ControlRequests
+    from llama.cloud.provider import ProviderServices
+    from llama.cloud.run_store import RunStore
     from llama.sheets import read_all
     from llama.tokenizer import Tokenizer
     from tests.support import Halves, Served
 
     steps = Steps(job["kill_at"])
-    for owner, name in ((Clerk, "do"), (RunRecord, "collect"), (RunRecord, "acknowledge"), (RunRecord, "_fold")):
+    for owner, name in (
+        (ControlRequests, "answer"),
+        (RunStore, "collect"),
+        (RunStore, "acknowledge"),
+        (RunStore, "_checkpoint_wal"),
+    ):
         steps.around(owner, name)
     tokenizer = Tokenizer(ROOT / "tests" / "data" / "tiny-llama3" / "tokenizer.model")
-    with closing(RunRecord(job["record"])) as record:
-        clerk = Clerk(tokenizer, record=record, directory=read_all(job["sheet_dir"]))
-        with Served(Halves(), tokenizer, clerk=clerk, address=job["address"]):
+    with closing(RunStore(job["record"])) as record:
+        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(job["sheet_dir"]))
+        with Served(Halves(), tokenizer, services=clerk, address=job["address"]):
             threading.Event().wait()
 
 

@@ -22,12 +22,12 @@ import torch
 import zmq
 
 from llama import parallel, wire
-from llama.cloud.admission import CloudKeys
-from llama.cloud.clerk import Clerk
-from llama.cloud.events import Events
-from llama.cloud.prefixes import keep
-from llama.cloud.ranks import Ranks
-from llama.cloud.record import RunRecord
+from llama.cloud.auth import CloudKeys
+from llama.cloud.event_log import EventLog
+from llama.cloud.model_runner import ModelRunner
+from llama.cloud.prefix_cache import keep
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.command import run
 from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
@@ -221,8 +221,8 @@ class Served:
         tokenizer: Tokenizer,
         slots: int = 4,
         idle_timeout_s: float = 120.0,
-        record: RunRecord | None = None,
-        clerk: Clerk | None = None,
+        record: RunStore | None = None,
+        services: ProviderServices | None = None,
         drain_s: float = 20.0,
         most_waiting: int = 0,
         address: str = "tcp://127.0.0.1:*",
@@ -234,7 +234,7 @@ class Served:
         openings: Sequence[Sequence[int]] = (),
         log_level: str = "warning",
     ) -> None:
-        events = Events(log_level)
+        events = EventLog(log_level)
         self.halves, self.openings = halves, openings
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
@@ -243,14 +243,14 @@ class Served:
             welcome,
             slots=slots,
             idle_timeout_s=idle_timeout_s,
-            clerk=clerk or Clerk(tokenizer, record=record, events=events),
+            services=services or ProviderServices.of(tokenizer, store=record, event_log=events),
             most_waiting=most_waiting,
             keys=keys,
             max_bytes_s=max_bytes_s,
             max_requests_s=max_requests_s,
             max_runs_s=max_runs_s,
             thread_share=thread_share,
-            events=events,
+            event_log=events,
         )
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
@@ -260,7 +260,7 @@ class Served:
 
     def _serve(self) -> None:
         try:
-            ranks = Ranks(self.halves.cloud, self.cache, ARGS.dim)
+            ranks = ModelRunner(self.halves.cloud, self.cache, ARGS.dim)
             rows = {tuple(ids): self.halves.rows(ids) for ids in self.openings}
             prefixes = keep(ranks, FINGERPRINT, rows, MAX_ROWS)
             self.server.serve(ranks, self._stop.is_set, self._drain.is_set, self._drain_s, prefixes)
@@ -357,7 +357,7 @@ class Keys:
 
 
 def event_of(line: str) -> dict[str, str]:
-    """A line of ``llama.cloud.events`` as any reader of logfmt takes it apart; time and level, too."""
+    """A line of ``llama.cloud.event_log`` as any reader of logfmt takes it apart; time and level, too."""
     fields, rest = dict[str, str](), line.removesuffix("\n")
     while rest:
         name, _, rest = rest.partition("=")

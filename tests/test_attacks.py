@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama.cloud import reading, server
-from llama.cloud.quoting import SystemPrompt
-from llama.cloud.scheduler import Pass, Scheduler
-from llama.cloud.sessions import AGAIN_S, PATIENCE_S, Sessions
+from llama.cloud.prompt_leak import SystemPrompt
+from llama.cloud.scheduler import Batch, Scheduler
+from llama.cloud.sessions import AGAIN_S, SHARE_WAIT_S, Sessions
 from llama.edge.generation import MAX_REOPENS
 from llama.sampler import at_mass, sample
 from llama.sampling_params import SamplingParams
@@ -34,19 +34,21 @@ class Waits:
 
     slot: int
     owner: str
-    rows: int = 1
+    length: int = 1
     end: int = 1
     is_decoding: bool = True
     sampled: int = 0
     repeated: float = 0.0
 
 
-def cost(computed: Pass[Waits]) -> tuple[float, float]:
+def cost(computed: Batch[Waits]) -> tuple[float, float]:
     """Seconds of a pass as real models take them: reading the weights, then so much a row; and of them, for ids."""
     rows = len(computed.steps) if computed.is_decoding else computed.stop - computed.start
-    ids = sum(step.sampled for step in computed.steps) if computed.is_decoding else max(
-        0, computed.stop - max(computed.start, computed.steps[0].rows - computed.steps[0].sampled)
-    )  # fmt: skip
+    ids = (
+        sum(step.sampled for step in computed.steps)
+        if computed.is_decoding
+        else max(0, computed.stop - max(computed.start, computed.steps[0].length - computed.steps[0].sampled))
+    )
     return PASS_S + ROW_S * rows + SAMPLE_S * ids, SAMPLE_S * ids
 
 
@@ -57,7 +59,7 @@ class World:
         self.clock = Clock()
         self.scheduler = Scheduler[Waits](self.clock)
 
-    def step(self) -> Pass[Waits] | None:
+    def step(self) -> Batch[Waits] | None:
         """The next pass, whole; those that decode wait again afterwards."""
         computed = self.scheduler.next()
         if computed is None:
@@ -125,13 +127,13 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
                 reply = peer.ask(step_of(session, seq, start, rows[start:stop], want), rows[start:stop])
                 assert isinstance(reply, Tokens)
         costs = made[0].costs
-        before = costs.decoding_s, costs._row_s
+        before = costs.decoding_s, costs._position_s
         bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
         with served.session(peer, opening(1, SamplingParams(100.0, 1.0, 1))) as session:
             for seq in range(1, 41):
                 refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
                 assert isinstance(refused, Error) and refused.code == "not_finite"
-        assert (costs.decoding_s, costs._row_s) == before
+        assert (costs.decoding_s, costs._position_s) == before
 
 
 @pytest.mark.parametrize("sign", [".", ":", "...", "?!"])
@@ -151,8 +153,8 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
     lost = dict.fromkeys(range(4), 0)
     requests = [opening() for _ in range(4)]
     for request in requests:
-        sessions.wait_in_line(request, b"d", b"gateway", "gateway")
-    running = {requests.index(s.opening): s for _, s in sessions.admitted()}
+        sessions.enqueue(request, b"d", b"gateway", "gateway")
+    running = {requests.index(s.request): s for _, s in sessions.admitted()}
 
     def end(session: object) -> None:
         sessions.close(session)  # type: ignore[arg-type]
@@ -161,7 +163,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
     for _ in range(6):
         other, asked = opening(), clock.now
         while True:
-            sessions.wait_in_line(other, b"d", b"attacker", "attacker")
+            sessions.enqueue(other, b"d", b"attacker", "attacker")
             for session in sessions.beyond_their_share():
                 which = next(i for i, s in running.items() if s is session)
                 end(session)
@@ -169,14 +171,14 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
             taken = [s for _, s in sessions.admitted()]
             if taken:
                 break
-            sessions.to_be_told()
+            sessions.still_waiting()
             clock.now += 0.5
-            assert clock.now - asked < PATIENCE_S + AGAIN_S + 1
+            assert clock.now - asked < SHARE_WAIT_S + AGAIN_S + 1
         # The one that lost its place opens again; the attacker closes at once: it was never after the place.
-        sessions.wait_in_line(requests[which], b"d", b"gateway", "gateway")
+        sessions.enqueue(requests[which], b"d", b"gateway", "gateway")
         end(taken[0])
         for _, session in sessions.admitted():
-            running[requests.index(session.opening)] = session
+            running[requests.index(session.request)] = session
         clock.now += 0.5
     assert max(lost.values()) <= MAX_REOPENS, lost
 
@@ -311,15 +313,15 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
     """A session that asks for something now and then is never idle; who has one place has no several."""
     clock = Clock()
     sessions = Sessions(1, 120.0, clock, per_owner=4)
-    sessions.wait_in_line(opening(), b"d", b"attacker", "attacker")
+    sessions.enqueue(opening(), b"d", b"attacker", "attacker")
     ((_, held),) = sessions.admitted()
     waits = opening()
     for _ in range(3600):
         clock.now += 1.0
         held.seq = 1
         sessions.find(held.id, "attacker")  # any request, also one that is repeated or refused
-        sessions.wait_in_line(waits, b"e", b"honest", "honest")
-        sessions.to_be_told()
+        sessions.enqueue(waits, b"e", b"honest", "honest")
+        sessions.still_waiting()
         if sessions.idle() or sessions.beyond_their_share():
             return
     pytest.fail("an hour, and no place")

@@ -26,8 +26,8 @@ from llama.client.link import Link
 from llama.client.notices import Notices
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.importing import import_products
-from llama.cloud.record import Run, RunRecord, utc
 from llama.cloud.restore import restore
+from llama.cloud.run_store import Run, RunStore, utc
 from llama.edge.asking import SheetSource
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
 from llama.vendor.collector import Collector
@@ -272,7 +272,7 @@ def test_two_programs_that_write_into_one_file_keep_each_others_copies(tmp_path:
 def test_a_clock_that_jumps_ahead_for_a_moment_loses_no_copy(tmp_path: Path) -> None:
     """A machine without a battery begins in 1970, and is set right when a copy waits."""
     now = 1e6
-    with closing(RunRecord(tmp_path / "runs.sqlite", clock=lambda: now)) as record:
+    with closing(RunStore(tmp_path / "runs.sqlite", clock=lambda: now)) as record:
         run = Run(bytes(16), "v/x", utc(now), utc(now), 1, 1, 1, "text", copy="queued")
         assert record.finished(run, "v", Delivery(run.run_id, "v/x", utc(now), "sheet", "text")) == "queued"
         now = 1.79e9
@@ -284,7 +284,7 @@ def test_a_clock_that_jumps_ahead_for_a_moment_loses_no_copy(tmp_path: Path) -> 
 
 @pytest.fixture
 def a_backup(tmp_path: Path) -> Path:
-    RunRecord(tmp_path / "runs.sqlite").close()
+    RunStore(tmp_path / "runs.sqlite").close()
     (tmp_path / "p.jsonl").write_text(json.dumps({
         "id": "p", "vendor": "toko-a", "title": "Teapot", "description": "For two.", "price": 5000,
         "url": "https://toko-a.example/p",

@@ -23,7 +23,7 @@ from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.owners import Owners, secret_of
-from llama.cloud.record import Run, RunRecord, utc
+from llama.cloud.run_store import Run, RunStore, utc
 from llama.edge.generation import reply_to
 from llama.keys import LinkKeys, read_key
 from llama.wire import Copy
@@ -58,14 +58,14 @@ def a_run(number: int, text: str = "a reply") -> Run:
     return Run(number.to_bytes(16, "big"), "insurer/short", now, now, 1, 1, 1, text, copy="queued")
 
 
-def finish(record: RunRecord, number: int) -> None:
+def finish(record: RunStore, number: int) -> None:
     run = a_run(number)
     record.finished(run, "insurer", wire.Delivery(run.run_id, run.prompt_id, run.finished_at, "sheet", run.text))
 
 
 def fill(path: Path, megabytes: int) -> None:
     """A record with so much in it; each run of a million letters."""
-    RunRecord(path).close()
+    RunStore(path).close()
     with closing(sqlite3.connect(path)) as db, db:
         now = utc(time.time())
         db.executemany(
@@ -201,7 +201,7 @@ def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path:
 
     def write() -> None:
         try:
-            with closing(RunRecord(path)) as record:
+            with closing(RunStore(path)) as record:
                 while not stop.is_set() and written_so_far[0] < without_end:
                     finish(record, written_so_far[0])
                     written_so_far[0] += 1
@@ -217,7 +217,7 @@ def test_a_back_up_is_one_moment_and_ends_however_fast_a_record_is_written(path:
             back_up({RECORD: path}, tmp_path / f"copy{number}")
             kept = list(runs_in(tmp_path / f"copy{number}" / RECORD))
             assert kept == [a_run(n).run_id for n in range(len(kept))] and len(kept) >= before
-            with closing(RunRecord(tmp_path / f"copy{number}" / RECORD)) as record:
+            with closing(RunStore(tmp_path / f"copy{number}" / RECORD)) as record:
                 assert [d.run_id for d in record.collect("insurer", 1_000_000, 1 << 40)] == kept
     finally:
         stop.set()
@@ -231,7 +231,7 @@ def test_a_back_up_of_what_a_killed_cloud_left_has_its_last_runs_and_leaves_it_a
     """They stand in the companion file, which is not tidied up by the way."""
     writes_and_dies = (
         "import os, sys; from tests.test_backup import *\n"
-        "record = RunRecord(sys.argv[1])\n"
+        "record = RunStore(sys.argv[1])\n"
         "for number in range(3): finish(record, number)\n"
         "os.kill(os.getpid(), 9)"
     )
@@ -249,7 +249,7 @@ def test_a_back_up_is_for_its_owner_only_and_restores_to_files_that_open(
     path: Path, catalogue: Path, tmp_path: Path
 ) -> None:
     """Under a umask that forbids nothing; both files, or one of them."""
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         finish(record, 1)
     before = os.umask(0)
     try:
@@ -265,7 +265,7 @@ def test_a_back_up_is_for_its_owner_only_and_restores_to_files_that_open(
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
     files = [*(tmp_path / "copy").iterdir(), *new.iterdir()]
     assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 5
-    with closing(RunRecord(new / "r")) as record, closing(Catalogue(new / "p")) as products:
+    with closing(RunStore(new / "r")) as record, closing(Catalogue(new / "p")) as products:
         assert len(record.collect("insurer", 9)) == 1 and products.size == 1
     assert restored(tmp_path / "copy", "--catalogue", tmp_path / "only").returncode == 0
     assert (tmp_path / "only").read_bytes() == (tmp_path / "copy" / CATALOGUE).read_bytes()
@@ -273,7 +273,7 @@ def test_a_back_up_is_for_its_owner_only_and_restores_to_files_that_open(
 
 def test_what_was_acknowledged_after_the_back_up_is_handed_out_again(path: Path, tmp_path: Path) -> None:
     """At least once, not at most; what was acknowledged before is not."""
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         for number in range(3):
             finish(record, number)
         record.acknowledge("insurer", [a_run(0).run_id])
@@ -281,7 +281,7 @@ def test_what_was_acknowledged_after_the_back_up_is_handed_out_again(path: Path,
         record.acknowledge("insurer", [a_run(1).run_id])
         assert [d.run_id for d in record.collect("insurer", 9)] == [a_run(2).run_id]
     assert restored(tmp_path / "copy", "--record_file", tmp_path / "new").returncode == 0
-    with closing(RunRecord(tmp_path / "new")) as record:
+    with closing(RunStore(tmp_path / "new")) as record:
         assert [d.run_id for d in record.collect("insurer", 9)] == [a_run(1).run_id, a_run(2).run_id]
         finish(record, 0)
         assert len(record.collect("insurer", 9)) == 2
@@ -362,7 +362,7 @@ def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: 
     elif source == "empty":
         path.touch()
     elif source != "missing":
-        with closing(RunRecord(path)) as record:
+        with closing(RunStore(path)) as record:
             for number in range(200):
                 finish(record, number)
         if source == "damaged":
@@ -379,7 +379,7 @@ def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: 
 
 def test_no_back_up_is_written_over(path: Path, tmp_path: Path) -> None:
     """Nor any other file or directory, nor a link that leads nowhere."""
-    RunRecord(path).close()
+    RunStore(path).close()
     (tmp_path / "directory").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("runs.sqlite", "directory", "link"):
@@ -394,7 +394,7 @@ def test_a_restore_writes_over_nothing_and_takes_nothing_that_is_damaged(
     path: Path, catalogue: Path, tmp_path: Path
 ) -> None:
     """Neither file, if one cannot be: a file of that name, a log beside it, another digest, a file that is lacking."""
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         for number in range(200):
             finish(record, number)
     back_up({RECORD: path, CATALOGUE: catalogue}, tmp_path / "copy")

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.client.link import Link
-from llama.cloud.clerk import Clerk, Errand, FinishedRun
-from llama.cloud.quoting import WINDOW, SystemPrompt, Windows
-from llama.cloud.record import RunRecord
+from llama.cloud.control import ControlRequest
+from llama.cloud.prompt_leak import WINDOW, SystemPrompt, Windows
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_finisher import FinishedRun
+from llama.cloud.run_store import RunStore
 from llama.edge.asking import copy_in_words, fetch, sheets_of
 from llama.errors import CloudRefused, PromptError, ProtocolMismatch
 from llama.prompt import read_from_directory
@@ -56,9 +58,9 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Served]:
-    with closing(RunRecord(tmp_path / "runs.sqlite")) as record:
-        clerk = Clerk(tokenizer, record=record, directory=read_all(str(sheet_dir)))
-        with Served(halves, tokenizer, clerk=clerk) as served:
+    with closing(RunStore(tmp_path / "runs.sqlite")) as record:
+        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+        with Served(halves, tokenizer, services=clerk) as served:
             yield served
 
 
@@ -140,7 +142,7 @@ def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> No
 
 def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) -> None:
     """No output, or none before the stop id; the person is told so. A run that has some is replaced by none."""
-    record, run_id = served.server.clerk.record, os.urandom(16)
+    record, run_id = served.server.services.store, os.urandom(16)
     assert record is not None
     says = set[str]()
     for request, end in (
@@ -198,14 +200,15 @@ def test_a_reply_that_recites_the_providers_prompt_is_withheld_and_both_are_told
 
 
 def test_a_peer_that_asks_on_without_waiting_is_told_to_wait(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One request at a time with the clerk; others are served."""
-    may_go_on, do = threading.Event(), served.server.clerk.do
+    """One control request at a time; others are served."""
+    may_go_on, control = threading.Event(), served.server.services.control
+    answer = control.answer
 
-    def slowly(errand: Errand) -> wire.Reply:
+    def slowly(request: ControlRequest) -> wire.Reply:
         assert may_go_on.wait(30)
-        return do(errand)
+        return answer(request)
 
-    monkeypatch.setattr(served.server.clerk, "do", slowly)
+    monkeypatch.setattr(control, "answer", slowly)
     with served.peer(zmq.DEALER) as hasty, served.peer() as other:
         hasty.send(b"", wire.encode(ListSheets()))
         hasty.send(b"", wire.encode(ListSheets()))
@@ -253,9 +256,11 @@ def test_a_guess_is_known_however_the_sheet_spells_it(
     """TOML can write a blank as a number."""
     spelled = SYSTEM.replace(" ", "\\u0020")
     files = {"system.txt": SYSTEM, "insurer/guess.toml": f'questions = ["Say: {spelled}"]'}
-    with closing(RunRecord(tmp_path / "guess.sqlite")) as record:
-        clerk = Clerk(tokenizer, record=record, directory=read_all(str(written(tmp_path / "guess", files))))
-        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.listed("insurer/guess")
+    with closing(RunStore(tmp_path / "guess.sqlite")) as record:
+        clerk = ProviderServices.of(
+            tokenizer, store=record, directory=read_all(str(written(tmp_path / "guess", files)))
+        )
+        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.sheets.listed("insurer/guess")
         run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, ids, 1, listed=listed)
         assert clerk.finish(run).copy is Copy.QUEUED
 

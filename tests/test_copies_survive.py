@@ -24,8 +24,8 @@ import pytest
 
 from llama import wire
 from llama.client.link import Link
-from llama.cloud.clerk import Clerk
-from llama.cloud.record import RunRecord
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_store import RunStore
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.vendor.collector import line_of
@@ -65,9 +65,9 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def a_cloud(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path) -> Iterator[Served]:
-    with closing(RunRecord(sheet_dir.with_name("runs.sqlite"))) as record:
-        clerk = Clerk(tokenizer, record=record, directory=read_all(str(sheet_dir)))
-        with Served(halves, tokenizer, clerk=clerk) as served:
+    with closing(RunStore(sheet_dir.with_name("runs.sqlite"))) as record:
+        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+        with Served(halves, tokenizer, services=clerk) as served:
             yield served
 
 
@@ -359,24 +359,40 @@ def test_on_a_pipe_copies_are_looked_at_and_kept(served: Served, forks: ForkServ
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--follow",), "--follow needs a place that keeps copies, and stdout is no file: --spool DIR, --exec COMMAND "
-         "or >> FILE stores them; with --acknowledge each is erased once it is written, also if its reader loses it"),
+        (
+            ("--follow",),
+            "--follow needs a place that keeps copies, and stdout is no file: --spool DIR, --exec COMMAND "
+            "or >> FILE stores them; with --acknowledge each is erased once it is written, also if its reader loses it",
+        ),
         (("--spool", "{}", "--exec", "cat"), "--spool and --exec exclude each other; choose where copies go"),
-        (("--spool", "{}", "--acknowledge"), "--acknowledge is for stdout; --spool acknowledges what it has stored, so "
-         "leave it away"),
-        (("--exec", "cat", "--acknowledge"), "--acknowledge is for stdout; --exec acknowledges what it has stored, so "
-         "leave it away"),
+        (
+            ("--spool", "{}", "--acknowledge"),
+            "--acknowledge is for stdout; --spool acknowledges what it has stored, so leave it away",
+        ),
+        (
+            ("--exec", "cat", "--acknowledge"),
+            "--acknowledge is for stdout; --exec acknowledges what it has stored, so leave it away",
+        ),
         (("--exec", ""), "--exec: no command; write a program and its arguments"),
         (("--exec", "cat 'x"), "--exec: not a command line (No closing quotation); write a program and its arguments"),
-        (("--exec", "no-such-program x"), "--exec no-such-program: no such program, or not one that this user may run; "
-         "there is no shell: for one, write sh -c '…'"),
+        (
+            ("--exec", "no-such-program x"),
+            "--exec no-such-program: no such program, or not one that this user may run; "
+            "there is no shell: for one, write sh -c '…'",
+        ),
         (("--exec", "cat", "--exec_timeout", "0"), "--exec_timeout 0.0: give seconds above 0"),
-        (("--spool", "{}/file"), "--spool {}/file: cannot be used (Not a directory); give a directory that this user "
-         "may write into, or the name of a new one"),
-        (("--spool", "{}/nowhere/spool"), "--spool {}/nowhere/spool: cannot be used (No such file or directory); give "
-         "a directory that this user may write into, or the name of a new one"),
+        (
+            ("--spool", "{}/file"),
+            "--spool {}/file: cannot be used (Not a directory); give a directory that this user "
+            "may write into, or the name of a new one",
+        ),
+        (
+            ("--spool", "{}/nowhere/spool"),
+            "--spool {}/nowhere/spool: cannot be used (No such file or directory); give "
+            "a directory that this user may write into, or the name of a new one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_way_out_that_cannot_be_is_told_in_one_line_and_nobody_is_asked(
     flags: tuple[str, ...], said: str, forks: ForkServer, tmp_path: Path
 ) -> None:

@@ -14,8 +14,8 @@ from llama.checkpoint.halves import load_weights, read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.client.link import Link
-from llama.cloud.graphs import RecordedDecoding, buckets
-from llama.cloud.ranks import Ranks
+from llama.cloud.cuda_graphs import DecodeGraphs, buckets
+from llama.cloud.model_runner import ModelRunner
 from llama.device import torch_device
 from llama.dtypes import DTYPES
 from llama.edge.generation import reply_to
@@ -61,7 +61,7 @@ class Sessions:
     def __init__(self, dtype: torch.dtype, *, recorded: bool) -> None:
         model = random_cloud(dtype)
         self.cache = model.new_cache(SLOTS, CONTEXT)
-        self.ranks = Ranks(model, self.cache, WIDE.dim, RecordedDecoding(model, self.cache) if recorded else None)
+        self.ranks = ModelRunner(model, self.cache, WIDE.dim, DecodeGraphs(model, self.cache) if recorded else None)
         self.ages = [3 + 14 * slot for slot in range(SLOTS)]
         for slot, age in enumerate(self.ages):
             self.ranks.step(slot, 0, rows_of(slot, age).to(dtype), 0)
@@ -119,7 +119,7 @@ def test_what_lies_beyond_a_slots_end_is_not_read() -> None:
 def test_recording_leaves_an_empty_cache_empty() -> None:
     model = random_cloud(torch.bfloat16)
     cache = model.new_cache(SLOTS, CONTEXT)
-    RecordedDecoding(model, cache)
+    DecodeGraphs(model, cache)
     assert not cache.keys_values.any()
 
 
@@ -127,8 +127,8 @@ def test_recording_leaves_an_empty_cache_empty() -> None:
 def test_only_what_flash_attention_is_made_for_is_recorded() -> None:
     narrow = ModelArgs(dim=48, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=100, multiple_of=16)
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
-    assert [RecordedDecoding.suits(random_cloud(dtype)) for dtype in dtypes] == [True, True, False]
-    assert not RecordedDecoding.suits(random_cloud(torch.bfloat16, narrow))
+    assert [DecodeGraphs.suits(random_cloud(dtype)) for dtype in dtypes] == [True, True, False]
+    assert not DecodeGraphs.suits(random_cloud(torch.bfloat16, narrow))
 
 
 @NEEDS_GPU
@@ -166,17 +166,17 @@ class OnGpu(Halves):
         edge, on_gpu, starts = cache.edge, cache.cloud, list(start_pos)  # type: ignore[attr-defined, call-overload]
         rows = self.edge(tokens, starts, edge)
         logits: torch.Tensor
-        if tokens.shape == (1, 1) and RecordedDecoding.suits(self.cloud):
+        if tokens.shape == (1, 1) and DecodeGraphs.suits(self.cloud):
             logits = self._recording(on_gpu)([0], starts, rows[:, 0])[None]
             self.recorded += 1
         else:
             logits = self.cloud(rows.to(GPU), starts, on_gpu, want)
         return logits.cpu()
 
-    def _recording(self, cache: KVCache) -> RecordedDecoding:
+    def _recording(self, cache: KVCache) -> DecodeGraphs:
         if getattr(self, "_of", None) is not cache:
             kept = cache.keys_values.clone()
-            self._of, self._passes = cache, RecordedDecoding(self.cloud, cache)
+            self._of, self._passes = cache, DecodeGraphs(self.cloud, cache)
             cache.keys_values.copy_(kept)
         return self._passes
 

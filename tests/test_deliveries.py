@@ -34,9 +34,9 @@ from hypothesis import strategies as st
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.clerk import Clerk
 from llama.cloud.importing import import_products
-from llama.cloud.record import RunRecord
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_store import RunStore
 from llama.command import run
 from llama.edge.generation import reply_to
 from llama.sampling_params import SamplingParams
@@ -172,16 +172,16 @@ def provider(a_provider: Provider) -> Provider:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Iterator[RunRecord]:
-    with closing(RunRecord(tmp_path / "runs.sqlite")) as record:
+def record(tmp_path: Path) -> Iterator[RunStore]:
+    with closing(RunStore(tmp_path / "runs.sqlite")) as record:
         yield record
 
 
 @pytest.fixture
-def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, record: RunRecord) -> Iterator[Served]:
+def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, record: RunStore) -> Iterator[Served]:
     """A cloud in a thread, where nothing is killed."""
-    clerk = Clerk(tokenizer, record=record, directory=read_all(str(sheet_dir)))
-    with Served(halves, tokenizer, clerk=clerk) as served:
+    clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+    with Served(halves, tokenizer, services=clerk) as served:
         yield served
 
 
@@ -468,7 +468,7 @@ def test_a_cloud_that_repeats_what_was_acknowledged_is_not_followed_for_ever(
 ) -> None:
     """Its lines would fill the disk."""
     finish(served.endpoint, "insurer/short", "the reply")
-    monkeypatch.setattr(RunRecord, "acknowledge", lambda *_: None)
+    monkeypatch.setattr(RunStore, "acknowledge", lambda *_: None)
     ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--acknowledge")
     assert ended.returncode == 1 and ended.stdout.count("\n") == 1
     assert "hands out again what was acknowledged" in ended.stderr and ended.stderr.count("\n") == 1

@@ -107,12 +107,12 @@ def test_what_a_disk_does_not_take_is_told_with_what_helps_and_leaves_nothing(
     code = f"""
 from pathlib import Path
 from llama.cloud.backup import RECORD, back_up
-from llama.cloud.record import RunRecord
+from llama.cloud.run_store import RunStore
 from llama.cloud.restore import restore
 from llama.errors import BackupError, KeysError
 from llama.keys import make_keys
 place = Path(sys.argv[1])
-RunRecord(place / "runs").close()
+RunStore(place / "runs").close()
 back_up({{RECORD: place / "runs"}}, place / "copy")
 refuse(machine, [({_FSYNC[platform.machine()]}, {number})])
 (place / "new").mkdir()
@@ -168,15 +168,15 @@ def test_a_restore_needs_no_hard_links(tmp_path: Path) -> None:
     """A record is backed up and restored; the restored one is never written over."""
     code = """
 from llama.cloud.backup import back_up
-from llama.cloud.record import RunRecord
+from llama.cloud.run_store import RunStore
 from llama.cloud.restore import restore
 from llama.errors import BackupError
 from pathlib import Path
 place = Path(sys.argv[1])
-RunRecord(place / "runs.sqlite").close()
+RunStore(place / "runs.sqlite").close()
 back_up({"runs.sqlite": place / "runs.sqlite"}, place / "backup")
 restore(place / "backup", {"runs.sqlite": place / "again.sqlite"})
-RunRecord(place / "again.sqlite").close()
+RunStore(place / "again.sqlite").close()
 try: restore(place / "backup", {"runs.sqlite": place / "again.sqlite"})
 except BackupError as err: print(err)
 """

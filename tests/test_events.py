@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from cloud_main import main
 from llama import wire
-from llama.cloud.admission import CloudKeys
-from llama.cloud.events import LEVELS, MAX_LINE_BYTES, MOST_LINES, WINDOW_S, Events, Value, line_of
+from llama.cloud.auth import CloudKeys
+from llama.cloud.event_log import LEVELS, MAX_LINE_BYTES, MOST_LINES, WINDOW_S, EventLog, Value, line_of
 from llama.command import run
 from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
 from llama.tokenizer import Tokenizer
@@ -78,13 +78,13 @@ def test_whatever_a_value_is_it_is_read_back_and_the_line_is_one(
 
 def test_a_line_of_any_length_stays_within_what_a_pipe_takes_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     """The rest of it is cut off."""
-    Events().error("something", message="x" * 100_000)
+    EventLog().error("something", message="x" * 100_000)
     assert len(capfd.readouterr().err) == MAX_LINE_BYTES
 
 
 def test_what_is_below_the_level_is_not_told(told: Told) -> None:
     for level in LEVELS:
-        events = Events(level)
+        events = EventLog(level)
         for tell in (events.info, events.warning, events.error):
             tell("something")
     assert [event["level"] for event in told()] == ["info", "warning", "error", "warning", "error", "error"]
@@ -105,7 +105,7 @@ def test_a_level_that_is_not_known_is_refused(
 def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(told: Told) -> None:
     """Others are told all the while, and with the next window it begins anew."""
     clock = Clock()
-    events = Events(clock=clock)
+    events = EventLog(clock=clock)
     for _ in range(1000):
         events.info("flood")
     events.error("other")
@@ -118,7 +118,7 @@ def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(told: 
     assert names(told())[MOST_LINES + 1 :] == ["left_out", "flood"]
 
 
-def tell_at_length(events: Events) -> None:
+def tell_at_length(events: EventLog) -> None:
     for _ in range(60):
         events.info("long", text="x" * 3000)
 
@@ -127,7 +127,7 @@ def test_a_reader_who_does_not_read_holds_nobody_up(monkeypatch: pytest.MonkeyPa
     """The pipe fills; what does not fit is left out, and told of when there is room again."""
     read_end, write_end = os.pipe()
     with os.fdopen(read_end) as reader, os.fdopen(write_end, "w") as writer:
-        events = Events(clock=Clock())
+        events = EventLog(clock=Clock())
         with monkeypatch.context() as patched:
             patched.setattr(sys, "stderr", writer)
             teller = threading.Thread(target=tell_at_length, args=(events,), daemon=True)
@@ -150,7 +150,7 @@ def test_nobody_need_hold_stderr(stderr: str, monkeypatch: pytest.MonkeyPatch) -
     with os.fdopen(write_end, "w") as writer, monkeypatch.context() as patched:
         stream: TextIO | None = None if stderr == "closed" else writer
         patched.setattr(sys, "stderr", stream)
-        Events().error("something")
+        EventLog().error("something")
 
 
 # ---- what a cloud tells

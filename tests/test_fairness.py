@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from llama import wire
 from llama.client.link import Link
 from llama.cloud.connections import MAX_PER_KEY, SILENT_S, Connections
-from llama.cloud.limits import Budgets
+from llama.cloud.rate_limit import RateLimiter
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Hello, Opened, Refused, RequestDecoder, Tokens
@@ -121,7 +121,7 @@ def test_what_is_too_long_is_refused_before_its_contents_are_looked_at(halves: H
 def test_work_is_charged_like_bytes_and_a_slow_disk_is_not() -> None:
     """A tenth of a second a second, two seconds' worth at once: then as long as it takes to be even again."""
     clock = Clock()
-    budgets = Budgets(float("inf"), float("inf"), 0, clock, share=0.1)
+    budgets = RateLimiter(float("inf"), float("inf"), 0, clock, share=0.1)
     assert budgets.wait_s("one", 0) == 0
     budgets.charge("one", seconds=0.2)
     assert budgets.wait_s("one", 0) == 0
@@ -134,7 +134,7 @@ def test_work_is_charged_like_bytes_and_a_slow_disk_is_not() -> None:
 
 
 def test_replies_count_as_bytes_of_who_gets_them() -> None:
-    budgets = Budgets(100, float("inf"), 1, Clock())
+    budgets = RateLimiter(100, float("inf"), 1, Clock())
     assert budgets.wait_s("one", 1) == 0
     budgets.charge("one", size=500)
     assert budgets.wait_s("one", 1) == pytest.approx((502 - 200) / 100)
@@ -268,7 +268,7 @@ def test_a_key_has_so_many_connections_and_no_more(
         assert served.run(PROMPT, 4, keys=modest) == halves.tokens(PROMPT, 4)
         peers[0].__exit__()
         with served.peer(keys=greedy) as another:
-            assert wait_until(lambda: len(served.server._connections) <= 9)
+            assert wait_until(lambda: len(served.server.router.connections) <= 9)
             assert code_of(another.ask(HELLO)) == "Welcome"
 
 
@@ -283,7 +283,7 @@ def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects
             raw.settimeout(30)
             while raw.recv(1 << 16):
                 pass
-        assert wait_until(lambda: len(served.server._connections) == 0)
+        assert wait_until(lambda: len(served.server.router.connections) == 0)
         assert link.hello() == served.welcome
 
 

@@ -110,9 +110,9 @@ def test_whatever_is_sent_honest_devices_get_their_tokens_and_nothing_is_left_of
         server = served.server
 
         def nothing_is_left() -> bool:
-            """No session, nobody in line, nothing to be done, and every row of the cache given back."""
-            left: list[Sized] = [server.sessions, server.sessions.line, server._running_errands, server._results]
-            return not any(map(len, left)) and len(server.sessions._free) == 8
+            """No session, nobody who waits, nothing to be done, and every slot given back."""
+            left: list[Sized] = [server.sessions, server.sessions.queue, server.results]
+            return not any(map(len, left)) and not server.background.control_requests and server.sessions.free == 8
 
         with Fuzzer(served.endpoint, served.welcome, seed=1) as fuzzer:
             fuzz(fuzzer, Devices(served.endpoint, halves.edge, tokenizer, served.welcome), os.getpid())

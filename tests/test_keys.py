@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 import edge_main
 from llama import wire
 from llama.client.link import Link
-from llama.cloud.admission import new_door
-from llama.cloud.clerk import Clerk
-from llama.cloud.events import Events
-from llama.cloud.record import RunRecord
+from llama.cloud.event_log import EventLog
+from llama.cloud.provider import ProviderServices
+from llama.cloud.router import new_router
+from llama.cloud.run_store import RunStore
 from llama.edge.asking import Device, SheetSource
 from llama.edge.session import CloudSession as DeviceSession
 from llama.edge.sitting import Sitting
@@ -45,7 +45,7 @@ from llama.keys import (
     parse_public,
     read_key,
     read_public,
-)  # fmt: skip
+)
 from llama.sheets import read_all
 from llama.tensor_frames import hidden_to_frame
 from llama.tokenizer import Tokenizer
@@ -220,12 +220,18 @@ def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
     """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
     some = bytes(16)
     of_devices: list[Request] = [
-        opening(), Finish(some, 1, 0), Close(some, 1), ListSheets(), FetchSheet("birthday"),
-    ]  # fmt: skip
+        opening(),
+        Finish(some, 1, 0),
+        Close(some, 1),
+        ListSheets(),
+        FetchSheet("birthday"),
+    ]
     of_vendors: list[Request] = [
-        Collect("insurer"), Acknowledge("insurer", (some,)), Publish("insurer", "cover", ""),
+        Collect("insurer"),
+        Acknowledge("insurer", (some,)),
+        Publish("insurer", "cover", ""),
         Withdraw("insurer", "cover"),
-    ]  # fmt: skip
+    ]
     rows = served.halves.rows(PROMPT)
     device, vendor = keys.make("phone"), keys.make("insurer", "vendor")
     with served.peer(keys=device) as peer:
@@ -278,9 +284,11 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
 ) -> None:
     """The thief knows the run's id and finishes first, of the same sheet; neither's key is in the file."""
     path, phone, thief = tmp_path / "runs.sqlite", keys.make("phone"), keys.make("thief")
-    with closing(RunRecord(path)) as record:
-        clerk = Clerk(tokenizer, record=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS))))
-        with Served(halves, tokenizer, clerk=clerk, keys=keys.of_the_cloud()) as served:
+    with closing(RunStore(path)) as record:
+        clerk = ProviderServices.of(
+            tokenizer, store=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS)))
+        )
+        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
             mine = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
             for key, text in ((thief, b"his"), (phone, b"mine"), (thief, b"his"), (phone, b"mine")):
                 with served.peer(keys=key) as peer:
@@ -387,8 +395,13 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     allowed = AllowList(keys.allowed, told.append, lambda: now)
     assert len(allowed) == 1 and allowed.find(phone.own.identity.public) == phone.own.identity
     assert [line.split("'")[1] for line in told] == [
-        "damaged.pub", "directory.pub", "nothing.pub", "pipe.pub", "private.pub", "z-again.pub",
-    ]  # fmt: skip
+        "damaged.pub",
+        "directory.pub",
+        "nothing.pub",
+        "pipe.pub",
+        "private.pub",
+        "z-again.pub",
+    ]
     now = 10.0
     allowed.refresh()
     assert len(told) == 6
@@ -475,7 +488,7 @@ def test_nobody_can_know_what_the_next_connection_is_called() -> None:
     libc, first = ctypes.CDLL(None), set[bytes]()
     for _ in range(4):
         libc.srand(1)  # as in every process that nobody seeded
-        with zmq.Context() as context, new_door(context) as door, context.socket(zmq.REQ) as peer:
+        with zmq.Context() as context, new_router(context) as door, context.socket(zmq.REQ) as peer:
             peer.connect(f"tcp://127.0.0.1:{door.bind_to_random_port('tcp://127.0.0.1')}")
             peer.send(b"")
             first.add(door.recv_multipart()[0])
@@ -621,7 +634,7 @@ DAEMON = 1  # an account, and its group
         (ME, ME, OURS, 0o777, "where that changes nothing (FAT, a network share, a Windows drive"),
         (ME, 0, FOREIGN, 0o440, "cannot be read (Permission denied)"),
     ],
-)  # fmt: skip
+)
 def test_a_key_may_be_read_by_a_group_of_the_processs_own(
     keys: Keys, user: int, owner: int, group: int, mode: int, told: str
 ) -> None:
@@ -744,7 +757,7 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
     from cloud_main import _check_open_to, _endpoints_of
 
     def check(bind: str, **given: bool) -> None:
-        _check_open_to(bind, _endpoints_of(bind), events=Events(), **given)
+        _check_open_to(bind, _endpoints_of(bind), events=EventLog(), **given)
 
     with pytest.raises(UsageError, match=r"give --key_file and --allow_dir .*or --insecure"):
         check(bind, keys=False, insecure=False)
@@ -773,9 +786,18 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
     as_phone = ("--key_file", str(directory / "phone.key"), *pinned)
     as_insurer = ("--key_file", str(directory / "insurer.key"), *pinned)
     with cloud(
-        half / "cloud", "--key_file", directory / "cloud.key", "--allow_dir", allowed, "--sheet_dir", sheets,
-        "--record_file", tmp_path / "runs.sqlite", "--max_sessions_per_key", 1,
-    ) as running:  # fmt: skip
+        half / "cloud",
+        "--key_file",
+        directory / "cloud.key",
+        "--allow_dir",
+        allowed,
+        "--sheet_dir",
+        sheets,
+        "--record_file",
+        tmp_path / "runs.sqlite",
+        "--max_sessions_per_key",
+        1,
+    ) as running:
         answer = ask(half / "edge", running.address, prompt, "--max_gen_len", 4, *as_phone)
         assert len(answer["tokens"]) == 4
         to_the_cloud = ("edge_main.py", "--ckpt_dir", str(half / "edge"), "--cloud", running.address)
@@ -794,9 +816,16 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         assert halfway.returncode == 2 and "--key_file and --cloud_key belong together" in halfway.stderr
         device = Device(str(half / "edge"), lambda h, welcome: edge_main._load(h, welcome, torch.device("cpu")))
         sitting = Sitting(
-            device, SheetSource(running.address, None, None, 5.0, phone), running.address, profile_file=None,
-            mode="schema", sampling=GREEDY, max_gen_len=4, deadline_s=5.0, keys=phone,
-        )  # fmt: skip
+            device,
+            SheetSource(running.address, None, None, 5.0, phone),
+            running.address,
+            profile_file=None,
+            mode="schema",
+            sampling=GREEDY,
+            max_gen_len=4,
+            deadline_s=5.0,
+            keys=phone,
+        )
         try:
             sitting.start()
             wait_until(lambda: sitting.state()["cloud"]["state"] == "here" and sitting.state()["sheets"])
@@ -816,10 +845,23 @@ def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Serve
     keys.make("insurer", "vendor", listed=False)
     directory = keys.directory
     with Process(
-        "-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--follow", "--acknowledge",
-        "--deadline", "0.5", "--interval", "0.1", "--key_file", str(directory / "insurer.key"),
-        "--cloud_key", str(directory / "cloud.pub"),
-    ) as program:  # fmt: skip
+        "-m",
+        "llama.vendor",
+        "--cloud",
+        served.endpoint,
+        "--vendor",
+        "insurer",
+        "--follow",
+        "--acknowledge",
+        "--deadline",
+        "0.5",
+        "--interval",
+        "0.1",
+        "--key_file",
+        str(directory / "insurer.key"),
+        "--cloud_key",
+        str(directory / "cloud.pub"),
+    ) as program:
         program.line_with("no answer")
         time.sleep(1.5)  # several deadlines
         keys.list("insurer")

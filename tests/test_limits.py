@@ -18,7 +18,7 @@ import cloud_main
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.limits import MAX_KNOWN, Budgets
+from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter
 from llama.edge.generation import Reply, reply_to
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.memory_ceiling import MemoryCeiling, own_memory
@@ -61,7 +61,7 @@ class Clock:
 def test_who_stays_within_the_limit_never_waits_and_who_does_not_waits_exactly_as_long_as_said() -> None:
     """100 bytes a second, of which 200 may come at once: two seconds' worth."""
     clock = Clock()
-    budgets = Budgets(100, math.inf, 10, clock)
+    budgets = RateLimiter(100, math.inf, 10, clock)
     for _ in range(50):
         assert budgets.wait_s("one", 10) == 0
         clock.now += 0.1
@@ -76,7 +76,7 @@ def test_who_stays_within_the_limit_never_waits_and_who_does_not_waits_exactly_a
 
 def test_a_few_of_the_largest_messages_come_at_once_however_low_the_limit_is() -> None:
     """Otherwise a chunk of a prompt could never be sent."""
-    budgets = Budgets(1, 0.001, 1000, Clock())
+    budgets = RateLimiter(1, 0.001, 1000, Clock())
     assert [budgets.wait_s("one", 1000) > 0 for _ in range(5)] == [False] * 4 + [True]
 
 
@@ -90,7 +90,7 @@ def test_in_no_time_span_does_a_peer_get_more_than_the_burst_and_its_rate(
 ) -> None:
     """Counted anew between every two requests that were let through."""
     clock, let_through = Clock(), list[tuple[float, str, int]]()
-    budgets = Budgets(bytes_s, requests_s, 100, clock)
+    budgets = RateLimiter(bytes_s, requests_s, 100, clock)
     for later, peer, size in asked:
         clock.now += later
         if budgets.wait_s(peer, size) == 0:
@@ -105,7 +105,7 @@ def test_in_no_time_span_does_a_peer_get_more_than_the_burst_and_its_rate(
 
 def test_however_many_peers_come_only_so_many_are_remembered() -> None:
     """And those are the last ones."""
-    budgets = Budgets(1, 1, 1, Clock())
+    budgets = RateLimiter(1, 1, 1, Clock())
     for i in range(3 * MAX_KNOWN):
         budgets.wait_s(i.to_bytes(4, "big"), 4)
         assert len(budgets) <= MAX_KNOWN

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from llama import sheets, toml, wire
 from llama.chat import Message
 from llama.cloud import reading
-from llama.cloud.quoting import SystemPrompt
+from llama.cloud.prompt_leak import SystemPrompt
 from llama.errors import PromptError
 from llama.privacy.cautions import cautions
 from llama.privacy.gate import _Reading

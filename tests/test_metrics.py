@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llama import wire
 from llama.cloud.metrics import Metrics
-from llama.cloud.monitoring import MAX_AT_ONCE, MAX_HEAD_BYTES, Monitoring
-from llama.cloud.sessions import Ending, Session
+from llama.cloud.metrics_http import MAX_AT_ONCE, MAX_HEAD_BYTES, MetricsServer
+from llama.cloud.sessions import EndReason, Session
 from llama.errors import BindError, UsageError
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, ErrorCode, Finish, Hello, Tokens
@@ -81,7 +81,7 @@ class watching:
 
     def __init__(self, halves: Halves, tokenizer: Tokenizer, idle_timeout_s: float = 120.0, slots: int = 2) -> None:
         self.served = Served(halves, tokenizer, slots=slots, most_waiting=2, idle_timeout_s=idle_timeout_s)
-        self.monitoring = Monitoring(0, self.served.server.metrics.registry, self.served.server.health)
+        self.monitoring = MetricsServer(0, self.served.server.metrics.registry, self.served.server.health)
 
     def __enter__(self) -> Watched:
         self.served.__enter__()
@@ -181,7 +181,7 @@ def test_steps_that_share_a_pass_are_seen_to(halves: Halves, tokenizer: Tokenize
             assert halves.cloud.computing.wait(20)
             for peer, session in decoding:
                 peer.send_request(step_of(session, 2, 4, rows[4:]), rows[4:])
-            assert wait_until(lambda: served.server._jobs.qsize() == 2)
+            assert wait_until(lambda: served.server.jobs_waiting == 2)
         assert all(isinstance(peer.receive(), Tokens) for peer in peers)
         watched.come_to(decode_batch_rows_count=1, decode_batch_rows_sum=2, decode_compute_seconds_count=2)
 
@@ -229,7 +229,7 @@ def test_no_label_and_no_name_is_anybodys_choice(watched: Watched) -> None:
     text = get(watched.address, "/metrics")[1]
     assert set(values_at(watched.address)) == before and "zimt" not in text.lower()
     labels = {label for name, label in before if not name.endswith("_bucket")}
-    assert labels == {"", *ErrorCode, *Ending}
+    assert labels == {"", *ErrorCode, *EndReason}
 
 
 # ---- whether it is well
@@ -374,9 +374,9 @@ def test_a_port_that_cannot_be_had_is_told_with_its_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(BindError, match=rf"--metrics_port {port}: .*in use\); stop what listens there"):
-            Monitoring(port, Metrics().registry, lambda: "ok")
+            MetricsServer(port, Metrics().registry, lambda: "ok")
     with pytest.raises(UsageError, match=r"--metrics_port 65536: give 1 to 65535"):
-        Monitoring(65536, Metrics().registry, lambda: "ok")
+        MetricsServer(65536, Metrics().registry, lambda: "ok")
 
 
 # ---- the program

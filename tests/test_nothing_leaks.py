@@ -38,9 +38,9 @@ from llama import wire
 from llama.chat import ChatFormat, Encoded, Llama3Format, Message
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.clerk import Clerk
-from llama.cloud.ranks import Ranks
-from llama.cloud.record import RunRecord
+from llama.cloud.model_runner import ModelRunner
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.dtypes import DTYPES
 from llama.edge import consent
@@ -65,7 +65,7 @@ from tests.canaries import (
     leaks,
     person,
     raw_leaks,
-)  # fmt: skip
+)
 from tests.processes import ROOT, cloud
 from tests.proxy import Proxy, Wire
 from tests.support import ARGS, FINGERPRINT, GREEDY, SOAK, Halves, without_counts
@@ -95,8 +95,25 @@ def people() -> list[Person]:
 @pytest.fixture(scope="module")
 def sheets() -> list[Found]:
     """All that are shipped, and one that asks for everything."""
-    asked = ("name", "phone", "email", "birth_date", "address", "card", "bank_account", "diagnosis", "income",
-             "employer", "nik", "ssn", "notes", "recipient", "interests", "occasion", "trip")  # fmt: skip
+    asked = (
+        "name",
+        "phone",
+        "email",
+        "birth_date",
+        "address",
+        "card",
+        "bank_account",
+        "diagnosis",
+        "income",
+        "employer",
+        "nik",
+        "ssn",
+        "notes",
+        "recipient",
+        "interests",
+        "occasion",
+        "trip",
+    )
     greedy = Sheet(("What do you know of {name} and {birth_date}?",), asks_for=asked)
     shipped = [read_from_directory(str(SHEETS), name) for name in SHEET_IDS]
     return [*shipped, Found(greedy, "vendor:greedy", "greedy", "greedy")]
@@ -191,11 +208,13 @@ class Place:
 
     @contextmanager
     def open(self) -> Iterator[Place]:
-        with closing(RunRecord(self.record_file)) as record:
-            server = Server(self.tokenizer, self.welcome, slots=2, clerk=Clerk(self.tokenizer, record=record))
+        with closing(RunStore(self.record_file)) as record:
+            server = Server(
+                self.tokenizer, self.welcome, slots=2, services=ProviderServices.of(self.tokenizer, store=record)
+            )
             endpoint = server.bind("tcp://127.0.0.1:*")
             stop = threading.Event()
-            ranks = Ranks(self.halves.cloud, self.halves.cloud.new_cache(2, CONTEXT), ARGS.dim)
+            ranks = ModelRunner(self.halves.cloud, self.halves.cloud.new_cache(2, CONTEXT), ARGS.dim)
             thread = threading.Thread(target=server.serve, args=(ranks, stop.is_set))
             thread.start()
             try:
@@ -211,9 +230,16 @@ class Place:
         before = len(self.proxy.wires)
         with Link(self.proxy.address, on_notice=self.notices.append) as link:
             reply = reply_to(
-                prepared.outgoing.ids, edge=self.halves.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer,
-                stop_ids=self.chat.stop_ids, sampling=GREEDY, max_gen_len=REPLY, prompt_id=found.prompt_id,
-            )  # fmt: skip
+                prepared.outgoing.ids,
+                edge=self.halves.edge,
+                link=link,
+                welcome=link.hello(),
+                tokenizer=self.tokenizer,
+                stop_ids=self.chat.stop_ids,
+                sampling=GREEDY,
+                max_gen_len=REPLY,
+                prompt_id=found.prompt_id,
+            )
         return Run(prepared, reply, sent_over(self.proxy.wires[before:]))
 
     def stored(self) -> bytes:
@@ -324,8 +350,10 @@ def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_o
     assert not found
     assert len(place.recorded_texts()) == len(people) - refused and refused < len(people) / 10
     with capfd.disabled():
-        print(f"\n{len(everybody)} values, {sum(len(c.forms) for c in everybody)} forms; {total} bytes on the wire, "
-              f"{len(stored)} kept, rows of {tokens} tokens, {time.monotonic() - started:.1f} s")  # fmt: skip
+        print(
+            f"\n{len(everybody)} values, {sum(len(c.forms) for c in everybody)} forms; {total} bytes on the wire, "
+            f"{len(stored)} kept, rows of {tokens} tokens, {time.monotonic() - started:.1f} s"
+        )
 
 
 @dataclass
@@ -351,10 +379,29 @@ class Real:
         profile_file.parent.mkdir()
         profile_file.write_text(as_toml(each.profile), encoding="utf-8")
         with Proxy(address) as proxy:
-            command = [sys.executable, str(ROOT / "edge_main.py"), "--ckpt_dir", str(self.split / "edge"), "--cloud",
-                       proxy.address, "--sheet_dir", str(SHEETS), "--prompt_id", sheet_id, "--profile_file",
-                       str(profile_file), "--yes", "--json", "--temperature", "0", "--max_gen_len", "8",
-                       "--threads", "1", *flags]  # fmt: skip
+            command = [
+                sys.executable,
+                str(ROOT / "edge_main.py"),
+                "--ckpt_dir",
+                str(self.split / "edge"),
+                "--cloud",
+                proxy.address,
+                "--sheet_dir",
+                str(SHEETS),
+                "--prompt_id",
+                sheet_id,
+                "--profile_file",
+                str(profile_file),
+                "--yes",
+                "--json",
+                "--temperature",
+                "0",
+                "--max_gen_len",
+                "8",
+                "--threads",
+                "1",
+                *flags,
+            ]
             ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
             assert ended.returncode == 0, ended.stderr
             sent = sent_over(proxy.wires)
@@ -373,7 +420,7 @@ def real_runs(
         with ThreadPoolExecutor(2) as pool:
             runs = [
                 pool.submit(real.ask, served.address, f"{i}", people[i], sheet) for i, sheet in enumerate(SHEET_IDS[:6])
-            ]  # fmt: skip
+            ]
             off = pool.submit(real.ask, served.address, "off", people[0], "entities", "--sanitise", "off")
             done, raw = [run.result() for run in runs], off.result()
         real.stored = b"".join(p.read_bytes() for p in sorted(real.directory.glob("runs.sqlite*")))
@@ -406,8 +453,14 @@ def test_nothing_leaks_between_real_processes_with_a_real_model(
     for each, run in zip(people, runs, strict=False):
         # "text" is the person's own screen; of "timing" its names are enough
         shown = {name: value for name, value in run.answer.items() if name not in ("text", "timing")}
-        held = {"rows": texts_of_rows(real, run), "headers": run.sent.text, "stderr": run.stderr,
-                "json": json.dumps(shown), "beside the profile": run.files, "log": real.log}  # fmt: skip
+        held = {
+            "rows": texts_of_rows(real, run),
+            "headers": run.sent.text,
+            "stderr": run.stderr,
+            "json": json.dumps(shown),
+            "beside the profile": run.files,
+            "log": real.log,
+        }
         found += [f"{what}: {leak}" for what, text in held.items() for leak in leaks(text, each.canaries)]
         found += [f"bytes: {leak}" for leak in raw_leaks(run.sent.raw, each.canaries)]
     assert not found
@@ -455,11 +508,19 @@ def test_rows_alone_give_the_text_back(place: Place, tokenizer: Tokenizer, halve
 # ---- C: what slips past the sanitiser stops at the gate
 
 SECRETS: dict[str, Any] = {
-    "name": "Sari Wulandari", "phone": "0812-3456-7890", "email": "sari.wulandari@example.com",
-    "nik": "3273015204910003", "npwp": "12.345.678.9-012.345", "birth_date": "12 April 1991",
-    "address": "Jl. Kapten Muslihat No. 21, Bogor 16121", "card": "4111 1111 1111 1111", "bank_account": "8830123456",
-    "diagnosis": "schizophrenia", "income": "Rp 12.700.000", "employer": "PT Nusantara Kopi Abadi",
-}  # fmt: skip
+    "name": "Sari Wulandari",
+    "phone": "0812-3456-7890",
+    "email": "sari.wulandari@example.com",
+    "nik": "3273015204910003",
+    "npwp": "12.345.678.9-012.345",
+    "birth_date": "12 April 1991",
+    "address": "Jl. Kapten Muslihat No. 21, Bogor 16121",
+    "card": "4111 1111 1111 1111",
+    "bank_account": "8830123456",
+    "diagnosis": "schizophrenia",
+    "income": "Rp 12.700.000",
+    "employer": "PT Nusantara Kopi Abadi",
+}
 EACH_SECRET = pytest.mark.parametrize("name", SECRETS)
 
 
@@ -559,45 +620,82 @@ def threads_as_before() -> Iterator[None]:
 
 @EACH_SECRET
 def test_past_a_sanitiser_that_does_nothing_not_one_byte_is_sent(
-    name: str, tiny_split: Splits, silent: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    tiny_split: Splits,
+    silent: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     threads_as_before: None,
-) -> None:  # fmt: skip
+) -> None:
     """The whole device program with its boundary taken out: the gate ends it before there is any connection."""
     monkeypatch.setattr(Sanitiser, "clean", lambda self, text: CleanText(text))
     profile = tmp_path / "profile.toml"
     profile.write_text(as_toml({name: SECRETS[name], "notes": f"please note {SECRETS[name]} today"}))
     with pytest.raises(PrivacyRefused) as refused:
-        edge_main.main(str(tiny_split() / "edge"), silent.address, sheet_dir=str(SHEETS), prompt_id="entities",
-                       profile_file=str(profile), yes=True)  # fmt: skip
+        edge_main.main(
+            str(tiny_split() / "edge"),
+            silent.address,
+            sheet_dir=str(SHEETS),
+            prompt_id="entities",
+            profile_file=str(profile),
+            yes=True,
+        )
     assert_says_only_the_field(str(refused.value), name)
     assert not silent.wires
 
 
 def test_with_ids_slipped_in_not_one_byte_is_sent(
-    tiny_split: Splits, silent: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads_as_before: None,
+    tiny_split: Splits,
+    silent: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads_as_before: None,
     tokenizer: Tokenizer,
-) -> None:  # fmt: skip
+) -> None:
     """The same for what is put in between encoding and embedding."""
     extra, encode = tokenizer.encode(SECRETS["phone"], bos=False, eos=False), Llama3Format.encode_dialog_prompt
     monkeypatch.setattr(Llama3Format, "encode_dialog_prompt", lambda self, dialog: [*encode(self, dialog), *extra])
     profile = tmp_path / "profile.toml"
     profile.write_text(as_toml({"phone": SECRETS["phone"], "notes": "nothing"}))
     with pytest.raises(PrivacyRefused, match="nothing was sent"):
-        edge_main.main(str(tiny_split() / "edge"), silent.address, sheet_dir=str(SHEETS), prompt_id="entities",
-                       profile_file=str(profile), yes=True)  # fmt: skip
+        edge_main.main(
+            str(tiny_split() / "edge"),
+            silent.address,
+            sheet_dir=str(SHEETS),
+            prompt_id="entities",
+            profile_file=str(profile),
+            yes=True,
+        )
     assert not silent.wires
 
 
 # ---- D: a sheet learns nothing from what happens to its own words
 
-OPEN = {"recipient": "my sister", "interests": "tea, hiking", "budget": "Rp 400.000", "notes": "nothing sweet",
-        "city": "Bandung", "trip": "a week in Norway", "headcount": 40, "occasion": "farewell"}  # fmt: skip
+OPEN = {
+    "recipient": "my sister",
+    "interests": "tea, hiking",
+    "budget": "Rp 400.000",
+    "notes": "nothing sweet",
+    "city": "Bandung",
+    "trip": "a week in Norway",
+    "headcount": 40,
+    "occasion": "farewell",
+}
 SARI = {**SECRETS, **OPEN}
 JOHN = {
-    **OPEN, "name": "John Wexcombe", "phone": "+1 415 555 0123", "email": "jw77@example.org", "ssn": "519-79-7725",
-    "birth_date": "3 March 1960", "address": "742 Larkspur Lane, Oakland, OH 44111", "diagnosis": "epilepsy",
-    "income": "USD 85,000", "employer": "Penhallow Ltd", "bank_account": "5550001112", "card": "4987 3367 5410 8402",
-}  # fmt: skip
+    **OPEN,
+    "name": "John Wexcombe",
+    "phone": "+1 415 555 0123",
+    "email": "jw77@example.org",
+    "ssn": "519-79-7725",
+    "birth_date": "3 March 1960",
+    "address": "742 Larkspur Lane, Oakland, OH 44111",
+    "diagnosis": "epilepsy",
+    "income": "USD 85,000",
+    "employer": "Penhallow Ltd",
+    "bank_account": "5550001112",
+    "card": "4987 3367 5410 8402",
+}
 
 
 def outcome(found: Found, profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> tuple[str, list[str]]:
@@ -628,9 +726,10 @@ def test_a_sheet_that_lists_a_persons_values_runs_for_them_as_for_anybody(
     listed = "\n".join([*values, *map(str.upper, values), *others])
     sheet = Sheet(
         (f"Is {{recipient}} one of these?\n{listed}\nNotes: {{notes}} {values[0]}{{interests}}{values[1]}",),
-        system=f"Compare with:\n{listed}", asks_for=("recipient", "notes", "interests"),
+        system=f"Compare with:\n{listed}",
+        asks_for=("recipient", "notes", "interests"),
         examples=((f"{listed}\n{values[0]}?", f"Yes: {values[2]}"),),
-    )  # fmt: skip
+    )
     found = Found(sheet, "vendor:spy" if party else "provider", "spy", party, "Be kind.")
     sari, john = (outcome(found, profile, chat, tokenizer) for profile in (SARI, JOHN))
     assert sari[0] == john[0]
@@ -671,9 +770,14 @@ def test_a_person_whose_name_is_an_ordinary_word_can_use_every_sheet(
 
 @pytest.mark.parametrize(
     "secret",
-    [{"diagnosis": "mental health problems"}, {"employer": "Private"}, {"employer": "PT Address Card Number"},
-     {"religion": "religion of my village"}, {"name": "Phone Number"}],
-)  # fmt: skip
+    [
+        {"diagnosis": "mental health problems"},
+        {"employer": "Private"},
+        {"employer": "PT Address Card Number"},
+        {"religion": "religion of my village"},
+        {"name": "Phone Number"},
+    ],
+)
 def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
     secret: dict[str, str], chat: ChatFormat, tokenizer: Tokenizer
 ) -> None:
@@ -769,8 +873,13 @@ def test_sanitising_the_gate_and_restoring_never_call_the_network(
     tokenizer_file = golden / "tiny-llama3" / "tokenizer.model"
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(ALONE), tokenizer_file, profile, SHEETS, "birthday", "entities"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == ["[] []", "blocked"]
 
@@ -788,5 +897,7 @@ def test_what_sanitising_a_full_profile_costs(
         times.append(time.perf_counter() - started)
     assert not leaks(prepared.outgoing.text, each.canaries)
     with capfd.disabled():
-        print(f"\nsanitising and gate, {len(profile.fields)} fields, {len(notes.encode())} bytes of notes: "
-              f"{1000 * sorted(times)[2]:.1f} ms (median of 5)")  # fmt: skip
+        print(
+            f"\nsanitising and gate, {len(profile.fields)} fields, {len(notes.encode())} bytes of notes: "
+            f"{1000 * sorted(times)[2]:.1f} ms (median of 5)"
+        )

@@ -27,7 +27,7 @@ PROMPT = [258, 84, 104, 101, 32]
 
 def all_is_free(served: Served) -> bool:
     """Nobody has a place or waits for one, and there is one for each who asks now."""
-    if not wait_until(lambda: len(served.server.sessions) == len(served.server.sessions.line) == 0):
+    if not wait_until(lambda: len(served.server.sessions) == len(served.server.sessions.queue) == 0):
         return False
     with served.peer() as peer:
         places = [served.open(peer, opening()) for _ in range(SLOTS)]
@@ -41,7 +41,7 @@ def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_to
     with Served(halves, tokenizer, slots=SLOTS, most_waiting=WAITING) as served, ExitStack() as open_sockets:
         peers = [open_sockets.enter_context(served.peer()) for _ in range(DEVICES)]
         requests = [opening(len(PROMPT)) for _ in peers]
-        line = served.server.sessions.line
+        line = served.server.sessions.queue
         sessions = dict[int, bytes]()
         for i in range(SLOTS):
             sessions[i] = served.open(peers[i], requests[i])
@@ -125,7 +125,7 @@ def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once
             with halves.cloud.held():
                 replies = devices.map(device, talks)
                 assert wait_until(lambda: len(served.server.sessions) == SLOTS)
-                assert wait_until(lambda: len(served.server.sessions.line) == WAITING)
+                assert wait_until(lambda: len(served.server.sessions.queue) == WAITING)
                 for _ in range(SLOTS):
                     with pytest.raises(CloudRefused, match="wait for one") as refused:
                         converse(served.endpoint, halves.edge, tokenizer, PROMPT, 1, waits_when_busy=False)

@@ -28,8 +28,8 @@ from llama.checkpoint.splitting import split
 from llama.cloud import restore as restoring
 from llama.cloud.backup import CATALOGUE, RECORD, back_up
 from llama.cloud.importing import import_products
-from llama.cloud.record import RunRecord
 from llama.cloud.restore import restore
+from llama.cloud.run_store import RunStore
 from llama.command import run
 from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
@@ -554,7 +554,7 @@ def record(tmp_path: Path) -> Path:
     """An empty record."""
     path = tmp_path / "sources" / "runs.sqlite"
     path.parent.mkdir()
-    RunRecord(path).close()
+    RunStore(path).close()
     return path
 
 
@@ -590,7 +590,7 @@ def test_a_restore_finds_out_each_of_its_places_before_it_copies(record: Path, t
     assert names(tmp_path) == ["copy", "file", "sources"]
     longest = tmp_path / ("n" * (255 - len("-journal")))
     restore(tmp_path / "copy", {RECORD: longest})
-    RunRecord(longest).close()
+    RunStore(longest).close()
 
 
 PRODUCT = '{"id": "a", "vendor": "v", "title": "Cup", "price": 1}\n'

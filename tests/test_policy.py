@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llama.chat import Message
-from llama.cloud.tables import COLUMNS, VERSION
+from llama.cloud.schema import COLUMNS, VERSION
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
 from llama.privacy.policy import FIELDS, SEES, FieldPolicy, Generaliser, Kind, Party, field_of, view

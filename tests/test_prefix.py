@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.prefixes import openings_of, that_fit
+from llama.cloud.prefix_cache import openings_of, that_fit
 from llama.edge.generation import Reply, reply_to
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 import cloud_main
 from llama import wire
 from llama.client.link import Link
-from llama.cloud.clerk import Clerk
-from llama.cloud.publishing import MAX_SHEETS_EACH, Shelf
-from llama.cloud.record import RunRecord
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_store import RunStore
+from llama.cloud.sheet_publisher import MAX_SHEETS_EACH, SheetPublisher
 from llama.edge.asking import fetch, sheets_of
 from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
@@ -79,9 +79,11 @@ def sheet_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def shop(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Shop]:
     keys, directory = Keys(tmp_path), read_all(str(sheet_dir))
-    with closing(RunRecord(tmp_path / "runs.sqlite")) as record:
-        clerk = Clerk(tokenizer, record=record, directory=directory, shelf=Shelf(str(sheet_dir), directory))
-        with Served(halves, tokenizer, clerk=clerk, keys=keys.of_the_cloud()) as served:
+    with closing(RunStore(tmp_path / "runs.sqlite")) as record:
+        clerk = ProviderServices.of(
+            tokenizer, store=record, directory=directory, publisher=SheetPublisher(str(sheet_dir), directory)
+        )
+        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
             yield Shop(served, keys, sheet_dir, keys.make("phone"), keys.make("insurer", "vendor"))
 
 
@@ -96,8 +98,12 @@ def test_what_is_published_is_there_at_once_and_also_after_a_restart(shop: Shop)
     after_a_restart = read_all(str(shop.sheet_dir)).sheets
     assert shop.listed() == list(after_a_restart)
     assert set(shop.listed()) == {
-        "gifts", "insurer/cover", "insurer-b/cover", "florist/roses", "insurer/claim",
-    }  # fmt: skip
+        "gifts",
+        "insurer/cover",
+        "insurer-b/cover",
+        "florist/roses",
+        "insurer/claim",
+    }
     with Link(shop.served.endpoint, keys=shop.phone) as link:
         found = fetch(link, "florist/roses")
     assert found.prompt == after_a_restart["florist/roses"].sheet and found.party == "florist"
@@ -152,12 +158,23 @@ def test_a_third_party_without_sheets_can_wait_for_deliveries(shop: Shop) -> Non
 
 
 NO_SHEETS = [
-    "", "zimtstern", 'title = "zimtstern"', 'questions = ["zimtstern"]\nmore = 1', "questions = [",
-    'questions = ["zimtstern"]\nasks_for = ["Zimtstern"]', 'questions = ["zimtstern\x00"]', "\ufeff" + OLD + "[",
-    r'questions = ["zimtstern\u0000"]', r'questions = ["zimtstern\u001b[2J"]', r'questions = ["zimtstern\u202e"]',
-    'questions = ["x"]\n"zimtstern and more" = 1', f'questions = ["x"]\n"{"zimtstern" * 5000}" = 1',
-    f'questions = ["{"é" * (wire.MAX_SHEET_BYTES // 2)}"]', "a." * 30_000 + "a = 1", "[" * 60_000,
-]  # fmt: skip
+    "",
+    "zimtstern",
+    'title = "zimtstern"',
+    'questions = ["zimtstern"]\nmore = 1',
+    "questions = [",
+    'questions = ["zimtstern"]\nasks_for = ["Zimtstern"]',
+    'questions = ["zimtstern\x00"]',
+    "\ufeff" + OLD + "[",
+    r'questions = ["zimtstern\u0000"]',
+    r'questions = ["zimtstern\u001b[2J"]',
+    r'questions = ["zimtstern\u202e"]',
+    'questions = ["x"]\n"zimtstern and more" = 1',
+    f'questions = ["x"]\n"{"zimtstern" * 5000}" = 1',
+    f'questions = ["{"é" * (wire.MAX_SHEET_BYTES // 2)}"]',
+    "a." * 30_000 + "a = 1",
+    "[" * 60_000,
+]
 NO_NAMES = ["../gifts", "a/b", "/etc/cron", "..", ".", "", "gifts.toml", "A", "a" * 81, "a\n", "\0"]
 
 
@@ -251,7 +268,7 @@ def test_what_cannot_be_written_changes_nothing(shop: Shop, capfd: pytest.Captur
 
 def test_a_third_party_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
     """Those that there are may still be replaced, and one that is withdrawn makes room."""
-    shelf = Shelf(str(sheet_dir), read_all(str(sheet_dir)))
+    shelf = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
     for most, others in ((MAX_SHEETS_EACH, "insurer/n{}"), (MAX_SHEETS, "party-{}/n")):
         sheet = parse_sheet(OLD, "")
         ids = [others.format(i) for i in range(most - 1)]
@@ -272,7 +289,7 @@ def test_a_third_party_has_so_many_sheets_and_all_together_have(tmp_path: Path, 
     | st.builds(
         "{}questions = [{!r}]{}".format, st.sampled_from(["", "\ufeff", "# x\r\n"]), st.text(), st.text(max_size=5)
     )
-)  # fmt: skip
+)
 def test_whatever_is_published_the_cloud_can_read_it_at_its_next_start(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
@@ -280,7 +297,7 @@ def test_whatever_is_published_the_cloud_can_read_it_at_its_next_start(
     sheet_dir = written(tmp_path_factory.mktemp("any"), {"system.txt": "Be kind."})
     directory = read_all(str(sheet_dir))
     try:
-        taken = Shelf(str(sheet_dir), directory).publish(directory, Publish("insurer", "cover", text))
+        taken = SheetPublisher(str(sheet_dir), directory).publish(directory, Publish("insurer", "cover", text))
     except Refused as refused:
         assert refused.error.code == "bad_sheet"
         taken = directory
@@ -294,16 +311,18 @@ def test_a_cloud_takes_no_sheets_unless_the_provider_lets_it(
     """Off by default, never without keys; each refusal says what the provider can do."""
     keys, directory = Keys(tmp_path), read_all(str(sheet_dir))
     insurer = keys.make("insurer", "vendor")
-    with closing(RunRecord(tmp_path / "runs.sqlite")) as record:
-        closed = Clerk(tokenizer, record=record, directory=directory)
-        taking = Clerk(tokenizer, record=record, directory=directory, shelf=Shelf(str(sheet_dir), directory))
+    with closing(RunStore(tmp_path / "runs.sqlite")) as record:
+        closed = ProviderServices.of(tokenizer, store=record, directory=directory)
+        taking = ProviderServices.of(
+            tokenizer, store=record, directory=directory, publisher=SheetPublisher(str(sheet_dir), directory)
+        )
         for request in (Publish("insurer", "cover", NEW), Withdraw("insurer", "cover")):
-            with Served(halves, tokenizer, clerk=closed, keys=keys.of_the_cloud()) as served:
+            with Served(halves, tokenizer, services=closed, keys=keys.of_the_cloud()) as served:
                 with served.peer(keys=insurer) as peer:
                     refused = peer.ask(request)
             assert isinstance(refused, wire.Error) and refused.code == "not_served"
             assert refused.advice == "the provider can start it with --publishing"
-            with Served(halves, tokenizer, clerk=taking) as served, served.peer() as peer:
+            with Served(halves, tokenizer, services=taking) as served, served.peer() as peer:
                 refused = peer.ask(request)
             assert isinstance(refused, wire.Error) and refused.code == "not_allowed"
             assert "--key_file and --allow_dir" in refused.advice
@@ -357,7 +376,7 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
         (("--withdraw", "claim.toml"), "--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -"),
         (("--withdraw", "../claim"), "--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_before_anybody_is_asked(
     flags: tuple[str, ...], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,9 +399,9 @@ def test_a_cloud_that_cannot_take_sheets_does_not_start(tiny_split: Splits, tmp_
         with pytest.raises(UsageError, match="give --sheet_dir, --record_file, --key_file and --allow_dir, too"):
             cloud_main.main(**given, **flags)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"--sheet_dir here has none: write it into system\.txt"):
-        Shelf("here", SheetDirectory({}))
+        SheetPublisher("here", SheetDirectory({}))
     with pytest.raises(UsageError, match="this user may not write into --sheet_dir"):
-        Shelf(str(tmp_path / "nowhere"), read_all(str(sheet_dir)))
+        SheetPublisher(str(tmp_path / "nowhere"), read_all(str(sheet_dir)))
 
 
 # ---- the programs
@@ -398,12 +417,34 @@ def test_from_a_published_sheet_to_its_delivery_and_its_withdrawal(
     sheet.write_text('questions = ["Which claim, says zimtstern?"]')
     as_phone = ("--key_file", str(tmp_path / "phone.key"), "--cloud_key", str(tmp_path / "cloud.pub"))
     with cloud(
-        half / "cloud", "--key_file", tmp_path / "cloud.key", "--allow_dir", keys.allowed, "--sheet_dir", sheet_dir,
-        "--record_file", tmp_path / "runs.sqlite", "--publishing", "--threads", 1,
-    ) as running:  # fmt: skip
+        half / "cloud",
+        "--key_file",
+        tmp_path / "cloud.key",
+        "--allow_dir",
+        keys.allowed,
+        "--sheet_dir",
+        sheet_dir,
+        "--record_file",
+        tmp_path / "runs.sqlite",
+        "--publishing",
+        "--threads",
+        1,
+    ) as running:
         insurer = ("-m", "llama.vendor", "--cloud", running.address, "--vendor", "insurer", *as_insurer(keys))
-        device = ("edge_main.py", "--ckpt_dir", str(half / "edge"), "--cloud", running.address, *as_phone,
-                  "--prompt_id", "insurer/claim", "--yes", "--json", "--max_gen_len", "8")  # fmt: skip
+        device = (
+            "edge_main.py",
+            "--ckpt_dir",
+            str(half / "edge"),
+            "--cloud",
+            running.address,
+            *as_phone,
+            "--prompt_id",
+            "insurer/claim",
+            "--yes",
+            "--json",
+            "--max_gen_len",
+            "8",
+        )
         published = run_main(*insurer, "--publish", str(sheet))
         assert (published.returncode, published.stdout, published.stderr) == (0, "published insurer/claim\n", "")
         ran = run_main(*device)

@@ -26,11 +26,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-import llama.cloud.record as module
+import llama.cloud.run_store as module
 from llama import wire
-from llama.cloud import tables
-from llama.cloud.owners import Owners, mark_of
-from llama.cloud.record import BUSY_MS, Limits, Run, RunRecord, utc
+from llama.cloud import schema
+from llama.cloud.owners import Owners, key_hash
+from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore, utc
 from llama.cloud.shares import RUNS, Pool
 from llama.errors import RecordError
 from llama.tokenizer import Tokenizer
@@ -56,13 +56,13 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def record(path: Path) -> Iterator[RunRecord]:
-    with closing(RunRecord(path)) as record:
+def record(path: Path) -> Iterator[RunStore]:
+    with closing(RunStore(path)) as record:
         yield record
 
 
 @pytest.fixture
-def served(halves: Halves, tokenizer: Tokenizer, record: RunRecord) -> Iterator[Served]:
+def served(halves: Halves, tokenizer: Tokenizer, record: RunStore) -> Iterator[Served]:
     with Served(halves, tokenizer, record=record) as served:
         yield served
 
@@ -76,7 +76,7 @@ def peer(served: Served) -> Iterator[Peer]:
 def rows_of(path: Path) -> list[tuple[Any, ...]]:
     """All rows, oldest first, read without any code of the product's: the fields of a Run in their order, and owner."""
     with closing(sqlite3.connect(path)) as db:
-        return db.execute(f"SELECT {', '.join(tables.RUN)}, owner FROM runs ORDER BY place").fetchall()
+        return db.execute(f"SELECT {', '.join(schema.RUN)}, owner FROM runs ORDER BY place").fetchall()
 
 
 def a_run(number: int = 1, **changes: Any) -> Run:
@@ -127,7 +127,7 @@ def test_a_finished_run_is_one_row_with_its_ids_its_times_its_counts_and_its_rep
     assert before <= datetime.fromisoformat(opened_at) <= datetime.fromisoformat(finished_at) <= datetime.now(UTC)
 
 
-def test_the_row_says_what_the_device_was_told(served: Served, peer: Peer, record: RunRecord) -> None:
+def test_the_position_says_what_the_device_was_told(served: Served, peer: Peer, record: RunStore) -> None:
     """Text with its tags, cut before the stop id, and the usage of Final; nothing after ``end`` counts."""
     request = saying(TAGGED + "\x03 and more", prompt_id="gift-ideas", stop_ids=(3,))
     final = finish(served, peer, request, len(TAGGED) + 4)
@@ -139,7 +139,7 @@ def test_the_row_says_what_the_device_was_told(served: Served, peer: Peer, recor
     assert usage.output_tokens == len(TAGGED)
 
 
-def test_every_run_has_a_row_of_its_own_and_the_newest_comes_first(served: Served, record: RunRecord) -> None:
+def test_every_run_has_a_row_of_its_own_and_the_newest_comes_first(served: Served, record: RunStore) -> None:
     """Also within one second, and however few are asked for."""
     with served.peer() as peer:
         requests = [saying("ab", prompt_id=f"sheet-{i}") for i in range(5)]
@@ -151,7 +151,7 @@ def test_every_run_has_a_row_of_its_own_and_the_newest_comes_first(served: Serve
     assert record.runs(0) == record.runs(-1) == []
 
 
-def test_a_finish_that_is_asked_again_is_still_one_row(served: Served, peer: Peer, record: RunRecord) -> None:
+def test_a_finish_that_is_asked_again_is_still_one_row(served: Served, peer: Peer, record: RunStore) -> None:
     """Resent, under the next number, and replayed in a new session after the first was lost: the last one wins."""
     request = saying("first")
     session = served.open(peer, request)
@@ -163,7 +163,7 @@ def test_a_finish_that_is_asked_again_is_still_one_row(served: Served, peer: Pee
     assert [run.text for run in record.runs(10)] == ["first again", "other"]
 
 
-def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunRecord) -> None:
+def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -> None:
     """Third parties know run ids; with one of them they change nothing of the run that has it."""
     first = Run(b"r" * 16, "insurer/cover", utc(1e9), utc(time.time()), 1, 1, 1, "first")
     delivery = wire.Delivery(first.run_id, first.prompt_id, first.finished_at, "prompt", withheld=True)
@@ -181,7 +181,7 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
     Also where the other one was there first under the id that a third party knows it by.
     """
     theirs, mine = a_run(1, copy="queued", text="his"), a_run(1, copy="queued", text="mine")
-    with closing(RunRecord(path, secret=SECRET)) as record:
+    with closing(RunStore(path, secret=SECRET)) as record:
         record.finished(theirs, "insurer", a_delivery(1, text="another's"), "his")
         next_id = record._delivery_id(mine.run_id, "mine")[0]
         squatting = replace(theirs, run_id=next_id)
@@ -204,13 +204,13 @@ def test_nobody_without_the_secret_knows_under_which_id_a_second_owners_copy_goe
     """Or they could be there first, and make every look-up long."""
     ways = set()
     for secret in (b"", b"a" * 32, b"b" * 32):
-        with closing(RunRecord(tmp_path / f"{secret!r}.sqlite", secret=secret)) as record:
+        with closing(RunStore(tmp_path / f"{secret!r}.sqlite", secret=secret)) as record:
             record.finished(a_run(1), "insurer", a_delivery(1), "his")
             ways.add(record._delivery_id(a_run(1).run_id, "mine")[0])
     assert len(ways) == 3
 
 
-def test_a_record_that_was_removed_is_not_written_to(record: RunRecord, path: Path) -> None:
+def test_a_record_that_was_removed_is_not_written_to(record: RunStore, path: Path) -> None:
     """Nobody is told that a copy is queued which is gone when the cloud stops."""
     path.unlink()
     run = Run(b"r" * 16, "", utc(1e9), utc(time.time()), 1, 1, 1, "lost")
@@ -260,7 +260,7 @@ def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None
             *[("index", "deliveries")] * 4, *[("index", "runs")] * 2, ("index", "sheets"),
             *[("table", name) for name in ("clock", "deliveries", "runs", "sheets", "versions")],
         ]  # fmt: skip
-        assert db.execute("PRAGMA user_version").fetchone() == (tables.VERSION,)
+        assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
         assert db.execute("SELECT count(*) FROM deliveries").fetchone() == (0,)
         (types,) = db.execute(f"SELECT {', '.join(f'typeof({name})' for name in COLUMNS)} FROM runs").fetchall()
     assert types == ("integer", "blob", "blob", "integer", *["text"] * 3, *["integer"] * 3, *["text"] * 3)
@@ -285,13 +285,13 @@ def test_a_new_file_is_for_its_owner_only_and_so_are_its_companions(path: Path) 
     """Under a umask that forbids nothing; one that was there keeps its mode."""
     before = os.umask(0)
     try:
-        with closing(RunRecord(path)) as record:
+        with closing(RunStore(path)) as record:
             record.finished(a_run())
             files = sorted(path.parent.iterdir())
             assert [file.name for file in files] == ["runs.sqlite", "runs.sqlite-shm", "runs.sqlite-wal"]
             assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
         path.chmod(0o640)
-        RunRecord(path).close()
+        RunStore(path).close()
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
     finally:
         os.umask(before)
@@ -301,22 +301,22 @@ def test_runs_survive_reopening(path: Path) -> None:
     """Closed, it is one file, which can be copied away as it is; an empty file becomes a record too."""
     path.touch()
     for number in (1, 2, 3):
-        with closing(RunRecord(path)) as record:
+        with closing(RunStore(path)) as record:
             record.finished(a_run(number))
         assert [file.name for file in path.parent.iterdir()] == ["runs.sqlite"]
-    with closing(RunRecord(str(path))) as record:
+    with closing(RunStore(str(path))) as record:
         assert record.runs(10) == [a_run(3), a_run(2), a_run(1)]
 
 
 def test_runs_that_were_written_are_there_when_the_writer_was_not_closed(path: Path, tmp_path: Path) -> None:
     """What a killed cloud leaves: the file and its companion."""
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         record.finished(a_run())
         left = tmp_path / "left"
         left.mkdir()
         for file in (path, path.with_name("runs.sqlite-wal")):
             shutil.copy(file, left)
-    with closing(RunRecord(left / "runs.sqlite")) as record:
+    with closing(RunStore(left / "runs.sqlite")) as record:
         assert record.runs(10) == [a_run()]
 
 
@@ -324,14 +324,14 @@ def test_a_name_that_means_memory_to_sqlite_is_a_file(tmp_path: Path, monkeypatc
     """``:memory:`` and ``file:…?mode=memory`` are kept like any other."""
     monkeypatch.chdir(tmp_path)
     for name in (":memory:", "file:x?mode=memory", "runs é 日本.sqlite"):
-        with closing(RunRecord(name)) as record:
+        with closing(RunStore(name)) as record:
             record.finished(a_run())
         assert len(rows_of(tmp_path / name)) == 1
 
 
 def test_only_the_newest_runs_are_kept(path: Path) -> None:
     """Twenty; a run that is finished again takes nobody's place, and a lower limit than before holds at once."""
-    with closing(RunRecord(path, limits=Limits(runs=20))) as record:
+    with closing(RunStore(path, limits=Limits(runs=20))) as record:
         for number in range(20):
             record.finished(a_run(number))
         for _ in range(30):
@@ -343,14 +343,14 @@ def test_only_the_newest_runs_are_kept(path: Path) -> None:
         kept = [7, *range(100, 110)]
         expected = [a_run(number) for number in reversed([*range(11, 20), *kept])]
         assert record.runs(100) == expected and len(expected) == 20 and record.dropped_runs == 10
-    with closing(RunRecord(path, limits=Limits(runs=3))) as record:
+    with closing(RunStore(path, limits=Limits(runs=3))) as record:
         assert len(rows_of(path)) == 3 and record.dropped_runs == 17
         record.finished(a_run(110))
         assert record.runs(100) == [a_run(110), a_run(109), a_run(108)]
 
 
 @pytest.mark.parametrize("rows", [0, 100_000])
-def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: RunRecord, rows: int) -> None:
+def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: RunStore, rows: int) -> None:
     """In an empty file and in a full one, the median of 200 is far below what one token takes."""
     assert module.MAX_RUNS == 100_000
     with closing(sqlite3.connect(path)) as db, db:
@@ -396,7 +396,7 @@ def test_a_reader_sees_whole_rows_while_runs_are_finished(served: Served, path: 
 
 
 def test_a_reader_that_stays_in_its_transaction_makes_nobody_wait(
-    served: Served, record: RunRecord, path: Path, capfd: pytest.CaptureFixture[str]
+    served: Served, record: RunStore, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It sees what was there when it began."""
     served.run(PROMPT, 1)
@@ -419,7 +419,7 @@ def told_of(capfd: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_a_locked_file_costs_the_device_nothing(
-    served: Served, peer: Peer, record: RunRecord, path: Path, capfd: pytest.CaptureFixture[str]
+    served: Served, peer: Peer, record: RunStore, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The reply comes, one line says that the run is not in the record, the next run is again."""
     with held_by_another(path):
@@ -438,7 +438,7 @@ def test_a_locked_file_costs_the_device_nothing(
 
 
 def test_a_full_disk_costs_the_device_nothing(
-    served: Served, peer: Peer, record: RunRecord, path: Path, capfd: pytest.CaptureFixture[str]
+    served: Served, peer: Peer, record: RunStore, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """SQLite's own limit of pages stands for the disk's; with room again, runs are recorded again."""
     finish(served, peer, saying("kept"), 4)
@@ -457,7 +457,7 @@ def test_a_full_disk_costs_the_device_nothing(
 
 @pytest.mark.parametrize("harm", ["closed", "dropped"])
 def test_a_record_that_is_gone_costs_the_device_nothing(
-    served: Served, record: RunRecord, path: Path, capfd: pytest.CaptureFixture[str], harm: str
+    served: Served, record: RunStore, path: Path, capfd: pytest.CaptureFixture[str], harm: str
 ) -> None:
     """Closed under the server, or its table dropped by somebody else."""
     if harm == "closed":
@@ -471,7 +471,7 @@ def test_a_record_that_is_gone_costs_the_device_nothing(
 
 
 @pytest.mark.parametrize("unwritable", [{"text": "Zimtstern\udc00"}, {"compute_us": 1 << 70}], ids=["text", "number"])
-def test_an_error_says_nothing_of_the_run(record: RunRecord, unwritable: dict[str, Any]) -> None:
+def test_an_error_says_nothing_of_the_run(record: RunStore, unwritable: dict[str, Any]) -> None:
     """Values that SQLite cannot hold, which no tokenizer and no counter makes; the file is as it was."""
     record.finished(a_run(1))
     with pytest.raises(RecordError) as refused:
@@ -492,9 +492,9 @@ def another_programs(path: Path, version: int = 0, table: str = "notes (run_id, 
 
 
 def of_the_next_version(path: Path) -> None:
-    RunRecord(path).close()
+    RunStore(path).close()
     with closing(sqlite3.connect(path)) as db, db:
-        db.execute(f"PRAGMA user_version = {tables.VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -518,7 +518,7 @@ def test_a_file_that_is_no_record_is_refused_in_one_line_and_left_as_it_is(path:
     make(path)
     before = path.read_bytes() if path.is_file() else None
     with pytest.raises(RecordError) as refused:
-        RunRecord(path)
+        RunStore(path)
     assert str(path) in str(refused.value) and said in str(refused.value) and "\n" not in str(refused.value)
     assert before == (path.read_bytes() if path.is_file() else None)
     assert [file.name for file in path.parent.iterdir()] == ["runs.sqlite"]
@@ -530,7 +530,7 @@ def test_a_path_where_nothing_can_be_made_is_refused(tmp_path: Path) -> None:
     places = [tmp_path / "missing" / "x", tmp_path / "file" / "x", Path("/proc/x"), tmp_path / ("x" * 300), Path()]
     for place in places:
         with pytest.raises(RecordError) as refused:
-            RunRecord(place)
+            RunStore(place)
         assert "give --record_file" in str(refused.value) and "\n" not in str(refused.value)
         assert str(place.absolute()) in str(refused.value)
 
@@ -544,9 +544,9 @@ def as_a_user() -> list[str]:
 
 def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
     """Before any run is lost: the file is read-only, then its directory is."""
-    opens_it = "import sys; from llama.cloud.record import RunRecord; RunRecord(sys.argv[1]).close()"
+    opens_it = "import sys; from llama.cloud.run_store import RunStore; RunStore(sys.argv[1]).close()"
     command = [*as_a_user(), sys.executable, "-c", opens_it, str(path)]
-    RunRecord(path).close()
+    RunStore(path).close()
     for locked, mode, said in ((path, 0o400, "by this user; change"), (path.parent, 0o500, "a local disk, where")):
         before = stat.S_IMODE(locked.stat().st_mode)
         locked.chmod(mode)
@@ -559,10 +559,10 @@ def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
 
 def test_a_record_that_another_program_keeps_locked_is_refused_after_a_moment(path: Path) -> None:
     """Not waited for without end."""
-    RunRecord(path).close()
+    RunStore(path).close()
     with held_by_another(path), pytest.raises(RecordError, match="cannot be used: database is locked; give --record"):
-        RunRecord(path)
-    RunRecord(path).close()
+        RunStore(path)
+    RunStore(path).close()
 
 
 # ---- deliveries
@@ -595,14 +595,14 @@ def a_delivery(number: int = 1, **changes: Any) -> wire.Delivery:
     return wire.Delivery(**(fields | changes))
 
 
-def file(record: RunRecord, number: int, vendor: str = "insurer", **changes: Any) -> wire.Delivery:
+def file(record: RunStore, number: int, vendor: str = "insurer", **changes: Any) -> wire.Delivery:
     """A finished run of a third party's sheet."""
     delivery = a_delivery(number, **changes)
     record.finished(a_run(number, copy="queued"), vendor, delivery)
     return delivery
 
 
-def waiting(record: RunRecord, vendor: str = "insurer") -> list[int]:
+def waiting(record: RunStore, vendor: str = "insurer") -> list[int]:
     """Numbers of the deliveries that would be handed out."""
     return [int.from_bytes(delivery.run_id, "big") for delivery in record.collect(vendor, 1_000_000, 1 << 40)]
 
@@ -616,7 +616,7 @@ def stored(path: Path) -> bytes:
     return b"".join(file.read_bytes() for file in path.parent.glob("runs.sqlite*"))
 
 
-def test_a_delivery_is_handed_out_again_and_again_until_it_is_acknowledged(path: Path, record: RunRecord) -> None:
+def test_a_delivery_is_handed_out_again_and_again_until_it_is_acknowledged(path: Path, record: RunStore) -> None:
     """As it was filed; oldest first; also by a record that is opened again."""
     filed = tuple(file(record, number) for number in (3, 1, 2))
     assert record.collect("insurer", 64) == record.collect("insurer", 64) == filed
@@ -624,13 +624,13 @@ def test_a_delivery_is_handed_out_again_and_again_until_it_is_acknowledged(path:
     record.acknowledge("insurer", ids(1, 77))
     assert record.collect("insurer", 64) == (filed[0], filed[2])
     record.close()
-    with closing(RunRecord(path)) as again:
+    with closing(RunStore(path)) as again:
         assert again.collect("insurer", 64) == (filed[0], filed[2])
         again.acknowledge("insurer", [*ids(2, 3), b"", b"unheard of"])
         assert waiting(again) == [] and again.dropped == 0
 
 
-def test_a_run_that_is_replayed_is_delivered_once(record: RunRecord) -> None:
+def test_a_run_that_is_replayed_is_delivered_once(record: RunStore) -> None:
     """What is waiting stays as it is, what was acknowledged does not come again; the run's own row is the last one."""
     first = file(record, 1)
     file(record, 1, text="another")
@@ -641,7 +641,7 @@ def test_a_run_that_is_replayed_is_delivered_once(record: RunRecord) -> None:
     assert waiting(record) == waiting(record, "toko-a") == []
 
 
-def test_a_third_party_reaches_its_own_deliveries_only(record: RunRecord) -> None:
+def test_a_third_party_reaches_its_own_deliveries_only(record: RunStore) -> None:
     """Neither to collect nor to acknowledge; names are compared as they stand."""
     file(record, 1, "insurer")
     file(record, 2, "toko-a")
@@ -656,7 +656,7 @@ def test_a_third_party_reaches_its_own_deliveries_only(record: RunRecord) -> Non
     "harm", [{"text": "\udc00"}, {"offers": (wire.Offer("m", "v", "t" * 501, 1),)}, {"run_id": b"short"}],
     ids=["text", "offer", "id"],
 )  # fmt: skip
-def test_a_run_and_its_delivery_are_written_both_or_neither(record: RunRecord, harm: dict[str, Any]) -> None:
+def test_a_run_and_its_delivery_are_written_both_or_neither(record: RunStore, harm: dict[str, Any]) -> None:
     """A delivery that no message could hold would be in the way of all that follow it: it is refused, and its run."""
     file(record, 1)
     with pytest.raises(RecordError, match=r"^a finished run could not be recorded: \w+Error$"):
@@ -666,7 +666,7 @@ def test_a_run_and_its_delivery_are_written_both_or_neither(record: RunRecord, h
     assert waiting(record) == [1, 3]
 
 
-def test_a_run_keeps_its_offers_and_what_became_of_the_copy(record: RunRecord) -> None:
+def test_a_run_keeps_its_offers_and_what_became_of_the_copy(record: RunStore) -> None:
     """As they were; nothing of them in what is printed of a run."""
     run = a_run(1, offers=CATALOGUED, copy="withheld")
     record.finished(run)
@@ -681,7 +681,7 @@ def test_as_many_are_handed_out_as_fit_but_always_the_first(
 ) -> None:
     """Measured as they travel."""
     name = tmp_path / os.urandom(8).hex()
-    with closing(RunRecord(name)) as record:
+    with closing(RunStore(name)) as record:
         filed = [file(record, number, text="x" * size) for number, size in enumerate(sizes)]
         came = record.collect("insurer", limit, most)
     measured = [len(msgspec.msgpack.encode(delivery)) for delivery in filed]
@@ -689,7 +689,7 @@ def test_as_many_are_handed_out_as_fit_but_always_the_first(
     assert list(came) == filed[: max(fits)]
 
 
-def test_a_delivery_that_is_acknowledged_is_erased_from_the_disk_at_once(path: Path, record: RunRecord) -> None:
+def test_a_delivery_that_is_acknowledged_is_erased_from_the_disk_at_once(path: Path, record: RunStore) -> None:
     """Its words stand nowhere in the file nor in its companions; the id does, which a replay is known by."""
     offers = (wire.Offer("m", "toko-a", "lebkuchen", 1),)
     file(record, 1, prompt="zimtstern " * 900, text="vanillekipferl", offers=offers)
@@ -701,7 +701,7 @@ def test_a_delivery_that_is_acknowledged_is_erased_from_the_disk_at_once(path: P
     assert b"spekulatius" in left and a_delivery(1).run_id in left
 
 
-def test_a_reader_delays_the_erasing_until_it_has_gone(path: Path, record: RunRecord) -> None:
+def test_a_reader_delays_the_erasing_until_it_has_gone(path: Path, record: RunStore) -> None:
     """It sees what was there; the next question after it makes up for it."""
     file(record, 1, prompt="zimtstern")
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
@@ -712,13 +712,13 @@ def test_a_reader_delays_the_erasing_until_it_has_gone(path: Path, record: RunRe
     assert waiting(record, "toko-a") == [] and b"zimtstern" not in stored(path)
 
 
-def test_a_commit_waits_for_the_disk(record: RunRecord) -> None:
+def test_a_commit_waits_for_the_disk(record: RunStore) -> None:
     """SQLite's own words for it: a power cut costs nothing that ``finished`` has returned for."""
     assert record._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert record._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_an_outbox_that_cannot_be_used_says_so_without_a_word_of_it(path: Path, record: RunRecord) -> None:
+def test_an_outbox_that_cannot_be_used_says_so_without_a_word_of_it(path: Path, record: RunStore) -> None:
     """Locked, closed, or with something else in it."""
     file(record, 1)
     with held_by_another(path):
@@ -740,16 +740,16 @@ def test_an_outbox_that_cannot_be_used_says_so_without_a_word_of_it(path: Path, 
 
 
 @pytest.fixture
-def short(path: Path) -> Iterator[RunRecord]:
+def short(path: Path) -> Iterator[RunStore]:
     """A record with room for few."""
-    with closing(RunRecord(path, limits=Limits(runs=8, deliveries=4, tombstones=3), secret=SECRET)) as record:
+    with closing(RunStore(path, limits=Limits(runs=8, deliveries=4, tombstones=3), secret=SECRET)) as record:
         yield record
 
 
 def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
     """Runs, what waits, what was acknowledged: at the next collect, write or opening. What nobody fetched counts."""
     for occasion in ("collect", "finished", "open"):
-        record = RunRecord(path, retention_days=2, clock=clock)
+        record = RunStore(path, retention_days=2, clock=clock)
         file(record, 1, prompt="zimtstern")
         file(record, 2)
         record.acknowledge("insurer", ids(2))
@@ -763,7 +763,7 @@ def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
             record.finished(a_run(4, finished_at=utc(clock.now)))
         if occasion == "open":
             record.close()
-            record = RunRecord(path, retention_days=2, clock=clock)
+            record = RunStore(path, retention_days=2, clock=clock)
         with closing(sqlite3.connect(path)) as db:
             assert db.execute("SELECT run_id FROM deliveries").fetchall() == [(a_run(3).run_id,)]
         assert record.dropped == 1 and a_run(1).run_id not in [run.run_id for run in record.runs(9)]
@@ -776,7 +776,7 @@ def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
 
 def test_a_clock_that_leaps_ahead_erases_nothing_until_a_day_has_passed_since(path: Path, clock: Clock) -> None:
     """Also over restarts; one that comes back has erased nothing, one that stays is believed."""
-    record = RunRecord(path, retention_days=30, clock=clock)
+    record = RunStore(path, retention_days=30, clock=clock)
     file(record, 1)
     clock.now += 400 * DAY
     assert waiting(record) == [1] and record.leaps == 1
@@ -787,7 +787,7 @@ def test_a_clock_that_leaps_ahead_erases_nothing_until_a_day_has_passed_since(pa
     for _ in range(3):
         clock.now += 0.3 * DAY
         record.close()
-        record = RunRecord(path, retention_days=30, clock=clock)
+        record = RunStore(path, retention_days=30, clock=clock)
         assert waiting(record) == [1] and len(record.runs(9)) == 1 and (record.leaps, record.dropped) == (0, 0)
     clock.now += 0.3 * DAY
     assert waiting(record) == [] and record.dropped == 1
@@ -796,16 +796,16 @@ def test_a_clock_that_leaps_ahead_erases_nothing_until_a_day_has_passed_since(pa
 
 def test_a_cloud_that_is_on_for_moments_only_forgets_in_the_end(path: Path, clock: Clock) -> None:
     """Each time its clock has leapt."""
-    with closing(RunRecord(path, retention_days=30, clock=clock)) as record:
+    with closing(RunStore(path, retention_days=30, clock=clock)) as record:
         file(record, 1)
     for _ in range(3):
         clock.now += 40 * DAY
-        with closing(RunRecord(path, retention_days=30, clock=clock)) as record:
+        with closing(RunStore(path, retention_days=30, clock=clock)) as record:
             left = waiting(record)
     assert left == []
 
 
-def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short: RunRecord) -> None:
+def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short: RunStore) -> None:
     """The oldest of them, which are counted; no acknowledgement makes room for more."""
     record = short
     file(record, 100, "toko-a")
@@ -817,7 +817,7 @@ def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short:
     assert (waiting(record), waiting(record, "toko-a"), record.dropped) == ([6, 9, 10], [100], 6)
 
 
-def test_of_those_acknowledged_the_newest_ids_are_kept(short: RunRecord) -> None:
+def test_of_those_acknowledged_the_newest_ids_are_kept(short: RunStore) -> None:
     """Of each third party; so that a replay is delivered a second time only after many others, and is then told."""
     record = short
     file(record, 100, "toko-a")
@@ -831,24 +831,24 @@ def test_of_those_acknowledged_the_newest_ids_are_kept(short: RunRecord) -> None
     assert (waiting(record), waiting(record, "toko-a"), record.dropped) == ([0, 1], [], 0)
 
 
-def test_lower_limits_than_before_hold_when_the_file_is_opened(path: Path, record: RunRecord) -> None:
+def test_lower_limits_than_before_hold_when_the_file_is_opened(path: Path, record: RunStore) -> None:
     """Without a write."""
     for number in range(6):
         file(record, number)
     record.close()
-    with closing(RunRecord(path, limits=Limits(runs=2, deliveries=1))) as record:
+    with closing(RunStore(path, limits=Limits(runs=2, deliveries=1))) as record:
         assert len(rows_of(path)) == 2 and waiting(record) == [5] and record.dropped == 5
 
 
 @pytest.mark.parametrize("days", [1e-9, 1e9, float("inf")])
 def test_any_number_of_days_will_do(path: Path, days: float) -> None:
     """From the second on which a run finishes to for ever."""
-    with closing(RunRecord(path, retention_days=days)) as record:
+    with closing(RunStore(path, retention_days=days)) as record:
         file(record, 1)
         record.collect("insurer", 1)
 
 
-def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, short: RunRecord) -> None:
+def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, short: RunStore) -> None:
     """No limit is reached too early or too late."""
     record = short
     for number in range(4):
@@ -870,7 +870,7 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, 
     """100,000 runs, four third parties' full outboxes: the steps that SQLite makes are counted, so none is a scan."""
     parties = ["insurer", "toko-a", "toko-b", "toko-c"]
 
-    def steps(record: RunRecord) -> tuple[int, int, int]:
+    def steps(record: RunStore) -> tuple[int, int, int]:
         """SQLite's steps, in tens, of a write, a collect and an acknowledgement of one."""
         counted = [0]
 
@@ -893,7 +893,7 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, 
         return took
 
     owners = Owners(SECRET)
-    with closing(RunRecord(path, clock=clock, secret=SECRET)) as record:
+    with closing(RunStore(path, clock=clock, secret=SECRET)) as record:
         steps(record)
         empty = steps(record)
         with closing(sqlite3.connect(path)) as db, db:
@@ -987,8 +987,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.limits = Limits(**limits)
         self.record = self.opened()
 
-    def opened(self) -> RunRecord:
-        return RunRecord(
+    def opened(self) -> RunStore:
+        return RunStore(
             self.path, retention_days=self.DAYS, clock=self.clock, limits=self.limits, secret=SECRET
         )  # fmt: skip
 
@@ -1148,7 +1148,7 @@ def of_version_1(path: Path, runs: int) -> list[Run]:
         db.execute(VERSION_1)
         db.execute("PRAGMA user_version = 1")
         db.executemany("INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                       [tuple(getattr(run, name) for name in tables.RUN[:8]) for run in rows])  # fmt: skip
+                       [tuple(getattr(run, name) for name in schema.RUN[:8]) for run in rows])  # fmt: skip
         db.execute("COMMIT")
     return rows[::-1]
 
@@ -1158,7 +1158,7 @@ def of_version_2(path: Path, runs: int) -> list[Run]:
     rows = of_version_1(path, runs)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        for statement in tables.UPGRADES[2]:
+        for statement in schema.UPGRADES[2]:
             db.execute(statement)
         db.execute("INSERT INTO versions VALUES (2, ?)", (utc(NOW),))
         for number in (1, 2):
@@ -1176,13 +1176,13 @@ def of_version_3(path: Path, runs: int) -> list[Run]:
     rows = of_version_2(path, runs)
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        for statement in tables.UPGRADES[3]:
+        for statement in schema.UPGRADES[3]:
             db.execute(statement)
         db.execute("INSERT INTO versions VALUES (3, ?)", (utc(NOW),))
         for number in range(min(runs, 300)):
             (run_id,) = ids(number)
             for table in ("runs", "deliveries"):
-                mark = mark_of(f"key {number}", run_id)
+                mark = key_hash(f"key {number}", run_id)
                 db.execute(f"UPDATE {table} SET owner = ? WHERE run_id = ?", (mark, run_id))
         db.execute("PRAGMA user_version = 3")
         db.execute("COMMIT")
@@ -1205,27 +1205,27 @@ def test_a_file_of_an_earlier_version_is_upgraded_in_place_with_all_its_rows(
     runs = made(path, 500)
     assert schema_of(path)[0] == earlier
     delivered = [1] if earlier > 1 else []
-    with closing(RunRecord(path, clock=Clock(NOW + 60))) as record:
+    with closing(RunStore(path, clock=Clock(NOW + 60))) as record:
         assert record.runs(1000) == runs and runs[0].offers == () and runs[0].copy == "none"
         assert record.collect("insurer", 9) == tuple(a_delivery(number) for number in delivered)
         owner = "key 2" if earlier > 2 else ""
         for number in (1000, 2):  # the latter acknowledged before, where it was
             record.finished(a_run(number, copy="queued"), "insurer", a_delivery(number), owner)
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         newest = [a_run(2, copy="queued"), a_run(1000, copy="queued")]
         assert record.runs(1000) == [*newest, *(run for run in runs if run.run_id != newest[0].run_id)]
         assert waiting(record) == [*delivered, 1000] + [2] * (earlier == 1)
     with closing(sqlite3.connect(path)) as db:
         stamps = dict(db.execute("SELECT * FROM versions"))
     assert stamps == {version: utc(NOW + 60 * (earlier < version)) for version in (2, 3, 4, 5)}
-    RunRecord(tmp_path / "new").close()
-    assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == tables.VERSION
+    RunStore(tmp_path / "new").close()
+    assert schema_of(path) == schema_of(tmp_path / "new") and schema_of(path)[0] == schema.VERSION
 
 
 DIES_AT = """
 import itertools, os, sys
-import llama.cloud.record as record
-import llama.cloud.tables as tables
+import llama.cloud.run_store as record
+import llama.cloud.schema as tables
 
 class Dying(tuple):
     def __iter__(self):
@@ -1240,15 +1240,15 @@ def clock():  # asked for when the upgrade is written down, after its last state
     return float(sys.argv[3])
 
 counted, statements = itertools.count(), 0
-for version in range(4, tables.VERSION + 1):
-    statements += len(tables.UPGRADES[version])
-    tables.UPGRADES[version] = Dying(tables.UPGRADES[version])
-record.RunRecord(sys.argv[1], clock=clock).close()
+for version in range(4, schema.VERSION + 1):
+    statements += len(schema.UPGRADES[version])
+    schema.UPGRADES[version] = Dying(schema.UPGRADES[version])
+record.RunStore(sys.argv[1], clock=clock).close()
 os.kill(os.getpid(), 9)
 """
 
 
-STATEMENTS = sum(len(tables.UPGRADES[version]) for version in range(4, tables.VERSION + 1))
+STATEMENTS = sum(len(schema.UPGRADES[version]) for version in range(4, schema.VERSION + 1))
 
 
 @pytest.mark.parametrize("at", range(STATEMENTS + 2))
@@ -1261,8 +1261,8 @@ def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int)
     if at <= STATEMENTS:
         assert schema_of(path) == old
     else:
-        assert schema_of(path)[0] == tables.VERSION and schema_of(path) != old
-    with closing(RunRecord(path)) as record:
+        assert schema_of(path)[0] == schema.VERSION and schema_of(path) != old
+    with closing(RunStore(path)) as record:
         assert record.runs(1000) == runs and waiting(record) == [1]
         assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -1273,7 +1273,7 @@ def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int)
 WRITES_AND_DIES = """
 import os, random, signal, sys, time
 from llama import wire
-from llama.cloud.record import Run, RunRecord, utc
+from llama.cloud.run_store import Run, RunStore, utc
 
 path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dice = random.Random(seed)
@@ -1282,7 +1282,7 @@ def said(what, run_id):
     os.write(1, f"{what} {run_id.hex()}\\n".encode())  # one piece or nothing
 
 def work():
-    record, now = RunRecord(path), utc(time.time())
+    record, now = RunStore(path), utc(time.time())
     said("opened", b"")
     while True:
         run_id = os.urandom(16)
@@ -1325,7 +1325,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_finished(path: Path) -> Non
         word, _, digits = line.partition(" ")
         said[word].add(bytes.fromhex(digits))
     assert len(said["finished"]) > 60 and len(said["acknowledged"]) > 10, ended.stdout[-300:]
-    with closing(RunRecord(path)) as record:
+    with closing(RunStore(path)) as record:
         assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         runs = {run.run_id: run for run in record.runs(1_000_000)}
         came = {d.run_id: d for v in "abc" for d in record.collect(f"toko-{v}", 1_000_000, 1 << 40)}

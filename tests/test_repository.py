@@ -21,9 +21,13 @@ def module_of(file: Path) -> str:
 
 
 EDGE_ONLY = (
-    "llama.edge", "llama.edge.generation", "llama.prompt", "model_edge", "edge_main",
+    "llama.edge",
+    "llama.edge.generation",
+    "llama.prompt",
+    "model_edge",
+    "edge_main",
     *(m for m in map(module_of, PRODUCT) if m.startswith("llama.privacy.") and m != "llama.privacy.policy"),
-)  # fmt: skip
+)
 
 
 def imports_of(file: Path) -> Iterator[str]:
@@ -85,10 +89,20 @@ def reached_from(module: str) -> set[str]:
 
 
 WITHOUT_TORCH = (
-    "llama.wire", "llama.client", "llama.vendor", "llama.status", "llama.keys", "llama.privacy", "llama.sheets",
-    "llama.cloud.record", "llama.cloud.importing", "llama.cloud.catalogue", "llama.cloud.offers", "llama.cloud.backup",
+    "llama.wire",
+    "llama.client",
+    "llama.vendor",
+    "llama.status",
+    "llama.keys",
+    "llama.privacy",
+    "llama.sheets",
+    "llama.cloud.run_store",
+    "llama.cloud.importing",
+    "llama.cloud.catalogue",
+    "llama.cloud.offers",
+    "llama.cloud.backup",
     "llama.cloud.restore",
-)  # fmt: skip
+)
 NEVER_MEET = (
     # a package, and what it never reaches
     ("llama.client", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.vendor")),

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.cloud.ranks import Ranks
+from llama.cloud.model_runner import ModelRunner
 from llama.cloud.scheduler import (
     AT_WORK_S,
     CHUNKS_SHARE,
@@ -23,9 +23,9 @@ from llama.cloud.scheduler import (
     PART_PASSES,
     WASTE,
     WINDOW_PASSES,
-    Pass,
+    Batch,
     Scheduler,
-)  # fmt: skip
+)
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Tokens
@@ -45,7 +45,7 @@ class Waits:
     end: int = 10
     is_decoding: bool = True
     owner: str = "one"
-    rows: int = 1
+    length: int = 1
     sampled: int = 0
     repeated: float = 0.0
 
@@ -109,7 +109,7 @@ def test_a_pass_waits_a_moment_for_sessions_that_are_about_to_come_back() -> Non
     assert scheduler.next() is None and 0 < scheduler.wait_s() <= MOST_GATHERING_S
     scheduler.add(Waits(1, 11))
     assert scheduler.wait_s() == 0 and len(steps_of(scheduler)) == 2
-    scheduler.computed(Pass([Waits(0), Waits(1)]), 10.0)
+    scheduler.computed(Batch([Waits(0), Waits(1)]), 10.0)
     scheduler.add(Waits(0, 12))
     clock.now += MOST_GATHERING_S
     assert steps_of(scheduler) == [Waits(0, 12)]
@@ -119,7 +119,7 @@ def test_a_session_that_has_ended_is_not_waited_for_and_its_step_is_given_back()
     """Also one of whose chunk a part is computed already; what its slot's next session sends is computed whole."""
     clock = Clock()
     scheduler = waiting(Waits(0), Waits(1), clock=clock)
-    scheduler.computed(Pass([Waits(2)]), 10.0)
+    scheduler.computed(Batch([Waits(2)]), 10.0)
     assert scheduler.drop(2) == [] and scheduler.wait_s() == 0
     assert scheduler.drop(1) == [Waits(1)] and steps_of(scheduler) == [Waits(0)]
     scheduler.add(chunk(4, "other"))
@@ -163,7 +163,7 @@ class Machine:
     def __init__(self, row_s: float = 0.05, long_s: float = 0.05, sample_s: float = 0.0, away_s: float = 0.1) -> None:
         self.clock = Clock()
         self.scheduler = Scheduler[Waits](self.clock)
-        self._row_s, self._long_s, self._sample_s, self._away_s = row_s, long_s, sample_s, away_s
+        self._position_s, self._long_s, self._sample_s, self._away_s = row_s, long_s, sample_s, away_s
         self._coming = list[tuple[float, Waits]]()
         self.used, self.rows = defaultdict[str, float](float), Counter[str]()  # seconds and rows of chunks, by owner
         self.tokens = dict[int, list[float]]()  # when each decoding slot had its tokens
@@ -187,7 +187,7 @@ class Machine:
                 continue
             self._compute(computed)
 
-    def _compute(self, computed: Pass[Waits]) -> None:
+    def _compute(self, computed: Batch[Waits]) -> None:
         if computed.is_decoding:
             self.clock.now += 1.0
             self.scheduler.computed(computed, 1.0)
@@ -196,9 +196,9 @@ class Machine:
                 self.comes(step, self._away_s)
             return
         (step,) = computed.steps
-        rows, first_drawn = computed.stop - computed.start, step.rows - step.sampled
+        rows, first_drawn = computed.stop - computed.start, step.length - step.sampled
         drawn_s = self._sample_s * max(0, computed.stop - max(computed.start, first_drawn))
-        seconds = rows * (self._row_s + self._long_s * step.end / 2048) + drawn_s
+        seconds = rows * (self._position_s + self._long_s * step.end / 2048) + drawn_s
         self.clock.now += seconds
         self.used[step.owner] += seconds
         self.rows[step.owner] += rows
@@ -207,10 +207,15 @@ class Machine:
 
 
 @given(
-    row_s=st.floats(0.005, 0.5), long_s=st.floats(0, 0.5), sample_s=st.floats(0, 1.0), away_s=st.floats(0.001, 0.5),
-    hostile=st.integers(1, 8), sampled=st.sampled_from([0, 1, 64]), end=st.sampled_from([256, 2048]),
+    row_s=st.floats(0.005, 0.5),
+    long_s=st.floats(0, 0.5),
+    sample_s=st.floats(0, 1.0),
+    away_s=st.floats(0.001, 0.5),
+    hostile=st.integers(1, 8),
+    sampled=st.sampled_from([0, 1, 64]),
+    end=st.sampled_from([256, 2048]),
     repeated=st.sampled_from([0.0, 1.0]),
-)  # fmt: skip
+)
 @settings(max_examples=60, deadline=None)
 def test_however_dear_the_steps_of_one_key_are_another_device_decodes_on(
     row_s: float, long_s: float, sample_s: float, away_s: float, hostile: int, sampled: int, end: int, repeated: float
@@ -308,7 +313,7 @@ def test_rows_that_share_a_pass_get_the_logits_that_they_get_alone(halves: Halve
     generator = torch.Generator().manual_seed(1)
     rows = {slot: torch.randn(20, ARGS.dim, generator=generator) for slot in range(6)}
     ages = {slot: 3 + 2 * slot for slot in range(6)}
-    alone, crowd = (Ranks(halves.cloud, halves.cloud.new_cache(6, MAX_SEQ_LEN), ARGS.dim) for _ in range(2))
+    alone, crowd = (ModelRunner(halves.cloud, halves.cloud.new_cache(6, MAX_SEQ_LEN), ARGS.dim) for _ in range(2))
     with torch.inference_mode():
         for ranks in (alone, crowd):
             for slot, age in ages.items():
@@ -331,14 +336,14 @@ def test_the_same_text_alone_and_in_a_crowd(halves: Halves, tokenizer: Tokenizer
     ]
     with Served(halves, tokenizer, slots=8, most_waiting=4) as served:
         got, sizes = dict[int, list[int]](), list[int]()
-        decode = Ranks.decode
+        decode = ModelRunner.decode
 
-        def counted(self: Ranks, slots: Sequence[int], *rest: object) -> torch.Tensor:
+        def counted(self: ModelRunner, slots: Sequence[int], *rest: object) -> torch.Tensor:
             sizes.append(len(slots))
             return decode(self, slots, *rest)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Ranks, "decode", counted)
+            patch.setattr(ModelRunner, "decode", counted)
             threads = [
                 threading.Thread(target=lambda i=i: got.update({i: served.run(runs[i][0], 20, runs[i][1])}))
                 for i in range(len(runs))

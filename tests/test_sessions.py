@@ -35,7 +35,7 @@ def code(refused: pytest.ExceptionInfo[Refused]) -> ErrorCode:
 
 def opened(sessions: Sessions, request: Open, digest: bytes) -> Session:
     """A session that need not wait."""
-    sessions.wait_in_line(request, digest, b"")
+    sessions.enqueue(request, digest, b"")
     [(_, session)] = sessions.admitted()
     return session
 
@@ -50,7 +50,7 @@ def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessi
     assert {one.slot, two.slot} == {0, 1}
     assert len(one.id) == len(two.id) == 16 and one.id != two.id
     assert sessions.find(one.id) is one and sessions.find(two.id) is two
-    assert sessions.running(one.opening.run_id) is one and len(sessions) == 2
+    assert sessions.running(one.request.run_id) is one and len(sessions) == 2
 
 
 def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessions) -> None:
@@ -58,15 +58,15 @@ def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessi
     first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
     waiting = [opening() for _ in range(3)]
     for request in waiting:
-        sessions.wait_in_line(request, b"", b"peer")
-    sessions.wait_in_line(waiting[0], b"", b"a newer socket")
+        sessions.enqueue(request, b"", b"peer")
+    sessions.enqueue(waiting[0], b"", b"a newer socket")
     assert sessions.admitted() == []
     sessions.close(first)
     assert sessions.admitted() == [], "not before the row is cleared"
     sessions.release(first.slot)
     [(entry, session)] = sessions.admitted()
-    assert entry.peer == b"a newer socket" and session.opening is waiting[0] and session.slot == first.slot
-    assert [each.request for each in sessions.line.values()] == waiting[1:]
+    assert entry.peer == b"a newer socket" and session.request is waiting[0] and session.slot == first.slot
+    assert [each.request for each in sessions.queue.values()] == waiting[1:]
 
 
 def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_turn(
@@ -75,24 +75,24 @@ def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_tur
     """While it is on its way to ask again, a free row is kept for it; one that stays away loses its turn."""
     first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
     ahead, behind = opening(), opening()
-    sessions.wait_in_line(ahead, b"", b"ahead")
+    sessions.enqueue(ahead, b"", b"ahead")
     clock.now += HELD_S / 2
-    sessions.wait_in_line(behind, b"", b"behind")
-    assert sessions.to_be_told() == []
+    sessions.enqueue(behind, b"", b"behind")
+    assert sessions.still_waiting() == []
     clock.now += HELD_S / 2
-    [(peer, refusal)] = sessions.to_be_told()
+    [(peer, refusal)] = sessions.still_waiting()
     assert peer == b"ahead" and (refusal.error.code, refusal.error.retry_after_s) == (ErrorCode.BUSY, 0.0)
     sessions.close(first)
     sessions.release(first.slot)
     assert sessions.admitted() == [], "the row is the first one's, who is about to ask again"
-    sessions.wait_in_line(ahead, b"", b"ahead")
+    sessions.enqueue(ahead, b"", b"ahead")
     [(entry, session)] = sessions.admitted()
     assert entry.request is ahead
-    sessions.line["", behind.run_id].peer = None
+    sessions.queue["", behind.run_id].peer = None
     sessions.close(session)
     sessions.release(session.slot)
     clock.now += FORGOTTEN_S + 0.1
-    assert sessions.admitted() == [] and not sessions.line
+    assert sessions.admitted() == [] and not sessions.queue
 
 
 def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> None:
@@ -100,24 +100,24 @@ def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> 
     small = Sessions(1, 60.0, clock, most_waiting=1)
     opened(small, opening(), b"")
     waiting = opening()
-    small.wait_in_line(waiting, b"", b"")
+    small.enqueue(waiting, b"", b"")
     with pytest.raises(Refused) as refused:
-        small.wait_in_line(opening(), b"", b"")
+        small.enqueue(opening(), b"", b"")
     assert code(refused) == ErrorCode.BUSY and refused.value.error.retry_after_s == 2.0
-    small.wait_in_line(waiting, b"", b"")
+    small.enqueue(waiting, b"", b"")
 
 
 def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Clock) -> None:
     """Two at a time; a key that is taken off the list gets no place that it waited for."""
     sessions = Sessions(1, 60.0, clock, per_owner=2)
-    sessions.wait_in_line(opening(), b"", b"", "her")
+    sessions.enqueue(opening(), b"", b"", "her")
     [(_, running)] = sessions.admitted()
-    sessions.wait_in_line(opening(), b"", b"", "her")
+    sessions.enqueue(opening(), b"", b"", "her")
     with pytest.raises(Refused) as refused:
-        sessions.wait_in_line(opening(), b"", b"", "her")
+        sessions.enqueue(opening(), b"", b"", "her")
     assert code(refused) == ErrorCode.BUSY and "this key" in str(refused.value)
-    sessions.wait_in_line(opening(), b"", b"", "him")
-    sessions.leave_line(lambda owner: owner == "him")
+    sessions.enqueue(opening(), b"", b"", "him")
+    sessions.leave_queue(lambda owner: owner == "him")
     sessions.close(running)
     sessions.release(running.slot)
     [(_, next_one)] = sessions.admitted()
@@ -141,7 +141,7 @@ def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions
     with pytest.raises(Refused) as refused:
         sessions.find(one.id)
     assert code(refused) == ErrorCode.UNKNOWN_SESSION
-    assert sessions.running(one.opening.run_id) is None
+    assert sessions.running(one.request.run_id) is None
     assert not sessions.was_closed(b"?" * 16)
 
 

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama import wire
-from llama.cloud.clerk import Clerk, FinishedRun
-from llama.cloud.events import Events
-from llama.cloud.owners import NOBODY, Owners, mark_of, secret_of
-from llama.cloud.record import Limits, Run, RunRecord, utc
+from llama.cloud.event_log import EventLog
+from llama.cloud.owners import NOBODY, Owners, key_hash, secret_of
+from llama.cloud.provider import ProviderServices
+from llama.cloud.run_finisher import FinishedRun
+from llama.cloud.run_store import Limits, Run, RunStore, utc
 from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
@@ -37,7 +38,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "runs.sqlite"
 
 
-def finish(record: RunRecord, owner: str, text: str = "a reply", prompt: str = "sheet", run_id: bytes = b"") -> bytes:
+def finish(record: RunStore, owner: str, text: str = "a reply", prompt: str = "sheet", run_id: bytes = b"") -> bytes:
     """A finished run of a third party's sheet; its id."""
     run_id, now = run_id or os.urandom(16), utc(time.time())
     run = Run(run_id, "insurer/cover", now, now, 1, 1, 1, text, copy="queued")
@@ -45,11 +46,11 @@ def finish(record: RunRecord, owner: str, text: str = "a reply", prompt: str = "
     return run_id
 
 
-def runs_of(record: RunRecord) -> set[bytes]:
+def runs_of(record: RunStore) -> set[bytes]:
     return {run.run_id for run in record.runs(1_000_000)}
 
 
-def waiting(record: RunRecord) -> set[bytes]:
+def waiting(record: RunStore) -> set[bytes]:
     return {delivery.run_id for delivery in record.collect("insurer", 1_000_000, 1 << 40)}
 
 
@@ -58,8 +59,9 @@ def waiting(record: RunRecord) -> set[bytes]:
 
 @given(
     runs=st.lists(st.tuples(st.sampled_from("abcddeeeeeee"), st.integers(1, 90), st.booleans()), max_size=50),
-    most=st.integers(1, 20), most_bytes=st.integers(60, 2_000) | st.just(1 << 30),
-)  # fmt: skip
+    most=st.integers(1, 20),
+    most_bytes=st.integers(60, 2_000) | st.just(1 << 30),
+)
 @settings(deadline=None, max_examples=30)
 def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
     runs: Sequence[tuple[str, int, bool]], most: int, most_bytes: int
@@ -71,7 +73,7 @@ def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
     made, size = defaultdict[str, list[bytes]](list), Counter[str]()
     acknowledged = defaultdict[str, set[bytes]](set)
     with tempfile.TemporaryDirectory() as directory:
-        with closing(RunRecord(Path(directory) / "r", limits=limits, secret=SECRET)) as record:
+        with closing(RunStore(Path(directory) / "r", limits=limits, secret=SECRET)) as record:
             for owner, length, collects in runs:
                 run_id = finish(record, owner, "x" * length)
                 made[owner].append(run_id)
@@ -91,7 +93,7 @@ def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
 
 def test_of_who_has_most_the_oldest_goes_and_of_several_the_oldest_of_all(path: Path) -> None:
     """One by one."""
-    with closing(RunRecord(path, limits=Limits(runs=5, deliveries=5), secret=SECRET)) as record:
+    with closing(RunStore(path, limits=Limits(runs=5, deliveries=5), secret=SECRET)) as record:
         names = dict[bytes, str]()
         for name in ("ann1", "ben1", "ben2", "ben3", "cy1"):
             names[finish(record, name[:-1])] = name
@@ -105,7 +107,7 @@ def test_of_who_has_most_the_oldest_goes_and_of_several_the_oldest_of_all(path: 
 def test_by_size_too_who_has_most_goes_first(path: Path) -> None:
     """Three hundred small copies stay beside one key's large ones."""
     limits = Limits(run_bytes=82_000, delivery_bytes=82_000)
-    with closing(RunRecord(path, limits=limits, secret=SECRET)) as record:
+    with closing(RunStore(path, limits=limits, secret=SECRET)) as record:
         small = {finish(record, f"key {number % 10}") for number in range(300)}
         for _ in range(30):
             finish(record, "large", "x" * 9_000)
@@ -116,7 +118,7 @@ def test_by_size_too_who_has_most_goes_first(path: Path) -> None:
 
 def test_a_copy_larger_than_all_that_is_kept_is_said_to_have_failed(path: Path) -> None:
     """It takes nobody else's with it, and the run's own row says so, too."""
-    with closing(RunRecord(path, limits=Limits(delivery_bytes=1_000), secret=SECRET)) as record:
+    with closing(RunStore(path, limits=Limits(delivery_bytes=1_000), secret=SECRET)) as record:
         kept = finish(record, "ann")
         now = utc(time.time())
         run = Run(b"r" * 16, "insurer/cover", now, now, 1, 1, 1, "x" * 2_000, copy="queued")
@@ -128,7 +130,7 @@ def test_a_copy_larger_than_all_that_is_kept_is_said_to_have_failed(path: Path) 
 def test_a_sheets_text_is_stored_once_and_goes_with_its_last_copy(path: Path) -> None:
     """Of each third party; it counts to what its copies may take."""
     sheets = "SELECT vendor, length(text) FROM sheets ORDER BY number"
-    with closing(RunRecord(path, limits=Limits(delivery_bytes=150_000), secret=SECRET)) as record:
+    with closing(RunStore(path, limits=Limits(delivery_bytes=150_000), secret=SECRET)) as record:
         ids = [finish(record, "ann", prompt="zimtstern" * 5_000) for _ in range(50)]
         assert record._db.execute(sheets).fetchall() == [("insurer", 45_000)]
         assert {d.prompt for d in record.collect("insurer", 50, 1 << 30)} == {"zimtstern" * 5_000}
@@ -145,24 +147,24 @@ def test_a_sheets_text_is_stored_once_and_goes_with_its_last_copy(path: Path) ->
 
 def test_shares_are_known_again_after_a_restart_and_after_another_program_has_written(path: Path) -> None:
     """Out of the file, with the secret; without it, all rows that it cannot read count as one owner's."""
-    with closing(RunRecord(path, secret=SECRET)) as record:
+    with closing(RunStore(path, secret=SECRET)) as record:
         honest = {finish(record, "ann") for _ in range(5)}
         for _ in range(20):
             finish(record, "ben")
-    with closing(RunRecord(path, limits=Limits(runs=12, deliveries=12), secret=SECRET)) as record:
+    with closing(RunStore(path, limits=Limits(runs=12, deliveries=12), secret=SECRET)) as record:
         assert runs_of(record) > honest and waiting(record) > honest
         with closing(sqlite3.connect(path)) as db, db:
             db.execute("UPDATE runs SET text = 'changed'")
         finish(record, "cy")
         assert runs_of(record) > honest and waiting(record) > honest
-    with closing(RunRecord(path, limits=Limits(runs=12, deliveries=12), secret=b"another")) as record:
+    with closing(RunStore(path, limits=Limits(runs=12, deliveries=12), secret=b"another")) as record:
         mine = {finish(record, "ben") for _ in range(4)}
         assert runs_of(record) > mine and len(runs_of(record)) == 12
 
 
 def test_what_cannot_be_written_costs_no_look_at_all_rows(path: Path) -> None:
     """Or a key that sends what is refused could keep the cloud reading its record."""
-    with closing(RunRecord(path, secret=SECRET)) as record:
+    with closing(RunStore(path, secret=SECRET)) as record:
         finish(record, "ann", run_id=b"r" * 16)
         surveys, survey = [0], record._shares.survey
 
@@ -196,7 +198,7 @@ def test_a_pseudonym_is_read_with_the_secret_and_the_rows_id_only(owner: str, ro
     assert mine.opened(mine.sealed(owner, other_id), other_id) == mine.pseudonym(owner)
     assert mine.sealed(owner, row_id) == sealed != mine.sealed(owner, other_id) and len(sealed) == 24
     assert another.sealed(owner, row_id) != sealed and another.opened(sealed, row_id) == NOBODY
-    for harmed in (sealed[:-1], sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", bytes(24), mark_of(owner[:9], row_id)):
+    for harmed in (sealed[:-1], sealed[:-1] + bytes([sealed[-1] ^ 1]), b"", bytes(24), key_hash(owner[:9], row_id)):
         assert mine.opened(harmed, row_id) == NOBODY
     assert mine.opened(sealed, other_id) == NOBODY and mine.sealed("", row_id) == b""
 
@@ -207,7 +209,7 @@ def test_rows_of_one_key_have_nothing_in_common_in_the_file(path: Path, tmp_path
     keys.make("phone")
     own = read_key(str(tmp_path / "cloud.key"), "cloud")
     owners, secret = Owners(secret_of(own)), secret_of(own)
-    with closing(RunRecord(path, secret=secret)) as record:
+    with closing(RunStore(path, secret=secret)) as record:
         run_ids = [finish(record, "ann") for _ in range(20)]
         for run_id in run_ids:
             finish(record, "ben", run_id=run_id)
@@ -244,9 +246,9 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
     hostile, people = keys.make("hostile"), [keys.make(f"person-{number}") for number in range(4)]
     insurer, own = keys.make("insurer", "vendor"), read_key(str(tmp_path / "cloud.key"), "cloud")
     limits = Limits(runs=MOST, deliveries=MOST, tombstones=MOST)
-    with closing(RunRecord(path, limits=limits, secret=secret_of(own))) as record:
-        clerk = Clerk(tokenizer, record=record, directory=directory, events=Events("error"))
-        with Served(halves, tokenizer, clerk=clerk, keys=keys.of_the_cloud(), log_level="error") as served:
+    with closing(RunStore(path, limits=limits, secret=secret_of(own))) as record:
+        clerk = ProviderServices.of(tokenizer, store=record, directory=directory, event_log=EventLog("error"))
+        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud(), log_level="error") as served:
             honest, arrived = set[bytes](), set[bytes]()
 
             def by_others() -> None:
@@ -289,8 +291,8 @@ def test_the_provider_is_told_of_what_was_deleted_early(
     tokenizer: Tokenizer, path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Now and then, since a full record deletes one for each run, and at the end; in all every one once."""
-    with closing(RunRecord(path, limits=Limits(runs=3, deliveries=2), secret=SECRET)) as record:
-        clerk = Clerk(tokenizer, record=record)
+    with closing(RunStore(path, limits=Limits(runs=3, deliveries=2), secret=SECRET)) as record:
+        clerk = ProviderServices.of(tokenizer, store=record)
         for reply in (b"one", b"two", b"", b"three", b"four", b"five", b"six"):
             clerk.finish(FinishedRun(os.urandom(16), "", time.time(), 1, list(reply), 1, "ann"))
             finish(record, "ben")

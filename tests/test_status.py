@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from llama.cloud.admission import is_here
+from llama.cloud.auth import is_local
 from llama.status import in_words, main
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Status, StatusReport, Tokens
@@ -152,7 +152,7 @@ def test_it_is_answered_at_once_while_a_step_computes_and_while_the_cloud_drains
 )
 def test_loopback_is_told_from_all_other_addresses(address: str, is_so: bool) -> None:
     """What libzmq says of a peer; where it says nothing, the peer is somebody else."""
-    assert is_here(address) is is_so
+    assert is_local(address) is is_so
 
 
 def test_without_keys_only_the_clouds_own_machine_is_told(halves: Halves, tokenizer: Tokenizer) -> None:

@@ -32,7 +32,7 @@ import pytest
 
 from llama import screen, starting
 from llama.cloud.backup import RECORD, back_up
-from llama.cloud.record import RunRecord
+from llama.cloud.run_store import RunStore
 from llama.edge.terminal import Terminal
 from tests.processes import wait_until
 from tests.support import ROOT, SOAK
@@ -184,7 +184,7 @@ def world(tiny_split: Splits, golden: Path, tmp_path_factory: pytest.TempPathFac
         port = free.getsockname()[1]
     shutil.copy(ROOT / "examples" / "profile.toml", base)
     (base / "question.txt").write_text("Why?")
-    RunRecord(base / "kept.sqlite").close()
+    RunStore(base / "kept.sqlite").close()
     back_up({RECORD: base / "kept.sqlite"}, base / "backup")
     halves = tiny_split()
     command = [

@@ -21,7 +21,7 @@ from llama.chat import ChatFormat, Message
 from llama.chat import chat_format as native_format
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.vocabulary import Vocabulary, from_gguf, from_hugging_face
-from llama.cloud.prefixes import openings_of
+from llama.cloud.prefix_cache import openings_of
 from llama.errors import PrivacyRefused, TokenizerError
 from llama.privacy import gate
 from llama.privacy.gate import Outgoing

@@ -32,7 +32,7 @@ import msgspec
 
 from llama import placing
 from llama.cloud.catalogue import check_version
-from llama.cloud.tables import version_of
+from llama.cloud.schema import version_of
 from llama.command import end_if_signalled, run
 from llama.disk import keep_to_owner, settle, settle_names
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
@@ -100,8 +100,10 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
             settle_names(partial)
         settle_names(target.parent)
     except OSError as err:
-        raise BackupError(f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
-                          f"--output_dir a path where this user may write") from None  # fmt: skip
+        raise BackupError(
+            f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
+            f"--output_dir a path where this user may write"
+        ) from None
     return sum(entry.bytes for entry in entries.values())
 
 
@@ -158,8 +160,10 @@ def _told_of(name: str, path: Path) -> Iterator[None]:
     except sqlite3.Error as err:
         end_if_signalled()
         what = "run record" if name == RECORD else "catalogue"
-        raise _error_of(name)(f"the {what} {path} cannot be copied: {err}; see that it can be read, that there is "
-                              f"room, and that no other program keeps it locked") from None  # fmt: skip
+        raise _error_of(name)(
+            f"the {what} {path} cannot be copied: {err}; see that it can be read, that there is "
+            f"room, and that no other program keeps it locked"
+        ) from None
 
 
 def _error_of(name: str) -> type[RecordError] | type[CatalogueError]:

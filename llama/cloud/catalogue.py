@@ -169,8 +169,9 @@ class Catalogue:
                 self._db.close()
                 raise
         except sqlite3.Error as err:
-            raise CatalogueError(f"the catalogue {path} cannot be read: {err}; make it again with "
-                                 f"python -m llama.cloud.importing") from None  # fmt: skip
+            raise CatalogueError(
+                f"the catalogue {path} cannot be read: {err}; make it again with python -m llama.cloud.importing"
+            ) from None
 
     def _prepare(self) -> None:
         # Not mapped into memory: who overwrote the file in place would end this process.
@@ -219,8 +220,9 @@ class Catalogue:
             numbers = self._candidates(known, vendor, preference)
             found = [self._found(number, known, whole, vendor, preference.city) for number in numbers]
         except sqlite3.Error as err:
-            raise CatalogueError(f"the catalogue {self._path} cannot be read: {err}; make it again with "
-                                 f"python -m llama.cloud.importing") from None  # fmt: skip
+            raise CatalogueError(
+                f"the catalogue {self._path} cannot be read: {err}; make it again with python -m llama.cloud.importing"
+            ) from None
         return sorted(filter(None, found), key=lambda f: -f.relevance)
 
     def _asked(self, words: Mapping[str, float], spellings: Mapping[str, Collection[str]]) -> list[_Asked]:
@@ -296,8 +298,12 @@ class Catalogue:
         delivered = not city or not product.cities or city.casefold() in map(str.casefold, product.cities)
         words = {word.casefold(): word for word in reversed([*strong, *weak])}  # the first spelling of each
         return Found(
-            product, min(relevance, 1.0), frozenset(a.word for a in named), tuple(reversed(words.values())), delivered,
-        )  # fmt: skip
+            product,
+            min(relevance, 1.0),
+            frozenset(a.word for a in named),
+            tuple(reversed(words.values())),
+            delivered,
+        )
 
 
 def _questions(known: Sequence[_Asked]) -> Iterator[str]:
@@ -360,5 +366,7 @@ def check_version(db: sqlite3.Connection, path: Path) -> None:
         raise CatalogueError(f"the catalogue {path} is a database of another program; give the path of a catalogue")
     applied = [row[0] for row in db.execute("SELECT version FROM versions ORDER BY version")]
     if version != VERSION or not applied or applied[-1] != VERSION:
-        raise CatalogueError(f"the catalogue {path} is of version {version}, and this release reads version {VERSION}; "
-                             f"import it again with python -m llama.cloud.importing")  # fmt: skip
+        raise CatalogueError(
+            f"the catalogue {path} is of version {version}, and this release reads version {VERSION}; "
+            f"import it again with python -m llama.cloud.importing"
+        )

@@ -59,11 +59,14 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as err:
-        raise CatalogueError(f"the catalogue {target} cannot be written: {err.strerror or err}; free some room, or "
-                             f"give --catalogue a path where this user may write") from None  # fmt: skip
+        raise CatalogueError(
+            f"the catalogue {target} cannot be written: {err.strerror or err}; free some room, or "
+            f"give --catalogue a path where this user may write"
+        ) from None
     except sqlite3.Error as err:
-        raise CatalogueError(f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local "
-                             f"disk with room") from None  # fmt: skip
+        raise CatalogueError(
+            f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local disk with room"
+        ) from None
     return count
 
 

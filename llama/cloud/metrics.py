@@ -3,9 +3,9 @@
 No label holds anything that a peer chose: each has a fixed set of values, all of which are there from the start.
 
 Times of a decoding step, which together are the time from one token of a session to its next: *away*, from the handing
-out of one reply until the session's next row has arrived, which is the device, the network both ways and whatever was
-lost there, since the cloud cannot tell them apart; *queue*, from then until its pass begins; *compute*, the pass. (What
-is missing is the moment between the end of the pass and the handing out.)
+out of one reply until the session's next step has arrived, which is the device, the network both ways and whatever was
+lost there, since the cloud cannot tell them apart; *queue*, from then until its batch begins; *compute*, the batch.
+(What is missing is the moment between the end of the batch and the handing out.)
 
 Counting is on the way of every token: plain numbers, each of which one thread only adds to. They become metrics when
 somebody looks.
@@ -17,21 +17,21 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from llama.cloud.sessions import Ending, Sessions
+from llama.cloud.sessions import EndReason, Sessions
 from llama.wire import ErrorCode
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-_ROWS = tuple(float(1 << i) for i in range(9))
+_SIZES = tuple(float(1 << i) for i in range(9))
 
 
-class Tally:
+class Histogram:
     """How many values there were up to each bound.
 
     Args:
@@ -60,18 +60,18 @@ class Metrics(Collector):
         started: monotonic seconds.
         received, sent: bytes of requests and replies, without what ZeroMQ adds.
         tokens: ids chosen and handed out; a repeated answer counts once.
-        prompt_rows: rows of prompts that were computed.
+        prompt_positions: positions of prompts that were computed.
         opened: sessions; ``ended``, those that have ended, by why.
         refused: requests, by code.
         away, queue, compute: seconds of decoding steps.
-        batch: rows of decoding passes.
+        batch: sizes of decoding batches.
     """
 
-    def __init__(self) -> None:
-        self.received = self.sent = self.tokens = self.prompt_rows = self.opened = 0
-        self.started = time.monotonic()
-        self.refused, self.ended = dict.fromkeys(ErrorCode, 0), dict.fromkeys(Ending, 0)
-        self.away, self.queue, self.compute, self.batch = (Tally(b) for b in (_SECONDS, _SECONDS, _SECONDS, _ROWS))
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.received = self.sent = self.tokens = self.prompt_positions = self.opened = 0
+        self.started = clock()
+        self.refused, self.ended = dict.fromkeys(ErrorCode, 0), dict.fromkeys(EndReason, 0)
+        self.away, self.queue, self.compute, self.batch = (Histogram(b) for b in (_SECONDS, _SECONDS, _SECONDS, _SIZES))
         self._watched: tuple[Sessions, int, int] | None = None
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -87,7 +87,7 @@ class Metrics(Collector):
         self._watched = (sessions, positions, cache_bytes)
 
     def decoded(self, waited_s: Sequence[float], seconds: float) -> None:
-        """A decoding pass of ``seconds``, and how long each of its steps has waited for it."""
+        """A decoding batch of ``seconds``, and how long each of its steps has waited for it."""
         self.batch.add(len(waited_s))
         self.compute.add(seconds, len(waited_s))
         for waited in waited_s:
@@ -99,23 +99,23 @@ class Metrics(Collector):
             ("received_bytes", "Bytes of requests, without what ZeroMQ adds.", self.received),
             ("sent_bytes", "Bytes of replies, without what ZeroMQ adds.", self.sent),
             ("tokens", "Token ids chosen and handed out; a repeated answer counts once.", self.tokens),
-            ("prompt_rows", "Rows of prompts that were computed.", self.prompt_rows),
+            ("prompt_tokens", "Tokens of prompts that were computed.", self.prompt_positions),
             ("sessions_opened", "Sessions opened.", self.opened),
         ):
             yield CounterMetricFamily(f"split_llama_{name}", about, value=count)
         ended = CounterMetricFamily("split_llama_sessions_ended", "Sessions ended, by why.", labels=["why"])
         for why, count in self.ended.items():
             ended.add_metric([why.value], count)
-        about = "Requests refused, by code; not counted: telling those in line that they still wait."
+        about = "Requests refused, by code; not counted: telling those that wait that they still do."
         refused = CounterMetricFamily("split_llama_refusals", about, labels=["code"])
         for code, count in self.refused.items():
             refused.add_metric([code.value], count)
         yield from (ended, refused)
-        yield self.batch.metric("split_llama_decode_batch_rows", "Rows that share a decoding pass.")
+        yield self.batch.metric("split_llama_decode_batch_size", "Sessions that share a decoding step.")
         for part, about, times in (
-            ("away", "from a reply until the session's next row: device and network", self.away),
-            ("queue", "from its row's arrival until its pass begins", self.queue),
-            ("compute", "its pass, with the others in it", self.compute),
+            ("away", "from a reply until the session's next step: device and network", self.away),
+            ("queue", "from its arrival until its batch begins", self.queue),
+            ("compute", "its batch, with the others in it", self.compute),
         ):
             yield times.metric(f"split_llama_decode_{part}_seconds", f"Of a decoding step: {about}.")
         if self._watched is not None:
@@ -125,8 +125,8 @@ class Metrics(Collector):
     def _levels(sessions: Sessions, positions: int, cache_bytes: int) -> Iterator[Metric]:
         for name, about, level in (
             ("sessions_open", "Sessions that are open.", len(sessions)),
-            ("sessions_waiting", "Opens that wait in line.", len(sessions.line)),
-            ("places", "Sessions that there is room for.", sessions.slots),
+            ("sessions_waiting", "Opens that wait for a slot.", len(sessions.queue)),
+            ("slots", "Slots of the KV cache: sessions that there is room for.", sessions.slots),
             ("cache_positions", "Positions that the cache has.", sessions.slots * positions),
             ("cache_filled_positions", "Positions that open sessions have filled.", sessions.filled()),
             ("cache_bytes", "Bytes allocated for keys and values, on the first rank.", cache_bytes),

@@ -83,7 +83,7 @@ def _fits(
     wanted = {**occasions, **idea.occasions}
     preference = Preference(
         budget.least if budget else 0, budget.most if budget else None, frozenset(wanted), said.city
-    )  # fmt: skip
+    )
     ordinary = {word for word, weight in idea.words.items() if weight == reading.ORDINARY}
     if not ordinary:  # "a nice set": of what?
         return []

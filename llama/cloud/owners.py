@@ -63,6 +63,6 @@ class Owners:
         return hashlib.blake2b(data, digest_size=size, key=self._secret, person=what).digest()
 
 
-def mark_of(owner: str, run_id: bytes) -> bytes:
+def key_hash(owner: str, run_id: bytes) -> bytes:
     """What files of version 3 say of an owner: a hash that tells apart, but not whose else a row is."""
     return hashlib.blake2b(owner.encode(), digest_size=16, salt=run_id).digest() if owner else b""

@@ -32,9 +32,23 @@ MAX_BAD_LINES = 20  # that are told
 MAX_PRICE = 10**12
 
 Occasion = Literal[
-    "birthday", "anniversary", "wedding", "graduation", "housewarming", "new-baby", "eid", "christmas",
-    "lunar-new-year", "valentine", "mothers-day", "farewell", "corporate", "thank-you", "get-well", "travel",
-]  # fmt: skip
+    "birthday",
+    "anniversary",
+    "wedding",
+    "graduation",
+    "housewarming",
+    "new-baby",
+    "eid",
+    "christmas",
+    "lunar-new-year",
+    "valentine",
+    "mothers-day",
+    "farewell",
+    "corporate",
+    "thank-you",
+    "get-well",
+    "travel",
+]
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
 # No line breaks, no terminal or text-direction controls, no halves of surrogate pairs. (\Z: "$" allows a line break.)
@@ -73,7 +87,9 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
     cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
     # As llama.wire.WebLink, and no halves of surrogate pairs.
-    url: Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")] = ""  # fmt: skip  # noqa: E501
+    url: Annotated[
+        str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")
+    ] = ""
 
 
 FIELDS = Product.__struct_fields__
@@ -235,8 +251,12 @@ def _cells(text: str) -> list[str]:
     try:
         (row,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError):
-        raise _BadLine(["not CSV; a cell with a comma or a quotation mark stands in quotation marks, marks in it are "
-                        "doubled, and a product is on one line"]) from None  # fmt: skip
+        raise _BadLine(
+            [
+                "not CSV; a cell with a comma or a quotation mark stands in quotation marks, marks in it are "
+                "doubled, and a product is on one line"
+            ]
+        ) from None
     return [cell.strip(" ") for cell in row]
 
 

@@ -4,7 +4,7 @@ Knows: lists as models write them, rupiah as people write them, words that say l
 Does not know: products, people, the prompt. A tag such as ``[NAME_1]`` stands for something that the cloud was not
 told: it is never a word here.
 
-Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. Budgets are whole rupiah.
+Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. RateLimiter are whole rupiah.
 """
 
 from __future__ import annotations
@@ -59,13 +59,16 @@ _MONEY_WORDS = """
 STOP_WORDS = frozenset([*_STOP_EN, *_STOP_ID, *_MONEY_WORDS])
 
 # What holds a product, or says how many: alone it is no reason to offer one.
-CONTAINERS = frozenset("""
+CONTAINERS = frozenset(
+    """
     basket baskets box boxes bundle bundles case cases collection crate jar jars kit kits pack package packs pair pairs
     piece pieces set sets starter tin trio
     alat isi kaleng keranjang koleksi kotak paket pasang perangkat perlengkapan peti stoples
-""".split())  # fmt: skip
+""".split()
+)
 # What a product is like: it helps to choose among products of a kind, and alone is no reason either.
-ADJECTIVES = frozenset("""
+ADJECTIVES = frozenset(
+    """
     beautiful beginner beginners big black blue classic colourful colorful comfortable compact custom customised
     customized cute cosy cozy durable elegant fancy fresh fun fine green handmade home kids large lightweight
     local long luxury men mens mini modern natural new office old personal personalised personalized portable
@@ -74,7 +77,8 @@ ADJECTIVES = frozenset("""
     biru buatan cantik elegan hangat hijau hitam indah kayu kecil khas khusus kuat kustom lembut lokal lucu
     manis menarik merah mewah mungil nyaman panjang pemula portabel praktis pria putih ringan ringkas rumah
     sederhana segar tangan tradisional unik wanita
-""".split())  # fmt: skip
+""".split()
+)
 
 # How an occasion is called; "|" because a phrase may have several words. What also names a kind of product ("travel",
 # "office") is an occasion here and an ordinary word for the search.
@@ -94,24 +98,26 @@ _OCCASIONS: Mapping[Occasion, str] = {
     "mothers-day": "mother(?:['’]?s)?['’]?[ -]day|mothers-day|hari ibu",
     "farewell": "farewells?|leaving (?:party|gift|present|do)|good-?bye|perpisahan",
     "corporate": "corporate|company|companies|employees?|colleagues?|co-?workers?|clients?|perusahaan|karyawan"
-                 "|kolega|rekan kerja|klien",
+    "|kolega|rekan kerja|klien",
     "thank-you": "thank[- ]?yous?|gratitude|appreciation|terima ?kasih",
     "get-well": "get[ -]well(?: soon)?|recover[ys]?|recovering|lekas sembuh|cepat sembuh|semoga sembuh|sembuh",
     "travel": "travel(?:l?ing|l?er|l?ers|s)?|trips?|journeys?|on holiday|vacations?|perjalanan|liburan|bepergian"
-              "|jalan-jalan|traveling",
-}  # fmt: skip
+    "|jalan-jalan|traveling",
+}
 _OCCASION = re.compile(
     r"\b(?:" + "|".join(f"(?P<o{i}>{names})" for i, names in enumerate(_OCCASIONS.values())) + r")(?:nya|mu)?\b",
     re.IGNORECASE,
 )
 _OCCASION_NAMES: tuple[Occasion, ...] = tuple(_OCCASIONS)
 # Words of a feast: they are answered by a product's occasions, so as words they count little.
-FEASTS = frozenset("""
+FEASTS = frozenset(
+    """
     birthday birthdays ulang tahun ultah milad anniversary anniversaries hari jadi wedding pernikahan perkawinan menikah
     graduation graduations graduate wisuda kelulusan housewarming eid fitr idul fitri lebaran ramadan ramadhan raya
     christmas xmas natal lunar year chinese imlek valentine valentines mother mothers ibu farewell perpisahan thank
     thanks terima kasih kasihsayang get soon lekas sembuh
-""".split())  # fmt: skip
+""".split()
+)
 
 # One word for another: other spellings, and names of the same thing. Each group is looked for as a whole.
 _SPELLINGS = """
@@ -129,10 +135,12 @@ for _group in (group.split() for group in _SPELLINGS.split("|")):
         _SAME.setdefault(_one, set()).update(word for word in _group if word != _one)
 
 # Behind these, an item says what the thing is like, or for whom or what it is.
-_BEHIND = frozenset("""
+_BEHIND = frozenset(
+    """
     for with from that which who to in on by at so while without inspired
     untuk dengan yang dari agar supaya di ke saat berisi bagi tanpa bertema
-""".split())  # fmt: skip
+""".split()
+)
 _OWNERS = frozenset({"your", "his", "her", "their", "my", "our"})
 # A clause that begins so says why or for whom: it may name things that are not recommended.
 _ASIDE = re.compile(r"\A\s*(?:for|because|since|if|when|as|untuk|bagi|karena|sebab|jika|kalau)\b", re.IGNORECASE)
@@ -160,9 +168,15 @@ _CLAUSE = re.compile(
 _LABELLED = re.compile(r"\A\s*[^\W\d_][\w -]{0,30}:\s+(.*)")
 
 _UNITS = {
-    "ribu": 1_000, "rb": 1_000, "k": 1_000, "thousand": 1_000, "juta": 1_000_000, "jt": 1_000_000, "million": 1_000_000,
+    "ribu": 1_000,
+    "rb": 1_000,
+    "k": 1_000,
+    "thousand": 1_000,
+    "juta": 1_000_000,
+    "jt": 1_000_000,
+    "million": 1_000_000,
     "mio": 1_000_000,
-}  # fmt: skip
+}
 _NUMBER = r"\d{1,3}(?:[.,]\d{3}){1,3}(?!\d)|\d{1,13}(?:[.,]\d{1,2})?(?!\d)"
 _UNIT = r"ribu(?:an)?|rb|k|thousand|juta(?:an)?|jt|million|mio"
 _AMOUNT = rf"(?:(?:Rp\.?|IDR)\s{{0,2}})?(?:{_NUMBER})(?:\s{{0,2}}(?:{_UNIT})\b)?(?:,-)?(?:\s{{0,2}}(?:rupiah|IDR)\b)?"

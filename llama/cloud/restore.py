@@ -51,14 +51,17 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
     for name, place in places.items():
         taken = {f"{other}{companion}" for n, other in places.items() if n != name for companion in _COMPANIONS}
         if str(place) in taken:  # SQLite would empty and remove it
-            raise BackupError(f"{place} is another file of this restore, or SQLite's log of one; give "
-                              f"--{FLAGS[name]} another path")  # fmt: skip
+            raise BackupError(
+                f"{place} is another file of this restore, or SQLite's log of one; give --{FLAGS[name]} another path"
+            )
         if name not in manifest.files:
             raise BackupError(f"the back-up {source} has no {name}; leave --{FLAGS[name]} away")
         for companion in _COMPANIONS:
             if _is_there(Path(f"{place}{companion}")):
-                raise BackupError(f"{place}{companion} is there, and is not written over; move it away, or give "
-                                  f"--{FLAGS[name]} another path")  # fmt: skip
+                raise BackupError(
+                    f"{place}{companion} is there, and is not written over; move it away, or give "
+                    f"--{FLAGS[name]} another path"
+                )
     ending = f".{secrets.token_hex(8)}"
     unfinished = {
         name: place.with_name(placing.hidden_name(place.parent, place.name, ending)) for name, place in places.items()
@@ -120,17 +123,22 @@ def _check_room(name: str, places: Mapping[str, Path], manifest: Manifest) -> No
     parents = {other: place.parent.stat().st_dev for other, place in places.items()}
     sizes = [manifest.files[other].bytes for other, device in parents.items() if device == parents[name]]
     placing.check_room(
-        places[name].parent, places[name], placing.Results(f"--{FLAGS[name]}", BackupError), needed=sum(sizes),
-        largest=manifest.files[name].bytes, files=0,
-    )  # fmt: skip
+        places[name].parent,
+        places[name],
+        placing.Results(f"--{FLAGS[name]}", BackupError),
+        needed=sum(sizes),
+        largest=manifest.files[name].bytes,
+        files=0,
+    )
 
 
 def _manifest_of(source: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=Manifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        raise BackupError(f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or "
-                          f"malformed") from None  # fmt: skip
+        raise BackupError(
+            f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or malformed"
+        ) from None
     if manifest.format != 1:
         raise BackupError(f"the back-up {source} is of format {manifest.format}, and this release reads format 1")
     return manifest

@@ -1,8 +1,8 @@
 """Which steps go through the model together next, and how much of the time each owner's prompts get.
 
-Every session has at most one step that waits. Steps of one row that want the next id, *decoding*, share a forward pass:
-reading the weights is what costs, and is paid once. All other steps are *chunks*. They take turns with the passes that
-decode, one part of a chunk at a time.
+Every session has at most one step that waits. Steps of one position that want the next id, *decoding*, share a forward
+pass: reading the weights is what costs, and is paid once. All other steps are *chunks*. They take turns with the passes
+that decode, one part of a chunk at a time.
 
 **Shares.** Three rules bound what a chunk takes from others:
 
@@ -13,7 +13,7 @@ decode, one part of a chunk at a time.
   that has had more waits.
 
 Whoever is alone gets all of the time, and its chunks whole. Time is measured, with the choice of ids in it. Positions
-that a session has computed before count twice (:attr:`Waiting.repeated`).
+that a session has computed before count twice (:attr:`WaitingStep.repeated`).
 
 Bookkeeping only. Knows: slots, positions, owners as names, the clock. Does not know: tensors, sockets, keys.
 """
@@ -29,12 +29,12 @@ from typing import Generic, Protocol, TypeVar
 # token in a fraction of the time that the cloud takes, and a pass without it costs nearly as much as one with it.
 GATHERING_SHARE = 0.3
 MOST_GATHERING_S = 0.02
-# Rows that share a pass are read to the end of the longest, with the slots in between: what may be read in vain.
+# Slots that share a batch are read to the end of the longest, with the slots in between: what may be read in vain.
 WASTE, FREE_WASTE = 4, 1024  # times what is needed, and positions
 # Passes that decode, in whose time a part of a chunk should be done. A part is a pass, too, so one of them is lost;
 # with the pass that follows, whoever decodes has its next token within five.
 PART_PASSES = 3.0
-ROWS_STEP = 16  # parts of more rows have a multiple of it
+LENGTH_STEP = 16  # parts of more positions have a multiple of it
 # After so long a use of the model counts 1/e: seconds, or passes that decode, whichever is longer.
 WINDOW_S, WINDOW_PASSES = 4.0, 50
 CHUNKS_SHARE = 0.27  # of the time, at most, for the chunks of an owner, while others decode
@@ -44,26 +44,26 @@ AWAY_S, AWAY_TIMES = 0.25, 3.0
 CREDIT_S, CREDIT_PASSES = 0.6, 8
 # An owner whose last step was done so long ago, or less, is still at work: slow devices over slow lines are, too.
 AT_WORK_S = 10.0
-LONG_CONTEXT = 2048  # positions at which a row costs about twice of what it costs at the beginning
-UNTRIED_ROWS = 8  # of the first part of a chunk; and how many it takes to learn from what they took
-LEAST_OF_A_PASS = 0.5  # of its time, that its rows take: the rest is there however few they are
+LONG_CONTEXT = 2048  # positions at which a position costs about twice of what it costs at the beginning
+UNTRIED_POSITIONS = 8  # of the first part of a chunk; and how many it takes to learn from what they took
+LEAST_OF_A_PASS = 0.5  # of its time, that its positions take: the rest is there however few they are
 LEARNING = 0.3  # weight of the newest measurement
 
 
-class Waiting(Protocol):
+class WaitingStep(Protocol):
     """A step, as far as it matters here."""
 
     @property
     def slot(self) -> int:
-        """The session's row of the cache."""
+        """The session's slot of the KV cache."""
 
     @property
     def owner(self) -> Hashable:
         """Whose it is."""
 
     @property
-    def rows(self) -> int:
-        """How many rows it has."""
+    def length(self) -> int:
+        """How many positions it has."""
 
     @property
     def end(self) -> int:
@@ -71,23 +71,23 @@ class Waiting(Protocol):
 
     @property
     def sampled(self) -> int:
-        """How many of its last rows have their next id drawn by chance, which costs by itself."""
+        """How many of its last positions have their next id drawn by chance, which costs by itself."""
 
     @property
     def repeated(self) -> float:
-        """Which part of its rows, 0 to 1, the session has computed before."""
+        """Which part of its positions, 0 to 1, the session has computed before."""
 
     @property
     def is_decoding(self) -> bool:
-        """One row, whose next id is wanted."""
+        """One position, whose next id is wanted."""
 
 
-_Step = TypeVar("_Step", bound=Waiting)
+_Step = TypeVar("_Step", bound=WaitingStep)
 
 
 @dataclass(frozen=True)
-class Pass(Generic[_Step]):
-    """What is computed next: decoding steps, by ascending slot; or rows ``start … stop-1`` of one chunk."""
+class Batch(Generic[_Step]):
+    """What is computed next: decoding steps, by ascending slot; or positions ``start … stop-1`` of one chunk."""
 
     steps: list[_Step]
     start: int = 0
@@ -99,7 +99,7 @@ class Pass(Generic[_Step]):
         return self.steps[0].is_decoding
 
 
-class Usage:
+class DecayingUsage:
     """How much each owner has used of the last seconds: every use fades, to 1/e of it within ``window_s``."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -122,7 +122,7 @@ class Usage:
 class Costs:
     """What passes will take, learnt from those that were.
 
-    A pass takes some time whatever is in it, which is what one that decodes takes, about; and some for each row.
+    A pass takes some time whatever is in it, which is what one that decodes takes, about; and some for each position.
 
     Attributes:
         decoding_s: seconds of a pass that decodes; None before the first.
@@ -130,40 +130,42 @@ class Costs:
 
     def __init__(self) -> None:
         self.decoding_s: float | None = None
-        self._row_s: float | None = None  # of a row at the beginning of a context
+        self._position_s: float | None = None  # of a position at the beginning of a context
         self._sample_s: float | None = None  # of an id that is drawn
 
     def decoded(self, seconds: float) -> None:
         """A pass that decodes took so long."""
         self.decoding_s = _learnt(self.decoding_s, seconds)
 
-    def computed(self, rows: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
+    def computed(self, positions: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
         """A part of a chunk took ``seconds``, ``sampling_s`` of them to draw ``sampled`` ids."""
         if sampled:
             self._sample_s = _learnt(self._sample_s, sampling_s / sampled)
-        if rows >= UNTRIED_ROWS:  # of fewer, what is measured is the pass
+        if positions >= UNTRIED_POSITIONS:  # of fewer, what is measured is the pass
             seconds -= sampling_s
-            rows_s = max(seconds - (self.decoding_s or 0.0), LEAST_OF_A_PASS * seconds)
-            self._row_s = _learnt(self._row_s, rows_s / (rows * _dearness(end)))
+            positions_s = max(seconds - (self.decoding_s or 0.0), LEAST_OF_A_PASS * seconds)
+            self._position_s = _learnt(self._position_s, positions_s / (positions * _dearness(end)))
 
-    def rows_within(self, seconds: float, step: Waiting, start: int) -> int:
-        """How many rows of a chunk, from ``start`` on, are computed within ``seconds``; 1 at least.
+    def positions_within(self, seconds: float, step: WaitingStep, start: int) -> int:
+        """How many positions of a chunk, from ``start`` on, are computed within ``seconds``; 1 at least.
 
         Without experience a few are tried.
         """
-        left, seconds = step.rows - start, seconds - (self.decoding_s or 0.0)
-        if self._row_s is None:
-            return min(left, UNTRIED_ROWS)
-        row_s = self._row_s * _dearness(step.end)
+        left, seconds = step.length - start, seconds - (self.decoding_s or 0.0)
+        if self._position_s is None:
+            return min(left, UNTRIED_POSITIONS)
+        position_s = self._position_s * _dearness(step.end)
         unsampled = max(0, left - step.sampled)
-        rows = min(unsampled, int(seconds / row_s))
-        if rows == unsampled and rows < left:
-            rows += 1 if self._sample_s is None else int((seconds - rows * row_s) / (row_s + self._sample_s))
-        rows = max(1, rows)
-        if rows >= left:
+        positions = min(unsampled, int(seconds / position_s))
+        if positions == unsampled and positions < left:
+            positions += (
+                1 if self._sample_s is None else int((seconds - positions * position_s) / (position_s + self._sample_s))
+            )
+        positions = max(1, positions)
+        if positions >= left:
             return left
         # Few numbers: kernels are made for each when it first occurs, and kept.
-        return rows // ROWS_STEP * ROWS_STEP or 1 << rows.bit_length() - 1
+        return positions // LENGTH_STEP * LENGTH_STEP or 1 << positions.bit_length() - 1
 
 
 def _learnt(known: float | None, measured: float) -> float:
@@ -171,7 +173,7 @@ def _learnt(known: float | None, measured: float) -> float:
 
 
 def _dearness(end: int) -> float:
-    """What a row that looks back at so many positions costs, in rows that look back at none."""
+    """What a position that looks back at so many positions costs, in positions that look back at none."""
     return 1 + end / LONG_CONTEXT
 
 
@@ -195,7 +197,7 @@ class _Away:
         return self.since + max(AWAY_S, AWAY_TIMES * (self.usual_s or 0.0))
 
     def comes_back(self, now: float) -> None:
-        """Its next row is there."""
+        """Its next position is there."""
         self.usual_s = _learnt(self.usual_s, now - self.since)
 
 
@@ -210,12 +212,12 @@ class Scheduler(Generic[_Step]):
         self._clock = clock
         self._decoding = dict[int, _Step]()  # by slot, in the order in which they came
         self._chunks = dict[int, _Step]()  # likewise
-        self._done = dict[int, int]()  # rows of a chunk that are computed, by slot
+        self._done = dict[int, int]()  # positions of a chunk that are computed, by slot
         self._chunk_is_next = False
-        self._expected = dict[int, float]()  # slot: until when its next row is worth waiting for
+        self._expected = dict[int, float]()  # slot: until when its next position is worth waiting for
         self._at_work = dict[int, tuple[Hashable, float]]()  # slot: whose, and until when it counts as at work
         self._away = dict[int, _Away]()  # slots that decode
-        self.usage, self.costs = Usage(clock), Costs()
+        self.usage, self.costs = DecayingUsage(clock), Costs()
 
     def __len__(self) -> int:
         return len(self._decoding) + len(self._chunks)
@@ -239,7 +241,7 @@ class Scheduler(Generic[_Step]):
         self._done.pop(slot, None)
         return [step for waiting in (self._decoding, self._chunks) if (step := waiting.pop(slot, None)) is not None]
 
-    def next(self) -> Pass[_Step] | None:
+    def next(self) -> Batch[_Step] | None:
         """What is to be computed now; nothing while it is worth waiting (:meth:`wait_s`).
 
         Of a chunk the rest stays here until :meth:`computed` says that its last part is done.
@@ -251,10 +253,10 @@ class Scheduler(Generic[_Step]):
         if not self._decoding or (chunk is None and self._gathering_s() > 0):
             return None
         self._chunk_is_next = True
-        together = self._company()
+        together = self._decode_batch()
         for step in together:
             del self._decoding[step.slot]
-        return Pass(sorted(together, key=lambda step: step.slot))
+        return Batch(sorted(together, key=lambda step: step.slot))
 
     def wait_s(self) -> float:
         """Seconds until :meth:`next` may have something that it has not now."""
@@ -262,7 +264,7 @@ class Scheduler(Generic[_Step]):
             return min(self._over_its_part_s(step.owner) for step in self._chunks.values())
         return self._gathering_s()
 
-    def computed(self, computed: Pass[_Step], seconds: float, sampling_s: float = 0.0) -> bool:
+    def computed(self, computed: Batch[_Step], seconds: float, sampling_s: float = 0.0) -> bool:
         """A pass took ``seconds``, ``sampling_s`` of them to draw ids; True where it ends its steps."""
         now = self._clock()
         self._at_work.update((step.slot, (step.owner, now + AT_WORK_S)) for step in computed.steps)
@@ -275,17 +277,17 @@ class Scheduler(Generic[_Step]):
                 self._away.setdefault(step.slot, _Away(step.owner)).since = now
             return True
         (step,) = computed.steps
-        sampled = max(0, computed.stop - max(computed.start, step.rows - step.sampled))
+        sampled = max(0, computed.stop - max(computed.start, step.length - step.sampled))
         self.costs.computed(computed.stop - computed.start, step.end, sampled, seconds, sampling_s)
         credit = max(CREDIT_S, CREDIT_PASSES * (self.costs.decoding_s or 0.0))
         self.usage.add(step.owner, seconds * (1 + step.repeated), self._part(step.owner) - credit)
-        if computed.stop < step.rows and self._chunks.get(step.slot) is step:
+        if computed.stop < step.length and self._chunks.get(step.slot) is step:
             self._done[step.slot] = computed.stop
             return False
         self.cancel(step.slot)
         return True
 
-    def refused(self, computed: Pass[_Step]) -> None:
+    def refused(self, computed: Batch[_Step]) -> None:
         """A pass was not computed, and its steps are answered: nothing is learnt from it."""
         for step in computed.steps:
             self.cancel(step.slot)
@@ -327,23 +329,23 @@ class Scheduler(Generic[_Step]):
         owners = len({step.owner for step in self._chunks.values()} | {owner})
         return min(CHUNKS_SHARE, 1 / (owners + 1)) * self.usage.window_s
 
-    def _chunk(self) -> Pass[_Step] | None:
+    def _chunk(self) -> Batch[_Step] | None:
         """A part of the chunk whose owner has used least, or of the first of them; None while all have to wait."""
         step = min(self._chunks.values(), key=lambda step: self.usage.of(step.owner))
         if self._over_its_part_s(step.owner) > 0:
             return None
-        start, rows = self._done.get(step.slot, 0), step.rows
+        start, positions = self._done.get(step.slot, 0), step.length
         if self.costs.decoding_s is not None and self._others_at_work(step.owner):
-            rows = start + self.costs.rows_within(PART_PASSES * self.costs.decoding_s, step, start)
-        return Pass([step], start, rows)
+            positions = start + self.costs.positions_within(PART_PASSES * self.costs.decoding_s, step, start)
+        return Batch([step], start, positions)
 
-    def _company(self) -> list[_Step]:
+    def _decode_batch(self) -> list[_Step]:
         """Decoding steps that may share a pass: the one that has waited longest is among them."""
         together = list[_Step]()
         for step in self._decoding.values():
-            company = [*together, step]
-            slots = [each.slot for each in company]
-            read = (max(slots) - min(slots) + 1) * max(each.end for each in company)
-            if not together or read <= WASTE * sum(each.end for each in company) + FREE_WASTE:
-                together = company
+            batch = [*together, step]
+            slots = [each.slot for each in batch]
+            read = (max(slots) - min(slots) + 1) * max(each.end for each in batch)
+            if not together or read <= WASTE * sum(each.end for each in batch) + FREE_WASTE:
+                together = batch
         return together

@@ -1,4 +1,4 @@
-"""Who holds which row of the cloud's cache, how far it is filled, and what was answered last.
+"""Who holds which slot of the KV cache, how far it is filled, and what was answered last.
 
 Bookkeeping only. Knows: ids, positions, sequence numbers, the clock.
 Does not know: sockets, tensors, text.
@@ -20,15 +20,15 @@ from llama.sheets import Listed
 from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 
 REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
-HELD_S = 2.0  # an Open that waits for a place is answered by then, before the device takes the cloud for dead
+HELD_S = 2.0  # an Open that waits for a slot is answered by then, before the device takes the cloud for dead
 FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
-PATIENCE_S = 5.0  # an owner without a session waits so long for those who have several to end one,
-TURN_S = 300.0  # and for those who have one, until it is so old: then its device joins the line again
+SHARE_WAIT_S = 5.0  # an owner without a session waits so long for those who have several to end one,
+TURN_S = 300.0  # and for those who have one, until it is so old: then its device joins the queue again
 AGAIN_S = 60.0  # no session is ended for an owner sooner after the last one that was
 UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
 
 
-class Ending(enum.StrEnum):
+class EndReason(enum.StrEnum):
     """Why a session has ended."""
 
     CLOSED = "closed"  # its device asked for it
@@ -44,8 +44,8 @@ class Session:
 
     Args:
         id: 16 random bytes; knowing them, and having the owner's key where keys are used, is owning the session.
-        slot: its row of the cache.
-        opening: what it was opened with.
+        slot: of the KV cache.
+        request: what it was opened with.
         cached: positions that were filled when it was opened.
         filled: cached positions that count.
         high_water: positions ever written, to be cleared when the slot is given back.
@@ -57,15 +57,15 @@ class Session:
         opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
         owner: the public key that opened it; empty without keys. To all others it does not exist.
         listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
-        number: how many have been opened, up to this one: what it is called in front of people.
+        number: how many have been opened, up to this one: its number in logs.
         answered: when its last reply was handed out, on the clock of ``last_used``; None before the first.
         began: when it was opened, on the same clock.
     """
 
     id: bytes
     slot: int
-    opening: Open = field(repr=False)
-    opening_digest: bytes
+    request: Open = field(repr=False)
+    open_digest: bytes
     last_used: float
     sampling: SamplingParams
     cached: int = 0
@@ -89,7 +89,7 @@ class Session:
     @property
     def run(self) -> tuple[str, bytes]:
         """Its owner and its run's id, which it shares with the session that the run had before."""
-        return self.owner, self.opening.run_id
+        return self.owner, self.request.run_id
 
     @property
     def busy(self) -> bool:
@@ -114,7 +114,7 @@ class Session:
         self.seq, self.digest, self.waiter, self.reply = seq, digest, waiter, None
 
     def check_step(self, step: Step, max_seq_len: int, max_rows: int) -> None:
-        """The rows lie where rows may lie.
+        """Check a step's bounds against the session and the context.
 
         Raises:
             Refused: ``out_of_range``, with what the bounds are.
@@ -123,17 +123,22 @@ class Session:
         if step.rows > max_rows:
             raise _out_of_range(f"{step.rows} rows in one step; the most is {max_rows}", "send smaller chunks")
         if step.position > self.filled:
-            raise _out_of_range(f"rows at position {step.position}, but only {self.filled} are cached",
-                                f"resend from position {self.filled}")  # fmt: skip
+            raise _out_of_range(
+                f"rows at position {step.position}, but only {self.filled} are cached",
+                f"resend from position {self.filled}",
+            )
         if end > max_seq_len:
-            raise _out_of_range(f"positions up to {end}, but the context is {max_seq_len}",
-                                "shorten the prompt or start the cloud with a larger --max_seq_len")  # fmt: skip
+            raise _out_of_range(
+                f"positions up to {end}, but the context is {max_seq_len}",
+                "shorten the prompt or start the cloud with a larger --max_seq_len",
+            )
         if step.want > step.rows:
             raise _out_of_range(f"{step.want} ids wanted of {step.rows} rows", "want at most one id per row")
         if step.want and not 0 <= first_output <= len(self.outputs):
-            raise _out_of_range(f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
-                                f"the prompt has {self.opening.prompt_tokens} tokens: want ids from its last row on, "
-                                f"without a gap")  # fmt: skip
+            raise _out_of_range(
+                f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
+                f"the prompt has {self.request.prompt_tokens} tokens: want ids from its last row on, without a gap",
+            )
 
     def repeated(self, step: Step) -> float:
         """Which part of a step's rows, 0 to 1, stands at positions that this session has computed before.
@@ -149,7 +154,7 @@ class Session:
 
     def first_output(self, step: Step) -> int:
         """Output index of the first id that ``step`` wants."""
-        return step.position + step.rows - step.want + 1 - self.opening.prompt_tokens
+        return step.position + step.rows - step.want + 1 - self.request.prompt_tokens
 
     def stepped(self, step: Step, ids: list[int]) -> None:
         """Rows were cached and ids sampled."""
@@ -165,16 +170,19 @@ class Session:
             Refused: ``out_of_range`` when there are fewer.
         """
         if end > len(self.outputs):
-            raise Refused(ErrorCode.OUT_OF_RANGE, f"the reply cannot end at {end}: {len(self.outputs)} ids so far",
-                          "finish at or before the last id received")  # fmt: skip
-        stop = set(self.opening.stop_ids)
+            raise Refused(
+                ErrorCode.OUT_OF_RANGE,
+                f"the reply cannot end at {end}: {len(self.outputs)} ids so far",
+                "finish at or before the last id received",
+            )
+        stop = set(self.request.stop_ids)
         first_stop = next((i for i, token in enumerate(self.outputs[:end]) if token in stop), end)
         return self.outputs[:first_stop]
 
 
 @dataclass
-class InLine:
-    """An Open that waits for a place.
+class WaitingOpen:
+    """An Open that waits for a slot.
 
     Args:
         request: what is to be opened.
@@ -192,22 +200,27 @@ class InLine:
 
 
 class Sessions:
-    """All sessions, the rows they hold, and who waits for one.
+    """All sessions, the slots they hold, and who waits for one.
 
     Args:
-        slots: rows of the cache.
-        idle_timeout_s: a session unused for so long is closed and its row given to the next.
+        slots: of the KV cache.
+        idle_timeout_s: a session unused for so long is closed and its slot given to the next.
         clock: monotonic seconds.
-        most_waiting: Opens that may wait in line for a row.
-        per_owner: most sessions of one owner at a time, those in line included; None is no limit.
+        most_waiting: Opens that may wait for a slot.
+        per_owner: most sessions of one owner at a time, those that wait included; None is no limit.
     """
 
     def __init__(
-        self, slots: int, idle_timeout_s: float, clock: Callable[[], float], most_waiting: int = 64, *,
+        self,
+        slots: int,
+        idle_timeout_s: float,
+        clock: Callable[[], float],
+        most_waiting: int = 64,
+        *,
         per_owner: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.slots, self.idle_timeout_s, self.most_waiting = slots, idle_timeout_s, most_waiting
-        self.line: OrderedDict[tuple[str, bytes], InLine] = OrderedDict()  # by owner and run id
+        self.queue: OrderedDict[tuple[str, bytes], WaitingOpen] = OrderedDict()  # by owner and run id
         self._clock, self._per_owner = clock, per_owner
         self._free = list(range(slots))
         self._opened = 0
@@ -223,6 +236,11 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         """Those that are open now."""
         return iter(list(self._by_id.values()))
+
+    @property
+    def free(self) -> int:
+        """How many slots are free."""
+        return len(self._free)
 
     def filled(self) -> int:
         """Cached positions that count, of all."""
@@ -252,43 +270,51 @@ class Sessions:
         """
         if self._per_owner is None:
             return
-        has = sum(s.owner == owner for s in self) + sum(its == owner for its, _ in self.line)
+        has = sum(s.owner == owner for s in self) + sum(its == owner for its, _ in self.queue)
         if has >= self._per_owner:
-            raise Refused(ErrorCode.BUSY, f"this key has {self._per_owner} sessions, the most at a time",
-                          "wait for one of them", 2.0)  # fmt: skip
+            raise Refused(
+                ErrorCode.BUSY,
+                f"this key has {self._per_owner} sessions, the most at a time",
+                "wait for one of them",
+                2.0,
+            )
 
-    def wait_in_line(self, request: Open, digest: bytes, peer: bytes, owner: str = "") -> None:
-        """Ask for a place; :meth:`admitted` gives it, in the order of first asking. Asking again keeps one's turn.
+    def enqueue(self, request: Open, digest: bytes, peer: bytes, owner: str = "") -> None:
+        """Ask for a slot; :meth:`admitted` gives it, in the order of first asking. Asking again keeps one's turn.
 
         Raises:
             Refused: ``busy``: too many wait already.
         """
         turn = (owner, request.run_id)
-        there = self.line.get(turn)
+        there = self.queue.get(turn)
         if there is None:
             self.check_share(owner)
         if there is None or there.digest != digest:
-            if len(self.line) >= self.most_waiting + len(self._free) and there is None:
-                raise Refused(ErrorCode.BUSY, f"all {self.slots} places are taken, and {len(self.line)} wait for one",
-                              "try again later", 2.0)  # fmt: skip
+            if len(self.queue) >= self.most_waiting + len(self._free) and there is None:
+                raise Refused(
+                    ErrorCode.BUSY,
+                    f"all {self.slots} places are taken, and {len(self.queue)} wait for one",
+                    "try again later",
+                    2.0,
+                )
             now = self._clock()
-            self.line[turn] = InLine(request, digest, peer, now, now)
+            self.queue[turn] = WaitingOpen(request, digest, peer, now, now)
         else:
             there.peer, there.asked = peer, self._clock()
 
-    def admitted(self) -> list[tuple[InLine, Session]]:
+    def admitted(self) -> list[tuple[WaitingOpen, Session]]:
         """Those whose turn has come, with their new sessions."""
-        now, admitted, kept = self._clock(), list[tuple[InLine, Session]](), 0
-        for (owner, run_id), waiting in list(self.line.items()):
+        now, admitted, kept = self._clock(), list[tuple[WaitingOpen, Session]](), 0
+        for (owner, run_id), waiting in list(self.queue.items()):
             if kept >= len(self._free):
                 break
             if waiting.peer is None:
                 if now - waiting.asked > FORGOTTEN_S:
-                    del self.line[owner, run_id]
+                    del self.queue[owner, run_id]
                 else:
-                    kept += 1  # it is about to ask again: its place is kept
+                    kept += 1  # it is about to ask again: its slot is kept
                 continue
-            del self.line[owner, run_id]
+            del self.queue[owner, run_id]
             admitted.append((waiting, self._open(waiting.request, waiting.digest, owner)))
         return admitted
 
@@ -298,10 +324,10 @@ class Sessions:
         Only with a limit per owner: else everybody is the same one. Of who has most, the session whose run has lost
         one least often, and of those the newest; where nobody has several, the oldest, once it has had its turn.
         """
-        if self._per_owner is None or self._free or not self.line or len(self) < self.slots:
+        if self._per_owner is None or self._free or not self.queue or len(self) < self.slots:
             return []
         now, has = self._clock(), Counter(session.owner for session in self)
-        waiting = {owner for (owner, _), each in self.line.items() if now - each.since >= PATIENCE_S} - has.keys()
+        waiting = {owner for (owner, _), each in self.queue.items() if now - each.since >= SHARE_WAIT_S} - has.keys()
         self._served = {owner: then for owner, then in self._served.items() if now - then < AGAIN_S}
         waiting -= self._served.keys()
         if not waiting:
@@ -318,39 +344,54 @@ class Sessions:
             self._lost.clear()
         return [ended]
 
-    def leave_line(self, may_stay: Callable[[str], bool]) -> None:
-        """Take out of the line whose owners may not stay."""
-        for owner, run_id in list(self.line):
+    def leave_queue(self, may_stay: Callable[[str], bool]) -> None:
+        """Take out of the queue whose owners may not stay."""
+        for owner, run_id in list(self.queue):
             if not may_stay(owner):
-                del self.line[owner, run_id]
+                del self.queue[owner, run_id]
 
-    def to_be_told(self) -> list[tuple[bytes, Refused]]:
-        """Who has waited long enough to be told so, and what: to ask again, which keeps the turn."""
+    def still_waiting(self) -> list[tuple[bytes, Refused]]:
+        """Give the peers that have waited long enough to be told so, and what: to ask again, which keeps the turn."""
         now, told = self._clock(), list[tuple[bytes, Refused]]()
-        for ahead, waiting in enumerate(self.line.values()):
+        for ahead, waiting in enumerate(self.queue.values()):
             if waiting.peer is not None and now - waiting.asked >= HELD_S:
-                told.append((waiting.peer, Refused(
-                    ErrorCode.BUSY, f"all {self.slots} places are taken, and {ahead} wait before you",
-                    "ask again: your turn is kept", 0.0,
-                )))  # fmt: skip
+                told.append(
+                    (
+                        waiting.peer,
+                        Refused(
+                            ErrorCode.BUSY,
+                            f"all {self.slots} places are taken, and {ahead} wait before you",
+                            "ask again: your turn is kept",
+                            0.0,
+                        ),
+                    )
+                )
                 waiting.peer, waiting.asked = None, now
-        for turn in [t for t, w in self.line.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
-            del self.line[turn]
+        for turn in [t for t, w in self.queue.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
+            del self.queue[turn]
         return told
 
     def _open(self, request: Open, digest: bytes, owner: str) -> Session:
-        """A new session in the lowest free row: rows that are close together are read together."""
+        """Open a session in the lowest free slot: slots that are close together are read together."""
         sampling = SamplingParams(request.temperature, request.top_p, request.seed)
         self._opened += 1
         session = Session(
-            secrets.token_bytes(SESSION_BYTES), heapq.heappop(self._free), request, digest, self._clock(), sampling,
-            outputs=list(request.resumed_ids), owner=owner, number=self._opened, began=self._clock(),
-        )  # fmt: skip
+            secrets.token_bytes(SESSION_BYTES),
+            heapq.heappop(self._free),
+            request,
+            digest,
+            self._clock(),
+            sampling,
+            outputs=list(request.resumed_ids),
+            owner=owner,
+            number=self._opened,
+            began=self._clock(),
+        )
         self._by_id[session.id] = self._by_run[owner, request.run_id] = session
         return session
 
     def close(self, session: Session) -> None:
-        """Forget the session. Its row stays taken until :meth:`release`, so that it can be cleared in between."""
+        """Forget the session. Its slot stays taken until :meth:`release`, so that it can be cleared in between."""
         self._by_id.pop(session.id, None)
         if self._by_run.get(session.run) is session:
             del self._by_run[session.run]
@@ -359,7 +400,7 @@ class Sessions:
             self._closed.popitem(last=False)
 
     def release(self, slot: int) -> None:
-        """The row is cleared and can be given away."""
+        """Give a slot back, which has been cleared."""
         heapq.heappush(self._free, slot)
 
     def was_closed(self, session_id: bytes, owner: str = "") -> bool:
@@ -371,15 +412,19 @@ class Sessions:
         now = self._clock()
         unused_s = min(UNUSED_S, self.idle_timeout_s)
         return [
-            s for s in self._by_id.values()
+            s
+            for s in self._by_id.values()
             if now - s.last_used > (self.idle_timeout_s if s.seq else unused_s) and not s.busy
-        ]  # fmt: skip
+        ]
 
 
 def unknown_session() -> Refused:
     """The refusal of a request for a session that is not there, or no longer."""
-    return Refused(ErrorCode.UNKNOWN_SESSION, "no such session; it was closed, idle for too long, or is of an "
-                   "earlier start of the cloud", "open the run again with its ids so far")  # fmt: skip
+    return Refused(
+        ErrorCode.UNKNOWN_SESSION,
+        "no such session; it was closed, idle for too long, or is of an earlier start of the cloud",
+        "open the run again with its ids so far",
+    )
 
 
 def _number(session: Session) -> int:

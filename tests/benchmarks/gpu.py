@@ -23,8 +23,8 @@ from typing import TypeVar
 import torch
 
 from llama import parallel
-from llama.cloud.graphs import RecordedDecoding
-from llama.cloud.ranks import Ranks
+from llama.cloud.cuda_graphs import DecodeGraphs
+from llama.cloud.model_runner import ModelRunner
 from llama.command import run
 from llama.errors import UsageError
 from llama.model import KVCache, ModelArgs, TransformerLayers
@@ -33,9 +33,16 @@ from model_edge import EdgeTransformer
 from tests.benchmarks.reporting import Aimed, machine, progress, versions
 
 LLAMA_3_1_8B = ModelArgs(
-    dim=4096, n_layers=32, n_heads=32, n_kv_heads=8, vocab_size=128256, multiple_of=1024, ffn_dim_multiplier=1.3,
-    rope_theta=500000.0, use_scaled_rope=True,
-)  # fmt: skip
+    dim=4096,
+    n_layers=32,
+    n_heads=32,
+    n_kv_heads=8,
+    vocab_size=128256,
+    multiple_of=1024,
+    ffn_dim_multiplier=1.3,
+    rope_theta=500000.0,
+    use_scaled_rope=True,
+)
 BATCHES = (1, 8, 32)
 AIM_AT_1 = 70
 BF16 = torch.bfloat16
@@ -115,12 +122,14 @@ class _Turns:
             self._edge.new_cache(most, max_seq_len),
         )
         began = time.monotonic()
-        recorded = RecordedDecoding(self._cloud, self._cache)
+        recorded = DecodeGraphs(self._cloud, self._cache)
         torch.cuda.synchronize()
         progress(f"recorded in {time.monotonic() - began:.1f} s")
         self._cache.keys_values.normal_()
         self._edge_cache.keys_values.normal_()
-        self._recorded, self._anew = (Ranks(self._cloud, self._cache, LLAMA_3_1_8B.dim, r) for r in (recorded, None))
+        self._recorded, self._anew = (
+            ModelRunner(self._cloud, self._cache, LLAMA_3_1_8B.dim, r) for r in (recorded, None)
+        )
         self.weight_bytes = sum(w.nbytes for w in self._cloud.parameters())
         self.position_bytes = KVCache.bytes_per_position(len(self._cloud.layers), LLAMA_3_1_8B, BF16, 1)
         self._from = torch.empty(1 << 31, dtype=torch.uint8, device=gpu).random_()
@@ -145,7 +154,7 @@ class _Turns:
     def _copy(self) -> float:
         return _seconds(lambda _: self._to.copy_(self._from), 10)
 
-    def _decode(self, ranks: Ranks, batch: int) -> float:
+    def _decode(self, ranks: ModelRunner, batch: int) -> float:
         rows = torch.randn(self._steps, batch, LLAMA_3_1_8B.dim, dtype=BF16)
         slots = list(range(batch))
 
@@ -193,10 +202,18 @@ def _transformers(gpu: torch.device, steps: int, filled: int) -> dict[str, Calla
 
     a = LLAMA_3_1_8B
     config = transformers.LlamaConfig(
-        vocab_size=a.vocab_size, hidden_size=a.dim, intermediate_size=a.hidden_dim, num_hidden_layers=a.n_layers,
-        num_attention_heads=a.n_heads, num_key_value_heads=a.kv_heads, rms_norm_eps=a.norm_eps,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
+        vocab_size=a.vocab_size,
+        hidden_size=a.dim,
+        intermediate_size=a.hidden_dim,
+        num_hidden_layers=a.n_layers,
+        num_attention_heads=a.n_heads,
+        num_key_value_heads=a.kv_heads,
+        rms_norm_eps=a.norm_eps,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
     torch.set_default_dtype(BF16)
     with gpu:
         model = transformers.LlamaForCausalLM(config).eval()  # type: ignore[no-untyped-call]
@@ -210,8 +227,9 @@ def _transformers(gpu: torch.device, steps: int, filled: int) -> dict[str, Calla
             return _seconds(
                 lambda _: model.generate(
                     ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens
-                ), 1,
-            )  # fmt: skip
+                ),
+                1,
+            )
 
         return (generated(steps + 1) - generated(1)) / steps
 

@@ -20,7 +20,7 @@ import zmq
 
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
-from llama.cloud.limits import MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY, MAX_RUNS_S_PER_KEY
+from llama.cloud.rate_limit import MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY, MAX_RUNS_S_PER_KEY
 from llama.dtypes import DTYPES
 from llama.keys import LinkKeys
 from llama.wire import (

@@ -23,7 +23,7 @@ LARGEST_AT_ONCE = 4  # messages of the largest size, however low the limit
 MAX_KNOWN = 4096  # peers whose use is remembered; who came longest ago is forgotten
 
 
-class Budgets:
+class RateLimiter:
     """What each peer may ask for: bytes and requests a second, seconds of work a second, and bursts of them.
 
     The generic cell rate algorithm (ITU-T I.371), once for each of the three: a peer's *theoretical arrival time* is
@@ -42,8 +42,10 @@ class Budgets:
     ) -> None:
         self._rates, self._clock = (bytes_s, requests_s, share), clock
         self._bursts_s = (
-            max(BURST_S, LARGEST_AT_ONCE * largest / bytes_s), max(BURST_S, LARGEST_AT_ONCE / requests_s), BURST_S,
-        )  # fmt: skip
+            max(BURST_S, LARGEST_AT_ONCE * largest / bytes_s),
+            max(BURST_S, LARGEST_AT_ONCE / requests_s),
+            BURST_S,
+        )
         self._arrivals = OrderedDict[str | bytes, tuple[float, ...]]()  # theoretical arrival times
 
     def __len__(self) -> int:

@@ -21,7 +21,7 @@ MOST_STEP_S = _DAY_S // 2
 _WRITTEN_S = 60 * 60  # what has changed by less is not written: a look alone need not wait for the disk
 
 
-class Ageing:
+class Retention:
     """The age of a file's rows, over any number of processes.
 
     Args:

@@ -31,7 +31,7 @@ MAX_HEAD_BYTES = 8192
 _OWN_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)  # of a forwarded port, too
 
 
-class Monitoring:
+class MetricsServer:
     """Answers from now on, in threads of its own, until it is closed.
 
     Args:
@@ -54,8 +54,10 @@ class Monitoring:
         try:
             self._http = _Http(family, (host, port), _handler_of(registry, health))
         except OSError as err:
-            raise BindError(f"--metrics_port {port}: cannot listen on {in_url(host)}:{port} ({err.strerror}); stop "
-                            f"what listens there or choose another port") from None  # fmt: skip
+            raise BindError(
+                f"--metrics_port {port}: cannot listen on {in_url(host)}:{port} ({err.strerror}); stop "
+                f"what listens there or choose another port"
+            ) from None
         self.address = f"http://{in_url(host)}:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.1,), name="monitoring", daemon=True).start()
 
@@ -72,7 +74,7 @@ class _Http(ThreadingMixIn, TCPServer):
 
     def __init__(
         self, family: socket.AddressFamily, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.address_family = family
         self._places = threading.Semaphore(MAX_AT_ONCE)
         super().__init__(address, handler)

@@ -22,8 +22,23 @@ MAX_SHEETS_EACH = 100  # of one third party
 _UNFINISHED = ".unfinished"  # one in each sub-directory at most: what a kill leaves, the next one replaces
 
 
-class Shelf:
-    """The provider's directory, open to third parties.
+class CurrentSheets:
+    """The provider's and the vendors' sheets as they are now; any thread may read, one replaces them as a whole.
+
+    Attributes:
+        directory: all of them.
+    """
+
+    def __init__(self, directory: SheetDirectory) -> None:
+        self.directory = directory
+
+    def listed(self, prompt_id: str) -> Listed | None:
+        """Find the sheet of that id, as it is now, if there is one."""
+        return self.directory.sheets.get(prompt_id)
+
+
+class SheetPublisher:
+    """The provider's directory, open to vendors.
 
     Args:
         sheet_dir: where it is.
@@ -36,12 +51,16 @@ class Shelf:
     def __init__(self, sheet_dir: str, directory: SheetDirectory) -> None:
         self.sheet_dir = sheet_dir
         if not directory.system:
-            raise UsageError(f"--publishing: third parties' sheets are wrapped in the provider's own system prompt; "
-                             f"--sheet_dir {sheet_dir} has none: write it into {SYSTEM_FILE}")  # fmt: skip
+            raise UsageError(
+                f"--publishing: third parties' sheets are wrapped in the provider's own system prompt; "
+                f"--sheet_dir {sheet_dir} has none: write it into {SYSTEM_FILE}"
+            )
         if not os.access(sheet_dir, os.W_OK | os.X_OK):
-            raise UsageError(f"--publishing: this user may not write into --sheet_dir {sheet_dir}; change its mode or "
-                             f"owner, or where it is mounted to be read only, as a ConfigMap is, copy it to a volume "
-                             f"that can be written")  # fmt: skip
+            raise UsageError(
+                f"--publishing: this user may not write into --sheet_dir {sheet_dir}; change its mode or "
+                f"owner, or where it is mounted to be read only, as a ConfigMap is, copy it to a volume "
+                f"that can be written"
+            )
 
     def publish(self, directory: SheetDirectory, request: Publish) -> SheetDirectory:
         """Write a sheet; what the directory then holds.
@@ -57,14 +76,20 @@ class Shelf:
             raise Refused(ErrorCode.BAD_SHEET, str(err), "mend it, and publish it again") from None
         if prompt_id not in directory.sheets:
             if len(directory.of(request.vendor)) >= MAX_SHEETS_EACH:
-                raise Refused(ErrorCode.OUT_OF_RANGE, f"{request.vendor} has {MAX_SHEETS_EACH} sheets, the most of one "
-                              f"third party", "withdraw one first")  # fmt: skip
+                raise Refused(
+                    ErrorCode.OUT_OF_RANGE,
+                    f"{request.vendor} has {MAX_SHEETS_EACH} sheets, the most of one third party",
+                    "withdraw one first",
+                )
             if len(directory.sheets) >= MAX_SHEETS:
-                raise Refused(ErrorCode.OUT_OF_RANGE, f"this cloud has {MAX_SHEETS} sheets, the most that it lists",
-                              "ask the provider to take some away")  # fmt: skip
+                raise Refused(
+                    ErrorCode.OUT_OF_RANGE,
+                    f"this cloud has {MAX_SHEETS} sheets, the most that it lists",
+                    "ask the provider to take some away",
+                )
         with self._opened(request.vendor) as place:
             _write(place, f"{request.name}.toml", request.text.encode())
-        return directory.having(listed)
+        return directory.with_sheet(listed)
 
     def withdraw(self, directory: SheetDirectory, request: Withdraw) -> SheetDirectory:
         """Delete a sheet; what the directory then holds.
@@ -80,7 +105,7 @@ class Shelf:
         with self._opened(request.vendor) as place, contextlib.suppress(FileNotFoundError):  # deleted by hand
             os.unlink(f"{request.name}.toml", dir_fd=place)
             _sync(place)
-        return directory.lacking(prompt_id)
+        return directory.without_sheet(prompt_id)
 
     @contextlib.contextmanager
     def _opened(self, vendor: str) -> Iterator[int]:

@@ -40,7 +40,7 @@ class _Window:
     left_out: int = 0
 
 
-class Events:
+class EventLog:
     """Writes to stderr; any thread may tell.
 
     Args:

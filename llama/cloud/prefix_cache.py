@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from llama.chat import ChatFormat
-from llama.cloud.ranks import Ranks
+from llama.cloud.model_runner import ModelRunner
 from llama.prefix import instructions
 from llama.sheets import SheetDirectory
 from llama.wire import prefix_id
@@ -27,11 +27,11 @@ Openings = Mapping[tuple[int, ...], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Prefix:
+class CachedPrefix:
     """One that is kept.
 
     Attributes:
-        number: ``Ranks.fill`` knows it by this.
+        number: ``ModelRunner.fill`` knows it by this.
         length: positions.
     """
 
@@ -83,7 +83,7 @@ def that_fit(openings: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int
                 has[party] += 1
 
 
-def keep(ranks: Ranks, fingerprint: bytes, openings: Openings, max_rows: int) -> dict[bytes, Prefix]:
+def keep(ranks: ModelRunner, fingerprint: bytes, openings: Openings, max_rows: int) -> dict[bytes, CachedPrefix]:
     """Run the cloud's layers over each, and keep what that leaves in the cache; by the ids that devices name.
 
     Args:
@@ -92,10 +92,10 @@ def keep(ranks: Ranks, fingerprint: bytes, openings: Openings, max_rows: int) ->
         openings: what there is.
         max_rows: at a time.
     """
-    kept = dict[bytes, Prefix]()
+    kept = dict[bytes, CachedPrefix]()
     for ids, rows in openings.items():
         for start in range(0, len(ids), max_rows):
             ranks.step(0, start, rows[start : start + max_rows], 0)
-        kept[prefix_id(fingerprint, ids)] = Prefix(ranks.keep(0, len(ids)), len(ids))
+        kept[prefix_id(fingerprint, ids)] = CachedPrefix(ranks.keep(0, len(ids)), len(ids))
         ranks.clear(0, len(ids))
     return kept

@@ -54,7 +54,7 @@ class _Recording:
     logits: torch.Tensor
 
 
-class RecordedDecoding:
+class DecodeGraphs:
     """Passes of one new row for each of some slots.
 
     Recording takes the GPU's memory for the largest bucket's intermediate results once, and some tenths of a second a

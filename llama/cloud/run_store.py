@@ -13,10 +13,10 @@ Of each line there are no more than its limits say; what is over them goes from 
 oldest first. Nothing is kept longer than ``retention_days``; after a leap of the clock, a day longer (``ageing``).
 
 ===================  ===========================================================================================
-runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunRecord.dropped_runs` counts those
+runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunStore.dropped_runs` counts those
                      that went before their days were over
 deliveries           of each third party :data:`MAX_DELIVERIES`, and :data:`MAX_DELIVERY_BYTES` of text with the
-                     sheets, each of which is kept once; :attr:`RunRecord.dropped` counts those that went uncollected
+                     sheets, each of which is kept once; :attr:`RunStore.dropped` counts those that went uncollected
 acknowledged ones    only their ids, by which a replayed run is known; of each third party :data:`MAX_TOMBSTONES`
 ===================  ===========================================================================================
 
@@ -40,10 +40,10 @@ from typing import Any
 import msgspec
 
 from llama import wire
-from llama.cloud.ageing import Ageing
-from llama.cloud.owners import Owners, mark_of
+from llama.cloud.owners import Owners, key_hash
+from llama.cloud.retention import Retention
+from llama.cloud.schema import RUN, digest_of, upgrade, version_of
 from llama.cloud.shares import RUNS, Pool, Shares
-from llama.cloud.tables import RUN, digest_of, upgrade, version_of
 from llama.disk import settle_names
 from llama.errors import RecordError
 
@@ -142,7 +142,7 @@ _GOES = {
 }
 
 
-class RunRecord:
+class RunStore:
     """The file of finished runs, and of deliveries that wait for the third parties that they belong to.
 
     Any thread may use it, one at a time. Other programs may read the file meanwhile.
@@ -165,9 +165,14 @@ class RunRecord:
     """
 
     def __init__(
-        self, path: str | Path, *, retention_days: float = RETENTION_DAYS, clock: Callable[[], float] = time.time,
-        limits: Limits | None = None, secret: bytes = b"",
-    ) -> None:  # fmt: skip
+        self,
+        path: str | Path,
+        *,
+        retention_days: float = RETENTION_DAYS,
+        clock: Callable[[], float] = time.time,
+        limits: Limits | None = None,
+        secret: bytes = b"",
+    ) -> None:
         self.dropped = self.dropped_runs = 0
         self._retention_s, self._clock, self._limits = retention_days * _DAY_S, clock, limits or Limits()
         self._owners = Owners(secret)
@@ -179,15 +184,19 @@ class RunRecord:
         except FileExistsError:
             pass
         except OSError as err:
-            raise RecordError(f"the run record {path} cannot be made: {err.strerror}; give --record_file a path where "
-                              f"this user may write") from None  # fmt: skip
+            raise RecordError(
+                f"the run record {path} cannot be made: {err.strerror}; give --record_file a path where "
+                f"this user may write"
+            ) from None
         if not path.is_file():
             raise RecordError(f"the run record {path} is not a file; give --record_file the path of one")
         # SQLite would open it for reading, and leave companion files that may only be read either. (Asked without
         # opening it: to close a file gives up the locks of every connection to it in this process.)
         if not os.access(path, os.R_OK | os.W_OK):
-            raise RecordError(f"the run record {path} cannot be written by this user; change its mode or owner, or "
-                              f"give --record_file another file")  # fmt: skip
+            raise RecordError(
+                f"the run record {path} cannot be written by this user; change its mode or owner, or "
+                f"give --record_file another file"
+            )
         self._path = path
         self._opened = self._identity()
         try:
@@ -198,8 +207,10 @@ class RunRecord:
                 self._db.close()
                 raise
         except sqlite3.Error as err:
-            raise RecordError(f"the run record {path} cannot be used: {err}; give --record_file another file, on a "
-                              f"local disk, where this user may write") from None  # fmt: skip
+            raise RecordError(
+                f"the run record {path} cannot be used: {err}; give --record_file another file, on a "
+                f"local disk, where this user may write"
+            ) from None
 
     def _prepare(self, path: Path) -> None:
         version_of(self._db, path)  # first: nothing is changed in a file that is not ours
@@ -208,14 +219,14 @@ class RunRecord:
         self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
         self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
         self._db.execute("PRAGMA secure_delete = ON")
-        self._shares, self._ageing = Shares(self._db, self._owners.opened), Ageing(self._db)
+        self._shares, self._ageing = Shares(self._db, self._owners.opened), Retention(self._db)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
             self._survey()
-            self._forget(*self._shares.pools())
+            self._apply_retention(*self._shares.pools())
         settle_names(path.parent)
-        self._fold()
+        self._checkpoint_wal()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     def _identity(self) -> tuple[int, int] | None:
@@ -257,7 +268,7 @@ class RunRecord:
         copy = wire.Copy.NONE
         with self._write("a finished run could not be recorded"):
             sealed = self._owners.sealed(owner, run.run_id)
-            key = run.run_id, sealed, mark_of(owner, run.run_id)
+            key = run.run_id, sealed, key_hash(owner, run.run_id)
             there = self._db.execute(f"SELECT prompt_id FROM runs WHERE {_IS_THE_RUN}", key).fetchone()
             if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
                 raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
@@ -266,7 +277,7 @@ class RunRecord:
             self._db.execute(_WRITE_RUN, [sealed, _bytes_of(run), *values])
             if delivery is not None:
                 copy = self._deliver(delivery, vendor, owner)
-            self._forget(RUNS, Pool("waiting", vendor))
+            self._apply_retention(RUNS, Pool("waiting", vendor))
             if copy is not wire.Copy.NONE and not self._is_there(run.run_id, owner):  # larger than all that is kept
                 copy = wire.Copy.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
@@ -322,14 +333,14 @@ class RunRecord:
         """
         deliveries = list[wire.Delivery]()
         with self._write("deliveries could not be read"):
-            self._forget()
+            self._apply_retention()
             for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
                 delivery = wire.Delivery(**_loaded(_DELIVERY, row))
                 max_bytes -= len(msgspec.msgpack.encode(delivery))
                 if deliveries and max_bytes < 0:
                     break
                 deliveries.append(delivery)
-        self._fold()
+        self._checkpoint_wal()
         return tuple(deliveries)
 
     def acknowledge(self, vendor: str, run_ids: Sequence[bytes]) -> None:
@@ -342,8 +353,8 @@ class RunRecord:
             for run_id in run_ids:
                 if self._db.execute(_ERASE, (run_id, vendor)).rowcount:
                     self._unfolded = True
-            self._forget(Pool("acknowledged", vendor))
-        self._fold()
+            self._apply_retention(Pool("acknowledged", vendor))
+        self._checkpoint_wal()
 
     def close(self) -> None:
         """Give the file back; whoever closes it last folds SQLite's companion files into it, if the disk has room."""
@@ -378,7 +389,7 @@ class RunRecord:
         while True:
             sealed = self._owners.sealed(owner, run_id)
             there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
-            if there is not None and there[0] in (sealed, mark_of(owner, run_id)):
+            if there is not None and there[0] in (sealed, key_hash(owner, run_id)):
                 return run_id, bool(there[1])
             following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
             if there is None:
@@ -399,7 +410,7 @@ class RunRecord:
             self._shares.survey()
             self._surveyed_at = now
 
-    def _forget(self, *pools: Pool) -> None:
+    def _apply_retention(self, *pools: Pool) -> None:
         """Delete what retention no longer allows, in the transaction that is open; without it the cost is some look-ups
         in indices.
 
@@ -419,7 +430,7 @@ class RunRecord:
                 gone += 1
         self._unfolded |= gone > 0
 
-    def _fold(self) -> None:
+    def _checkpoint_wal(self) -> None:
         """Empty the companion file, where what was erased from the file itself may still stand.
 
         Tried again at the next opportunity where a reader, or a full disk, is in the way. Not after a run is written,

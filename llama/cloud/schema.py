@@ -158,7 +158,7 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     ),
     5: (
         """
-        CREATE TABLE clock (                  -- one row; llama.cloud.ageing
+        CREATE TABLE clock (                  -- one row; llama.cloud.retention
             seen INTEGER NOT NULL,            -- the clock when it was last written here, seconds since 1970
             trusted INTEGER NOT NULL,         -- until when rows have aged
             waited INTEGER                    -- seconds since the clock has leapt; NULL: it has not
@@ -175,11 +175,32 @@ UPGRADES: dict[int, tuple[str, ...]] = {
     ),
 }
 
-RUN = ["run_id", "prompt_id", "opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us", "text",
-       "offers", "copy"]  # fmt: skip
+RUN = [
+    "run_id",
+    "prompt_id",
+    "opened_at",
+    "finished_at",
+    "prompt_tokens",
+    "output_tokens",
+    "compute_us",
+    "text",
+    "offers",
+    "copy",
+]
 _VERSIONS = ["version", "applied_at"]
-_DELIVERIES = ["place", "run_id", "vendor", "written_at", "acknowledged", "prompt_id", "finished_at", "prompt", "text",
-               "offers", "withheld"]  # fmt: skip
+_DELIVERIES = [
+    "place",
+    "run_id",
+    "vendor",
+    "written_at",
+    "acknowledged",
+    "prompt_id",
+    "finished_at",
+    "prompt",
+    "text",
+    "offers",
+    "withheld",
+]
 COLUMNS: dict[int, dict[str, list[str]]] = {
     1: {"runs": RUN[:8]},
     2: {"runs": RUN, "deliveries": _DELIVERIES, "versions": _VERSIONS},
@@ -187,13 +208,24 @@ COLUMNS: dict[int, dict[str, list[str]]] = {
     4: {
         "runs": ["place", "run_id", "owner", "bytes", *RUN[1:]],
         "deliveries": [
-            "place", "run_id", "vendor", "owner", "written_at", "acknowledged", "bytes", "sheet", "prompt_id",
-            "finished_at", "text", "offers", "withheld",
+            "place",
+            "run_id",
+            "vendor",
+            "owner",
+            "written_at",
+            "acknowledged",
+            "bytes",
+            "sheet",
+            "prompt_id",
+            "finished_at",
+            "text",
+            "offers",
+            "withheld",
         ],
         "sheets": ["number", "vendor", "digest", "bytes", "text"],
         "versions": _VERSIONS,
     },
-}  # fmt: skip
+}
 COLUMNS[5] = COLUMNS[4] | {"clock": ["seen", "trusted", "waited"]}
 
 

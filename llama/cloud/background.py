@@ -1,0 +1,122 @@
+"""Does what may wait for a disk, in a thread of its own: finished runs, and control requests.
+
+Finished runs come first, since a person waits for each of them; but no control request waits for more than some. How
+many control requests wait is bounded; a finished run is bounded by its session's slot.
+
+Knows: threads, jobs, the clock. Does not know: sockets, what a job does.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from llama.cloud.control import ControlRequest
+from llama.cloud.jobs import BackgroundDone, BackgroundJob, ControlJob, FinishJob, Results
+from llama.cloud.run_finisher import FinishedRun
+from llama.cloud.sessions import unknown_session
+from llama.cloud.wakeup import WakeupSender
+from llama.wire import ErrorCode, Final, Refused, Reply
+
+MAX_CONTROL_REQUESTS, MAX_CONTROL_REQUESTS_EACH = 256, 16  # that wait, and of one key
+FINISHED_FIRST = 32  # finished runs that may come after a control request and before it
+MOST_WAITING_CHARGED_S = 0.1  # of a job: that a disk is slow is no peer's fault
+
+
+class Services(Protocol):
+    """What is done in the background."""
+
+    def finish(self, run: FinishedRun) -> Final:
+        """Finish a run."""
+
+    def answer(self, request: ControlRequest) -> Reply:
+        """Answer a control request."""
+
+
+class BackgroundExecutor:
+    """One thread and its queue.
+
+    Args:
+        services: what is done; used by that thread alone.
+        results: where replies go.
+        wakeup: wakes who takes them.
+        failed: is told of a fault of the cloud's own; gives the refusal that the peer gets for it.
+    """
+
+    def __init__(
+        self, services: Services, results: Results, wakeup: WakeupSender, failed: Callable[[Exception], Refused]
+    ) -> None:
+        self._services, self._results, self._wakeup, self._failed = services, results, wakeup, failed
+        # By whose turn it is, then in order. None: there will be no more.
+        self._jobs: queue.PriorityQueue[tuple[float, int, BackgroundJob | None]] = queue.PriorityQueue()
+        self._submitted = 0
+        self._control = dict[bytes, str]()  # the peers that have a control request here, and their keys
+        self._thread = threading.Thread(target=self._run, name="background")
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish what was submitted, then end. Nothing may be submitted any more."""
+        self._put(math.inf, None)
+        self._thread.join()
+        self._wakeup.close()
+
+    # ---- called by the I/O thread
+
+    @property
+    def control_requests(self) -> int:
+        """How many control requests wait, or are being answered."""
+        return len(self._control)
+
+    def submit(self, job: BackgroundJob) -> None:
+        """Take a job on.
+
+        Raises:
+            Refused: ``busy``: too many control requests wait, of all, of this key, or of this peer.
+        """
+        if isinstance(job, FinishJob):
+            self._put(0, job)
+            return
+        of_this_key = sum(owner == job.owner for owner in self._control.values()) if job.owner else 0
+        too_many = len(self._control) >= MAX_CONTROL_REQUESTS or of_this_key >= MAX_CONTROL_REQUESTS_EACH
+        if too_many or job.peer in self._control:
+            raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
+        self._control[job.peer] = job.owner
+        self._put(FINISHED_FIRST, job)
+
+    def replied(self, job: BackgroundJob) -> None:
+        """Note that a job's reply is on its way."""
+        if isinstance(job, ControlJob):
+            self._control.pop(job.peer, None)
+
+    def _put(self, after: float, job: BackgroundJob | None) -> None:
+        self._submitted += 1
+        self._jobs.put((self._submitted + after, self._submitted, job))
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()[-1]) is not None:
+            began, working = time.monotonic(), time.thread_time()
+            reply = self._reply(job)
+            working = time.thread_time() - working
+            waiting = min(MOST_WAITING_CHARGED_S, time.monotonic() - began - working)
+            self._results.put(BackgroundDone(job, reply, working + max(0.0, waiting)), self._wakeup)
+
+    def _reply(self, job: BackgroundJob) -> Reply:
+        try:
+            if isinstance(job, ControlJob):
+                return self._services.answer(job.request)
+            if job.session.closing:
+                raise unknown_session()  # the device has left it: it is not finished
+            return self._services.finish(job.run)
+        except Refused as refusal:
+            return refusal.error
+        except Exception as err:  # ours to answer for
+            return self._failed(err).error

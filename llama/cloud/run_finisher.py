@@ -1,0 +1,147 @@
+"""Finishes runs: the reply as text, the offers that fit it, what the provider keeps, what a vendor gets.
+
+Does not know: sockets, sessions, tensors, who the person is. One thread uses it, which may wait for a disk.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.deletion_log import DeletionLog
+from llama.cloud.event_log import EventLog
+from llama.cloud.offers import offers_for
+from llama.cloud.prompt_leak import SystemPrompt
+from llama.cloud.run_store import Run, RunStore, utc
+from llama.errors import CatalogueError, RecordError
+from llama.sheets import Listed, party_of
+from llama.tokenizer import Tokenizer
+from llama.wire import Copy, Delivery, Final, Offer, Usage
+
+LEAST_OFFERS = 3  # if there are so many
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the cloud knows of a run at its end.
+
+    Attributes:
+        run_id: 16 bytes, from the device.
+        prompt_id: which sheet, as the device says.
+        opened_at: seconds since 1970.
+        prompt_tokens: tokens of the prompt.
+        ids: the reply.
+        compute_us: microseconds that it waited for the model.
+        owner: the public key that it came with; empty without keys.
+        listed: the cloud's own sheet of that id, as it was when the run was opened; None where there was none.
+    """
+
+    run_id: bytes
+    prompt_id: str
+    opened_at: float
+    prompt_tokens: int
+    ids: list[int] = field(repr=False)
+    compute_us: int
+    owner: str = field(default="", repr=False)
+    listed: Listed | None = field(default=None, repr=False)
+
+
+class RunFinisher:
+    """Finishes the runs of one provider's cloud.
+
+    Args:
+        tokenizer: for the text of replies.
+        system: the provider's system prompt, which no vendor is to read.
+        store: where finished runs and deliveries are kept, if they are.
+        catalogue: the partners' products, if there are any.
+        deletions: reports rows that the store has deleted early.
+        event_log: told what goes wrong.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        system: str,
+        store: RunStore | None,
+        catalogue: Catalogue | None,
+        deletions: DeletionLog,
+        event_log: EventLog,
+    ) -> None:
+        self._tokenizer, self._system = tokenizer, SystemPrompt(system, tokenizer)
+        self._store, self._catalogue, self._deletions, self._event_log = store, catalogue, deletions, event_log
+
+    def finish(self, run: FinishedRun) -> Final:
+        """Give the reply as text, with offers; it is written down, with the vendor's copy, before it is handed out.
+
+        One without text is nothing to anybody: it has neither offers nor a copy, and is not written down.
+        """
+        text, listed = self._tokenizer.decode(run.ids), run.listed
+        usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
+        if not text:
+            return Final(text, usage)
+        offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
+        delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
+        copy = Copy.NONE
+        if delivery is not None:
+            copy = Copy.WITHHELD if delivery.withheld else Copy.QUEUED
+        if self._store is not None:
+            copy = self._keep(self._store, run, text, offers, copy, delivery)
+        return Final(text, usage, offers, copy)
+
+    def _offers(self, text: str, listed: Listed | None) -> tuple[Offer, ...]:
+        if self._catalogue is None or (listed is not None and listed.sheet.task == "extract"):
+            return ()
+        try:
+            party = listed.party if listed is not None else ""
+            offers = offers_for(text, None if listed is None else listed.sheet, self._catalogue, party or None)
+            msgspec.convert(msgspec.to_builtins(offers), tuple[Offer, ...])  # or the device could not read its Final
+        except CatalogueError as err:  # the provider's loss, not the device's
+            self._event_log.error("catalogue_failed", message=str(err))
+            return ()
+        except Exception as err:  # likewise: a file that was damaged while it is open may say anything
+            told = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
+            self._event_log.error("catalogue_failed", message=told)
+            return ()
+        # The best for each idea, which come first; more of an idea only where there are few ideas.
+        return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
+
+    def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
+        delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)
+        known = "\n".join([listed.text, *listed.sheet.texts])  # TOML may spell words otherwise
+        if self._system.is_quoted_in(text, known):  # offers go, too: their matched words are the reply's
+            return msgspec.structs.replace(delivery, text="", offers=(), withheld=True)
+        return delivery
+
+    def _keep(
+        self,
+        store: RunStore,
+        run: FinishedRun,
+        text: str,
+        offers: tuple[Offer, ...],
+        copy: Copy,
+        delivery: Delivery | None,
+    ) -> Copy:
+        """Write a run down; say what has become of the vendor's copy."""
+        row = Run(
+            run_id=run.run_id,
+            prompt_id=run.prompt_id,
+            opened_at=utc(run.opened_at),
+            finished_at=utc(time.time()),
+            prompt_tokens=run.prompt_tokens,
+            output_tokens=len(run.ids),
+            compute_us=run.compute_us,
+            text=text,
+            offers=offers,
+            copy=str(copy),
+        )
+        vendor = "" if delivery is None else party_of(delivery.prompt_id)
+        try:
+            copy = store.finished(row, vendor, delivery, run.owner)
+        except RecordError as err:  # the provider's loss, not the device's
+            self._event_log.error("record_failed", message=str(err))
+            copy = Copy.NONE if delivery is None else Copy.FAILED
+        self._deletions.report()
+        return copy

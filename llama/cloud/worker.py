@@ -1,0 +1,221 @@
+"""The model worker: takes jobs, schedules a batch, runs the model, samples the next ids.
+
+Call :meth:`Worker.run` from the thread that loaded the model: OpenMP keeps a team of threads per calling thread, and
+with more of them than cores it puts them to sleep after every operation.
+
+Knows: jobs, the scheduler, the model runner, logits. Does not know: sockets, requests, text.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections.abc import Callable, Mapping
+
+import msgspec
+import torch
+
+from llama.cloud.jobs import ClearSlot, FillSlot, ModelJob, Results, Sampled, SlotCleared, StepDone, StepJob
+from llama.cloud.metrics import Metrics
+from llama.cloud.model_runner import ModelRunner
+from llama.cloud.scheduler import Batch, Scheduler
+from llama.cloud.sessions import unknown_session
+from llama.cloud.wakeup import WakeupSender
+from llama.device import is_out_of_memory
+from llama.sampler import sample
+from llama.stages import StageClock
+from llama.wire import ErrorCode, Refused, Stages
+
+POLL_S = 0.2  # how soon a signal is noticed
+HEARTBEAT_S = 20.0  # between two signs to the other ranks while there is nothing to compute
+
+_LOGITS_NOT_FINITE = Refused(
+    ErrorCode.NOT_FINITE,
+    "the logits hold NaN or infinity",
+    "float16 overflows with some checkpoints: use bfloat16 or float32",
+)
+_NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
+_OUT_OF_MEMORY = Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
+
+
+class Worker:
+    """Computes all steps of one cloud, in the thread that calls :meth:`run`.
+
+    Args:
+        runner: the model on all ranks.
+        jobs: what is to be done; other threads put it there.
+        results: where what was done goes.
+        wakeup: wakes who takes the results.
+        n_words: ids of the tokenizer; no other is sampled, though some checkpoints have logits for more.
+        metrics: told of batches.
+        clock: monotonic seconds.
+
+    Attributes:
+        seen: when it was between two batches last.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        jobs: queue.SimpleQueue[ModelJob],
+        results: Results,
+        wakeup: WakeupSender,
+        n_words: int,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self._runner, self._jobs, self._results, self._wakeup = runner, jobs, results, wakeup
+        self._n_words, self._metrics, self._clock = n_words, metrics, clock
+        self._scheduler = Scheduler[StepJob](clock)
+        self._begun = dict[int, Sampled]()  # what came of the parts so far of chunks, by slot
+        self.seen = self._told_ranks = clock()
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Work until ``stopping()``; then finish the batch in hand, and let the other ranks go.
+
+        Raises:
+            RuntimeError: a step failed in a way that leaves the ranks out of step.
+        """
+        while not stopping():
+            self.seen = self._clock()
+            self.step()
+        self._runner.shut_down()
+
+    def step(self) -> None:
+        """Take jobs, schedule a batch, run it, hand on what came of it."""
+        written = self._take_jobs()
+        batch = self._scheduler.next()
+        if batch is not None:
+            started = self._clock()
+            results, sampling_s = self._compute(batch)
+            self._hand_on(batch, results, started, sampling_s)
+        elif not written and self._clock() - self._told_ranks > HEARTBEAT_S:
+            self._runner.heartbeat()
+        elif not written:
+            return
+        self._told_ranks = self._clock()
+
+    def _take_jobs(self) -> bool:
+        """Take what has come; with nothing to compute, wait for it. True if a slot was cleared or filled."""
+        written = False
+        try:
+            # With steps that wait, only as long as it is worth to wait for others, or as their owner has to.
+            wait_s = min(POLL_S, self._scheduler.wait_s()) if len(self._scheduler) else POLL_S
+            job = self._jobs.get(timeout=wait_s)
+            while True:
+                if isinstance(job, StepJob):
+                    self._scheduler.add(job)
+                else:
+                    self._write_slot(job)
+                    written = True
+                job = self._jobs.get_nowait()
+        except queue.Empty:
+            return written
+
+    def _write_slot(self, job: ClearSlot | FillSlot) -> None:
+        if isinstance(job, FillSlot):
+            self._runner.fill(job.slot, job.prefix)
+            return
+        for step in self._scheduler.drop(job.slot):
+            self._results.put(StepDone(step, unknown_session()), self._wakeup)
+        self._begun.pop(job.slot, None)
+        self._runner.clear(job.slot, job.end)
+        self._results.put(SlotCleared(job.slot), self._wakeup)
+
+    def _hand_on(
+        self, batch: Batch[StepJob], results: list[Sampled | Refused], started: float, sampling_s: float
+    ) -> None:
+        """Hand on what came of a batch; of a chunk's part it is kept until the last one."""
+        seconds, is_last = self._clock() - started, True
+        if any(isinstance(result, Sampled) for result in results):
+            is_last = self._scheduler.computed(batch, seconds, sampling_s)
+        else:
+            self._scheduler.refused(batch)
+        if batch.is_decoding:
+            self._metrics.decoded([started - job.arrived for job in batch.steps], seconds)
+        else:
+            (job,), (result,) = batch.steps, results
+            before = self._begun.pop(job.slot, None)
+            if isinstance(result, Sampled):
+                result = result if before is None else before.then(result)
+                if not is_last:
+                    self._begun[job.slot] = result
+                    return
+            results = [result]
+        self._results.put_all(list(map(StepDone, batch.steps, results)), self._wakeup)
+
+    # ---- the model, and the choice of ids
+
+    @torch.inference_mode()
+    def _compute(self, batch: Batch[StepJob]) -> tuple[list[Sampled | Refused], float]:
+        """Run one batch: what came of each of its steps, and seconds for the choice of ids.
+
+        A fault in one step's hidden states is its own.
+        """
+        jobs = batch.steps
+        hidden = {job.slot: job.hidden[batch.start : batch.stop] for job in jobs}
+        # One NaN or infinity anywhere makes a sum one.
+        good = [job for job in jobs if math.isfinite(hidden[job.slot].sum(dtype=torch.float32))]
+        if not good:
+            return [_NOT_FINITE] * len(jobs), 0.0
+        began = self._clock()
+        # A CUDA graph cannot be timed inside: a step that asks for times must not cost the others the graph.
+        timed = (all if self._runner.has_graphs else any)(job.step.times for job in good)
+        clock = StageClock(self._runner.device) if timed else None
+        try:
+            logits = self._logits(good, batch, hidden, clock)
+        except RuntimeError as err:
+            if not is_out_of_memory(err) or not self._runner.alone:
+                raise  # the other ranks are inside a step that this one has left
+            return [_OUT_OF_MEMORY] * len(jobs), 0.0
+        if clock is not None:
+            clock.stop()
+        sampling_began = self._clock()
+        ids = dict(zip((job.slot for job in good), self._sample(good, logits, batch), strict=True))
+        sampling_s = self._clock() - sampling_began
+        stages = None if clock is None else _stages(clock)
+        return [_result(job, ids.get(job.slot, _NOT_FINITE), stages, began) for job in jobs], sampling_s
+
+    def _logits(
+        self, jobs: list[StepJob], batch: Batch[StepJob], hidden: Mapping[int, torch.Tensor], clock: StageClock | None
+    ) -> torch.Tensor:
+        """Compute the logits of the wanted positions of each step, ``(B, want, vocab)``."""
+        if len(jobs) > 1:
+            slots, positions = [job.slot for job in jobs], [job.step.position for job in jobs]
+            return self._runner.decode(slots, positions, torch.cat([hidden[slot] for slot in slots]), clock)[:, None]
+        (job,) = jobs
+        want = max(0, batch.stop - job.first_wanted(batch.start))
+        return self._runner.step(job.slot, job.step.position + batch.start, hidden[job.slot], want, clock)[None]
+
+    def _sample(self, jobs: list[StepJob], logits: torch.Tensor, batch: Batch[StepJob]) -> list[list[int] | Refused]:
+        """Choose the next ids of each step from its logits ``(B, want, vocab)``."""
+        words = logits[..., : self._n_words]
+        # Of all at once: a GPU is waited for each time that a number is asked of it.
+        finite = [math.isfinite(total) for total in logits.sum((-2, -1)).tolist()]
+        likeliest = words.argmax(-1).tolist()
+        chosen = list[list[int] | Refused]()
+        for job, its_words, is_finite, ids in zip(jobs, words, finite, likeliest, strict=True):
+            sampling, first = job.session.sampling, job.session.first_output(job.step)
+            first += job.first_wanted(batch.start) - job.first_wanted()
+            if not is_finite:
+                chosen.append(_LOGITS_NOT_FINITE)
+            elif sampling.temperature == 0:
+                chosen.append(ids)
+            else:
+                chosen.append([sample(each, sampling, first + i) for i, each in enumerate(its_words)])
+        return chosen
+
+
+def _result(job: StepJob, ids: list[int] | Refused, stages: Stages | None, began: float) -> Sampled | Refused:
+    """What came of one step, with its times if it asked for them."""
+    if isinstance(ids, Refused):
+        return ids
+    if stages is None or not job.step.times:
+        return Sampled(ids, None)
+    return Sampled(ids, msgspec.structs.replace(stages, queue_us=round((began - job.arrived) * 1e6)))
+
+
+def _stages(clock: StageClock) -> Stages:
+    clock.stop()
+    *layers, head, sampling = clock.stages_us()
+    return Stages(0, tuple(layers), head, sampling)
