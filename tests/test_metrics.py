@@ -99,9 +99,9 @@ def test_a_run_is_counted_to_the_row_and_the_token(watched: Watched) -> None:
     """A prompt of 26 rows in two chunks, nine tokens: eight decoding steps, each with its three times."""
     assert watched.served.run(PROMPT, 9) == watched.served.halves.tokens(PROMPT, 9)
     watched.come_to(
-        prompt_rows_total=len(PROMPT), tokens_total=9, sessions_opened_total=1, sessions_open=0,
+        prompt_tokens_total=len(PROMPT), tokens_total=9, sessions_opened_total=1, sessions_open=0,
         decode_away_seconds_count=8, decode_queue_seconds_count=8, decode_compute_seconds_count=8,
-        decode_batch_rows_count=8, decode_batch_rows_sum=8, cache_filled_positions=0,
+        decode_batch_size_count=8, decode_batch_size_sum=8, cache_filled_positions=0,
     )  # fmt: skip
     values = values_at(watched.address)
     assert values["sessions_ended_total", "closed"] == 1
@@ -140,7 +140,7 @@ def test_a_repeated_step_is_counted_once_but_for_its_bytes(watched: Watched) -> 
         step = step_of(session, 1, 0, rows)
         for _ in range(3):
             assert isinstance(peer.ask(step, rows), Tokens)
-        watched.come_to(tokens_total=1, prompt_rows_total=10)
+        watched.come_to(tokens_total=1, prompt_tokens_total=10)
         assert values_at(watched.address)["received_bytes_total", ""] > 3 * rows.nbytes
 
 
@@ -150,13 +150,13 @@ def test_rows_of_a_reply_that_is_replayed_are_no_prompt(watched: Watched) -> Non
     with watched.served.peer() as peer:
         with watched.served.session(peer, opening(10, resumed_ids=(65, 66, 67))) as session:
             assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
-            watched.come_to(tokens_total=1, prompt_rows_total=10, cache_filled_positions=13)
+            watched.come_to(tokens_total=1, prompt_tokens_total=10, cache_filled_positions=13)
 
 
 def test_how_full_the_cloud_is_is_told_as_it_is_now(watched: Watched) -> None:
     """Two places, both taken; one waits in line."""
     served, keys_values = watched.served, watched.served.cache.keys_values
-    room = {"places": 2, "cache_positions": 2 * MAX_SEQ_LEN, "cache_bytes": keys_values.nbytes}
+    room = {"slots": 2, "cache_positions": 2 * MAX_SEQ_LEN, "cache_bytes": keys_values.nbytes}
     watched.come_to(**room, sessions_open=0, sessions_waiting=0, cache_filled_positions=0)
     with served.peer() as one, served.peer() as other, served.peer() as third:
         with served.session(one) as session, served.session(other):
@@ -183,7 +183,7 @@ def test_steps_that_share_a_pass_are_seen_to(halves: Halves, tokenizer: Tokenize
                 peer.send_request(step_of(session, 2, 4, rows[4:]), rows[4:])
             assert wait_until(lambda: served.server.jobs_waiting == 2)
         assert all(isinstance(peer.receive(), Tokens) for peer in peers)
-        watched.come_to(decode_batch_rows_count=1, decode_batch_rows_sum=2, decode_compute_seconds_count=2)
+        watched.come_to(decode_batch_size_count=1, decode_batch_size_sum=2, decode_compute_seconds_count=2)
 
 
 def test_every_refusal_is_counted_under_its_code(watched: Watched) -> None:
@@ -399,7 +399,7 @@ def test_a_cloud_that_is_asked_to_can_be_watched(tiny_split: Callable[..., Path]
             assert running.wait() == 0
         said = running.output()
     assert values["tokens_total", ""] == len(answer["tokens"])
-    assert values["prompt_rows_total", ""] == len(answer["prompt_tokens"])
+    assert values["prompt_tokens_total", ""] == len(answer["prompt_tokens"])
     assert status == 200 and canary.lower() not in (text + said).lower()
     assert json.dumps(answer["text_sent"])[1:-1] not in text + said
     assert [event_of(line)["event"] for line in said.splitlines() if line.startswith("time=")] == [
