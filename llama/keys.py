@@ -35,7 +35,7 @@ from typing import TextIO
 import zmq
 
 from llama.command import run
-from llama.disk import cure_of_writing, give_name, settle_names, sync, temporary_name
+from llama.disk import create_file, cure_of_writing
 from llama.errors import KeysError, UsageError
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
 from llama.texts import decoded
@@ -111,13 +111,7 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
 def _write_new(path: Path, text: str, mode: int) -> None:
     """Under a temporary name, which then becomes ``path``; nothing that is there is replaced."""
     try:
-        with temporary_name(path) as unfinished:
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
-                file.write(text.encode())
-                file.flush()
-                sync(file.fileno())
-            give_name(unfinished, path)
-        settle_names(path.parent)
+        create_file(path, text.encode(), mode)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as err:

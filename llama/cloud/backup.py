@@ -34,7 +34,7 @@ from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run
-from llama.disk import keep_to_owner, settle, settle_names
+from llama.disk import fsync_directory, fsync_file, keep_to_owner
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
@@ -92,13 +92,13 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
                 _copy(name, Path(source).absolute(), partial / name)
                 verify(name, partial / name, of=Path(source).absolute())
                 entries[name] = entry_of(partial / name)
-                settle(partial / name)
+                fsync_file(partial / name)
             manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
             (partial / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=1) + b"\n")
             keep_to_owner(partial / MANIFEST, 0o600)
-            settle(partial / MANIFEST)
-            settle_names(partial)
-        settle_names(target.parent)
+            fsync_file(partial / MANIFEST)
+            fsync_directory(partial)
+        fsync_directory(target.parent)
     except OSError as err:
         raise BackupError(f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
                           f"--output_dir a path where this user may write") from None  # fmt: skip

@@ -25,7 +25,7 @@ from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
-from llama.disk import lock, settle, settle_names
+from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
 
 
@@ -52,10 +52,8 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
             partial.unlink(missing_ok=True)  # of an import that was killed
             try:
                 count = _write(partial, products_in(file, source))
-                settle(partial)
                 end_if_signalled()
-                partial.replace(target)
-                settle_names(target.parent)
+                replace_with(partial, target)
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as err:

@@ -44,7 +44,7 @@ from llama.cloud.ageing import Ageing
 from llama.cloud.owners import Owners, mark_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
-from llama.disk import settle_names
+from llama.disk import fsync_directory
 from llama.errors import RecordError
 
 RETENTION_DAYS = 30.0
@@ -214,7 +214,7 @@ class RunRecord:
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
             self._survey()
             self._forget(*self._shares.pools())
-        settle_names(path.parent)
+        fsync_directory(path.parent)
         self._fold()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from llama.edge.own_files import replace_file
+from llama.disk import replace_file
 from llama.errors import Declined, PrivacyRefused, ProfileError
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile

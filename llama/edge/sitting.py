@@ -25,10 +25,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from llama.disk import replace_file
 from llama.edge import consent
 from llama.edge.asking import Answer, Device, SheetSource, copy_in_words
 from llama.edge.link import Link, Stopped
-from llama.edge.own_files import replace_file
 from llama.edge.terminal import ending, not_held, timing_line
 from llama.errors import (
     CheckpointError,
