@@ -15,8 +15,6 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-import blobfile as bf
-
 from llama.texts import one_line
 
 MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
@@ -88,9 +86,19 @@ def read_regular(path: str | Path, most: int) -> bytes:
         OSError: as :func:`open_regular`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise _too_large(path, most)
-        return _bounded(file.read(most + 1), path, most)
+        return read_open(file, path, most)
+
+
+def read_open(file: BinaryIO, path: str | Path, most: int) -> bytes:
+    """All bytes of a file that :func:`open_regular` has opened.
+
+    Raises:
+        TooLarge: there are more than ``most``.
+        OSError: it cannot be read.
+    """
+    if os.fstat(file.fileno()).st_size > most:
+        raise _too_large(path, most)
+    return _bounded(file.read(most + 1), path, most)
 
 
 def read_json(path: str | Path, most: int) -> bytes:
@@ -114,6 +122,8 @@ def read_anywhere(path: str | Path, most: int) -> bytes:
     """
     if "://" not in str(path):
         return read_regular(path, most)
+    import blobfile as bf  # some hundred modules, for those who have files in cloud storage
+
     with bf.BlobFile(str(path), "rb") as file:
         return _bounded(file.read(most + 1), path, most)
 

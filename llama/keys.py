@@ -37,6 +37,7 @@ import zmq
 from llama.command import run
 from llama.disk import create_file, cure_of_writing
 from llama.errors import KeysError, UsageError
+from llama.files import NotRegular, TooLarge, open_regular, read_open
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
 from llama.texts import decoded
 from llama.toml import parsed
@@ -303,18 +304,16 @@ def _read(path: str | Path) -> tuple[bytes, os.stat_result]:
         ValueError: it is none, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
-            status = os.fstat(file.fileno())
-            raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+        with open_regular(path) as file:
+            return read_open(file, path, MAX_BYTES), os.fstat(file.fileno())
+    except NotRegular:
+        raise ValueError("not a file") from None
+    except TooLarge:
+        raise ValueError("too large for a key") from None
     except OSError as err:
         kind = _Unreadable if err.errno in _FOR_NOW else ValueError
         lost = "a link to nothing" if Path(path).is_symlink() else "no such file"
         raise kind(lost if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a file")
-    if len(raw) > MAX_BYTES:
-        raise ValueError("too large for a key")
-    return raw, status
 
 
 # ---- the cloud's list
