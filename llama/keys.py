@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import errno
 import os
-import re
 import stat
 import sys
 import time
@@ -39,6 +38,7 @@ from llama.disk import create_file, cure_of_writing
 from llama.errors import KeysError, UsageError
 from llama.files import NotRegular, TooLarge, open_regular, read_open
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
+from llama.text.names import MAX_PARTY_NAME, is_party_name, name_rule
 from llama.texts import decoded
 from llama.toml import parsed
 
@@ -47,7 +47,6 @@ MAX_BYTES = 4096
 _FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # says nothing of the file
 LOOK_AGAIN_S = 1.0  # a file that was written over does not change its directory
 
-_NAME = re.compile(r"[a-z0-9-]{1,40}")
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _VALUE = {c: i for i, c in enumerate(_Z85)}
 _KEY_CHARACTERS = 40
@@ -90,8 +89,8 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
         UsageError: no such role, or not a name.
         KeysError: one of the files is there already, or cannot be written.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError("the name of a key is 1 to 40 of a-z, 0-9 and -")
+    if not is_party_name(name):
+        raise UsageError(f"the name of a key is {name_rule(MAX_PARTY_NAME)}")
     if role not in ROLES:
         raise UsageError(f"--role is one of {', '.join(ROLES)}")
     private, public = Path(directory) / f"{name}.key", Path(directory) / f"{name}.pub"
@@ -271,8 +270,8 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def _identity(fields: dict[str, str]) -> Identity:
-    if not _NAME.fullmatch(fields["name"]):
-        raise ValueError("name is 1 to 40 of a-z, 0-9 and -")
+    if not is_party_name(fields["name"]):
+        raise ValueError(f"name is {name_rule(MAX_PARTY_NAME)}")
     if fields["role"] not in ROLES:
         raise ValueError(f"role is one of {', '.join(ROLES)}")
     if not _is_a_key(fields["public"]):

@@ -32,6 +32,7 @@ from msgspec import Meta
 from llama import listing, toml
 from llama.errors import PromptError
 from llama.files import NotRegular, TooLarge, read_anywhere
+from llama.text.names import FIELD_NAME, is_prompt_id
 from llama.texts import decoded, is_blank, one_line
 from llama.wire import MAX_SHEET_BYTES
 
@@ -51,8 +52,7 @@ _NO_TEXT = re.compile(rf"(?![\n\t])(?!\r\n)[{_CONTROLS}]")
 
 Text = Annotated[str, Meta(min_length=1)]
 Line = Annotated[str, Meta(max_length=200, pattern=rf"\A[^{_CONTROLS}{_MARKS}]*\Z")]  # shown in a question
-FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,39}\Z")]
-_PROMPT_ID = re.compile(r"(?:[a-z0-9-]{1,40}/)?[a-z0-9-]{1,80}")
+FieldName = Annotated[str, Meta(pattern=rf"\A{FIELD_NAME}\Z")]
 
 
 class _Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,11 +122,6 @@ class Listed:
     def party(self) -> str:
         """The third party whose it is, or empty."""
         return party_of(self.prompt_id)
-
-
-def is_prompt_id(text: str) -> bool:
-    """Whether a sheet may be called so."""
-    return _PROMPT_ID.fullmatch(text) is not None
 
 
 def party_of(prompt_id: str) -> str:

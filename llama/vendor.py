@@ -27,7 +27,6 @@ if __name__ == "__main__":
     starting.begin()
 
 import math
-import re
 from contextlib import closing
 from pathlib import PurePath
 
@@ -39,11 +38,11 @@ from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.executing import Command
 from llama.keys import link_keys
 from llama.printing import Stdout
-from llama.sheets import is_prompt_id, parse_published, read_text
+from llama.sheets import parse_published, read_text
 from llama.spooling import Spool
+from llama.text.names import MAX_PARTY_NAME, is_party_name, is_prompt_id, name_rule
 from llama.wire import Publish, Published, Withdraw, Withdrawn
 
-_NAME = re.compile(r"[a-z0-9-]{1,40}")
 _STORE_THEM = "--spool DIR, --exec COMMAND or >> FILE stores them"
 
 MOST_ONCE = 10_000  # copies that one start takes without --follow
@@ -82,8 +81,8 @@ def main(
         key_file: the vendor's private key, NAME.key of llama.keys; the cloud must list it.
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
-    if not _NAME.fullmatch(vendor):
-        raise UsageError("--vendor is the name of a directory of sheets: 1 to 40 of a-z, 0-9 and -")
+    if not is_party_name(vendor):
+        raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
     if not deadline > 0:  # nor NaN
         raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
     if not 0 < interval < math.inf:

@@ -233,7 +233,8 @@ def test_an_operator_needs_no_model() -> None:
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale"))} == {
         "llama", "llama.addresses", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
         "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.files", "llama.keys", "llama.listing",
-        "llama.memory_ceiling", "llama.sampling", "llama.starting", "llama.status", "llama.texts", "llama.toml",
+        "llama.memory_ceiling", "llama.sampling", "llama.starting", "llama.status", "llama.text", "llama.text.names",
+        "llama.texts", "llama.toml",
         "llama.wire",
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ from llama import screen
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
+from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
 from llama.texts import encoding_problem, is_blank, one_line, without_marks
 
 MAX_PRODUCTS = 1_000_000
@@ -62,8 +63,8 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         url: http(s), or empty.
     """
 
-    id: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,60}\Z")]
-    vendor: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
+    id: Annotated[str, Meta(pattern=rf"\A{PRODUCT_ID}\Z")]
+    vendor: Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]
     title: _Title
     title_id: _OtherTitle = ""
     description: _Description = ""
@@ -81,8 +82,8 @@ LISTS = ("occasions", "tags", "cities")
 _REQUIRED = ("id", "vendor", "title", "price")
 _TYPES = {name: hint for name, hint in get_type_hints(Product, include_extras=True).items() if name in FIELDS}
 _RULES = {
-    "id": "give text of 1 to 60 of a-z, 0-9 and -",
-    "vendor": "give text of 1 to 40 of a-z, 0-9 and -",
+    "id": f"give text of {name_rule(MAX_PRODUCT_ID)}",
+    "vendor": f"give text of {name_rule(MAX_PARTY_NAME)}",
     "title": "give 1 to 200 characters on one line, without control characters",
     "title_id": "give at most 200 characters on one line, without control characters",
     "description": "give at most 4000 characters on one line, without control characters",

@@ -28,11 +28,11 @@ from llama import toml
 from llama.errors import ProfileError
 from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
+from llama.text.names import is_field_name
 from llama.texts import decoded, is_blank
 
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
-FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 Value = str | int | float | dt.date
 """One value. ``bool`` becomes text; a date with a time of day loses it."""
@@ -127,7 +127,7 @@ def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
     for name, given in table.items():
         if name == "policy":
             continue
-        if not FIELD_NAME.fullmatch(name):
+        if not is_field_name(name):
             raise ProfileError(f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
                                f"a letter; one of yours does not: {_shown(name)}")  # fmt: skip
         values = tuple(
