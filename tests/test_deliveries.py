@@ -549,7 +549,7 @@ def test_a_third_party_needs_no_model() -> None:
             "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.executing", "llama.files", "llama.keys",
             "llama.listing", "llama.memory_ceiling", "llama.printing", "llama.sampling", "llama.sheets",
             "llama.spooling", "llama.starting",
-            "llama.text", "llama.text.names", "llama.texts", "llama.toml",
+            "llama.text", "llama.text.names", "llama.text.printable", "llama.texts", "llama.toml",
             "llama.vendor", "llama.wire",
     }  # fmt: skip
 

@@ -234,8 +234,7 @@ def test_an_operator_needs_no_model() -> None:
         "llama", "llama.addresses", "llama.command", "llama.disk", "llama.edge", "llama.edge.link",
         "llama.edge.notices", "llama.edge.patience", "llama.errors", "llama.files", "llama.keys", "llama.listing",
         "llama.memory_ceiling", "llama.sampling", "llama.starting", "llama.status", "llama.text", "llama.text.names",
-        "llama.texts", "llama.toml",
-        "llama.wire",
+        "llama.texts", "llama.toml", "llama.wire",
     }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
 from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
+from llama.text.printable import CONTROLS, DIRECTION_MARKS, LINE_ENDS, NOT_IN_LINKS, SURROGATES, TURNS
 from llama.texts import encoding_problem, is_blank, one_line, without_marks
 
 MAX_PRODUCTS = 1_000_000
@@ -39,7 +40,7 @@ Occasion = Literal[
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
 # No line breaks, no terminal or text-direction controls, no halves of surrogate pairs. (\Z: "$" allows a line break.)
-_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_PRINTABLE = f"[^{CONTROLS}{LINE_ENDS}{DIRECTION_MARKS}{TURNS}{SURROGATES}]"
 _Title = Annotated[str, Meta(max_length=200, pattern=rf"\A(?=.*\S){_PRINTABLE}+\Z")]
 _OtherTitle = Annotated[str, Meta(max_length=200, pattern=rf"\A{_PRINTABLE}*\Z")]
 _Description = Annotated[str, Meta(max_length=4000, pattern=rf"\A{_PRINTABLE}*\Z")]
@@ -74,7 +75,7 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
     cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
     # As llama.wire.WebLink, and no halves of surrogate pairs.
-    url: Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")] = ""  # fmt: skip  # noqa: E501
+    url: Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}{SURROGATES}]+)?\Z")] = ""
 
 
 FIELDS = Product.__struct_fields__

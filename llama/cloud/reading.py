@@ -16,6 +16,7 @@ from itertools import islice, pairwise
 from typing import get_args
 
 from llama.cloud.products import MAX_PRICE, Occasion
+from llama.texts import one_line
 
 MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
 MAX_IDEAS = 12  # of one reply
@@ -394,7 +395,7 @@ def _link_text(match: re.Match[str]) -> str:
 
 def _line(text: str) -> str:
     """As one line that may be shown: no control characters, no halves of surrogate pairs."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_ITEM]
+    return " ".join(one_line(text, " ").split())[:MAX_ITEM]
 
 
 def _first_list(text: str) -> tuple[list[str], str]:

@@ -45,11 +45,11 @@ from llama.memory_ceiling import MemoryCeiling, of_a_client
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_of
-from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sampling import Sampling
 from llama.sheets import Sheet, party_of
+from llama.text.printable import printable
 from llama.texts import encoding_problem, without_marks
 from llama.wire import Copy, Offer, SheetEntry, Welcome
 

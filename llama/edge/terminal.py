@@ -31,8 +31,8 @@ from llama.edge.asking import Answer, copy_in_words
 from llama.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
 from llama.privacy.profile import rupiah
-from llama.privacy.restoring import escaped, printable
 from llama.privacy.tags import AS_ISSUED
+from llama.text.printable import escaped, printable
 from llama.wire import Copy, Offer, SheetEntry
 
 _CELL_CHARS = 100
