@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llama.text.money import SCALES, number_of, rupiah
 from llama.text.names import MAX_PARTY_NAME, is_field_name, is_party_name, is_prompt_id, name_rule
 from llama.text.printable import escaped, printable
 
@@ -32,3 +33,16 @@ def test_a_screen_gets_text_and_nothing_that_it_would_obey() -> None:
                 *range(0x2066, 0x206A)}  # fmt: skip
     assert {code for code in range(0x110000) if not printable(chr(code))} == left_out
     assert escaped('"a\x1b\u202e\tb\n"') == '"a\\u001b\\u202e\tb\n"'
+
+
+@pytest.mark.parametrize(("digits", "number"), [
+    ("250", 250), ("0012", 12), ("1.250.000", 1250000), ("1,250", 1250), ("1 250 000", 1250000), ("1,5", 1.5),
+    ("12.75", 12.75), ("1234.567", 1234567), ("1.25.30", None), ("12,37,500", None),
+])  # fmt: skip
+def test_digits_are_a_number_where_they_can_be_read_in_one_way(digits: str, number: float | None) -> None:
+    assert number_of(digits) == number
+
+
+def test_rupiah_are_written_and_scaled_as_in_indonesia() -> None:
+    assert rupiah(400_000) == "Rp 400.000" and rupiah(0) == "Rp 0"
+    assert SCALES["juta"] == SCALES["million"] == 1000 * SCALES["ribu"]

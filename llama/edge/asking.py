@@ -21,12 +21,13 @@ from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
-from llama.privacy.profile import Profile, rupiah
+from llama.privacy.profile import Profile
 from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, read_from_directory, read_prompt, received
 from llama.sampling import Sampling
 from llama.sheets import Sheet
+from llama.text.money import rupiah
 from llama.text.names import is_prompt_id
 from llama.text.printable import printable
 from llama.wire import Copy, FetchSheet, ListSheets, Offer, SheetEntry, Sheets, SheetText, Welcome
