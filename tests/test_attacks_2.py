@@ -24,7 +24,7 @@ from llama.checkpoint.opening import open_source
 from llama.checkpoint.shards import open_pth
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.importing import import_products
-from llama.cloud.record import Run, RunRecord, utc
+from llama.cloud.record import Run, RunRecord
 from llama.cloud.restore import restore
 from llama.collecting import Collecting
 from llama.edge.asking import SheetSource
@@ -33,6 +33,7 @@ from llama.edge.notices import Notices
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
 from llama.printing import Stdout
 from llama.spooling import Spool
+from llama.text.dates import utc
 from llama.wire import Acknowledged, Collect, Deliveries, Delivery, Error, ErrorCode, Hello, Welcome
 from tests.small_checkpoints import random_llama, write_hugging_face
 from tests.support import ROOT

@@ -19,9 +19,10 @@ from llama import wire
 from llama.cloud.clerk import Clerk, FinishedRun
 from llama.cloud.events import Events
 from llama.cloud.owners import NOBODY, Owners, mark_of, secret_of
-from llama.cloud.record import Limits, Run, RunRecord, utc
+from llama.cloud.record import Limits, Run, RunRecord
 from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
+from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Copy, Final, Finish, Open
 from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, opening, written

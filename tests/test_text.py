@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 
+from llama.text.dates import day_in_words, utc
 from llama.text.money import SCALES, number_of, rupiah
 from llama.text.names import MAX_PARTY_NAME, is_field_name, is_party_name, is_prompt_id, name_rule
 from llama.text.printable import escaped, printable
@@ -46,3 +49,10 @@ def test_digits_are_a_number_where_they_can_be_read_in_one_way(digits: str, numb
 def test_rupiah_are_written_and_scaled_as_in_indonesia() -> None:
     assert rupiah(400_000) == "Rp 400.000" and rupiah(0) == "Rp 0"
     assert SCALES["juta"] == SCALES["million"] == 1000 * SCALES["ribu"]
+
+
+def test_a_day_is_written_in_words_and_a_moment_in_utc() -> None:
+    """A moment's fraction of a second is left away."""
+    assert day_in_words(dt.date(1991, 8, 17), "en") == "17 August 1991"
+    assert day_in_words(dt.date(1991, 8, 17), "id") == "17 Agustus 1991"
+    assert utc(1764167400.9) == "2025-11-26T14:30:00Z"

@@ -24,7 +24,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +35,7 @@ from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run
 from llama.disk import fsync_directory, fsync_file, keep_to_owner
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
+from llama.text.dates import utc
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
 FLAGS = {RECORD: "record_file", CATALOGUE: "catalogue"}
@@ -82,7 +82,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
     for name, source in sources.items():
         if not Path(source).is_file():
             raise _error_of(name)(f"{source} is not a file; give --{FLAGS[name]} the one that the cloud has")
-    made_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made_at = utc(time.time())
     try:
         with placing.appearing(target, _RESULTS) as partial:
             sizes = [Path(source).stat().st_size for source in sources.values()]

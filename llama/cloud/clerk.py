@@ -20,9 +20,10 @@ from llama.cloud.events import Events
 from llama.cloud.offers import offers_for
 from llama.cloud.publishing import Shelf
 from llama.cloud.quoting import SystemPrompt
-from llama.cloud.record import Run, RunRecord, utc
+from llama.cloud.record import Run, RunRecord
 from llama.errors import CatalogueError, RecordError
 from llama.sheets import Listed, SheetDirectory, named, party_of
+from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import (
     Acknowledge,

@@ -33,7 +33,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
 from llama.disk import fsync_directory
 from llama.errors import RecordError
+from llama.text.dates import utc
 
 RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
@@ -453,8 +453,3 @@ def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 def _reason(err: Exception) -> str:
     """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
     return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__
-
-
-def utc(seconds: float) -> str:
-    """Seconds since 1970 as UTC, ISO 8601, to the second: ``2026-11-25T09:30:00Z``."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -28,6 +28,7 @@ from llama import toml
 from llama.errors import ProfileError
 from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
+from llama.text.dates import day_in_words
 from llama.text.names import is_field_name
 from llama.texts import decoded, is_blank
 
@@ -179,20 +180,7 @@ def _shown(name: str) -> str:
 def text_of(value: Value, language: str = "en") -> str:
     """A value as a person reads it: a date in words, a whole number without a fraction."""
     if isinstance(value, dt.date):
-        return f"{value.day} {MONTHS[language][value.month - 1]} {value.year}"
+        return day_in_words(value, language)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def rupiah(amount: int) -> str:
-    """Whole rupiah as Indonesians write them: ``Rp 400.000``."""
-    return f"Rp {amount:,}".replace(",", ".")
-
-
-MONTHS = {
-    "en": ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-           "November", "December"),
-    "id": ("Januari", "Februari", "Maret", "April", "Mei", "Juni", "Juli", "Agustus", "September", "Oktober",
-           "November", "Desember"),
-}  # fmt: skip
