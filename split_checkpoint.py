@@ -29,9 +29,9 @@ from rich.progress import (
 from llama import screen
 from llama.checkpoint import splitting
 from llama.checkpoint.opening import open_source
-from llama.checkpoint.source import DTYPES
 from llama.command import end_if_signalled, run
 from llama.errors import UsageError
+from llama.wire import DTYPES
 
 
 def main(

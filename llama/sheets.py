@@ -35,11 +35,10 @@ from llama.files import NotRegular, TooLarge, read_anywhere
 from llama.text.names import FIELD_NAME, is_prompt_id
 from llama.text.printable import ARABIC_MARK, CONTROLS, DIRECTION_MARKS, LINE_ENDS, TURNS
 from llama.texts import decoded, is_blank, one_line
-from llama.wire import MAX_SHEET_BYTES
+from llama.wire import MAX_SHEET_BYTES, MAX_SHEETS
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
 MAX_ASKED = 64  # fields
-MAX_SHEETS = 1000  # of a directory that is read as a whole
 SYSTEM_FILE, SUFFIX = "system.txt", ".toml"
 TRIES, TRY_AGAIN_S = 5, 0.05  # to read a directory that is replaced meanwhile
 

@@ -19,8 +19,8 @@ from llama.checkpoint.vocabulary import Vocabulary
 from llama.errors import CheckpointError
 from llama.files import shown
 from llama.model import ModelArgs
+from llama.wire import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NO_ACCESS = (errno.EACCES, errno.EPERM)
 
 

@@ -30,12 +30,13 @@ from llama.checkpoint.halves import (
     shard_name,
 )
 from llama.checkpoint.shards import SLAB_BYTES, ShardedTensors, open_pth
-from llama.checkpoint.source import DTYPES, Source
+from llama.checkpoint.source import Source
 from llama.checkpoint.vocabulary import Vocabulary
 from llama.checkpoint.writing import PthFile, raw_bytes
 from llama.errors import CheckpointError
 from llama.files import not_a_path
 from llama.model import ModelArgs
+from llama.wire import DTYPES
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, bytes done, bytes in all) now and then."""

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 from llama.disk import fsync_directory, replace_file_in
 from llama.errors import PromptError, UsageError
-from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
-from llama.wire import ErrorCode, Publish, Refused, Withdraw
+from llama.sheets import SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
+from llama.wire import MAX_SHEETS, ErrorCode, Publish, Refused, Withdraw
 
 MAX_SHEETS_EACH = 100  # of one third party
 
