@@ -31,7 +31,7 @@ from contextlib import closing
 from pathlib import PurePath
 
 from llama.collecting import Collecting, Sink
-from llama.command import run
+from llama.command import check_patience, run
 from llama.edge.link import Link
 from llama.edge.notices import Notices
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
@@ -83,8 +83,7 @@ def main(
     """
     if not is_party_name(vendor):
         raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
-    if not deadline > 0:  # nor NaN
-        raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
+    check_patience("deadline", deadline)
     if not 0 < interval < math.inf:
         raise UsageError(f"--interval {interval}: give seconds above 0")
     if not exec_timeout > 0:  # nor NaN
