@@ -83,6 +83,16 @@ def fsync_directory(directory: Path | int) -> None:
             os.close(number)
 
 
+def create_empty(path: Path) -> None:
+    """Make an empty file that only its owner may read and write, for others to write to.
+
+    Raises:
+        FileExistsError: something is there, if only a link to nothing.
+        OSError: it cannot be made.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 def create_file(path: Path, content: bytes, mode: int) -> None:
     """Write a new file, which appears under its name whole and outlasts a power cut.
 
@@ -182,7 +192,7 @@ def give_name(unfinished: Path, path: Path) -> None:
         return
     if _renamed(unfinished, path):
         return
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # then it replaces our own empty file
+    create_empty(path)  # then it replaces our own empty file
     try:
         unfinished.replace(path)
     except BaseException:

@@ -33,7 +33,7 @@ from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.tables import version_of
 from llama.command import end_if_signalled, run
-from llama.disk import fsync_directory, fsync_file, keep_to_owner
+from llama.disk import create_empty, fsync_directory, fsync_file, keep_to_owner
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
 from llama.text.dates import utc
 
@@ -107,7 +107,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
 
 def _copy(name: str, source: Path, target: Path) -> None:
     """A copy of a database as it is at this moment, whoever writes to it meanwhile."""
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    create_empty(target)
     with _told_of(name, source):
         uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
         with (

@@ -43,7 +43,7 @@ from llama.cloud.ageing import Ageing
 from llama.cloud.owners import Owners, mark_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.cloud.tables import RUN, digest_of, upgrade, version_of
-from llama.disk import fsync_directory
+from llama.disk import create_empty, fsync_directory
 from llama.errors import RecordError
 from llama.text.dates import utc
 
@@ -175,7 +175,7 @@ class RunRecord:
         self._unfolded = False  # erased words may still stand in the companion file
         path = Path(path).absolute()  # to SQLite, ":memory:" would not be a file's name
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create_empty(path)
         except FileExistsError:
             pass
         except OSError as err:

@@ -24,7 +24,7 @@ import msgspec
 from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
 from llama.command import end_if_signalled, run, uninterrupted
-from llama.disk import cure_of_writing, fsync_directory, fsync_file, give_name
+from llama.disk import create_empty, cure_of_writing, fsync_directory, fsync_file, give_name
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
 
@@ -66,7 +66,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
     named = list[Path]()
     try:
         for path in unfinished.values():  # each can be written, before minutes of copying
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create_empty(path)
         for name in unfinished:
             _check_room(name, places, manifest)
         for name, path in unfinished.items():
