@@ -108,8 +108,8 @@ RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
 PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # of prefix_id, or empty
 PromptId = Annotated[str, Meta(max_length=200)]
-VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]
-SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # within a third party's directory
+VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]  # 1 to 40 of a-z, 0-9 and -
+SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of them; in a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
 WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]

@@ -18,6 +18,8 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+FILES = {module_of(file): file for file in PRODUCT}
+SHARED = ("llama.text", "llama.texts", "llama.disk", "llama.files", "llama.toml", "llama.errors")
 EDGE_ONLY = (
     "llama.edge", "llama.generation", "llama.prompt", "model_edge", "edge_main",
     *(m for m in map(module_of, PRODUCT) if m.startswith("llama.privacy.") and m != "llama.privacy.policy"),
@@ -32,6 +34,15 @@ def imports_of(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reached(module: str, seen: set[str]) -> set[str]:
+    """``seen``, with a module of the product and all those that it imports, and they import."""
+    if module in FILES and module not in seen:
+        seen.add(module)
+        for imported in imports_of(FILES[module]):
+            reached(imported, seen)
+    return seen
 
 
 def belongs_to(module: str, packages: tuple[str, ...]) -> bool:
@@ -55,20 +66,20 @@ def test_edge_and_cloud_never_meet() -> None:
 
     But for the device's half of the model, through which the cloud's program runs the provider's own words.
     """
-    files = {module_of(file): file for file in PRODUCT}
-
-    def reached(module: str, seen: set[str]) -> set[str]:
-        if module in files and module not in seen:
-            seen.add(module)
-            for imported in imports_of(files[module]):
-                reached(imported, seen)
-        return seen
-
     from_edge, from_cloud = reached("edge_main", set()), reached("cloud_main", set())
     assert {"llama.edge.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
     assert {"llama.cloud.server", "model_cloud", "llama.model"} <= from_cloud
     assert not [module for module in from_edge if belongs_to(module, CLOUD_ONLY)]
     assert [module for module in from_cloud if belongs_to(module, EDGE_ONLY)] == ["model_edge"]
+
+
+def test_what_all_share_needs_nothing_but_itself() -> None:
+    """How texts, files and disks are is known without any of the parts that use it, and without torch."""
+    modules = {module for module in FILES if belongs_to(module, SHARED)}
+    assert {"llama.text.money", "llama.disk", "llama.files"} <= modules
+    for module in sorted(modules):
+        assert reached(module, set()) <= modules, module
+        assert not [name for name in imports_of(FILES[module]) if belongs_to(name, ("torch",))], module
 
 
 @pytest.mark.parametrize("file", [f for f in PRODUCT if f.parent != ROOT], ids=module_of)
