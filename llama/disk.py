@@ -84,7 +84,7 @@ def fsync_directory(directory: Path | int) -> None:
 
 
 def create_empty(path: Path) -> None:
-    """Make an empty file that only its owner may read and write, for others to write to.
+    """Make an empty file that only its owner may read and write; a library, such as SQLite, then writes to it.
 
     Raises:
         FileExistsError: something is there, if only a link to nothing.
