@@ -26,7 +26,7 @@ import torch
 from llama import memory_ceiling, parallel
 from llama.checkpoint.halves import Half
 from llama.client.link import Link
-from llama.command import end_if_signalled, run
+from llama.command import check_patience, end_if_signalled, run
 from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPES
 from llama.edge import consent, terminal
@@ -107,10 +107,8 @@ def main(
     sampling = _sampling(temperature, top_p, seed)
     if max_gen_len is not None and max_gen_len < 1:
         raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
-    if not deadline > 0:  # nor NaN
-        raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
-    if not restart_deadline > 0:
-        raise UsageError(f"--restart_deadline {restart_deadline} is no time to wait; give seconds above 0")
+    check_patience("deadline", deadline)
+    check_patience("restart_deadline", restart_deadline)
     if sanitise not in MODES:
         raise UsageError(f"--sanitise {sanitise} is not known; give {' or '.join(MODES)}")
     mode: Mode = "off" if sanitise == "off" else "schema"

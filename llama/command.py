@@ -213,6 +213,16 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
     return values
 
 
+def check_patience(flag: str, seconds: float) -> None:
+    """Refuse a flag's seconds of waiting that are none: 0, less, or not a number.
+
+    Raises:
+        UsageError: they are.
+    """
+    if not seconds > 0:
+        raise UsageError(f"--{flag} {seconds} is no time to wait; give seconds above 0")
+
+
 def help_text(main: Callable[..., None], usage: str = "") -> str:
     """What ``--help`` prints: python-fire's own would offer short and positional forms, which are refused here."""
     doc, parameters = fire.docstrings.parse(inspect.getdoc(main) or ""), inspect.signature(main).parameters

@@ -90,9 +90,19 @@ def read_regular(path: str | Path, most: int) -> bytes:
         OSError: as :func:`open_regular`.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > most:
-            raise _too_large(path, most)
-        return _bounded(file.read(most + 1), path, most)
+        return read_open(file, path, most)
+
+
+def read_open(file: BinaryIO, path: str | Path, most: int) -> bytes:
+    """All bytes of a file that :func:`open_regular` has opened.
+
+    Raises:
+        TooLarge: there are more than ``most``.
+        OSError: it cannot be read.
+    """
+    if os.fstat(file.fileno()).st_size > most:
+        raise _too_large(path, most)
+    return _bounded(file.read(most + 1), path, most)
 
 
 def read_json(path: str | Path, most: int) -> bytes:

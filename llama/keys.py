@@ -23,7 +23,6 @@ if __name__ == "__main__":
 
 import errno
 import os
-import re
 import stat
 import sys
 import time
@@ -35,9 +34,11 @@ from typing import TextIO
 import zmq
 
 from llama.command import run
-from llama.disk import cure_of_writing, give_name, settle_names, sync, temporary_name
+from llama.disk import create_file, cure_of_writing
 from llama.errors import KeysError, UsageError
+from llama.files import NotRegular, TooLarge, open_regular, read_open
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
+from llama.text.names import MAX_PARTY_NAME, is_party_name, name_rule
 from llama.texts import decoded
 from llama.toml import parsed
 
@@ -46,7 +47,6 @@ MAX_BYTES = 4096
 _FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # says nothing of the file
 LOOK_AGAIN_S = 1.0  # a file that was written over does not change its directory
 
-_NAME = re.compile(r"[a-z0-9-]{1,40}")
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
 _VALUE = {c: i for i, c in enumerate(_Z85)}
 _KEY_CHARACTERS = 40
@@ -89,8 +89,8 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
         UsageError: no such role, or not a name.
         KeysError: one of the files is there already, or cannot be written.
     """
-    if not _NAME.fullmatch(name):
-        raise UsageError("the name of a key is 1 to 40 of a-z, 0-9 and -")
+    if not is_party_name(name):
+        raise UsageError(f"the name of a key is {name_rule(MAX_PARTY_NAME)}")
     if role not in ROLES:
         raise UsageError(f"--role is one of {', '.join(ROLES)}")
     private, public = Path(directory) / f"{name}.key", Path(directory) / f"{name}.pub"
@@ -111,13 +111,7 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
 def _write_new(path: Path, text: str, mode: int) -> None:
     """Under a temporary name, which then becomes ``path``; nothing that is there is replaced."""
     try:
-        with temporary_name(path) as unfinished:
-            with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123
-                file.write(text.encode())
-                file.flush()
-                sync(file.fileno())
-            give_name(unfinished, path)
-        settle_names(path.parent)
+        create_file(path, text.encode(), mode)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as err:
@@ -276,8 +270,8 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
 
 
 def _identity(fields: dict[str, str]) -> Identity:
-    if not _NAME.fullmatch(fields["name"]):
-        raise ValueError("name is 1 to 40 of a-z, 0-9 and -")
+    if not is_party_name(fields["name"]):
+        raise ValueError(f"name is {name_rule(MAX_PARTY_NAME)}")
     if fields["role"] not in ROLES:
         raise ValueError(f"role is one of {', '.join(ROLES)}")
     if not _is_a_key(fields["public"]):
@@ -309,18 +303,16 @@ def _read(path: str | Path) -> tuple[bytes, os.stat_result]:
         ValueError: it is none, or cannot be read.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123
-            status = os.fstat(file.fileno())
-            raw = file.read(MAX_BYTES + 1) if stat.S_ISREG(status.st_mode) else b""
+        with open_regular(path) as file:
+            return read_open(file, path, MAX_BYTES), os.fstat(file.fileno())
+    except NotRegular:
+        raise ValueError("not a file") from None
+    except TooLarge:
+        raise ValueError("too large for a key") from None
     except OSError as err:
         kind = _Unreadable if err.errno in _FOR_NOW else ValueError
         lost = "a link to nothing" if Path(path).is_symlink() else "no such file"
         raise kind(lost if err.errno == errno.ENOENT else f"cannot be read ({err.strerror})") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("not a file")
-    if len(raw) > MAX_BYTES:
-        raise ValueError("too large for a key")
-    return raw, status
 
 
 # ---- the cloud's list

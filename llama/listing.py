@@ -20,6 +20,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from llama.text.names import NAME_CHARACTER
+
 # What file servers, archivers and version control keep in a directory: Synology's @eaDir, #recycle, $RECYCLE.BIN,
 # __MACOSX, __pycache__; and by name what begins with a letter.
 _OTHERS = re.compile(r"[^0-9A-Za-z-].*|lost\+found|System Volume Information|CVS|RCS|SCCS", re.DOTALL)
@@ -30,7 +32,7 @@ _COPY = re.compile(
     r"\A[\W_](?<!-)|[\s()\[\]{}<>\uff08\uff09\u3010\u3011]|_(?:BACKUP|BASE|LOCAL|REMOTE)_[0-9]{1,20}\b|\.sync-conflict-"
 )  # fmt: skip
 PASSED_OVER = "passed over: it looks like a copy that a program made; rename it if it is meant"
-_ANYBODYS = re.compile(r"[a-z0-9-]+")  # a name that a sub-directory may have
+_ANYBODYS = re.compile(rf"{NAME_CHARACTER}+")  # a name that a sub-directory may have
 
 Stamp = tuple[tuple[str, tuple[int, ...] | None], ...]
 

@@ -31,27 +31,25 @@ from msgspec import Meta
 from llama import listing, toml
 from llama.errors import PromptError
 from llama.files import NotRegular, StorageRefused, TooLarge, read_anywhere
+from llama.text.names import FIELD_NAME, is_prompt_id
+from llama.text.printable import ARABIC_MARK, CONTROLS, DIRECTION_MARKS, LINE_ENDS, TURNS
 from llama.texts import decoded, is_blank, one_line
-from llama.wire import MAX_SHEET_BYTES
+from llama.wire import MAX_SHEET_BYTES, MAX_SHEETS
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
 MAX_ASKED = 64  # fields
-MAX_SHEETS = 1000  # of a directory that is read as a whole
 SYSTEM_FILE, SUFFIX = "system.txt", ".toml"
 TRIES, TRY_AGAIN_S = 5, 0.05  # to read a directory that is replaced meanwhile
 
 MAX_NAMED = 10  # sheets, where a message says which there are
 
-# Control characters, and signs that turn the direction of writing, which could show a text as another. TOML lets few of
-# them stand in a file, but any be written as an escape.
-_CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_MARKS = r"\u061c\u200e\u200f"  # which right-to-left text may need, and a title does not
-_NO_TEXT = re.compile(rf"(?![\n\t])(?!\r\n)[{_CONTROLS}]")
+_STEERING = CONTROLS + LINE_ENDS + TURNS  # TOML lets few of them stand in a file, but any be written as an escape
+_NO_TEXT = re.compile(rf"(?![\n\t])(?!\r\n)[{_STEERING}]")
 
 Text = Annotated[str, Meta(min_length=1)]
-Line = Annotated[str, Meta(max_length=200, pattern=rf"\A[^{_CONTROLS}{_MARKS}]*\Z")]  # shown in a question
-FieldName = Annotated[str, Meta(pattern=r"\A[a-z][a-z0-9_]{0,39}\Z")]
-_PROMPT_ID = re.compile(r"(?:[a-z0-9-]{1,40}/)?[a-z0-9-]{1,80}")
+_ON_A_LINE = rf"[^{_STEERING}{ARABIC_MARK}{DIRECTION_MARKS}]"  # nor the marks that right-to-left text may need
+Line = Annotated[str, Meta(max_length=200, pattern=rf"\A{_ON_A_LINE}*\Z")]  # shown in a question
+FieldName = Annotated[str, Meta(pattern=rf"\A{FIELD_NAME}\Z")]
 
 
 class _Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,11 +119,6 @@ class Listed:
     def party(self) -> str:
         """The third party whose it is, or empty."""
         return party_of(self.prompt_id)
-
-
-def is_prompt_id(text: str) -> bool:
-    """Whether a sheet may be called so."""
-    return _PROMPT_ID.fullmatch(text) is not None
 
 
 def party_of(prompt_id: str) -> str:

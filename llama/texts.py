@@ -53,9 +53,9 @@ def without_marks(text: str) -> str:
     return text.lstrip(_MARK)
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, instead: str = "?") -> str:
     """A text that may quote a file or a peer, for one line: it can neither add lines nor steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
+    return "".join(char if char.isprintable() else instead for char in text)
 
 
 def is_blank(text: str) -> bool:

@@ -75,6 +75,8 @@ from typing import Annotated, Any, Union, get_args
 import msgspec
 from msgspec import Meta
 
+from llama.text.names import PARTY_NAME, SHEET_NAME
+
 VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
 OTHER_HEADER_BYTES = 8 << 10  # of a request, without the ids of an Open and the text of a Publish
@@ -104,8 +106,8 @@ RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
 PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # of prefix_id, or empty
 PromptId = Annotated[str, Meta(max_length=200)]
-VendorName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
-SheetName = Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,80}\Z")]  # within a third party's directory
+VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]  # 1 to 40 of a-z, 0-9 and -
+SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of them; in a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
 WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]

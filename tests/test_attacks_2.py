@@ -27,9 +27,10 @@ from llama.client.notices import Notices
 from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.importing import import_products
 from llama.cloud.restore import restore
-from llama.cloud.run_store import Run, RunStore, utc
+from llama.cloud.run_store import Run, RunStore
 from llama.edge.asking import SheetSource
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
+from llama.text.dates import utc
 from llama.vendor.collector import Collector
 from llama.vendor.spool_sink import SpoolSink
 from llama.vendor.stdout_sink import StdoutSink

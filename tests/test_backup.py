@@ -23,9 +23,10 @@ from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.owners import Owners, secret_of
-from llama.cloud.run_store import Run, RunStore, utc
+from llama.cloud.run_store import Run, RunStore
 from llama.edge.generation import reply_to
 from llama.keys import LinkKeys, read_key
+from llama.text.dates import utc
 from llama.wire import Copy
 from tests.devices import Watched
 from tests.processes import cloud, wait_until

@@ -8,11 +8,12 @@ import platform
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from llama.disk import give_name, keep_to_owner, temporary_name
+from llama.disk import create_file, give_name, keep_to_owner, replace_file, replace_file_in, temporary_name
 from tests.support import ROOT, SOAK
 
 # By machine: its number for the kernel's seccomp, and those of link (where it has one), linkat and renameat2.
@@ -216,3 +217,41 @@ def test_a_temporary_name_is_nobodys_afterwards(tmp_path: Path) -> None:
         unfinished.write_text("b")
         1 / 0  # noqa: B018
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link stays and what it names is replaced; in an open directory the link itself is. A full disk changes nothing.
+
+    A new file is not written over what is there.
+    """
+    kept, link = tmp_path / "kept", tmp_path / "link"
+    kept.write_bytes(b"old")
+    link.symlink_to(kept)
+    replace_file(link, b"new")
+    assert link.is_symlink()
+    assert kept.read_bytes() == b"new"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        create_file(kept, b"other", 0o600)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        (tmp_path / ".unfinished").write_bytes(b"of a kill")
+        replace_file_in(directory, "link", b"own", 0o600)
+        assert not link.is_symlink()
+        assert (link.read_bytes(), kept.read_bytes()) == (b"own", b"new")
+
+        def full(fd: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        for write in (
+            partial(replace_file, kept, b"more"),
+            partial(replace_file_in, directory, "kept", b"more", 0o600),
+            partial(create_file, tmp_path / "another", b"more", 0o600),
+        ):
+            with pytest.raises(OSError, match="No space"):
+                write()
+    finally:
+        os.close(directory)
+    assert kept.read_bytes() == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "link"]

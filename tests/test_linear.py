@@ -30,9 +30,10 @@ from llama.privacy.normalised import NormalisedText
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.recognisers import RECOGNISERS, hits_in
 from llama.privacy.recognisers.recogniser import Recogniser
-from llama.privacy.restoring import Restorer, printable
+from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Sanitiser
 from llama.prompt import OwnWords
+from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.linear import MOST, Attack, Named, attacks, calls_in, growth, growth_at, patterns

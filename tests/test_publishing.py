@@ -26,10 +26,23 @@ from llama.edge.asking import fetch, sheets_of
 from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
 from llama.prompt import received
-from llama.sheets import MAX_SHEETS, Listed, SheetDirectory, parse_sheet, read_all, read_listed
+from llama.sheets import Listed, SheetDirectory, parse_sheet, read_all, read_listed
 from llama.tokenizer import Tokenizer
 from llama.vendor.program import main
-from llama.wire import Close, Collect, Copy, Deliveries, Final, Finish, Publish, Published, Refused, Withdraw, Withdrawn
+from llama.wire import (
+    MAX_SHEETS,
+    Close,
+    Collect,
+    Copy,
+    Deliveries,
+    Final,
+    Finish,
+    Publish,
+    Published,
+    Refused,
+    Withdraw,
+    Withdrawn,
+)
 from tests.processes import cloud
 from tests.support import Halves, Keys, Served, code_of, exit_code, opening, run_main, written
 

@@ -30,9 +30,10 @@ import llama.cloud.run_store as module
 from llama import wire
 from llama.cloud import schema
 from llama.cloud.owners import Owners, key_hash
-from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore, utc
+from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore
 from llama.cloud.shares import RUNS, Pool
 from llama.errors import RecordError
+from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
 from tests.processes import ask, cloud
@@ -1273,7 +1274,9 @@ def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int)
 WRITES_AND_DIES = """
 import os, random, signal, sys, time
 from llama import wire
-from llama.cloud.run_store import Run, RunStore, utc
+from llama.cloud.run_store import Run, RunStore
+from llama.cloud.run_store import Run, RunStore
+from llama.text.dates import utc
 
 path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dice = random.Random(seed)

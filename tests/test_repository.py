@@ -20,6 +20,8 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+FILES = {module_of(file): file for file in PRODUCT}
+SHARED = ("llama.text", "llama.texts", "llama.disk", "llama.files", "llama.toml", "llama.errors")
 EDGE_ONLY = (
     "llama.edge",
     "llama.edge.generation",
@@ -38,6 +40,15 @@ def imports_of(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reached(module: str, seen: set[str]) -> set[str]:
+    """``seen``, with a module of the product and all those that it imports, and they import."""
+    if module in FILES and module not in seen:
+        seen.add(module)
+        for imported in imports_of(FILES[module]):
+            reached(imported, seen)
+    return seen
 
 
 def belongs_to(module: str, packages: tuple[str, ...]) -> bool:
@@ -61,15 +72,6 @@ def test_edge_and_cloud_never_meet() -> None:
 
     But for the device's half of the model, through which the cloud's program runs the provider's own words.
     """
-    files = {module_of(file): file for file in PRODUCT}
-
-    def reached(module: str, seen: set[str]) -> set[str]:
-        if module in files and module not in seen:
-            seen.add(module)
-            for imported in imports_of(files[module]):
-                reached(imported, seen)
-        return seen
-
     from_edge, from_cloud = reached("edge_main", set()), reached("cloud_main", set())
     assert {"llama.client.link", "model_edge", "llama.model"} <= from_edge  # the walk does follow imports
     assert {"llama.cloud.server", "model_cloud", "llama.model"} <= from_cloud
@@ -111,7 +113,7 @@ NEVER_MEET = (
     ("llama.privacy", ("llama.edge", "llama.cloud", "llama.client", "llama.checkpoint", "llama.model")),
     ("llama.edge", ("llama.cloud", "llama.vendor", "llama.sampler")),
     ("llama.cloud", ("llama.edge", "llama.vendor", "llama.client", "llama.privacy")),
-    ("llama.checkpoint", ("llama.edge", "llama.cloud", "llama.client", "llama.vendor", "llama.privacy", "llama.wire")),
+    ("llama.checkpoint", ("llama.edge", "llama.cloud", "llama.client", "llama.vendor", "llama.privacy")),
 )
 
 
@@ -148,6 +150,15 @@ def test_no_module_imports_itself_through_others() -> None:
                 seen.add(name)
                 left += [imported for imported in ours[name] if imported in ours]
         assert module not in seen, module
+
+
+def test_what_all_share_needs_nothing_but_itself() -> None:
+    """How texts, files and disks are is known without any of the parts that use it, and without torch."""
+    modules = {module for module in FILES if belongs_to(module, SHARED)}
+    assert {"llama.text.money", "llama.disk", "llama.files"} <= modules
+    for module in sorted(modules):
+        assert reached(module, set()) <= modules, module
+        assert not [name for name in imports_of(FILES[module]) if belongs_to(name, ("torch",))], module
 
 
 @pytest.mark.parametrize("file", [f for f in PRODUCT if f.parent != ROOT], ids=module_of)

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llama.privacy.restoring import Restorer, printable
+from llama.privacy.restoring import Restorer
+from llama.text.printable import printable
 
 MANY = settings(max_examples=250, deadline=None, derandomize=True)
 MOST_HELD = 36  # the longest tag, and enough after it to see that no link begins

@@ -20,9 +20,10 @@ from llama.cloud.event_log import EventLog
 from llama.cloud.owners import NOBODY, Owners, key_hash, secret_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_finisher import FinishedRun
-from llama.cloud.run_store import Limits, Run, RunStore, utc
+from llama.cloud.run_store import Limits, Run, RunStore
 from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
+from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Copy, Final, Finish, Open
 from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, opening, written

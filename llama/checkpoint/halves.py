@@ -32,12 +32,12 @@ from llama.model import ModelArgs
 from llama.rendering import MAX_TEMPLATE_BYTES
 from llama.template_format import MAX_VARIABLE_CHARACTERS, MAX_VARIABLES, ChatTemplate, TemplateFormat
 from llama.tokenizer import SMOLLM_PATTERN, Tokenizer
+from llama.wire import FINGERPRINT_BYTES
 
 FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 20  # special tokens are most of it
 MAX_SYSTEM_CHARACTERS = 64 << 10
 PARAMS, TOKENIZER, MANIFEST = "params.json", "tokenizer.model", "manifest.json"
-_FINGERPRINT_BYTES = 32
 _GROUP_BYTES = 64 << 20  # how much of a file may stay mapped while it is copied; see `load_weights`
 
 T = TypeVar("T")
@@ -304,7 +304,7 @@ def _half(directory: Path, params: HalfParams) -> Half:
         fingerprint = bytes.fromhex(split.fingerprint)
     except ValueError:
         fingerprint = b""
-    if len(fingerprint) != _FINGERPRINT_BYTES:
+    if len(fingerprint) != FINGERPRINT_BYTES:
         raise CheckpointError(f"{where}: the fingerprint is not 64 hexadecimal digits; split the checkpoint again")
     if split.dtype not in DTYPES:
         raise CheckpointError(f"{where}: dtype '{shown(split.dtype)}' is none of {', '.join(DTYPES)}; split again")

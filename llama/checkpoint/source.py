@@ -16,11 +16,11 @@ from typing import Protocol
 import torch
 
 from llama.checkpoint.vocabulary import Vocabulary
+from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import shown
 from llama.model import ModelArgs
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NO_ACCESS = (errno.EACCES, errno.EPERM)
 
 

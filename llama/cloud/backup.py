@@ -24,7 +24,6 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -34,8 +33,9 @@ from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.schema import version_of
 from llama.command import end_if_signalled, run
-from llama.disk import keep_to_owner, settle, settle_names
+from llama.disk import create_empty, fsync_directory, fsync_file, keep_to_owner
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
+from llama.text.dates import utc
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
 FLAGS = {RECORD: "record_file", CATALOGUE: "catalogue"}
@@ -82,7 +82,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
     for name, source in sources.items():
         if not Path(source).is_file():
             raise _error_of(name)(f"{source} is not a file; give --{FLAGS[name]} the one that the cloud has")
-    made_at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made_at = utc(time.time())
     try:
         with placing.appearing(target, _RESULTS) as partial:
             sizes = [Path(source).stat().st_size for source in sources.values()]
@@ -92,13 +92,13 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
                 _copy(name, Path(source).absolute(), partial / name)
                 verify(name, partial / name, of=Path(source).absolute())
                 entries[name] = entry_of(partial / name)
-                settle(partial / name)
+                fsync_file(partial / name)
             manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
             (partial / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=1) + b"\n")
             keep_to_owner(partial / MANIFEST, 0o600)
-            settle(partial / MANIFEST)
-            settle_names(partial)
-        settle_names(target.parent)
+            fsync_file(partial / MANIFEST)
+            fsync_directory(partial)
+        fsync_directory(target.parent)
     except OSError as err:
         raise BackupError(
             f"the back-up {target} cannot be written: {err.strerror or err}; free some room, or give "
@@ -109,7 +109,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
 
 def _copy(name: str, source: Path, target: Path) -> None:
     """A copy of a database as it is at this moment, whoever writes to it meanwhile."""
-    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    create_empty(target)
     with _told_of(name, source):
         uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
         with (

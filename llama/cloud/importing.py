@@ -18,15 +18,15 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import end_if_signalled, run
-from llama.disk import lock, settle, settle_names
+from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
+from llama.text.dates import utc
 
 
 def import_products(source: str | Path, catalogue: str | Path) -> int:
@@ -52,10 +52,8 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
             partial.unlink(missing_ok=True)  # of an import that was killed
             try:
                 count = _write(partial, products_in(file, source))
-                settle(partial)
                 end_if_signalled()
-                partial.replace(target)
-                settle_names(target.parent)
+                replace_with(partial, target)
             finally:
                 partial.unlink(missing_ok=True)
     except OSError as err:
@@ -111,7 +109,7 @@ def _write(path: Path, products: Iterator[Product]) -> int:
         db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')")
         db.execute("INSERT INTO terms SELECT term, doc FROM temp.vocabulary")
         db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute("INSERT INTO versions VALUES (?, ?)", (VERSION, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")))
+        db.execute("INSERT INTO versions VALUES (?, ?)", (VERSION, utc(time.time())))
         db.execute("COMMIT")
         return int(db.execute("SELECT count(*) FROM products").fetchone()[0])
 

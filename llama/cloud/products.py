@@ -24,6 +24,8 @@ from llama import screen
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
+from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
+from llama.text.printable import CONTROLS, DIRECTION_MARKS, LINE_ENDS, NOT_IN_LINKS, SURROGATES, TURNS
 from llama.texts import encoding_problem, is_blank, one_line, without_marks
 
 MAX_PRODUCTS = 1_000_000
@@ -52,7 +54,7 @@ Occasion = Literal[
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
 # No line breaks, no terminal or text-direction controls, no halves of surrogate pairs. (\Z: "$" allows a line break.)
-_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+_PRINTABLE = f"[^{CONTROLS}{LINE_ENDS}{DIRECTION_MARKS}{TURNS}{SURROGATES}]"
 _Title = Annotated[str, Meta(max_length=200, pattern=rf"\A(?=.*\S){_PRINTABLE}+\Z")]
 _OtherTitle = Annotated[str, Meta(max_length=200, pattern=rf"\A{_PRINTABLE}*\Z")]
 _Description = Annotated[str, Meta(max_length=4000, pattern=rf"\A{_PRINTABLE}*\Z")]
@@ -76,8 +78,8 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         url: http(s), or empty.
     """
 
-    id: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,60}\Z")]
-    vendor: Annotated[str, Meta(pattern=r"\A[a-z0-9-]{1,40}\Z")]
+    id: Annotated[str, Meta(pattern=rf"\A{PRODUCT_ID}\Z")]
+    vendor: Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]
     title: _Title
     title_id: _OtherTitle = ""
     description: _Description = ""
@@ -87,9 +89,7 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
     cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
     # As llama.wire.WebLink, and no halves of surrogate pairs.
-    url: Annotated[
-        str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}\ud800-\udfff]+)?\Z")
-    ] = ""
+    url: Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}{SURROGATES}]+)?\Z")] = ""
 
 
 FIELDS = Product.__struct_fields__
@@ -97,8 +97,8 @@ LISTS = ("occasions", "tags", "cities")
 _REQUIRED = ("id", "vendor", "title", "price")
 _TYPES = {name: hint for name, hint in get_type_hints(Product, include_extras=True).items() if name in FIELDS}
 _RULES = {
-    "id": "give text of 1 to 60 of a-z, 0-9 and -",
-    "vendor": "give text of 1 to 40 of a-z, 0-9 and -",
+    "id": f"give text of {name_rule(MAX_PRODUCT_ID)}",
+    "vendor": f"give text of {name_rule(MAX_PARTY_NAME)}",
     "title": "give 1 to 200 characters on one line, without control characters",
     "title_id": "give at most 200 characters on one line, without control characters",
     "description": "give at most 4000 characters on one line, without control characters",

@@ -9,6 +9,7 @@ Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. R
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from itertools import islice, pairwise
 from typing import get_args
 
 from llama.cloud.products import MAX_PRICE, Occasion
+from llama.text.money import SCALES, number_of
+from llama.texts import one_line
 
 MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
 MAX_IDEAS = 12  # of one reply
@@ -167,16 +170,6 @@ _CLAUSE = re.compile(
 )
 _LABELLED = re.compile(r"\A\s*[^\W\d_][\w -]{0,30}:\s+(.*)")
 
-_UNITS = {
-    "ribu": 1_000,
-    "rb": 1_000,
-    "k": 1_000,
-    "thousand": 1_000,
-    "juta": 1_000_000,
-    "jt": 1_000_000,
-    "million": 1_000_000,
-    "mio": 1_000_000,
-}
 _NUMBER = r"\d{1,3}(?:[.,]\d{3}){1,3}(?!\d)|\d{1,13}(?:[.,]\d{1,2})?(?!\d)"
 _UNIT = r"ribu(?:an)?|rb|k|thousand|juta(?:an)?|jt|million|mio"
 _AMOUNT = rf"(?:(?:Rp\.?|IDR)\s{{0,2}})?(?:{_NUMBER})(?:\s{{0,2}}(?:{_UNIT})\b)?(?:,-)?(?:\s{{0,2}}(?:rupiah|IDR)\b)?"
@@ -375,13 +368,10 @@ def _rupiah(amount: str, unit: str = "", *, signed: bool = False) -> tuple[int, 
         return 0, ""
     digits = parts["number"]
     unit = (parts["unit"] or (unit if len(digits) <= 3 else "")).lower().removesuffix("an")
-    if re.fullmatch(r"\d{1,3}(?:[.,]\d{3})+", digits):
-        value = float(re.sub(r"[.,]", "", digits))
-    elif unit:
-        value = float(digits.replace(",", "."))
-    else:
-        value = float(re.split(r"[.,]", digits)[0])
-    return min(round(value * _UNITS.get(unit, 1)), MAX_PRICE), unit
+    value = number_of(digits) or 0.0
+    if not unit:
+        value = math.floor(value)  # without one, what follows a sign is less than a rupiah
+    return min(round(value * SCALES.get(unit, 1)), MAX_PRICE), unit
 
 
 _MONEY = re.compile(
@@ -408,7 +398,7 @@ def _link_text(match: re.Match[str]) -> str:
 
 def _line(text: str) -> str:
     """As one line that may be shown: no control characters, no halves of surrogate pairs."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:MAX_ITEM]
+    return " ".join(one_line(text, " ").split())[:MAX_ITEM]
 
 
 def _first_list(text: str) -> tuple[list[str], str]:

@@ -24,7 +24,7 @@ import msgspec
 from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
 from llama.command import end_if_signalled, run, uninterrupted
-from llama.disk import cure_of_writing, give_name, settle, settle_names
+from llama.disk import create_empty, cure_of_writing, fsync_directory, fsync_file, give_name
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
 
@@ -69,7 +69,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
     named = list[Path]()
     try:
         for path in unfinished.values():  # each can be written, before minutes of copying
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create_empty(path)
         for name in unfinished:
             _check_room(name, places, manifest)
         for name, path in unfinished.items():
@@ -91,7 +91,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manife
             with contextlib.suppress(OSError):
                 path.unlink()
     for place in places.values():
-        settle_names(place.parent)
+        fsync_directory(place.parent)
     return manifest
 
 
@@ -163,7 +163,7 @@ def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
         raise changed
     verify(name, target, of=source / name)
     with _named(target):
-        settle(target)
+        fsync_file(target)
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ from llama.cloud.deletion_log import DeletionLog
 from llama.cloud.event_log import EventLog
 from llama.cloud.offers import offers_for
 from llama.cloud.prompt_leak import SystemPrompt
-from llama.cloud.run_store import Run, RunStore, utc
+from llama.cloud.run_store import Run, RunStore
 from llama.errors import CatalogueError, RecordError
 from llama.sheets import Listed, party_of
+from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Copy, Delivery, Final, Offer, Usage
 

@@ -33,7 +33,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +43,9 @@ from llama.cloud.owners import Owners, key_hash
 from llama.cloud.retention import Retention
 from llama.cloud.schema import RUN, digest_of, upgrade, version_of
 from llama.cloud.shares import RUNS, Pool, Shares
-from llama.disk import settle_names
+from llama.disk import create_empty, fsync_directory
 from llama.errors import RecordError
+from llama.text.dates import utc
 
 RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
@@ -180,7 +180,7 @@ class RunStore:
         self._unfolded = False  # erased words may still stand in the companion file
         path = Path(path).absolute()  # to SQLite, ":memory:" would not be a file's name
         try:
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            create_empty(path)
         except FileExistsError:
             pass
         except OSError as err:
@@ -225,7 +225,7 @@ class RunStore:
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
             self._survey()
             self._apply_retention(*self._shares.pools())
-        settle_names(path.parent)
+        fsync_directory(path.parent)
         self._checkpoint_wal()
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
@@ -464,8 +464,3 @@ def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
 def _reason(err: Exception) -> str:
     """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
     return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__
-
-
-def utc(seconds: float) -> str:
-    """Seconds since 1970 as UTC, ISO 8601, to the second: ``2026-11-25T09:30:00Z``."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,13 +13,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from llama.disk import sync
+from llama.disk import fsync_directory, replace_file_in
 from llama.errors import PromptError, UsageError
-from llama.sheets import MAX_SHEETS, SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
-from llama.wire import ErrorCode, Publish, Refused, Withdraw
+from llama.sheets import SYSTEM_FILE, Listed, SheetDirectory, named, parse_published
+from llama.wire import MAX_SHEETS, ErrorCode, Publish, Refused, Withdraw
 
 MAX_SHEETS_EACH = 100  # of one third party
-_UNFINISHED = ".unfinished"  # one in each sub-directory at most: what a kill leaves, the next one replaces
 
 
 class CurrentSheets:
@@ -88,7 +87,9 @@ class SheetPublisher:
                     "ask the provider to take some away",
                 )
         with self._opened(request.vendor) as place:
-            _write(place, f"{request.name}.toml", request.text.encode())
+            # Readable for all, as far as the provider's umask lets it be: it is there to be handed out.
+            replace_file_in(place, f"{request.name}.toml", request.text.encode(), 0o644)
+            fsync_directory(place)
         return directory.with_sheet(listed)
 
     def withdraw(self, directory: SheetDirectory, request: Withdraw) -> SheetDirectory:
@@ -104,7 +105,7 @@ class SheetPublisher:
             raise Refused(ErrorCode.UNKNOWN_SHEET, f"this cloud has no sheet {prompt_id}", f"it has {names}")
         with self._opened(request.vendor) as place, contextlib.suppress(FileNotFoundError):  # deleted by hand
             os.unlink(f"{request.name}.toml", dir_fd=place)
-            _sync(place)
+            fsync_directory(place)
         return directory.without_sheet(prompt_id)
 
     @contextlib.contextmanager
@@ -114,7 +115,7 @@ class SheetPublisher:
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(vendor, 0o755, dir_fd=above)
-                _sync(above)
+                fsync_directory(above)
             place = os.open(vendor, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=above)
         finally:
             os.close(above)
@@ -122,23 +123,3 @@ class SheetPublisher:
             yield place
         finally:
             os.close(place)
-
-
-def _write(place: int, name: str, content: bytes) -> None:
-    """A file of that name in a directory, replaced as a whole; a link of that name is replaced, not followed."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_UNFINISHED, dir_fd=place)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    # Readable for all, as far as the provider's umask lets it be: it is there to be handed out.
-    with open(os.open(_UNFINISHED, flags, 0o644, dir_fd=place), "wb") as file:  # noqa: PTH123
-        file.write(content)
-        file.flush()
-        sync(file.fileno())
-    os.rename(_UNFINISHED, name, src_dir_fd=place, dst_dir_fd=place)
-    _sync(place)
-
-
-def _sync(directory: int) -> None:
-    """Make the names in it outlast a power cut."""
-    with contextlib.suppress(OSError):  # file systems that cannot
-        os.fsync(directory)

@@ -21,12 +21,15 @@ from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.policy import Kind
 from llama.privacy.preparing import Prepared, holdings, prepare
-from llama.privacy.profile import Profile, rupiah
-from llama.privacy.restoring import Restorer, printable
+from llama.privacy.profile import Profile
+from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found, read_from_directory, read_prompt, received
 from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
+from llama.text.money import rupiah
+from llama.text.names import is_prompt_id
+from llama.text.printable import printable
 from llama.wire import Copy, FetchSheet, ListSheets, Offer, SheetEntry, Sheets, SheetText, Welcome
 
 
@@ -153,7 +156,7 @@ def sheets_of(link: Link) -> tuple[SheetEntry, ...]:
     reply = link.ask(ListSheets())
     if not isinstance(reply, Sheets):
         raise ProtocolMismatch(f"{link.address} answered ListSheets with another kind of reply")
-    return tuple(entry for entry in reply.sheets if sheets.is_prompt_id(entry.prompt_id))  # others are not shown
+    return tuple(entry for entry in reply.sheets if is_prompt_id(entry.prompt_id))  # others are not shown
 
 
 def fetch(link: Link, prompt_id: str) -> Found:
@@ -163,7 +166,7 @@ def fetch(link: Link, prompt_id: str) -> Found:
         LinkError: nobody answers, or there is no such sheet (with those that there are).
         PromptError: what came is malformed.
     """
-    if not sheets.is_prompt_id(prompt_id):
+    if not is_prompt_id(prompt_id):
         raise PromptError("a prompt id is NAME or VENDOR/NAME, of a-z, 0-9 and -; --list_sheets shows which there are")
     reply = link.ask(FetchSheet(prompt_id))
     if not isinstance(reply, SheetText) or reply.prompt_id != prompt_id:

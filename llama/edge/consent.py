@@ -12,14 +12,16 @@ from pathlib import Path
 
 import msgspec
 
-from llama.edge.own_files import replace_file
+from llama.disk import replace_file
 from llama.errors import Declined, PrivacyRefused, ProfileError
+from llama.files import read_regular
 from llama.privacy.policy import FieldPolicy, field_of
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sheets import Sheet
 
+MAX_BYTES = 16 << 20  # of all agreements: some hundred bytes each
 RAW = "raw"  # the form of a field under --sanitise off
 
 
@@ -167,7 +169,7 @@ def _warning(name: str) -> str:
 
 def _read(path: Path) -> list[Consent]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Consent])
+        return msgspec.json.decode(read_regular(path, MAX_BYTES), type=list[Consent])
     except FileNotFoundError:
         return []
     except OSError as err:

@@ -26,10 +26,10 @@ from typing import Any, Literal
 import msgspec
 
 from llama.client.link import Link, Stopped
+from llama.disk import replace_file
 from llama.edge import consent
 from llama.edge.asking import Answer, Device, SheetSource, copy_in_words
 from llama.edge.generation import MAY_BE_HANDED_ON, RoundTrip
-from llama.edge.own_files import replace_file
 from llama.edge.terminal import ending, not_held, timing_line
 from llama.errors import (
     CheckpointError,
@@ -45,11 +45,11 @@ from llama.memory_ceiling import MemoryCeiling, of_a_client
 from llama.privacy.policy import SEES, FieldPolicy, Party, label_of, view
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, ProfileField, parse, read_raw, text_of
-from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
 from llama.prompt import Found
 from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet, party_of
+from llama.text.printable import printable
 from llama.texts import encoding_problem, without_marks
 from llama.wire import Copy, Offer, SheetEntry, Welcome
 

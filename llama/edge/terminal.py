@@ -30,9 +30,9 @@ from llama.disk import write_all
 from llama.edge.asking import Answer, copy_in_words
 from llama.edge.generation import Reply, Timing
 from llama.privacy.policy import SEES, Kind, Party, view
-from llama.privacy.profile import rupiah
-from llama.privacy.restoring import escaped, printable
 from llama.privacy.tags import AS_ISSUED
+from llama.text.money import rupiah
+from llama.text.printable import escaped, printable
 from llama.wire import Copy, Offer, SheetEntry
 
 _CELL_CHARS = 100

@@ -39,7 +39,7 @@ from llama.addresses import in_url, loopback
 from llama.client.link import Stopped
 from llama.edge.sitting import Conflict, Events, Sitting
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
-from llama.privacy.restoring import printable
+from llama.text.printable import printable
 
 PAGE = Path(__file__).parent / "page"
 MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most

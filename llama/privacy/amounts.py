@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from llama.privacy.spoken import spoken_amounts_in
+from llama.text.money import SCALES, number_of
 
 MAX_GROUPS = 8  # of digits in one number: enough for any amount of money
 
@@ -27,13 +28,7 @@ class Amount(NamedTuple):
     scaled: bool
 
 
-_SCALES = {
-    "ribu": 1e3, "rb": 1e3, "rbu": 1e3, "k": 1e3, "thousand": 1e3, "thousands": 1e3, "grand": 1e3, "juta": 1e6,
-    "jt": 1e6, "jta": 1e6, "million": 1e6, "millions": 1e6, "mio": 1e6, "mn": 1e6, "mil": 1e6, "mill": 1e6, "m": 1e6,
-    "lakh": 1e5, "lakhs": 1e5, "crore": 1e7, "crores": 1e7, "miliar": 1e9, "milyar": 1e9, "billion": 1e9, "bn": 1e9,
-    "triliun": 1e12, "trillion": 1e12,
-}  # fmt: skip
-_SCALE = "|".join(sorted(_SCALES, key=len, reverse=True))
+_SCALE = "|".join(sorted(SCALES, key=len, reverse=True))
 _DIGITS = re.compile(r"\d+")
 _NUMBER = re.compile(r"\d+(?:[.,'’ ]\d+)*")
 _AFTER = re.compile(
@@ -64,7 +59,7 @@ def amounts_in(line: str) -> Iterator[Amount]:
         if sums:
             before = sums[0]
         else:
-            value_ = _plain(run[0])
+            value_ = number_of(run[0])
             before = None if value_ is None else Amount(run.start(), end, (value_ + part) * scale, True)
         before, scale_before = (before, scale) if scale != 1 else (None, 0.0)
 
@@ -90,25 +85,17 @@ def _scale_after(line: str, end: int) -> tuple[float, float, int]:
     m = _AFTER.match(line, end)
     if m is None:
         return 1.0, 0.0, end
-    return _SCALES[m["scale"]], _PARTS.get((m["part"] or "").strip(), 0.0), m.end()
+    return SCALES[m["scale"]], _PARTS.get((m["part"] or "").strip(), 0.0), m.end()
 
 
 def _added(number: str, scale_before: float, scale: float, part: float) -> Iterator[float]:
     """Read what follows *14 juta* and adds to it: 250 ribu, 250.000, 250."""
-    value = _plain(number)
+    value = number_of(number)
     if value is None or (value + part) * scale >= scale_before:
         return
     yield (value + part) * scale
     if scale == 1 and len(number) == 3:  # people leave the thousands unsaid
         yield value * scale_before / 1000
-
-
-def _plain(number: str) -> float | None:
-    """Read a number that can be read in one way only, with groups of three or one fraction."""
-    groups = re.split(r"[.,'’ ]", number)
-    if len(groups) == 1 or all(len(g) == 3 for g in groups[1:]):
-        return float("".join(groups))
-    return float(".".join(groups)) if len(groups) == 2 else None
 
 
 class _Run:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from llama.privacy.labelled_dates import LabelledDates
-from llama.privacy.profile import MONTHS
+from llama.text.dates import MONTHS
 
 Day = tuple[int | None, int, int | None]
 """Year (None: not written; below 100: as two digits), month, day (None: not written)."""

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from llama.privacy.policy import NEVER_SOUGHT, FieldPolicy, field_of
-from llama.privacy.profile import MONTHS, Profile, Value, text_of
+from llama.privacy.profile import Profile, Value, text_of
 from llama.privacy.word_lists import common_words, known_words, places
 from llama.privacy.words import CITIES_ID, COMMON_WORDS, PROVINCES_ID
+from llama.text.dates import MONTHS
 
 SURE = 8  # letters or digits that need no edges of words around them
 SHORTEST = 3  # letters; digits: 5, or 4 where a field holds a number

@@ -11,10 +11,10 @@ from llama.privacy.cautions import cautions
 from llama.privacy.gate import Outgoing
 from llama.privacy.policy import Kind
 from llama.privacy.profile import Profile, text_of
-from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import FILE, Found, OwnWords
 from llama.sheets import Sheet
+from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 16  # far more than any language has on average

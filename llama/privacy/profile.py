@@ -28,11 +28,12 @@ from llama import toml
 from llama.errors import ProfileError
 from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
+from llama.text.dates import day_in_words
+from llama.text.names import is_field_name
 from llama.texts import decoded, is_blank
 
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
-FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 Value = str | int | float | dt.date
 """One value. ``bool`` becomes text; a date with a time of day loses it."""
@@ -127,7 +128,7 @@ def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
     for name, given in table.items():
         if name == "policy":
             continue
-        if not FIELD_NAME.fullmatch(name):
+        if not is_field_name(name):
             raise ProfileError(f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
                                f"a letter; one of yours does not: {_shown(name)}")  # fmt: skip
         values = tuple(
@@ -179,20 +180,7 @@ def _shown(name: str) -> str:
 def text_of(value: Value, language: str = "en") -> str:
     """A value as a person reads it: a date in words, a whole number without a fraction."""
     if isinstance(value, dt.date):
-        return f"{value.day} {MONTHS[language][value.month - 1]} {value.year}"
+        return day_in_words(value, language)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def rupiah(amount: int) -> str:
-    """Whole rupiah as Indonesians write them: ``Rp 400.000``."""
-    return f"Rp {amount:,}".replace(",", ".")
-
-
-MONTHS = {
-    "en": ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-           "November", "December"),
-    "id": ("Januari", "Februari", "Maret", "April", "Mei", "Juni", "Juli", "Agustus", "September", "Oktober",
-           "November", "Desember"),
-}  # fmt: skip

@@ -15,6 +15,7 @@ from unicodedata import category
 import regex
 
 from llama.privacy.tags import ALL_KINDS, name_of, tag_pattern
+from llama.text.printable import printable
 
 _HOLD = 24  # characters after a tag that decide whether it is part of a link
 
@@ -48,23 +49,6 @@ _LINK_AFTER = regex.compile(
 
 _OPENING = {")": "(", "]": "[", "\n": ""}  # what nests in a link, by the sign that ends it
 _TITLES = {")": {'"': '"', "'": "'"}, "]": {}, "\n": {'"': '"', "'": "'", "(": ")"}}  # and how its titles begin and end
-
-# Control characters could move the cursor or rewrite what a screen shows; only these two mean text. The signs that turn
-# the direction of writing could show a sheet's title, or a price, as another.
-_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_UNPRINTABLE = {code: None for code in _CONTROLS if chr(code) not in "\n\t"}
-
-_AS_NUMBERS = {code: f"\\u{code:04x}" for code in _UNPRINTABLE}
-
-
-def printable(text: str) -> str:
-    """Without control and escape characters."""
-    return text.translate(_UNPRINTABLE)
-
-
-def escaped(json: str) -> str:
-    """JSON with such characters written as numbers: the same to a program, and nothing to a screen."""
-    return json.translate(_AS_NUMBERS)
 
 
 class Restorer:

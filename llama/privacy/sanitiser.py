@@ -30,13 +30,14 @@ from llama.privacy.policy import (
     neutral_kind,
     same_field,
 )
-from llama.privacy.profile import Profile, ProfileField, Value, rupiah, text_of
+from llama.privacy.profile import Profile, ProfileField, Value, text_of
 from llama.privacy.recognisers import Hit, hits_in
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import Found, SecretIndex
 from llama.privacy.stretches import Stretches
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 from llama.privacy.variants.numbers import national
+from llama.text.money import rupiah
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300

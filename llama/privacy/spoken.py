@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from llama.text.money import SCALES, number_of
+
 MAX_WORDS = 16  # of one amount
 
 _SMALL = {
@@ -22,10 +24,9 @@ _SMALL = {
     word: 10 * n
     for n, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2)
 }
-_SCALES = {
-    "thousand": 1e3, "grand": 1e3, "million": 1e6, "billion": 1e9, "lakh": 1e5, "crore": 1e7, "k": 1e3, "ribu": 1e3,
-    "rb": 1e3, "juta": 1e6, "jt": 1e6, "miliar": 1e9, "milyar": 1e9,
-}  # fmt: skip
+_ENGLISH_SCALES = ("thousand", "grand", "million", "billion", "lakh", "crore", "k")
+_INDONESIAN_SCALES = ("ribu", "rb", "juta", "jt", "miliar", "milyar")
+_SCALES = {word: SCALES[word] for word in (*_ENGLISH_SCALES, *_INDONESIAN_SCALES)}  # those that stand behind words
 _ONE_OF = {"seratus": (1.0, "ratus"), "seribu": (1.0, "ribu"), "sejuta": (1.0, "juta"), "semiliar": (1.0, "miliar")}
 _PARTS = {"half": 0.5, "quarter": 0.25, "setengah": 0.5, "seperempat": 0.25}
 _TENS = {"belas", "puluh"}
@@ -115,11 +116,8 @@ def _values(tokens: list[str]) -> list[float]:
             scale = _SCALES[token]
             total, here, unit, digits_after = total + (here or 1) * scale, 0.0, 0.0, 0
         else:
-            groups = re.split(r"[.,]", token)
-            if len(groups) > 1 and not all(len(g) == 3 for g in groups[1:]):
-                if len(groups) > 2:
-                    return []
-                here += float(".".join(groups))
-            else:
-                here += float("".join(groups))
+            figure = number_of(token)
+            if figure is None:
+                return []
+            here += figure
     return [total + here, *([total + here * scale / 1000] if scale >= 1e6 and 100 <= here < 1000 else [])]

@@ -5,6 +5,8 @@ Word lists only, lower case; Indonesian and English. All from common knowledge, 
 
 from __future__ import annotations
 
+from llama.text.dates import MONTHS
+
 CITIES_ID = tuple(
     """
     jakarta selatan|jakarta pusat|jakarta barat|jakarta timur|jakarta utara|jakarta|bandung|surabaya|medan|semarang|
@@ -83,14 +85,13 @@ NAMES = frozenset(
 )  # fmt: skip
 
 # Capitalised in the middle of a sentence, and no part of a name.
-NOT_NAMES = frozenset(
+NOT_NAMES = frozenset(name.casefold() for names in MONTHS.values() for name in names) | frozenset(
     """
     jakarta bandung surabaya medan semarang yogyakarta jogja bekasi depok tangerang bogor malang makassar palembang
     denpasar bali solo batam indonesia singapura singapore malaysia tokyo london paris york america england java jawa
     sumatra sumatera sulawesi kalimantan papua lombok toba bromo borobudur selatan utara barat timur pusat tengah
-    japan jepang korea australia europe asia senin selasa rabu kamis jumat sabtu minggu januari februari maret april
-    mei juni juli agustus september oktober november desember monday tuesday wednesday thursday friday saturday sunday
-    january february march may june july august october december natal lebaran ramadan ramadhan idul fitri adha imlek
+    japan jepang korea australia europe asia senin selasa rabu kamis jumat sabtu minggu
+    monday tuesday wednesday thursday friday saturday sunday natal lebaran ramadan ramadhan idul fitri adha imlek
     nyepi waisak galungan paskah christmas easter diwali eid thanksgiving halloween valentine valentines hanukkah
     nowruz new year years eve tahun baru hari raya mother father mothers fathers day shopee tokopedia lazada bukalapak
     gojek grab samsung apple iphone ipad macbook airpods xiaomi oppo vivo nike adidas uniqlo ikea lego starbucks

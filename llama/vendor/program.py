@@ -22,22 +22,22 @@ Nothing of a copy goes to stderr.
 from __future__ import annotations
 
 import math
-import re
 from contextlib import closing
 from pathlib import PurePath
 
 from llama.client.link import Link
 from llama.client.notices import Notices
+from llama.command import check_patience
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
-from llama.sheets import is_prompt_id, parse_published, read_text
+from llama.sheets import parse_published, read_text
+from llama.text.names import MAX_PARTY_NAME, is_party_name, is_prompt_id, name_rule
 from llama.vendor.collector import Collector, Sink
 from llama.vendor.command_sink import CommandSink
 from llama.vendor.spool_sink import SpoolSink
 from llama.vendor.stdout_sink import StdoutSink
 from llama.wire import Publish, Published, Withdraw, Withdrawn
 
-_NAME = re.compile(r"[a-z0-9-]{1,40}")
 _STORE_THEM = "--spool DIR, --exec COMMAND or >> FILE stores them"
 
 MOST_ONCE = 10_000  # copies that one start takes without --follow
@@ -76,10 +76,9 @@ def main(
         key_file: the vendor's private key, NAME.key of llama.keys; the cloud must list it.
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
-    if not _NAME.fullmatch(vendor):
-        raise UsageError("--vendor is the name of a directory of sheets: 1 to 40 of a-z, 0-9 and -")
-    if not deadline > 0:  # nor NaN
-        raise UsageError(f"--deadline {deadline} is no time to wait; give seconds above 0")
+    if not is_party_name(vendor):
+        raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
+    check_patience("deadline", deadline)
     if not 0 < interval < math.inf:
         raise UsageError(f"--interval {interval}: give seconds above 0")
     if not exec_timeout > 0:  # nor NaN

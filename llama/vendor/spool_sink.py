@@ -16,12 +16,10 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama.disk import lock, sync, write_all
+from llama.disk import UNFINISHED, fsync, lock, replace_file_in
 from llama.errors import SplitLlamaError, UsageError
 from llama.vendor.collector import line_of
 from llama.wire import MAX_COLLECTED, Delivery
-
-_UNFINISHED = ".unfinished"  # at most one: what a kill leaves goes at the next start
 
 
 class SpoolSink:
@@ -57,7 +55,7 @@ class SpoolSink:
         try:
             for delivery in deliveries:
                 self._write(f"{delivery.run_id.hex()}.json", line_of(delivery))
-            sync(self._place)
+            fsync(self._place)
         except OSError as err:
             raise SplitLlamaError(f"--spool {self.directory}: a copy could not be written ({err.strerror}); it is not "
                                   f"acknowledged: see to that, and start again") from None  # fmt: skip
@@ -68,22 +66,8 @@ class SpoolSink:
 
     def _write(self, name: str, content: bytes) -> None:
         """A file of that name, unless it is there already."""
-        if self._is_there(name, content):
-            return
-        # Left by a call that failed.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_UNFINISHED, dir_fd=self._place)
-        fd = os.open(_UNFINISHED, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._place)
-        try:
-            write_all(fd, content)
-            sync(fd)
-        except BaseException:
-            with contextlib.suppress(OSError):  # of a full disk it would take a part
-                os.unlink(_UNFINISHED, dir_fd=self._place)
-            raise
-        finally:
-            os.close(fd)
-        os.rename(_UNFINISHED, name, src_dir_fd=self._place, dst_dir_fd=self._place)
+        if not self._is_there(name, content):
+            replace_file_in(self._place, name, content, 0o600)
 
     def _is_there(self, name: str, content: bytes) -> bool:
         """Whether an earlier start has written it, which was killed before the acknowledgement; on the disk, too.
@@ -106,7 +90,7 @@ class SpoolSink:
             with open(fd, "rb", closefd=False) as file:
                 if file.read() != content:
                     raise self._taken(name)
-            sync(fd)
+            fsync(fd)
         finally:
             os.close(fd)
         return True
@@ -127,7 +111,7 @@ def _opened(directory: Path) -> int:
         directory.mkdir(0o700)
         above = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            sync(above)
+            fsync(above)
         finally:
             os.close(above)
     place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -136,7 +120,7 @@ def _opened(directory: Path) -> int:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         lock(place)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_UNFINISHED, dir_fd=place)
+            os.unlink(UNFINISHED, dir_fd=place)  # a kill has left it
     except BaseException:
         os.close(place)
         raise

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 from llama import starting
-from llama.disk import sync, write_all
+from llama.disk import fsync, write_all
 from llama.errors import SplitLlamaError, UsageError
 from llama.vendor.collector import line_of
 from llama.wire import MAX_COLLECTED, Delivery
@@ -61,7 +61,7 @@ class StdoutSink:
         write_all(self._fd, self._before + b"".join(map(line_of, deliveries)))
         self._before = b""
         if self._is_file:
-            sync(self._fd)
+            fsync(self._fd)
             self._check_has_a_name()
 
     def _check_has_a_name(self) -> None:

@@ -1,0 +1,1 @@
+"""Texts: which characters may be shown, how names, amounts and dates are written; of both halves, and of no party."""

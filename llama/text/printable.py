@@ -1,0 +1,35 @@
+r"""Which characters a screen may get: classes of those that it may not, and texts without them.
+
+A class is a part of a regular expression, to stand between ``[`` and ``]``. They are few and named, because each place
+forbids others: a sheet's text may turn its direction as right-to-left writing needs it, a title may not; a reply may
+have lines, a product's name may not.
+
+Knows nothing about: what a text is for.
+"""
+
+from __future__ import annotations
+
+import re
+
+CONTROLS = r"\x00-\x1f\x7f-\x9f"  # they move the cursor, or rewrite what a screen shows; among them tab and line's end
+LINE_ENDS = r"\u2028\u2029"
+TURNS = r"\u202a-\u202e\u2066-\u2069"  # they turn the direction of writing, and could show a text as another
+DIRECTION_MARKS = r"\u200e\u200f"  # right-to-left text may need them
+ARABIC_MARK = r"\u061c"  # likewise
+SURROGATES = r"\ud800-\udfff"  # halves of pairs, which no encoding writes
+NOT_IN_LINKS = r"\x00-\x20\x7f-\xa0\"<>\\^`{|}"  # what would end a link, or take it apart
+
+_NOT_SHOWN = re.compile(rf"(?![\n\t])[{CONTROLS}{TURNS}]")
+_NOT_SHOWN_CODES = [code for code in range(0x2070) if _NOT_SHOWN.match(chr(code))]
+_LEFT_OUT = dict.fromkeys(_NOT_SHOWN_CODES)
+_AS_NUMBERS = {code: f"\\u{code:04x}" for code in _NOT_SHOWN_CODES}
+
+
+def printable(text: str) -> str:
+    """Take out what a screen would obey; tabs and lines' ends stay."""
+    return text.translate(_LEFT_OUT)
+
+
+def escaped(json: str) -> str:
+    """Write such characters of a JSON text as numbers: the same to a program, and nothing to a screen."""
+    return json.translate(_AS_NUMBERS)
