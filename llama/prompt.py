@@ -149,5 +149,7 @@ def _said(turn: _Turn) -> str:
 
 
 _PARSERS: dict[str, Callable[[str, str], Sheet | OwnWords]] = {
-    ".txt": _parse_text, ".json": _parse_dialogue, ".toml": sheets.parse_sheet,
-}  # fmt: skip
+    ".txt": _parse_text,
+    ".json": _parse_dialogue,
+    ".toml": sheets.parse_sheet,
+}

@@ -43,8 +43,9 @@ from llama.cloud.ranks import Ranks
 from llama.cloud.record import RunRecord
 from llama.cloud.server import Server
 from llama.dtypes import DTYPES
-from llama.edge import consent
-from llama.edge.generation import CHUNK, Reply, Timing, reply_to
+from llama.edge.consent import ConsentRequest, consents_of
+from llama.edge.generation import CHUNK, GeneratedReply, Timing, reply_to
+from llama.edge.terminal_run import require_consent
 from llama.errors import PrivacyRefused
 from llama.privacy import gate
 from llama.privacy.merging import Passage
@@ -177,7 +178,7 @@ class Run:
     """A finished run, and what it left behind."""
 
     prepared: Prepared
-    reply: Reply
+    reply: GeneratedReply
     sent: Sent
 
 
@@ -298,9 +299,10 @@ def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_o
             return True
 
         profile = profile_from(dict(each.profile))
-        consent.require(sheet, profile, str(profile_file), "schema", yes=False, ask=agree, notice=questions.append)
+        request = ConsentRequest(sheet, profile, str(profile_file), "schema")
+        require_consent(request, yes=False, ask=agree, notice=questions.append)
         assert len(questions) == 1
-        note("agreement", leaks(consent.consents_of(str(profile_file)).read_text(), each.canaries))
+        note("agreement", leaks(consents_of(str(profile_file)).read_text(), each.canaries))
         note("question", leaks(questions[0], each.canaries))
         try:
             run = place.run(sheet, dict(each.profile))
@@ -388,7 +390,7 @@ def texts_of_rows(real: Real, run: ReallySent) -> str:
     ids = [*prompt, *tokens][: len(run.sent.rows)]
     welcome = Welcome(wire.VERSION, half.fingerprint, "float32", half.args.dim, 1, 2048, CHUNK)
     with torch.inference_mode():
-        edge = edge_main._load(half, welcome, torch.device("cpu"))
+        edge = edge_main.load(half, welcome, torch.device("cpu"))
         torch.testing.assert_close(run.sent.rows, rows_of(edge, ids, len(prompt)), rtol=1e-4, atol=1e-4)
     text: str = tokenizer_of(half).decode(ids)
     return text

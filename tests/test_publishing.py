@@ -22,7 +22,7 @@ from llama.client.link import Link
 from llama.cloud.clerk import Clerk
 from llama.cloud.publishing import MAX_SHEETS_EACH, Shelf
 from llama.cloud.record import RunRecord
-from llama.edge.asking import fetch, sheets_of
+from llama.edge.sheet_source import fetch, sheets_of
 from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
 from llama.prompt import received
