@@ -1,4 +1,4 @@
-"""Prompt files: what a provider, a third party or the person wants to ask.
+"""Prompt files: what a provider, a vendor or the person wants to ask.
 
 ========  ==============================================================================================
 ``.txt``  the person's own words, one user message: the file's text (UTF-8; a byte order mark is removed)
@@ -55,9 +55,9 @@ class Found:
         prompt: what it says.
         origin: ``file:PATH``, ``provider:WHERE`` or ``vendor:NAME:WHERE``, where is a directory or the cloud's address;
             stamped here, never read from a sheet.
-        prompt_id: what the cloud is told: the sheet's own id, or its place in the provider's directory.
-        party: the third party's name, or empty.
-        provider_system: the provider's own system prompt, for a third party's sheet.
+        prompt_id: what the cloud gets: the sheet's own id, or its place in the provider's directory.
+        party: the vendor's name, or empty.
+        provider_system: the provider's own system prompt, for a vendor's sheet.
     """
 
     prompt: Sheet | OwnWords
@@ -84,7 +84,7 @@ def read_prompt(path: str) -> Found:
 
 
 def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
-    """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a third party's.
+    """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a vendor's.
 
     Raises:
         PromptError: no such sheet (with those that there are), or one that cannot be read.

@@ -27,7 +27,7 @@ def found(*asks_for: str, origin: str = "provider", party: str = "", title: str 
 
 
 class Person:
-    """Answers as told, and remembers what was asked."""
+    """Answers as it is made to, and remembers what was asked."""
 
     def __init__(self, answer: bool | None) -> None:
         self.answer, self.asked, self.notices = answer, list[str](), list[str]()

@@ -1,4 +1,4 @@
-"""Claims about what the page is told and may ask for, without a browser; a real cloud, a real edge half."""
+"""Claims about what the page is sent and may ask for, without a browser; a real cloud, a real edge half."""
 
 from __future__ import annotations
 
@@ -144,13 +144,13 @@ def test_a_run_is_told_as_it_happens_and_as_a_whole(controller: WebController, d
     seen = controller.look_at("gifts")["seen"]
     controller.begin("gifts", agree=True)
     done = end_of(controller)["reply"]
-    told = events_of(controller)
-    iterations = [e for e in told if e["type"] == "iteration" and e["token_id"] is not None]
+    events = events_of(controller)
+    iterations = [e for e in events if e["type"] == "iteration" and e["token_id"] is not None]
     assert [e["index"] for e in iterations] == list(range(8))
     for e in iterations:
         assert len(e["device"]["layers_us"]) == 1 and len(e["cloud"]["layers_us"]) == 3
         assert e["bytes"] > e["rows"] * e["dim"] * 4
-    assert "".join(e["text"] for e in told if e["type"] == "text") == done["text"]
+    assert "".join(e["text"] for e in events if e["type"] == "text") == done["text"]
     tokens = [e["token_id"] for e in iterations]
     assert device.tokenizer.decode(tokens) == "".join(e["token"] for e in iterations) or "\ufffd" in done["text_sent"]
     assert controller.state()["run"] | {"iteration": None} == {

@@ -1,6 +1,6 @@
 """The device's configuration: every flag of edge_main.py, with its unit and its bounds, and what flags say together.
 
-Knows: the flags' names, what a person is told of a wrong one. Does not know: what is built of them, screens.
+Knows: the flags' names, the errors of wrong ones. Does not know: what is built of them, screens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Bound:
     """What a value must be; one that is given as None is not checked.
 
     Attributes:
-        otherwise: what a person is told after ``--NAME VALUE``.
+        otherwise: the error, after ``--NAME VALUE``.
         at_least: the smallest value.
         at_most: the largest value.
         above: a number that is below every value.
@@ -121,7 +121,7 @@ class Resources:
 
 
 def check_together(config: EdgeConfig) -> Resources:
-    """Check what flags say together, and open what they name; in the order in which a person is told of mistakes.
+    """Check what flags say together, and open what they name; the first mistake in this order is the error.
 
     Raises:
         UsageError: two flags exclude each other, or one needs another.

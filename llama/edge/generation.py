@@ -106,7 +106,7 @@ class GeneratedReply:
     stop_reason: StopReason
     timing: Timing
     offers: tuple[Offer, ...] = field(default=(), repr=False)
-    copy: Copy = Copy.NONE  # what became of the third party's
+    copy: Copy = Copy.NONE  # what became of the vendor's
 
 
 def reply_to(
@@ -144,16 +144,15 @@ def reply_to(
         on_text: called with each new piece of text.
         watch: called with every round trip; then both halves measure their stages, and only then.
         between_steps: called before each request; it may raise to end the run, which is then never finished.
-        on_finish: called when the reply is complete, and before the cloud is told so; it may raise, too. From then on
+        on_finish: called when the reply is complete, and before the cloud learns of it; it may raise, too. From then on
             the cloud may have handed the reply on, whatever becomes of its answer.
 
     Raises:
         PromptError: the prompt leaves no room for a reply.
         LinkError: the cloud is gone, refuses, or says another text than the ids say.
     """
-    limit, limited_by = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
-    decoder, meter = StreamDecoder(tokenizer), _Meter(link)
-    stop, stop_reason = frozenset(stop_ids), limited_by
+    limit, stop_reason = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
+    meter = _Meter(link)
     session = CloudSession(
         link,
         welcome,
@@ -176,21 +175,8 @@ def reply_to(
                 between_steps,
                 on_finish,
             )
-        unshown = list[str]()
-
-        def show() -> None:
-            while unshown:
-                on_text(unshown.pop(0))
-
-        for _ in range(limit):
-            token = run.next_token(meanwhile=show)
-            if token in stop:
-                stop_reason = "stop_token"
-                break
-            unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
-            run.tokens.append(token)
-        show()
-        on_text(decoder.finish())
+        if _stream(run, limit, frozenset(stop_ids), StreamDecoder(tokenizer), on_text):
+            stop_reason = "stop_token"
         final = run.finish()
     text = tokenizer.decode(run.tokens)
     if final.text != text:
@@ -201,6 +187,28 @@ def reply_to(
     timing = meter.summary(len(prompt_tokens), len(run.tokens))
     timing.shared_tokens = session.cached
     return GeneratedReply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
+
+
+def _stream(
+    run: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
+) -> bool:
+    """Generate up to ``limit`` tokens, and show each as text while the cloud computes the next; whether one stopped."""
+    unshown, stopped = list[str](), False
+
+    def show() -> None:
+        while unshown:
+            on_text(unshown.pop(0))
+
+    for _ in range(limit):
+        token = run.next_token(meanwhile=show)
+        if token in stop:
+            stopped = True
+            break
+        unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
+        run.tokens.append(token)
+    show()
+    on_text(decoder.finish())
+    return stopped
 
 
 def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:

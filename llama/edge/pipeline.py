@@ -121,7 +121,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class ReplyComplete:
-    """The reply is complete, and the cloud is about to be told so.
+    """The reply is complete, and the cloud is about to be asked to finish it.
 
     From here on the cloud may have handed the reply on, whatever becomes of its answer.
     """

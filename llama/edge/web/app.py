@@ -122,7 +122,7 @@ def serve(controller: WebController, port: int) -> None:
         if controller.failure is not None:
             raise controller.failure
     finally:
-        if not controller.close():  # a thread computes, or loads: it cannot be told, and Python cannot end beside it
+        if not controller.close():  # a thread computes, or loads: it cannot be ended, and Python cannot end beside it
             code = server.exit_code if controller.failure is None else controller.failure.exit_code
             atexit.register(_end_at_once, code)
         listener.close()

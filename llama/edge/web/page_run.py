@@ -35,7 +35,7 @@ class PageRun:
         done: the whole reply, when it is done.
         error: why it has failed.
         stopped_at: when the person stopped it, in monotonic seconds.
-        finishing: the cloud is told, or was, that the reply is complete.
+        finishing: the request that completes the reply is on its way, or was.
     """
 
     id: str

@@ -1,7 +1,7 @@
 """Runs prompts, one at a time, in a thread of its own: OpenMP keeps a team of threads per calling thread.
 
 A run that is stopped does not wait for this thread, whatever that waits for: the run is over at once, and the worker
-finds out. But a run that the cloud is being told to finish can no longer be called stopped.
+finds out. But a run that the cloud is being asked to finish can no longer be called stopped.
 
 Knows: the pipeline and its events. Does not know: HTTP, consents.
 """
@@ -40,7 +40,7 @@ class RunWorker:
     Args:
         pipeline: does the work.
         current: where each run's progress is kept.
-        health: is told what a run finds out about the cloud.
+        health: takes reports of what a run finds out about the cloud.
         ending: of the program.
     """
 
