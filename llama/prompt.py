@@ -48,8 +48,8 @@ class OwnWords:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A prompt, and the channel that it came through.
+class SourcedPrompt:
+    """A prompt, and the channel that it came through: whose it is.
 
     Attributes:
         prompt: what it says.
@@ -67,7 +67,7 @@ class Found:
     provider_system: str = field(default="", repr=False)
 
 
-def read_prompt(path: str) -> Found:
+def read_prompt(path: str) -> SourcedPrompt:
     """The prompt in a file, local or in cloud storage (whatever blobfile opens).
 
     Raises:
@@ -79,21 +79,21 @@ def read_prompt(path: str) -> Found:
             f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it"
         )
     prompt = _PARSERS[kind](sheets.read_text(path), f"prompt file {path}")
-    where = path if "://" in path else _place(path)
-    return Found(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
+    where = path if "://" in path else _absolute(path)
+    return SourcedPrompt(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
 
 
-def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
+def read_from_directory(sheet_dir: str, prompt_id: str) -> SourcedPrompt:
     """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a vendor's.
 
     Raises:
         PromptError: no such sheet (with those that there are), or one that cannot be read.
     """
     listed, system = sheets.read_listed(sheet_dir, prompt_id)
-    return _listed(listed, system, _place(sheet_dir))
+    return _listed(listed, system, _absolute(sheet_dir))
 
 
-def received(prompt_id: str, text: str, system: str, address: str) -> Found:
+def received(prompt_id: str, text: str, system: str, address: str) -> SourcedPrompt:
     """A sheet that the cloud at ``address`` has sent, from its own directory.
 
     Raises:
@@ -107,7 +107,7 @@ def received(prompt_id: str, text: str, system: str, address: str) -> Found:
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
 
 
-def _place(path: str) -> str:
+def _absolute(path: str) -> str:
     """A path that is made absolute, as text that UTF-8 can write; no two paths become the same."""
     place = str(Path(path).resolve())
     try:
@@ -117,9 +117,9 @@ def _place(path: str) -> str:
     return place
 
 
-def _listed(listed: Listed, system: str, channel: str) -> Found:
+def _listed(listed: Listed, system: str, channel: str) -> SourcedPrompt:
     whose = f"{VENDOR}:{listed.party}" if listed.party else PROVIDER
-    return Found(listed.sheet, f"{whose}:{channel}", listed.prompt_id, listed.party, system)
+    return SourcedPrompt(listed.sheet, f"{whose}:{channel}", listed.prompt_id, listed.party, system)
 
 
 def _parse_text(text: str, where: str) -> OwnWords:

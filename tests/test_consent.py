@@ -15,15 +15,15 @@ from llama.edge.wording import question
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found, read_prompt
+from llama.prompt import SourcedPrompt, read_prompt
 from llama.sheets import Sheet
 
 FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
 ASKS = ("name", "birth_date", "interests")
 
 
-def found(*asks_for: str, origin: str = "provider", party: str = "", title: str = "Gifts") -> Found:
-    return Found(Sheet(("What?",), title=title, asks_for=asks_for), origin, "gifts", party)
+def found(*asks_for: str, origin: str = "provider", party: str = "", title: str = "Gifts") -> SourcedPrompt:
+    return SourcedPrompt(Sheet(("What?",), title=title, asks_for=asks_for), origin, "gifts", party)
 
 
 class Person:
@@ -42,7 +42,11 @@ def agree(tmp_path: Path) -> Callable[..., list[str]]:
     """``agree(found, answer=…, yes=…, profile=…)``: what the person was asked."""
 
     def ask(
-        sheet: Found, answer: bool | None = True, yes: bool = False, profile: Profile = FILLED, mode: Mode = "schema"
+        sheet: SourcedPrompt,
+        answer: bool | None = True,
+        yes: bool = False,
+        profile: Profile = FILLED,
+        mode: Mode = "schema",
     ) -> list[str]:
         person = Person(answer)
         request = ConsentRequest(sheet, profile, str(tmp_path / "profile.toml"), mode)

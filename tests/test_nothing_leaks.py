@@ -52,7 +52,7 @@ from llama.privacy.merging import Passage
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
 from llama.privacy.sanitiser import CleanText, Mode, Sanitiser
-from llama.prompt import Found, OwnWords, read_from_directory
+from llama.prompt import OwnWords, SourcedPrompt, read_from_directory
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -94,13 +94,13 @@ def people() -> list[Person]:
 
 
 @pytest.fixture(scope="module")
-def sheets() -> list[Found]:
+def sheets() -> list[SourcedPrompt]:
     """All that are shipped, and one that asks for everything."""
     asked = ("name", "phone", "email", "birth_date", "address", "card", "bank_account", "diagnosis", "income",
              "employer", "nik", "ssn", "notes", "recipient", "interests", "occasion", "trip")  # fmt: skip
     greedy = Sheet(("What do you know of {name} and {birth_date}?",), asks_for=asked)
     shipped = [read_from_directory(str(SHEETS), name) for name in SHEET_IDS]
-    return [*shipped, Found(greedy, "vendor:greedy", "greedy", "greedy")]
+    return [*shipped, SourcedPrompt(greedy, "vendor:greedy", "greedy", "greedy")]
 
 
 # ---- what passes on the wire
@@ -206,7 +206,7 @@ class Place:
                 stop.set()
                 thread.join()
 
-    def run(self, found: Found, profile: dict[str, Any], mode: Mode = "schema") -> Run:
+    def run(self, found: SourcedPrompt, profile: dict[str, Any], mode: Mode = "schema") -> Run:
         """As edge_main does it."""
         prepared = prepare(found, profile_from(profile), mode, self.chat, self.tokenizer, CONTEXT)
         before = len(self.proxy.wires)
@@ -259,7 +259,7 @@ def test_the_search_finds_every_canary_in_every_way_it_is_written(people: list[P
 
 
 def test_no_written_form_of_any_secret_is_in_any_prompt(
-    people: list[Person], sheets: list[Found], chat: ChatFormat, tokenizer: Tokenizer
+    people: list[Person], sheets: list[SourcedPrompt], chat: ChatFormat, tokenizer: Tokenizer
 ) -> None:
     """With the sheet that asks for everything, and a shipped one in turn; and nobody is refused, since a boundary that
     refuses an honest prompt is switched off.
@@ -281,7 +281,7 @@ def test_no_written_form_of_any_secret_is_in_any_prompt(
 
 
 def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_or_logged(
-    people: list[Person], sheets: list[Found], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    people: list[Person], sheets: list[SourcedPrompt], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each with one sheet in turn: bytes, rows, replies, record, agreements, questions and notices."""
     found = list[str]()
@@ -441,7 +441,7 @@ def test_unsanitised_the_same_search_finds_the_values_of_everybody(people: list[
 def test_rows_alone_give_the_text_back(place: Place, tokenizer: Tokenizer, halves: Halves) -> None:
     """Why rows are searched as text: with the public first layer, each row's token is the one that makes that row."""
     words = OwnWords((Message("user", "I am Sari Wulandari."),))
-    run = place.run(Found(words, "file:own"), {"name": "Sari Wulandari"}, mode="off")
+    run = place.run(SourcedPrompt(words, "file:own"), {"name": "Sari Wulandari"}, mode="off")
     everything = range(tokenizer.n_words)
     cache, ids = halves.edge.new_cache(len(everything), len(run.sent.rows)), list[int]()
     for position, row in enumerate(run.sent.rows):
@@ -541,7 +541,7 @@ def test_ids_of_a_value_that_nobody_has_seen_as_text_are_refused(
     assert not leaks(message, [Canary(name, "", (), tuple(re.findall(r"[^\W_]{4,}", SECRETS[name].casefold())))])
 
 
-def entities() -> Found:
+def entities() -> SourcedPrompt:
     return read_from_directory(str(SHEETS), "entities")
 
 
@@ -602,7 +602,9 @@ JOHN = {
 }  # fmt: skip
 
 
-def outcome(found: Found, profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> tuple[str, list[str]]:
+def outcome(
+    found: SourcedPrompt, profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer
+) -> tuple[str, list[str]]:
     """What leaves of a sheet, with ``{}`` for each of the person's pieces, and the pieces; fails if a letter of the
     sheet's is not as it was written.
     """
@@ -633,7 +635,7 @@ def test_a_sheet_that_lists_a_persons_values_runs_for_them_as_for_anybody(
         system=f"Compare with:\n{listed}", asks_for=("recipient", "notes", "interests"),
         examples=((f"{listed}\n{values[0]}?", f"Yes: {values[2]}"),),
     )  # fmt: skip
-    found = Found(sheet, "vendor:spy" if party else "provider", "spy", party, "Be kind.")
+    found = SourcedPrompt(sheet, "vendor:spy" if party else "provider", "spy", party, "Be kind.")
     sari, john = (outcome(found, profile, chat, tokenizer) for profile in (SARI, JOHN))
     assert sari[0] == john[0]
     assert sari[0].count(listed) == 3
@@ -649,7 +651,9 @@ def test_a_sheet_that_puts_a_guess_around_a_field_runs_for_whoever_it_guesses(
     for cut in range(len(guess) + 1):
         for gap in ("{interests}", " {city} ", "{headcount}"):
             asked = (gap.strip(" {}"),)
-            found = Found(Sheet((f"{guess[:cut]}{gap}{guess[cut:]}",), asks_for=asked), "vendor:spy", "spy", "spy")
+            found = SourcedPrompt(
+                Sheet((f"{guess[:cut]}{gap}{guess[cut:]}",), asks_for=asked), "vendor:spy", "spy", "spy"
+            )
             sari, john = (outcome(found, profile, chat, tokenizer) for profile in (SARI, JOHN))
             assert sari == john, (cut, gap)
 
@@ -681,7 +685,7 @@ def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
 ) -> None:
     """A tag is the product's own word; that a value contains ``health`` does not make ``[HEALTH_1]`` a leak."""
     (value,) = secret.values()
-    sheet = Found(Sheet(("{notes}",), asks_for=("notes", *secret)), "provider", "all")
+    sheet = SourcedPrompt(Sheet(("{notes}",), asks_for=("notes", *secret)), "provider", "all")
     prepared = prepare(sheet, profile_from({**secret, "notes": f"About {value}."}), "schema", chat, tokenizer, CONTEXT)
     assert value.casefold() not in prepared.outgoing.text.casefold()
     assert "_1]" in prepared.outgoing.text
@@ -706,13 +710,13 @@ def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
 def test_an_honest_profile_is_never_refused(profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """A gate that shuts in the person's own face protects nobody."""
     asked = tuple(name for name in ("address", *profile))
-    found = Found(Sheet(("What?",), asks_for=tuple(dict.fromkeys(asked))), "provider", "all")
+    found = SourcedPrompt(Sheet(("What?",), asks_for=tuple(dict.fromkeys(asked))), "provider", "all")
     assert prepare(found, profile_from(profile), "schema", chat, tokenizer, CONTEXT).outgoing.ids
 
 
 def test_an_iban_in_an_indonesian_sheet_has_a_label(chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """It is called so in both languages."""
-    found = Found(Sheet(("Apa?",), asks_for=("iban",), language="id"), "provider", "iban")
+    found = SourcedPrompt(Sheet(("Apa?",), asks_for=("iban",), language="id"), "provider", "iban")
     prepared = prepare(found, profile_from({"iban": "GB82WEST12345698765432"}), "schema", chat, tokenizer, CONTEXT)
     assert prepared.outgoing.text.endswith(
         "Iban: [ACCOUNT_1]<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -19,7 +19,7 @@ from llama.edge.own_files import replace_file
 from llama.errors import ProfileError
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 
 RAW = "raw"  # the level of every field under --sanitise off
@@ -57,7 +57,7 @@ class ConsentRequest:
         mode: with ``off``, fields leave raw, which is another level than any policy's.
     """
 
-    sourced: Found
+    sourced: SourcedPrompt
     profile: Profile
     profile_file: str | None
     mode: Mode

@@ -15,7 +15,7 @@ from llama.errors import CheckpointError, ProtocolMismatch
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.wire import Welcome
 
 LoadHalf = Callable[[Half, Welcome], EdgeHalf]
@@ -40,7 +40,7 @@ class Device:
         self.chat: ChatFormat = chat_format_of(self.half, self.tokenizer)
         self._loaded: dict[str, EdgeHalf] = {}
 
-    def prepare(self, sourced: Found, profile: Profile, mode: Mode) -> Prepared:
+    def prepare(self, sourced: SourcedPrompt, profile: Profile, mode: Mode) -> Prepared:
         """Sanitise the prompt and merge it with the profile. Raises as ``privacy.preparing.prepare``."""
         return prepare(sourced, profile, mode, self.chat, self.tokenizer, self.half.context_length)
 

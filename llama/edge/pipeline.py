@@ -28,7 +28,7 @@ from llama.privacy.preparing import Prepared, holdings
 from llama.privacy.profile import Profile, parse, read_raw
 from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
 from llama.wire import Copy, Welcome
@@ -61,7 +61,7 @@ class VersionedProfile:
 class Preview:
     """A prompt as the person may see it before anything leaves; what runs is this, not another reading of the files."""
 
-    sourced: Found
+    sourced: SourcedPrompt
     profile: Profile
     profile_version: str
     prepared: Prepared = field(repr=False)
@@ -184,7 +184,7 @@ class RunPipeline:
         self.device, self.source, self.cloud = device, source, cloud
         self.profile_file, self.settings = profile_file, settings
 
-    def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> Found:
+    def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> SourcedPrompt:
         """Get the prompt. ``check`` and errors are as of ``SheetSource.find``."""
         return self.source.find(prompt_id, check)
 
@@ -199,7 +199,7 @@ class RunPipeline:
         raw = read_raw(self.profile_file)
         return VersionedProfile(parse(raw, f"profile {self.profile_file}"), version_of(raw))
 
-    def prepare(self, sourced: Found, profile: VersionedProfile) -> Preview:
+    def prepare(self, sourced: SourcedPrompt, profile: VersionedProfile) -> Preview:
         """Sanitise the prompt and merge it with the profile.
 
         Raises:

@@ -13,7 +13,7 @@ from llama.client.link import Link
 from llama.edge import wording
 from llama.edge.cloud_connector import CloudConnector
 from llama.errors import PromptError, ProtocolMismatch
-from llama.prompt import Found, read_from_directory, read_prompt, received
+from llama.prompt import SourcedPrompt, read_from_directory, read_prompt, received
 from llama.sheets import Sheet
 from llama.wire import FetchSheet, ListSheets, SheetEntry, Sheets, SheetText
 
@@ -66,7 +66,7 @@ class SheetSource:
         with self._link(check) as link:
             return sheets_of(link)
 
-    def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> Found:
+    def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> SourcedPrompt:
         """Get the sheet of that id; with a ``prompt_file``, that file.
 
         Args:
@@ -96,7 +96,7 @@ def sheets_of(link: Link) -> tuple[SheetEntry, ...]:
     return tuple(entry for entry in reply.sheets if sheets.is_prompt_id(entry.prompt_id))  # others are not shown
 
 
-def fetch(link: Link, prompt_id: str) -> Found:
+def fetch(link: Link, prompt_id: str) -> SourcedPrompt:
     """Ask the cloud for a sheet of its own directory.
 
     Raises:

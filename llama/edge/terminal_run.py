@@ -25,7 +25,7 @@ from llama.edge.pipeline import (
     VersionedProfile,
 )
 from llama.errors import Declined, PrivacyRefused, ProfileError, UsageError
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 
 
@@ -84,7 +84,7 @@ class TerminalRun:
         else:
             self.screen.show_result(result)
 
-    def _profile(self, sourced: Found) -> VersionedProfile:
+    def _profile(self, sourced: SourcedPrompt) -> VersionedProfile:
         prompt = sourced.prompt
         if self.pipeline.profile_file is None and isinstance(prompt, Sheet) and prompt.asks_for:
             raise UsageError(wording.profile_needed(prompt.asks_for))

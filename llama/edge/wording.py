@@ -15,7 +15,7 @@ from llama.privacy.policy import SEES, FieldPolicy, Kind, Party, field_of
 from llama.privacy.profile import Profile, rupiah
 from llama.privacy.restoring import printable
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.wire import Copy, Offer
 
@@ -76,7 +76,7 @@ def asked_again(problem: ProfileError) -> str:
     return f"{problem}, so you will be asked again"
 
 
-def question(sourced: Found, profile: Profile, mode: Mode, profile_file: str = "") -> str:
+def question(sourced: SourcedPrompt, profile: Profile, mode: Mode, profile_file: str = "") -> str:
     """Write what the person is asked."""
     assert isinstance(sourced.prompt, Sheet)
     width = max(map(len, sourced.prompt.asks_for))
@@ -84,7 +84,7 @@ def question(sourced: Found, profile: Profile, mode: Mode, profile_file: str = "
     return "\n".join([heading(sourced), *fields, *notes(sourced, mode, profile_file), "Agree?"])
 
 
-def heading(sourced: Found) -> str:
+def heading(sourced: SourcedPrompt) -> str:
     """Say who asks."""
     sheet = sourced.prompt
     assert isinstance(sheet, Sheet)
@@ -98,7 +98,7 @@ def levels(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
     return {name: _level(name, by_name.get(name)) for name in sheet.asks_for}
 
 
-def notes(sourced: Found, mode: Mode, profile_file: str = "") -> list[str]:
+def notes(sourced: SourcedPrompt, mode: Mode, profile_file: str = "") -> list[str]:
     """Say who gets what, besides, and where the answer is remembered, if it is."""
     lines = ["The provider can read all that is sent, and the reply, which may quote it."]
     if sourced.party:
@@ -112,7 +112,7 @@ def notes(sourced: Found, mode: Mode, profile_file: str = "") -> list[str]:
     return lines
 
 
-def origin(sourced: Found) -> str:
+def origin(sourced: SourcedPrompt) -> str:
     """Say whose sheet it is: ``the provider``, ``the third party insurer``, or the file."""
     if sourced.party:
         return f"the third party {sourced.party}"
