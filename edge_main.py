@@ -94,7 +94,7 @@ def main(
 
 
 def load(half: Half, welcome: Welcome, device: torch.device) -> EdgeTransformer:
-    """The edge half in the dtype that the cloud computes in."""
+    """Load the edge half in the dtype that the cloud computes in."""
     parallel.start()
     return load_edge(half, DTYPES[welcome.dtype], device)
 
