@@ -18,6 +18,7 @@ from llama.edge.web.cloud_health import CloudHealthPoller
 from llama.edge.web.errors import Conflict
 from llama.edge.web.event_stream import Ending, EventStream
 from llama.edge.web.page_run import CurrentRun
+from llama.edge.web.previews import Previews
 from llama.edge.web.profile_editor import ProfileEditor
 from llama.edge.web.run_worker import RunWorker
 from llama.errors import MemoryCeilingReached
@@ -44,8 +45,7 @@ class WebController:
         self._health = CloudHealthPoller(pipeline, self._ending, lambda: self._current.is_under_way)
         self._worker = RunWorker(pipeline, self._current, self._health, self._ending)
         self._editor = ProfileEditor(pipeline.profile_file)
-        self._previews: dict[str, Preview] = {}
-        self._looks = 0  # at sheets, that are not over
+        self._previews = Previews(pipeline, self._ending)
         pipeline.read_profile()  # an unusable profile is reported at once,
         pipeline.cloud.link().close()  # and so is what is no address
         self._worker.start()
@@ -65,9 +65,9 @@ class WebController:
         self.events.end()
         give_up = time.monotonic() + END_S
         has_ended = self._worker.close(END_S)
-        while self._looks and time.monotonic() < give_up:
+        while self._previews.in_progress and time.monotonic() < give_up:
             time.sleep(0.01)
-        return has_ended and not self._looks
+        return has_ended and not self._previews.in_progress
 
     def state(self) -> dict[str, Any]:
         """Give everything that a page needs to begin with.
@@ -96,19 +96,8 @@ class WebController:
         Raises:
             SplitLlamaError: it cannot be had or prepared.
         """
-        with self._current.lock:
-            self._looks += 1
-        try:
-            profile = self.pipeline.read_profile()
-            with self._ending.under_the_ceiling():
-                sourced = self.pipeline.find(prompt_id, self._ending.check)
-            preview = self.pipeline.prepare(sourced, profile)
-            with self._current.lock:
-                self._previews[prompt_id] = preview
-            return page_json.preview(prompt_id, preview, self.pipeline.consent(preview))
-        finally:
-            with self._current.lock:
-                self._looks -= 1
+        preview = self._previews.look_at(prompt_id)
+        return page_json.preview(prompt_id, preview, self.pipeline.consent(preview))
 
     def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
         """Start a run of a sheet as it was last looked at; give its id.
@@ -125,15 +114,9 @@ class WebController:
         """
         version = self.pipeline.read_profile().version
         with self._current.lock:
-            preview = self._previews.get(prompt_id)
             if self._current.is_under_way:
                 raise Conflict("a run is under way; stop it first")
-            if preview is None:
-                raise Conflict("look at the sheet first")
-            if seen_as is not None and seen_as != preview.digest:
-                raise Conflict("the sheet has changed since you saw this prompt; look at it again")
-            if preview.profile_version != version:
-                raise Conflict("your profile has changed since you saw this prompt; look at it again")
+            preview = self._previews.seen(prompt_id, seen_as, version)
             self._require_consent(preview, agree)
             run = self._current.begin(prompt_id, preview.digest, len(preview.prepared.outgoing.ids))
         self._worker.submit(run, preview)
