@@ -152,7 +152,7 @@ def test_what_is_remembered_holds_no_value_and_is_the_persons_alone(agree: Agree
 @pytest.mark.parametrize(
     "damage", [b"", b"{}", b"[{}]", b"\xff", b'[{"origin": 1, "fields": {}, "agreed": ""}]', b'[{"x":' + b"[" * 100_000]
 )
-def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
+def test_remembered_agreements_that_cannot_be_read_are_reported_and_not_overwritten(
     agree: Agree, tmp_path: Path, damage: bytes
 ) -> None:
     """Nothing is taken for granted."""

@@ -139,7 +139,7 @@ def test_nothing_runs_that_was_not_looked_at_and_agreed_to(controller: WebContro
     assert not controller.look_at("gifts")["consent"]["needed"]
 
 
-def test_a_run_is_told_as_it_happens_and_as_a_whole(controller: WebController, device: Device) -> None:
+def test_a_run_is_reported_as_it_happens_and_as_a_whole(controller: WebController, device: Device) -> None:
     """Each token with both halves' times; the pieces of text are the reply; the snapshot says what the events said."""
     seen = controller.look_at("gifts")["seen"]
     controller.begin("gifts", agree=True)

@@ -240,48 +240,50 @@ class RunPipeline:
         with link:
             welcome = self.device.meet(link)
             on_event(CloudMet(welcome))
-            return self._generate(link, welcome, preview, on_event, check, timed)
+            return _generate(self, link, welcome, preview, on_event, check, timed)
 
-    def _generate(
-        self,
-        link: Link,
-        welcome: Welcome,
-        preview: Preview,
-        on_event: Callable[[RunEvent], None],
-        check: Callable[[], None],
-        timed: bool,
-    ) -> RunResult:
-        prepared, max_gen_len = preview.prepared, self.settings.max_gen_len
-        if max_gen_len is None and preview.sheet is not None:
-            max_gen_len = preview.sheet.max_gen_len
-        reply_limit(len(prepared.outgoing.ids), max_gen_len, welcome.max_seq_len)
-        with link.growing():
-            edge = self.device.make_ready(welcome)
-        restorer, restored = Restorer(prepared.sanitiser.tags), list[str]()
 
-        def show(text: str) -> None:
-            restored.append(text)
-            on_event(ReplyText(text))
+def _generate(
+    pipeline: RunPipeline,
+    link: Link,
+    welcome: Welcome,
+    preview: Preview,
+    on_event: Callable[[RunEvent], None],
+    check: Callable[[], None],
+    timed: bool,
+) -> RunResult:
+    """Run a prompt over a connection to a cloud that has been met."""
+    device, prepared, max_gen_len = pipeline.device, preview.prepared, pipeline.settings.max_gen_len
+    if max_gen_len is None and preview.sheet is not None:
+        max_gen_len = preview.sheet.max_gen_len
+    reply_limit(len(prepared.outgoing.ids), max_gen_len, welcome.max_seq_len)
+    with link.growing():
+        edge = device.make_ready(welcome)
+    restorer, restored = Restorer(prepared.sanitiser.tags), list[str]()
 
-        on_event(ReplyBegins())
-        reply = reply_to(
-            prepared.outgoing.ids,
-            edge=edge,
-            link=link,
-            welcome=welcome,
-            tokenizer=self.device.tokenizer,
-            stop_ids=self.device.chat.stop_ids,
-            sampling=self.settings.sampling,
-            max_gen_len=max_gen_len,
-            prompt_id=preview.sourced.prompt_id,
-            shared=prepared.outgoing.shared,
-            on_text=lambda text: show(restorer.push(text)),
-            watch=(lambda trip: on_event(StepDone(trip))) if timed else None,
-            between_steps=check,
-            on_finish=lambda: on_event(ReplyComplete()),
-        )
-        show(restorer.finish())
-        return _result(preview, welcome, reply, "".join(restored), restorer)
+    def show(text: str) -> None:
+        restored.append(text)
+        on_event(ReplyText(text))
+
+    on_event(ReplyBegins())
+    reply = reply_to(
+        prepared.outgoing.ids,
+        edge=edge,
+        link=link,
+        welcome=welcome,
+        tokenizer=device.tokenizer,
+        stop_ids=device.chat.stop_ids,
+        sampling=pipeline.settings.sampling,
+        max_gen_len=max_gen_len,
+        prompt_id=preview.sourced.prompt_id,
+        shared=prepared.outgoing.shared,
+        on_text=lambda text: show(restorer.push(text)),
+        watch=(lambda trip: on_event(StepDone(trip))) if timed else None,
+        between_steps=check,
+        on_finish=lambda: on_event(ReplyComplete()),
+    )
+    show(restorer.finish())
+    return _result(preview, welcome, reply, "".join(restored), restorer)
 
 
 def _result(preview: Preview, welcome: Welcome, reply: GeneratedReply, text: str, restorer: Restorer) -> RunResult:
