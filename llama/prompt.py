@@ -1,4 +1,4 @@
-"""Prompt files: what a provider, a third party or the person wants to ask.
+"""Prompt files: what a provider, a vendor or the person wants to ask.
 
 ========  ==============================================================================================
 ``.txt``  the person's own words, one user message: the file's text (UTF-8; a byte order mark is removed)
@@ -48,16 +48,16 @@ class OwnWords:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A prompt, and the channel that it came through.
+class SourcedPrompt:
+    """A prompt, and the channel that it came through: whose it is.
 
     Attributes:
         prompt: what it says.
         origin: ``file:PATH``, ``provider:WHERE`` or ``vendor:NAME:WHERE``, where is a directory or the cloud's address;
             stamped here, never read from a sheet.
-        prompt_id: what the cloud is told: the sheet's own id, or its place in the provider's directory.
-        party: the third party's name, or empty.
-        provider_system: the provider's own system prompt, for a third party's sheet.
+        prompt_id: what the cloud gets: the sheet's own id, or its place in the provider's directory.
+        party: the vendor's name, or empty.
+        provider_system: the provider's own system prompt, for a vendor's sheet.
     """
 
     prompt: Sheet | OwnWords
@@ -67,7 +67,7 @@ class Found:
     provider_system: str = field(default="", repr=False)
 
 
-def read_prompt(path: str) -> Found:
+def read_prompt(path: str) -> SourcedPrompt:
     """The prompt in a file, local or in cloud storage (whatever blobfile opens).
 
     Raises:
@@ -79,21 +79,21 @@ def read_prompt(path: str) -> Found:
             f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it"
         )
     prompt = _PARSERS[kind](sheets.read_text(path), f"prompt file {path}")
-    where = path if "://" in path else _place(path)
-    return Found(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
+    where = path if "://" in path else _absolute(path)
+    return SourcedPrompt(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
 
 
-def read_from_directory(sheet_dir: str, prompt_id: str) -> Found:
-    """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a third party's.
+def read_from_directory(sheet_dir: str, prompt_id: str) -> SourcedPrompt:
+    """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a vendor's.
 
     Raises:
         PromptError: no such sheet (with those that there are), or one that cannot be read.
     """
     listed, system = sheets.read_listed(sheet_dir, prompt_id)
-    return _listed(listed, system, _place(sheet_dir))
+    return _listed(listed, system, _absolute(sheet_dir))
 
 
-def received(prompt_id: str, text: str, system: str, address: str) -> Found:
+def received(prompt_id: str, text: str, system: str, address: str) -> SourcedPrompt:
     """A sheet that the cloud at ``address`` has sent, from its own directory.
 
     Raises:
@@ -107,7 +107,7 @@ def received(prompt_id: str, text: str, system: str, address: str) -> Found:
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
 
 
-def _place(path: str) -> str:
+def _absolute(path: str) -> str:
     """A path that is made absolute, as text that UTF-8 can write; no two paths become the same."""
     place = str(Path(path).resolve())
     try:
@@ -117,9 +117,9 @@ def _place(path: str) -> str:
     return place
 
 
-def _listed(listed: Listed, system: str, channel: str) -> Found:
+def _listed(listed: Listed, system: str, channel: str) -> SourcedPrompt:
     whose = f"{VENDOR}:{listed.party}" if listed.party else PROVIDER
-    return Found(listed.sheet, f"{whose}:{channel}", listed.prompt_id, listed.party, system)
+    return SourcedPrompt(listed.sheet, f"{whose}:{channel}", listed.prompt_id, listed.party, system)
 
 
 def _parse_text(text: str, where: str) -> OwnWords:
@@ -149,5 +149,7 @@ def _said(turn: _Turn) -> str:
 
 
 _PARSERS: dict[str, Callable[[str, str], Sheet | OwnWords]] = {
-    ".txt": _parse_text, ".json": _parse_dialogue, ".toml": sheets.parse_sheet,
-}  # fmt: skip
+    ".txt": _parse_text,
+    ".json": _parse_dialogue,
+    ".toml": sheets.parse_sheet,
+}

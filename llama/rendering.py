@@ -36,7 +36,7 @@ class DialogRefused(CannotRender):
     """The template itself says that it cannot write this dialogue (``raise_exception``)."""
 
 
-class _Answer(msgspec.Struct):
+class _Rendered(msgspec.Struct):
     """``texts``, or the name of the ``error`` that ended it."""
 
     texts: list[str | None] = []
@@ -97,7 +97,7 @@ def _render(
     if returned:
         raise CannotRender("it takes too long, or too much memory")
     try:
-        answer = msgspec.json.decode(out, type=_Answer)
+        answer = msgspec.json.decode(out, type=_Rendered)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise CannotRender("it writes too much") from None
     if answer.error == "CannotSay":

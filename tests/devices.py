@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llama.client.link import Link
-from llama.edge.generation import EdgeHalf, Reply, reply_to
+from llama.edge.generation import EdgeHalf, GeneratedReply, reply_to
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Open, Request
@@ -42,7 +42,7 @@ def converse(
     between_steps: Callable[[], None] = lambda: None,
     restart_deadline_s: float | None = None,
     on_notice: Callable[[str], None] = lambda text: None,
-) -> Reply:
+) -> GeneratedReply:
     """One reply of at most ``n`` tokens over a link of its own, as a device gets it."""
     with Link(address, deadline_s=deadline_s, restart_deadline_s=restart_deadline_s, on_notice=on_notice) as link:
         welcome = link.hello()

@@ -1,4 +1,4 @@
-"""The page's real server over a sitting that says whatever a test wants: hostile texts, eighty layers, a lost cloud.
+"""The page's real server over a controller that says whatever a test wants: hostile texts, eighty layers, a lost cloud.
 
 Knows: the interface that the page speaks. Computes nothing.
 """
@@ -13,8 +13,10 @@ from typing import Any
 
 import uvicorn
 
-from llama.edge.sitting import Conflict, Events, Sitting
-from llama.edge.web import application
+from llama.edge.web.app import application
+from llama.edge.web.controller import WebController
+from llama.edge.web.errors import Conflict
+from llama.edge.web.event_stream import EventStream
 
 TOKEN = "a-token-of-the-tests"
 HOSTILE = '<script>alert(1)</script> <img src=x onerror="alert(2)"> [bold]no[/bold] ' + "W" * 120
@@ -35,11 +37,11 @@ FIELDS = [
 ]
 
 
-class Scripted(Sitting):
+class Scripted(WebController):
     """Holds what the page asks for; ``say`` makes something happen."""
 
     def __init__(self, n_layers: int = 30, *, hostile: bool = False, consent_needed: bool = True) -> None:
-        self.events = Events()
+        self.events = EventStream()
         self.n_layers, self.consent_needed = n_layers, consent_needed
         self.title = HOSTILE if hostile else "Three gifts for a birthday"
         self.cloud = {"address": "tcp://127.0.0.1:5555", "state": "here", "says": "the cloud is here"}
@@ -166,12 +168,12 @@ class Scripted(Sitting):
 
 
 @contextlib.contextmanager
-def serving(sitting: Sitting) -> Iterator[str]:
+def serving(controller: WebController) -> Iterator[str]:
     """The address of the page, as the program would print it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
-            application(sitting, port, TOKEN), log_config=None, access_log=False, lifespan="off",
+            application(controller, port, TOKEN), log_config=None, access_log=False, lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         server = uvicorn.Server(config)
@@ -180,6 +182,6 @@ def serving(sitting: Sitting) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{port}/#{TOKEN}"
         finally:
-            sitting.events.end()
+            controller.events.end()
             server.should_exit = True
             thread.join()

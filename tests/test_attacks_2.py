@@ -28,7 +28,8 @@ from llama.cloud.backup import CATALOGUE, MANIFEST, RECORD, back_up
 from llama.cloud.importing import import_products
 from llama.cloud.restore import restore
 from llama.cloud.run_store import Run, RunStore
-from llama.edge.asking import SheetSource
+from llama.edge.cloud_connector import CloudConnector
+from llama.edge.sheet_source import SheetSource
 from llama.errors import BackupError, CheckpointError, SplitLlamaError
 from llama.text.dates import utc
 from llama.vendor.collector import Collector
@@ -201,7 +202,7 @@ def test_a_busy_clouds_words_do_not_steer_the_terminal_while_sheets_are_asked_fo
     """``edge_main.py --list_sheets``, ``--prompt_id`` and the page's look at a sheet print them on stderr."""
     with saying(lambda _: Error(ErrorCode.BUSY, "\x1b[2J\x1b]0;mine\x07\nerror: not ours", "", 0.1)) as address:
         with pytest.raises(SplitLlamaError):
-            SheetSource(address, None, None, deadline_s=0.5).entries()
+            SheetSource(CloudConnector(address, 0.5), on_notice=lambda text: print(text, file=sys.stderr)).entries()
     assert capsys.readouterr().err.replace("\n", "").isprintable()
 
 

@@ -10,7 +10,7 @@ import pytest
 from llama.chat import Llama3Format
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 
@@ -22,7 +22,9 @@ def prepared(profile: dict[str, Any], notes: str, tokenizer: Tokenizer, *asks: s
     """A sheet that asks for the notes, and for what else is named."""
     sheet = Sheet(("What?",), asks_for=(*asks, "notes"))
     fields = profile_from({**profile, "notes": notes})
-    return prepare(Found(sheet, "provider:x", "x"), fields, "schema", Llama3Format(tokenizer), tokenizer, 1 << 20)
+    return prepare(
+        SourcedPrompt(sheet, "provider:x", "x"), fields, "schema", Llama3Format(tokenizer), tokenizer, 1 << 20
+    )
 
 
 def sent(profile: dict[str, Any], notes: str, tokenizer: Tokenizer, *asks: str) -> str:

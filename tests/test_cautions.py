@@ -9,7 +9,7 @@ import pytest
 from llama.chat import Llama3Format, Message
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
-from llama.prompt import Found, OwnWords
+from llama.prompt import OwnWords, SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ def typed(text: str, profile: dict[str, Any], tokenizer: Tokenizer) -> Prepared:
     """A message of the person's own."""
     words = OwnWords((Message("user", text),))
     return prepare(
-        Found(words, "file:/me.txt"), profile_from(profile), "schema", Llama3Format(tokenizer), tokenizer, 4096
+        SourcedPrompt(words, "file:/me.txt"), profile_from(profile), "schema", Llama3Format(tokenizer), tokenizer, 4096
     )
 
 
@@ -58,7 +58,7 @@ PROFILE = {"spouse": "Rudi Hartono", "city": "Bandung"}
 
 def test_a_sheet_of_ones_own_that_says_a_declared_value_is_told(tokenizer: Tokenizer) -> None:
     """Its own words leave as they are: the person has written them, and may not have thought of it."""
-    found = Found(SHEET, "file:/mine.toml")
+    found = SourcedPrompt(SHEET, "file:/mine.toml")
     done = prepare(found, profile_from(PROFILE), "schema", Llama3Format(tokenizer), tokenizer, 4096)
     assert "Rudi Hartono" in done.outgoing.text
     (caution,) = done.cautions
@@ -69,6 +69,6 @@ def test_a_sheet_of_ones_own_that_says_a_declared_value_is_told(tokenizer: Token
 def test_nobody_elses_sheet_is_searched(origin: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a search costs would tell the sheet's author what it found."""
     monkeypatch.setattr("llama.privacy.sanitiser.Sanitiser.declared_in", lambda *_: pytest.fail("searched"))
-    found = Found(SHEET, origin, "card", "insurer" if "insurer" in origin else "")
+    found = SourcedPrompt(SHEET, origin, "card", "insurer" if "insurer" in origin else "")
     done = prepare(found, profile_from(PROFILE), "schema", Llama3Format(tokenizer), tokenizer, 4096)
     assert done.cautions == ()

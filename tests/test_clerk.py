@@ -21,7 +21,8 @@ from llama.cloud.prompt_leak import WINDOW, SystemPrompt, Windows
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_finisher import FinishedRun
 from llama.cloud.run_store import RunStore
-from llama.edge.asking import copy_in_words, fetch, sheets_of
+from llama.edge.sheet_source import fetch, sheets_of
+from llama.edge.wording import copy_status
 from llama.errors import CloudRefused, PromptError, ProtocolMismatch
 from llama.prompt import read_from_directory
 from llama.sheets import read_all
@@ -154,7 +155,7 @@ def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) ->
             final = peer.ask(Finish(session, 1, end))
             assert isinstance(final, Final)
             assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), Copy.NONE, 5)
-            says.add(copy_in_words(final.copy, "insurer"))
+            says.add(copy_status(final.copy, "insurer"))
     assert record.runs(9) == [] and collected(served, "insurer") == ()
     (said,) = says
     assert said.startswith("no copy is kept for insurer: the reply is empty, or ")

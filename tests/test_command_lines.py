@@ -30,8 +30,8 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.command import run
-from llama.edge.generation import Reply, Timing
-from llama.edge.terminal import ending
+from llama.edge.generation import GeneratedReply, Timing
+from llama.edge.wording import ending
 from llama.errors import CloudRefused
 from llama.sampling_params import SamplingParams
 from llama.wire import Close, ErrorCode, Opened
@@ -700,7 +700,7 @@ def test_what_to_do_about_a_full_context_follows_from_what_has_filled_it(
     prompt_tokens: int, tokens: int, said: str
 ) -> None:
     """The reply by itself, or a prompt that is at least as long."""
-    reply = Reply("", [1] * tokens, [1] * prompt_tokens, "max_seq_len", Timing())
+    reply = GeneratedReply("", [1] * tokens, [1] * prompt_tokens, "max_seq_len", Timing())
     assert f"cut off: {said}" in str(ending(reply, CONTEXT))
 
 

@@ -9,26 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from llama.edge.consent import consents_of, question, require
+from llama.edge.consent import ConsentRequest, consents_of
+from llama.edge.terminal_run import require_consent
+from llama.edge.wording import question
 from llama.errors import PrivacyRefused, ProfileError
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Mode
-from llama.prompt import Found, read_prompt
+from llama.prompt import SourcedPrompt, read_prompt
 from llama.sheets import Sheet
 
 FILLED = profile_from({"name": "Sari", "birth_date": "12 Mei 1991", "interests": "tea", "phone": "0812 3456 7890"})
 ASKS = ("name", "birth_date", "interests")
 
 
-def found(*asks_for: str, origin: str = "provider", party: str = "", title: str = "Gifts") -> Found:
-    return Found(Sheet(("What?",), title=title, asks_for=asks_for), origin, "gifts", party)
+def found(*asks_for: str, origin: str = "provider", party: str = "", title: str = "Gifts") -> SourcedPrompt:
+    return SourcedPrompt(Sheet(("What?",), title=title, asks_for=asks_for), origin, "gifts", party)
 
 
 class Person:
-    """Answers as told, and remembers what was asked."""
+    """Answers as it is made to, and remembers what was asked."""
 
     def __init__(self, answer: bool | None) -> None:
-        self.answer, self.asked, self.told = answer, list[str](), list[str]()
+        self.answer, self.asked, self.notices = answer, list[str](), list[str]()
 
     def __call__(self, text: str) -> bool | None:
         self.asked.append(text)
@@ -40,10 +42,15 @@ def agree(tmp_path: Path) -> Callable[..., list[str]]:
     """``agree(found, answer=…, yes=…, profile=…)``: what the person was asked."""
 
     def ask(
-        sheet: Found, answer: bool | None = True, yes: bool = False, profile: Profile = FILLED, mode: Mode = "schema"
+        sheet: SourcedPrompt,
+        answer: bool | None = True,
+        yes: bool = False,
+        profile: Profile = FILLED,
+        mode: Mode = "schema",
     ) -> list[str]:
         person = Person(answer)
-        require(sheet, profile, str(tmp_path / "profile.toml"), mode, yes=yes, ask=person, notice=person.told.append)
+        request = ConsentRequest(sheet, profile, str(tmp_path / "profile.toml"), mode)
+        require_consent(request, yes=yes, ask=person, notice=person.notices.append)
         return person.asked
 
     return ask
@@ -88,8 +95,9 @@ def test_an_agreement_that_cannot_be_remembered_holds_for_this_run(tmp_path: Pat
     """The person has said yes; they are told that they will be asked again."""
     person = Person(True)
     nowhere = str(tmp_path / "nowhere" / "profile.toml")
-    require(found("name"), FILLED, nowhere, "schema", yes=False, ask=person, notice=person.told.append)
-    assert len(person.told) == 1 and "cannot be remembered there (No such file or directory)" in person.told[0]
+    request = ConsentRequest(found("name"), FILLED, nowhere, "schema")
+    require_consent(request, yes=False, ask=person, notice=person.notices.append)
+    assert len(person.notices) == 1 and "cannot be remembered there (No such file or directory)" in person.notices[0]
 
 
 def test_declining_sends_nothing_and_is_not_remembered(agree: Agree, tmp_path: Path) -> None:
@@ -144,7 +152,7 @@ def test_what_is_remembered_holds_no_value_and_is_the_persons_alone(agree: Agree
 @pytest.mark.parametrize(
     "damage", [b"", b"{}", b"[{}]", b"\xff", b'[{"origin": 1, "fields": {}, "agreed": ""}]', b'[{"x":' + b"[" * 100_000]
 )
-def test_remembered_agreements_that_cannot_be_read_are_told_and_not_overwritten(
+def test_remembered_agreements_that_cannot_be_read_are_reported_and_not_overwritten(
     agree: Agree, tmp_path: Path, damage: bytes
 ) -> None:
     """Nothing is taken for granted."""

@@ -11,16 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-import edge_main
 from llama import memory_ceiling
 from llama.client.link import Link
-from llama.edge.asking import Device, SheetSource
-from llama.edge.sitting import Sitting
 from llama.errors import CloudUnreachable, MemoryCeilingReached, UsageError
 from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
-from llama.sampling_params import SamplingParams
+from tests.pages import controller_of, device_of
 from tests.processes import wait_until
 from tests.raw import MORE, Listening, frame
 from tests.support import ROOT, SOAK, run_main
@@ -82,20 +78,12 @@ for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire
 
 def test_a_page_ends_its_program_when_the_ceiling_is_reached(tiny_split: Callable[..., Path]) -> None:
     """Whoever of it waits: the run, or whoever looks for the cloud."""
-    device = Device(str(tiny_split() / "edge"), lambda half, w: edge_main._load(half, w, torch.device("cpu")))
+    device = device_of(tiny_split() / "edge")
     with Listening(flood) as peer:
         for looks_out in (True, False):
-            source = SheetSource(peer.address, None, str(ROOT / "examples" / "sheets"), 60.0)
-            page = Sitting(
-                device,
-                source,
-                peer.address,
-                profile_file=None,
-                mode="schema",
-                sampling=SamplingParams(temperature=0.0),
-                max_gen_len=4,
-                deadline_s=60.0,
-                ceiling=low_ceiling(),
+            sheets = ROOT / "examples" / "sheets"
+            page = controller_of(
+                device, peer.address, sheet_dir=sheets, tokens=4, deadline_s=60.0, ceiling=low_ceiling()
             )
             if looks_out:
                 page.start()

@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import edge_main
 from llama import parallel, status, wire
 from llama.client import link as link_module
 from llama.client.link import Link
-from llama.edge.asking import Device, SheetSource
 from llama.edge.generation import MAY_BE_HANDED_ON
 from llama.edge.session import CLOSE_S
-from llama.edge.sitting import Sitting
+from llama.edge.web.controller import WebController
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch, RequestUnanswered, SplitLlamaError
-from llama.sampling_params import SamplingParams
 from llama.wire import (
     Close,
     Collect,
@@ -46,6 +43,7 @@ from llama.wire import (
     Tokens,
 )
 from tests.hostile import Turning, dead, stalled
+from tests.pages import controller_of, device_of
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import SOAK, Process, written
 
@@ -164,7 +162,7 @@ def test_a_page_s_run_ends_within_the_stated_time_and_another_may_begin(
     """With one line of what has become of it."""
 
     def ends(at: type[Request], lives: bool) -> None:
-        with turning(at, lives, honest.address) as hostile, sitting(ckpt_dir, hostile, sheet_dir) as page:
+        with turning(at, lives, honest.address) as hostile, controller(ckpt_dir, hostile, sheet_dir) as page:
             page.look_at("gifts")
             page.begin("gifts", agree=True)
             assert hostile.turned.wait(20)
@@ -225,23 +223,25 @@ def test_a_cloud_that_never_says_the_same_thing_twice_does_not_hold_a_device_for
 
 
 @contextmanager
-def sitting(
+def controller(
     ckpt_dir: str, hostile: Turning, sheet_dir: Path | None, deadline_s: float = DEADLINE_S
-) -> Iterator[Sitting]:
+) -> Iterator[WebController]:
     """A page's other side, whose sheets are at hand (or the cloud's)."""
-    device = Device(ckpt_dir, lambda half, welcome: edge_main._load(half, welcome, torch.device("cpu")))
-    source = SheetSource(hostile.address, None, None if sheet_dir is None else str(sheet_dir), deadline_s)
-    page = Sitting(
-        device, source, hostile.address, profile_file=None, mode="schema", sampling=SamplingParams(temperature=0.0),
-        max_gen_len=None, deadline_s=deadline_s,
-    )  # fmt: skip
+    page = controller_of(
+        device_of(ckpt_dir),
+        hostile.address,
+        sheet_dir=sheet_dir,
+        tokens=None,
+        deadline_s=deadline_s,
+        sheet_deadline_s=deadline_s,
+    )
     try:
         yield page
     finally:
         assert page.close()
 
 
-def over(page: Sitting) -> bool:
+def over(page: WebController) -> bool:
     return page.state()["run"]["phase"] in ("done", "failed", "stopped")
 
 
@@ -253,7 +253,7 @@ def test_stop_is_heard_at_every_message_and_another_run_may_begin_within_a_secon
     def stops(at: type[Request], lives: bool) -> None:
         with (
             turning(at, lives, honest.address) as hostile,
-            sitting(ckpt_dir, hostile, sheet_dir, deadline_s=60.0) as page,
+            controller(ckpt_dir, hostile, sheet_dir, deadline_s=60.0) as page,
         ):
             page.look_at("gifts")
             run_id = page.begin("gifts", agree=True)
@@ -278,7 +278,7 @@ def test_stop_is_heard_at_every_message_and_another_run_may_begin_within_a_secon
 def test_a_sheet_that_never_comes_holds_up_neither_the_page_nor_its_end(honest: Cloud, ckpt_dir: str) -> None:
     """It is waited for by who looks at it, and by nobody else."""
     with stalled(FetchSheet, honest.address) as hostile, ThreadPoolExecutor(1) as other:
-        with sitting(ckpt_dir, hostile, None, deadline_s=60.0) as page:
+        with controller(ckpt_dir, hostile, None, deadline_s=60.0) as page:
             looking = other.submit(page.look_at, "gifts")
             assert hostile.turned.wait(20)
             page.state()

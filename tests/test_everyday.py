@@ -14,7 +14,7 @@ from llama.chat import Llama3Format
 from llama.errors import PrivacyRefused
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import profile_from
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests.canaries import digits_of, words_of
@@ -22,7 +22,7 @@ from tests.everyday import Mention, drawn_mentions, mentions
 from tests.support import SOAK
 
 MENTIONS = 60_000 if SOAK else 1_500
-SHEET = Found(Sheet(("{notes}",), asks_for=("notes",)), "provider:here", "notes")
+SHEET = SourcedPrompt(Sheet(("{notes}",), asks_for=("notes",)), "provider:here", "notes")
 LONG_NUMBER = 6  # digits that are searched for in any grouping
 
 

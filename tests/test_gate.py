@@ -41,7 +41,7 @@ from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.digits import DigitForms, Endings
 from llama.privacy.variants.finders import Ages, AmountForms, BirthYears, DateForms
 from llama.privacy.variants.letters import Initials, LetterForms, ShortNames, TypingErrors
-from llama.prompt import Found, OwnWords
+from llama.prompt import OwnWords, SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests import everyday
@@ -441,8 +441,8 @@ class Tally:
         return total + "".join(f", {what} {self.refused[what]}/{self.left[what]}" for what in sorted(self.left))
 
 
-def own_words(text: str) -> Found:
-    return Found(OwnWords((Message("user", text),)), "file:own")
+def own_words(text: str) -> SourcedPrompt:
+    return SourcedPrompt(OwnWords((Message("user", text),)), "file:own")
 
 
 def refuses(pieces: Sequence[str | CleanText], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> bool:
@@ -614,7 +614,7 @@ def test_ordinary_notes_are_never_refused(chat: ChatFormat, tokenizer: Tokenizer
     """Sentences with many numbers, amounts and days that are nobody's."""
     refused = list[str]()
     profiles = itertools.cycle(everyday.ordinary_profiles())
-    sheet = Found(Sheet(("Say something about {notes}.",), asks_for=("notes",)), "provider", "notes")
+    sheet = SourcedPrompt(Sheet(("Say something about {notes}.",), asks_for=("notes",)), "provider", "notes")
     for text, profile in itertools.product(ORDINARY, itertools.islice(profiles, 24 if SOAK else 2)):
         given = {**profile, "notes": text}
         try:

@@ -18,21 +18,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import edge_main
 from llama import wire
 from llama.client.link import Link
 from llama.cloud.event_log import EventLog
 from llama.cloud.provider import ProviderServices
 from llama.cloud.router import new_router
 from llama.cloud.run_store import RunStore
-from llama.edge.asking import Device, SheetSource
 from llama.edge.session import CloudSession as DeviceSession
-from llama.edge.sitting import Sitting
 from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
 from llama.keys import (
     AllowList,
@@ -66,6 +62,7 @@ from llama.wire import (
     Tokens,
     Withdraw,
 )
+from tests.pages import controller_of, device_of
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
 from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, opening, run_main, step_of, written
@@ -814,27 +811,16 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         assert wrong_role.returncode == 1 and "role device, and vendor is needed" in wrong_role.stderr
         halfway = run_main(*to_the_cloud, "--prompt_file", str(prompt), *pinned)
         assert halfway.returncode == 2 and "--key_file and --cloud_key belong together" in halfway.stderr
-        device = Device(str(half / "edge"), lambda h, welcome: edge_main._load(h, welcome, torch.device("cpu")))
-        sitting = Sitting(
-            device,
-            SheetSource(running.address, None, None, 5.0, phone),
-            running.address,
-            profile_file=None,
-            mode="schema",
-            sampling=GREEDY,
-            max_gen_len=4,
-            deadline_s=5.0,
-            keys=phone,
-        )
+        page = controller_of(device_of(half / "edge"), running.address, tokens=4, keys=phone)
         try:
-            sitting.start()
-            wait_until(lambda: sitting.state()["cloud"]["state"] == "here" and sitting.state()["sheets"])
-            sitting.look_at("plain")
-            sitting.begin("plain", agree=True)
-            wait_until(lambda: sitting.state()["run"]["phase"] in ("done", "failed", "stopped"))
-            assert sitting.state()["run"]["phase"] == "done"
+            page.start()
+            wait_until(lambda: page.state()["cloud"]["state"] == "here" and page.state()["sheets"])
+            page.look_at("plain")
+            page.begin("plain", agree=True)
+            wait_until(lambda: page.state()["run"]["phase"] in ("done", "failed", "stopped"))
+            assert page.state()["run"]["phase"] == "done"
         finally:
-            sitting.close()
+            page.close()
         said = running.output()
     for key in (phone.own.identity.public, phone.own.secret, phone.cloud.public):
         assert key not in said

@@ -13,7 +13,7 @@ from llama.chat import Llama3Format
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
 from llama.privacy.restoring import Restorer
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests.everyday import Case, cases
@@ -33,7 +33,7 @@ def prepared(case: Case, tokenizer: Tokenizer) -> Prepared:
         if f"{{{name}}}" not in question:
             question += f"\n{MARK}{{{name}}}{MARK}"
     sheet = Sheet((question,), asks_for=tuple(dict.fromkeys(asks)), language=case.language)
-    found = Found(sheet, "provider:here", "case")
+    found = SourcedPrompt(sheet, "provider:here", "case")
     return prepare(found, profile_from(profile), "schema", Llama3Format(tokenizer), tokenizer, 8192)
 
 

@@ -19,7 +19,7 @@ from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter
-from llama.edge.generation import Reply, reply_to
+from llama.edge.generation import GeneratedReply, reply_to
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.tokenizer import Tokenizer
@@ -241,7 +241,7 @@ def test_a_message_of_very_many_frames_costs_its_sender_the_connection_and_no_me
 def _reply(
     link: Link, halves: Halves, welcome: Welcome, tokenizer: Tokenizer, n: int,
     on_text: Callable[[str], None] = lambda text: None,
-) -> Reply:  # fmt: skip
+) -> GeneratedReply:  # fmt: skip
     return reply_to(
         PROMPT, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=GREEDY,
         max_gen_len=n, on_text=on_text,
@@ -256,7 +256,7 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
     with cloud(out / "cloud", *flags) as first, Link(first.address, deadline_s=120, on_notice=lambda _: None) as link:
 
-        def reply(on_text: Callable[[str], None] = lambda text: None) -> Reply:
+        def reply(on_text: Callable[[str], None] = lambda text: None) -> GeneratedReply:
             return reply_to(
                 PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer, stop_ids=(), sampling=GREEDY,
                 max_gen_len=n, on_text=on_text,

@@ -19,7 +19,7 @@ from llama.checkpoint.halves import read_half
 from llama.client import connection as connection_module
 from llama.client import link as link_module
 from llama.client.link import Link
-from llama.edge.generation import Reply, reply_to
+from llama.edge.generation import GeneratedReply, reply_to
 from llama.edge.session import CloudSession
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, ProtocolMismatch, UsageError
 from llama.sampling_params import SamplingParams
@@ -132,7 +132,7 @@ def linked(endpoint: str, deadline_s: float = 1.0) -> Iterator[tuple[Link, list[
 def reply(
     link: Link, halves: Halves, tokenizer: Tokenizer, n: int = 6, welcome: Welcome = WELCOME,
     on_text: Callable[[str], None] = lambda text: None, prompt: list[int] = PROMPT, sampling: SamplingParams = GREEDY,
-) -> Reply:  # fmt: skip
+) -> GeneratedReply:  # fmt: skip
     return reply_to(
         prompt, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=sampling,
         max_gen_len=n, on_text=on_text,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from llama.edge.asking import SheetSource
+from llama.edge.sheet_source import SheetSource
 from llama.errors import PromptError
 from llama.keys import AllowList, make_keys
 from llama.prompt import read_from_directory
@@ -66,7 +66,7 @@ class ConfigMap:
 def ids_on_both_sides(directory: Path) -> list[str]:
     """The sheets that the cloud lists, which are those that the device lists, and each of which it can read."""
     cloud = list(read_all(str(directory)).sheets)
-    assert [e.prompt_id for e in SheetSource(None, None, str(directory)).entries()] == cloud
+    assert [e.prompt_id for e in SheetSource(None, sheet_dir=str(directory)).entries()] == cloud
     assert all(read_from_directory(str(directory), each).prompt for each in cloud)
     return cloud
 
@@ -192,7 +192,7 @@ def test_what_is_a_sheet_by_its_name_and_is_none_is_an_error_that_names_it(
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     make(path)  # type: ignore[operator]
-    for read in (read_all, lambda at: SheetSource(None, None, at).entries()):
+    for read in (read_all, lambda at: SheetSource(None, sheet_dir=at).entries()):
         with pytest.raises(PromptError) as refused:
             read(str(tmp_path))
         assert said in str(refused.value) and name.split("/")[0] in str(refused.value)

@@ -17,7 +17,7 @@ import torch
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import Reply, reply_to
+from llama.edge.generation import GeneratedReply, reply_to
 from llama.errors import CloudUnreachable
 from llama.sampling_params import SamplingParams
 from tests.devices import converse
@@ -40,7 +40,7 @@ def pair(tiny_split: Splits) -> Path:
 def replies(
     out: Path, address: str, prompts: list[list[int]], length: int, on_text: Callable[[str], None] = lambda text: None,
     deadline_s: float = 30,
-) -> list[Reply]:  # fmt: skip
+) -> list[GeneratedReply]:  # fmt: skip
     """Greedy replies to prompts of ids, whatever stop tokens they hold."""
     edge, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
     with Link(address, deadline_s=deadline_s, on_notice=lambda notice: None) as link:

@@ -43,15 +43,16 @@ from llama.cloud.provider import ProviderServices
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.dtypes import DTYPES
-from llama.edge import consent
-from llama.edge.generation import CHUNK, Reply, Timing, reply_to
+from llama.edge.consent import ConsentRequest, consents_of
+from llama.edge.generation import CHUNK, GeneratedReply, Timing, reply_to
+from llama.edge.terminal_run import require_consent
 from llama.errors import PrivacyRefused
 from llama.privacy import gate
 from llama.privacy.merging import Passage
 from llama.privacy.preparing import Prepared, prepare
 from llama.privacy.profile import profile_from
 from llama.privacy.sanitiser import CleanText, Mode, Sanitiser
-from llama.prompt import Found, OwnWords, read_from_directory
+from llama.prompt import OwnWords, SourcedPrompt, read_from_directory
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -93,7 +94,7 @@ def people() -> list[Person]:
 
 
 @pytest.fixture(scope="module")
-def sheets() -> list[Found]:
+def sheets() -> list[SourcedPrompt]:
     """All that are shipped, and one that asks for everything."""
     asked = (
         "name",
@@ -116,7 +117,7 @@ def sheets() -> list[Found]:
     )
     greedy = Sheet(("What do you know of {name} and {birth_date}?",), asks_for=asked)
     shipped = [read_from_directory(str(SHEETS), name) for name in SHEET_IDS]
-    return [*shipped, Found(greedy, "vendor:greedy", "greedy", "greedy")]
+    return [*shipped, SourcedPrompt(greedy, "vendor:greedy", "greedy", "greedy")]
 
 
 # ---- what passes on the wire
@@ -194,7 +195,7 @@ class Run:
     """A finished run, and what it left behind."""
 
     prepared: Prepared
-    reply: Reply
+    reply: GeneratedReply
     sent: Sent
 
 
@@ -224,7 +225,7 @@ class Place:
                 stop.set()
                 thread.join()
 
-    def run(self, found: Found, profile: dict[str, Any], mode: Mode = "schema") -> Run:
+    def run(self, found: SourcedPrompt, profile: dict[str, Any], mode: Mode = "schema") -> Run:
         """As edge_main does it."""
         prepared = prepare(found, profile_from(profile), mode, self.chat, self.tokenizer, CONTEXT)
         before = len(self.proxy.wires)
@@ -284,7 +285,7 @@ def test_the_search_finds_every_canary_in_every_way_it_is_written(people: list[P
 
 
 def test_no_written_form_of_any_secret_is_in_any_prompt(
-    people: list[Person], sheets: list[Found], chat: ChatFormat, tokenizer: Tokenizer
+    people: list[Person], sheets: list[SourcedPrompt], chat: ChatFormat, tokenizer: Tokenizer
 ) -> None:
     """With the sheet that asks for everything, and a shipped one in turn; and nobody is refused, since a boundary that
     refuses an honest prompt is switched off.
@@ -306,7 +307,7 @@ def test_no_written_form_of_any_secret_is_in_any_prompt(
 
 
 def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_or_logged(
-    people: list[Person], sheets: list[Found], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    people: list[Person], sheets: list[SourcedPrompt], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each with one sheet in turn: bytes, rows, replies, record, agreements, questions and notices."""
     found = list[str]()
@@ -324,9 +325,10 @@ def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_o
             return True
 
         profile = profile_from(dict(each.profile))
-        consent.require(sheet, profile, str(profile_file), "schema", yes=False, ask=agree, notice=questions.append)
+        request = ConsentRequest(sheet, profile, str(profile_file), "schema")
+        require_consent(request, yes=False, ask=agree, notice=questions.append)
         assert len(questions) == 1
-        note("agreement", leaks(consent.consents_of(str(profile_file)).read_text(), each.canaries))
+        note("agreement", leaks(consents_of(str(profile_file)).read_text(), each.canaries))
         note("question", leaks(questions[0], each.canaries))
         try:
             run = place.run(sheet, dict(each.profile))
@@ -435,7 +437,7 @@ def texts_of_rows(real: Real, run: ReallySent) -> str:
     ids = [*prompt, *tokens][: len(run.sent.rows)]
     welcome = Welcome(wire.VERSION, half.fingerprint, "float32", half.args.dim, 1, 2048, CHUNK)
     with torch.inference_mode():
-        edge = edge_main._load(half, welcome, torch.device("cpu"))
+        edge = edge_main.load(half, welcome, torch.device("cpu"))
         torch.testing.assert_close(run.sent.rows, rows_of(edge, ids, len(prompt)), rtol=1e-4, atol=1e-4)
     text: str = tokenizer_of(half).decode(ids)
     return text
@@ -492,7 +494,7 @@ def test_unsanitised_the_same_search_finds_the_values_of_everybody(people: list[
 def test_rows_alone_give_the_text_back(place: Place, tokenizer: Tokenizer, halves: Halves) -> None:
     """Why rows are searched as text: with the public first layer, each row's token is the one that makes that row."""
     words = OwnWords((Message("user", "I am Sari Wulandari."),))
-    run = place.run(Found(words, "file:own"), {"name": "Sari Wulandari"}, mode="off")
+    run = place.run(SourcedPrompt(words, "file:own"), {"name": "Sari Wulandari"}, mode="off")
     everything = range(tokenizer.n_words)
     cache, ids = halves.edge.new_cache(len(everything), len(run.sent.rows)), list[int]()
     for position, row in enumerate(run.sent.rows):
@@ -600,7 +602,7 @@ def test_ids_of_a_value_that_nobody_has_seen_as_text_are_refused(
     assert not leaks(message, [Canary(name, "", (), tuple(re.findall(r"[^\W_]{4,}", SECRETS[name].casefold())))])
 
 
-def entities() -> Found:
+def entities() -> SourcedPrompt:
     return read_from_directory(str(SHEETS), "entities")
 
 
@@ -698,7 +700,9 @@ JOHN = {
 }
 
 
-def outcome(found: Found, profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> tuple[str, list[str]]:
+def outcome(
+    found: SourcedPrompt, profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer
+) -> tuple[str, list[str]]:
     """What leaves of a sheet, with ``{}`` for each of the person's pieces, and the pieces; fails if a letter of the
     sheet's is not as it was written.
     """
@@ -730,7 +734,7 @@ def test_a_sheet_that_lists_a_persons_values_runs_for_them_as_for_anybody(
         asks_for=("recipient", "notes", "interests"),
         examples=((f"{listed}\n{values[0]}?", f"Yes: {values[2]}"),),
     )
-    found = Found(sheet, "vendor:spy" if party else "provider", "spy", party, "Be kind.")
+    found = SourcedPrompt(sheet, "vendor:spy" if party else "provider", "spy", party, "Be kind.")
     sari, john = (outcome(found, profile, chat, tokenizer) for profile in (SARI, JOHN))
     assert sari[0] == john[0]
     assert sari[0].count(listed) == 3
@@ -746,7 +750,9 @@ def test_a_sheet_that_puts_a_guess_around_a_field_runs_for_whoever_it_guesses(
     for cut in range(len(guess) + 1):
         for gap in ("{interests}", " {city} ", "{headcount}"):
             asked = (gap.strip(" {}"),)
-            found = Found(Sheet((f"{guess[:cut]}{gap}{guess[cut:]}",), asks_for=asked), "vendor:spy", "spy", "spy")
+            found = SourcedPrompt(
+                Sheet((f"{guess[:cut]}{gap}{guess[cut:]}",), asks_for=asked), "vendor:spy", "spy", "spy"
+            )
             sari, john = (outcome(found, profile, chat, tokenizer) for profile in (SARI, JOHN))
             assert sari == john, (cut, gap)
 
@@ -783,7 +789,7 @@ def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
 ) -> None:
     """A tag is the product's own word; that a value contains ``health`` does not make ``[HEALTH_1]`` a leak."""
     (value,) = secret.values()
-    sheet = Found(Sheet(("{notes}",), asks_for=("notes", *secret)), "provider", "all")
+    sheet = SourcedPrompt(Sheet(("{notes}",), asks_for=("notes", *secret)), "provider", "all")
     prepared = prepare(sheet, profile_from({**secret, "notes": f"About {value}."}), "schema", chat, tokenizer, CONTEXT)
     assert value.casefold() not in prepared.outgoing.text.casefold()
     assert "_1]" in prepared.outgoing.text
@@ -808,13 +814,13 @@ def test_a_value_that_holds_the_word_of_a_tag_is_no_obstacle(
 def test_an_honest_profile_is_never_refused(profile: dict[str, Any], chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """A gate that shuts in the person's own face protects nobody."""
     asked = tuple(name for name in ("address", *profile))
-    found = Found(Sheet(("What?",), asks_for=tuple(dict.fromkeys(asked))), "provider", "all")
+    found = SourcedPrompt(Sheet(("What?",), asks_for=tuple(dict.fromkeys(asked))), "provider", "all")
     assert prepare(found, profile_from(profile), "schema", chat, tokenizer, CONTEXT).outgoing.ids
 
 
 def test_an_iban_in_an_indonesian_sheet_has_a_label(chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """It is called so in both languages."""
-    found = Found(Sheet(("Apa?",), asks_for=("iban",), language="id"), "provider", "iban")
+    found = SourcedPrompt(Sheet(("Apa?",), asks_for=("iban",), language="id"), "provider", "iban")
     prepared = prepare(found, profile_from({"iban": "GB82WEST12345698765432"}), "schema", chat, tokenizer, CONTEXT)
     assert prepared.outgoing.text.endswith(
         "Iban: [ACCOUNT_1]<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -22,7 +22,7 @@ import pytest
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client import link as link_module
 from llama.client.link import Link
-from llama.edge.generation import Reply
+from llama.edge.generation import GeneratedReply
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close
@@ -175,7 +175,7 @@ def test_a_killed_clouds_next_start_goes_on_with_the_reply(
     kills = sorted(random.Random(3).sample(range(n), 10 if SOAK else 3))
     with Mortal(out / "cloud") as cloud:
 
-        def ask(on_text: Callable[[str], None] = lambda text: None) -> Reply:
+        def ask(on_text: Callable[[str], None] = lambda text: None) -> GeneratedReply:
             return converse(cloud.address, half, tokenizer, PROMPT, n, SAMPLED, deadline_s=1200, on_text=on_text)
 
         undisturbed = ask()
@@ -203,7 +203,7 @@ def test_a_cloud_that_is_away_for_longer_than_its_silence_may_last_is_waited_for
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
     with Mortal(out / "cloud") as cloud:
 
-        def ask(on_text: Callable[[str], None] = lambda text: None) -> Reply:
+        def ask(on_text: Callable[[str], None] = lambda text: None) -> GeneratedReply:
             return converse(
                 cloud.address, half, tokenizer, PROMPT, n, SAMPLED, deadline_s=1.0, restart_deadline_s=120.0,
                 on_text=on_text, on_notice=notices.append,
@@ -246,7 +246,7 @@ def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, 
                 ))  # fmt: skip
                 assert told.wait(20)
 
-        waiting = list[Future[Reply]]()
+        waiting = list[Future[GeneratedReply]]()
         got = converse(cloud.address, halves.edge, tokenizer, PROMPT, 6, on_text=on_text)
         assert got.tokens == halves.tokens(PROMPT, 6) and got.timing.reopened == 0
         cloud.restart(away_s=1.2)

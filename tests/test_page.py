@@ -1,7 +1,7 @@
 """The page, as a person uses it: in a real Chromium, against the real program and a real cloud.
 
 Where a test is about what the page makes of what it is told, and not about the model, the server is real and the
-sitting behind it is scripted (``tests.scripted_page``).
+controller behind it is scripted (``tests.scripted_page``).
 """
 
 from __future__ import annotations
@@ -383,33 +383,33 @@ def test_strangers_are_refused(browser: Browser, bytes_page: Program) -> None:
 
 def test_what_is_agreed_to_is_what_the_dialogue_shows(browser: Browser) -> None:
     """A sheet that changes behind an open dialogue is not agreed to with it."""
-    sitting = Scripted()
-    with serving(sitting) as address, screen(browser, complaints="409") as window:
+    controller = Scripted()
+    with serving(controller) as address, screen(browser, complaints="409") as window:
         page = window.open(address)
         choose(page)
         page.get_by_role("button", name="Start").click()
         question = page.get_by_role("dialog", name="Do you agree?")
         expect(question).to_be_visible()
-        sitting.seen = "y"
+        controller.seen = "y"
         with page.expect_response("**/api/sheet*"):
-            sitting.say("sheets")
+            controller.say("sheets")
         question.get_by_role("button", name="Agree").click()
         expect(page.locator("#status")).to_contain_text("the sheet has changed")
-        assert sitting.run is None and sitting.asked == [("birthday", True)]
+        assert controller.run is None and controller.asked == [("birthday", True)]
 
 
 def test_whatever_is_said_is_shown_as_text(browser: Browser) -> None:
     """Sheet, reply, product, address, notice and error full of markup."""
-    sitting = Scripted(hostile=True)
-    with serving(sitting) as address, screen(browser) as window:
+    controller = Scripted(hostile=True)
+    with serving(controller) as address, screen(browser) as window:
         page = window.open(address)
         choose(page)
         start_and_agree(page)
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.say("notice", text=HOSTILE)
-        sitting.write("<b>hi</b>", " [bold]", "\n", HOSTILE)
+        controller.say("notice", text=HOSTILE)
+        controller.write("<b>hi</b>", " [bold]", "\n", HOSTILE)
         expect(page.get_by_label("The reply")).to_have_text(f"<b>hi</b> [bold]\n{HOSTILE}")
-        sitting.finish(f"<b>hi</b> {HOSTILE}", product=HOSTILE, url="javascript:alert(3)")
+        controller.finish(f"<b>hi</b> {HOSTILE}", product=HOSTILE, url="javascript:alert(3)")
         expect(page.locator("li.offer")).to_contain_text(HOSTILE)
         expect(page.locator("li.offer")).to_contain_text("javascript:alert(3)")
         expect(page.locator("li.offer")).to_contain_text("Rp 1.385.000")
@@ -417,7 +417,7 @@ def test_whatever_is_said_is_shown_as_text(browser: Browser) -> None:
         assert page.locator("main :is(script, a, b:not(.bar *), img, iframe)").count() == 0
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.say("failed", error=HOSTILE)
+        controller.say("failed", error=HOSTILE)
         expect(page.locator("#reply")).to_contain_text(f"The run failed.{HOSTILE}")
         expect_to_fit(page)
 
@@ -426,27 +426,27 @@ def test_whatever_is_said_is_shown_as_text(browser: Browser) -> None:
     ("token", "seen"), [(" tea", "␣tea"), ("\n", "⏎"), ("\t", "⇥"), ("\u200b", "U+200b"), ("", "part")]
 )
 def test_a_token_is_seen_also_when_it_is_a_space(browser: Browser, token: str, seen: str) -> None:
-    sitting = Scripted(consent_needed=False)
-    with serving(sitting) as address, screen(browser) as window:
+    controller = Scripted(consent_needed=False)
+    with serving(controller) as address, screen(browser) as window:
         page = window.open(address)
         choose(page)
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.iteration(0, token)
+        controller.iteration(0, token)
         expect(page.locator(".figure.chosen .token")).to_contain_text(seen)
 
 
 def test_progress_of_the_prompt_and_eighty_layers_fit_a_phone(browser: Browser) -> None:
-    sitting = Scripted(80, consent_needed=False)
-    with serving(sitting) as address, screen(browser, PHONE) as window:
+    controller = Scripted(80, consent_needed=False)
+    with serving(controller) as address, screen(browser, PHONE) as window:
         page = window.open(address)
         choose(page)
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.say("prefill", done=64, of=256)
+        controller.say("prefill", done=64, of=256)
         expect(page.locator("#status")).to_have_text("The prompt is being read: 64 of 256 tokens")
         assert page.get_by_role("progressbar").evaluate("each => each.value / each.max") == 0.25
-        sitting.write("Gifts", " for")
+        controller.write("Gifts", " for")
         expect(page.locator("#status")).to_contain_text("2 tokens, 34.5 a second")
         expect(page.get_by_role("progressbar")).to_be_hidden()
         assert page.locator(".zone.cloud .bar.layer").count() == 79
@@ -457,22 +457,22 @@ def test_progress_of_the_prompt_and_eighty_layers_fit_a_phone(browser: Browser) 
 
 
 def test_banners_say_how_the_cloud_is(browser: Browser) -> None:
-    sitting = Scripted()
-    with serving(sitting) as address, screen(browser) as window:
+    controller = Scripted()
+    with serving(controller) as address, screen(browser) as window:
         page = window.open(address)
         banners = page.locator("#banners")
         expect(banners).to_be_empty()
-        sitting.cloud_is("away", "no answer for 4 s")
+        controller.cloud_is("away", "no answer for 4 s")
         expect(banners).to_have_text("The cloud is away. It is being asked again, by itself. No answer for 4 s.")
-        sitting.cloud_is("wrong", "another split's")
+        controller.cloud_is("wrong", "another split's")
         expect(banners).to_have_text("This is not the right cloud. Another split's.")
         choose(page)
         expect(page.get_by_role("button", name="Start")).to_be_disabled()
-        sitting.cloud_is("here")
+        controller.cloud_is("here")
         expect(banners).to_have_text("The cloud is back.")
         expect(page.get_by_role("button", name="Start")).to_be_enabled()
-        sitting.mode_off = True
-        sitting.say("reset")
+        controller.mode_off = True
+        controller.say("reset")
         expect(banners).to_contain_text("Sanitising is off.")
 
 
@@ -483,9 +483,9 @@ def test_banners_say_how_the_cloud_is(browser: Browser) -> None:
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 def test_every_state_fits_and_is_accessible(browser: Browser, size: tuple[int, int], scheme: str) -> None:
     """From empty to who saw what: nothing to scroll sideways, axe finds nothing serious."""
-    sitting = Scripted()
+    controller = Scripted()
     name = f"{'phone' if size == PHONE else 'desktop'}-{scheme}"
-    with serving(sitting) as address, screen(browser, size, color_scheme=scheme) as window:
+    with serving(controller) as address, screen(browser, size, color_scheme=scheme) as window:
         page = window.open(address)
 
         def check(state: str) -> None:
@@ -502,10 +502,10 @@ def test_every_state_fits_and_is_accessible(browser: Browser, size: tuple[int, i
         check("consent")
         page.get_by_role("button", name="Agree").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.write("Gifts", " for", " Rudi", " Hartono", ":", "\n", "1", ".", " A", " tea")
+        controller.write("Gifts", " for", " Rudi", " Hartono", ":", "\n", "1", ".", " A", " tea")
         expect(page.locator("#status")).to_contain_text("10 tokens")
         check("mid")
-        sitting.finish("Gifts for Rudi Hartono:\n1. A tea set\n2. A hiking backpack\n3. A painting set")
+        controller.finish("Gifts for Rudi Hartono:\n1. A tea set\n2. A hiking backpack\n3. A painting set")
         expect(page.get_by_role("table", name="What each party holds after the run")).to_be_visible()
         expect(page.get_by_role("columnheader", name="The third party insurer")).to_have_count(1)
         check("done")
@@ -549,21 +549,21 @@ def test_the_keyboard_alone_is_enough(browser: Browser, bytes_page: Program) -> 
 
 def test_nothing_moves_for_who_does_not_want_it(browser: Browser) -> None:
     for motion, moves in (("no-preference", True), ("reduce", False)):
-        sitting = Scripted(consent_needed=False)
-        with serving(sitting) as address, screen(browser, reduced_motion=motion) as window:
+        controller = Scripted(consent_needed=False)
+        with serving(controller) as address, screen(browser, reduced_motion=motion) as window:
             page = window.open(address)
             choose(page)
             page.get_by_role("button", name="Start").click()
             expect(page.get_by_role("button", name="Stop")).to_be_visible()
-            sitting.write("Gifts", " for")
+            controller.write("Gifts", " for")
             expect(page.locator(".stage")).to_have_attribute("data-phase", "decoding")
             running = page.evaluate("document.getAnimations().filter(each => each.playState === 'running').length")
             assert bool(running) == moves
 
 
 def test_a_screen_reader_hears_what_happens_but_not_every_token(browser: Browser) -> None:
-    sitting = Scripted(consent_needed=False)
-    with serving(sitting) as address, screen(browser) as window:
+    controller = Scripted(consent_needed=False)
+    with serving(controller) as address, screen(browser) as window:
         page = window.open(address)
         choose(page)
         page.evaluate(
@@ -572,8 +572,8 @@ def test_a_screen_reader_hears_what_happens_but_not_every_token(browser: Browser
         )
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
-        sitting.write(*(f"word{i} " for i in range(50)))
-        sitting.finish("words")
+        controller.write(*(f"word{i} " for i in range(50)))
+        controller.finish("words")
         expect(page.locator("#status")).to_contain_text("Done")
         assert page.evaluate("heard") == [
             "Started.", "The prompt is being read.", "The reply is being written.", "Done: 50 tokens, 1 offer.",

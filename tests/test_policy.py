@@ -59,7 +59,7 @@ def test_a_third_party_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -
 def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
     """Three columns; what a party does not hold is not in its column, whatever the width breaks."""
     run = {kind: f"K{i}secretword" for i, kind in enumerate(Kind)}
-    Terminal(plain=False).show_views(run, third_party="insurer", tags=(), raw=False)
+    Terminal(plain=False).show_views(run, vendor="insurer", tags=(), raw=False)
     rows = [line.split("│")[1:-1] for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
     columns = {party: " ".join(row[i].strip() for row in rows) for i, party in enumerate(Party, start=1)}
     for party, (kind, text) in itertools.product(Party, run.items()):
@@ -71,7 +71,7 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     screen = Terminal(plain=False)
     hostile = "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]"
     screen.show_prompt([Message("user", hostile)], {"[NAME_1]": "[/y] \x1b[2J"})
-    screen.show_views({Kind.REPLY: "[/x] [red]\x1b]0;title\x07"}, third_party="", tags=(), raw=False)
+    screen.show_views({Kind.REPLY: "[/x] [red]\x1b]0;title\x07"}, vendor="", tags=(), raw=False)
     out = capfd.readouterr().out
     for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):
         assert text in out

@@ -19,7 +19,7 @@ from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.prefix_cache import openings_of, that_fit
-from llama.edge.generation import Reply, reply_to
+from llama.edge.generation import GeneratedReply, reply_to
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
 from llama.prompt import read_from_directory, read_prompt
@@ -46,7 +46,7 @@ def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
 def ask(
     served: Served, tokenizer: Tokenizer, shared: int = SHARED, sampling: SamplingParams = GREEDY,
     on_text: Callable[[str], None] = lambda text: None,
-) -> Reply:  # fmt: skip
+) -> GeneratedReply:  # fmt: skip
     with Link(served.endpoint, on_notice=print) as link:
         return reply_to(
             PROMPT, edge=served.halves.edge, link=link, welcome=link.hello(), tokenizer=tokenizer, stop_ids=(),

@@ -22,7 +22,7 @@ from llama.client.link import Link
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_store import RunStore
 from llama.cloud.sheet_publisher import MAX_SHEETS_EACH, SheetPublisher
-from llama.edge.asking import fetch, sheets_of
+from llama.edge.sheet_source import fetch, sheets_of
 from llama.errors import CloudRefused, PromptError, UsageError
 from llama.keys import LinkKeys
 from llama.prompt import received

@@ -112,6 +112,10 @@ NEVER_MEET = (
     ("llama.status", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
     ("llama.privacy", ("llama.edge", "llama.cloud", "llama.client", "llama.checkpoint", "llama.model")),
     ("llama.edge", ("llama.cloud", "llama.vendor", "llama.sampler")),
+    ("llama.edge.web", ("llama.edge.terminal", "llama.edge.terminal_run", "llama.edge.keyboard")),
+    ("llama.edge.terminal", ("llama.edge.web",)),
+    ("llama.edge.terminal_run", ("llama.edge.web",)),
+    ("llama.edge.pipeline", ("llama.edge.web", "llama.edge.terminal", "llama.screen")),
     ("llama.cloud", ("llama.edge", "llama.vendor", "llama.client", "llama.privacy")),
     ("llama.checkpoint", ("llama.edge", "llama.cloud", "llama.client", "llama.vendor", "llama.privacy")),
 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama.cloud.importing import import_products
-from llama.edge.sitting import Sitting
+from llama.edge.web.profile_editor import ProfileEditor
 from llama.errors import CatalogueError, KeysError, ProfileError, PromptError
 from llama.keys import make_keys, read_key, read_public
 from llama.privacy.profile import parse, read_profile
@@ -88,10 +88,8 @@ def test_a_file_of_another_encoding_is_not_shown_on_the_page_to_be_written_back(
     """As well as it can be shown would be garbage, and then it would be saved."""
     profile = tmp_path / "profile.toml"
     profile.write_bytes(PROFILE.encode("utf-16"))
-    sitting = Sitting.__new__(Sitting)
-    sitting.profile_file = str(profile)
     with pytest.raises(ProfileError, match="UTF-16"):
-        sitting.profile_text()
+        ProfileEditor(str(profile)).read()
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))

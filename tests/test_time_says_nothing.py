@@ -51,7 +51,7 @@ from llama.privacy.normalised import NormalisedText, compact
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile, profile_from
 from llama.privacy.sanitiser import Sanitiser
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from llama.wire import ErrorCode
@@ -155,21 +155,21 @@ def _is_of_privacy(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(PRIVACY)
 
 
-Working = Callable[[Found, Mapping[str, Any]], Work]
+Working = Callable[[SourcedPrompt, Mapping[str, Any]], Work]
 
 
 @pytest.fixture(scope="module")
 def work(chat: ChatFormat, tokenizer: Tokenizer) -> Working:
     """``work(found, profile)``: what is done with a sheet, by a device that has seen the person's profile before."""
 
-    def prepared(found: Found, profile: Profile) -> str:
+    def prepared(found: SourcedPrompt, profile: Profile) -> str:
         try:
             prepare(found, profile, "schema", chat, tokenizer, CONTEXT)
         except SplitLlamaError as err:
             return f"{type(err).__name__}: {err}"
         return "ready"
 
-    def counted(found: Found, profile: Mapping[str, Any]) -> Work:
+    def counted(found: SourcedPrompt, profile: Mapping[str, Any]) -> Work:
         assert isinstance(found.prompt, Sheet)
         person, counting = profile_from(profile), Counting()
         # The characters of all that leaves of the person are folded now, and no word of this sheet has been seen.
@@ -247,7 +247,7 @@ class Draft:
     language: str
     party: str
 
-    def found(self, guess: str) -> Found:
+    def found(self, guess: str) -> SourcedPrompt:
         """The sheet that guesses this."""
 
         def said(text: Text) -> str:
@@ -256,7 +256,7 @@ class Draft:
         examples = () if self.example is None else ((said(self.example[0]), said(self.example[1])),)
         sheet = Sheet((said(self.question),), system=said(self.system), examples=examples, asks_for=self.asks_for,
                       language=self.language)  # fmt: skip
-        return Found(sheet, f"vendor:{self.party}" if self.party else "provider", "spy", self.party, "Be kind.")
+        return SourcedPrompt(sheet, f"vendor:{self.party}" if self.party else "provider", "spy", self.party, "Be kind.")
 
 
 def texts(asked: Sequence[str]) -> st.SearchStrategy[Text]:
@@ -300,7 +300,9 @@ def test_a_wrong_guess_has_the_shape_of_the_right_one() -> None:
 def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) -> None:
     """Nine hundred times around sixty places of a field, to a person with one secret and to one with eleven."""
     for profile in ({name: SARI[name], **OPEN}, SARI):
-        right, wrong = (work(Found(guessing(guess), "vendor:spy", "spy", "spy"), profile) for guess in GUESSES[name])
+        right, wrong = (
+            work(SourcedPrompt(guessing(guess), "vendor:spy", "spy", "spy"), profile) for guess in GUESSES[name]
+        )
         assert right == wrong
         assert right.ended == "ready" and right.characters > 50 and right.calls > 1000 and right.steps > 10_000
 
@@ -317,7 +319,7 @@ def test_wherever_a_sheet_guesses_a_right_guess_is_as_much_work_as_a_wrong_one(
 
 def test_the_persons_own_text_changes_the_count(work: Working) -> None:
     """What a person writes is searched, and what is found there is work: a count that stays the same counts nothing."""
-    found = Found(guessing("Catholic"), "vendor:spy", "spy", "spy")
+    found = SourcedPrompt(guessing("Catholic"), "vendor:spy", "spy", "spy")
     plain, longer, telling = (
         work(found, {**SARI, "notes": notes})
         for notes in ("Tea for everybody.", "Tea for everybody today.", "Tea for a Catholic")
@@ -334,7 +336,9 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
     """The same count of the same sheets, with the search of what stands around each field that there once was."""
     monkeypatch.setattr(gate, "passed", passed_by_an_old_gate)
     right, wrong = (
-        work(Found(guessing(guess, places=6, guesses=60), "vendor:spy", "spy", "spy"), {name: SARI[name], **OPEN})
+        work(
+            SourcedPrompt(guessing(guess, places=6, guesses=60), "vendor:spy", "spy", "spy"), {name: SARI[name], **OPEN}
+        )
         for guess in GUESSES[name]
     )
     assert right.characters == wrong.characters > 1000

@@ -1,10 +1,10 @@
 """THE JOURNEY: one prompt in, one reply out, token by token, on the device.
 
-    ids ─ edge half ─ rows ─ Step ──►  cloud  ──► Tokens ─ next id ─┐
-     ▲                                                              │
-     └──────────────────────────────────────────────────────────────┘
+    ids ─ edge half ─ hidden ─ Step ──►  cloud  ──► Tokens ─ next id ─┐
+     ▲                                                                │
+     └────────────────────────────────────────────────────────────────┘
 
-Knows: ids, rows, the edge half, the session in the cloud, the clock.
+Knows: ids, hidden states, the edge half, the session in the cloud, the clock.
 Does not know: files, flags, screens. Runs on the device only; the cloud never imports it.
 """
 
@@ -29,7 +29,7 @@ from llama.wire import Copy, ErrorCode, Final, Offer, Stages, Welcome
 
 _T = TypeVar("_T")
 
-CHUNK = 256  # prompt rows per Step; the cloud may allow fewer
+CHUNK = 256  # prompt positions per Step; the cloud may allow fewer
 MAX_REOPENS = 3  # in a row, without a token in between
 MAY_BE_HANDED_ON = "the reply was complete, and the cloud may have handed it on"
 
@@ -42,7 +42,7 @@ class EdgeHalf(Protocol):
     def __call__(
         self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
     ) -> torch.Tensor:
-        """Ids ``(1, T)`` to rows ``(1, T, dim)``; ``clock`` is stopped after the embeddings and after each layer."""
+        """Turn ids ``(1, T)`` into hidden ``(1, T, dim)``; stop ``clock`` after the embeddings and after each layer."""
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """A cache for the edge's layers."""
@@ -50,11 +50,11 @@ class EdgeHalf(Protocol):
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """One request to the cloud and its answer, for somebody who watches.
+    """One request to the cloud and its answer, for a caller who measures.
 
     Attributes:
-        position: of the first row.
-        rows: how many were sent.
+        position: of the first hidden state that was sent.
+        positions: how many were sent.
         sent_bytes: all that left the device for it.
         token: the id that was chosen, or None where more of the prompt follows.
         index: of that output.
@@ -64,7 +64,7 @@ class RoundTrip:
     """
 
     position: int
-    rows: int
+    positions: int
     sent_bytes: int
     token: int | None
     index: int
@@ -97,7 +97,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Reply:
+class GeneratedReply:
     """A finished reply. ``tokens`` excludes the stop token; ``prompt_tokens`` is everything that was fed."""
 
     text: str = field(repr=False)
@@ -106,7 +106,7 @@ class Reply:
     stop_reason: StopReason
     timing: Timing
     offers: tuple[Offer, ...] = field(default=(), repr=False)
-    copy: Copy = Copy.NONE  # what became of the third party's
+    copy: Copy = Copy.NONE  # what became of the vendor's
 
 
 def reply_to(
@@ -126,7 +126,7 @@ def reply_to(
     watch: Callable[[RoundTrip], None] | None = None,
     between_steps: Callable[[], None] = lambda: None,
     on_finish: Callable[[], None] = lambda: None,
-) -> Reply:
+) -> GeneratedReply:
     """Run a prompt through both halves until a stop id or the limit.
 
     Args:
@@ -139,21 +139,20 @@ def reply_to(
         sampling: how the cloud chooses.
         max_gen_len: most tokens of the reply; None is whatever the context leaves.
         prompt_id: the prompt sheet's id, or empty.
-        shared: how many of the ids, from the first, are the same for everybody; the cloud may have their rows already.
-        chunk: most prompt rows per request.
+        shared: how many of the ids, from the first, are the same for every device; the cloud may have computed them.
+        chunk: most positions of the prompt per request.
         on_text: called with each new piece of text.
         watch: called with every round trip; then both halves measure their stages, and only then.
         between_steps: called before each request; it may raise to end the run, which is then never finished.
-        on_finish: called when the reply is complete, and before the cloud is told so; it may raise, too. From then on
+        on_finish: called when the reply is complete, and before the cloud learns of it; it may raise, too. From then on
             the cloud may have handed the reply on, whatever becomes of its answer.
 
     Raises:
         PromptError: the prompt leaves no room for a reply.
         LinkError: the cloud is gone, refuses, or says another text than the ids say.
     """
-    limit, limited_by = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
-    decoder, meter = StreamDecoder(tokenizer), _Meter(link)
-    stop, stop_reason = frozenset(stop_ids), limited_by
+    limit, stop_reason = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
+    meter = _Meter(link)
     session = CloudSession(
         link,
         welcome,
@@ -165,7 +164,7 @@ def reply_to(
     )
     with session:
         with link.growing():
-            run = _Run(
+            run = _Generation(
                 prompt_tokens,
                 edge,
                 session,
@@ -176,21 +175,8 @@ def reply_to(
                 between_steps,
                 on_finish,
             )
-        unshown = list[str]()
-
-        def show() -> None:
-            while unshown:
-                on_text(unshown.pop(0))
-
-        for _ in range(limit):
-            token = run.next_token(meanwhile=show)
-            if token in stop:
-                stop_reason = "stop_token"
-                break
-            unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
-            run.tokens.append(token)
-        show()
-        on_text(decoder.finish())
+        if _stream(run, limit, frozenset(stop_ids), StreamDecoder(tokenizer), on_text):
+            stop_reason = "stop_token"
         final = run.finish()
     text = tokenizer.decode(run.tokens)
     if final.text != text:
@@ -200,7 +186,29 @@ def reply_to(
         )
     timing = meter.summary(len(prompt_tokens), len(run.tokens))
     timing.shared_tokens = session.cached
-    return Reply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
+    return GeneratedReply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
+
+
+def _stream(
+    run: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
+) -> bool:
+    """Generate up to ``limit`` tokens, and show each as text while the cloud computes the next; whether one stopped."""
+    unshown, stopped = list[str](), False
+
+    def show() -> None:
+        while unshown:
+            on_text(unshown.pop(0))
+
+    for _ in range(limit):
+        token = run.next_token(meanwhile=show)
+        if token in stop:
+            stopped = True
+            break
+        unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
+        run.tokens.append(token)
+    show()
+    on_text(decoder.finish())
+    return stopped
 
 
 def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
@@ -224,7 +232,7 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
     return max_gen_len, "max_gen_len"
 
 
-class _Run:
+class _Generation:
     """Feeds ids that have not been fed yet, and gets the id that follows.
 
     That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the
@@ -263,22 +271,22 @@ class _Run:
             raise type(err)(f"{err}; {MAY_BE_HANDED_ON}") from None
 
     def _feed(self, meanwhile: Callable[[], None]) -> int:
-        while self.fed < self.session.cached:  # the cloud has these rows; the device's own cache needs them, too
+        while self.fed < self.session.cached:  # the cloud has computed these; the device's own cache needs them, too
             self.between_steps()
             end = min(self.fed + self.chunk, self.session.cached)
-            self._rows(self.prompt[self.fed : end], 0)
+            self._hidden(self.prompt[self.fed : end], 0)
             self.fed = end
         ids = [*self.prompt, *self.tokens][self.fed :] if self.fed < len(self.prompt) else [self.tokens[-1]]
         decoding = len(ids) == 1 and bool(self.tokens)
-        rows, clock = self._rows(ids, 0)
+        hidden, clock = self._hidden(ids, 0)
         for start in range(0, len(ids), self.chunk):
             self.between_steps()
             is_last = start + self.chunk >= len(ids)
             sent_at, sent_bytes = time.monotonic(), self.meter.sent_bytes
-            sent, sent_clock = rows, clock
-            self.session.begin_step(rows, self.fed + start, want=int(is_last), times=clock is not None)
+            sent, sent_clock = hidden, clock
+            self.session.begin_step(hidden, self.fed + start, want=int(is_last), times=clock is not None)
             if not is_last:
-                rows, clock = self._rows(ids, start + self.chunk)  # while the cloud works on the chunk before
+                hidden, clock = self._hidden(ids, start + self.chunk)  # while the cloud works on the chunk before
             meanwhile()
             answer = self.session.finish_step()
             seconds = time.monotonic() - sent_at
@@ -300,8 +308,8 @@ class _Run:
         self.meter.token(decoding)
         return answer.ids[0]
 
-    def _rows(self, ids: list[int], start: int) -> tuple[torch.Tensor, StageClock | None]:
-        """Rows ``(T, dim)`` of one chunk, and what was measured; the device's cache is filled on the way."""
+    def _hidden(self, ids: list[int], start: int) -> tuple[torch.Tensor, StageClock | None]:
+        """Compute hidden states ``(T, dim)`` of one chunk, filling the device's cache; also give what was measured."""
         with self.meter.on_device():
             tokens, position = torch.tensor([ids[start : start + self.chunk]]), [self.fed + start]
             if self.watch is None:

@@ -93,7 +93,7 @@ class CloudSession:
             times: the cloud measures its stages.
         """
         if hidden.dtype != self._dtype or hidden.shape[1] != self._dim:
-            raise ValueError("the rows are not of the cloud's dtype and width")
+            raise ValueError("the hidden states are not of the cloud's dtype and width")
         self._seq += 1
         length, dim = hidden.shape
         step = Step(self._id, self._seq, position, want, DTYPE_NAMES[hidden.dtype], length, dim, times)

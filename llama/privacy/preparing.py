@@ -12,7 +12,7 @@ from llama.privacy.gate import Outgoing
 from llama.privacy.policy import Kind
 from llama.privacy.profile import Profile, text_of
 from llama.privacy.sanitiser import Mode, Sanitiser
-from llama.prompt import FILE, Found, OwnWords
+from llama.prompt import FILE, OwnWords, SourcedPrompt
 from llama.sheets import Sheet
 from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ class Prepared:
 
 
 def prepare(
-    found: Found, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer, context_length: int
+    found: SourcedPrompt, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer, context_length: int
 ) -> Prepared:
     """The prompt, sanitised and merged with the profile.
 
@@ -90,7 +90,7 @@ def _refuse_too_long(characters: int, context_length: int) -> None:
 
 
 def holdings(
-    found: Found,
+    found: SourcedPrompt,
     profile: Profile,
     prepared: Prepared,
     sent: str,

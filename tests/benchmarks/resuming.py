@@ -25,7 +25,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.command import run
 from llama.device import cpu_threads
 from llama.dtypes import DTYPES
-from llama.edge.generation import Reply
+from llama.edge.generation import GeneratedReply
 from llama.errors import SplitLlamaError, UsageError
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.devices import converse
@@ -127,7 +127,7 @@ class Device:
         """A dialogue of one message."""
         return self._chat.encode_dialog_prompt([Message("user", question)])
 
-    def reply(self, prompt: Sequence[int], tokens: int = TOKENS, kill_after: int = 0) -> Reply:
+    def reply(self, prompt: Sequence[int], tokens: int = TOKENS, kill_after: int = 0) -> GeneratedReply:
         """A reply; after so many tokens the cloud is killed and started again, once."""
         self.came = []
 

@@ -29,7 +29,7 @@ from llama.privacy.preparing import prepare
 from llama.privacy.profile import profile_from
 from llama.privacy.recognisers import hits_in
 from llama.privacy.sanitiser import Sanitiser
-from llama.prompt import Found
+from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests.benchmarks.reporting import Aimed, machine, versions
@@ -108,7 +108,10 @@ def profile_ms(rounds: int = 20) -> tuple[list[float], list[float]]:
     texts = samples(TEXTS, "id", 40, SEED)
     table["notes"] = "\n".join(sample.text for sample in texts)[:2000]
     tokenizer = Tokenizer(ROOT / "tests" / "data" / "tiny-llama3" / "tokenizer.model")
-    chat, found = Llama3Format(tokenizer), Found(Sheet(("What?",), asks_for=tuple(table)), "provider:here", "all")
+    chat, found = (
+        Llama3Format(tokenizer),
+        SourcedPrompt(Sheet(("What?",), asks_for=tuple(table)), "provider:here", "all"),
+    )
     whole, of_gate = list[float](), list[float]()
     passed = gate.passed
 

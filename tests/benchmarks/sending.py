@@ -23,7 +23,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.command import run
 from llama.dtypes import DTYPES
-from llama.edge.generation import Reply, reply_to
+from llama.edge.generation import GeneratedReply, reply_to
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import link_keys, make_keys
 from llama.privacy.preparing import prepare
@@ -81,7 +81,7 @@ def main(
         edge, greedy = load_edge(checkpoint_dir, DTYPES[welcome.dtype]), SamplingParams(temperature=0)
         seen = set[tuple[int, ...]]()
 
-        def ask(link: Link, shared: int, number: int) -> Reply:
+        def ask(link: Link, shared: int, number: int) -> GeneratedReply:
             reply = reply_to(
                 outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=greedy,
                 max_gen_len=number, shared=shared,

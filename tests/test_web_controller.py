@@ -1,4 +1,4 @@
-"""Claims about what the page is told and may ask for, without a browser; a real cloud, a real edge half."""
+"""Claims about what the page is sent and may ask for, without a browser; a real cloud, a real edge half."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 import uvicorn
 
-import edge_main
-from llama.edge.asking import Device, SheetSource
-from llama.edge.generation import _Run
+from llama.edge.device import Device
+from llama.edge.generation import _Generation
 from llama.edge.session import CloudSession
-from llama.edge.sitting import REMEMBERED_EVENTS, Conflict, Events, Sitting
-from llama.edge.web import application
+from llama.edge.web.app import application
+from llama.edge.web.controller import WebController
+from llama.edge.web.errors import Conflict
+from llama.edge.web.event_stream import REMEMBERED_EVENTS, EventStream
 from llama.errors import ProfileError, PromptError
-from llama.sampling_params import SamplingParams
 from llama.wire import Final
+from tests.pages import controller_of, device_of
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import written
 
@@ -53,9 +54,7 @@ def running(tiny_split: Splits, sheet_dir: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def device(tiny_split: Splits) -> Device:
-    import torch
-
-    return Device(str(tiny_split() / "edge"), lambda half, welcome: edge_main._load(half, welcome, torch.device("cpu")))
+    return device_of(tiny_split() / "edge")
 
 
 @pytest.fixture
@@ -66,36 +65,39 @@ def profile(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def sitting_at(
-    device: Device, address: str, profile: Path | None, *,
-    tokens: int = 8, sheet_dir: Path | None = None, deadline_s: float = 5.0,
-) -> Iterator[Sitting]:  # fmt: skip
-    source = SheetSource(address, None, None if sheet_dir is None else str(sheet_dir), 5.0)
-    sitting = Sitting(
-        device, source, address, profile_file=None if profile is None else str(profile), mode="schema",
-        sampling=SamplingParams(temperature=0.0), max_gen_len=tokens, deadline_s=deadline_s,
-    )  # fmt: skip
+def controller_at(
+    device: Device,
+    address: str,
+    profile: Path | None,
+    *,
+    tokens: int = 8,
+    sheet_dir: Path | None = None,
+    deadline_s: float = 5.0,
+) -> Iterator[WebController]:
+    controller = controller_of(
+        device, address, profile=profile, tokens=tokens, sheet_dir=sheet_dir, deadline_s=deadline_s
+    )
     try:
-        yield sitting
+        yield controller
     finally:
-        sitting.close()
+        controller.close()
 
 
 @pytest.fixture
-def sitting(device: Device, running: Cloud, profile: Path) -> Iterator[Sitting]:
-    with sitting_at(device, running.address, profile) as sitting:
-        yield sitting
+def controller(device: Device, running: Cloud, profile: Path) -> Iterator[WebController]:
+    with controller_at(device, running.address, profile) as controller:
+        yield controller
 
 
-def events_of(sitting: Sitting, after: int = 0) -> list[dict[str, Any]]:
-    return [json.loads(line) for _, line in sitting.events.since(after)]
+def events_of(controller: WebController, after: int = 0) -> list[dict[str, Any]]:
+    return [json.loads(line) for _, line in controller.events.since(after)]
 
 
-def end_of(sitting: Sitting) -> dict[str, Any]:
+def end_of(controller: WebController) -> dict[str, Any]:
     """The event that ended the run."""
     ends = ("done", "failed", "stopped")
-    assert wait_until(lambda: any(e["type"] in ends for e in events_of(sitting)))
-    return next(e for e in events_of(sitting) if e["type"] in ends)
+    assert wait_until(lambda: any(e["type"] in ends for e in events_of(controller)))
+    return next(e for e in events_of(controller) if e["type"] in ends)
 
 
 def runs_kept(running: Cloud) -> int:
@@ -104,55 +106,55 @@ def runs_kept(running: Cloud) -> int:
     return int(count)
 
 
-def test_a_sheet_is_shown_with_the_fate_of_every_field(sitting: Sitting) -> None:
+def test_a_sheet_is_shown_with_what_becomes_of_every_field(controller: WebController) -> None:
     """A tag, as written less its secrets, coarser, missing, kept; the prompt holds what is said to be sent."""
-    seen = sitting.look_at("gifts")
-    fates = {each["name"]: (each["fate"], each["sent_as"]) for each in seen["fields"]}
-    assert fates == {
+    seen = controller.look_at("gifts")
+    outcomes = {each["name"]: (each["fate"], each["sent_as"]) for each in seen["fields"]}
+    assert outcomes == {
         "name": ("tag", "[NAME_1]"),
         "interests": ("sent", "tea, and [NAME_1] likes it strong"),
         "age": ("generalised", "30–39 years"),
         "phone": ("kept", ""),
     }
     text = "\n".join(each["content"] for each in seen["prompt"])
-    assert all(sent in text for _, sent in fates.values()) and "Wirya" not in text and "0812" not in text
+    assert all(sent in text for _, sent in outcomes.values()) and "Wirya" not in text and "0812" not in text
     assert seen["tags"] == {"[NAME_1]": "Wirya Kusumo"}
     assert (seen["whose"], seen["party"], seen["title"]) == ("the provider", "", "Gifts")
-    (trip,) = (each for each in sitting.look_at("insurer/cover")["fields"] if each["name"] == "trip")
+    (trip,) = (each for each in controller.look_at("insurer/cover")["fields"] if each["name"] == "trip")
     assert trip["fate"] == "missing"
-    assert any("insurer gets the reply" in note for note in sitting.look_at("insurer/cover")["consent"]["notes"])
+    assert any("insurer gets the reply" in note for note in controller.look_at("insurer/cover")["consent"]["notes"])
 
 
-def test_nothing_runs_that_was_not_looked_at_and_agreed_to(sitting: Sitting, running: Cloud) -> None:
+def test_nothing_runs_that_was_not_looked_at_and_agreed_to(controller: WebController, running: Cloud) -> None:
     """And once agreed to, it is remembered for this profile."""
     before = runs_kept(running)
     with pytest.raises(Conflict, match="look at the sheet first"):
-        sitting.begin("gifts", agree=True)
-    assert sitting.look_at("gifts")["consent"]["needed"]
+        controller.begin("gifts", agree=True)
+    assert controller.look_at("gifts")["consent"]["needed"]
     with pytest.raises(PermissionError):
-        sitting.begin("gifts", agree=False)
-    assert runs_kept(running) == before and not [e for e in events_of(sitting) if e["type"] == "begun"]
-    sitting.begin("gifts", agree=True)
-    assert end_of(sitting)["type"] == "done" and runs_kept(running) == before + 1
-    assert not sitting.look_at("gifts")["consent"]["needed"]
+        controller.begin("gifts", agree=False)
+    assert runs_kept(running) == before and not [e for e in events_of(controller) if e["type"] == "begun"]
+    controller.begin("gifts", agree=True)
+    assert end_of(controller)["type"] == "done" and runs_kept(running) == before + 1
+    assert not controller.look_at("gifts")["consent"]["needed"]
 
 
-def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: Device) -> None:
+def test_a_run_is_reported_as_it_happens_and_as_a_whole(controller: WebController, device: Device) -> None:
     """Each token with both halves' times; the pieces of text are the reply; the snapshot says what the events said."""
-    seen = sitting.look_at("gifts")["seen"]
-    sitting.begin("gifts", agree=True)
-    done = end_of(sitting)["reply"]
-    told = events_of(sitting)
-    iterations = [e for e in told if e["type"] == "iteration" and e["token_id"] is not None]
+    seen = controller.look_at("gifts")["seen"]
+    controller.begin("gifts", agree=True)
+    done = end_of(controller)["reply"]
+    events = events_of(controller)
+    iterations = [e for e in events if e["type"] == "iteration" and e["token_id"] is not None]
     assert [e["index"] for e in iterations] == list(range(8))
     for e in iterations:
         assert len(e["device"]["layers_us"]) == 1 and len(e["cloud"]["layers_us"]) == 3
         assert e["bytes"] > e["rows"] * e["dim"] * 4
-    assert "".join(e["text"] for e in told if e["type"] == "text") == done["text"]
+    assert "".join(e["text"] for e in events if e["type"] == "text") == done["text"]
     tokens = [e["token_id"] for e in iterations]
     assert device.tokenizer.decode(tokens) == "".join(e["token"] for e in iterations) or "\ufffd" in done["text_sent"]
-    assert sitting.state()["run"] | {"iteration": None} == {
-        "id": sitting.state()["run"]["id"], "prompt_id": "gifts", "seen": seen, "phase": "done", "prefill": None,
+    assert controller.state()["run"] | {"iteration": None} == {
+        "id": controller.state()["run"]["id"], "prompt_id": "gifts", "seen": seen, "phase": "done", "prefill": None,
         "text": done["text"], "iteration": None, "done": done, "error": None,
     }  # fmt: skip
     kinds = {row["kind"] for row in done["views"]}
@@ -165,154 +167,154 @@ def test_a_run_is_told_as_it_happens_and_as_a_whole(sitting: Sitting, device: De
 def test_a_stopped_run_is_never_finished(device: Device, running: Cloud, profile: Path) -> None:
     """So nobody has a copy; and the next one may begin."""
     before = runs_kept(running)
-    with sitting_at(device, running.address, profile, tokens=1000) as sitting:
-        sitting.look_at("gifts")
-        sitting.begin("gifts", agree=True)
+    with controller_at(device, running.address, profile, tokens=1000) as controller:
+        controller.look_at("gifts")
+        controller.begin("gifts", agree=True)
         with pytest.raises(Conflict, match="under way"):
-            sitting.begin("gifts", agree=True)
-        assert wait_until(lambda: any(e["type"] == "text" for e in events_of(sitting)))
-        sitting.stop()
-        assert end_of(sitting)["type"] == "stopped"
-        assert sitting.state()["run"]["phase"] == "stopped"
+            controller.begin("gifts", agree=True)
+        assert wait_until(lambda: any(e["type"] == "text" for e in events_of(controller)))
+        controller.stop()
+        assert end_of(controller)["type"] == "stopped"
+        assert controller.state()["run"]["phase"] == "stopped"
         assert runs_kept(running) == before
-        sitting.begin("gifts", agree=False)
+        controller.begin("gifts", agree=False)
 
 
 def test_a_run_that_is_being_finished_is_not_called_stopped(
     device: Device, running: Cloud, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its copy may be with the third party already; a stop before that moment leaves nothing there."""
-    finish, run_finish = CloudSession.finish, _Run.finish
+    finish, run_finish = CloudSession.finish, _Generation.finish
     for late in (True, False):
         before = runs_kept(running)
-        with sitting_at(device, running.address, profile) as sitting:
+        with controller_at(device, running.address, profile) as controller:
 
-            def stopped_meanwhile(session: CloudSession, end: int, sitting: Sitting = sitting) -> Final:
-                sitting.stop()
+            def stopped_meanwhile(session: CloudSession, end: int, controller: WebController = controller) -> Final:
+                controller.stop()
                 return finish(session, end)
 
-            def stopped_before(run: _Run, sitting: Sitting = sitting) -> Final:
-                sitting.stop()
+            def stopped_before(run: _Generation, controller: WebController = controller) -> Final:
+                controller.stop()
                 return run_finish(run)
 
             with monkeypatch.context() as patch:
                 if late:
                     patch.setattr(CloudSession, "finish", stopped_meanwhile)
                 else:
-                    patch.setattr(_Run, "finish", stopped_before)
-                sitting.look_at("gifts")
-                sitting.begin("gifts", agree=True)
-                assert end_of(sitting)["type"] == ("done" if late else "stopped")
+                    patch.setattr(_Generation, "finish", stopped_before)
+                controller.look_at("gifts")
+                controller.begin("gifts", agree=True)
+                assert end_of(controller)["type"] == ("done" if late else "stopped")
         assert runs_kept(running) == before + late
 
 
 def test_a_cloud_that_is_away_ends_a_run_with_words(device: Device, profile: Path, sheet_dir: Path) -> None:
     """After the deadline, with where it was looked for; stopping does not wait for that."""
     for stop in (False, True):
-        with sitting_at(
+        with controller_at(
             device, "tcp://127.0.0.1:9", profile, sheet_dir=sheet_dir, deadline_s=30.0 if stop else 1.0
-        ) as sitting:
-            sitting.look_at("gifts")
-            sitting.begin("gifts", agree=True)
-            assert wait_until(lambda: sitting.state()["cloud"]["state"] == "away")
+        ) as controller:
+            controller.look_at("gifts")
+            controller.begin("gifts", agree=True)
+            assert wait_until(lambda: controller.state()["cloud"]["state"] == "away")
             if stop:
-                sitting.stop()
-            end = end_of(sitting)
+                controller.stop()
+            end = end_of(controller)
             assert end["type"] == ("stopped" if stop else "failed")
             assert stop or "no answer from tcp://127.0.0.1:9" in end["error"]
 
 
-def test_what_runs_is_what_was_seen(sitting: Sitting, profile: Path) -> None:
+def test_what_runs_is_what_was_seen(controller: WebController, profile: Path) -> None:
     """A profile that was changed behind the page's back must be looked at again."""
-    sitting.look_at("gifts")
+    controller.look_at("gifts")
     profile.write_text(PROFILE + 'budget = "Rp 1"\n')
     with pytest.raises(Conflict, match="profile has changed"):
-        sitting.begin("gifts", agree=True)
-    sitting.look_at("gifts")
-    sitting.begin("gifts", agree=True)
-    sent = {row["kind"]: row["cells"][1]["content"] for row in end_of(sitting)["reply"]["views"]}["sanitised prompt"]
-    assert sent == sitting.look_at("gifts")["prompt"][-1]["content"]
+        controller.begin("gifts", agree=True)
+    controller.look_at("gifts")
+    controller.begin("gifts", agree=True)
+    sent = {row["kind"]: row["cells"][1]["content"] for row in end_of(controller)["reply"]["views"]}["sanitised prompt"]
+    assert sent == controller.look_at("gifts")["prompt"][-1]["content"]
 
 
 def test_what_one_tab_saw_is_not_run_as_what_another_saw(device: Device, profile: Path, tmp_path: Path) -> None:
     """A sheet that changes between two looks must be looked at again by who saw the first."""
     sheet_dir = written(tmp_path, {"sheets/gifts.toml": SHEETS["gifts.toml"]}) / "sheets"
-    with sitting_at(device, "tcp://127.0.0.1:9", profile, sheet_dir=sheet_dir) as sitting:
-        first = sitting.look_at("gifts")["seen"]
-        assert sitting.look_at("gifts")["seen"] == first
+    with controller_at(device, "tcp://127.0.0.1:9", profile, sheet_dir=sheet_dir) as controller:
+        first = controller.look_at("gifts")["seen"]
+        assert controller.look_at("gifts")["seen"] == first
         (sheet_dir / "gifts.toml").write_text(SHEETS["gifts.toml"].replace("For {name}", "Call {name}"))
-        second = sitting.look_at("gifts")["seen"]
+        second = controller.look_at("gifts")["seen"]
         with pytest.raises(Conflict, match="sheet has changed"):
-            sitting.begin("gifts", True, first)
-        assert sitting.state()["run"] is None
-        sitting.begin("gifts", True, second)
+            controller.begin("gifts", True, first)
+        assert controller.state()["run"] is None
+        controller.begin("gifts", True, second)
 
 
-def test_a_profile_is_replaced_as_a_whole_or_not_at_all(sitting: Sitting, profile: Path) -> None:
+def test_a_profile_is_replaced_as_a_whole_or_not_at_all(controller: WebController, profile: Path) -> None:
     """Bad TOML, a bad field and a file that somebody else has changed leave it as it is; the place is named."""
-    text, version = sitting.profile_text()
+    text, version = controller.profile_text()
     assert text == PROFILE
     for bad, said in (("name = ", "not valid TOML"), ("Name = 1", "field's name"), ("a = {}", "must be text")):
         with pytest.raises(ProfileError, match=said):
-            sitting.write_profile(bad, version)
+            controller.write_profile(bad, version)
     assert profile.read_text() == PROFILE
-    newer = sitting.write_profile(PROFILE.replace("Wirya", "Mei"), version)
+    newer = controller.write_profile(PROFILE.replace("Wirya", "Mei"), version)
     assert profile.read_text() == PROFILE.replace("Wirya", "Mei") and profile.stat().st_mode & 0o777 == 0o600
     with pytest.raises(Conflict, match="changed meanwhile"):
-        sitting.write_profile(PROFILE, version)
-    assert sitting.profile_text()[1] == newer
+        controller.write_profile(PROFILE, version)
+    assert controller.profile_text()[1] == newer
     assert [path.name for path in profile.parent.iterdir()] == ["profile.toml"]
-    assert any(e["type"] == "profile" for e in events_of(sitting))
+    assert any(e["type"] == "profile" for e in events_of(controller))
 
 
-def test_a_profile_that_was_deleted_or_damaged_can_be_mended(sitting: Sitting, profile: Path) -> None:
+def test_a_profile_that_was_deleted_or_damaged_can_be_mended(controller: WebController, profile: Path) -> None:
     """What is refused as a profile is still text that may be edited; too large a one never gets there."""
-    _, version = sitting.profile_text()
+    _, version = controller.profile_text()
     for large in ('a = "' + "é" * 700_000 + '"', "#" * (1 << 20) + "\n"):
         with pytest.raises(ProfileError, match="larger than 1 MiB"):
-            sitting.write_profile(large, version)
+            controller.write_profile(large, version)
     profile.write_bytes(b"\xff not TOML")
     with pytest.raises(ProfileError):
-        sitting.state()
-    sitting.write_profile(PROFILE, sitting.profile_text()[1])
+        controller.state()
+    controller.write_profile(PROFILE, controller.profile_text()[1])
     profile.unlink()
-    assert sitting.profile_text() == ("", "absent")
-    sitting.write_profile(PROFILE, "absent")
-    assert sitting.state()["profile"] is not None
+    assert controller.profile_text() == ("", "absent")
+    controller.write_profile(PROFILE, "absent")
+    assert controller.state()["profile"] is not None
 
 
 def test_a_pipe_is_no_profile(device: Device, tmp_path: Path) -> None:
     """It would be waited for."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ProfileError, match="not a file"), sitting_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"):
+    with pytest.raises(ProfileError, match="not a file"), controller_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"):
         pass
 
 
 def test_without_a_profile_the_page_still_works(device: Device, running: Cloud) -> None:
     """Nothing is asked, since nothing would leave."""
-    with sitting_at(device, running.address, None) as sitting:
-        assert sitting.state()["profile"] is None
-        assert not sitting.look_at("gifts")["consent"]["needed"]
+    with controller_at(device, running.address, None) as controller:
+        assert controller.state()["profile"] is None
+        assert not controller.look_at("gifts")["consent"]["needed"]
         with pytest.raises(ProfileError, match="--profile_file"):
-            sitting.profile_text()
-        sitting.begin("gifts", agree=False)
-        assert end_of(sitting)["type"] == "done"
+            controller.profile_text()
+        controller.begin("gifts", agree=False)
+        assert end_of(controller)["type"] == "done"
 
 
 def test_a_sheet_that_is_not_there_is_an_error(device: Device, running: Cloud, profile: Path, sheet_dir: Path) -> None:
-    with sitting_at(device, running.address, profile, sheet_dir=sheet_dir) as sitting:
+    with controller_at(device, running.address, profile, sheet_dir=sheet_dir) as controller:
         with pytest.raises(PromptError, match="has no sheet nothing; it has gifts, insurer/cover"):
-            sitting.look_at("nothing")
+            controller.look_at("nothing")
 
 
 def test_events_are_bounded_and_who_is_too_far_behind_begins_anew() -> None:
     """Also a page of an earlier start of the program, which knows higher numbers."""
-    events = Events()
+    events = EventStream()
     woken = list[int]()
-    events.follow(wake := lambda: woken.append(1))
+    events.subscribe(wake := lambda: woken.append(1))
     for i in range(REMEMBERED_EVENTS + 10):
         events.add("notice", text=str(i))
-    events.leave(wake)
+    events.unsubscribe(wake)
     assert len(woken) == REMEMBERED_EVENTS + 10
     assert [n for n, _ in events.since(events.last - 2)] == [events.last - 1, events.last]
     assert events.since(events.last) == []
@@ -321,7 +323,7 @@ def test_events_are_bounded_and_who_is_too_far_behind_begins_anew() -> None:
         assert (n, json.loads(line)["type"]) == (events.last, "reset")
 
 
-# ---- the door
+# ---- who is let in
 
 
 TOKEN = "t0ken"
@@ -331,11 +333,11 @@ TOKEN = "t0ken"
 def address(device: Device, running: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     profile = tmp_path_factory.mktemp("profile") / "profile.toml"
     profile.write_text(PROFILE)
-    with sitting_at(device, running.address, profile) as sitting, socket.socket() as listener:
+    with controller_at(device, running.address, profile) as controller, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         server = uvicorn.Server(
-            uvicorn.Config(application(sitting, port, TOKEN), log_config=None, lifespan="off", ws="none")
+            uvicorn.Config(application(controller, port, TOKEN), log_config=None, lifespan="off", ws="none")
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -393,7 +395,7 @@ def test_the_page_itself_holds_nothing_of_the_person_and_may_load_nothing_else(a
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert (headers["x-frame-options"], headers["cache-control"]) == ("DENY", "no-store")
     assert status_of(address + "/page.js", Host="evil.example")[0] == 403
-    for name in ("/nothing", "/web.py", "/..%2fweb.py", "/%2e%2e/web.py", "/page/../../web.py"):
+    for name in ("/nothing", "/app.py", "/..%2fapp.py", "/%2e%2e/app.py", "/static/../../app.py"):
         assert status_of(address + name)[0] == 404, name
 
 

@@ -5,7 +5,7 @@ request must name it as its host (a name that another site makes point here is r
 it comes from, come from this very page; what holds anything of the person needs a random token, which is part of the
 printed address and never of a request's. The page may load, run and call nothing but this server.
 
-Knows: HTTP. What is said is ``llama.edge.sitting``'s.
+Knows: HTTP, tokens, addresses. Does not know: what is answered, which is the controller's.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llama.addresses import in_url, loopback
 from llama.client.link import Stopped
-from llama.edge.sitting import Conflict, Events, Sitting
+from llama.edge.web.controller import WebController
+from llama.edge.web.errors import Conflict
+from llama.edge.web.event_stream import EventStream
 from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
 from llama.text.printable import printable
 
-PAGE = Path(__file__).parent / "page"
+STATIC = Path(__file__).parent / "static"
 MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
 HEARTBEAT_S = 5.0
 BODY_S = 10.0
@@ -79,7 +81,7 @@ class _Edited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[str, Meta(max_length=64)]
 
 
-class _Refused(Exception):
+class _HttpError(Exception):
     """A request that is answered with ``status`` and nothing else."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -87,12 +89,47 @@ class _Refused(Exception):
         self.status = status
 
 
-def serve(sitting: Sitting, port: int) -> None:
+def serve(controller: WebController, port: int) -> None:
     """Serve the page until Ctrl-C; its address is printed first.
 
     Args:
-        sitting: what the page shows; closed at the end.
+        controller: what the page shows; closed at the end.
         port: 0 is any that is free.
+
+    Raises:
+        BindError: the port is taken.
+    """
+    listener, host = _listening(port)
+    port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
+    config = uvicorn.Config(
+        application(controller, port, token),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        ws="none",
+    )
+    # Its log would show tracebacks, and in them what may be personal; who asks is answered all the same.
+    logging.getLogger("uvicorn").addHandler(logging.NullHandler())
+    logging.getLogger("uvicorn").propagate = False
+    controller.start()
+    server = _UvicornServer(config, controller.events)
+    print(f"the page, for this machine only: http://{in_url(host)}:{port}/#{token}", flush=True)
+    print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
+    try:
+        server.run(sockets=[listener])
+        if controller.failure is not None:
+            raise controller.failure
+    finally:
+        if not controller.close():  # a thread computes, or loads: it cannot be ended, and Python cannot end beside it
+            code = server.exit_code if controller.failure is None else controller.failure.exit_code
+            atexit.register(_end_at_once, code)
+        listener.close()
+
+
+def _listening(port: int) -> tuple[socket.socket, str]:
+    """Listen on this machine's loopback; give the socket, and the loopback's address.
 
     Raises:
         BindError: the port is taken.
@@ -105,28 +142,10 @@ def serve(sitting: Sitting, port: int) -> None:
         listener.listen()  # before the address is printed: it may be opened at once
     except OSError as err:
         listener.close()
-        raise BindError(f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any "
-                        f"that is free") from None  # fmt: skip
-    port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-    config = uvicorn.Config(
-        application(sitting, port, token), log_config=None, access_log=False, server_header=False, lifespan="off",
-        timeout_graceful_shutdown=1, ws="none",
-    )  # fmt: skip
-    # Its log would show tracebacks, and in them what may be personal; who asks is answered all the same.
-    logging.getLogger("uvicorn").addHandler(logging.NullHandler())
-    logging.getLogger("uvicorn").propagate = False
-    sitting.start()
-    server = _Server(config, sitting.events)
-    print(f"the page, for this machine only: http://{in_url(host)}:{port}/#{token}", flush=True)
-    print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
-    try:
-        server.run(sockets=[listener])
-        if sitting.failure is not None:
-            raise sitting.failure
-    finally:
-        if not sitting.close():  # somebody computes, or loads: that hears nobody, and Python cannot end beside it
-            atexit.register(_end_at_once, server.exit_code if sitting.failure is None else sitting.failure.exit_code)
-        listener.close()
+        raise BindError(
+            f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any that is free"
+        ) from None
+    return listener, host
 
 
 def _end_at_once(code: int) -> None:
@@ -136,14 +155,14 @@ def _end_at_once(code: int) -> None:
     os._exit(code)
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     """Ends the streams of open pages before it waits for them to end; and ends itself when they have been ended.
 
     Attributes:
         exit_code: of the signal that has ended it.
     """
 
-    def __init__(self, config: uvicorn.Config, events: Events) -> None:
+    def __init__(self, config: uvicorn.Config, events: EventStream) -> None:
         super().__init__(config)
         self._events, self.exit_code = events, 0
 
@@ -158,76 +177,83 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._events.ended
 
 
-def application(sitting: Sitting, port: int, token: str) -> Starlette:
-    """The page and its interface, as an ASGI application for ``http://127.0.0.1:port``."""
-
-    async def state(request: Request) -> Response:
-        return _json(await run_in_threadpool(sitting.state))
-
-    looking = asyncio.Semaphore(SHEETS_AT_ONCE)  # a cloud that is slow with a sheet holds up nothing but sheets
-
-    async def sheet(request: Request) -> Response:
-        prompt_id = request.query_params.get("prompt_id", "")
-        async with looking:
-            return _json(await _in_a_daemon(lambda: sitting.look_at(prompt_id[:200])))
-
-    async def begin(request: Request) -> Response:
-        body = await _body(request, _Begin)
-        try:
-            run = await run_in_threadpool(sitting.begin, body.prompt_id, body.agree, body.seen)
-        except PermissionError as err:
-            return _json({"error": str(err), "consent_needed": True}, 409)
-        return _json({"run": run}, 202)
-
-    async def stop(request: Request) -> Response:
-        sitting.stop((await _body(request, _Stop)).run)
-        return _json({})
-
-    async def profile(request: Request) -> Response:
-        text, version = await run_in_threadpool(sitting.profile_text)
-        return _json({"text": text, "version": version})
-
-    async def edit(request: Request) -> Response:
-        body = await _body(request, _Edited)
-        return _json({"version": await run_in_threadpool(sitting.write_profile, body.text, body.version)})
-
-    async def events(request: Request) -> Response:
-        after = request.query_params.get("after", "0")
-        n = int(after) if after.isdecimal() and len(after) < 16 else 0
-        return StreamingResponse(_events(sitting, n), media_type="application/x-ndjson")
-
-    async def page(request: Request) -> Response:
-        name = request.path_params.get("name", "page.html")
-        return FileResponse(PAGE / name) if name in _pages() else _json({"error": "no such page"}, 404)
-
+def application(controller: WebController, port: int, token: str) -> Starlette:
+    """Make the page and its interface, as an ASGI application for ``http://127.0.0.1:port``."""
+    api = _Api(controller)
     return Starlette(
         routes=[
-            Route("/api/state", state),
-            Route("/api/sheet", sheet),
-            Route("/api/run", begin, methods=["POST"]),
-            Route("/api/stop", stop, methods=["POST"]),
-            Route("/api/profile", profile),
-            Route("/api/profile", edit, methods=["PUT"]),
-            Route("/api/events", events),
-            Route("/", page),
-            Route("/{name}", page),
+            Route("/api/state", api.state),
+            Route("/api/sheet", api.sheet),
+            Route("/api/run", api.begin, methods=["POST"]),
+            Route("/api/stop", api.stop, methods=["POST"]),
+            Route("/api/profile", api.profile),
+            Route("/api/profile", api.edit, methods=["PUT"]),
+            Route("/api/events", api.events),
+            Route("/", _page),
+            Route("/{name}", _page),
         ],
-        middleware=[Middleware(_Doorkeeper, port=port, token=token)],
+        middleware=[Middleware(LocalOnlyMiddleware, port=port, token=token)],
         exception_handlers={
-            _Refused: lambda _, err: _json({"error": str(err)}, err.status),
-            Conflict: _told(409),
-            ProfileError: _told(422),
-            PrivacyRefused: _told(422),
-            SplitLlamaError: _told(502),
-            Stopped: _told(503),
+            _HttpError: lambda _, err: _json({"error": str(err)}, err.status),
+            Conflict: _answer(409),
+            ProfileError: _answer(422),
+            PrivacyRefused: _answer(422),
+            SplitLlamaError: _answer(502),
+            Stopped: _answer(503),
             # What it says may be personal.
             Exception: lambda _, err: _json({"error": f"the program failed ({type(err).__name__})"}, 500),
         },
     )
 
 
-class _Doorkeeper:
-    """Lets in who names this very address, comes from this very page, and has the token."""
+class _Api:
+    """Answers what the page asks for."""
+
+    def __init__(self, controller: WebController) -> None:
+        self.controller = controller
+        self._looking = asyncio.Semaphore(SHEETS_AT_ONCE)  # a cloud that is slow with a sheet delays only sheets
+
+    async def state(self, request: Request) -> Response:
+        return _json(await run_in_threadpool(self.controller.state))
+
+    async def sheet(self, request: Request) -> Response:
+        prompt_id = request.query_params.get("prompt_id", "")
+        async with self._looking:
+            return _json(await _in_a_daemon(lambda: self.controller.look_at(prompt_id[:200])))
+
+    async def begin(self, request: Request) -> Response:
+        body = await _body(request, _Begin)
+        try:
+            run = await run_in_threadpool(self.controller.begin, body.prompt_id, body.agree, body.seen)
+        except PermissionError as err:
+            return _json({"error": str(err), "consent_needed": True}, 409)
+        return _json({"run": run}, 202)
+
+    async def stop(self, request: Request) -> Response:
+        self.controller.stop((await _body(request, _Stop)).run)
+        return _json({})
+
+    async def profile(self, request: Request) -> Response:
+        text, version = await run_in_threadpool(self.controller.profile_text)
+        return _json({"text": text, "version": version})
+
+    async def edit(self, request: Request) -> Response:
+        body = await _body(request, _Edited)
+        return _json({"version": await run_in_threadpool(self.controller.write_profile, body.text, body.version)})
+
+    async def events(self, request: Request) -> Response:
+        after = request.query_params.get("after", "0")
+        n = int(after) if after.isdecimal() and len(after) < 16 else 0
+        return StreamingResponse(_events(self.controller.events, n), media_type="application/x-ndjson")
+
+
+async def _page(request: Request) -> Response:
+    name = request.path_params.get("name", "page.html")
+    return FileResponse(STATIC / name) if name in _pages() else _json({"error": "no such page"}, 404)
+
+
+class LocalOnlyMiddleware:
+    """Refuses every request that does not name this very address, come from this very page, and have the token."""
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
@@ -237,6 +263,7 @@ class _Doorkeeper:
         self.origins = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with 403; either way with the headers that keep the page to itself."""
         if scope["type"] != "http":
             return
 
@@ -294,7 +321,7 @@ async def _in_a_daemon(do: Callable[[], _T]) -> _T:
     return await done
 
 
-async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
+async def _events(events: EventStream, n: int) -> AsyncIterator[bytes]:
     """Everything after the n-th event, as it happens, and a blank line where nothing does."""
     loop, happened = asyncio.get_running_loop(), asyncio.Event()
 
@@ -302,11 +329,11 @@ async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
         with suppress(RuntimeError):  # the server has ended
             loop.call_soon_threadsafe(happened.set)
 
-    sitting.events.follow(wake)
+    events.subscribe(wake)
     try:
-        while not sitting.events.ended:
+        while not events.ended:
             happened.clear()
-            lines = sitting.events.since(n)
+            lines = events.since(n)
             for number, line in lines:
                 n = number
                 yield line
@@ -316,7 +343,7 @@ async def _events(sitting: Sitting, n: int) -> AsyncIterator[bytes]:
                 except TimeoutError:
                     yield b"\n"
     finally:
-        sitting.events.leave(wake)
+        events.unsubscribe(wake)
 
 
 async def _body(request: Request, kind: type[_T]) -> _T:
@@ -326,24 +353,24 @@ async def _body(request: Request, kind: type[_T]) -> _T:
             async for chunk in request.stream():
                 raw += chunk
                 if len(raw) > MAX_BODY:
-                    raise _Refused(413, f"more than {MAX_BODY >> 20} MiB")
+                    raise _HttpError(413, f"more than {MAX_BODY >> 20} MiB")
     except ClientDisconnect:
-        raise _Refused(400, "not all of it came") from None
+        raise _HttpError(400, "not all of it came") from None
     except TimeoutError:
-        raise _Refused(408, f"not all of it came within {BODY_S:.0f} s") from None
+        raise _HttpError(408, f"not all of it came within {BODY_S:.0f} s") from None
     try:
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, RecursionError):  # what msgspec says may quote it
-        raise _Refused(400, "not what this page sends") from None
+        raise _HttpError(400, "not what this page sends") from None
 
 
 def _pages() -> frozenset[str]:
-    return frozenset(path.name for path in PAGE.iterdir() if path.suffix in (".html", ".css", ".js", ".svg"))
+    return frozenset(path.name for path in STATIC.iterdir() if path.suffix in (".html", ".css", ".js", ".svg"))
 
 
 def _json(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def _told(status: int) -> Callable[[Request, Exception], Response]:
+def _answer(status: int) -> Callable[[Request, Exception], Response]:
     return lambda _, err: _json({"error": printable(str(err))}, status)

@@ -1,0 +1,98 @@
+"""Builds the device's program from its configuration, and runs it: a list of sheets, the page, or one prompt.
+
+Knows: which parts there are, and their order. Does not know: what each does.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from llama.checkpoint.halves import Half
+from llama.command import end_if_signalled
+from llama.edge import terminal
+from llama.edge.cloud_connector import CloudConnector
+from llama.edge.config import EdgeConfig, Resources, check_together, check_values
+from llama.edge.device import Device
+from llama.edge.generation import EdgeHalf
+from llama.edge.pipeline import RunPipeline, RunSettings
+from llama.edge.sheet_source import SheetSource
+from llama.edge.terminal_run import TerminalOptions, TerminalRun
+from llama.errors import UsageError
+from llama.wire import Welcome
+
+PAGE_SHEET_DEADLINE_S = 5.0  # who looks at a page waits less long for a sheet than who starts a program
+
+LoadHalfOn = Callable[[Half, Welcome, torch.device], EdgeHalf]
+"""Loads the edge half in the dtype that the cloud names, onto a device."""
+
+
+@dataclass(frozen=True)
+class App:
+    """The device's program, built and not begun."""
+
+    config: EdgeConfig
+    pipeline: RunPipeline
+
+    def run(self) -> None:
+        """Do what the configuration asks for.
+
+        Raises:
+            SplitLlamaError: whatever ends it.
+        """
+        if self.config.list_sheets:
+            terminal.show_sheets(self.pipeline.source.entries(end_if_signalled))
+        elif self.config.web:
+            self._serve_page()
+        else:
+            self._run_in_terminal()
+
+    def _serve_page(self) -> None:
+        from llama.edge.web.app import serve  # a web server's worth of modules, for those who want one
+        from llama.edge.web.controller import WebController
+
+        serve(WebController(self.pipeline, self.config.prompt_id or ""), self.config.port or 0)
+
+    def _run_in_terminal(self) -> None:
+        config = self.config
+        if config.prompt_id is None and config.prompt_file is None:
+            raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")
+        options = TerminalOptions(config.dry_run, config.yes, config.plain, config.json)
+        TerminalRun(self.pipeline, options).run(config.prompt_id or "")
+
+
+def build(config: EdgeConfig, load: LoadHalfOn) -> App:
+    """Check the configuration, open what it names, and put the program together; nothing large is loaded yet.
+
+    Raises:
+        UsageError, KeysError, DeviceError: a flag cannot be used.
+        CheckpointError, TokenizerError: ``--ckpt_dir`` is no edge half, or is damaged.
+    """
+    check_values(config)
+    resources = check_together(config)
+    source = _source(config, resources)
+    device = Device(config.ckpt_dir, lambda half, welcome: load(half, welcome, resources.device))
+    settings = RunSettings(config.sampling, config.mode, config.max_gen_len)
+    cloud = _cloud(config, resources, config.deadline, config.restart_deadline)
+    return App(config, RunPipeline(device, source, cloud, config.profile_file, settings))
+
+
+def _source(config: EdgeConfig, resources: Resources) -> SheetSource:
+    deadline_s = min(config.deadline, PAGE_SHEET_DEADLINE_S) if config.web else config.deadline
+    return SheetSource(
+        _cloud(config, resources, deadline_s),
+        prompt_file=config.prompt_file,
+        sheet_dir=config.sheet_dir,
+        on_notice=lambda text: print(text, file=sys.stderr),
+    )
+
+
+def _cloud(
+    config: EdgeConfig, resources: Resources, deadline_s: float, restart_deadline_s: float | None = None
+) -> CloudConnector | None:
+    if config.cloud is None:
+        return None
+    return CloudConnector(config.cloud, deadline_s, restart_deadline_s, resources.keys, resources.ceiling)

@@ -1,0 +1,163 @@
+"""Runs one prompt in a terminal: drives the pipeline, and shows what it gives.
+
+Knows: the flags of such a run, the order in which a person reads of it. Does not know: how anything is shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llama.command import end_if_signalled
+from llama.edge import terminal, wording
+from llama.edge.consent import ConsentRequest, ConsentState
+from llama.edge.generation import MAY_BE_HANDED_ON
+from llama.edge.pipeline import (
+    Notice,
+    Preview,
+    ReplyBegins,
+    ReplyComplete,
+    ReplyText,
+    RunEvent,
+    RunPipeline,
+    RunResult,
+    VersionedProfile,
+)
+from llama.errors import Declined, PrivacyRefused, ProfileError, UsageError
+from llama.prompt import SourcedPrompt
+from llama.sheets import Sheet
+
+
+@dataclass(frozen=True)
+class TerminalOptions:
+    """How one prompt is run and shown.
+
+    Attributes:
+        dry_run: print what would leave this device, and stop.
+        yes: agree to what the sheet asks for, this time.
+        plain: nothing but the reply on stdout.
+        json: one JSON object on stdout instead of streamed text.
+    """
+
+    dry_run: bool = False
+    yes: bool = False
+    plain: bool = False
+    json: bool = False
+
+
+class TerminalRun:
+    """One prompt in a terminal."""
+
+    def __init__(self, pipeline: RunPipeline, options: TerminalOptions) -> None:
+        self.pipeline, self.options = pipeline, options
+        self.screen = terminal.Terminal(plain=options.plain or options.json)
+        self._complete = False
+
+    def run(self, prompt_id: str) -> None:
+        """Find, prepare, ask, run and show.
+
+        Raises:
+            SplitLlamaError: whatever ends it, in words; nothing has been sent, but for what ``generation`` says.
+        """
+        sourced = self.pipeline.find(prompt_id, end_if_signalled)
+        profile = self._profile(sourced)
+        if self.pipeline.settings.mode == "off":
+            self.screen.notice(wording.SANITISE_OFF)
+        preview = self.pipeline.prepare(sourced, profile)
+        for caution in preview.prepared.cautions:
+            self.screen.notice(wording.caution(caution))
+        if preview.missing:
+            self.screen.notice(wording.missing_fields(preview.missing))
+        if self.options.dry_run:
+            self._show_dry_run(preview)
+            return
+        require_consent(
+            self.pipeline.consent(preview),
+            yes=self.options.yes,
+            ask=lambda question: self._ask(preview, question),
+            notice=self.screen.notice,
+        )
+        result = self._run(preview)
+        if self.options.json:
+            terminal.show_json(result)
+        else:
+            self.screen.show_result(result)
+
+    def _profile(self, sourced: SourcedPrompt) -> VersionedProfile:
+        prompt = sourced.prompt
+        if self.pipeline.profile_file is None and isinstance(prompt, Sheet) and prompt.asks_for:
+            raise UsageError(wording.profile_needed(prompt.asks_for))
+        return self.pipeline.read_profile()
+
+    def _show_dry_run(self, preview: Preview) -> None:
+        outgoing, tags = preview.prepared.outgoing, preview.prepared.sanitiser.tags
+        terminal.show_dry_run(outgoing.text)
+        if tags and sys.stderr.isatty():
+            self.screen.notice(wording.known_here_only(tags))
+        self.screen.notice(wording.dry_run(len(outgoing.ids), preview.sourced.prompt_id))
+
+    def _ask(self, preview: Preview, question: str) -> bool | None:
+        if self.screen.has_keyboard():
+            self._show_prompt(preview, asking=True)
+        return self.screen.ask(question)
+
+    def _show_prompt(self, preview: Preview, *, asking: bool = False) -> None:
+        self.screen.show_prompt(preview.prepared.dialog, preview.prepared.sanitiser.tags, asking=asking)
+
+    def _run(self, preview: Preview) -> RunResult:
+        try:
+            return self.pipeline.run(preview, lambda event: self._show(preview, event), end_if_signalled)
+        except KeyboardInterrupt:
+            if self._complete:
+                self.screen.notice(MAY_BE_HANDED_ON)
+            raise
+
+    def _show(self, preview: Preview, event: RunEvent) -> None:
+        match event:
+            case Notice(text=text):
+                self.screen.notice(text)
+            case ReplyBegins():
+                self._show_prompt(preview)
+                self.screen.begin_reply()
+            case ReplyText(text=text) if not self.options.json:
+                self.screen.show_text(text)
+            case ReplyComplete():
+                self._complete = True
+
+
+def require_consent(
+    request: ConsentRequest,
+    *,
+    yes: bool,
+    ask: Callable[[str], bool | None],
+    notice: Callable[[str], None],
+) -> None:
+    """Return if the person has agreed to what the sheet asks for, or agrees now.
+
+    Args:
+        request: what they agree to.
+        yes: agreed, for this run only.
+        ask: puts a question to the person; None where nobody is there to answer.
+        notice: shows the person a line.
+
+    Raises:
+        PrivacyRefused: declined, or nobody is there.
+        ProfileError: the remembered agreements cannot be read.
+    """
+    if yes or request.profile_file is None:
+        return
+    state = request.state()
+    if state is ConsentState.GIVEN:
+        notice(wording.agreed_before(request.profile_file))
+    if state is not ConsentState.NEEDED:
+        return
+    answer = ask(wording.question(request.sourced, request.profile, request.mode, request.profile_file))
+    if answer is None:
+        raise PrivacyRefused(wording.nobody_to_agree(request.levels))
+    if not answer:
+        raise Declined(wording.DECLINED)
+    try:
+        request.remember()
+    except ProfileError as err:
+        notice(wording.asked_again(err))

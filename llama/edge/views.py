@@ -1,0 +1,50 @@
+"""Makes the table of who saw what of a run, from the policy's table; every screen shows this one.
+
+Knows: ``llama.privacy.policy``. Does not know: columns, colours, JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from llama.edge import wording
+from llama.privacy.policy import SEES, Kind, Party, view
+
+
+@dataclass(frozen=True)
+class ViewCell:
+    """What one party holds of one kind.
+
+    Attributes:
+        party: whose.
+        content: what it holds, or None.
+        says: how the policy puts it, or why the party holds nothing.
+    """
+
+    party: Party
+    content: str | None = field(repr=False)
+    says: str
+
+
+Views = Mapping[Kind, tuple[ViewCell, ...]]
+"""Per kind that there is of a run, a cell per party, in the order of ``Party``."""
+
+
+def views_of(run: Mapping[Kind, str], *, vendor: str, raw: bool, delivered: bool = True) -> Views:
+    """Make the table of who saw what.
+
+    Args:
+        run: all that there is of it.
+        vendor: whose sheet it was, or empty.
+        raw: it was not sanitised.
+        delivered: the vendor has its copy.
+    """
+    held = {party: view(party, run, third_partys_own=bool(vendor), delivered=delivered) for party in Party}
+
+    def cell(kind: Kind, party: Party) -> ViewCell:
+        content = held[party].get(kind)
+        says = SEES[kind][party].says if content is not None else wording.not_held(kind, party, vendor, raw=raw)
+        return ViewCell(party, content, says)
+
+    return {kind: tuple(cell(kind, party) for party in Party) for kind in run}

@@ -1,0 +1,209 @@
+"""Writes what the page is sent: previews, round trips, results, sheets and fields, as plain values for JSON.
+
+Every text goes through ``printable``: the page shows text as text, without control characters.
+
+Knows: the pipeline's types. Does not know: events, HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from llama.checkpoint.halves import Half
+from llama.edge import wording
+from llama.edge.consent import ConsentRequest, ConsentState
+from llama.edge.device import Device
+from llama.edge.generation import RoundTrip
+from llama.edge.pipeline import Preview, RunResult
+from llama.privacy.policy import FieldPolicy, label_of
+from llama.privacy.profile import Profile, ProfileField, text_of
+from llama.privacy.sanitiser import Mode
+from llama.sheets import party_of
+from llama.text.printable import printable
+from llama.wire import Offer, SheetEntry, Welcome
+
+LANGUAGE = "en"  # of the fields' labels
+
+
+def model(half: Half) -> dict[str, int]:
+    """Write the shape of the model, and where it is cut."""
+    args = half.args
+    return {
+        "n_layers": args.n_layers,
+        "split_layer": half.split_layer,
+        "dim": args.dim,
+        "vocab_size": args.vocab_size,
+    }
+
+
+def profile(file: str, whole: Profile) -> dict[str, Any]:
+    """Write a profile; ``file`` is its name."""
+    return {"file": file, "fields": list(map(profile_field, whole.fields.values()))}
+
+
+def preview(prompt_id: str, seen: Preview, request: ConsentRequest) -> dict[str, Any]:
+    """Write all that would leave, and what must be agreed to.
+
+    Raises:
+        ProfileError: the remembered agreements cannot be read.
+    """
+    sheet, sourced, prepared = seen.sheet, seen.sourced, seen.prepared
+    return {
+        "prompt_id": prompt_id,
+        "seen": seen.digest,
+        "title": printable(sheet.title) if sheet is not None else wording.OWN_WORDS,
+        "party": sourced.party,
+        "whose": printable(wording.origin(sourced)) if sheet is not None else "you",
+        "task": sheet.task if sheet is not None else "answer",
+        "system_prompt": _system_prompt(seen),
+        "sheet": {"system": printable(sheet.system), "questions": [printable(each) for each in sheet.questions]}
+        if sheet is not None
+        else None,
+        "fields": list(_fields(seen)),
+        "prompt": [{"role": each.role, "content": printable(each.content)} for each in prepared.dialog],
+        "tags": {tag: printable(value) for tag, value in prepared.sanitiser.tags.items()},
+        "cautions": [printable(each) for each in prepared.cautions],
+        "tokens": len(prepared.outgoing.ids),
+        "consent": _consent(seen, request),
+    }
+
+
+def _system_prompt(seen: Preview) -> list[dict[str, str]]:
+    sourced, own = seen.sourced, "" if seen.sheet is None else seen.sheet.system
+    # As llama.privacy.merging puts it: a vendor's words come after the provider's, its own instead of them.
+    parts = [("the provider", sourced.provider_system if sourced.party or not own else own)]
+    if sourced.party:
+        parts.append((wording.origin(sourced), own))
+    return [{"whose": whose, "text": printable(text.strip())} for whose, text in parts if text.strip()]
+
+
+def _consent(seen: Preview, request: ConsentRequest) -> dict[str, Any]:
+    sheet, mode = seen.sheet, request.mode
+    asked = {} if sheet is None else wording.levels(sheet, request.profile, mode)
+    return {
+        "needed": request.state() is ConsentState.NEEDED,
+        "question": printable(wording.heading(seen.sourced)) if sheet is not None else "",
+        "fields": [{"name": name, "form": level} for name, level in asked.items()],
+        "notes": [printable(each) for each in wording.notes(seen.sourced, mode, request.profile_file or "")],
+    }
+
+
+def _fields(seen: Preview) -> Iterator[dict[str, str]]:
+    """Write what becomes of each field: first those that are asked for, in the sheet's order, then all others."""
+    asked = set[str]()
+    for name in seen.sheet.asks_for if seen.sheet is not None else ():
+        each = seen.profile.find(name)
+        if each is None:
+            yield {"name": name, "label": label_of(name, LANGUAGE), "value": "", "fate": "missing", "sent_as": ""}
+            continue
+        asked.add(each.name)
+        clean = seen.prepared.sanitiser.field_text(name)
+        sent_as = "" if clean is None else printable(clean.text)
+        yield {**profile_field(each), "fate": _outcome(each, sent_as, seen.mode), "sent_as": sent_as}
+    for each in seen.profile.fields.values():
+        if each.name not in asked:
+            yield {**profile_field(each), "fate": "kept", "sent_as": ""}
+
+
+def _outcome(each: ProfileField, sent_as: str, mode: Mode) -> str:
+    if mode == "off" or each.policy is FieldPolicy.OPEN:
+        return "sent"
+    return "generalised" if each.policy is FieldPolicy.QUASI and not sent_as.startswith("[") else "tag"
+
+
+class Iterations:
+    """Writes the round trips of one run, and the speed so far."""
+
+    def __init__(self, device: Device, welcome: Welcome, prompt_tokens: int) -> None:
+        self.device, self.welcome, self.prompt_tokens = device, welcome, prompt_tokens
+        self.stop_ids = frozenset(device.chat.stop_ids)
+        self._first_at = 0.0
+
+    def iteration(self, trip: RoundTrip) -> dict[str, Any]:
+        """Write a round trip that has just been made."""
+        embed_us, *layers_us = trip.device_us
+        return {
+            "index": trip.index,
+            "token_id": trip.token,
+            "token": "" if trip.token is None else self.device.tokenizer.decode([trip.token]),
+            "stop": trip.token in self.stop_ids,
+            "rows": trip.positions,
+            "dim": self.welcome.dim,
+            "dtype": self.welcome.dtype,
+            "bytes": trip.sent_bytes,
+            "device": {"embed_us": embed_us, "layers_us": layers_us},
+            "network_us": trip.network_us,
+            "cloud": None if trip.stages is None else msgspec.structs.asdict(trip.stages),
+            "tokens_per_s": self._speed(trip),
+        }
+
+    def prefill(self, trip: RoundTrip) -> dict[str, int] | None:
+        """Write how much of the prompt is computed; None where the round trip was not about the prompt alone."""
+        fed = trip.position + trip.positions
+        is_prompt = fed <= self.prompt_tokens and trip.token is None
+        return {"done": fed, "of": self.prompt_tokens} if is_prompt else None
+
+    def _speed(self, trip: RoundTrip) -> float | None:
+        if trip.token is None:
+            return None
+        now = time.monotonic()
+        if trip.index == 0 or not self._first_at:
+            self._first_at = now
+        elif now > self._first_at:
+            return round(trip.index / (now - self._first_at), 1)
+        return None
+
+
+def done(result: RunResult) -> dict[str, Any]:
+    """Write what came of a run."""
+    reply, vendor = result.reply, result.preview.sourced.party
+    return {
+        "text": result.text,
+        "text_sent": printable(reply.text),
+        "ending": wording.ending(reply, result.welcome.max_seq_len),
+        "offers": [_offer(offer) for offer in reply.offers],
+        "copy": str(reply.copy),
+        "copy_says": wording.copy_status(reply.copy, vendor) or None,
+        "timing": wording.timing_line(reply.timing),
+        "tags_left": result.left,
+        "views": list(_views(result)),
+    }
+
+
+def _offer(offer: Offer) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(offer)
+    return {name: printable(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _views(result: RunResult) -> Iterator[dict[str, Any]]:
+    for kind, cells in result.views().items():
+        written = [
+            {
+                "party": str(cell.party),
+                "holds": cell.content is not None,
+                "says": cell.says,
+                "content": printable(cell.content or ""),
+            }
+            for cell in cells
+        ]
+        yield {"kind": str(kind), "cells": written}
+
+
+def sheet_entry(entry: SheetEntry) -> dict[str, Any]:
+    """Write a line of the list of sheets."""
+    return {
+        "prompt_id": entry.prompt_id,
+        "title": printable(entry.title),
+        "party": party_of(entry.prompt_id),
+        "asks_for": entry.asks_for,
+    }
+
+
+def profile_field(each: ProfileField) -> dict[str, str]:
+    """Write a field of the profile with its value."""
+    value = printable(", ".join(map(text_of, each.values)))
+    return {"name": each.name, "label": label_of(each.name, LANGUAGE), "policy": str(each.policy), "value": value}

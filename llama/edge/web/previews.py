@@ -1,0 +1,72 @@
+"""Keeps each prompt as the page has last seen it: what runs is that, not another reading of the same files.
+
+Knows: the pipeline's steps before a run. Does not know: runs, consents, JSON.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from llama.edge.pipeline import Preview, RunPipeline
+from llama.edge.web.errors import Conflict
+from llama.edge.web.event_stream import Ending
+
+
+class Previews:
+    """The last preview of each sheet; any thread may use it.
+
+    Attributes:
+        in_progress: looks at sheets that have not ended.
+    """
+
+    def __init__(self, pipeline: RunPipeline, ending: Ending) -> None:
+        self.pipeline, self.ending = pipeline, ending
+        self._lock = threading.Lock()
+        self._last: dict[str, Preview] = {}
+        self.in_progress = 0
+
+    def look_at(self, prompt_id: str) -> Preview:
+        """Read the profile and the sheet, and prepare them anew.
+
+        Raises:
+            SplitLlamaError: one of them cannot be read, or the prompt cannot be prepared.
+        """
+        with self._lock:
+            self.in_progress += 1
+        try:
+            profile = self.pipeline.read_profile()
+            with self.ending.under_the_ceiling():
+                sourced = self.pipeline.find(prompt_id, self.ending.check)
+            preview = self.pipeline.prepare(sourced, profile)
+            with self._lock:
+                self._last[prompt_id] = preview
+            return preview
+        finally:
+            with self._lock:
+                self.in_progress -= 1
+
+    def seen(self, prompt_id: str, digest: str | None, profile_version: str) -> Preview:
+        """Give the last preview of a sheet.
+
+        Args:
+            prompt_id: which.
+            digest: of what the page has seen, if others may have looked since.
+            profile_version: of the profile as it is now.
+
+        Raises:
+            Conflict: there is none, or it or the profile has changed since.
+        """
+        with self._lock:
+            preview = self._last.get(prompt_id)
+        if preview is None:
+            raise Conflict("look at the sheet first")
+        if digest is not None and digest != preview.digest:
+            raise Conflict("the sheet has changed since you saw this prompt; look at it again")
+        if preview.profile_version != profile_version:
+            raise Conflict("your profile has changed since you saw this prompt; look at it again")
+        return preview
+
+    def clear(self) -> None:
+        """Forget all of them: the profile has changed."""
+        with self._lock:
+            self._last.clear()
