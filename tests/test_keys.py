@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.client.link import Link
+from llama.cloud.config import CloudConfig
 from llama.cloud.event_log import EventLog
+from llama.cloud.listening import check_open_to, endpoints_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.router import new_router
 from llama.cloud.run_store import RunStore
@@ -751,10 +753,9 @@ def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
 )
 def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
     """Unless the provider spells out that it shall not. A name is what it stands for."""
-    from cloud_main import _check_open_to, _endpoints_of
 
     def check(bind: str, **given: bool) -> None:
-        _check_open_to(bind, _endpoints_of(bind), events=EventLog(), **given)
+        check_open_to(bind, endpoints_of(bind), events=EventLog(), **given)
 
     with pytest.raises(UsageError, match=r"give --key_file and --allow_dir .*or --insecure"):
         check(bind, keys=False, insecure=False)
@@ -763,7 +764,7 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
     for here in ("tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://[::1]:5555", "tcp://localhost:5555"):
         check(here, keys=False, insecure=False)
     with pytest.raises(UsageError, match="leave one away"):
-        check(bind, keys=True, insecure=True)
+        CloudConfig(ckpt_dir="cloud", key_file="cloud.key", allow_dir="allowed", insecure=True).check("insecure")
 
 
 # ---- the programs

@@ -1,0 +1,399 @@
+"""Builds and runs the cloud on one rank, in stages whose order matters.
+
+1. *check*: the flags, against each other, the checkpoint and this machine. Every rank does, so that all end alike.
+2. *read*: sheets, keys, tokenizer, the device's half. Reading changes nothing.
+3. *plan memory*: how many slots and prefixes fit.
+4. *open*: the catalogue and the record. The record's file is made here, so whatever only needs reading comes first.
+5. *listen*: take the ports. After this a device may connect; it waits until the model is there.
+6. *load*: minutes. All before takes seconds, so that what is wrong is said at once.
+7. *warm*: all ranks meet, and the prefix cache is filled. CUDA graphs are recorded while the model is loaded.
+8. *serve*, until a signal; then close what was opened.
+
+ModelRunner 1 and up check, load, and then follow rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llama import parallel, wire
+from llama.addresses import Endpoint
+from llama.checkpoint.halves import Half, chat_format_of, check_world_size, read_half, tokenizer_of
+from llama.cloud.auth import CloudKeys
+from llama.cloud.capacity import Capacity, bytes_per_position, context_of, memory_ceiling, plan
+from llama.cloud.catalogue import Catalogue
+from llama.cloud.config import CloudConfig
+from llama.cloud.event_log import EventLog
+from llama.cloud.listening import check_open_to, endpoints_of
+from llama.cloud.loading import MAX_ROWS, Models, Process, device_rows, load
+from llama.cloud.metrics_http import MetricsServer
+from llama.cloud.model_runner import ModelRunner
+from llama.cloud.owners import secret_of
+from llama.cloud.prefix_cache import CachedPrefix, keep, openings_of
+from llama.cloud.provider import ProviderServices
+from llama.cloud.rate_limit import MAX_THREAD_SHARE
+from llama.cloud.run_store import RunStore
+from llama.cloud.server import Server
+from llama.cloud.sheet_publisher import SheetPublisher
+from llama.cloud.stop_signals import StopOnSignal, leave_stopping_to_rank_0
+from llama.command import give_stdout_up
+from llama.device import cpu_threads, torch_device
+from llama.dtypes import DTYPE_NAMES, DTYPES
+from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
+from llama.keys import AllowList, read_key
+from llama.sheets import SheetDirectory, named, read_all
+from llama.tokenizer import Tokenizer
+from llama.wire import Welcome
+
+
+def run(config: CloudConfig, models: Models) -> None:
+    """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
+
+    Raises:
+        SplitLlamaError: it cannot start, or another rank is gone.
+        MemoryCeilingReached: while it served, the process took more memory than it may have.
+    """
+    started, process = time.monotonic(), Process.from_environment()
+    checked = check(config, process)
+    if process.rank > 0:
+        follow(_load(config, checked, models), config.drain_s)
+        return
+    app = build(config, checked)
+    rows = _device_rows(app, models)
+    ranks = _load(config, checked, models, app.capacity.slots)
+    prefixes = _warm(app, ranks, rows)
+    serve(app, ranks, prefixes, started)
+
+
+# ---- check
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the flags mean with this checkpoint on this machine.
+
+    Attributes:
+        process: this rank.
+        half: the cloud half.
+        endpoints: what ``--bind`` stands for.
+        events: the log.
+        device: of this rank.
+        welcome: what devices are told.
+    """
+
+    process: Process
+    half: Half
+    endpoints: list[Endpoint]
+    events: EventLog
+    device: torch.device
+    welcome: Welcome
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and hidden states."""
+        return DTYPES[self.welcome.dtype]
+
+
+def check(config: CloudConfig, process: Process) -> Checked:
+    """Check the flags, and make torch use this rank's threads and device.
+
+    The order of the checks decides which of several errors is told.
+
+    Raises:
+        UsageError: a flag cannot be used, with the others, with this checkpoint or on this machine.
+        CheckpointError: the directory is no cloud half, or is cut for another number of ranks.
+    """
+    half = read_half(config.ckpt_dir, "cloud")
+    check_world_size(half, process.world_size)
+    max_seq_len = context_of(config.max_seq_len, half)
+    config.check("max_batch_size", "kv_cache_gb", "max_waiting", "drain_s", "dtype", "session_idle_s", "retention_days")
+    config.check("log_level")
+    events = EventLog(config.log_level)
+    endpoints = endpoints_of(config.bind)
+    config.check("insecure")
+    keys = config.key_file is not None
+    check_open_to(config.bind, endpoints, keys=keys, insecure=config.insecure, events=events)
+    config.check("key_file", "max_sessions_per_key", "max_mb_s_per_key", "max_requests_s_per_key", "max_runs_s_per_key")
+    config.check("max_memory_gb", "publishing")
+    device = torch_device(config.device, process.local_rank, process.local_ranks)
+    torch.set_num_threads(cpu_threads(config.threads, process.local_ranks))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dtype = config.dtype or DTYPE_NAMES[half.dtype]
+    max_rows = min(MAX_ROWS, max_seq_len)
+    welcome = Welcome(wire.VERSION, half.fingerprint, dtype, half.args.dim, half.split_layer, max_seq_len, max_rows)
+    return Checked(process, half, endpoints, events, device, welcome)
+
+
+# ---- read, plan memory, open, listen
+
+
+@dataclass(frozen=True)
+class App:
+    """Rank 0 with all that it needs but the model, listening.
+
+    Attributes:
+        config: the flags.
+        checked: what they mean here.
+        edge_half: the device's half, where the prefix cache is wanted.
+        capacity: slots and prefixes.
+        stores: what it keeps.
+        server: listens, and answers once it serves.
+        monitoring: serves the metrics, where they are wanted.
+        endpoint: the address that it listens to.
+    """
+
+    config: CloudConfig
+    checked: Checked
+    edge_half: Half | None
+    capacity: Capacity
+    stores: Stores
+    server: Server
+    monitoring: MetricsServer | None
+    endpoint: str
+
+    def close(self) -> None:
+        """Close what :func:`build` has opened; the server has closed itself."""
+        if self.monitoring is not None:
+            self.monitoring.close()
+        self.stores.close()
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The open files of rank 0, and what works on them."""
+
+    catalogue: Catalogue | None
+    record: RunStore | None
+    services: ProviderServices
+
+    def close(self) -> None:
+        """Close them; what works on them goes first."""
+        self.services.close()
+        if self.record is not None:
+            self.record.close()
+        if self.catalogue is not None:
+            self.catalogue.close()
+
+
+def build(config: CloudConfig, checked: Checked) -> App:
+    """Do all that can fail before minutes of loading: read, plan memory, open, listen.
+
+    Raises:
+        SplitLlamaError: a file cannot be used, the memory does not suffice, or a port is in use.
+    """
+    directory, shelf = _read_sheets(config, checked.events)
+    keys = _read_keys(config, checked.events)
+    tokenizer = tokenizer_of(checked.half)
+    edge_half = None if config.edge_ckpt_dir is None else _read_edge_half(config.edge_ckpt_dir, checked.half)
+    openings = {} if edge_half is None else openings_of(directory, chat_format_of(checked.half, tokenizer))
+    capacity = _plan_memory(config, checked, openings)
+    stores = _open_stores(config, checked, tokenizer, directory, shelf, keys)
+    server = _new_server(config, checked, tokenizer, capacity, stores, keys)
+    monitoring = None
+    if config.metrics_port is not None:
+        monitoring = MetricsServer(config.metrics_port, server.metrics.registry, server.health)
+    endpoint = server.bind(config.bind, checked.endpoints)
+    return App(config, checked, edge_half, capacity, stores, server, monitoring, endpoint)
+
+
+def _read_sheets(config: CloudConfig, events: EventLog) -> tuple[SheetDirectory, SheetPublisher | None]:
+    if config.sheet_dir is None:
+        return SheetDirectory({}), None
+    directory = read_all(config.sheet_dir, lambda line: events.warning("sheets", message=line))
+    if directory.parties and config.record_file is None:
+        parties = named(sorted(directory.parties))
+        raise UsageError(
+            f"--sheet_dir {config.sheet_dir} has sheets of third parties ({parties}), whose deliveries must be kept "
+            f"somewhere; give --record_file"
+        )
+    return directory, SheetPublisher(config.sheet_dir, directory) if config.publishing else None
+
+
+def _read_keys(config: CloudConfig, events: EventLog) -> CloudKeys | None:
+    if config.key_file is None or config.allow_dir is None:
+        return None
+    own = read_key(config.key_file, "cloud")
+    allowed = AllowList(config.allow_dir, lambda line: events.warning("keys", message=line))
+    if not len(allowed):
+        events.warning("nobody_listed", message=f"--allow_dir {config.allow_dir} lists nobody yet")
+    return CloudKeys(own, allowed, config.sessions_per_key)
+
+
+def _read_edge_half(edge_ckpt_dir: str, cloud: Half) -> Half:
+    half = read_half(edge_ckpt_dir, "edge")
+    if half.fingerprint != cloud.fingerprint:
+        raise UsageError(
+            f"--edge_ckpt_dir {edge_ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and cloud/ of one "
+            f"run of split_checkpoint.py"
+        )
+    return half
+
+
+def _plan_memory(config: CloudConfig, checked: Checked, openings: Mapping[str, Sequence[tuple[int, ...]]]) -> Capacity:
+    return plan(
+        config.kv_cache_gb,
+        config.max_batch_size,
+        openings,
+        position_bytes=bytes_per_position(checked.half, checked.dtype, checked.process.world_size),
+        max_seq_len=checked.welcome.max_seq_len,
+        events=checked.events,
+    )
+
+
+def _open_stores(
+    config: CloudConfig,
+    checked: Checked,
+    tokenizer: Tokenizer,
+    directory: SheetDirectory,
+    shelf: SheetPublisher | None,
+    keys: CloudKeys | None,
+) -> Stores:
+    catalogue = None if config.catalogue is None else Catalogue(config.catalogue)
+    secret = b"" if keys is None else secret_of(keys.own)
+    record = None
+    if config.record_file is not None:
+        record = RunStore(config.record_file, retention_days=config.days_kept, secret=secret)
+    services = ProviderServices.of(
+        tokenizer,
+        store=record,
+        directory=directory,
+        catalogue=catalogue,
+        publisher=shelf,
+        event_log=checked.events,
+    )
+    return Stores(catalogue, record, services)
+
+
+def _new_server(
+    config: CloudConfig,
+    checked: Checked,
+    tokenizer: Tokenizer,
+    capacity: Capacity,
+    stores: Stores,
+    keys: CloudKeys | None,
+) -> Server:
+    return Server(
+        tokenizer,
+        checked.welcome,
+        slots=capacity.slots,
+        idle_timeout_s=config.session_idle_s,
+        services=stores.services,
+        most_waiting=config.max_waiting,
+        keys=keys,
+        max_bytes_s=config.max_mb_s_per_key * 1e6,
+        max_requests_s=config.max_requests_s_per_key,
+        max_runs_s=config.max_runs_s_per_key,
+        thread_share=MAX_THREAD_SHARE,
+        event_log=checked.events,
+    )
+
+
+# ---- load, warm
+
+
+def _device_rows(app: App, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
+    """Compute the prefixes as a device would, before the cloud's half takes the memory."""
+    if app.edge_half is None or not app.capacity.prefixes:
+        return {}
+    return device_rows(models, app.edge_half, app.capacity.prefixes, app.checked.dtype, app.checked.device)
+
+
+def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0) -> ModelRunner:
+    graphs, process = config.cuda_graphs, checked.process
+    return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
+
+
+def _warm(app: App, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]) -> dict[bytes, CachedPrefix]:
+    with _needing_other_ranks():
+        parallel.meet()  # from "ready" on, every rank takes a signal as it should
+        return keep(ranks, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
+
+
+# ---- serve
+
+
+def serve(app: App, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
+    """Say that the cloud is ready, serve until a signal, and close everything.
+
+    ``started`` is when the program began, in monotonic seconds.
+    """
+    ceiling = memory_ceiling(app.config.max_memory_gb)
+    stop = StopOnSignal()
+    _tell_ready(app, len(prefixes), started)
+    try:
+        with _needing_other_ranks():
+            app.server.serve(ranks, stop.requested, stop.drain_requested, app.config.drain_s, prefixes, ceiling)
+    except MemoryCeilingReached:
+        parallel.stop()
+        raise
+    finally:
+        app.close()
+    parallel.stop()
+    _announce("stopped")
+
+
+def _tell_ready(app: App, prefixes: int, started: float) -> None:
+    half, process, welcome, slots = app.checked.half, app.checked.process, app.checked.welcome, app.capacity.slots
+    app.checked.events.info(
+        "ready",
+        seconds=round(time.monotonic() - started, 1),
+        places=slots,
+        context=welcome.max_seq_len,
+        ranks=process.world_size,
+        pid=os.getpid(),
+        metrics="off" if app.monitoring is None else app.monitoring.address,
+    )
+    _announce(
+        f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
+        f"{half.args.n_layers} on {process.world_size} rank{'s' if process.world_size > 1 else ''} "
+        f"({app.checked.device.type}, {welcome.dtype}), "
+        f"context {welcome.max_seq_len}, room for {slots} session{'s' if slots > 1 else ''}, "
+        f"{f'{prefixes} beginnings of prompts computed, ' if app.edge_half is not None else ''}"
+        f"listening on {app.endpoint}, pid {os.getpid()}"
+    )
+
+
+def _announce(line: str) -> None:
+    """Print on stdout, where a cloud that goes on serving may have lost its reader, or the disk may be full."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        give_stdout_up()
+
+
+# ---- the other ranks
+
+
+def follow(ranks: ModelRunner, drain_s: float) -> None:
+    """Do what rank 0 does until it shuts down; the process ends with exit code 1 if rank 0 is gone."""
+    leave_stopping_to_rank_0(drain_s)
+    try:
+        parallel.meet()
+        ranks.follow()
+        parallel.stop()
+    except RuntimeError as err:
+        print(f"error: {_why(err, 'rank 0')}; start the cloud again", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # a gloo group with a dead member may abort at a normal exit
+
+
+@contextlib.contextmanager
+def _needing_other_ranks() -> Iterator[None]:
+    """Say in one line that another rank is gone."""
+    try:
+        yield
+    except RuntimeError as err:
+        raise SplitLlamaError(f"{_why(err, 'another rank')}; start the cloud again") from None
+
+
+def _why(err: RuntimeError, other: str) -> str:
+    """Say why the ranks cannot go on, in one line; gloo's own words for a closed connection would help nobody."""
+    return f"{other} is gone" if "gloo" in str(err) else str(err).partition("\n")[0]

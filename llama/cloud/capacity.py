@@ -1,0 +1,113 @@
+"""What fits into memory: slots of the KV cache, the prefix cache, and how far the process may grow.
+
+Knows: sizes. Does not know: weights, sessions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llama.checkpoint.halves import Half
+from llama.cloud.event_log import EventLog
+from llama.cloud.prefix_cache import SHARE, that_fit
+from llama.errors import UsageError
+from llama.memory_ceiling import CLOUD_ALLOWANCE, MemoryCeiling, own_memory
+from llama.model import KVCache
+
+USUAL_SESSIONS = 256
+USUAL_CONTEXT = 2048  # tokens
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How the memory of ``--kv_cache_gb`` is used.
+
+    Attributes:
+        slots: of the KV cache, so sessions at a time.
+        prefixes: ids of the beginnings of prompts that the prefix cache keeps.
+    """
+
+    slots: int
+    prefixes: list[tuple[int, ...]]
+
+
+def context_of(max_seq_len: int | None, half: Half) -> int:
+    """Most tokens of prompt and reply together: as the flag says, or what is usual.
+
+    Raises:
+        UsageError: the model was not made for so many.
+    """
+    if max_seq_len is None:
+        return min(USUAL_CONTEXT, half.context_length)
+    if not 2 <= max_seq_len <= half.context_length:
+        raise UsageError(
+            f"--max_seq_len {max_seq_len} must lie between 2 and this model's context of {half.context_length}"
+        )
+    return max_seq_len
+
+
+def bytes_per_position(half: Half, dtype: torch.dtype, world_size: int) -> int:
+    """Bytes that one token of one session takes in the KV cache, on all ranks together."""
+    return KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
+
+
+def plan(
+    kv_cache_gb: float,
+    max_batch_size: int | None,
+    openings: Mapping[str, Sequence[tuple[int, ...]]],
+    *,
+    position_bytes: int,
+    max_seq_len: int,
+    events: EventLog,
+) -> Capacity:
+    """Divide ``kv_cache_gb`` GiB between the prefix cache and the slots.
+
+    Args:
+        kv_cache_gb: GiB, on all ranks together.
+        max_batch_size: most slots; None for what is usual.
+        openings: ids that prompts begin with, by whose they are.
+        position_bytes: of one token in the KV cache.
+        max_seq_len: tokens of one slot.
+        events: warned where not all openings fit.
+
+    Raises:
+        UsageError: not even one slot fits.
+    """
+    positions = int(kv_cache_gb * 2**30) // position_bytes
+    if positions < max_seq_len:
+        raise UsageError(
+            f"--kv_cache_gb {kv_cache_gb}: one session of {max_seq_len} tokens takes "
+            f"{position_bytes * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
+        )
+    fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
+    all_of_them = len({ids for of_a_party in openings.values() for ids in of_a_party})
+    if len(fit) < all_of_them:
+        warning = (
+            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} beginnings of prompts; the others "
+            f"are computed anew for each session"
+        )
+        events.warning("cache_small", message=warning)
+    slots = (positions - sum(map(len, fit))) // max_seq_len
+    return Capacity(min(slots, USUAL_SESSIONS if max_batch_size is None else max_batch_size), fit)
+
+
+def memory_ceiling(max_memory_gb: float | None) -> MemoryCeiling | None:
+    """How much memory this process may have; it has all that it needs by now, but for the work in hand.
+
+    Raises:
+        UsageError: it has more already.
+    """
+    has = own_memory()
+    if has is None:
+        return None
+    most = has + max(CLOUD_ALLOWANCE, has // 4) if max_memory_gb is None else max_memory_gb * 2**30
+    if not most > has:  # nor NaN
+        raise UsageError(
+            f"--max_memory_gb {max_memory_gb}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
+            f"lower --kv_cache_gb"
+        )
+    return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)

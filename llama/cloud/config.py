@@ -1,0 +1,165 @@
+"""The cloud's settings: what each flag may be, in which unit, and which flags need or exclude each other.
+
+Knows: the flags. Does not know: the checkpoint, the devices of this machine, torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, get_type_hints
+
+from llama.cloud.auth import MAX_SESSIONS_PER_KEY
+from llama.cloud.event_log import LEVELS
+from llama.cloud.rate_limit import MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY, MAX_RUNS_S_PER_KEY
+from llama.cloud.run_store import RETENTION_DAYS
+from llama.errors import UsageError
+from llama.memory_ceiling import own_memory
+from llama.wire import DTYPE_BYTES
+
+MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
+
+
+@dataclass(frozen=True)
+class Range:
+    """The bounds of a number; NaN is never within them.
+
+    Attributes:
+        cure: what the error asks for.
+        above: it is greater than this.
+        least: it is this or greater.
+        most: it is this or less.
+        finite: it is not infinite.
+    """
+
+    cure: str
+    above: float = -math.inf
+    least: float = -math.inf
+    most: float = math.inf
+    finite: bool = False
+
+    def error_of(self, flag: str, value: float) -> str:
+        """The error about a value of ``--flag``; empty if there is none."""
+        within = self.above < value and self.least <= value <= self.most and not (self.finite and value == math.inf)
+        return "" if within else f"--{flag} {value}: {self.cure}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The words that a flag may be; ``error`` is what any other word is."""
+
+    words: Collection[str]
+    error: str
+
+    def error_of(self, flag: str, value: str) -> str:
+        """The error about a value of ``--flag``; empty if there is none."""
+        return "" if value in self.words else f"--{flag} {value} is not {self.error}; use {', '.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class Measurable:
+    """A limit of memory, which some systems cannot watch."""
+
+    def error_of(self, flag: str, value: float) -> str:
+        """The error about ``--flag`` on this system; empty if there is none."""
+        unknown = own_memory() is None
+        return f"--{flag}: this system does not say how much memory a process has; leave it away" if unknown else ""
+
+
+PerSecond = Annotated[float, Range("give a number above 0; inf is no limit", above=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudConfig:
+    """The flags of ``cloud_main.py``, under their names and with their defaults.
+
+    A value that depends on the checkpoint or on this machine is None until ``llama.cloud.app`` finds it out. Bounds
+    stand at their field; those of ``max_seq_len``, ``device``, ``threads``, ``bind`` and ``metrics_port`` depend on
+    more than the flag, and are checked where that is known.
+    """
+
+    # The model
+    ckpt_dir: str  # directory: the cloud half that split_checkpoint.py wrote
+    device: str | None = None  # cpu or cuda; None: CUDA where there is a GPU
+    dtype: Annotated[str | None, OneOf(DTYPE_BYTES, "supported")] = None  # None: the checkpoint's
+    threads: int | None = None  # of the CPU, per rank; None: the cores shared among the ranks
+    cuda_graphs: bool = True  # one rank on a GPU records its decoding passes and replays them
+
+    # Capacity
+    max_seq_len: int | None = None  # tokens of prompt and reply; None: 2048, or the model's context if less
+    kv_cache_gb: Annotated[float, Range("give GiB above 0", above=0, finite=True)] = 4.0  # GiB, all ranks together
+    # slots; None: as many as kv_cache_gb holds, up to 256
+    max_batch_size: Annotated[int | None, Range(f"give 1 to {MAX_SESSIONS}", least=1, most=MAX_SESSIONS)] = None
+    max_waiting: Annotated[int, Range(f"give 0 to {MAX_SESSIONS}", least=0, most=MAX_SESSIONS)] = 64  # sessions queued
+    session_idle_s: Annotated[float, Range("give seconds above 0", above=0)] = 120.0  # then the slot is free again
+    drain_s: Annotated[float, Range("give seconds, 0 or more", least=0, finite=True)] = 20.0  # torchrun kills after 30
+    max_memory_gb: Annotated[float | None, Measurable()] = None  # GiB of this process, then it ends with exit code 3
+
+    # What the provider keeps and hands out
+    record_file: str | None = None  # SQLite; None: no run is kept
+    retention_days: Annotated[float | None, Range("give days above 0", above=0)] = None  # None: RETENTION_DAYS
+    sheet_dir: str | None = None  # directory of prompt sheets; None: none are handed out
+    publishing: bool = False  # third parties write sheets into sheet_dir
+    edge_ckpt_dir: str | None = None  # the device's half, for the prefix cache; None: no prefix cache
+    catalogue: str | None = None  # SQLite; None: no offers
+
+    # The network, and what one key may have
+    bind: str = "tcp://127.0.0.1:5555"  # tcp://HOST:PORT
+    key_file: str | None = None  # the cloud's private key; None: anybody who reaches it is served
+    allow_dir: str | None = None  # directory of the public keys that are served
+    insecure: bool = False  # listen on a network without keys
+    max_sessions_per_key: Annotated[int | None, Range("give 1 or more", least=1)] = None  # None: MAX_SESSIONS_PER_KEY
+    max_mb_s_per_key: PerSecond = MAX_MB_S_PER_KEY  # megabytes a second, both ways; beyond, its requests wait
+    max_requests_s_per_key: PerSecond = MAX_REQUESTS_S_PER_KEY  # requests a second; a token is a request
+    max_runs_s_per_key: PerSecond = MAX_RUNS_S_PER_KEY  # runs that begin in a second
+
+    # What the provider is told
+    log_level: Annotated[str, OneOf(LEVELS, "known")] = LEVELS[0]  # the least that is logged on stderr
+    metrics_port: int | None = None  # of 127.0.0.1; None: no metrics, 0: any free port
+
+    @property
+    def sessions_per_key(self) -> int:
+        """Sessions of one key at a time."""
+        return self.max_sessions_per_key or MAX_SESSIONS_PER_KEY
+
+    @property
+    def days_kept(self) -> float:
+        """Days after which a run is forgotten."""
+        return self.retention_days or RETENTION_DAYS
+
+    def check(self, *flags: str) -> None:
+        """Check these flags one after the other: each against the others, then against its own bounds.
+
+        Raises:
+            UsageError: about the first flag that is wrong.
+        """
+        beside_others, hints = check_together(self), get_type_hints(CloudConfig, include_extras=True)
+        for flag in flags:
+            if flag in beside_others:
+                raise UsageError(beside_others[flag])
+            value = getattr(self, flag)
+            for bounds in getattr(hints[flag], "__metadata__", ()):
+                if value is not None and (error := bounds.error_of(flag, value)):
+                    raise UsageError(error)
+
+
+def check_together(config: CloudConfig) -> dict[str, str]:
+    """Find flags that need or exclude another one; the error about each such flag."""
+    errors = dict[str, str]()
+    if config.retention_days is not None and config.record_file is None:
+        errors["retention_days"] = "--retention_days is of the record, and there is none; give --record_file, too"
+    if config.insecure and config.key_file is not None:
+        errors["insecure"] = "--insecure is for a cloud without keys, and --key_file gives it some; leave one away"
+    if (config.key_file is None) != (config.allow_dir is None):
+        errors["key_file"] = "--key_file and --allow_dir belong together: the cloud's own key, and those that it lists"
+    if config.max_sessions_per_key is not None and config.key_file is None:
+        errors["max_sessions_per_key"] = (
+            "--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too"
+        )
+    if config.publishing and None in (config.sheet_dir, config.record_file, config.key_file):
+        errors["publishing"] = (
+            "--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give --sheet_dir, "
+            "--record_file, --key_file and --allow_dir, too"
+        )
+    return errors

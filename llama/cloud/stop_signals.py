@@ -1,0 +1,49 @@
+"""SIGINT, SIGTERM and SIGHUP in a cloud that serves: rank 0 remembers them, the other ranks wait for rank 0."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+GRACE_S = 10  # a rank that was told to end waits so long for rank 0 to say so
+
+
+class StopOnSignal:
+    """Remembers SIGINT, SIGHUP and SIGTERM instead of ending the process in the middle of a step.
+
+    The first SIGTERM drains; any other signal, or a second one, stops.
+    """
+
+    def __init__(self) -> None:
+        self._stop = self._drain = False
+        _handle(self._remember)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._stop = self._stop or self._drain or number != signal.SIGTERM
+        self._drain = True
+
+    def requested(self) -> bool:
+        """True once it is to stop at once."""
+        return self._stop
+
+    def drain_requested(self) -> bool:
+        """True once no session is to be begun any more."""
+        return self._drain
+
+
+def leave_stopping_to_rank_0(drain_s: float) -> None:
+    """Let a signal only start a timer, since rank 0 gets it too; the process ends if rank 0 does not end in time."""
+
+    def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
+        drains_s = math.ceil(drain_s) if number == signal.SIGTERM else 0
+        signal.alarm(GRACE_S + drains_s)  # its default action ends the process
+
+    _handle(wait_for_rank_0)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, handler)
