@@ -68,7 +68,7 @@ def main(
             try:
                 report = status_of(link)
                 notices.answer()
-                print(before + (msgspec.json.encode(msgspec.structs.asdict(report)).decode() if json
+                print(before + (in_json(report) if json
                                 else in_words(report, cloud)), flush=True)  # fmt: skip
             except CloudUnreachable as err:
                 if not follow:
@@ -92,13 +92,19 @@ def status_of(link: Link) -> StatusReport:
     return report
 
 
+def in_json(report: StatusReport) -> str:
+    """A report as one JSON object; ``slots`` is what the wire calls ``places``."""
+    fields = {"slots" if name == "places" else name: value for name, value in msgspec.structs.asdict(report).items()}
+    return msgspec.json.encode(fields).decode()
+
+
 def in_words(report: StatusReport, address: str) -> str:
     """A report for people, some lines."""
     filled = 100 * report.cached / report.cache if report.cache else 0.0
     state = "draining: begins nothing new" if report.draining else "serving"
     return "\n".join((
         f"{address}  {state}, up {timedelta(seconds=min(report.up_s, LONGEST_S))}",
-        f"sessions  {report.sessions:,} of {report.places:,} places, {report.waiting:,} waiting in line",
+        f"sessions  {report.sessions:,} of {report.places:,} slots, {report.waiting:,} waiting",
         f"cache     {report.cached:,} of {report.cache:,} positions filled ({filled:.0f} %)",
         f"tokens    {report.tokens:,} handed out since the start",
         f"refusals  {report.refusals:,} since the start",

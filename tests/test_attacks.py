@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.cloud import reading, server
+from llama.cloud import reading, worker
 from llama.cloud.prompt_leak import SystemPrompt
 from llama.cloud.scheduler import Batch, Scheduler
 from llama.cloud.sessions import AGAIN_S, SHARE_WAIT_S, Sessions
@@ -119,7 +119,7 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
             super().__init__(*args)  # type: ignore[arg-type]
             made.append(self)
 
-    monkeypatch.setattr(server, "Scheduler", type("S", (Watched,), {"__class_getitem__": lambda cls, _: cls}))
+    monkeypatch.setattr(worker, "Scheduler", type("S", (Watched,), {"__class_getitem__": lambda cls, _: cls}))
     rows = halves.rows([258, 84, 104, 101, 32, 84])
     with Served(halves, tokenizer) as served, served.peer() as peer:
         with served.session(peer, opening(5)) as session:

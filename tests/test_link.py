@@ -225,13 +225,13 @@ def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenize
 
         with Link(served.endpoint, deadline_s=30, on_notice=on_notice) as link:
             assert reply(link, halves, tokenizer, 4).tokens == halves.tokens(PROMPT, 4)
-        told = ("the cloud is full; waiting for a place", "the cloud is busy: all 1 places are taken")
+        told = ("the cloud is full; waiting for a slot", "the cloud is busy: all 1 slots are taken")
         assert notices and all(text.startswith(told) for text in notices)
 
 
 def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tokenizer: Tokenizer) -> None:
     """And the flag is named that would have waited longer."""
-    busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0.1)
+    busy = Error(ErrorCode.BUSY, "all slots are taken", "wait for one", 0.1)
     with FalseCloud(Except(wire.Open, busy)) as cloud, linked(cloud.endpoint, 0.5) as (link, notices):
         with pytest.raises(CloudRefused, match=r"busy.* are taken; it was asked again for 0 s; .* --deadline"):
             reply(link, halves, tokenizer)
@@ -240,7 +240,7 @@ def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tok
 
 def test_a_busy_clouds_senseless_hint_is_replaced_by_a_second(halves: Halves, tokenizer: Tokenizer) -> None:
     """NaN is no time to sleep."""
-    busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", float("nan"))
+    busy = Error(ErrorCode.BUSY, "all slots are taken", "wait for one", float("nan"))
     with FalseCloud(Except(wire.Open, busy)) as cloud, linked(cloud.endpoint, 0.5) as (link, notices):
         with pytest.raises(CloudRefused, match="busy"):
             reply(link, halves, tokenizer)
@@ -254,24 +254,24 @@ def test_any_request_is_asked_again_of_a_busy_cloud_with_the_same_bytes(
     halves: Halves, tokenizer: Tokenizer, kind: type, good: wire.Reply
 ) -> None:
     """Busy once, then not: the run ends well."""
-    busy = wire.encode(Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0.1))
+    busy = wire.encode(Error(ErrorCode.BUSY, "all slots are taken", "wait for one", 0.1))
     with FalseCloud(Except(kind, busy, good)) as cloud, linked(cloud.endpoint, 30) as (link, notices):
         assert link.hello() == WELCOME
         assert reply(link, halves, tokenizer, 1).tokens == [65]
     first, second = [body for body in cloud.asked if is_a(body, kind)]
-    assert first == second and notices == ["the cloud is busy: all places are taken; asking again in 0.1 s"]
+    assert first == second and notices == ["the cloud is busy: all slots are taken; asking again in 0.1 s"]
 
 
 def test_a_cloud_that_keeps_our_place_in_its_queue_is_asked_at_once_and_the_person_told_once(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:
     """``retry_after_s`` of 0, many times."""
-    busy = Error(ErrorCode.BUSY, "all places are taken", "wait for one", 0)
+    busy = Error(ErrorCode.BUSY, "all slots are taken", "wait for one", 0)
     answers = Except(Step, *[busy] * 5, Tokens((65,), 5, 1))
     with FalseCloud(answers) as cloud, linked(cloud.endpoint, 30) as (link, notices):
         assert reply(link, halves, tokenizer, 1).tokens == [65]
     assert sum(is_a(body, Step) for body in cloud.asked) == 6
-    assert notices == ["the cloud is full; waiting for a place"]
+    assert notices == ["the cloud is full; waiting for a slot"]
 
 
 def test_who_does_not_want_to_wait_for_a_busy_cloud_is_told_at_once() -> None:

@@ -230,7 +230,7 @@ def test_a_real_cloud_computes_its_sheets_once_and_a_real_device_sends_less(
     flags = ["--sheet_dir", SHEETS, "--record_file", out.parent / f"{ranks}.sqlite", "--kv_cache_gb", 0.1]
     for more in ([], ["--edge_ckpt_dir", out / "edge"]):
         with cloud(out / "cloud", *flags, *more, ranks=ranks) as running:
-            assert ("beginnings of prompts computed" in running.output()) == bool(more)
+            assert ("prompt prefixes cached" in running.output()) == bool(more)
             ended = run_main(
                 "edge_main.py", "--ckpt_dir", str(out / "edge"), "--cloud", running.address, "--prompt_id", prompt_id,
                 "--profile_file", str(PROFILE), "--yes", "--json", "--temperature", "0", "--max_gen_len", "12",
@@ -250,8 +250,8 @@ def test_a_small_budget_keeps_what_fits_and_says_so(tiny_split: Callable[..., Pa
     out = tiny_split()
     flags = ["--sheet_dir", SHEETS, "--record_file", out.parent / "small.sqlite", "--edge_ckpt_dir", out / "edge"]
     with cloud(out / "cloud", *flags, "--kv_cache_gb", 0.003) as running:
-        assert "room for 1 session," in running.output()
-        assert "beginnings of prompts; the others are computed anew" in running.output()
+        assert "1 slot," in running.output()
+        assert "prompt prefixes; the others are computed anew" in running.output()
 
 
 def test_an_edge_half_of_another_split_is_refused(tiny_split: Callable[..., Path]) -> None:

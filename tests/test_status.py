@@ -187,14 +187,15 @@ def test_the_program_prints_the_report_in_words_or_as_json(served: Served, capfd
         first, *lines = out.splitlines()
         assert err == "" and first.startswith(f"{served.endpoint}  serving, up 0:00:")
         assert lines == [
-            "sessions  1 of 2 places, 0 waiting in line",
+            "sessions  1 of 2 slots, 0 waiting",
             f"cache     0 of {2 * MAX_SEQ_LEN} positions filled (0 %)",
             "tokens    0 handed out since the start",
             "refusals  0 since the start",
         ]
         assert operator("--cloud", served.endpoint, "--json") == 0
         (line,) = capfd.readouterr().out.splitlines()
-        assert set(json.loads(line)) == set(StatusReport.__struct_fields__) and json.loads(line)["places"] == 2
+        names = {"slots" if name == "places" else name for name in StatusReport.__struct_fields__}
+        assert set(json.loads(line)) == names and json.loads(line)["slots"] == 2
 
 
 def test_a_report_in_words_is_for_people() -> None:
@@ -202,7 +203,7 @@ def test_a_report_in_words_is_for_people() -> None:
     words = in_words(StatusReport(90_061, 12, 256, 3, 131_072, 524_288, 1_234_567, 8, True), "tcp://10.0.0.5:5555")
     assert words.splitlines() == [
         "tcp://10.0.0.5:5555  draining: begins nothing new, up 1 day, 1:01:01",
-        "sessions  12 of 256 places, 3 waiting in line",
+        "sessions  12 of 256 slots, 3 waiting",
         "cache     131,072 of 524,288 positions filled (25 %)",
         "tokens    1,234,567 handed out since the start",
         "refusals  8 since the start",
@@ -291,7 +292,7 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             ops = ("-m", "llama.status", "--cloud", address, *flags, str(tmp_path / "ops.key"), "--follow")
             program = stack.enter_context(Process(*ops))
             report = json.loads(program.line_with("up_s"))
-            assert (report["sessions"], report["places"], report["draining"]) == (0, 4, False)
+            assert (report["sessions"], report["slots"], report["draining"]) == (0, 4, False)
         told = program.line_with("no answer")
         time.sleep(1.5)  # several deadlines
         before = len(program.out)

@@ -251,7 +251,7 @@ class Link:
         hint = reply.retry_after_s
         if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
             if not told:
-                self.on_notice("the cloud is full; waiting for a place")
+                self.on_notice("the cloud is full; waiting for a slot")
             self.pause(AT_ONCE_S)
             return True
         wait = min(max(hint, 0.1), LONGEST_HINT_S) if hint is not None and math.isfinite(hint) else 1.0

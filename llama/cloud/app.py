@@ -345,7 +345,7 @@ def _tell_ready(app: App, prefixes: int, started: float) -> None:
     app.checked.events.info(
         "ready",
         seconds=round(time.monotonic() - started, 1),
-        places=slots,
+        slots=slots,
         context=welcome.max_seq_len,
         ranks=process.world_size,
         pid=os.getpid(),
@@ -355,8 +355,8 @@ def _tell_ready(app: App, prefixes: int, started: float) -> None:
         f"ready in {time.monotonic() - started:.1f} s: layers {half.split_layer} to {half.args.n_layers - 1} of "
         f"{half.args.n_layers} on {process.world_size} rank{'s' if process.world_size > 1 else ''} "
         f"({app.checked.device.type}, {welcome.dtype}), "
-        f"context {welcome.max_seq_len}, room for {slots} session{'s' if slots > 1 else ''}, "
-        f"{f'{prefixes} beginnings of prompts computed, ' if app.edge_half is not None else ''}"
+        f"context {welcome.max_seq_len}, {slots} slot{'s' if slots > 1 else ''}, "
+        f"{f'{prefixes} prompt prefixes cached, ' if app.edge_half is not None else ''}"
         f"listening on {app.endpoint}, pid {os.getpid()}"
     )
 

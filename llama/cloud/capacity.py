@@ -87,7 +87,7 @@ def plan(
     all_of_them = len({ids for of_a_party in openings.values() for ids in of_a_party})
     if len(fit) < all_of_them:
         warning = (
-            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} beginnings of prompts; the others "
+            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; the others "
             f"are computed anew for each session"
         )
         events.warning("cache_small", message=warning)

@@ -293,7 +293,7 @@ class Sessions:
             if len(self.queue) >= self.most_waiting + len(self._free) and there is None:
                 raise Refused(
                     ErrorCode.BUSY,
-                    f"all {self.slots} places are taken, and {len(self.queue)} wait for one",
+                    f"all {self.slots} slots are taken, and {len(self.queue)} wait for one",
                     "try again later",
                     2.0,
                 )
@@ -360,7 +360,7 @@ class Sessions:
                         waiting.peer,
                         Refused(
                             ErrorCode.BUSY,
-                            f"all {self.slots} places are taken, and {ahead} wait before you",
+                            f"all {self.slots} slots are taken, and {ahead} wait before you",
                             "ask again: your turn is kept",
                             0.0,
                         ),
