@@ -1,0 +1,47 @@
+"""Claims about the cloud's configuration: it is the flags of cloud_main.py, and every bound is looked at."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+
+import pytest
+
+import cloud_main
+from llama.cloud import app
+from llama.cloud.config import CloudConfig
+from llama.errors import UsageError
+
+
+def test_the_fields_are_the_flags_of_the_program_with_the_same_defaults() -> None:
+    """So that a program that builds a configuration by itself gets what the command line gives."""
+    flags = {name: p.default for name, p in inspect.signature(cloud_main.main).parameters.items() if name != "ckpt_dir"}
+    fields = {field.name: field.default for field in dataclasses.fields(CloudConfig) if field.name != "ckpt_dir"}
+    assert flags == fields
+
+
+def test_every_field_with_bounds_is_checked_at_the_start() -> None:
+    """Those whose annotation says more than a type are named in ``check``."""
+    bounded = {name for name, hint in CloudConfig.__annotations__.items() if "Annotated" in str(hint)}
+    names = {node.value for node in ast.walk(ast.parse(inspect.getsource(app.check))) if isinstance(node, ast.Constant)}
+    assert bounded and bounded <= names
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "error"),
+    [
+        ("max_batch_size", 0, "--max_batch_size 0: give 1 to 65536"),
+        ("kv_cache_gb", math.nan, "--kv_cache_gb nan: give GiB above 0"),
+        ("drain_s", math.inf, "--drain_s inf: give seconds, 0 or more"),
+        ("session_idle_s", 0.0, "--session_idle_s 0.0: give seconds above 0"),
+        ("max_mb_s_per_key", -1.0, "--max_mb_s_per_key -1.0: give a number above 0; inf is no limit"),
+        ("log_level", "loud", "--log_level loud is not known; use info, warning, error"),
+        ("dtype", "int8", "--dtype int8 is not supported; use float32, bfloat16, float16"),
+    ],
+)
+def test_a_value_beyond_its_bounds_is_told_with_the_value_and_the_cure(flag: str, value: object, error: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        dataclasses.replace(CloudConfig(ckpt_dir="x"), **{flag: value}).check(flag)  # type: ignore[arg-type]
+    assert str(raised.value) == error
