@@ -183,7 +183,7 @@ def test_nobody_has_several_slots_for_long_while_another_has_none(
     """One key has all four, and keeps them in use; another waits. The session that was opened last is ended; the run
     goes on after it is opened again.
     """
-    monkeypatch.setattr("llama.cloud.sessions.PATIENCE_S", 0.3)
+    monkeypatch.setattr("llama.cloud.sessions.SHARE_WAIT_S", 0.3)
     greedy, modest = keys.make("greedy"), keys.make("modest")
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer, slots=4, most_waiting=4, keys=keys.of_the_cloud()) as served:

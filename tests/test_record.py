@@ -1226,7 +1226,7 @@ def test_a_file_of_an_earlier_version_is_upgraded_in_place_with_all_its_rows(
 DIES_AT = """
 import itertools, os, sys
 import llama.cloud.run_store as record
-import llama.cloud.schema as tables
+import llama.cloud.schema as schema
 
 class Dying(tuple):
     def __iter__(self):
