@@ -52,7 +52,7 @@ import json
 import sqlite3
 import sys
 
-from llama.privacy.profile import rupiah
+from llama.text.money import rupiah
 
 runs = sqlite3.connect(sys.argv[1])
 runs.row_factory = sqlite3.Row
