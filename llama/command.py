@@ -33,6 +33,7 @@ _uninterrupted = list[None]()  # one for each section that is in progress and mu
 
 _NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 LEAST_DESCRIPTORS = 12
+NO_TIME_TO_WAIT = " is no time to wait; give seconds above 0"  # after --FLAG SECONDS
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 _NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
@@ -220,7 +221,7 @@ def check_patience(flag: str, seconds: float) -> None:
         UsageError: they are.
     """
     if not seconds > 0:
-        raise UsageError(f"--{flag} {seconds} is no time to wait; give seconds above 0")
+        raise UsageError(f"--{flag} {seconds}{NO_TIME_TO_WAIT}")
 
 
 def help_text(main: Callable[..., None], usage: str = "") -> str:

@@ -9,7 +9,8 @@ import math
 import pytest
 
 import edge_main
-from llama.edge.config import EdgeConfig, bounds, check_together, check_values
+from llama.bounds import bounds_of
+from llama.edge.config import EdgeConfig, check_together, check_values
 from llama.errors import UsageError
 
 
@@ -21,13 +22,14 @@ def test_the_fields_are_the_flags_of_the_program_with_the_same_defaults() -> Non
     hints = inspect.get_annotations(edge_main.main, eval_str=True)
     kinds = inspect.get_annotations(EdgeConfig, eval_str=True)
     assert {name: hints[name] for name in fields} == {
-        name: getattr(kinds[name], "__origin__", kinds[name]) if name in bounds() else kinds[name] for name in fields
+        name: getattr(kinds[name], "__origin__", kinds[name]) if name in bounds_of(EdgeConfig) else kinds[name]
+        for name in fields
     }
 
 
 def test_every_bound_holds_for_its_default_and_for_no_value_beyond() -> None:
     """NaN is beyond each."""
-    for name, bound in bounds().items():
+    for name, bound in bounds_of(EdgeConfig).items():
         default = EdgeConfig.__dataclass_fields__[name].default
         assert default is None or bound.allows(default), name
         for least, step in ((bound.at_least, -1), (bound.at_most, 1)):

@@ -90,7 +90,7 @@ class Cloud:
         self.to_background.remove(job)
 
     def ask(self, request: Request, *rows: bytes | memoryview, peer: bytes = b"device") -> Reply | None:
-        sender = Sender(peer, "", "127.0.0.1", 7, self.now)
+        sender = Sender(peer, "", lambda: "127.0.0.1", 7, self.now)
         reply = self.handler.handle(sender, [wire.encode(request), *map(bytes, rows)])
         return None if reply is None else wire.decode_reply(reply)
 
@@ -173,7 +173,7 @@ def test_what_may_wait_for_a_disk_goes_to_the_background() -> None:
     ],
 )
 def test_whatever_is_wrong_becomes_a_typed_error(frames: list[bytes], code: str) -> None:
-    reply = Cloud().handler.handle(Sender(b"p", "", "127.0.0.1", 7, 0.0), frames)
+    reply = Cloud().handler.handle(Sender(b"p", "", lambda: "127.0.0.1", 7, 0.0), frames)
     assert reply is not None
     error = wire.decode_reply(reply)
     assert isinstance(error, Error) and error.code == code

@@ -1275,7 +1275,6 @@ WRITES_AND_DIES = """
 import os, random, signal, sys, time
 from llama import wire
 from llama.cloud.run_store import Run, RunStore
-from llama.cloud.run_store import Run, RunStore
 from llama.text.dates import utc
 
 path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

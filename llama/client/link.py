@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from llama import memory_ceiling, wire
-from llama.client.connection import RECONNECT_MS, Connection
+from llama.client.connection import RECONNECT_MS, SLICE_S, Connection
 from llama.client.timeouts import FINISH_DEADLINES, MAX_DEADLINES, Timeouts
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, ProtocolMismatch, RequestUnanswered
 from llama.keys import LinkKeys
@@ -46,7 +46,6 @@ MAX_STALE = 3  # replies to earlier requests, for one request
 MAX_DISCONNECTS = 12  # in a row, of the connection over which one request was sent
 AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
 LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in any case
-PAUSE_SLICE_S = 0.05  # the longest piece of a pause
 # Bytes of a reply, by request. A sheet comes with the provider's system prompt, 16 MiB each at most; a delivery with a
 # sheet. In a Final stands the text of a context's tokens, in Sheets a thousand titles and what those sheets ask for.
 REPLY_BYTES: dict[type[Request], int] = {
@@ -201,7 +200,7 @@ class Link:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self._between_waits()
-            time.sleep(min(left, PAUSE_SLICE_S))
+            time.sleep(min(left, SLICE_S))
 
     def abandon(self) -> None:
         """Forget a request that was begun; its reply can no longer arrive."""

@@ -9,7 +9,7 @@
 7. *warm*: all ranks meet, and the prefix cache is filled. CUDA graphs are recorded while the model is loaded.
 8. *serve*, until a signal; then close what was opened.
 
-ModelRunner 1 and up check, load, and then follow rank 0.
+Ranks 1 and up check, load, and then follow rank 0.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPE_NAMES, DTYPES
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import AllowList, read_key
+from llama.memory_ceiling import own_memory
 from llama.sheets import SheetDirectory, named, read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -121,7 +122,9 @@ def check(config: CloudConfig, process: Process) -> Checked:
     keys = config.key_file is not None
     check_open_to(config.bind, endpoints, keys=keys, insecure=config.insecure, events=events)
     config.check("key_file", "max_sessions_per_key", "max_mb_s_per_key", "max_requests_s_per_key", "max_runs_s_per_key")
-    config.check("max_memory_gb", "publishing")
+    if config.max_memory_gb is not None and own_memory() is None:
+        raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
+    config.check("publishing")
     device = torch_device(config.device, process.local_rank, process.local_ranks)
     torch.set_num_threads(cpu_threads(config.threads, process.local_ranks))
     if device.type == "cuda":
@@ -136,7 +139,7 @@ def check(config: CloudConfig, process: Process) -> Checked:
 
 
 @dataclass(frozen=True)
-class App:
+class CloudApp:
     """Rank 0 with all that it needs but the model, listening.
 
     Attributes:
@@ -183,7 +186,7 @@ class Stores:
             self.catalogue.close()
 
 
-def build(config: CloudConfig, checked: Checked) -> App:
+def build(config: CloudConfig, checked: Checked) -> CloudApp:
     """Do all that can fail before minutes of loading: read, plan memory, open, listen.
 
     Raises:
@@ -201,7 +204,7 @@ def build(config: CloudConfig, checked: Checked) -> App:
     if config.metrics_port is not None:
         monitoring = MetricsServer(config.metrics_port, server.metrics.registry, server.health)
     endpoint = server.bind(config.bind, checked.endpoints)
-    return App(config, checked, edge_half, capacity, stores, server, monitoring, endpoint)
+    return CloudApp(config, checked, edge_half, capacity, stores, server, monitoring, endpoint)
 
 
 def _read_sheets(config: CloudConfig, events: EventLog) -> tuple[SheetDirectory, SheetPublisher | None]:
@@ -299,7 +302,7 @@ def _new_server(
 # ---- load, warm
 
 
-def _device_rows(app: App, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
+def _device_rows(app: CloudApp, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute the prefixes as a device would, before the cloud's half takes the memory."""
     if app.edge_half is None or not app.capacity.prefixes:
         return {}
@@ -311,7 +314,7 @@ def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0)
     return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
 
 
-def _warm(app: App, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]) -> dict[bytes, CachedPrefix]:
+def _warm(app: CloudApp, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]) -> dict[bytes, CachedPrefix]:
     with _needing_other_ranks():
         parallel.meet()  # from "ready" on, every rank takes a signal as it should
         return keep(ranks, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
@@ -320,7 +323,7 @@ def _warm(app: App, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Ten
 # ---- serve
 
 
-def serve(app: App, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
+def serve(app: CloudApp, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
     """Say that the cloud is ready, serve until a signal, and close everything.
 
     ``started`` is when the program began, in monotonic seconds.
@@ -340,7 +343,7 @@ def serve(app: App, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], 
     _announce("stopped")
 
 
-def _tell_ready(app: App, prefixes: int, started: float) -> None:
+def _tell_ready(app: CloudApp, prefixes: int, started: float) -> None:
     half, process, welcome, slots = app.checked.half, app.checked.process, app.checked.welcome, app.capacity.slots
     app.checked.events.info(
         "ready",

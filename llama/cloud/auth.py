@@ -9,6 +9,7 @@ Knows: keys, roles, the types of requests. Does not know: sessions, text.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
@@ -160,12 +161,12 @@ def _check_is(identity: Identity, role: str, does: str) -> None:
         raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} {does}", f"use a key of role {role}")
 
 
-def check_keyless(request: Request, address: str) -> None:
+def check_keyless(request: Request, address: Callable[[], str]) -> None:
     """Check that a request needs no key; the cloud's status is told on its own machine only.
 
     Args:
         request: any.
-        address: the IP address that it came from.
+        address: finds the IP address that it came from.
 
     Raises:
         Refused: ``not_allowed``.
@@ -176,7 +177,7 @@ def check_keyless(request: Request, address: str) -> None:
             "without keys anybody could publish in a third party's name",
             "the provider can give the cloud keys: --key_file and --allow_dir",
         )
-    if isinstance(request, Status) and not is_local(address):
+    if isinstance(request, Status) and not is_local(address()):
         raise Refused(
             ErrorCode.NOT_ALLOWED,
             "without keys a cloud says how it does on its own machine only",

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llama.cloud.control import ControlRequest
-from llama.cloud.jobs import BackgroundDone, BackgroundJob, ControlJob, FinishJob, Results
+from llama.cloud.jobs import BackgroundDone, BackgroundJob, ControlJob, FinishJob, ResultQueue
 from llama.cloud.run_finisher import FinishedRun
 from llama.cloud.sessions import unknown_session
 from llama.cloud.wakeup import WakeupSender
@@ -48,7 +48,7 @@ class BackgroundExecutor:
     """
 
     def __init__(
-        self, services: Services, results: Results, wakeup: WakeupSender, failed: Callable[[Exception], Refused]
+        self, services: Services, results: ResultQueue, wakeup: WakeupSender, failed: Callable[[Exception], Refused]
     ) -> None:
         self._services, self._results, self._wakeup, self._failed = services, results, wakeup, failed
         # By whose turn it is, then in order. None: there will be no more.

@@ -5,69 +5,23 @@ Knows: the flags. Does not know: the checkpoint, the devices of this machine, to
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, get_type_hints
+from typing import Annotated
 
+from llama.bounds import Bound, bounds_of
 from llama.cloud.auth import MAX_SESSIONS_PER_KEY
 from llama.cloud.event_log import LEVELS
 from llama.cloud.rate_limit import MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY, MAX_RUNS_S_PER_KEY
 from llama.cloud.run_store import RETENTION_DAYS
 from llama.errors import UsageError
-from llama.memory_ceiling import own_memory
 from llama.wire import DTYPE_BYTES
 
 MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
 
 
-@dataclass(frozen=True)
-class Range:
-    """The bounds of a number; NaN is never within them.
-
-    Attributes:
-        cure: what the error asks for.
-        above: it is greater than this.
-        least: it is this or greater.
-        most: it is this or less.
-        finite: it is not infinite.
-    """
-
-    cure: str
-    above: float = -math.inf
-    least: float = -math.inf
-    most: float = math.inf
-    finite: bool = False
-
-    def error_of(self, flag: str, value: float) -> str:
-        """The error about a value of ``--flag``; empty if there is none."""
-        within = self.above < value and self.least <= value <= self.most and not (self.finite and value == math.inf)
-        return "" if within else f"--{flag} {value}: {self.cure}"
-
-
-@dataclass(frozen=True)
-class OneOf:
-    """The words that a flag may be; ``error`` is what any other word is."""
-
-    words: Collection[str]
-    error: str
-
-    def error_of(self, flag: str, value: str) -> str:
-        """The error about a value of ``--flag``; empty if there is none."""
-        return "" if value in self.words else f"--{flag} {value} is not {self.error}; use {', '.join(self.words)}"
-
-
-@dataclass(frozen=True)
-class Measurable:
-    """A limit of memory, which some systems cannot watch."""
-
-    def error_of(self, flag: str, value: float) -> str:
-        """The error about ``--flag`` on this system; empty if there is none."""
-        unknown = own_memory() is None
-        return f"--{flag}: this system does not say how much memory a process has; leave it away" if unknown else ""
-
-
-PerSecond = Annotated[float, Range("give a number above 0; inf is no limit", above=0)]
+_DTYPE = Bound(f" is not supported; use {', '.join(DTYPE_BYTES)}", one_of=tuple(DTYPE_BYTES))
+_LEVEL = Bound(f" is not known; use {', '.join(LEVELS)}", one_of=LEVELS)
+PerSecond = Annotated[float, Bound(": give a number above 0; inf is no limit", above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,23 +36,27 @@ class CloudConfig:
     # The model
     ckpt_dir: str  # directory: the cloud half that split_checkpoint.py wrote
     device: str | None = None  # cpu or cuda; None: CUDA where there is a GPU
-    dtype: Annotated[str | None, OneOf(DTYPE_BYTES, "supported")] = None  # None: the checkpoint's
+    dtype: Annotated[str | None, _DTYPE] = None  # None: the checkpoint's
     threads: int | None = None  # of the CPU, per rank; None: the cores shared among the ranks
     cuda_graphs: bool = True  # one rank on a GPU records its decoding passes and replays them
 
     # Capacity
     max_seq_len: int | None = None  # tokens of prompt and reply; None: 2048, or the model's context if less
-    kv_cache_gb: Annotated[float, Range("give GiB above 0", above=0, finite=True)] = 4.0  # GiB, all ranks together
+    kv_cache_gb: Annotated[float, Bound(": give GiB above 0", above=0, finite=True)] = 4.0  # GiB, all ranks together
     # slots; None: as many as kv_cache_gb holds, up to 256
-    max_batch_size: Annotated[int | None, Range(f"give 1 to {MAX_SESSIONS}", least=1, most=MAX_SESSIONS)] = None
-    max_waiting: Annotated[int, Range(f"give 0 to {MAX_SESSIONS}", least=0, most=MAX_SESSIONS)] = 64  # sessions queued
-    session_idle_s: Annotated[float, Range("give seconds above 0", above=0)] = 120.0  # then the slot is free again
-    drain_s: Annotated[float, Range("give seconds, 0 or more", least=0, finite=True)] = 20.0  # torchrun kills after 30
-    max_memory_gb: Annotated[float | None, Measurable()] = None  # GiB of this process, then it ends with exit code 3
+    max_batch_size: Annotated[int | None, Bound(f": give 1 to {MAX_SESSIONS}", at_least=1, at_most=MAX_SESSIONS)] = None
+    max_waiting: Annotated[int, Bound(f": give 0 to {MAX_SESSIONS}", at_least=0, at_most=MAX_SESSIONS)] = (
+        64  # sessions queued
+    )
+    session_idle_s: Annotated[float, Bound(": give seconds above 0", above=0)] = 120.0  # then the slot is free again
+    drain_s: Annotated[float, Bound(": give seconds, 0 or more", at_least=0, finite=True)] = (
+        20.0  # torchrun kills after 30
+    )
+    max_memory_gb: float | None = None  # GiB of this process, then it ends with exit code 3
 
     # What the provider keeps and hands out
     record_file: str | None = None  # SQLite; None: no run is kept
-    retention_days: Annotated[float | None, Range("give days above 0", above=0)] = None  # None: RETENTION_DAYS
+    retention_days: Annotated[float | None, Bound(": give days above 0", above=0)] = None  # None: RETENTION_DAYS
     sheet_dir: str | None = None  # directory of prompt sheets; None: none are handed out
     publishing: bool = False  # third parties write sheets into sheet_dir
     edge_ckpt_dir: str | None = None  # the device's half, for the prefix cache; None: no prefix cache
@@ -109,13 +67,15 @@ class CloudConfig:
     key_file: str | None = None  # the cloud's private key; None: anybody who reaches it is served
     allow_dir: str | None = None  # directory of the public keys that are served
     insecure: bool = False  # listen on a network without keys
-    max_sessions_per_key: Annotated[int | None, Range("give 1 or more", least=1)] = None  # None: MAX_SESSIONS_PER_KEY
+    max_sessions_per_key: Annotated[int | None, Bound(": give 1 or more", at_least=1)] = (
+        None  # None: MAX_SESSIONS_PER_KEY
+    )
     max_mb_s_per_key: PerSecond = MAX_MB_S_PER_KEY  # megabytes a second, both ways; beyond, its requests wait
     max_requests_s_per_key: PerSecond = MAX_REQUESTS_S_PER_KEY  # requests a second; a token is a request
     max_runs_s_per_key: PerSecond = MAX_RUNS_S_PER_KEY  # runs that begin in a second
 
     # What the provider is told
-    log_level: Annotated[str, OneOf(LEVELS, "known")] = LEVELS[0]  # the least that is logged on stderr
+    log_level: Annotated[str, _LEVEL] = LEVELS[0]  # the least that is logged on stderr
     metrics_port: int | None = None  # of 127.0.0.1; None: no metrics, 0: any free port
 
     @property
@@ -134,14 +94,12 @@ class CloudConfig:
         Raises:
             UsageError: about the first flag that is wrong.
         """
-        beside_others, hints = check_together(self), get_type_hints(CloudConfig, include_extras=True)
+        beside_others, bounds = check_together(self), bounds_of(CloudConfig)
         for flag in flags:
             if flag in beside_others:
                 raise UsageError(beside_others[flag])
-            value = getattr(self, flag)
-            for bounds in getattr(hints[flag], "__metadata__", ()):
-                if value is not None and (error := bounds.error_of(flag, value)):
-                    raise UsageError(error)
+            if flag in bounds:
+                bounds[flag].check(flag, getattr(self, flag))
 
 
 def check_together(config: CloudConfig) -> dict[str, str]:

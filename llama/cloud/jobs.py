@@ -144,7 +144,7 @@ BackgroundJob = FinishJob | ControlJob
 Done = StepDone | SlotCleared | BackgroundDone
 
 
-class Results:
+class ResultQueue:
     """What the model worker and the background executor have done, for the I/O thread to hand on."""
 
     def __init__(self) -> None:

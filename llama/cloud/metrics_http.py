@@ -106,7 +106,7 @@ class _Http(ThreadingMixIn, TCPServer):
         """Whoever asked has left, or took too long."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _LocalRequest(BaseHTTPRequestHandler):
     server_version, sys_version = "split-llama", ""
     timeout = PATIENCE_S
 
@@ -127,8 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def _handler_of(registry: CollectorRegistry, health: Callable[[], str]) -> type[_Handler]:
-    class Handler(_Handler):
+def _handler_of(registry: CollectorRegistry, health: Callable[[], str]) -> type[_LocalRequest]:
+    class MetricsRequest(_LocalRequest):
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hosts = self.headers.get_all("Host", [])  # none is HTTP/1.0's, which no browser speaks
@@ -145,7 +145,7 @@ def _handler_of(registry: CollectorRegistry, health: Callable[[], str]) -> type[
 
         do_HEAD = do_GET  # noqa: N815
 
-    return Handler
+    return MetricsRequest
 
 
 def _head(connection: socket.socket) -> bytes:

@@ -4,7 +4,7 @@ Knows: lists as models write them, rupiah as people write them, words that say l
 Does not know: products, people, the prompt. A tag such as ``[NAME_1]`` stands for something that the cloud was not
 told: it is never a word here.
 
-Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. RateLimiter are whole rupiah.
+Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. Budgets are whole rupiah.
 """
 
 from __future__ import annotations

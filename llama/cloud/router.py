@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import zmq
@@ -56,14 +57,14 @@ class Sender:
     Attributes:
         peer: the routing id of its socket.
         owner: the key that it came with; empty without keys.
-        address: the IP address of its connection; empty with keys, where nobody asks.
+        address: finds the IP address of its connection, or nothing; few requests need it.
         descriptor: of its connection, which may have ended since; -1 where it has none.
         arrived: monotonic seconds.
     """
 
     peer: bytes
     owner: str
-    address: str
+    address: Callable[[], str]
     descriptor: int
     arrived: float
 
@@ -219,8 +220,7 @@ class Router:
         if wait_s:
             reply: bytes | None = handler.over_rate(wait_s)
         else:
-            address = _address_of(frames[2]) if self.authenticator is None else ""
-            sender = Sender(peer, owner, address, descriptor, arrived)
+            sender = Sender(peer, owner, partial(_address_of, frames[2]), descriptor, arrived)
             reply = handler.handle(sender, [frame.bytes for frame in frames[2:]])
         if reply is None:
             return 0

@@ -29,7 +29,7 @@ from llama.cloud.auth import Authenticator, CloudKeys
 from llama.cloud.background import BackgroundExecutor
 from llama.cloud.event_log import EventLog
 from llama.cloud.handler import Handler, failed
-from llama.cloud.jobs import ModelJob, Results
+from llama.cloud.jobs import ModelJob, ResultQueue
 from llama.cloud.lifecycle import SessionLifecycle
 from llama.cloud.metrics import Metrics
 from llama.cloud.model_runner import ModelRunner
@@ -94,7 +94,7 @@ class Server:
         self._clock = clock
         self._context = zmq.Context()
         self._jobs: queue.SimpleQueue[ModelJob] = queue.SimpleQueue()
-        self.results, self._wakeup = Results(), Wakeup(self._context)
+        self.results, self._wakeup = ResultQueue(), Wakeup(self._context)
         self._worker_wakeup = self._wakeup.sender()
         self.background = BackgroundExecutor(
             self.services, self.results, self._wakeup.sender(), partial(failed, event_log=self.event_log)

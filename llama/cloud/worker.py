@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import torch
 
-from llama.cloud.jobs import ClearSlot, FillSlot, ModelJob, Results, Sampled, SlotCleared, StepDone, StepJob
+from llama.cloud.jobs import ClearSlot, FillSlot, ModelJob, ResultQueue, Sampled, SlotCleared, StepDone, StepJob
 from llama.cloud.metrics import Metrics
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.scheduler import Batch, Scheduler
@@ -58,7 +58,7 @@ class Worker:
         self,
         runner: ModelRunner,
         jobs: queue.SimpleQueue[ModelJob],
-        results: Results,
+        results: ResultQueue,
         wakeup: WakeupSender,
         n_words: int,
         metrics: Metrics,

@@ -31,7 +31,7 @@ LoadHalfOn = Callable[[Half, Welcome, torch.device], EdgeHalf]
 
 
 @dataclass(frozen=True)
-class App:
+class EdgeApp:
     """The device's program, built and not begun."""
 
     config: EdgeConfig
@@ -64,7 +64,7 @@ class App:
         TerminalRun(self.pipeline, options).run(config.prompt_id or "")
 
 
-def build(config: EdgeConfig, load: LoadHalfOn) -> App:
+def build(config: EdgeConfig, load: LoadHalfOn) -> EdgeApp:
     """Check the configuration, open what it names, and put the program together; nothing large is loaded yet.
 
     Raises:
@@ -77,7 +77,7 @@ def build(config: EdgeConfig, load: LoadHalfOn) -> App:
     device = Device(config.ckpt_dir, lambda half, welcome: load(half, welcome, resources.device))
     settings = RunSettings(config.sampling, config.mode, config.max_gen_len)
     cloud = _cloud(config, resources, config.deadline, config.restart_deadline)
-    return App(config, RunPipeline(device, source, cloud, config.profile_file, settings))
+    return EdgeApp(config, RunPipeline(device, source, cloud, config.profile_file, settings))
 
 
 def _source(config: EdgeConfig, resources: Resources) -> SheetSource:

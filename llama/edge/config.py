@@ -5,14 +5,14 @@ Knows: the flags' names, the errors of wrong ones. Does not know: what is built 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 import torch
 
 from llama import memory_ceiling
+from llama.bounds import Bound, bounds_of
+from llama.command import NO_TIME_TO_WAIT
 from llama.device import cpu_threads, torch_device
 from llama.errors import UsageError
 from llama.keys import LinkKeys, link_keys
@@ -20,36 +20,7 @@ from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.sanitiser import MODES, Mode
 from llama.sampling_params import SamplingParams
 
-
-@dataclass(frozen=True)
-class Bound:
-    """What a value must be; one that is given as None is not checked.
-
-    Attributes:
-        otherwise: the error, after ``--NAME VALUE``.
-        at_least: the smallest value.
-        at_most: the largest value.
-        above: a number that is below every value.
-        one_of: all values.
-    """
-
-    otherwise: str
-    at_least: float | None = None
-    at_most: float | None = None
-    above: float | None = None
-    one_of: tuple[str, ...] = ()
-
-    def allows(self, value: Any) -> bool:
-        """Tell whether a value is within the bounds; NaN never is."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.above is None or value > self.above)
-            and (not self.one_of or value in self.one_of)
-        )
-
-
-_SOME_TIME = Bound(" is no time to wait; give seconds above 0", above=0)
+_SOME_TIME = Bound(NO_TIME_TO_WAIT, above=0)
 
 
 @dataclass(frozen=True)
@@ -106,9 +77,9 @@ def check_values(config: EdgeConfig) -> None:
     Raises:
         UsageError: of the first that is out of its bounds.
     """
-    for name in bounds():
+    for name, bound in bounds_of(EdgeConfig).items():
         if name != "port":
-            _check_value(config, name)
+            bound.check(name, getattr(config, name))
 
 
 @dataclass(frozen=True)
@@ -132,7 +103,7 @@ def check_together(config: EdgeConfig) -> Resources:
     keys = link_keys(config.key_file, config.cloud_key, "device")
     if config.port is not None and not config.web:
         raise UsageError("--port is of the page, and there is none; give --web, too")
-    _check_value(config, "port")
+    bounds_of(EdgeConfig)["port"].check("port", config.port)
     for flag in ("list_sheets", "dry_run", "yes", "plain", "json"):
         if config.web and getattr(config, flag):
             raise UsageError(f"--web and --{flag} exclude each other: the page shows all of it, and asks by itself")
@@ -148,16 +119,3 @@ def check_together(config: EdgeConfig) -> Resources:
             "sheets come from the cloud unless --sheet_dir names a directory: give --cloud, or --sheet_dir"
         )
     return Resources(keys, device, ceiling)
-
-
-def _check_value(config: EdgeConfig, name: str) -> None:
-    value, bound = getattr(config, name), bounds()[name]
-    if value is not None and not bound.allows(value):
-        raise UsageError(f"--{name} {value}{bound.otherwise}")
-
-
-@cache
-def bounds() -> Mapping[str, Bound]:
-    """Give the bounds of all fields that have any, in the fields' order."""
-    hints = get_type_hints(EdgeConfig, include_extras=True)
-    return {name: each for name, hint in hints.items() for each in getattr(hint, "__metadata__", ())}

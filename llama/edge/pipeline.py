@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from llama.client.link import Link
-from llama.edge import wording
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.consent import ConsentRequest
 from llama.edge.device import Device
 from llama.edge.generation import GeneratedReply, RoundTrip, reply_limit, reply_to
 from llama.edge.sheet_source import SheetSource
-from llama.edge.views import Views, views_of
+from llama.edge.views import Views, holdings_of, views_of
 from llama.privacy.policy import Kind
-from llama.privacy.preparing import Prepared, holdings
+from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, parse, read_raw
 from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Mode
@@ -113,7 +112,7 @@ class ReplyText:
 
 
 @dataclass(frozen=True)
-class StepDone:
+class RoundTripDone:
     """A round trip to the cloud; given only where the run is timed."""
 
     trip: RoundTrip
@@ -127,7 +126,7 @@ class ReplyComplete:
     """
 
 
-RunEvent = Notice | CloudMet | ReplyBegins | ReplyText | StepDone | ReplyComplete
+RunEvent = Notice | CloudMet | ReplyBegins | ReplyText | RoundTripDone | ReplyComplete
 
 
 @dataclass(frozen=True)
@@ -278,7 +277,7 @@ def _generate(
         prompt_id=preview.sourced.prompt_id,
         shared=prepared.outgoing.shared,
         on_text=lambda text: show(restorer.push(text)),
-        watch=(lambda trip: on_event(StepDone(trip))) if timed else None,
+        watch=(lambda trip: on_event(RoundTripDone(trip))) if timed else None,
         between_steps=check,
         on_finish=lambda: on_event(ReplyComplete()),
     )
@@ -287,15 +286,7 @@ def _generate(
 
 
 def _result(preview: Preview, welcome: Welcome, reply: GeneratedReply, text: str, restorer: Restorer) -> RunResult:
-    held = holdings(
-        preview.sourced,
-        preview.profile,
-        preview.prepared,
-        reply.text,
-        text,
-        wording.counts(reply.timing),
-        "\n".join(map(wording.offer_line, reply.offers)),
-    )
+    held = holdings_of(preview.sourced, preview.profile, preview.prepared, reply, text)
     return RunResult(preview, welcome, reply, text, restorer.restored, restorer.left, held)
 
 

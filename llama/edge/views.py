@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llama.edge import wording
+from llama.edge.generation import GeneratedReply
 from llama.privacy.policy import SEES, Kind, Party, view
+from llama.privacy.preparing import Prepared, holdings
+from llama.privacy.profile import Profile
+from llama.prompt import SourcedPrompt
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,14 @@ class ViewCell:
 
 Views = Mapping[Kind, tuple[ViewCell, ...]]
 """Per kind that there is of a run, a cell per party, in the order of ``Party``."""
+
+
+def holdings_of(
+    sourced: SourcedPrompt, profile: Profile, prepared: Prepared, reply: GeneratedReply, text: str
+) -> Mapping[Kind, str]:
+    """Write down all that there is of a run, in words, by kind; ``text`` is the reply as the person reads it."""
+    offers = "\n".join(map(wording.offer_line, reply.offers))
+    return holdings(sourced, profile, prepared, reply.text, text, wording.counts(reply.timing), offers)
 
 
 def views_of(run: Mapping[Kind, str], *, vendor: str, raw: bool, delivered: bool = True) -> Views:

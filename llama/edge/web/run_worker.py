@@ -20,9 +20,9 @@ from llama.edge.pipeline import (
     Preview,
     ReplyComplete,
     ReplyText,
+    RoundTripDone,
     RunEvent,
     RunPipeline,
-    StepDone,
 )
 from llama.edge.web import page_json
 from llama.edge.web.cloud_health import CloudHealthPoller
@@ -120,7 +120,7 @@ class _Recorder:
                 self.iterations = page_json.Iterations(self.device, welcome, self.prompt_tokens)
             case ReplyText(text=text):
                 self.current.add_text(self.run, text)
-            case StepDone(trip=trip):
+            case RoundTripDone(trip=trip):
                 assert self.iterations is not None, "the cloud was met"
                 iteration, prefill = self.iterations.iteration(trip), self.iterations.prefill(trip)
                 self.health.report_here()
