@@ -20,6 +20,7 @@ rank, D head_dim. "T" as a dtype is the compute dtype, that of the weights.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -462,6 +463,7 @@ class TransformerLayers(nn.Module):
         self.layers = nn.ModuleDict({str(i): TransformerBlock(args) for i in layer_ids})
         # Not a buffer, so that it stays complex64 whatever dtype the module is cast to.
         self.freqs_cis = torch.empty(0, args.head_dim // 2, dtype=torch.complex64)
+        self._freqs_cis_lock = threading.Lock()
         self._prepared_at: int | None = None
 
     def prepare(self, for_good: bool = False) -> None:
@@ -487,12 +489,13 @@ class TransformerLayers(nn.Module):
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
         """A cache for this part's layers, in the weights' dtype and on their device."""
         weight = self.first_weight
-        if len(self.freqs_cis) < max_seq_len or self.freqs_cis.device != weight.device:
-            a = self.args
-            table = precompute_freqs_cis(
-                a.head_dim, max_seq_len, a.rope_theta, a.use_scaled_rope, a.rope_scaling_factor
-            )
-            self.freqs_cis = table.to(weight.device)
+        with self._freqs_cis_lock:  # or the shorter of two that are made at once might stay
+            if len(self.freqs_cis) < max_seq_len or self.freqs_cis.device != weight.device:
+                a = self.args
+                table = precompute_freqs_cis(
+                    a.head_dim, max_seq_len, a.rope_theta, a.use_scaled_rope, a.rope_scaling_factor
+                )
+                self.freqs_cis = table.to(weight.device)
         return KVCache.allocate(
             len(self.layers), self.args, batch_size=batch_size, max_seq_len=max_seq_len,
             dtype=weight.dtype, device=weight.device,

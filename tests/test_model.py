@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -134,3 +137,22 @@ def test_no_row_of_zeros_becomes_infinite() -> None:
     norm.prepare()
     for count in (1, 2):
         assert not norm(torch.zeros(count, ARGS.dim)).any()
+
+
+# --- Caches ---------------------------------------------------------------------------------------------------------
+
+
+def test_caches_that_are_made_at_once_all_have_their_rotary_angles() -> None:
+    """Threads that share a half ask for caches of several lengths; what the longest needs is not made shorter again."""
+    lengths = [10, 1000, 100, 2000, 30, 300]
+    begin = threading.Barrier(len(lengths))
+
+    def asking(model: CloudTransformer, length: int) -> None:
+        begin.wait()
+        model.new_cache(1, length)
+
+    for _ in range(40):
+        model = cloud_half(1)
+        with ThreadPoolExecutor(len(lengths)) as devices:
+            list(devices.map(asking, [model] * len(lengths), lengths))
+        assert len(model.freqs_cis) == max(lengths)

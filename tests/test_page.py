@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from llama.cloud.importing import import_products
 from tests.processes import Cloud, cloud
@@ -545,6 +545,26 @@ def test_the_keyboard_alone_is_enough(browser: Browser, bytes_page: Program) -> 
         page.keyboard.press("Enter")
         expect(page.locator("#status")).to_contain_text("Stopped after")
         expect(page.get_by_role("button", name="Start")).to_be_focused()
+
+
+def test_the_focus_waits_for_a_button_that_cannot_be_used_yet(browser: Browser) -> None:
+    """The run is stopped while the sheet, which is asked for again when a run begins, is still on its way."""
+    controller = Scripted(consent_needed=False)
+    with serving(controller) as address, screen(browser) as window:
+        page = window.open(address)
+        choose(page)
+        held = list[Route]()
+        page.route("**/api/sheet?*", held.append)
+        page.get_by_role("button", name="Start").focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="Stop")).to_be_focused()
+        controller.stop()
+        start = page.get_by_role("button", name="Start")
+        expect(start).to_be_visible()
+        expect(start).to_be_disabled()
+        for route in held:
+            route.continue_()
+        expect(start).to_be_focused()
 
 
 def test_nothing_moves_for_who_does_not_want_it(browser: Browser) -> None:

@@ -314,14 +314,20 @@ function goTo(heading) {
   heading.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
 }
 
-/** Shows one of two buttons; the focus goes along. */
+let focusOwedTo = null;
+
+/** Shows one of two buttons; the focus goes along, as soon as the shown one can be used. */
 function swap(first, second, showSecond) {
   const [shown, hidden] = showSecond ? [second, first] : [first, second];
-  if (!shown.hidden && hidden.hidden) return;
-  const focused = document.activeElement === hidden || document.activeElement === document.body;
-  shown.hidden = false;
-  hidden.hidden = true;
-  if (focused && document.querySelector("dialog[open]") === null) shown.focus({ preventScroll: true });
+  const nowhere = document.activeElement === hidden || document.activeElement === document.body;
+  if (shown.hidden || !hidden.hidden) {
+    focusOwedTo = nowhere && document.querySelector("dialog[open]") === null ? shown : null;
+    shown.hidden = false;
+    hidden.hidden = true;
+  }
+  if (focusOwedTo !== shown || shown.disabled) return;
+  focusOwedTo = null;
+  if (nowhere) shown.focus({ preventScroll: true }); // unless the person has gone elsewhere meanwhile
 }
 
 function sheetOptions(sheets) {
