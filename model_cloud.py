@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 
 from llama import parallel
-from llama.model import KVCache, ModelArgs, Positions, RMSNorm, TransformerLayers
+from llama.kv_cache import KVCache, StepMetadata
+from llama.model import RMSNorm, TransformerLayers
+from llama.model_args import ModelArgs
 from llama.parallel import ColumnParallelLinear, side_by_side
 from llama.stages import StageClock
 
 
 class CloudTransformer(TransformerLayers):
-    """The device's rows in, logits out.
+    """The device's hidden states in, logits out.
 
     Args:
         args: Meta's hyperparameters of the whole model.
@@ -32,23 +34,28 @@ class CloudTransformer(TransformerLayers):
 
     @torch.inference_mode()
     def forward(
-        self, h: torch.Tensor, start_pos: Sequence[int], cache: KVCache, want: int, clock: StageClock | None = None,
-        rows: Sequence[int] | None = None,
-    ) -> torch.Tensor:  # fmt: skip
-        """Rows ``(B, T, dim)`` at positions ``start_pos[b] …`` to float32 logits ``(B, want, vocab)``.
+        self,
+        h: torch.Tensor,
+        start_pos: Sequence[int],
+        cache: KVCache,
+        want: int,
+        clock: StageClock | None = None,
+        slots: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """Turn hidden states ``(B, T, dim)`` at ``start_pos[b] …`` into float32 logits ``(B, want, vocab)``.
 
-        Only the last ``want`` positions get logits: a prompt needs one, and every row of them costs a vocabulary.
-        ``clock`` is stopped after each layer; what follows is the norm's and the output head's. ``rows``, ascending,
-        says which rows of the cache the B are, where it has others, too.
+        Only the last ``want`` positions get logits: a prompt needs one, and each costs a vocabulary. ``clock`` is
+        stopped after each layer; what follows is the norm's and the output head's. ``slots``, ascending, are those of
+        the cache that the B sequences lie in; None is all.
         """
-        h = self.run_layers(h, start_pos, cache, clock, rows)
+        h = self.run_layers(h, start_pos, cache, clock, slots)
         if want == 0:
             return h.new_empty(h.shape[0], 0, self.args.vocab_size, dtype=torch.float32)
         return self._logits(h[:, -want:].flatten(0, 1)).view(h.shape[0], want, -1)
 
-    def decode_at(self, h: torch.Tensor, positions: Positions, cache: KVCache) -> torch.Tensor:
-        """One row ``(B, dim)`` of each sequence to float32 logits ``(B, vocab)``; prepared."""
-        return self._logits(self.run_layers_at(h, positions, cache))
+    def decode(self, h: torch.Tensor, step: StepMetadata, cache: KVCache) -> torch.Tensor:
+        """Turn one hidden state of each sequence, ``(B, dim)``, into float32 logits ``(B, vocab)``; prepared."""
+        return self._logits(self.run_step(h, step, cache))
 
     def _logits(self, h: torch.Tensor) -> torch.Tensor:
         return parallel.gather(self._output(self.norm(h))).float()

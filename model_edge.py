@@ -8,13 +8,15 @@ import torch
 
 from llama import parallel
 from llama.checkpoint.halves import Half, load_weights
-from llama.model import KVCache, ModelArgs, TransformerLayers
+from llama.kv_cache import KVCache
+from llama.model import TransformerLayers
+from llama.model_args import ModelArgs
 from llama.parallel import VocabParallelEmbedding
 from llama.stages import StageClock
 
 
 class EdgeTransformer(TransformerLayers):
-    """Token ids in, the residual stream after layer k-1 out; that tensor is all that leaves the device.
+    """Token ids in, the hidden states after layer k-1 out; that tensor is all that leaves the device.
 
     Args:
         args: Meta's hyperparameters of the whole model.
@@ -29,10 +31,10 @@ class EdgeTransformer(TransformerLayers):
     def forward(
         self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
     ) -> torch.Tensor:
-        """int64 ids ``(B, T)`` at positions ``start_pos[b] …`` to the rows to send, ``(B, T, dim)``.
+        """Turn int64 ids ``(B, T)`` at positions ``start_pos[b] …`` into the hidden states to send, ``(B, T, dim)``.
 
         The embedding table, and with it ``tokens``, may be on another device and the table of another dtype than the
-        layers: it is memory-mapped from the checkpoint, and only the rows looked up are moved and cast. ``clock`` is
+        layers: it is memory-mapped from the checkpoint, and only what is looked up is moved and cast. ``clock`` is
         stopped after the embeddings and after each layer.
         """
         h = self.tok_embeddings(tokens).to(self.first_weight)  # its device and dtype

@@ -31,7 +31,8 @@ from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.command import run
 from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
-from llama.model import KVCache, ModelArgs
+from llama.kv_cache import KVCache
+from llama.model_args import ModelArgs
 from llama.sampler import sample
 from llama.sampling_params import SamplingParams
 from llama.stages import StageClock

@@ -1,4 +1,4 @@
-"""Claims about a cloud on a CUDA GPU: the reference's numbers, and recorded passes that are the passes they replace."""
+"""A cloud on a CUDA GPU gives the reference's numbers, and its CUDA graphs what the steps that they replace give."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from llama.device import torch_device
 from llama.dtypes import DTYPES
 from llama.edge.generation import reply_to
 from llama.errors import DeviceError
-from llama.model import KVCache, ModelArgs
+from llama.kv_cache import KVCache
+from llama.model_args import ModelArgs
 from model_cloud import CloudTransformer
 from tests.processes import cloud
 from tests.references import LENGTH, reference, stop_ids
@@ -56,39 +57,39 @@ def random_cloud(dtype: torch.dtype, args: ModelArgs = WIDE) -> CloudTransformer
 
 
 class Sessions:
-    """Slots of different ages, all filled through the model; ``recorded`` or not, in ``dtype``."""
+    """Slots of different ages, all filled through the model; with CUDA graphs or without, in ``dtype``."""
 
-    def __init__(self, dtype: torch.dtype, *, recorded: bool) -> None:
+    def __init__(self, dtype: torch.dtype, *, graphs: bool) -> None:
         model = random_cloud(dtype)
         self.cache = model.new_cache(SLOTS, CONTEXT)
-        self.ranks = ModelRunner(model, self.cache, WIDE.dim, DecodeGraphs(model, self.cache) if recorded else None)
+        self.runner = ModelRunner(model, self.cache, WIDE.dim, DecodeGraphs(model, self.cache) if graphs else None)
         self.ages = [3 + 14 * slot for slot in range(SLOTS)]
         for slot, age in enumerate(self.ages):
-            self.ranks.step(slot, 0, rows_of(slot, age).to(dtype), 0)
+            self.runner.step(slot, 0, rows_of(slot, age).to(dtype), 0)
 
     def decode(self, slots: list[int], turn: int) -> torch.Tensor:
-        rows = torch.cat([rows_of(100 + slot, CONTEXT)[turn, None] for slot in slots]).to(self.ranks.dtype)
-        return self.ranks.decode(slots, [self.ages[slot] + turn for slot in slots], rows).clone()
+        rows = torch.cat([rows_of(100 + slot, CONTEXT)[turn, None] for slot in slots]).to(self.runner.dtype)
+        return self.runner.decode(slots, [self.ages[slot] + turn for slot in slots], rows).clone()
 
 
 def rows_of(seed: int, count: int) -> torch.Tensor:
     return torch.randn(count, WIDE.dim, generator=torch.Generator().manual_seed(seed))
 
 
-COMPANIES = [[0], [5], [0, 1], [1, 4], [0, 2, 5], [1, 2, 3, 4], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
+BATCHES = [[0], [5], [0, 1], [1, 4], [0, 2, 5], [1, 2, 3, 4], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
 
 
 @NEEDS_GPU
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_a_recorded_pass_is_as_near_to_float32_as_the_pass_that_it_replaces(dtype: torch.dtype) -> None:
-    """Any company of any ages, each slot's turns one after the other; at most half as far again."""
-    exact, unrecorded = Sessions(torch.float32, recorded=False), Sessions(dtype, recorded=False)
-    recorded = Sessions(dtype, recorded=True)
+def test_a_cuda_graph_is_as_near_to_float32_as_the_step_that_it_replaces(dtype: torch.dtype) -> None:
+    """Any batch of any ages, each slot's turns one after the other; at most half as far again."""
+    exact, without = Sessions(torch.float32, graphs=False), Sessions(dtype, graphs=False)
+    captured = Sessions(dtype, graphs=True)
     turns = [0] * SLOTS
-    for company in COMPANIES * 2:
-        for slots in ([s for s in company if turns[s] == turn] for turn in sorted({turns[s] for s in company})):
+    for batch in BATCHES * 2:
+        for slots in ([s for s in batch if turns[s] == turn] for turn in sorted({turns[s] for s in batch})):
             turn = turns[slots[0]]
-            truth, usual, found = (sessions.decode(slots, turn) for sessions in (exact, unrecorded, recorded))
+            truth, usual, found = (sessions.decode(slots, turn) for sessions in (exact, without, captured))
             off, usually_off = ((logits - truth).norm() / truth.norm() for logits in (found, usual))
             assert off <= 1.5 * usually_off + 1e-4 and usually_off < 0.05, (slots, off, usually_off)
             for slot in slots:
@@ -96,11 +97,11 @@ def test_a_recorded_pass_is_as_near_to_float32_as_the_pass_that_it_replaces(dtyp
 
 
 @NEEDS_GPU
-def test_a_recorded_pass_writes_one_position_of_its_own_slots_and_nothing_else() -> None:
-    """Also where the bucket has more rows than the company."""
-    sessions = Sessions(torch.bfloat16, recorded=True)
-    for turn, company in enumerate(([1, 2, 3, 4], [0, 2, 5], [1])):
-        slots, before = list(company), sessions.cache.keys_values.clone()
+def test_a_cuda_graph_writes_one_position_of_its_own_slots_and_nothing_else() -> None:
+    """Also where the bucket is larger than the batch."""
+    sessions = Sessions(torch.bfloat16, graphs=True)
+    for turn, batch in enumerate(([1, 2, 3, 4], [0, 2, 5], [1])):
+        slots, before = list(batch), sessions.cache.keys_values.clone()
         sessions.decode(slots, turn)
         changed = (sessions.cache.keys_values != before).any(-1).any(3).any(1).any(0)  # (slots, positions)
         assert changed.nonzero().tolist() == [[slot, sessions.ages[slot] + turn] for slot in slots]
@@ -109,14 +110,14 @@ def test_a_recorded_pass_writes_one_position_of_its_own_slots_and_nothing_else()
 @NEEDS_GPU
 def test_what_lies_beyond_a_slots_end_is_not_read() -> None:
     """Not even times 0: NaN there changes nothing."""
-    clean, dirty = (Sessions(torch.bfloat16, recorded=True) for _ in range(2))
+    clean, dirty = (Sessions(torch.bfloat16, graphs=True) for _ in range(2))
     for slot, age in enumerate(dirty.ages):
-        dirty.cache.row(slot).keys_values[..., age:, :] = torch.nan
+        dirty.cache.slot(slot).keys_values[..., age:, :] = torch.nan
     assert torch.equal(dirty.decode([0, 2, 3], 0), clean.decode([0, 2, 3], 0))
 
 
 @NEEDS_GPU
-def test_recording_leaves_an_empty_cache_empty() -> None:
+def test_capturing_leaves_an_empty_cache_empty() -> None:
     model = random_cloud(torch.bfloat16)
     cache = model.new_cache(SLOTS, CONTEXT)
     DecodeGraphs(model, cache)
@@ -124,7 +125,7 @@ def test_recording_leaves_an_empty_cache_empty() -> None:
 
 
 @NEEDS_GPU
-def test_only_what_flash_attention_is_made_for_is_recorded() -> None:
+def test_only_what_flash_attention_is_made_for_is_captured() -> None:
     narrow = ModelArgs(dim=48, n_layers=2, n_heads=4, n_kv_heads=2, vocab_size=100, multiple_of=16)
     dtypes = (torch.bfloat16, torch.float16, torch.float32)
     assert [DecodeGraphs.suits(random_cloud(dtype)) for dtype in dtypes] == [True, True, False]
@@ -151,7 +152,7 @@ def golden_split(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 class OnGpu(Halves):
-    """The device's half on the CPU, the cloud's on the GPU; one by one through recorded passes where they suit."""
+    """The device's half on the CPU, the cloud's on the GPU; one by one through CUDA graphs where they suit."""
 
     def __init__(self, out: Path, dtype: torch.dtype) -> None:
         half = read_half(out / "cloud", "cloud")
@@ -160,25 +161,25 @@ class OnGpu(Halves):
         load_weights(model, half, rank=0, world_size=1, dtype=dtype, device=GPU, keep_mapped=False)
         model.prepare(for_good=True)
         super().__init__(load_edge(out, dtype), model)
-        self.recorded = 0
+        self.captured = 0
 
     def __call__(self, tokens: torch.Tensor, start_pos: object, cache: object, want: int) -> torch.Tensor:
         edge, on_gpu, starts = cache.edge, cache.cloud, list(start_pos)  # type: ignore[attr-defined, call-overload]
         rows = self.edge(tokens, starts, edge)
         logits: torch.Tensor
         if tokens.shape == (1, 1) and DecodeGraphs.suits(self.cloud):
-            logits = self._recording(on_gpu)([0], starts, rows[:, 0])[None]
-            self.recorded += 1
+            logits = self._graphs_of(on_gpu)([0], starts, rows[:, 0])[None]
+            self.captured += 1
         else:
             logits = self.cloud(rows.to(GPU), starts, on_gpu, want)
         return logits.cpu()
 
-    def _recording(self, cache: KVCache) -> DecodeGraphs:
+    def _graphs_of(self, cache: KVCache) -> DecodeGraphs:
         if getattr(self, "_of", None) is not cache:
             kept = cache.keys_values.clone()
-            self._of, self._passes = cache, DecodeGraphs(self.cloud, cache)
+            self._of, self._graphs = cache, DecodeGraphs(self.cloud, cache)
             cache.keys_values.copy_(kept)
-        return self._passes
+        return self._graphs
 
 
 @NEEDS_GPU
@@ -198,7 +199,7 @@ def test_logits_on_a_gpu_are_the_references(
     )
     record_property("largest difference", f"{largest:.2g}")
     assert largest <= bound
-    assert (model.recorded > 0) == (dtype == "bf16")
+    assert (model.captured > 0) == (dtype == "bf16")
 
 
 # ---- real processes

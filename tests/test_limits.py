@@ -290,7 +290,8 @@ def test_a_cache_has_all_its_memory_from_the_start() -> None:
     ended = run_main("-c", """
 import torch
 from llama.memory_ceiling import own_memory
-from llama.model import KVCache, ModelArgs
+from llama.kv_cache import KVCache
+from llama.model_args import ModelArgs
 before = own_memory()
 cache = KVCache.allocate(4, ModelArgs(dim=64, n_layers=4, n_heads=4), batch_size=16, max_seq_len=16384,
                          dtype=torch.float32, device=torch.device("cpu")).keys_values

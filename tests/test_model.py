@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from fairscale.nn.model_parallel import layers as fs_layers
 
 from llama import parallel
-from llama.model import ModelArgs, RMSNorm, TransformerBlock
+from llama.model import RMSNorm, TransformerBlock
+from llama.model_args import ModelArgs
 from llama.parallel import ColumnParallelLinear, side_by_side
 from model_cloud import CloudTransformer
 from tests.support import ARGS

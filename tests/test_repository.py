@@ -98,6 +98,7 @@ WITHOUT_TORCH = (
     "llama.keys",
     "llama.privacy",
     "llama.sheets",
+    "llama.model_args",
     "llama.cloud.run_store",
     "llama.cloud.importing",
     "llama.cloud.catalogue",

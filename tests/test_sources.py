@@ -20,7 +20,7 @@ from llama.checkpoint.opening import open_source
 from llama.checkpoint.shape_rules import feed_forward_fields
 from llama.checkpoint.splitting import split
 from llama.errors import CheckpointError, TokenizerError
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 from tests.small_checkpoints import (
     LLAMA_3_1_ROPE,
     Tensors,

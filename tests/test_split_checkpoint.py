@@ -28,7 +28,7 @@ from llama.checkpoint.shards import ShardedTensors
 from llama.checkpoint.splitting import TensorDigest, fingerprint, split
 from llama.checkpoint.writing import PthFile
 from llama.errors import CheckpointError
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 from tests.small_checkpoints import cut_along, params, read_back, same, weights, whole, write_gguf, write_meta
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.edge.generation import CHUNK, reply_to
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 from llama.sampling_params import SamplingParams
 from model_edge import EdgeTransformer
 from tests.processes import ask, cloud
@@ -160,10 +160,10 @@ def test_smollm2_in_two_processes_says_what_the_uncut_model_says(smollm2_split: 
 
 
 def logits_in_a_batch(model: Model, prompts: Sequence[Sequence[int]], following: torch.Tensor) -> torch.Tensor:
-    """float32 ``(B, T, vocab)``: ids ``(B, T)`` fed one column at a time to rows that are as old as their prompts."""
+    """float32 ``(B, T, vocab)``: ids ``(B, T)`` fed one column at a time to slots that hold their prompts."""
     cache = model.new_cache(len(prompts), max(map(len, prompts)) + following.shape[1])
-    for row, prompt in enumerate(prompts):
-        chunked_logits(model, prompt, cache=cache.row(row))
+    for slot, prompt in enumerate(prompts):
+        chunked_logits(model, prompt, cache=cache.slot(slot))
     columns = range(following.shape[1])
     return torch.cat(
         [model(following[:, i : i + 1], [len(p) + i for p in prompts], cache, 1) for i in columns], dim=1

@@ -20,7 +20,9 @@ import model_edge
 from llama import parallel
 from llama.checkpoint.halves import load_weights, read_half
 from llama.edge.generation import CHUNK
-from llama.model import KVCache, ModelArgs, RMSNorm, TransformerLayers
+from llama.kv_cache import KVCache
+from llama.model import RMSNorm, TransformerLayers
+from llama.model_args import ModelArgs
 from llama.parallel import ColumnParallelLinear, VocabParallelEmbedding, side_by_side
 from llama.sampler import sample
 from llama.sampling_params import SamplingParams
@@ -31,10 +33,10 @@ CPU = torch.device("cpu")
 
 
 class Cache(Protocol):
-    """Keys and values of some rows."""
+    """Keys and values of some slots."""
 
-    def row(self, index: int) -> Cache:
-        """The cache of one row, as a view."""
+    def slot(self, index: int) -> Cache:
+        """The cache of one slot, as a view."""
 
 
 class Model(Protocol):
@@ -43,7 +45,7 @@ class Model(Protocol):
     args: ModelArgs
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> Cache:
-        """Room for ``batch_size`` rows of ``max_seq_len`` positions."""
+        """Make ``batch_size`` slots of ``max_seq_len`` positions."""
 
     def __call__(self, tokens: torch.Tensor, start_pos: Sequence[int], cache: Any, want: int) -> torch.Tensor:
         """int64 ids ``(B, T)`` to float32 logits ``(B, want, vocab)``."""
@@ -102,9 +104,9 @@ class HalvesCache:
     edge: KVCache
     cloud: KVCache
 
-    def row(self, index: int) -> HalvesCache:
-        """The caches of one row, as views."""
-        return HalvesCache(self.edge.row(index), self.cloud.row(index))
+    def slot(self, index: int) -> HalvesCache:
+        """The caches of one slot, as views."""
+        return HalvesCache(self.edge.slot(index), self.cloud.slot(index))
 
 
 class Halves:

@@ -24,7 +24,8 @@ from llama.checkpoint.shape_rules import feed_forward_fields, scaling_factor
 from llama.checkpoint.source import check_vocabulary, narrowed, unreadable
 from llama.errors import CheckpointError
 from llama.files import shown
-from llama.model import ModelArgs, scale_freqs
+from llama.model import scale_freqs
+from llama.model_args import ModelArgs
 
 _TOP = {
     layout.EMBEDDINGS: "token_embd.weight",

@@ -28,7 +28,7 @@ from llama.checkpoint.source import told
 from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 from llama.rendering import MAX_TEMPLATE_BYTES
 from llama.template_format import MAX_VARIABLE_CHARACTERS, MAX_VARIABLES, ChatTemplate, TemplateFormat
 from llama.tokenizer import SMOLLM_PATTERN, Tokenizer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 from llama.errors import CheckpointError
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 
 EMBEDDINGS = "tok_embeddings.weight"
 NORM = "norm.weight"

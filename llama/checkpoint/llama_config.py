@@ -20,7 +20,7 @@ from llama.checkpoint.signatures import refuse_misplaced
 from llama.checkpoint.source import unreadable
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
-from llama.model import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
+from llama.model_args import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN, ModelArgs
 
 MAX_CONFIG_BYTES = 1 << 20
 _KINDS_SHOWN = 8

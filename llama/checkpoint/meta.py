@@ -24,7 +24,7 @@ from llama.checkpoint.signatures import refuse_misplaced, unfinished
 from llama.checkpoint.source import check_vocabulary, distinct_files, prevailing_dtype, unreadable
 from llama.errors import CheckpointError, TokenizerError
 from llama.files import lies_there, read_json, shown
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 
 _LLAMA_2_THETA, _LLAMA_3_THETA = 10000.0, 500000.0
 _LLAMA_2_CONTEXT, _LLAMA_3_CONTEXT, _CODE_LLAMA_CONTEXT, _SCALED_CONTEXT = 4096, 8192, 16384, 131072

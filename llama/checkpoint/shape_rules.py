@@ -7,7 +7,7 @@ Knows nothing about: files.
 from __future__ import annotations
 
 from llama.errors import CheckpointError
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 
 DEFAULT_SCALING_FACTOR = 8.0
 SMALL_SCALING_FACTOR = 32.0

@@ -19,7 +19,7 @@ from llama.checkpoint.vocabulary import Vocabulary
 from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import shown
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 
 _NO_ACCESS = (errno.EACCES, errno.EPERM)
 

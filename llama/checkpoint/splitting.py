@@ -36,7 +36,7 @@ from llama.checkpoint.writing import PthFile, raw_bytes
 from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import not_a_path
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 
 Progress = Callable[[str, int, int], None]
 """Told (what is being done, bytes done, bytes in all) now and then."""

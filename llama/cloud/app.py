@@ -6,7 +6,7 @@
 4. *open*: the catalogue and the record. The record's file is made here, so whatever only needs reading comes first.
 5. *listen*: take the ports. After this a device may connect; it waits until the model is there.
 6. *load*: minutes. All before takes seconds, so that what is wrong is said at once.
-7. *warm*: all ranks meet, and the prefix cache is filled. CUDA graphs are recorded while the model is loaded.
+7. *warm*: all ranks meet, and the prefix cache is filled. CUDA graphs are captured while the model is loaded.
 8. *serve*, until a signal; then close what was opened.
 
 Ranks 1 and up check, load, and then follow rank 0.
@@ -32,7 +32,7 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.config import CloudConfig
 from llama.cloud.event_log import EventLog
 from llama.cloud.listening import check_open_to, endpoints_of
-from llama.cloud.loading import MAX_ROWS, Models, Process, device_rows, load
+from llama.cloud.loading import MAX_ROWS, Models, Process, device_hidden, load
 from llama.cloud.metrics_http import MetricsServer
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
@@ -67,10 +67,10 @@ def run(config: CloudConfig, models: Models) -> None:
         follow(_load(config, checked, models), config.drain_s)
         return
     app = build(config, checked)
-    rows = _device_rows(app, models)
-    ranks = _load(config, checked, models, app.capacity.slots)
-    prefixes = _warm(app, ranks, rows)
-    serve(app, ranks, prefixes, started)
+    hidden = _device_hidden(app, models)
+    runner = _load(config, checked, models, app.capacity.slots)
+    prefixes = _warm(app, runner, hidden)
+    serve(app, runner, prefixes, started)
 
 
 # ---- check
@@ -302,11 +302,11 @@ def _new_server(
 # ---- load, warm
 
 
-def _device_rows(app: CloudApp, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
+def _device_hidden(app: CloudApp, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute the prefixes as a device would, before the cloud's half takes the memory."""
     if app.edge_half is None or not app.capacity.prefixes:
         return {}
-    return device_rows(models, app.edge_half, app.capacity.prefixes, app.checked.dtype, app.checked.device)
+    return device_hidden(models, app.edge_half, app.capacity.prefixes, app.checked.dtype, app.checked.device)
 
 
 def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0) -> ModelRunner:
@@ -314,16 +314,18 @@ def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0)
     return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
 
 
-def _warm(app: CloudApp, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]) -> dict[bytes, CachedPrefix]:
+def _warm(
+    app: CloudApp, runner: ModelRunner, hidden: Mapping[tuple[int, ...], torch.Tensor]
+) -> dict[bytes, CachedPrefix]:
     with _needing_other_ranks():
         parallel.meet()  # from "ready" on, every rank takes a signal as it should
-        return keep(ranks, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
+        return keep(runner, app.checked.half.fingerprint, hidden, app.checked.welcome.max_rows)
 
 
 # ---- serve
 
 
-def serve(app: CloudApp, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
+def serve(app: CloudApp, runner: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
     """Say that the cloud is ready, serve until a signal, and close everything.
 
     ``started`` is when the program began, in monotonic seconds.
@@ -333,7 +335,7 @@ def serve(app: CloudApp, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPref
     _tell_ready(app, len(prefixes), started)
     try:
         with _needing_other_ranks():
-            app.server.serve(ranks, stop.requested, stop.drain_requested, app.config.drain_s, prefixes, ceiling)
+            app.server.serve(runner, stop.requested, stop.drain_requested, app.config.drain_s, prefixes, ceiling)
     except MemoryCeilingReached:
         parallel.stop()
         raise
@@ -375,12 +377,12 @@ def _announce(line: str) -> None:
 # ---- the other ranks
 
 
-def follow(ranks: ModelRunner, drain_s: float) -> None:
+def follow(runner: ModelRunner, drain_s: float) -> None:
     """Do what rank 0 does until it shuts down; the process ends with exit code 1 if rank 0 is gone."""
     leave_stopping_to_rank_0(drain_s)
     try:
         parallel.meet()
-        ranks.follow()
+        runner.follow()
         parallel.stop()
     except RuntimeError as err:
         print(f"error: {_why(err, 'rank 0')}; start the cloud again", file=sys.stderr)

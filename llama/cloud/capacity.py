@@ -15,8 +15,8 @@ from llama.checkpoint.halves import Half
 from llama.cloud.event_log import EventLog
 from llama.cloud.prefix_cache import SHARE, that_fit
 from llama.errors import UsageError
+from llama.kv_cache import KVCache
 from llama.memory_ceiling import CLOUD_ALLOWANCE, MemoryCeiling, own_memory
-from llama.model import KVCache
 
 USUAL_SESSIONS = 256
 USUAL_CONTEXT = 2048  # tokens

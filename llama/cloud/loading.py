@@ -19,10 +19,11 @@ from llama.cloud.model_runner import ModelRunner
 from llama.device import is_out_of_memory
 from llama.dtypes import DTYPES
 from llama.errors import UsageError
-from llama.model import ModelArgs, TransformerLayers
+from llama.model import TransformerLayers
+from llama.model_args import ModelArgs
 from llama.wire import Welcome
 
-MAX_ROWS = 256  # prompt rows per request
+MAX_ROWS = 256  # hidden states per request
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def load(
         model.prepare(for_good=True)
         cache = model.new_cache(slots, welcome.max_seq_len)
         decoder = cast(Decoder, model)  # as the cloud's layers are, and the device's not
-        recorded = cuda_graphs and world_size == 1 and DecodeGraphs.suits(decoder)
-        return ModelRunner(model, cache, half.args.dim, DecodeGraphs(decoder, cache) if recorded else None)
+        with_graphs = cuda_graphs and world_size == 1 and DecodeGraphs.suits(decoder)
+        return ModelRunner(model, cache, half.args.dim, DecodeGraphs(decoder, cache) if with_graphs else None)
     except RuntimeError as err:
         if not is_out_of_memory(err):
             raise
@@ -91,15 +92,15 @@ def load(
         ) from None
 
 
-def device_rows(
+def device_hidden(
     models: Models, half: Half, openings: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute what a device would send for prompts that begin so: ``(len(ids), dim)`` each, on the CPU."""
-    rows = dict[tuple[int, ...], torch.Tensor]()
+    hidden = dict[tuple[int, ...], torch.Tensor]()
     with parallel.alone():
         edge = models.load_edge(half, dtype, device)
         for ids in openings:
             cache, starts = edge.new_cache(1, len(ids)), range(0, len(ids), MAX_ROWS)
             parts = [edge(torch.tensor([ids[start : start + MAX_ROWS]]), [start], cache)[0] for start in starts]
-            rows[ids] = torch.cat(parts).cpu()
-    return rows
+            hidden[ids] = torch.cat(parts).cpu()
+    return hidden

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from llama import parallel
 from llama.cloud.cuda_graphs import DecodeGraphs
 from llama.dtypes import DTYPES
-from llama.model import KVCache
+from llama.kv_cache import KVCache
 from llama.stages import StageClock
 
 
@@ -47,7 +47,7 @@ class ModelRunner:
 
     def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int, graphs: DecodeGraphs | None = None) -> None:
         self.model, self.cache = model, cache
-        self._slot = lru_cache(maxsize=64)(cache.row)  # views of all layers, which take a while to make
+        self._slot = lru_cache(maxsize=64)(cache.slot)  # views of all layers, which take a while to make
         self._kept = list[torch.Tensor]()  # entries of the prefix cache, (layers, 2, 1, K, end, D)
         self.dim = dim
         weight = next(model.parameters())
@@ -174,6 +174,6 @@ class ModelRunner:
             return self._graphs(slots, positions, hidden)
         first, end = slots[0], slots[-1] + 1
         part = [slot - first for slot in slots]
-        cache, h = self.cache.rows(first, end), hidden[:, None].to(self.device)
+        cache, h = self.cache.slots(first, end), hidden[:, None].to(self.device)
         logits: torch.Tensor = self.model(h, positions, cache, 1, clock, part)[:, 0]
         return logits

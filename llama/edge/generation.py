@@ -21,7 +21,7 @@ import torch
 from llama.client.link import Link
 from llama.edge.session import CloudSession
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, UsageError
-from llama.model import KVCache
+from llama.kv_cache import KVCache
 from llama.sampling_params import SamplingParams
 from llama.stages import StageClock
 from llama.tokenizer import StreamDecoder, Tokenizer

@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.gpu [--rounds 5] [--steps 48] [--filled 512]
 
-A model of Llama 3.1 8B's shape with random bfloat16 weights, cut after its first layer. A pass takes one row of each
-session from the CPU's memory, as they come from the network, and ends with the likeliest ids back there. In turn, in
-every round: recorded passes (CUDA graphs) and passes computed anew; then, for the same numbers of sequences, all 32
-layers with the embeddings, device's half and cloud's half on this one GPU without any network, and transformers'
-``generate`` with everything as it comes.
+A model of Llama 3.1 8B's shape with random bfloat16 weights, cut after its first layer. A step takes one position of
+each session from the CPU's memory, as they come from the network, and ends with the likeliest ids back there. In turn,
+in every round: steps as CUDA graphs and steps without; then, for the same numbers of sequences, all 32 layers with the
+embeddings, device's half and cloud's half on this one GPU without any network, and transformers' ``generate`` with
+everything as it comes.
 
-The share of memory bandwidth counts what a pass must read once, weights and used cache, against what a copy within the
+The share of memory bandwidth counts what a step must read once, weights and used cache, against what a copy within the
 GPU's memory moves, reading and writing, in the same round.
 """
 
@@ -27,7 +27,9 @@ from llama.cloud.cuda_graphs import DecodeGraphs
 from llama.cloud.model_runner import ModelRunner
 from llama.command import run
 from llama.errors import UsageError
-from llama.model import KVCache, ModelArgs, TransformerLayers
+from llama.kv_cache import KVCache
+from llama.model import TransformerLayers
+from llama.model_args import ModelArgs
 from model_cloud import CloudTransformer
 from model_edge import EdgeTransformer
 from tests.benchmarks.reporting import Aimed, machine, progress, versions
@@ -55,7 +57,7 @@ def main(rounds: int = 5, steps: int = 48, filled: int = 512, max_seq_len: int =
 
     Args:
         rounds: of everything.
-        steps: passes in each turn.
+        steps: in each turn.
         filled: positions that every session has when a turn begins.
         max_seq_len: of the cache, per session.
         peer: transformers, too.
@@ -87,7 +89,7 @@ def main(rounds: int = 5, steps: int = 48, filled: int = 512, max_seq_len: int =
                 seconds = turn()
                 if number:
                     taken.setdefault(name, []).append(seconds)
-    _print(taken, turns, filled + steps // 2, f"{steps} passes, {filled} positions filled before")
+    _print(taken, turns, filled + steps // 2, f"{steps} steps, {filled} positions filled before")
 
 
 def _print(taken: dict[str, list[float]], turns: _Turns, positions: int, what: str) -> None:
@@ -95,13 +97,13 @@ def _print(taken: dict[str, list[float]], turns: _Turns, positions: int, what: s
     print(f"\nLlama 3.1 8B's shape, bfloat16, random weights, cut at k = 1; {what}; medians\n")
     print(Aimed("a copy within the GPU's memory, read and written", copy, " TB/s", 2).line())
     for batch in BATCHES:
-        recorded, anew = taken[f"recorded {batch}"], taken[f"anew {batch}"]
+        graphs, eager = taken[f"graphs {batch}"], taken[f"eager {batch}"]
         read = turns.weight_bytes + batch * positions * turns.position_bytes
-        share = [100 * read / s / 1e12 / rate for s, rate in zip(recorded, copy, strict=True)]
-        print(Aimed(f"the cloud, batch {batch}", [batch / s for s in recorded], " tokens/s", 1).line())
-        print(Aimed(f"  a pass ({read / 1e9:.1f} GB to read)", [1e3 * s for s in recorded], " ms", 2).line())
+        share = [100 * read / s / 1e12 / rate for s, rate in zip(graphs, copy, strict=True)]
+        print(Aimed(f"the cloud, batch {batch}", [batch / s for s in graphs], " tokens/s", 1).line())
+        print(Aimed(f"  a step ({read / 1e9:.1f} GB to read)", [1e3 * s for s in graphs], " ms", 2).line())
         print(Aimed("  share of memory bandwidth", share, " %", 1, at_least=AIM_AT_1 if batch == 1 else None).line())
-        print(Aimed("  recorded / computed anew", [a / r for a, r in zip(anew, recorded, strict=True)]).line())
+        print(Aimed("  CUDA graphs / eager", [e / g for e, g in zip(eager, graphs, strict=True)]).line())
     for batch in BATCHES:
         ours = taken[f"whole {batch}"]
         print(Aimed(f"both halves on the GPU, batch {batch}", [batch / s for s in ours], " tokens/s", 1).line())
@@ -111,7 +113,7 @@ def _print(taken: dict[str, list[float]], turns: _Turns, positions: int, what: s
 
 
 class _Turns:
-    """Both halves with their caches, and what is measured of them; seconds of one pass each."""
+    """Both halves with their caches, and what is measured of them; seconds of one step each."""
 
     def __init__(self, gpu: torch.device, steps: int, filled: int, max_seq_len: int) -> None:
         most = BATCHES[-1]
@@ -122,13 +124,13 @@ class _Turns:
             self._edge.new_cache(most, max_seq_len),
         )
         began = time.monotonic()
-        recorded = DecodeGraphs(self._cloud, self._cache)
+        graphs = DecodeGraphs(self._cloud, self._cache)
         torch.cuda.synchronize()
-        progress(f"recorded in {time.monotonic() - began:.1f} s")
+        progress(f"captured in {time.monotonic() - began:.1f} s")
         self._cache.keys_values.normal_()
         self._edge_cache.keys_values.normal_()
-        self._recorded, self._anew = (
-            ModelRunner(self._cloud, self._cache, LLAMA_3_1_8B.dim, r) for r in (recorded, None)
+        self._with_graphs, self._eager = (
+            ModelRunner(self._cloud, self._cache, LLAMA_3_1_8B.dim, r) for r in (graphs, None)
         )
         self.weight_bytes = sum(w.nbytes for w in self._cloud.parameters())
         self.position_bytes = KVCache.bytes_per_position(len(self._cloud.layers), LLAMA_3_1_8B, BF16, 1)
@@ -138,15 +140,15 @@ class _Turns:
         self.ours: dict[str, Callable[[], float]] = {"copy": self._copy}
         for batch in BATCHES:
             self.ours |= {
-                f"recorded {batch}": lambda n=batch: self._decode(self._recorded, n),  # type: ignore[misc]
-                f"anew {batch}": lambda n=batch: self._decode(self._anew, n),  # type: ignore[misc]
+                f"graphs {batch}": lambda n=batch: self._decode(self._with_graphs, n),  # type: ignore[misc]
+                f"eager {batch}": lambda n=batch: self._decode(self._eager, n),  # type: ignore[misc]
                 f"whole {batch}": lambda n=batch: self._whole(n),  # type: ignore[misc]
             }
 
     def free(self) -> None:
         """Give the GPU's memory back: what is measured next needs it."""
         self.ours.clear()
-        for name in ("_edge", "_cloud", "_cache", "_edge_cache", "_recorded", "_anew", "_from", "_to"):
+        for name in ("_edge", "_cloud", "_cache", "_edge_cache", "_with_graphs", "_eager", "_from", "_to"):
             delattr(self, name)
         gc.collect()
         torch.cuda.empty_cache()
@@ -154,30 +156,30 @@ class _Turns:
     def _copy(self) -> float:
         return _seconds(lambda _: self._to.copy_(self._from), 10)
 
-    def _decode(self, ranks: ModelRunner, batch: int) -> float:
+    def _decode(self, runner: ModelRunner, batch: int) -> float:
         rows = torch.randn(self._steps, batch, LLAMA_3_1_8B.dim, dtype=BF16)
         slots = list(range(batch))
 
         def step(number: int) -> None:
-            ranks.decode(slots, [self._filled + number] * batch, rows[number]).argmax(-1).tolist()
+            runner.decode(slots, [self._filled + number] * batch, rows[number]).argmax(-1).tolist()
 
         return _seconds(step, self._steps)
 
     def _whole(self, batch: int) -> float:
         ids, slots = torch.zeros(batch, 1, dtype=torch.int64, device=self._gpu), list(range(batch))
-        edge_cache = self._edge_cache.rows(0, batch)
+        edge_cache = self._edge_cache.slots(0, batch)
 
         def step(number: int) -> None:
             starts = [self._filled + number] * batch
             rows = self._edge(ids, starts, edge_cache)[:, 0]
-            ids.copy_(self._recorded.decode(slots, starts, rows).argmax(-1)[:, None])
+            ids.copy_(self._with_graphs.decode(slots, starts, rows).argmax(-1)[:, None])
             ids.tolist()
 
         return _seconds(step, self._steps)
 
 
 def _seconds(step: Callable[[int], object], steps: int) -> float:
-    """Of one of several passes."""
+    """Time one of several steps, in seconds."""
     torch.cuda.synchronize()
     began = time.monotonic()
     with torch.inference_mode():

@@ -35,7 +35,7 @@ from llama.checkpoint.hugging_face import hugging_face_name
 from llama.command import run
 from llama.edge.generation import CHUNK
 from llama.errors import CheckpointError, SplitLlamaError, UsageError
-from llama.model import ModelArgs
+from llama.model_args import ModelArgs
 from llama.tokenizer import meta_special_tokens
 from tests.benchmarks.reporting import Aimed, end_cleanly_on_sigterm, machine, progress, versions
 from tests.processes import ROOT, cloud, edge
