@@ -22,6 +22,7 @@ import torch
 import zmq
 
 from llama import parallel, wire
+from llama.cloud.allow_list import AllowList
 from llama.cloud.auth import CloudKeys
 from llama.cloud.event_log import EventLog
 from llama.cloud.model_runner import ModelRunner
@@ -30,7 +31,7 @@ from llama.cloud.provider import ProviderServices
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.command import run
-from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
+from llama.keys import LinkKeys, link_keys, make_keys, read_key
 from llama.model import KVCache, ModelArgs
 from llama.sampler import sample
 from llama.sampling_params import SamplingParams

@@ -252,7 +252,6 @@ def test_an_operator_needs_no_model() -> None:
         "llama.errors",
         "llama.files",
         "llama.keys",
-        "llama.listing",
         "llama.memory_ceiling",
         "llama.starting",
         "llama.status",

@@ -26,6 +26,7 @@ import torch
 from llama import parallel, wire
 from llama.addresses import Endpoint
 from llama.checkpoint.halves import Half, chat_format_of, check_world_size, read_half, tokenizer_of
+from llama.cloud.allow_list import AllowList
 from llama.cloud.auth import CloudKeys
 from llama.cloud.capacity import Capacity, bytes_per_position, context_of, memory_ceiling, plan
 from llama.cloud.catalogue import Catalogue
@@ -47,7 +48,7 @@ from llama.command import give_stdout_up
 from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPE_NAMES, DTYPES
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
-from llama.keys import AllowList, read_key
+from llama.keys import read_key
 from llama.memory_ceiling import own_memory
 from llama.sheets import SheetDirectory, named, read_all
 from llama.tokenizer import Tokenizer
