@@ -26,7 +26,7 @@ import fire
 
 from llama.disk import cure_of_writing
 from llama.errors import Declined, SplitLlamaError, UsageError
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 _received = list[int]()  # signals that this run was told to end with
 _uninterrupted = list[None]()  # one for each section that is in progress and must not be ended in its midst

@@ -36,8 +36,8 @@ from llama.command import run
 from llama.disk import create_file, cure_of_writing
 from llama.errors import KeysError, UsageError
 from llama.files import NotRegular, TooLarge, open_regular, read_open
+from llama.text.decoding import decoded
 from llama.text.names import MAX_PARTY_NAME, is_party_name, name_rule
-from llama.texts import decoded
 from llama.toml import parsed
 
 ROLES = ("device", "vendor", "operator", "cloud")

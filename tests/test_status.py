@@ -256,8 +256,9 @@ def test_an_operator_needs_no_model() -> None:
         "llama.starting",
         "llama.status",
         "llama.text",
+        "llama.text.decoding",
         "llama.text.names",
-        "llama.texts",
+        "llama.text.printable",
         "llama.toml",
         "llama.wire",
     }

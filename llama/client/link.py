@@ -24,7 +24,7 @@ from llama.client.timeouts import FINISH_DEADLINES, MAX_DEADLINES, Timeouts
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, ProtocolMismatch, RequestUnanswered
 from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
-from llama.texts import one_line
+from llama.text.printable import one_line
 from llama.wire import (
     Collect,
     Error,

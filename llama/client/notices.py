@@ -9,7 +9,7 @@ import sys
 from llama.client.link import CHECK_KEYS, GIVE_KEYS
 from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 
 class Notices:
