@@ -111,7 +111,8 @@ VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]  # 1 to 40 of a-
 SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of them; in a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
-WebLink = Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}]+)?\Z")]  # or empty; no blanks, quotes, controls
+# http(s) or empty; no white space, control characters or signs that would end it, such as quotes and brackets.
+WebLink = Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}]+)?\Z")]
 
 
 class ErrorCode(enum.StrEnum):
