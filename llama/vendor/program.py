@@ -27,7 +27,7 @@ from pathlib import PurePath
 
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_patience
+from llama.command import check_interval, check_patience
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.sheets import parse_published, read_text
@@ -79,8 +79,7 @@ def main(
     if not is_party_name(vendor):
         raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
     check_patience("deadline", deadline)
-    if not 0 < interval < math.inf:
-        raise UsageError(f"--interval {interval}: give seconds above 0")
+    check_interval(interval)
     if not exec_timeout > 0:  # nor NaN
         raise UsageError(f"--exec_timeout {exec_timeout}: give seconds above 0")
     request = _request(vendor, publish, withdraw)
