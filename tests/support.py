@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import queue
 import re
@@ -28,6 +27,7 @@ from llama.cloud.event_log import EventLog
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.prefix_cache import keep
 from llama.cloud.provider import ProviderServices
+from llama.cloud.rate_limit import NO_LIMITS, RateLimits
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.command import run
@@ -228,10 +228,7 @@ class Served:
         most_waiting: int = 0,
         address: str = "tcp://127.0.0.1:*",
         keys: CloudKeys | None = None,
-        max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf,
-        max_runs_s: float = math.inf,
-        thread_share: float = math.inf,
+        limits: RateLimits = NO_LIMITS,
         openings: Sequence[Sequence[int]] = (),
         log_level: str = "warning",
     ) -> None:
@@ -247,10 +244,7 @@ class Served:
             services=services or ProviderServices.of(tokenizer, store=record, event_log=events),
             most_waiting=most_waiting,
             keys=keys,
-            max_bytes_s=max_bytes_s,
-            max_requests_s=max_requests_s,
-            max_runs_s=max_runs_s,
-            thread_share=thread_share,
+            limits=limits,
             event_log=events,
         )
         self.welcome = welcome

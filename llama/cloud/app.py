@@ -39,7 +39,7 @@ from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
 from llama.cloud.prefix_cache import CachedPrefix, keep, openings_of
 from llama.cloud.provider import ProviderServices
-from llama.cloud.rate_limit import MAX_THREAD_SHARE
+from llama.cloud.rate_limit import MAX_THREAD_SHARE, RateLimits
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.cloud.sheet_publisher import SheetPublisher
@@ -292,10 +292,12 @@ def _new_server(
         services=stores.services,
         most_waiting=config.max_waiting,
         keys=keys,
-        max_bytes_s=config.max_mb_s_per_key * 1e6,
-        max_requests_s=config.max_requests_s_per_key,
-        max_runs_s=config.max_runs_s_per_key,
-        thread_share=MAX_THREAD_SHARE,
+        limits=RateLimits(
+            bytes_s=config.max_mb_s_per_key * 1e6,
+            requests_s=config.max_requests_s_per_key,
+            runs_s=config.max_runs_s_per_key,
+            thread_share=MAX_THREAD_SHARE,
+        ),
         event_log=checked.events,
     )
 
