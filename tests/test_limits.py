@@ -18,7 +18,7 @@ import cloud_main
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.rate_limit import RateLimiter, RateLimits
+from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter, RateLimits
 from llama.edge.generation import GeneratedReply, reply_to
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.memory_ceiling import MemoryCeiling, own_memory
