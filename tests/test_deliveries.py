@@ -595,6 +595,7 @@ def test_a_third_party_needs_no_model() -> None:
         "llama.client.link",
         "llama.client.notices",
         "llama.client.timeouts",
+        "llama.client.wording",
         "llama.errors",
         "llama.vendor.command_sink",
         "llama.files",

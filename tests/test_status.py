@@ -249,6 +249,7 @@ def test_an_operator_needs_no_model() -> None:
         "llama.client.link",
         "llama.client.notices",
         "llama.client.timeouts",
+        "llama.client.wording",
         "llama.errors",
         "llama.files",
         "llama.keys",

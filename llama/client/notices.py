@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 
-from llama.client.link import CHECK_KEYS, GIVE_KEYS
+from llama.client.wording import CHECK_KEYS, GIVE_KEYS
 from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
 from llama.text.printable import one_line
