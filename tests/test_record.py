@@ -28,8 +28,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 import llama.cloud.run_store as module
 from llama import wire
-from llama.cloud import rows, schema
+from llama.cloud import schema
 from llama.cloud.owners import Owners, key_hash
+from llama.cloud.rows import stored as as_stored
 from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore
 from llama.cloud.shares import RUNS, Pool
 from llama.errors import RecordError
@@ -1164,7 +1165,7 @@ def of_version_2(path: Path, runs: int) -> list[Run]:
         db.execute("INSERT INTO versions VALUES (2, ?)", (utc(NOW),))
         for number in (1, 2):
             written = wire.Delivery.__struct_fields__
-            values = [rows.stored(getattr(a_delivery(number), name)) for name in written]
+            values = [as_stored(getattr(a_delivery(number), name)) for name in written]
             db.execute(f"INSERT INTO deliveries (vendor, written_at, acknowledged, {', '.join(written)}) "
                        f"VALUES ('insurer', ?, ?, ?, ?, ?, ?, ?, ?, ?)", (int(NOW), number - 1, *values))  # fmt: skip
         db.execute("PRAGMA user_version = 2")
