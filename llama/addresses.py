@@ -27,6 +27,11 @@ class NotAnAddress(ValueError):
     """It cannot be one; the message says why, or is empty where nothing more can be said than how to write one."""
 
 
+def address_refusal(use: str, why: str = "", *, flag: str = "") -> str:
+    """Say that something is no address to ``use``, why where that is known, and how to write one behind ``flag``."""
+    return f"not an address to {use}{f': {why}' if why else ''}; write {f'{flag} ' if flag else ''}tcp://HOST:PORT"
+
+
 class UnknownHost(Exception):
     """The name of a host is not known here; the message says which."""
 

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import inspect
+import math
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ import fire
 
 from llama.disk import cure_of_writing
 from llama.errors import Declined, SplitLlamaError, UsageError
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 _received = list[int]()  # signals that this run was told to end with
 _uninterrupted = list[None]()  # one for each section that is in progress and must not be ended in its midst
@@ -222,6 +223,16 @@ def check_patience(flag: str, seconds: float) -> None:
     """
     if not seconds > 0:
         raise UsageError(f"--{flag} {seconds}{NO_TIME_TO_WAIT}")
+
+
+def check_interval(seconds: float) -> None:
+    """Refuse an --interval that is none: 0, less, without end, or not a number.
+
+    Raises:
+        UsageError: it is.
+    """
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"--interval {seconds}: give seconds above 0")
 
 
 def help_text(main: Callable[..., None], usage: str = "") -> str:

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 MAX_JSON_VALUES = 2_000_000  # a vocabulary of 128,000 tokens and its merges have half as many
 _SHOWN = 80  # characters

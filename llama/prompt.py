@@ -28,7 +28,8 @@ from llama import sheets
 from llama.chat import Message
 from llama.errors import PromptError
 from llama.sheets import MAX_BYTES, Listed, Sheet
-from llama.texts import is_blank, without_marks
+from llama.text.decoding import without_marks
+from llama.text.printable import is_blank
 
 FILE = "file"  # the origin of a sheet that the person has chosen by its path
 PROVIDER = "provider"

@@ -31,9 +31,9 @@ from msgspec import Meta
 from llama import listing, toml
 from llama.errors import PromptError
 from llama.files import NotRegular, StorageRefused, TooLarge, read_anywhere
+from llama.text.decoding import decoded
 from llama.text.names import FIELD_NAME, is_prompt_id
-from llama.text.printable import ARABIC_MARK, CONTROLS, DIRECTION_MARKS, LINE_ENDS, TURNS
-from llama.texts import decoded, is_blank, one_line
+from llama.text.printable import ARABIC_MARK, CONTROLS, DIRECTION_MARKS, LINE_ENDS, TURNS, is_blank, one_line
 from llama.wire import MAX_SHEET_BYTES, MAX_SHEETS
 
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory

@@ -17,7 +17,6 @@ from llama import starting
 if __name__ == "__main__":
     starting.begin()
 
-import math
 import os
 import sys
 from datetime import timedelta
@@ -26,8 +25,8 @@ import msgspec
 
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_patience, run
-from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
+from llama.command import check_interval, check_patience, run
+from llama.errors import CloudUnreachable, ProtocolMismatch
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport
 
@@ -57,8 +56,7 @@ def main(
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
     check_patience("deadline", deadline)
-    if not 0 < interval < math.inf:
-        raise UsageError(f"--interval {interval}: give seconds above 0")
+    check_interval(interval)
     keys = link_keys(key_file, cloud_key, "operator")
     notices = Notices("status", cloud, follow=follow, keys=keys)
     screen = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

@@ -6,7 +6,7 @@ import re
 import tomllib
 from typing import Any
 
-from llama.texts import without_marks
+from llama.text.decoding import without_marks
 
 MAX_BYTES = 1 << 20
 # tomllib takes time that grows with the square of the parts of a dotted key.

@@ -76,6 +76,7 @@ import msgspec
 from msgspec import Meta
 
 from llama.text.names import PARTY_NAME, SHEET_NAME
+from llama.text.printable import NOT_IN_LINKS
 
 VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
@@ -110,7 +111,8 @@ VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]  # 1 to 40 of a-
 SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of them; in a third party's directory
 Words = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
-WebLink = Annotated[str, Meta(max_length=2000, pattern=r"\A(https?://[^\x00-\x20\x7f-\xa0\"<>\\^`{|}]+)?\Z")]
+# http(s) or empty; no white space, control characters or signs that would end it, such as quotes and brackets.
+WebLink = Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}]+)?\Z")]
 
 
 class ErrorCode(enum.StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llama.client.link import Link
-from llama.edge.generation import EdgeHalf, GeneratedReply, reply_to
+from llama.edge.generation import EdgeHalf, GeneratedReply, GenerationSettings, reply_to
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Open, Request
@@ -53,9 +53,7 @@ def converse(
             link=link,
             welcome=welcome,
             tokenizer=tokenizer,
-            stop_ids=stop_ids,
-            sampling=sampling,
-            max_gen_len=n,
+            settings=GenerationSettings(sampling, stop_ids=stop_ids, max_gen_len=n),
             on_text=on_text,
             between_steps=between_steps,
         )

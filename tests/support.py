@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import queue
 import re
@@ -22,15 +21,17 @@ import torch
 import zmq
 
 from llama import parallel, wire
+from llama.cloud.allow_list import AllowList
 from llama.cloud.auth import CloudKeys
 from llama.cloud.event_log import EventLog
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.prefix_cache import keep
 from llama.cloud.provider import ProviderServices
+from llama.cloud.rate_limit import NO_LIMITS, RateLimits
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.command import run
-from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
+from llama.keys import LinkKeys, link_keys, make_keys, read_key
 from llama.kv_cache import KVCache
 from llama.model_args import ModelArgs
 from llama.sampler import sample
@@ -228,10 +229,7 @@ class Served:
         most_waiting: int = 0,
         address: str = "tcp://127.0.0.1:*",
         keys: CloudKeys | None = None,
-        max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf,
-        max_runs_s: float = math.inf,
-        thread_share: float = math.inf,
+        limits: RateLimits = NO_LIMITS,
         openings: Sequence[Sequence[int]] = (),
         log_level: str = "warning",
     ) -> None:
@@ -247,10 +245,7 @@ class Served:
             services=services or ProviderServices.of(tokenizer, store=record, event_log=events),
             most_waiting=most_waiting,
             keys=keys,
-            max_bytes_s=max_bytes_s,
-            max_requests_s=max_requests_s,
-            max_runs_s=max_runs_s,
-            thread_share=thread_share,
+            limits=limits,
             event_log=events,
         )
         self.welcome = welcome

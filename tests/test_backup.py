@@ -24,7 +24,7 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.owners import Owners, secret_of
 from llama.cloud.run_store import Run, RunStore
-from llama.edge.generation import reply_to
+from llama.edge.generation import GenerationSettings, reply_to
 from llama.keys import LinkKeys, read_key
 from llama.text.dates import utc
 from llama.wire import Copy
@@ -131,8 +131,8 @@ class Devices:
                 link = Watched(self.address, deadline_s=60, on_notice=lambda words: None, keys=keys)
                 with link:
                     reply = reply_to(
-                        prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer, stop_ids=(),
-                        sampling=GREEDY, max_gen_len=2, prompt_id="insurer/short",
+                        prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer,
+                        settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=2), prompt_id="insurer/short",
                     )  # fmt: skip
                     assert reply.copy is Copy.QUEUED
                     with self._lock:

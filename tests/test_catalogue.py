@@ -31,7 +31,7 @@ from llama.cloud.importing import import_products, main
 from llama.cloud.products import FIELDS, OCCASIONS, Occasion
 from llama.command import run
 from llama.errors import CatalogueError
-from llama.texts import is_blank
+from llama.text.printable import is_blank
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "catalogue.jsonl"

@@ -18,7 +18,7 @@ from llama.cloud.cuda_graphs import DecodeGraphs, buckets
 from llama.cloud.model_runner import ModelRunner
 from llama.device import torch_device
 from llama.dtypes import DTYPES
-from llama.edge.generation import reply_to
+from llama.edge.generation import GenerationSettings, reply_to
 from llama.errors import DeviceError
 from llama.kv_cache import KVCache
 from llama.model_args import ModelArgs
@@ -220,7 +220,8 @@ def test_a_cloud_on_a_gpu_says_to_each_of_many_devices_what_the_reference_says(
         with Link(address) as link:
             replies[number] = reply_to(
                 prompts[number], edge=load_edge(golden_split, compute), link=link, welcome=link.hello(),
-                tokenizer=tokenizer, stop_ids=stop_ids(golden_split), sampling=GREEDY, max_gen_len=LENGTH,
+                tokenizer=tokenizer,
+                settings=GenerationSettings(GREEDY, stop_ids=stop_ids(golden_split), max_gen_len=LENGTH),
             ).tokens  # fmt: skip
 
     flags = ("--dtype", dtype, "--device", "cuda", "--max_batch_size", len(prompts))

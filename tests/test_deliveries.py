@@ -38,7 +38,7 @@ from llama.cloud.importing import import_products
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_store import RunStore
 from llama.command import run
-from llama.edge.generation import reply_to
+from llama.edge.generation import GenerationSettings, reply_to
 from llama.sampling_params import SamplingParams
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
@@ -595,6 +595,7 @@ def test_a_third_party_needs_no_model() -> None:
         "llama.client.link",
         "llama.client.notices",
         "llama.client.timeouts",
+        "llama.client.wording",
         "llama.errors",
         "llama.vendor.command_sink",
         "llama.files",
@@ -606,9 +607,9 @@ def test_a_third_party_needs_no_model() -> None:
         "llama.vendor.spool_sink",
         "llama.starting",
         "llama.text",
+        "llama.text.decoding",
         "llama.text.names",
         "llama.text.printable",
-        "llama.texts",
         "llama.toml",
         "llama.vendor",
         "llama.vendor.program",
@@ -746,9 +747,7 @@ class Devices:
                 link=link,
                 welcome=link.hello(),
                 tokenizer=self.tokenizer,
-                stop_ids=(),
-                sampling=SamplingParams(temperature=1.0, seed=number),
-                max_gen_len=12,
+                settings=GenerationSettings(SamplingParams(temperature=1.0, seed=number), stop_ids=(), max_gen_len=12),
                 prompt_id=f"{party}/short",
             )
             assert reply.copy == Copy.QUEUED

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from cloud_main import main
 from llama import wire
+from llama.cloud.allow_list import AllowList
 from llama.cloud.auth import CloudKeys
 from llama.cloud.event_log import LEVELS, MAX_LINE_BYTES, MOST_LINES, WINDOW_S, EventLog, Value, line_of
 from llama.command import run
-from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
+from llama.keys import LinkKeys, link_keys, make_keys, read_key
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Hello
 from tests.processes import wait_until

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from llama import wire
 from llama.client.link import Link
 from llama.cloud.connections import MAX_PER_KEY, SILENT_S, Connections
-from llama.cloud.rate_limit import RateLimiter
+from llama.cloud.rate_limit import RateLimiter, RateLimits
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Hello, Opened, Refused, RequestDecoder, Tokens
@@ -146,7 +146,7 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
     """The dearest headers that are let in, for a thousandth of the time of the thread that reads them."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     dear = frames_of(opening(1, resumed_ids=(1,) * MAX_SEQ_LEN))
-    with Served(halves, tokenizer, keys=keys.of_the_cloud(), thread_share=0.001) as served:
+    with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(thread_share=0.001)) as served:
         with served.peer(keys=greedy) as peer:
             codes = list[str]()
             while "busy" not in codes:
@@ -160,7 +160,7 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
 def test_runs_of_one_key_begin_at_their_rate(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
     """Four at once, then one a second; those of another key at once; a device waits and gets its place."""
     hasty, modest = keys.make("hasty"), keys.make("modest")
-    with Served(halves, tokenizer, keys=keys.of_the_cloud(), max_runs_s=1.0) as served:
+    with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(runs_s=1.0)) as served:
         with served.peer(keys=hasty) as peer:
             codes = list[str]()
             for _ in range(6):

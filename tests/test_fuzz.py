@@ -17,7 +17,7 @@ import pytest
 
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import EdgeHalf, reply_to
+from llama.edge.generation import EdgeHalf, GenerationSettings, reply_to
 from llama.keys import LinkKeys
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -52,8 +52,8 @@ class Devices:
         """One reply."""
         with Link(self._address, deadline_s=120, on_notice=lambda _: None, keys=self._keys) as link:
             return reply_to(
-                prompt, edge=self._half, link=link, welcome=self._welcome, tokenizer=self._tokenizer, stop_ids=(),
-                sampling=GREEDY, max_gen_len=12,
+                prompt, edge=self._half, link=link, welcome=self._welcome, tokenizer=self._tokenizer,
+                settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=12),
             ).tokens  # fmt: skip
 
     @contextmanager

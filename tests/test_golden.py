@@ -17,7 +17,7 @@ from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.client.link import Link
-from llama.edge.generation import reply_to
+from llama.edge.generation import GenerationSettings, reply_to
 from tests.processes import ask, cloud
 from tests.references import BF16_BOUND, LENGTH, Reference, reference, stop_ids
 from tests.support import GREEDY
@@ -89,8 +89,8 @@ def test_fp32_replies_over_a_socket_are_the_references(
             welcome = link.hello()
             for ids, greedy in zip(expected.tokens, expected.greedy, strict=True):
                 reply = reply_to(
-                    ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=stop_ids(out),
-                    sampling=GREEDY, max_gen_len=LENGTH,
+                    ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
+                    settings=GenerationSettings(GREEDY, stop_ids=stop_ids(out), max_gen_len=LENGTH),
                 )  # fmt: skip
                 assert reply.tokens == greedy
                 assert reply.stop_reason == ("max_gen_len" if greedy else "stop_token")

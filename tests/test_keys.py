@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from llama import wire
 from llama.client.link import Link
+from llama.cloud.allow_list import AllowList
 from llama.cloud.config import CloudConfig
 from llama.cloud.event_log import EventLog
 from llama.cloud.listening import check_open_to, endpoints_of
@@ -33,7 +34,6 @@ from llama.cloud.run_store import RunStore
 from llama.edge.session import CloudSession as DeviceSession
 from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
 from llama.keys import (
-    AllowList,
     Identity,
     LinkKeys,
     flags_of,

@@ -18,8 +18,8 @@ import cloud_main
 from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter
-from llama.edge.generation import GeneratedReply, reply_to
+from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter, RateLimits
+from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.tokenizer import Tokenizer
@@ -152,7 +152,7 @@ def keys(tmp_path: Path) -> Keys:
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
     """Twenty requests a second, forty at once. Whatever a test does, another connection gets its tokens afterwards."""
-    with Served(halves, tokenizer, max_requests_s=20) as served:
+    with Served(halves, tokenizer, limits=RateLimits(requests_s=20)) as served:
         yield served
         assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
         assert len(served.server.sessions) == 0
@@ -175,7 +175,7 @@ def test_a_connection_beyond_its_budget_is_told_when_to_ask_again_and_nothing_is
 def test_rows_beyond_the_budget_are_not_even_read(halves: Halves, tokenizer: Tokenizer) -> None:
     """The largest steps, for a session that does not exist."""
     rows = torch.zeros(MAX_ROWS, ARGS.dim)
-    with Served(halves, tokenizer, max_bytes_s=1000) as served, served.peer() as peer:
+    with Served(halves, tokenizer, limits=RateLimits(bytes_s=1000)) as served, served.peer() as peer:
         codes = list[str]()
         while "busy" not in codes:
             codes.append(peer.refusal(step_of(bytes(16), 1, 0, rows), rows))
@@ -190,7 +190,7 @@ def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
 ) -> None:
     """Eight connections take turns; together they get what one may send."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
-    with Served(halves, tokenizer, keys=keys.of_the_cloud(), max_requests_s=20) as served:
+    with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(requests_s=20)) as served:
         peers = [served.peer(keys=greedy) for _ in range(8)]
         codes = [code_of(peers[i % 8].ask(HELLO)) for i in range(200)]
         assert codes[:40] == ["Welcome"] * 40 and "busy" in codes[40:]
@@ -202,7 +202,10 @@ def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
 def test_a_device_beyond_its_budget_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
     """A reply of 50 tokens where 20 requests come at once, and 10 a second after that."""
     told = list[str]()
-    with Served(halves, tokenizer, max_requests_s=10) as served, Link(served.endpoint, on_notice=told.append) as link:
+    with (
+        Served(halves, tokenizer, limits=RateLimits(requests_s=10)) as served,
+        Link(served.endpoint, on_notice=told.append) as link,
+    ):
         reply = _reply(link, halves, served.welcome, tokenizer, 50)
         assert reply.tokens == halves.tokens(PROMPT, 50)
         assert reply.timing.reopened == 0 and any("asking again in" in line for line in told)
@@ -243,8 +246,8 @@ def _reply(
     on_text: Callable[[str], None] = lambda text: None,
 ) -> GeneratedReply:  # fmt: skip
     return reply_to(
-        PROMPT, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=GREEDY,
-        max_gen_len=n, on_text=on_text,
+        PROMPT, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer,
+        settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=n), on_text=on_text,
     )  # fmt: skip
 
 
@@ -258,8 +261,8 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
 
         def reply(on_text: Callable[[str], None] = lambda text: None) -> GeneratedReply:
             return reply_to(
-                PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer, stop_ids=(), sampling=GREEDY,
-                max_gen_len=n, on_text=on_text,
+                PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer,
+                settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=n), on_text=on_text,
             )  # fmt: skip
 
         undisturbed, pieces = reply(), list[str]()

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from llama.cloud.allow_list import AllowList
 from llama.edge.sheet_source import SheetSource
 from llama.errors import PromptError
-from llama.keys import AllowList, make_keys
+from llama.keys import make_keys
 from llama.prompt import read_from_directory
 from llama.sheets import read_all
 from tests.support import ROOT, written

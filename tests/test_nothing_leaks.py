@@ -44,7 +44,7 @@ from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.dtypes import DTYPES
 from llama.edge.consent import ConsentRequest, consents_of
-from llama.edge.generation import CHUNK, GeneratedReply, Timing, reply_to
+from llama.edge.generation import CHUNK, GeneratedReply, GenerationSettings, Timing, reply_to
 from llama.edge.terminal_run import require_consent
 from llama.errors import PrivacyRefused
 from llama.privacy import gate
@@ -236,9 +236,7 @@ class Place:
                 link=link,
                 welcome=link.hello(),
                 tokenizer=self.tokenizer,
-                stop_ids=self.chat.stop_ids,
-                sampling=GREEDY,
-                max_gen_len=REPLY,
+                settings=GenerationSettings(GREEDY, stop_ids=self.chat.stop_ids, max_gen_len=REPLY),
                 prompt_id=found.prompt_id,
             )
         return Run(prepared, reply, sent_over(self.proxy.wires[before:]))

@@ -14,7 +14,7 @@ from llama.chat import Message
 from llama.errors import PromptError
 from llama.prompt import OwnWords, read_from_directory, read_prompt
 from llama.sheets import MAX_BYTES, Sheet
-from llama.texts import is_blank
+from llama.text.printable import is_blank
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)

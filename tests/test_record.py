@@ -30,6 +30,7 @@ import llama.cloud.run_store as module
 from llama import wire
 from llama.cloud import schema
 from llama.cloud.owners import Owners, key_hash
+from llama.cloud.rows import stored as as_stored
 from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore
 from llama.cloud.shares import RUNS, Pool
 from llama.errors import RecordError
@@ -184,7 +185,7 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
     theirs, mine = a_run(1, copy="queued", text="his"), a_run(1, copy="queued", text="mine")
     with closing(RunStore(path, secret=SECRET)) as record:
         record.finished(theirs, "insurer", a_delivery(1, text="another's"), "his")
-        next_id = record._delivery_id(mine.run_id, "mine")[0]
+        next_id = record._outbox.id_of(mine.run_id, "mine")[0]
         squatting = replace(theirs, run_id=next_id)
         record.finished(squatting, "insurer", a_delivery(1, run_id=next_id, text="more of it"), "his")
         record.finished(mine, "insurer", a_delivery(1, text="mine"), "mine")
@@ -207,7 +208,7 @@ def test_nobody_without_the_secret_knows_under_which_id_a_second_owners_copy_goe
     for secret in (b"", b"a" * 32, b"b" * 32):
         with closing(RunStore(tmp_path / f"{secret!r}.sqlite", secret=secret)) as record:
             record.finished(a_run(1), "insurer", a_delivery(1), "his")
-            ways.add(record._delivery_id(a_run(1).run_id, "mine")[0])
+            ways.add(record._outbox.id_of(a_run(1).run_id, "mine")[0])
     assert len(ways) == 3
 
 
@@ -1164,7 +1165,7 @@ def of_version_2(path: Path, runs: int) -> list[Run]:
         db.execute("INSERT INTO versions VALUES (2, ?)", (utc(NOW),))
         for number in (1, 2):
             written = wire.Delivery.__struct_fields__
-            values = [module._stored(getattr(a_delivery(number), name)) for name in written]
+            values = [as_stored(getattr(a_delivery(number), name)) for name in written]
             db.execute(f"INSERT INTO deliveries (vendor, written_at, acknowledged, {', '.join(written)}) "
                        f"VALUES ('insurer', ?, ?, ?, ?, ?, ?, ?, ?, ?)", (int(NOW), number - 1, *values))  # fmt: skip
         db.execute("PRAGMA user_version = 2")

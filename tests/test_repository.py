@@ -21,7 +21,7 @@ def module_of(file: Path) -> str:
 
 
 FILES = {module_of(file): file for file in PRODUCT}
-SHARED = ("llama.text", "llama.texts", "llama.disk", "llama.files", "llama.toml", "llama.errors")
+SHARED = ("llama.text", "llama.disk", "llama.files", "llama.toml", "llama.errors")
 EDGE_ONLY = (
     "llama.edge",
     "llama.edge.generation",

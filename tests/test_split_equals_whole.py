@@ -13,7 +13,7 @@ from llama import parallel
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import CHUNK, reply_to
+from llama.edge.generation import CHUNK, GenerationSettings, reply_to
 from llama.model_args import ModelArgs
 from llama.sampling_params import SamplingParams
 from model_edge import EdgeTransformer
@@ -121,8 +121,8 @@ def test_a_small_models_cloud_says_what_the_uncut_model_says(tiny_split: Splits)
                 prompt = random_ids(length, 516, seed=length)
                 for sampling in (GREEDY, SEEDED):
                     reply = reply_to(
-                        prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-                        sampling=sampling, max_gen_len=24, chunk=TINY_CHUNK,
+                        prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
+                        settings=GenerationSettings(sampling, stop_ids=(), max_gen_len=24, chunk=TINY_CHUNK),
                     )  # fmt: skip
                     assert reply.tokens == generate(whole, prompt, sampling, 24, chunk=TINY_CHUNK).tokens
                     assert (reply.stop_reason, reply.prompt_tokens) == ("max_gen_len", prompt)

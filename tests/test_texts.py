@@ -17,7 +17,8 @@ from llama.keys import make_keys, read_key, read_public
 from llama.privacy.profile import parse, read_profile
 from llama.prompt import read_prompt, received
 from llama.sheets import Sheet, parse_sheet, read_all
-from llama.texts import decoded, is_blank
+from llama.text.decoding import decoded
+from llama.text.printable import is_blank
 from tests.support import written
 
 NOTHING = "\u200b\ufeff \u00ad\u200d\u2060\u3164\ufe0f\u115f\u2800\U000e0041\n\t\u00a0"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from llama.addresses import Endpoint, Lookup, NotAnAddress, UnknownHost, known, name_of, tcp_of
+from llama.addresses import Endpoint, Lookup, NotAnAddress, UnknownHost, address_refusal, known, name_of, tcp_of
 from llama.errors import LinkError, UsageError
 from llama.keys import LinkKeys
 
@@ -245,5 +245,4 @@ def _host_named_in(address: str) -> str:
 
 
 def _not_an_address(address: str, why: str = "") -> UsageError:
-    because = f": {why}" if why else ""
-    return UsageError(f"--cloud {address} is not an address to connect to{because}; write tcp://HOST:PORT")
+    return UsageError(f"--cloud {address} is {address_refusal('connect to', why)}")

@@ -8,7 +8,8 @@ how long all of that goes on: every wait ends.
 Whoever answers may be anybody. Several times a second the process's memory is looked at, since a message without end is
 not seen before it ends, and whoever waits is asked whether to go on.
 
-Knows: ``llama.wire``, deadlines, the words of notices and errors. Does not know: sockets, the model, text, torch.
+Knows: ``llama.wire``, deadlines, when something is said. Does not know: sockets, the model, text, torch; nor, but of
+answers that are none, the words (``llama.client.wording``).
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from llama import memory_ceiling, wire
+from llama.client import wording
 from llama.client.connection import RECONNECT_MS, SLICE_S, Connection
 from llama.client.timeouts import FINISH_DEADLINES, MAX_DEADLINES, Timeouts
-from llama.errors import CloudRefused, CloudUnreachable, LinkError, ProtocolMismatch, RequestUnanswered
+from llama.errors import CloudRefused, LinkError, ProtocolMismatch
 from llama.keys import LinkKeys
 from llama.memory_ceiling import MemoryCeiling
-from llama.texts import one_line
 from llama.wire import (
     Collect,
     Error,
@@ -58,9 +59,6 @@ SHORT_REPLY_BYTES = 64 << 10  # of all others, and of an Error
 MAX_REPLY_BYTES = max(REPLY_BYTES.values())
 WORDS_SHOWN = 2000  # characters of what a cloud says
 STOPPING = "the cloud is stopping"  # how a busy cloud says that it is about to end
-# A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
-CHECK_KEYS = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-GIVE_KEYS = "if that cloud has keys, give --key_file and --cloud_key"  # nor does it to a device without one
 
 Frame = bytes | memoryview
 
@@ -240,7 +238,7 @@ class Link:
             begun = isinstance(request, Open) and bool(request.resumed_ids)
             longer = stopping or begun
             if timeouts.busy(self.restart_deadline_s if longer else self.deadline_s, stopping=stopping):
-                return self._busy_for_too_long(reply, longer)
+                return wording.busy_for_too_long(reply, timeouts, longer)
             told = self._back_off(reply, timeouts, told=told, stopping=stopping)
             self.connection.remake_if_lost()
             self._send(frames)
@@ -250,23 +248,14 @@ class Link:
         hint = reply.retry_after_s
         if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
             if not told:
-                self.on_notice("the cloud is full; waiting for a slot")
+                self.on_notice(wording.FULL)
             self.pause(AT_ONCE_S)
             return True
         wait = min(max(hint, 0.1), LONGEST_HINT_S) if hint is not None and math.isfinite(hint) else 1.0
         if timeouts.is_news(reply.message, timeouts.in_all_s) or not stopping:
-            until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
-            self.on_notice(f"the cloud is busy: {one_line(reply.message)}; asking again in {wait:.1f} s{until}")
+            self.on_notice(wording.busy(reply.message, wait, self.restart_deadline_s if stopping else None))
         self.pause(min(wait, timeouts.busy_left_s + AT_ONCE_S))
         return told
-
-    def _busy_for_too_long(self, reply: Error, longer: bool) -> Error:
-        """What is said of a cloud that was busy for too long."""
-        flag, seconds = "--deadline", self.deadline_s
-        if longer and self.restart_deadline_s > self.deadline_s:
-            flag, seconds = "--restart_deadline", self.restart_deadline_s
-        message = f"{reply.message}; it was asked again for {seconds:.0f} s"
-        return Error(reply.code, message, f"try again later, or wait longer with {flag}", reply.retry_after_s)
 
     def _ask_until_answered(self, request: Request, frames: list[Frame], timeouts: Timeouts) -> Reply:
         """Return the reply, whatever it is; on silence the heartbeat is asked for, and then the request again."""
@@ -334,21 +323,15 @@ class Link:
         if self.while_waiting is not None:
             self.while_waiting()
 
-    # ---- inside: what is said, and when it is over
+    # ---- inside: when something is said, and when it is over
 
     def _report_delay(self, timeouts: Timeouts, lives: bool) -> None:
         if not lives:
             if timeouts.is_news("silent", timeouts.silent_s):
-                self.on_notice(
-                    f"no answer from {self.address} for {timeouts.silent_s:.0f} s; asking again "
-                    f"(giving up after {timeouts.silence_limit_s:.0f} s)"
-                )
+                self.on_notice(wording.silent(self.address, timeouts))
         elif timeouts.is_news("unanswered", timeouts.unanswered_s):
             self.silent = False
-            self.on_notice(
-                f"the cloud at {self.address} lives, but has not answered this request for "
-                f"{timeouts.unanswered_s:.0f} s; waiting (giving up after {timeouts.unanswered_limit_s:.0f} s)"
-            )
+            self.on_notice(wording.unanswered(self.address, timeouts))
 
     def _back_off_after_disconnect(self, disconnects: int, timeouts: Timeouts) -> None:
         """Report the first disconnect under a request; wait after the later ones.
@@ -357,56 +340,20 @@ class Link:
         of what is sent; neither is to be asked as fast as it answers.
         """
         if disconnects == 1:
-            self.on_notice(
-                f"the connection to {self.address} broke; asking again as soon as it is back "
-                f"(giving up after {timeouts.silence_limit_s:.0f} s)"
-            )
+            self.on_notice(wording.broke(self.address, timeouts))
         elif disconnects >= MAX_DISCONNECTS:
-            problem = f"the connection to {self.address} broke {disconnects} times under one request"
-            raise CloudUnreachable(f"{problem}; check what is in between")
+            raise wording.broke_too_often(self.address, disconnects)
         else:
             self.pause(min(RECONNECT_MS / 1000 * 2 ** (disconnects - 2), STEP_TIMEOUT_S, self.deadline_s / 8))
 
     def _raise_if_host_unknown(self, timeouts: Timeouts) -> None:
         """At once, unless the cloud has answered before: then its name is one, and may be known again soon."""
         if self.connection.host_problem and not timeouts.has_answered:
-            raise CloudUnreachable(f"no way to {self.address}: {self.connection.host_problem}")
+            raise wording.host_unknown(self.connection)
 
     def _raise_if_timed_out(self, timeouts: Timeouts) -> None:
-        expired = timeouts.expired
-        if expired is None:
-            return
-        if expired == "unanswered":
-            raise RequestUnanswered(
-                f"the cloud at {self.address} says that it lives, but has not answered this request for "
-                f"{timeouts.unanswered_s:.0f} s; try again later, tell its operator, or wait longer with --deadline"
-            )
-        if expired == "in_all":
-            raise RequestUnanswered(
-                f"the cloud at {self.address} has not answered this request for {timeouts.in_all_s:.0f} s, in which it "
-                f"went away, came back or was busy again and again; try again later, or tell its operator"
-            )
-        raise CloudUnreachable(f"no answer from {self.address} for {timeouts.silent_s:.0f} s{self._cure(timeouts)}")
-
-    def _cure(self, timeouts: Timeouts) -> str:
-        """What may be the reason of a long silence, and what to look at."""
-        if self.connection.host_problem:
-            return f": {self.connection.host_problem}"
-        if self.connection.looks_up_its_host:
-            return (
-                f": this machine's look-up of the name {self.connection.host} takes longer; check its name service, or "
-                f"give the IP address"
-            )
-        if timeouts.away and self.restart_deadline_s > self.deadline_s:
-            return (
-                ", which had answered before; check that cloud_main.py runs there; where it takes longer to start, "
-                "give a longer --restart_deadline"
-            )
-        keys = f"and {GIVE_KEYS}" if self.keys is None else f"also {CHECK_KEYS}"
-        return (
-            f"; check that cloud_main.py runs there, that the address is right and that no firewall is in between; "
-            f"{keys}"
-        )
+        if (expired := timeouts.expired) is not None:
+            raise wording.timed_out(expired, timeouts, self.connection, has_keys=self.keys is not None)
 
 
 def _is_usable(welcome: Welcome) -> bool:

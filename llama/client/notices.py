@@ -6,10 +6,10 @@ import contextlib
 import re
 import sys
 
-from llama.client.link import CHECK_KEYS, GIVE_KEYS
+from llama.client.wording import CHECK_KEYS, GIVE_KEYS
 from llama.errors import CloudUnreachable
 from llama.keys import LinkKeys
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 
 class Notices:

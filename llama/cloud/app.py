@@ -26,6 +26,7 @@ import torch
 from llama import parallel, wire
 from llama.addresses import Endpoint
 from llama.checkpoint.halves import Half, chat_format_of, check_world_size, read_half, tokenizer_of
+from llama.cloud.allow_list import AllowList
 from llama.cloud.auth import CloudKeys
 from llama.cloud.capacity import Capacity, bytes_per_position, context_of, memory_ceiling, plan
 from llama.cloud.catalogue import Catalogue
@@ -38,7 +39,7 @@ from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
 from llama.cloud.prefix_cache import CachedPrefix, keep, openings_of
 from llama.cloud.provider import ProviderServices
-from llama.cloud.rate_limit import MAX_THREAD_SHARE
+from llama.cloud.rate_limit import MAX_THREAD_SHARE, RateLimits
 from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.cloud.sheet_publisher import SheetPublisher
@@ -47,7 +48,7 @@ from llama.command import give_stdout_up
 from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPE_NAMES, DTYPES
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
-from llama.keys import AllowList, read_key
+from llama.keys import read_key
 from llama.memory_ceiling import own_memory
 from llama.sheets import SheetDirectory, named, read_all
 from llama.tokenizer import Tokenizer
@@ -291,10 +292,12 @@ def _new_server(
         services=stores.services,
         most_waiting=config.max_waiting,
         keys=keys,
-        max_bytes_s=config.max_mb_s_per_key * 1e6,
-        max_requests_s=config.max_requests_s_per_key,
-        max_runs_s=config.max_runs_s_per_key,
-        thread_share=MAX_THREAD_SHARE,
+        limits=RateLimits(
+            bytes_s=config.max_mb_s_per_key * 1e6,
+            requests_s=config.max_requests_s_per_key,
+            runs_s=config.max_runs_s_per_key,
+            thread_share=MAX_THREAD_SHARE,
+        ),
         event_log=checked.events,
     )
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import zmq
 from zmq.utils import z85
 
+from llama.cloud.allow_list import AllowList
 from llama.errors import KeysError
-from llama.keys import AllowList, Identity, KeyPair
+from llama.keys import Identity, KeyPair
 from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Publish, Refused, Request, Status, Withdraw
 
 MAX_SESSIONS_PER_KEY = 4

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llama.addresses import Endpoint, NotAnAddress, UnknownHost, stays_here, to_listen
+from llama.addresses import Endpoint, NotAnAddress, UnknownHost, address_refusal, stays_here, to_listen
 from llama.cloud.event_log import EventLog
 from llama.errors import UsageError
 
@@ -21,8 +21,7 @@ def endpoints_of(bind: str) -> list[Endpoint]:
     try:
         return to_listen(bind)
     except NotAnAddress as err:
-        why = f": {err}" if str(err) else ""
-        raise UsageError(f"--bind {bind} is not an address to listen on{why}; write tcp://HOST:PORT") from None
+        raise UsageError(f"--bind {bind} is {address_refusal('listen on', str(err))}") from None
     except UnknownHost as err:
         raise UsageError(f"--bind {bind}: {err}") from None
 

@@ -24,9 +24,18 @@ from llama import screen
 from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
+from llama.text.decoding import encoding_problem, without_marks
 from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
-from llama.text.printable import CONTROLS, DIRECTION_MARKS, LINE_ENDS, NOT_IN_LINKS, SURROGATES, TURNS
-from llama.texts import encoding_problem, is_blank, one_line, without_marks
+from llama.text.printable import (
+    CONTROLS,
+    DIRECTION_MARKS,
+    LINE_ENDS,
+    NOT_IN_LINKS,
+    SURROGATES,
+    TURNS,
+    is_blank,
+    one_line,
+)
 
 MAX_PRODUCTS = 1_000_000
 MAX_LINE_BYTES = 64 << 10

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 # A prompt row of an 8B model has 8 KiB: 6,000 prompt tokens a second, which few devices come near.
 MAX_MB_S_PER_KEY = 50.0
@@ -21,6 +22,26 @@ MAX_THREAD_SHARE = 0.2
 BURST_S = 2.0  # what was not used of so many seconds may come at once
 LARGEST_AT_ONCE = 4  # messages of the largest size, however low the limit
 MAX_KNOWN = 4096  # peers whose use is remembered; who came longest ago is forgotten
+
+
+@dataclass(frozen=True)
+class RateLimits:
+    """What one key, or without keys one connection, may ask for in a second.
+
+    Attributes:
+        bytes_s: bytes that it sends and gets.
+        requests_s: requests.
+        runs_s: runs that begin.
+        thread_share: seconds of the thread that reads, and of the background.
+    """
+
+    bytes_s: float = math.inf
+    requests_s: float = math.inf
+    runs_s: float = math.inf
+    thread_share: float = math.inf
+
+
+NO_LIMITS = RateLimits()
 
 
 class RateLimiter:

@@ -18,7 +18,7 @@ from typing import get_args
 
 from llama.cloud.products import MAX_PRICE, Occasion
 from llama.text.money import SCALES, number_of
-from llama.texts import one_line
+from llama.text.printable import one_line
 
 MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
 MAX_IDEAS = 12  # of one reply

@@ -23,7 +23,7 @@ from typing import Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from llama.addresses import Endpoint, NotAnAddress, UnknownHost, to_listen
+from llama.addresses import Endpoint, NotAnAddress, UnknownHost, address_refusal, to_listen
 from llama.cloud.auth import Authenticator
 from llama.cloud.connections import Connections
 from llama.cloud.metrics import Metrics
@@ -38,7 +38,7 @@ OVERSIZE_AT_ONCE = 1000  # frames beyond those, read away before anything else i
 BACK_OFF_S = 0.001  # after messages beyond a rate nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its rate; a device asks again after 0.1 s
 _NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # said of an address that this machine has not
-_ADVICE = "not an address to listen on; write --bind tcp://HOST:PORT"
+_ADVICE = address_refusal("listen on", flag="--bind")
 _REASONS = {
     zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
     **dict.fromkeys(

@@ -6,7 +6,8 @@ returns when the disk has what it wrote: neither a kill nor a power cut loses an
 Knows: how long and how many rows are kept, and whose goes first (``shares``). Texts are kept as the cloud has them: a
 value that the device sent as a tag, such as ``[NAME_1]``, is that tag here too. Whose key a run came with is kept
 encrypted (``owners``), so that nobody's run takes the place of another's.
-Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to.
+Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to; nor how deliveries are
+written (``outbox``).
 
 **Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
 Of each line there are no more than its limits say; what is over them goes from the owner who has most of that line, the
@@ -25,7 +26,6 @@ What is deleted is overwritten in the file (not in a disk's spare blocks, nor in
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 import sys
@@ -34,14 +34,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from llama import wire
+from llama.cloud.outbox import Outbox
 from llama.cloud.owners import Owners, key_hash
 from llama.cloud.retention import Retention
-from llama.cloud.schema import RUN, digest_of, upgrade, version_of
+from llama.cloud.rows import bytes_of, insert, loaded, stored
+from llama.cloud.schema import RUN, upgrade, version_of
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.disk import create_empty, fsync_directory
 from llama.errors import RecordError
@@ -105,34 +104,9 @@ class Run:
     copy: str = "none"
 
 
-_DELIVERY = list(wire.Delivery.__struct_fields__)
-_DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # which is the sheet's text
-
-
-def _insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-
-
 _IS_THE_RUN = "run_id = ? AND owner IN (?, ?)"
-_WRITE_RUN = _insert("runs", ["owner", "bytes", *RUN])
+_WRITE_RUN = insert("runs", ["owner", "bytes", *RUN])
 _NEWEST_RUNS = f"SELECT {', '.join(RUN)} FROM runs ORDER BY place DESC LIMIT ?"
-_WRITE_SHEET = _insert("sheets", ["vendor", "digest", "bytes", "text"])
-_SHEET = "SELECT number FROM sheets WHERE vendor = ? AND digest = ?"
-_WRITE_DELIVERY = _insert(
-    "deliveries", ["vendor", "owner", "written_at", "acknowledged", "bytes", "sheet", *_DELIVERY_COLUMNS]
-)
-_THE_DELIVERY = "SELECT owner, withheld FROM deliveries WHERE run_id = ?"
-_WAITING = f"""
-    SELECT {", ".join("coalesce(sheets.text, '')" if n == "prompt" else f"deliveries.{n}" for n in _DELIVERY)}
-    FROM deliveries LEFT JOIN sheets ON sheets.number = deliveries.sheet
-    WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
-"""
-_ERASE = """
-    UPDATE deliveries
-    SET acknowledged = 1, bytes = 0, sheet = NULL, prompt_id = '', finished_at = '', text = '', offers = '',
-        withheld = 0
-    WHERE run_id = ? AND vendor = ? AND acknowledged = 0
-"""
 _OLD_RUNS = "DELETE FROM runs WHERE finished_at < ?"
 _OLD_DELIVERIES = "DELETE FROM deliveries WHERE written_at < ? RETURNING acknowledged"
 _GOES = {
@@ -220,6 +194,7 @@ class RunStore:
         self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
         self._db.execute("PRAGMA secure_delete = ON")
         self._shares, self._ageing = Shares(self._db, self._owners.opened), Retention(self._db)
+        self._outbox = Outbox(self._db, self._owners, self._clock)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             upgrade(self._db, version_of(self._db, path), utc(self._clock()))
@@ -273,38 +248,15 @@ class RunStore:
             if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
                 raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
             self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", key)
-            values = [_stored(getattr(run, name)) for name in RUN]
-            self._db.execute(_WRITE_RUN, [sealed, _bytes_of(run), *values])
+            values = [stored(getattr(run, name)) for name in RUN]
+            self._db.execute(_WRITE_RUN, [sealed, bytes_of(run.prompt_id, run.text, run.offers), *values])
             if delivery is not None:
-                copy = self._deliver(delivery, vendor, owner)
+                copy = self._outbox.deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            if copy is not wire.Copy.NONE and not self._is_there(run.run_id, owner):  # larger than all that is kept
+            if copy is not wire.Copy.NONE and not self._outbox.has(run.run_id, owner):  # larger than all that is kept
                 copy = wire.Copy.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
         return copy
-
-    def _deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
-        """Write a delivery where it is not there yet, in the transaction that is open."""
-        # One that no message may hold would be in the way of all that come after it.
-        msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
-        run_id, withheld = self._delivery_id(delivery.run_id, owner)
-        if withheld is None:
-            delivery, withheld = msgspec.structs.replace(delivery, run_id=run_id), delivery.withheld
-            sealed, now = self._owners.sealed(owner, run_id), int(self._clock())
-            values = [_stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
-            sheet = self._sheet(vendor, delivery.prompt)
-            self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, _bytes_of(delivery), sheet, *values])
-        return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
-
-    def _sheet(self, vendor: str, text: str) -> int:
-        """The number of a sheet's text, which is written where it is not there yet."""
-        key = vendor, digest_of(text)
-        there = self._db.execute(_SHEET, key).fetchone()
-        if there is not None:
-            return int(there[0])
-        number = self._db.execute(_WRITE_SHEET, [*key, len(text.encode()), text]).lastrowid
-        assert number is not None
-        return number
 
     def runs(self, limit: int) -> list[Run]:
         """The newest ``limit`` runs, or all if there are fewer, newest first.
@@ -314,7 +266,7 @@ class RunStore:
         """
         try:
             rows = self._db.execute(_NEWEST_RUNS, (max(0, limit),)).fetchall()
-            return [Run(**_loaded(RUN, row)) for row in rows]
+            return [Run(**loaded(RUN, row)) for row in rows]
         except (sqlite3.Error, ValueError) as err:
             raise RecordError(f"the run record cannot be read: {_reason(err)}; restore it from a copy") from None
 
@@ -331,17 +283,11 @@ class RunStore:
         Raises:
             RecordError: the file cannot be read or tidied up.
         """
-        deliveries = list[wire.Delivery]()
         with self._write("deliveries could not be read"):
             self._apply_retention()
-            for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
-                delivery = wire.Delivery(**_loaded(_DELIVERY, row))
-                max_bytes -= len(msgspec.msgpack.encode(delivery))
-                if deliveries and max_bytes < 0:
-                    break
-                deliveries.append(delivery)
+            deliveries = self._outbox.waiting(vendor, limit, max_bytes)
         self._checkpoint_wal()
-        return tuple(deliveries)
+        return deliveries
 
     def acknowledge(self, vendor: str, run_ids: Sequence[bytes]) -> None:
         """Erase deliveries that have arrived; only their ids are kept. Ids that are not this third party's do nothing.
@@ -351,8 +297,7 @@ class RunStore:
         """
         with self._write("an acknowledgement could not be written"):
             for run_id in run_ids:
-                if self._db.execute(_ERASE, (run_id, vendor)).rowcount:
-                    self._unfolded = True
+                self._unfolded |= self._outbox.erase(vendor, run_id)
             self._apply_retention(Pool("acknowledged", vendor))
         self._checkpoint_wal()
 
@@ -378,30 +323,6 @@ class RunStore:
             if isinstance(err, sqlite3.Error | ValueError | OverflowError):
                 raise RecordError(f"{failed}: {_reason(err)}") from None
             raise
-
-    def _delivery_id(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
-        """Under which id a third party gets the run, and whether what is there of it is withheld; None: nothing is.
-
-        That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
-        share one: what is a repeat, or acknowledged, of one would be so of the other. Nobody knows beforehand which id
-        follows, so nobody can be there first. It is looked at also where the other one has gone meanwhile.
-        """
-        while True:
-            sealed = self._owners.sealed(owner, run_id)
-            there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
-            if there is not None and there[0] in (sealed, key_hash(owner, run_id)):
-                return run_id, bool(there[1])
-            following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
-            if there is None:
-                later = self._db.execute(_THE_DELIVERY, (following,)).fetchone()
-                if later is not None and later[0] == self._owners.sealed(owner, following):
-                    return following, bool(later[1])
-                return run_id, None
-            run_id = following
-
-    def _is_there(self, run_id: bytes, owner: str) -> bool:
-        """Whether an owner's run has a delivery."""
-        return self._delivery_id(run_id, owner)[1] is not None
 
     def _survey(self) -> None:
         """Look at all rows if somebody else may have changed some: a scan, after another program's writing only."""
@@ -440,25 +361,6 @@ class RunStore:
             with suppress(sqlite3.Error):
                 (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 self._unfolded = bool(busy)
-
-
-def _bytes_of(row: Run | wire.Delivery) -> int:
-    """The size of a row's texts."""
-    return sum(len(text.encode()) for text in (row.prompt_id, row.text, _stored(row.offers)))
-
-
-def _stored(value: Any) -> Any:
-    """A field as SQLite keeps it."""
-    return msgspec.json.encode(value).decode() if isinstance(value, tuple) else value
-
-
-def _loaded(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
-    """A row's fields, with the types that they had."""
-    values = dict(zip(columns, row, strict=True))
-    values["offers"] = msgspec.json.decode(values["offers"], type=tuple[wire.Offer, ...])
-    if "withheld" in values:
-        values["withheld"] = bool(values["withheld"])
-    return values
 
 
 def _reason(err: Exception) -> str:

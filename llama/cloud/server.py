@@ -15,7 +15,6 @@ Does not know: who the person is, what a prompt says.
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 import time
@@ -35,7 +34,7 @@ from llama.cloud.metrics import Metrics
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.prefix_cache import CachedPrefix
 from llama.cloud.provider import ProviderServices
-from llama.cloud.rate_limit import RateLimiter
+from llama.cloud.rate_limit import NO_LIMITS, RateLimiter, RateLimits
 from llama.cloud.router import Router
 from llama.cloud.sessions import Sessions
 from llama.cloud.wakeup import Wakeup
@@ -60,11 +59,7 @@ class Server:
         services: what becomes of finished runs; by default they are turned into text, and that is all.
         most_waiting: Opens that may wait for a slot.
         keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
-        max_bytes_s: that one key may send in a second; without keys, one connection.
-        max_requests_s: likewise.
-        max_runs_s: that one key, or without keys one connection, may begin in a second.
-        thread_share: seconds a second that one key, or connection, may have of the thread that reads, and of the
-            background.
+        limits: what one key, or without keys one connection, may ask for in a second.
         event_log: told who comes and goes, as numbers, and what is refused or goes wrong.
         clock: monotonic seconds.
     """
@@ -79,10 +74,7 @@ class Server:
         services: ProviderServices | None = None,
         most_waiting: int = 64,
         keys: CloudKeys | None = None,
-        max_bytes_s: float = math.inf,
-        max_requests_s: float = math.inf,
-        max_runs_s: float = math.inf,
-        thread_share: float = math.inf,
+        limits: RateLimits = NO_LIMITS,
         event_log: EventLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,9 +93,8 @@ class Server:
         )
         decoder = RequestDecoder(welcome.max_seq_len)
         hidden_bytes = welcome.max_rows * welcome.dim * DTYPE_BYTES[welcome.dtype]
-        limiter = RateLimiter(
-            max_bytes_s, max_requests_s, decoder.max_header_bytes + hidden_bytes, clock, share=thread_share
-        )
+        largest_message = decoder.max_header_bytes + hidden_bytes
+        limiter = RateLimiter(limits.bytes_s, limits.requests_s, largest_message, clock, share=limits.thread_share)
         authenticator = None if keys is None else Authenticator(keys, self._context)
         largest_frame = max(MAX_HEADER_BYTES, hidden_bytes)
         self.router = Router(self._context, authenticator, limiter, largest_frame, self.metrics, clock)
@@ -115,7 +106,7 @@ class Server:
             listed=self.services.sheets.listed,
             send=self.router.send,
             submit_to_model=self._jobs.put,
-            max_runs_s=max_runs_s,
+            max_runs_s=limits.runs_s,
             metrics=self.metrics,
             event_log=self.event_log,
             clock=clock,

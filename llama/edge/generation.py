@@ -109,6 +109,23 @@ class GeneratedReply:
     copy: Copy = Copy.NONE  # what became of the vendor's
 
 
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a reply is generated, whatever the prompt.
+
+    Attributes:
+        sampling: how the cloud chooses.
+        stop_ids: ids that end the reply.
+        max_gen_len: most tokens of the reply; None is whatever the context leaves.
+        chunk: most positions of the prompt per request.
+    """
+
+    sampling: SamplingParams
+    stop_ids: Sequence[int]
+    max_gen_len: int | None = None
+    chunk: int = CHUNK
+
+
 def reply_to(
     prompt_tokens: Sequence[int],
     *,
@@ -116,12 +133,9 @@ def reply_to(
     link: Link,
     welcome: Welcome,
     tokenizer: Tokenizer,
-    stop_ids: Sequence[int],
-    sampling: SamplingParams,
-    max_gen_len: int | None = None,
+    settings: GenerationSettings,
     prompt_id: str = "",
     shared: int = 0,
-    chunk: int = CHUNK,
     on_text: Callable[[str], None] = lambda text: None,
     watch: Callable[[RoundTrip], None] | None = None,
     between_steps: Callable[[], None] = lambda: None,
@@ -135,12 +149,9 @@ def reply_to(
         link: the connection to the cloud.
         welcome: what the cloud said.
         tokenizer: turns ids into the text that streams.
-        stop_ids: ids that end the reply.
-        sampling: how the cloud chooses.
-        max_gen_len: most tokens of the reply; None is whatever the context leaves.
+        settings: how the reply is generated.
         prompt_id: the prompt sheet's id, or empty.
         shared: how many of the ids, from the first, are the same for every device; the cloud may have computed them.
-        chunk: most positions of the prompt per request.
         on_text: called with each new piece of text.
         watch: called with every round trip; then both halves measure their stages, and only then.
         between_steps: called before each request; it may raise to end the run, which is then never finished.
@@ -151,14 +162,14 @@ def reply_to(
         PromptError: the prompt leaves no room for a reply.
         LinkError: the cloud is gone, refuses, or says another text than the ids say.
     """
-    limit, stop_reason = reply_limit(len(prompt_tokens), max_gen_len, welcome.max_seq_len)
+    limit, stop_reason = reply_limit(len(prompt_tokens), settings.max_gen_len, welcome.max_seq_len)
     meter = _Meter(link)
     session = CloudSession(
         link,
         welcome,
         prompt_tokens=len(prompt_tokens),
-        sampling=sampling,
-        stop_ids=stop_ids,
+        sampling=settings.sampling,
+        stop_ids=settings.stop_ids,
         prompt_id=prompt_id,
         prefix_ids=prompt_tokens[:shared],
     )
@@ -169,13 +180,13 @@ def reply_to(
                 edge,
                 session,
                 meter,
-                min(chunk, welcome.max_rows),
+                min(settings.chunk, welcome.max_rows),
                 limit,
                 watch,
                 between_steps,
                 on_finish,
             )
-        if _stream(run, limit, frozenset(stop_ids), StreamDecoder(tokenizer), on_text):
+        if _stream(run, limit, frozenset(settings.stop_ids), StreamDecoder(tokenizer), on_text):
             stop_reason = "stop_token"
         final = run.finish()
     text = tokenizer.decode(run.tokens)

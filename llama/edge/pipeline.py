@@ -19,7 +19,7 @@ from llama.client.link import Link
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.consent import ConsentRequest
 from llama.edge.device import Device
-from llama.edge.generation import GeneratedReply, RoundTrip, reply_limit, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, RoundTrip, reply_limit, reply_to
 from llama.edge.sheet_source import SheetSource
 from llama.edge.views import Views, holdings_of, views_of
 from llama.privacy.policy import Kind
@@ -271,9 +271,7 @@ def _generate(
         link=link,
         welcome=welcome,
         tokenizer=device.tokenizer,
-        stop_ids=device.chat.stop_ids,
-        sampling=pipeline.settings.sampling,
-        max_gen_len=max_gen_len,
+        settings=GenerationSettings(pipeline.settings.sampling, stop_ids=device.chat.stop_ids, max_gen_len=max_gen_len),
         prompt_id=preview.sourced.prompt_id,
         shared=prepared.outgoing.shared,
         on_text=lambda text: show(restorer.push(text)),

@@ -29,8 +29,9 @@ from llama.errors import ProfileError
 from llama.files import NotRegular, TooLarge, read_regular
 from llama.privacy.policy import FieldPolicy, field_of, same_field
 from llama.text.dates import day_in_words
+from llama.text.decoding import decoded
 from llama.text.names import is_field_name
-from llama.texts import decoded, is_blank
+from llama.text.printable import is_blank
 
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000

@@ -27,7 +27,7 @@ from pathlib import PurePath
 
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_patience
+from llama.command import check_interval, check_patience
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.sheets import parse_published, read_text
@@ -79,15 +79,12 @@ def main(
     if not is_party_name(vendor):
         raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
     check_patience("deadline", deadline)
-    if not 0 < interval < math.inf:
-        raise UsageError(f"--interval {interval}: give seconds above 0")
+    check_interval(interval)
     if not exec_timeout > 0:  # nor NaN
         raise UsageError(f"--exec_timeout {exec_timeout}: give seconds above 0")
     request = _request(vendor, publish, withdraw)
-    if request is not None and (follow or acknowledge or spool is not None or exec is not None):
-        given = [("follow", follow), ("spool", spool), ("exec", exec), ("acknowledge", acknowledge)]
-        flag = next(name for name, value in given if value not in (None, False))
-        raise UsageError(f"--{flag} collects; leave it away to publish or withdraw a sheet")
+    if request is not None:
+        _refuse_to_collect(follow=follow, spool=spool, exec=exec, acknowledge=acknowledge)
     keys = link_keys(key_file, cloud_key, "vendor")
     notices = Notices("vendor", cloud, follow=follow, keys=keys)
     if request is not None:
@@ -103,10 +100,19 @@ def main(
         collector = Collector(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
         if sink.acknowledges:
             _collect_all(collector, follow, interval)
-        elif number := collector.some():
-            notices.tell(f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} "
-                         f"again, and of more only the oldest {sink.at_once} are seen; {_STORE_THEM}, "
-                         f"--acknowledge lets go of them")  # fmt: skip
+        else:
+            _look_at_oldest(collector, sink.at_once)
+
+
+def _refuse_to_collect(**flags: str | bool | None) -> None:
+    """Refuse the first flag of collecting that is given, beside one that publishes or withdraws.
+
+    Raises:
+        UsageError: there is one.
+    """
+    for name, value in flags.items():
+        if value not in (None, False):
+            raise UsageError(f"--{name} collects; leave it away to publish or withdraw a sheet")
 
 
 def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
@@ -125,6 +131,15 @@ def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
             return
         if not came:
             collector.link.pause(interval_s)
+
+
+def _look_at_oldest(collector: Collector, at_once: int) -> None:
+    """Collect once, and say that what came was not acknowledged."""
+    if number := collector.some():
+        collector.notices.tell(
+            f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} again, and of "
+            f"more only the oldest {at_once} are seen; {_STORE_THEM}, --acknowledge lets go of them"
+        )
 
 
 def _sink(

@@ -92,7 +92,7 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
     from llama.checkpoint.halves import read_half, tokenizer_of
     from llama.client.link import Link
     from llama.dtypes import DTYPES
-    from llama.edge.generation import reply_to
+    from llama.edge.generation import GenerationSettings, reply_to
     from llama.privacy.restoring import Restorer
     from llama.sampling_params import SamplingParams
     from tests.whole import load_edge
@@ -110,8 +110,9 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
             restorer.push(text)
 
         reply = reply_to(
-            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(),
-            sampling=SamplingParams(temperature=0), max_gen_len=job.tokens, on_text=show,
+            prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
+            settings=GenerationSettings(SamplingParams(temperature=0), stop_ids=(), max_gen_len=job.tokens),
+            on_text=show,
         )  # fmt: skip
         t = reply.timing
         assert t.tokens_per_s and t.device_ms_per_token and t.network_ms_per_token and t.cloud_ms_per_token

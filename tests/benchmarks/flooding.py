@@ -36,7 +36,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.importing import import_products
 from llama.command import run
-from llama.edge.generation import reply_to
+from llama.edge.generation import GenerationSettings, reply_to
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import LinkKeys, link_keys, make_keys
 from llama.privacy.preparing import prepare
@@ -270,7 +270,7 @@ class _Device:
         times, asks = list[float](), self.asks
         reply = reply_to(
             asks.prompt, edge=asks.edge, link=self._link, welcome=self._link.hello(), tokenizer=asks.tokenizer,
-            stop_ids=(), sampling=SamplingParams(temperature=0), max_gen_len=asks.tokens,
+            settings=GenerationSettings(SamplingParams(temperature=0), stop_ids=(), max_gen_len=asks.tokens),
             on_text=lambda _: times.append(time.monotonic()),
         )  # fmt: skip
         return Turn(reply.tokens, times[: len(reply.tokens)])

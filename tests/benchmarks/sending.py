@@ -23,7 +23,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.command import run
 from llama.dtypes import DTYPES
-from llama.edge.generation import GeneratedReply, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import link_keys, make_keys
 from llama.privacy.preparing import prepare
@@ -83,8 +83,8 @@ def main(
 
         def ask(link: Link, shared: int, number: int) -> GeneratedReply:
             reply = reply_to(
-                outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer, stop_ids=(), sampling=greedy,
-                max_gen_len=number, shared=shared,
+                outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
+                settings=GenerationSettings(greedy, stop_ids=(), max_gen_len=number), shared=shared,
             )  # fmt: skip
             if reply.timing.shared_tokens != shared:
                 raise SplitLlamaError(f"the cloud has not computed how {prompt_id} begins; give it more --kv_cache_gb")

@@ -12,7 +12,7 @@ from llama.edge.pipeline import version_of
 from llama.edge.web.errors import Conflict
 from llama.errors import ProfileError
 from llama.privacy.profile import parse, read_raw
-from llama.texts import encoding_problem, without_marks
+from llama.text.decoding import encoding_problem, without_marks
 
 ABSENT = "absent"  # version of a profile's file that is not there
 

@@ -1,25 +1,14 @@
-"""Texts as people bring them: how a file's bytes are read, whether anything of a text can be seen, one shown as a line.
+"""How the bytes of a file that a person brings are read as text.
 
 Knows nothing about: what a text is for.
 """
 
 from __future__ import annotations
 
-import unicodedata
-from functools import lru_cache
-
 _OTHER_ENCODINGS = (
     (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
 )  # fmt: skip
 _MARK = "\ufeff"  # at a text's beginning the byte order mark, which says nothing in UTF-8
-
-# What shows nothing, besides white space, control and format characters: Unicode's Default_Ignorable_Code_Point
-# (DerivedCoreProperties.txt), the blank pattern of Braille, the note head that is none.
-_BLANK_RANGES = (
-    (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2065, 0x2065), (0x2800, 0x2800),
-    (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8), (0x1D159, 0x1D159), (0xE0000, 0xE0FFF),
-)  # fmt: skip
-_BLANK_CATEGORIES = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 
 
 def encoding_problem(head: bytes) -> str | None:
@@ -51,22 +40,3 @@ def decoded(raw: bytes) -> str:
 def without_marks(text: str) -> str:
     """A text without the byte order marks at its beginning."""
     return text.lstrip(_MARK)
-
-
-def one_line(text: str, instead: str = "?") -> str:
-    """A text that may quote a file or a peer, for one line: it can neither add lines nor steer a terminal."""
-    return "".join(char if char.isprintable() else instead for char in text)
-
-
-def is_blank(text: str) -> bool:
-    """Whether nothing of it can be seen: no character, or only white space and characters that show nothing."""
-    return not text.strip() or all(map(_is_invisible, text))
-
-
-@lru_cache(maxsize=4096)
-def _is_invisible(char: str) -> bool:
-    return (
-        char.isspace()
-        or unicodedata.category(char) in _BLANK_CATEGORIES
-        or any(first <= ord(char) <= last for first, last in _BLANK_RANGES)
-    )

@@ -1,0 +1,117 @@
+"""Third parties' deliveries in the run record: written once, handed out until they are acknowledged, then erased.
+
+Every call is part of a transaction that is open. Two owners' deliveries never share an id (:meth:`Outbox.id_of`).
+
+Knows: the tables of deliveries and of their sheets, whose a row is. Does not know: the file, transactions, runs, how
+long and how much is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Callable
+
+import msgspec
+
+from llama import wire
+from llama.cloud.owners import Owners, key_hash
+from llama.cloud.rows import bytes_of, insert, loaded, stored
+from llama.cloud.schema import digest_of
+
+_DELIVERY = list(wire.Delivery.__struct_fields__)
+_DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # which is the sheet's text
+
+_WRITE_SHEET = insert("sheets", ["vendor", "digest", "bytes", "text"])
+_SHEET = "SELECT number FROM sheets WHERE vendor = ? AND digest = ?"
+_WRITE_DELIVERY = insert(
+    "deliveries", ["vendor", "owner", "written_at", "acknowledged", "bytes", "sheet", *_DELIVERY_COLUMNS]
+)
+_THE_DELIVERY = "SELECT owner, withheld FROM deliveries WHERE run_id = ?"
+_WAITING = f"""
+    SELECT {", ".join("coalesce(sheets.text, '')" if n == "prompt" else f"deliveries.{n}" for n in _DELIVERY)}
+    FROM deliveries LEFT JOIN sheets ON sheets.number = deliveries.sheet
+    WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
+"""
+_ERASE = """
+    UPDATE deliveries
+    SET acknowledged = 1, bytes = 0, sheet = NULL, prompt_id = '', finished_at = '', text = '', offers = '',
+        withheld = 0
+    WHERE run_id = ? AND vendor = ? AND acknowledged = 0
+"""
+
+
+class Outbox:
+    """The deliveries in a file.
+
+    Args:
+        db: the file, as this version has it.
+        owners: seals whose a delivery is.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, db: sqlite3.Connection, owners: Owners, clock: Callable[[], float]) -> None:
+        self._db, self._owners, self._clock = db, owners, clock
+
+    def deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
+        """Write a delivery where it is not there yet; what its third party has, or will have, of the run."""
+        # One that no message may hold would be in the way of all that come after it.
+        msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
+        run_id, withheld = self.id_of(delivery.run_id, owner)
+        if withheld is None:
+            delivery, withheld = msgspec.structs.replace(delivery, run_id=run_id), delivery.withheld
+            sealed, now = self._owners.sealed(owner, run_id), int(self._clock())
+            values = [stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
+            sheet = self._sheet(vendor, delivery.prompt)
+            size = bytes_of(delivery.prompt_id, delivery.text, delivery.offers)
+            self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, size, sheet, *values])
+        return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
+
+    def _sheet(self, vendor: str, text: str) -> int:
+        """The number of a sheet's text, which is written where it is not there yet."""
+        key = vendor, digest_of(text)
+        there = self._db.execute(_SHEET, key).fetchone()
+        if there is not None:
+            return int(there[0])
+        number = self._db.execute(_WRITE_SHEET, [*key, len(text.encode()), text]).lastrowid
+        assert number is not None
+        return number
+
+    def waiting(self, vendor: str, limit: int, max_bytes: int) -> tuple[wire.Delivery, ...]:
+        """A third party's deliveries that it has not acknowledged, oldest first. See ``RunStore.collect``."""
+        deliveries = list[wire.Delivery]()
+        for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
+            delivery = wire.Delivery(**loaded(_DELIVERY, row))
+            max_bytes -= len(msgspec.msgpack.encode(delivery))
+            if deliveries and max_bytes < 0:
+                break
+            deliveries.append(delivery)
+        return tuple(deliveries)
+
+    def erase(self, vendor: str, run_id: bytes) -> bool:
+        """Erase a delivery but for its id; whether it was there, and this third party's."""
+        return self._db.execute(_ERASE, (run_id, vendor)).rowcount > 0
+
+    def id_of(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
+        """Under which id a third party gets the run, and whether what is there of it is withheld; None: nothing is.
+
+        That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
+        share one: what is a repeat, or acknowledged, of one would be so of the other. Nobody knows beforehand which id
+        follows, so nobody can be there first. It is looked at also where the other one has gone meanwhile.
+        """
+        while True:
+            sealed = self._owners.sealed(owner, run_id)
+            there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
+            if there is not None and there[0] in (sealed, key_hash(owner, run_id)):
+                return run_id, bool(there[1])
+            following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
+            if there is None:
+                later = self._db.execute(_THE_DELIVERY, (following,)).fetchone()
+                if later is not None and later[0] == self._owners.sealed(owner, following):
+                    return following, bool(later[1])
+                return run_id, None
+            run_id = following
+
+    def has(self, run_id: bytes, owner: str) -> bool:
+        """Whether an owner's run has a delivery."""
+        return self.id_of(run_id, owner)[1] is not None
