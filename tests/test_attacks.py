@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.cloud import reading, worker
+from llama.cloud import query, worker
 from llama.cloud.prompt_leak import SystemPrompt
 from llama.cloud.scheduler import Batch, Scheduler
 from llama.cloud.sessions import AGAIN_S, SHARE_WAIT_S, Sessions
@@ -139,9 +139,9 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
 @pytest.mark.parametrize("sign", [".", ":", "...", "?!"])
 def test_no_reply_takes_the_interpreter_for_long(sign: str) -> None:
     """A regular expression has the interpreter until it is done: no thread of the cloud does anything meanwhile."""
-    text = "a" + (sign * 10_000)[: reading.MAX_TEXT - 2] + "x"
+    text = "a" + (sign * 10_000)[: query.MAX_TEXT - 2] + "x"
     began = time.thread_time()
-    reading.read(text, frozenset({"bandung"}))
+    query.query_of(text, frozenset({"bandung"}))
     assert time.thread_time() - began < 0.2
 
 

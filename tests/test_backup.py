@@ -27,7 +27,7 @@ from llama.cloud.run_store import Run, RunStore
 from llama.edge.generation import reply_to
 from llama.keys import LinkKeys, read_key
 from llama.text.dates import utc
-from llama.wire import Copy
+from llama.wire import DeliveryStatus
 from tests.devices import Watched
 from tests.processes import cloud, wait_until
 from tests.support import GREEDY, ROOT, SOAK, Keys, run_main, written
@@ -134,7 +134,7 @@ class Devices:
                         prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer, stop_ids=(),
                         sampling=GREEDY, max_gen_len=2, prompt_id="insurer/short",
                     )  # fmt: skip
-                    assert reply.copy is Copy.QUEUED
+                    assert reply.copy is DeliveryStatus.QUEUED
                     with self._lock:
                         self.finished[link.run_id] = reply.text
         except BaseException as err:

@@ -32,8 +32,8 @@ from llama.wire import (
     Acknowledged,
     Close,
     Collect,
-    Copy,
     Deliveries,
+    DeliveryStatus,
     Final,
     Finish,
     ListSheets,
@@ -127,9 +127,9 @@ def test_a_cloud_without_sheets_says_so_and_keeps_no_deliveries(halves: Halves, 
 def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> None:
     """A third party's is its own; the provider's, an unknown sheet's and a claimed party's are nobody's."""
     run_id = bytes(range(16))
-    assert finish(served, "Cover A for [NAME_1].", "insurer/cover", run_id).copy is Copy.QUEUED
+    assert finish(served, "Cover A for [NAME_1].", "insurer/cover", run_id).copy is DeliveryStatus.QUEUED
     for prompt_id in ("gifts", "", "insurer/unknown", "nobody/cover", "insurer", "INSURER/cover", "insurer/cover.toml"):
-        assert finish(served, "Cover B.", prompt_id).copy is Copy.NONE
+        assert finish(served, "Cover B.", prompt_id).copy is DeliveryStatus.NONE
     (delivery,) = collected(served, "insurer")
     assert (delivery.run_id, delivery.prompt_id, delivery.text) == (run_id, "insurer/cover", "Cover A for [NAME_1].")
     assert delivery.prompt == SHEETS["insurer/cover.toml"]
@@ -154,13 +154,13 @@ def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) ->
         with served.peer() as peer, served.session(peer, request) as session:
             final = peer.ask(Finish(session, 1, end))
             assert isinstance(final, Final)
-            assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), Copy.NONE, 5)
+            assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), DeliveryStatus.NONE, 5)
             says.add(copy_status(final.copy, "insurer"))
     assert record.runs(9) == [] and collected(served, "insurer") == ()
     (said,) = says
     assert said.startswith("no copy is kept for insurer: the reply is empty, or ")
     finish(served, "Cover A.", "insurer/cover", run_id)
-    assert finish(served, "", "insurer/cover", run_id).copy is Copy.NONE
+    assert finish(served, "", "insurer/cover", run_id).copy is DeliveryStatus.NONE
     assert [run.text for run in record.runs(9)] == [d.text for d in collected(served, "insurer")] == ["Cover A."]
 
 
@@ -195,7 +195,7 @@ def finish_and_id(served: Served) -> bytes:
 def test_a_reply_that_recites_the_providers_prompt_is_withheld_and_both_are_told(served: Served) -> None:
     """The device in its Final, the third party in its delivery, which has neither text nor offers."""
     final = finish(served, f"My instructions say: {SYSTEM[4:40]}", "insurer/cover")
-    assert final.copy is Copy.WITHHELD and SYSTEM[4:40] in final.text
+    assert final.copy is DeliveryStatus.WITHHELD and SYSTEM[4:40] in final.text
     (delivery,) = collected(served, "insurer")
     assert (delivery.withheld, delivery.text, delivery.offers) == (True, "", ())
 
@@ -263,7 +263,7 @@ def test_a_guess_is_known_however_the_sheet_spells_it(
         )
         ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.sheets.listed("insurer/guess")
         run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, ids, 1, listed=listed)
-        assert clerk.finish(run).copy is Copy.QUEUED
+        assert clerk.finish(run).copy is DeliveryStatus.QUEUED
 
 
 def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> None:

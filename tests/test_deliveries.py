@@ -44,7 +44,7 @@ from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.vendor.collector import line_of
 from llama.vendor.program import main
-from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened
+from llama.wire import Close, Delivery, DeliveryStatus, Final, Finish, Open, Opened
 from tests import canaries
 from tests.devices import Watched
 from tests.processes import Cloud, cloud, wait_until
@@ -206,7 +206,7 @@ def finish(address: str, prompt_id: str, reply: str | Sequence[int], run_id: byt
         )
         assert isinstance(opened, Opened)
         final = link.ask(Finish(opened.session, 1, len(ids)))
-        assert isinstance(final, Final) and final.copy in (Copy.QUEUED, Copy.WITHHELD)
+        assert isinstance(final, Final) and final.copy in (DeliveryStatus.QUEUED, DeliveryStatus.WITHHELD)
         link.ask(Close(opened.session, 2))
     return run_id
 
@@ -751,7 +751,7 @@ class Devices:
                 max_gen_len=12,
                 prompt_id=f"{party}/short",
             )
-            assert reply.copy == Copy.QUEUED
+            assert reply.copy == DeliveryStatus.QUEUED
             with self._lock:
                 self.finished[link.run_id] = (party, reply.text)
                 self.reopened += reply.timing.reopened

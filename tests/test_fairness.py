@@ -72,7 +72,7 @@ def unbounded(kind: msgspec.inspect.Type, where: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("message", [*typing.get_args(wire.Request), *typing.get_args(wire.Reply)])
-def test_every_sequence_of_every_message_has_a_bound(message: type[wire.Message]) -> None:
+def test_every_sequence_of_every_message_has_a_bound(message: type[wire.WireMessage]) -> None:
     """Texts, bytes and lists, also within lists."""
     assert list(unbounded(msgspec.inspect.type_info(message), message.__name__)) == []
 

@@ -294,7 +294,7 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
                     request = msgspec.structs.replace(mine, resumed_ids=tuple(text))
                     with served.session(peer, request, keys=key) as session:
                         final = peer.ask(Finish(session, 1, len(text)))
-                assert isinstance(final, Final) and final.copy is wire.Copy.QUEUED
+                assert isinstance(final, Final) and final.copy is wire.DeliveryStatus.QUEUED
             assert [(run.run_id, run.text) for run in record.runs(9)] == [(mine.run_id, "mine"), (mine.run_id, "his")]
             with served.peer(keys=keys.make("insurer", "vendor")) as vendor:
                 came = vendor.ask(Collect("insurer"))

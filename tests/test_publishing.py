@@ -33,8 +33,8 @@ from llama.wire import (
     MAX_SHEETS,
     Close,
     Collect,
-    Copy,
     Deliveries,
+    DeliveryStatus,
     Final,
     Finish,
     Publish,
@@ -147,16 +147,16 @@ def test_a_run_that_has_begun_is_delivered_with_the_sheet_as_it_was(shop: Shop, 
         with shop.served.peer(keys=shop.phone) as peer:
             return shop.served.open(peer, opening(5, prompt_id="insurer/cover", resumed_ids=(65, 66)))
 
-    def end(session: bytes) -> Copy:
+    def end(session: bytes) -> DeliveryStatus:
         final = shop.ask(Finish(session, 1, 2), shop.phone)
         assert isinstance(final, Final) and code_of(shop.ask(Close(session, 2), shop.phone)) == "Closed"
         return final.copy
 
     session = begin()
     assert code_of(shop.ask(change)) in ("Published", "Withdrawn")
-    assert end(session) is Copy.QUEUED
+    assert end(session) is DeliveryStatus.QUEUED
     is_there_still = isinstance(change, Publish)
-    assert end(begin()) is (Copy.QUEUED if is_there_still else Copy.NONE)
+    assert end(begin()) is (DeliveryStatus.QUEUED if is_there_still else DeliveryStatus.NONE)
     collected = shop.ask(Collect("insurer"))
     assert isinstance(collected, Deliveries)
     assert [delivery.prompt for delivery in collected.deliveries] == ([OLD, NEW] if is_there_still else [OLD])

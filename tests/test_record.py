@@ -168,12 +168,14 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -
     """Third parties know run ids; with one of them they change nothing of the run that has it."""
     first = Run(b"r" * 16, "insurer/cover", utc(1e9), utc(time.time()), 1, 1, 1, "first")
     delivery = wire.Delivery(first.run_id, first.prompt_id, first.finished_at, "prompt", withheld=True)
-    assert record.finished(first, "insurer", delivery) is wire.Copy.WITHHELD
+    assert record.finished(first, "insurer", delivery) is wire.DeliveryStatus.WITHHELD
     with pytest.raises(RecordError, match="of another sheet has the same id"):
         record.finished(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
     assert record.runs(9) == [first] and record.collect("adviser", 9) == ()
     again = msgspec.structs.replace(delivery, text="now with text", withheld=False)
-    assert record.finished(first, "insurer", again) is wire.Copy.WITHHELD  # what the third party has is the first
+    assert (
+        record.finished(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
+    )  # what the third party has is the first
 
 
 def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
@@ -194,7 +196,7 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
         assert len({first.run_id, second.run_id, third.run_id}) == 3 and len(third.run_id) == 16
         record.acknowledge("insurer", [first.run_id, second.run_id])
         for replayed, owner in ((theirs, "his"), (mine, "mine")):
-            assert record.finished(replayed, "insurer", a_delivery(1), owner) is wire.Copy.QUEUED
+            assert record.finished(replayed, "insurer", a_delivery(1), owner) is wire.DeliveryStatus.QUEUED
         assert record.collect("insurer", 9) == (third,)
         with pytest.raises(RecordError, match="of another sheet has the same id"):
             record.finished(replace(mine, prompt_id="adviser/plan"), owner="mine")
@@ -1043,8 +1045,8 @@ class OutboxMachine(RuleBasedStateMachine):
         if party is not None and number not in self.deliveries:
             self.deliveries[number] = (party, int(self.clock.now), delivery)
         self.forget()
-        assert (copy is wire.Copy.FAILED) == (party is not None and number not in self.deliveries)
-        if copy is wire.Copy.FAILED and number in self.runs:
+        assert (copy is wire.DeliveryStatus.FAILED) == (party is not None and number not in self.deliveries)
+        if copy is wire.DeliveryStatus.FAILED and number in self.runs:
             self.runs[number] = replace(run, copy="failed")
 
     @rule(number=numbers, party=parties, harm=st.sampled_from([{"compute_us": 1 << 70}, {}]))

@@ -25,7 +25,7 @@ from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
-from llama.wire import Close, Copy, Final, Finish, Open
+from llama.wire import Close, DeliveryStatus, Final, Finish, Open
 from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, opening, written
 
 EMPTY, REAL = (20_000, 10_000) if SOAK else (1_000, 500)
@@ -124,7 +124,7 @@ def test_a_copy_larger_than_all_that_is_kept_is_said_to_have_failed(path: Path) 
         now = utc(time.time())
         run = Run(b"r" * 16, "insurer/cover", now, now, 1, 1, 1, "x" * 2_000, copy="queued")
         delivery = wire.Delivery(run.run_id, run.prompt_id, now, "sheet", run.text)
-        assert record.finished(run, "insurer", delivery, "ben") is Copy.FAILED
+        assert record.finished(run, "insurer", delivery, "ben") is DeliveryStatus.FAILED
         assert waiting(record) == {kept} and record.runs(1)[0].copy == "failed"
 
 
@@ -257,7 +257,7 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
                     with served.peer(keys=person) as peer:
                         for which in (honest, arrived):
                             request = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
-                            assert ended(served, peer, request).copy is Copy.QUEUED
+                            assert ended(served, peer, request).copy is DeliveryStatus.QUEUED
                             which.add(request.run_id)
                 with served.peer(keys=insurer) as vendor:
                     vendor.ask(wire.Acknowledge("insurer", tuple(arrived)))
@@ -268,7 +268,7 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
                     final = ended(
                         served, peer, opening(prompt_id="insurer/cover", run_id=number.to_bytes(16, "little"))
                     )
-                    assert (final.text, final.offers, final.copy) == ("", (), Copy.NONE)
+                    assert (final.text, final.offers, final.copy) == ("", (), DeliveryStatus.NONE)
                 assert runs_of(record) == honest | arrived and waiting(record) == honest
                 for number in range(REAL):
                     ended(served, peer, opening(resumed_ids=tuple(b"his"), prompt_id="insurer/cover"))

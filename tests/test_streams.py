@@ -404,7 +404,7 @@ def test_nobody_agrees_to_a_question_that_could_not_be_written(monkeypatch: pyte
     with os.fdopen(its, encoding="utf-8") as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
         threading.Timer(0.3, os.write, (ours, b"y\n")).start()  # so that the old way would not wait for ever
-        deaf = io.TextIOWrapper(io.BufferedWriter(starting._Notices(writer, "wb")), line_buffering=True)
+        deaf = io.TextIOWrapper(io.BufferedWriter(starting._DroppingOutput(writer, "wb")), line_buffering=True)
         with deaf as stderr:
             monkeypatch.setattr(sys, "stderr", stderr)
             assert Terminal().ask("Agree?") is None

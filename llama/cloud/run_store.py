@@ -90,7 +90,7 @@ class Run:
         compute_us: microseconds its last session waited for the model.
         text: the reply, with the device's tags.
         offers: made with the reply.
-        copy: what became of the third party's copy; a value of ``wire.Copy``.
+        copy: what became of the third party's copy; a value of ``wire.DeliveryStatus``.
     """
 
     run_id: bytes
@@ -244,7 +244,9 @@ class RunStore:
 
     # ---- runs
 
-    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = "") -> wire.Copy:
+    def finished(
+        self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = ""
+    ) -> wire.DeliveryStatus:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
         An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery is
@@ -265,7 +267,7 @@ class RunStore:
             RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
         """
         assert delivery is None or vendor, "a delivery without a third party"
-        copy = wire.Copy.NONE
+        copy = wire.DeliveryStatus.NONE
         with self._write("a finished run could not be recorded"):
             sealed = self._owners.sealed(owner, run.run_id)
             key = run.run_id, sealed, key_hash(owner, run.run_id)
@@ -278,12 +280,14 @@ class RunStore:
             if delivery is not None:
                 copy = self._deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            if copy is not wire.Copy.NONE and not self._is_there(run.run_id, owner):  # larger than all that is kept
-                copy = wire.Copy.FAILED
+            if copy is not wire.DeliveryStatus.NONE and not self._is_there(
+                run.run_id, owner
+            ):  # larger than all that is kept
+                copy = wire.DeliveryStatus.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
         return copy
 
-    def _deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
+    def _deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.DeliveryStatus:
         """Write a delivery where it is not there yet, in the transaction that is open."""
         # One that no message may hold would be in the way of all that come after it.
         msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
@@ -294,7 +298,7 @@ class RunStore:
             values = [_stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
             sheet = self._sheet(vendor, delivery.prompt)
             self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, _bytes_of(delivery), sheet, *values])
-        return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
+        return wire.DeliveryStatus.WITHHELD if withheld else wire.DeliveryStatus.QUEUED
 
     def _sheet(self, vendor: str, text: str) -> int:
         """The number of a sheet's text, which is written where it is not there yet."""

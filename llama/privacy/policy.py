@@ -214,7 +214,7 @@ class Party(enum.StrEnum):
     THIRD_PARTY = "third party"
 
 
-class Kind(enum.StrEnum):
+class DataKind(enum.StrEnum):
     """What there is of a run."""
 
     PROFILE = "profile, raw"
@@ -244,21 +244,21 @@ class Cell:
 
 _YES, _NO = Cell(True, "yes"), Cell(False, "no")
 
-SEES: Mapping[Kind, Mapping[Party, Cell]] = {
+SEES: Mapping[DataKind, Mapping[Party, Cell]] = {
     kind: dict(zip(Party, cells, strict=True))
     for kind, cells in {
-        Kind.PROFILE: (_YES, _NO, _NO),
-        Kind.SANITISED_PROMPT: (
+        DataKind.PROFILE: (_YES, _NO, _NO),
+        DataKind.SANITISED_PROMPT: (
             _YES,
             Cell(True, "not sent as text; assume recoverable"),
             Cell(False, "no; what the reply quotes of sent fields"),
         ),
-        Kind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; replies that quote it at length are withheld")),
-        Kind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
-        Kind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
-        Kind.REPLY: (_YES, _NO, _NO),
-        Kind.OFFERS: (_YES, _YES, Cell(True, "its own", own_only=True)),
-        Kind.TIMINGS: (_YES, _YES, _NO),
+        DataKind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; replies that quote it at length are withheld")),
+        DataKind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
+        DataKind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
+        DataKind.REPLY: (_YES, _NO, _NO),
+        DataKind.OFFERS: (_YES, _YES, Cell(True, "its own", own_only=True)),
+        DataKind.TIMINGS: (_YES, _YES, _NO),
     }.items()
 }
 """Per kind and party. A party that does not hold a kind is handed nothing of it by :func:`view`."""
@@ -266,11 +266,13 @@ SEES: Mapping[Kind, Mapping[Party, Cell]] = {
 _T = TypeVar("_T")
 
 
-DELIVERED = frozenset({Kind.REPLY_WITH_TAGS, Kind.OFFERS})
+DELIVERED = frozenset({DataKind.REPLY_WITH_TAGS, DataKind.OFFERS})
 """What a third party has only if its copy was delivered."""
 
 
-def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool, delivered: bool = True) -> dict[Kind, _T]:
+def view(
+    party: Party, run: Mapping[DataKind, _T], *, third_partys_own: bool, delivered: bool = True
+) -> dict[DataKind, _T]:
     """The share of a run that ``party`` holds.
 
     Args:
