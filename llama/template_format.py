@@ -70,9 +70,9 @@ class TemplateFormat:
         """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         dialog = checked(dialog, ROLES, None)
         try:
-            hidden, (rendered, *others) = self._rendered([dialog, *_asked(dialog[:opening])], marked=1)
+            hidden, (rendered, *others) = self._rendered_dialogs([dialog, *_asked(dialog[:opening])], marked=1)
         except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
-            hidden, (rendered, *others) = self._rendered([dialog], marked=1)
+            hidden, (rendered, *others) = self._rendered_dialogs([dialog], marked=1)
         ids, segments = self._tokenizer.encode_template(rendered.text, hidden)
         self._refuse_forged(dialog, rendered, segments)
         text, offsets = self._placed(dialog, rendered, segments, hidden)
@@ -107,7 +107,7 @@ class TemplateFormat:
         """
         dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in beginnings]
         try:
-            hidden, rendered = self._rendered([each for both in dialogs for each in both], marked=0)
+            hidden, rendered = self._rendered_dialogs([each for both in dialogs for each in both], marked=0)
         except TokenizerError:
             if len(beginnings) == 1:
                 return [[]]
@@ -121,7 +121,7 @@ class TemplateFormat:
             same.pop()
         return same
 
-    def _rendered(
+    def _rendered_dialogs(
         self, dialogs: Sequence[Sequence[Message]], *, marked: int
     ) -> tuple[dict[int, str], list[_RenderedDialog]]:
         """What the template writes, and what the hidden characters stand for, by their codes.
@@ -207,7 +207,7 @@ class TemplateFormat:
         tokens = [segment for segment in segments if segment.id in self._special_ids]
         if any(place is None for place in rendered.places):
             wordless = [Message(each.role, "a" if each.content.strip() else each.content) for each in dialog]
-            hidden, (plain,) = self._rendered([wordless], marked=0)
+            hidden, (plain,) = self._rendered_dialogs([wordless], marked=0)
             _, own = self._tokenizer.encode_template(plain.text, hidden)
             if [segment.id for segment in own if segment.id in self._special_ids] != [segment.id for segment in tokens]:
                 raise TokenizerError("the model's chat template rewrites a message so that it makes special tokens, or "

@@ -173,9 +173,8 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -
         record.finished(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
     assert record.runs(9) == [first] and record.collect("adviser", 9) == ()
     again = msgspec.structs.replace(delivery, text="now with text", withheld=False)
-    assert (
-        record.finished(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
-    )  # what the third party has is the first
+    # What the third party has is the first.
+    assert record.finished(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
 
 
 def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:

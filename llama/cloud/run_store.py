@@ -280,9 +280,8 @@ class RunStore:
             if delivery is not None:
                 copy = self._deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            if copy is not wire.DeliveryStatus.NONE and not self._is_there(
-                run.run_id, owner
-            ):  # larger than all that is kept
+            # Larger than all that is kept?
+            if copy is not wire.DeliveryStatus.NONE and not self._is_there(run.run_id, owner):
                 copy = wire.DeliveryStatus.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
         return copy

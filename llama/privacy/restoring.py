@@ -259,9 +259,8 @@ class _Brackets:
     def _is_odd(self, char: str) -> bool:
         if char in ('"', "'"):  # the title's, for some
             return self._part not in (_LinkPart.AFTER, _LinkPart.TITLE)
-        return (
-            char == "<" and self._last == "(" and self._part is not _LinkPart.BEFORE
-        )  # white space, for some, before it
+        # For some, white space may stand before it.
+        return char == "<" and self._last == "(" and self._part is not _LinkPart.BEFORE
 
     def _go_on(self, char: str, *, escaped: bool, ends: bool) -> None:
         titles = _TITLES[self._end]
