@@ -238,9 +238,9 @@ class Fuzzer:
 
     # ---- what is answered
 
-    def _read(self, patience_s: float) -> None:
-        """All answers that are there; with patience, until none has come for so long."""
-        quiet_at = time.monotonic() + patience_s
+    def _read(self, quiet_s: float) -> None:
+        """All answers that are there; and then until none has come for so long."""
+        quiet_at = time.monotonic() + quiet_s
         while True:
             came = False
             for which, peer in enumerate(self._peers):
@@ -250,7 +250,7 @@ class Fuzzer:
                     assert envelope == [b""], envelope
                     self._heard(which, body)
             if came:
-                quiet_at = time.monotonic() + patience_s
+                quiet_at = time.monotonic() + quiet_s
             elif time.monotonic() >= quiet_at:
                 return
             else:

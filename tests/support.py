@@ -47,7 +47,7 @@ FINGERPRINT = bytes(range(32))
 MAX_SEQ_LEN, MAX_ROWS = 64, 16
 GREEDY = SamplingParams(temperature=0.0)
 SOAK = bool(os.environ.get("SOAK"))  # do much more of the same
-PATIENCE_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
+TIMEOUT_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
 
 
 class WatchedCloud(CloudTransformer):
@@ -71,7 +71,7 @@ class WatchedCloud(CloudTransformer):
         """As ``CloudTransformer.forward``."""
         self.steps += 1
         self.computing.set()
-        assert self.may_go_on.wait(PATIENCE_MS / 1000)
+        assert self.may_go_on.wait(TIMEOUT_MS / 1000)
         return super().forward(h, start_pos, cache, want, clock, rows)
 
     @contextmanager
@@ -151,7 +151,7 @@ class Peer:
 
     def receive_bytes(self) -> bytes:
         """The reply's one frame; a DEALER's empty frame before it is taken off."""
-        assert self.socket.poll(PATIENCE_MS), "no reply"
+        assert self.socket.poll(TIMEOUT_MS), "no reply"
         body: bytes
         *envelope, body = self.socket.recv_multipart()
         assert envelope in ([], [b""])

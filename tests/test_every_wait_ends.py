@@ -55,7 +55,7 @@ SHEETS = {
     "gifts.toml": 'title = "Gifts"\nquestions = ["What would you give?"]\nmax_gen_len = 3',
     "insurer/cover.toml": 'title = "Cover"\nquestions = ["Which?"]',
 }
-MAX_DEADLINES, FINISH_DEADLINES = 4, 3  # fewer than the real ones, which tests of patience.py hold to the clock
+MAX_DEADLINES, FINISH_DEADLINES = 4, 3  # fewer than the real ones, which tests/test_timeouts.py holds to the clock
 
 
 @pytest.fixture(autouse=True)

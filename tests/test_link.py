@@ -296,7 +296,7 @@ def test_a_reply_that_comes_twice_is_not_taken_for_the_next_ones(halves: Halves,
 # ---- the connection breaks
 
 
-def test_a_cloud_that_comes_back_is_noticed_without_any_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cloud_that_comes_back_is_noticed_without_any_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes under a request, and comes back on its port; to wait for silence would take an hour."""
     monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 3600.0)
     asked = threading.Event()

@@ -945,7 +945,7 @@ def size_of(row: Run | wire.Delivery) -> int:
     return len(row.prompt_id.encode()) + len(row.text.encode()) + len(msgspec.json.encode(row.offers))
 
 
-def surplus(rows: dict[int, int], most_rows: int, most_bytes: int, beside: int = 0) -> list[int]:
+def over_limit(rows: dict[int, int], most_rows: int, most_bytes: int, beside: int = 0) -> list[int]:
     """Which rows go, said a second time: numbers, with their bytes, from the oldest on.
 
     While there are too many, the oldest of whoever has most rows; else while they are too large, the oldest of whoever
@@ -1002,7 +1002,7 @@ class OutboxMachine(RuleBasedStateMachine):
         """The retention, said a second time."""
         oldest = int(self.clock.now - self.DAYS * DAY)
         self.runs = {n: run for n, run in self.runs.items() if run.finished_at >= utc(oldest)}
-        for n in surplus({n: size_of(run) for n, run in self.runs.items()}, self.limits.runs, self.limits.run_bytes):
+        for n in over_limit({n: size_of(run) for n, run in self.runs.items()}, self.limits.runs, self.limits.run_bytes):
             del self.runs[n]
             self.dropped_runs += 1
         for n, (_, written, delivery) in list(self.deliveries.items()):
@@ -1018,13 +1018,13 @@ class OutboxMachine(RuleBasedStateMachine):
             of_party = {n: d for n, (p, _, d) in self.deliveries.items() if p == party and d is not None}
             sizes, beside = {n: size_of(d) for n, d in of_party.items()}, {d.prompt for d in of_party.values()}
             most = self.limits.deliveries, self.limits.delivery_bytes
-            gone = surplus(sizes, *most, sum(len(text) for text in beside))
+            gone = over_limit(sizes, *most, sum(len(text) for text in beside))
             if not gone:
                 break
             del self.deliveries[gone[0]]
             self.dropped += 1
         done = {n: 0 for n, (p, _, d) in self.deliveries.items() if p == party and d is None}
-        for n in surplus(done, self.limits.tombstones, 0):
+        for n in over_limit(done, self.limits.tombstones, 0):
             del self.deliveries[n]
 
     def waiting(self, party: str) -> list[wire.Delivery]:

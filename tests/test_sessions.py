@@ -69,9 +69,7 @@ def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessi
     assert [each.request for each in sessions.queue.values()] == waiting[1:]
 
 
-def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_turn(
-    sessions: Sessions, clock: Clock
-) -> None:
+def test_who_waits_is_told_so_before_the_device_gives_up_and_keeps_its_turn(sessions: Sessions, clock: Clock) -> None:
     """While it is on its way to ask again, a free row is kept for it; one that stays away loses its turn."""
     first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
     ahead, behind = opening(), opening()

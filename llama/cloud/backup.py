@@ -45,7 +45,7 @@ _OUTPUT = placing.OutputSpec(
 _FORMAT = 1
 _PAGES = 1024  # copied before it is asked whether to go on; some 4 MiB
 _CHUNK = 1 << 20
-_PATIENCE_S = 5.0  # for a file that another program keeps to itself
+_TIMEOUT_S = 5.0  # for a file that another program keeps to itself
 _STEPS = 10_000  # of SQLite, likewise
 
 
@@ -113,7 +113,7 @@ def _copy(name: str, source: Path, target: Path) -> None:
     with _told_of(name, source):
         uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
         with (
-            contextlib.closing(sqlite3.connect(uri, _PATIENCE_S, uri=True, isolation_level=None)) as db,
+            contextlib.closing(sqlite3.connect(uri, _TIMEOUT_S, uri=True, isolation_level=None)) as db,
             contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
         ):
             db.execute("BEGIN")

@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from llama.addresses import in_url, loopback
 from llama.errors import BindError, UsageError
 
-PATIENCE_S = 2.0  # for all of a request, and once more for all of the answer
+TIMEOUT_S = 2.0  # for all of a request, and once more for all of the answer
 MAX_AT_ONCE = 8
 MAX_HEAD_BYTES = 8192
 _OWN_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)  # of a forwarded port, too
@@ -108,7 +108,7 @@ class _Http(ThreadingMixIn, TCPServer):
 
 class _LocalRequest(BaseHTTPRequestHandler):
     server_version, sys_version = "split-llama", ""
-    timeout = PATIENCE_S
+    timeout = TIMEOUT_S
 
     def setup(self) -> None:
         super().setup()
@@ -154,7 +154,7 @@ def _head(connection: socket.socket) -> bytes:
     Raises:
         TimeoutError: it did not come in time, however often a part of it did.
     """
-    deadline, head = time.monotonic() + PATIENCE_S, b""
+    deadline, head = time.monotonic() + TIMEOUT_S, b""
     while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -164,5 +164,5 @@ def _head(connection: socket.socket) -> bytes:
         if not part:
             break
         head += part
-    connection.settimeout(PATIENCE_S)
+    connection.settimeout(TIMEOUT_S)
     return head

@@ -53,7 +53,7 @@ MAX_RUN_BYTES = 1 << 30
 MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
 MAX_DELIVERY_BYTES = 256 << 20  # likewise
 MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
-OPEN_PATIENCE_S = 2.0  # how long another program may hold the file when it is opened,
+OPEN_TIMEOUT_S = 2.0  # how long another program may hold the file when it is opened,
 BUSY_MS = 50  # and when a run is written: meanwhile the clerk serves nobody
 _DAY_S = 24 * 60 * 60
 
@@ -200,7 +200,7 @@ class RunStore:
         self._path = path
         self._opened = self._identity()
         try:
-            self._db = sqlite3.connect(path, OPEN_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(path)
             except BaseException:
@@ -426,7 +426,7 @@ class RunStore:
             self.dropped += not acknowledged
             gone += 1
         for pool in pools:
-            while (place := self._shares.surplus(pool, *self._limits.of(pool))) is not None:
+            while (place := self._shares.next_to_drop(pool, *self._limits.of(pool))) is not None:
                 self._db.execute(_GOES[pool.kind], (place,))
                 self.dropped += pool.kind == "waiting"
                 self.dropped_runs += pool.kind == "runs"
