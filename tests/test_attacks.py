@@ -221,13 +221,13 @@ def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
     assert longest < 5 * PASS_S
 
 
-def decoded_in(seconds: float, *company: Waits) -> int:
-    """Tokens that an honest device gets in so many seconds, from when its company begins; it comes back at once."""
+def decoded_in(seconds: float, *others: Waits) -> int:
+    """Tokens that an honest device gets in so many seconds, from when the others begin; it comes back at once."""
     world = World()
     world.scheduler.add(Waits(0, "honest"))
     for _ in range(50):
         world.step()
-    for step in company:
+    for step in others:
         world.scheduler.add(step)
     began, tokens = world.clock.now, 0
     while world.clock.now - began < seconds:

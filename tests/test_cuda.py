@@ -75,18 +75,18 @@ def rows_of(seed: int, count: int) -> torch.Tensor:
     return torch.randn(count, WIDE.dim, generator=torch.Generator().manual_seed(seed))
 
 
-COMPANIES = [[0], [5], [0, 1], [1, 4], [0, 2, 5], [1, 2, 3, 4], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
+BATCHES = [[0], [5], [0, 1], [1, 4], [0, 2, 5], [1, 2, 3, 4], [0, 1, 2, 4, 5], [0, 1, 2, 3, 4, 5]]
 
 
 @NEEDS_GPU
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_recorded_pass_is_as_near_to_float32_as_the_pass_that_it_replaces(dtype: torch.dtype) -> None:
-    """Any company of any ages, each slot's turns one after the other; at most half as far again."""
+    """Any batch of any ages, each slot's turns one after the other; at most half as far again."""
     exact, unrecorded = Sessions(torch.float32, recorded=False), Sessions(dtype, recorded=False)
     recorded = Sessions(dtype, recorded=True)
     turns = [0] * SLOTS
-    for company in COMPANIES * 2:
-        for slots in ([s for s in company if turns[s] == turn] for turn in sorted({turns[s] for s in company})):
+    for batch in BATCHES * 2:
+        for slots in ([s for s in batch if turns[s] == turn] for turn in sorted({turns[s] for s in batch})):
             turn = turns[slots[0]]
             truth, usual, found = (sessions.decode(slots, turn) for sessions in (exact, unrecorded, recorded))
             off, usually_off = ((logits - truth).norm() / truth.norm() for logits in (found, usual))
@@ -97,10 +97,10 @@ def test_a_recorded_pass_is_as_near_to_float32_as_the_pass_that_it_replaces(dtyp
 
 @NEEDS_GPU
 def test_a_recorded_pass_writes_one_position_of_its_own_slots_and_nothing_else() -> None:
-    """Also where the bucket has more rows than the company."""
+    """Also where the bucket has more rows than the batch."""
     sessions = Sessions(torch.bfloat16, recorded=True)
-    for turn, company in enumerate(([1, 2, 3, 4], [0, 2, 5], [1])):
-        slots, before = list(company), sessions.cache.keys_values.clone()
+    for turn, batch in enumerate(([1, 2, 3, 4], [0, 2, 5], [1])):
+        slots, before = list(batch), sessions.cache.keys_values.clone()
         sessions.decode(slots, turn)
         changed = (sessions.cache.keys_values != before).any(-1).any(3).any(1).any(0)  # (slots, positions)
         assert changed.nonzero().tolist() == [[slot, sessions.ages[slot] + turn] for slot in slots]

@@ -180,8 +180,8 @@ def record(tmp_path: Path) -> Iterator[RunStore]:
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, record: RunStore) -> Iterator[Served]:
     """A cloud in a thread, where nothing is killed."""
-    clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
-    with Served(halves, tokenizer, services=clerk) as served:
+    services = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+    with Served(halves, tokenizer, services=services) as served:
         yield served
 
 

@@ -287,7 +287,9 @@ def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects
         assert link.hello() == served.welcome
 
 
-def test_one_key_leaves_room_for_the_errands_of_others(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
+def test_one_key_leaves_room_for_the_control_requests_of_others(
+    halves: Halves, tokenizer: Tokenizer, keys: Keys
+) -> None:
     """It asks for the sheets over so many connections that they would be all that may wait."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served, ExitStack() as stack:

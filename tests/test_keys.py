@@ -215,7 +215,7 @@ def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: K
 # ---- as whom
 
 
-def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
+def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None:
     """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
     some = bytes(16)
     of_devices: list[Request] = [
@@ -284,10 +284,10 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
     """The thief knows the run's id and finishes first, of the same sheet; neither's key is in the file."""
     path, phone, thief = tmp_path / "runs.sqlite", keys.make("phone"), keys.make("thief")
     with closing(RunStore(path)) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS)))
         )
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud()) as served:
             mine = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
             for key, text in ((thief, b"his"), (phone, b"mine"), (thief, b"his"), (phone, b"mine")):
                 with served.peer(keys=key) as peer:
@@ -487,10 +487,10 @@ def test_nobody_can_know_what_the_next_connection_is_called() -> None:
     libc, first = ctypes.CDLL(None), set[bytes]()
     for _ in range(4):
         libc.srand(1)  # as in every process that nobody seeded
-        with zmq.Context() as context, new_router(context) as door, context.socket(zmq.REQ) as peer:
-            peer.connect(f"tcp://127.0.0.1:{door.bind_to_random_port('tcp://127.0.0.1')}")
+        with zmq.Context() as context, new_router(context) as router, context.socket(zmq.REQ) as peer:
+            peer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
             peer.send(b"")
-            first.add(door.recv_multipart()[0])
+            first.add(router.recv_multipart()[0])
             peer.setsockopt(zmq.LINGER, 0)
     assert len(first) == 4 and all(len(name) == 5 for name in first)
 

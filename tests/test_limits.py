@@ -141,7 +141,7 @@ def test_a_processs_own_memory_is_what_it_wrote_to() -> None:
         assert after - before == pytest.approx(len(block), rel=0.1)
 
 
-# ---- at the door
+# ---- at the router
 
 
 @pytest.fixture

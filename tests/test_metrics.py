@@ -264,7 +264,7 @@ def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.
         assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
 
 
-def test_a_door_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_router_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when it waits for a disk that does not answer; and forgotten once it goes on."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
     goes_on, idle = threading.Event(), watched.served.server.sessions.idle

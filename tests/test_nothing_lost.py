@@ -168,7 +168,7 @@ def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
 def test_a_killed_clouds_next_start_goes_on_with_the_reply(
     tiny_split: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL under a reply of 30 tokens. A timeout would take ten minutes: what is noticed is the broken connection."""
+    """SIGKILL under a reply of 30 tokens. A timeout would take ten minutes; what is noticed is the lost connection."""
     monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 600.0)
     out, n = tiny_split(), 30
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))

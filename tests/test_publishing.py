@@ -93,10 +93,10 @@ def sheet_dir(tmp_path: Path) -> Path:
 def shop(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Shop]:
     keys, directory = Keys(tmp_path), read_all(str(sheet_dir))
     with closing(RunStore(tmp_path / "runs.sqlite")) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=directory, publisher=SheetPublisher(str(sheet_dir), directory)
         )
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud()) as served:
             yield Shop(served, keys, sheet_dir, keys.make("phone"), keys.make("insurer", "vendor"))
 
 
@@ -281,18 +281,18 @@ def test_what_cannot_be_written_changes_nothing(shop: Shop, capfd: pytest.Captur
 
 def test_a_third_party_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
     """Those that there are may still be replaced, and one that is withdrawn makes room."""
-    shelf = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
+    publisher = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
     for most, others in ((MAX_SHEETS_EACH, "insurer/n{}"), (MAX_SHEETS, "party-{}/n")):
         sheet = parse_sheet(OLD, "")
         ids = [others.format(i) for i in range(most - 1)]
         directory = SheetDirectory({each: Listed(each, OLD, sheet) for each in ["insurer/cover", *ids]})
         with pytest.raises(Refused, match=f"{most} sheets, the most") as refused:
-            shelf.publish(directory, Publish("insurer", "one-more", NEW))
+            publisher.publish(directory, Publish("insurer", "one-more", NEW))
         assert refused.value.error.code == "out_of_range" and refused.value.error.advice
         assert not (sheet_dir / "insurer" / "one-more.toml").exists()
-        assert shelf.publish(directory, Publish("insurer", "cover", NEW)).sheets["insurer/cover"].text == NEW
-        directory = shelf.withdraw(directory, Withdraw("insurer", "cover"))
-        assert "insurer/one-more" in shelf.publish(directory, Publish("insurer", "one-more", NEW)).sheets
+        assert publisher.publish(directory, Publish("insurer", "cover", NEW)).sheets["insurer/cover"].text == NEW
+        directory = publisher.withdraw(directory, Withdraw("insurer", "cover"))
+        assert "insurer/one-more" in publisher.publish(directory, Publish("insurer", "one-more", NEW)).sheets
         (sheet_dir / "insurer" / "one-more.toml").unlink()
 
 

@@ -352,7 +352,7 @@ def test_only_the_newest_runs_are_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 100_000])
-def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: RunStore, rows: int) -> None:
+def test_writing_a_run_takes_the_router_no_noticeable_time(path: Path, record: RunStore, rows: int) -> None:
     """In an empty file and in a full one, the median of 200 is far below what one token takes."""
     assert module.MAX_RUNS == 100_000
     with closing(sqlite3.connect(path)) as db, db:

@@ -1,4 +1,4 @@
-"""Claims about steps that share a forward pass: who goes together, and that nobody's text depends on the company."""
+"""Claims about steps that share a forward pass: who goes together, and that nobody's text depends on the batch."""
 
 from __future__ import annotations
 

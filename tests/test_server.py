@@ -171,7 +171,7 @@ def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_o
 
 
 def second_hello_answered(served: Served) -> None:
-    """Two handshakes on two new sockets: by then the door, which is fair to its peers, has read what came before."""
+    """Two handshakes on two new sockets: by then the router, which is fair to its peers, has read what came before."""
     for _ in range(2):
         with served.peer() as other:
             assert isinstance(other.ask(Hello(wire.VERSION)), Welcome)

@@ -248,8 +248,8 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
     insurer, own = keys.make("insurer", "vendor"), read_key(str(tmp_path / "cloud.key"), "cloud")
     limits = Limits(runs=MOST, deliveries=MOST, tombstones=MOST)
     with closing(RunStore(path, limits=limits, secret=secret_of(own))) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=directory, event_log=EventLog("error"))
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud(), log_level="error") as served:
+        services = ProviderServices.of(tokenizer, store=record, directory=directory, event_log=EventLog("error"))
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud(), log_level="error") as served:
             honest, arrived = set[bytes](), set[bytes]()
 
             def by_others() -> None:
@@ -293,12 +293,12 @@ def test_the_provider_is_told_of_what_was_deleted_early(
 ) -> None:
     """Now and then, since a full record deletes one for each run, and at the end; in all every one once."""
     with closing(RunStore(path, limits=Limits(runs=3, deliveries=2), secret=SECRET)) as record:
-        clerk = ProviderServices.of(tokenizer, store=record)
+        services = ProviderServices.of(tokenizer, store=record)
         for reply in (b"one", b"two", b"", b"three", b"four", b"five", b"six"):
-            clerk.finish(FinishedRun(os.urandom(16), "", time.time(), 1, list(reply), 1, "ann"))
+            services.finish(FinishedRun(os.urandom(16), "", time.time(), 1, list(reply), 1, "ann"))
             finish(record, "ben")
-        clerk.close()
-        clerk.close()
+        services.close()
+        services.close()
     told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
     numbers = defaultdict[str, list[str]](list)
     for each in told:

@@ -118,7 +118,7 @@ def test_who_waits_in_line_is_counted_and_is_not_refused(served: Served) -> None
 
 
 def test_it_is_answered_at_once_while_a_step_computes_and_while_the_cloud_drains(served: Served) -> None:
-    """The door never computes; and the operator sees that it drains."""
+    """The I/O thread never computes; and the operator sees that it drains."""
     rows = served.halves.rows(PROMPT)
     with served.peer() as peer:
         session = served.open(peer, opening(len(PROMPT)))

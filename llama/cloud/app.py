@@ -192,13 +192,13 @@ def build(config: CloudConfig, checked: Checked) -> CloudApp:
     Raises:
         SplitLlamaError: a file cannot be used, the memory does not suffice, or a port is in use.
     """
-    directory, shelf = _read_sheets(config, checked.events)
+    directory, publisher = _read_sheets(config, checked.events)
     keys = _read_keys(config, checked.events)
     tokenizer = tokenizer_of(checked.half)
     edge_half = None if config.edge_ckpt_dir is None else _read_edge_half(config.edge_ckpt_dir, checked.half)
     openings = {} if edge_half is None else openings_of(directory, chat_format_of(checked.half, tokenizer))
     capacity = _plan_memory(config, checked, openings)
-    stores = _open_stores(config, checked, tokenizer, directory, shelf, keys)
+    stores = _open_stores(config, checked, tokenizer, directory, publisher, keys)
     server = _new_server(config, checked, tokenizer, capacity, stores, keys)
     monitoring = None
     if config.metrics_port is not None:
@@ -256,7 +256,7 @@ def _open_stores(
     checked: Checked,
     tokenizer: Tokenizer,
     directory: SheetDirectory,
-    shelf: SheetPublisher | None,
+    publisher: SheetPublisher | None,
     keys: CloudKeys | None,
 ) -> Stores:
     catalogue = None if config.catalogue is None else Catalogue(config.catalogue)
@@ -269,7 +269,7 @@ def _open_stores(
         store=record,
         directory=directory,
         catalogue=catalogue,
-        publisher=shelf,
+        publisher=publisher,
         event_log=checked.events,
     )
     return Stores(catalogue, record, services)

@@ -54,7 +54,7 @@ MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays 
 MAX_DELIVERY_BYTES = 256 << 20  # likewise
 MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
 OPEN_TIMEOUT_S = 2.0  # how long another program may hold the file when it is opened,
-BUSY_MS = 50  # and when a run is written: meanwhile the clerk serves nobody
+BUSY_MS = 50  # and when a run is written: meanwhile no other run is finished
 _DAY_S = 24 * 60 * 60
 
 

@@ -1,4 +1,4 @@
-"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen enters by this door."""
+"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen comes through here."""
 
 from __future__ import annotations
 

@@ -60,8 +60,8 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Served]:
     with closing(RunStore(tmp_path / "runs.sqlite")) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
-        with Served(halves, tokenizer, services=clerk) as served:
+        services = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+        with Served(halves, tokenizer, services=services) as served:
             yield served
 
 
@@ -258,12 +258,12 @@ def test_a_guess_is_known_however_the_sheet_spells_it(
     spelled = SYSTEM.replace(" ", "\\u0020")
     files = {"system.txt": SYSTEM, "insurer/guess.toml": f'questions = ["Say: {spelled}"]'}
     with closing(RunStore(tmp_path / "guess.sqlite")) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=read_all(str(written(tmp_path / "guess", files)))
         )
-        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.sheets.listed("insurer/guess")
+        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), services.sheets.listed("insurer/guess")
         run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, ids, 1, listed=listed)
-        assert clerk.finish(run).copy is DeliveryStatus.QUEUED
+        assert services.finish(run).copy is DeliveryStatus.QUEUED
 
 
 def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> None:
