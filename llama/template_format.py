@@ -66,11 +66,11 @@ class TemplateFormat:
         self._special = Literals(tokenizer.special_tokens)
         self._special_ids = frozenset(tokenizer.special_tokens.values())
 
-    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+    def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         dialog = checked(dialog, ROLES, None)
         try:
-            hidden, (rendered, *others) = self._rendered_dialogs([dialog, *_asked(dialog[:opening])], marked=1)
+            hidden, (rendered, *others) = self._rendered_dialogs([dialog, *_asked(dialog[:prefix_messages])], marked=1)
         except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
             hidden, (rendered, *others) = self._rendered_dialogs([dialog], marked=1)
         ids, segments = self._tokenizer.encode_template(rendered.text, hidden)
@@ -99,19 +99,19 @@ class TemplateFormat:
         """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         return self.encode(dialog).ids
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
 
         Those that two dialogues which go on differently have in common, up to the last special token: behind it the
         next word could merge with what stands before. No ids for what the template refuses.
         """
-        dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in beginnings]
+        dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in first_messages]
         try:
             hidden, rendered = self._rendered_dialogs([each for both in dialogs for each in both], marked=0)
         except TokenizerError:
-            if len(beginnings) == 1:
+            if len(first_messages) == 1:
                 return [[]]
-            return [ids for messages in beginnings for ids in self.openings([messages])]
+            return [ids for messages in first_messages for ids in self.prefixes([messages])]
         ids = [self._tokenizer.encode_template(each.text, hidden)[0] for each in rendered]
         return [self._common(both) for both in zip(ids[::2], ids[1::2], strict=True)]
 

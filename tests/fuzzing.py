@@ -41,7 +41,7 @@ from llama.wire import (
     Welcome,
 )  # fmt: skip
 from tests.raw import GREETING, MORE, READY, connected
-from tests.support import Peer, code_of, frames_of, opening
+from tests.support import Peer, code_of, frames_of, open_request
 
 SOCKETS = 12
 IN_FLIGHT = 4  # messages of one socket before its answers are read: as many as the cloud holds
@@ -147,7 +147,7 @@ class Fuzzer:
         return frames_of(step, rows.to(DTYPES[self._welcome.dtype]))
 
     def _opening(self) -> Open:
-        return opening(
+        return open_request(
             1, run_id=self._chance.randbytes(16), fingerprint=self._welcome.fingerprint,
             resumed_ids=tuple(range(self._chance.randrange(4))),
         )  # fmt: skip

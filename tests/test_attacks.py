@@ -22,7 +22,7 @@ from llama.sampler import at_mass, sample
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import MAX_SHEET_BYTES, Error, Tokens
-from tests.support import MAX_ROWS, Halves, Served, opening, step_of
+from tests.support import MAX_ROWS, Halves, Served, open_request, step_of
 from tests.test_limits import Clock
 
 PASS_S, ROW_S, SAMPLE_S = 0.03, 0.002, 0.005  # SmolLM2 on one core, about
@@ -122,14 +122,14 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
     monkeypatch.setattr(worker, "Scheduler", type("S", (Watched,), {"__class_getitem__": lambda cls, _: cls}))
     rows = halves.rows([258, 84, 104, 101, 32, 84])
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        with served.session(peer, opening(5)) as session:
+        with served.session(peer, open_request(5)) as session:
             for seq, (start, stop, want) in enumerate(((0, 5, 1), (5, 6, 1)), 1):
                 reply = peer.ask(step_of(session, seq, start, rows[start:stop], want), rows[start:stop])
                 assert isinstance(reply, Tokens)
         costs = made[0].costs
         before = costs.decoding_s, costs._position_s
         bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
-        with served.session(peer, opening(1, SamplingParams(100.0, 1.0, 1))) as session:
+        with served.session(peer, open_request(1, SamplingParams(100.0, 1.0, 1))) as session:
             for seq in range(1, 41):
                 refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
                 assert isinstance(refused, Error) and refused.code == "not_finite"
@@ -151,7 +151,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
     clock = Clock()
     sessions = Sessions(4, 120.0, clock, per_owner=4)
     lost = dict.fromkeys(range(4), 0)
-    requests = [opening() for _ in range(4)]
+    requests = [open_request() for _ in range(4)]
     for request in requests:
         sessions.enqueue(request, b"d", b"gateway", "gateway")
     running = {requests.index(s.request): s for _, s in sessions.admitted()}
@@ -161,7 +161,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
         sessions.release(session.slot)  # type: ignore[attr-defined]
 
     for _ in range(6):
-        other, asked = opening(), clock.now
+        other, asked = open_request(), clock.now
         while True:
             sessions.enqueue(other, b"d", b"attacker", "attacker")
             for session in sessions.beyond_their_share():
@@ -313,9 +313,9 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
     """A session that asks for something now and then is never idle; who has one place has no several."""
     clock = Clock()
     sessions = Sessions(1, 120.0, clock, per_owner=4)
-    sessions.enqueue(opening(), b"d", b"attacker", "attacker")
+    sessions.enqueue(open_request(), b"d", b"attacker", "attacker")
     ((_, held),) = sessions.admitted()
-    waits = opening()
+    waits = open_request()
     for _ in range(3600):
         clock.now += 1.0
         held.seq = 1

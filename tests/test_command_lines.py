@@ -37,7 +37,7 @@ from llama.sampling_params import SamplingParams
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
 from tests.small_checkpoints import Tensors, read_back
-from tests.support import ROOT, opening, run_main
+from tests.support import ROOT, open_request, run_main
 from tests.whole import generate, load_halves
 
 Splits = Callable[..., Path]
@@ -446,7 +446,7 @@ def free_places(address: str) -> int:
         fingerprint, sessions = link.hello().fingerprint, list[bytes]()
         with pytest.raises(CloudRefused) as refusal:
             while True:
-                opened = link.ask(opening(1, fingerprint=fingerprint))
+                opened = link.ask(open_request(1, fingerprint=fingerprint))
                 assert isinstance(opened, Opened)
                 sessions.append(opened.session)
         assert refusal.value.code == ErrorCode.BUSY

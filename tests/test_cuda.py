@@ -61,14 +61,14 @@ class Sessions:
     def __init__(self, dtype: torch.dtype, *, recorded: bool) -> None:
         model = random_cloud(dtype)
         self.cache = model.new_cache(SLOTS, CONTEXT)
-        self.ranks = ModelRunner(model, self.cache, WIDE.dim, DecodeGraphs(model, self.cache) if recorded else None)
+        self.runner = ModelRunner(model, self.cache, WIDE.dim, DecodeGraphs(model, self.cache) if recorded else None)
         self.ages = [3 + 14 * slot for slot in range(SLOTS)]
         for slot, age in enumerate(self.ages):
-            self.ranks.step(slot, 0, rows_of(slot, age).to(dtype), 0)
+            self.runner.step(slot, 0, rows_of(slot, age).to(dtype), 0)
 
     def decode(self, slots: list[int], turn: int) -> torch.Tensor:
-        rows = torch.cat([rows_of(100 + slot, CONTEXT)[turn, None] for slot in slots]).to(self.ranks.dtype)
-        return self.ranks.decode(slots, [self.ages[slot] + turn for slot in slots], rows).clone()
+        rows = torch.cat([rows_of(100 + slot, CONTEXT)[turn, None] for slot in slots]).to(self.runner.dtype)
+        return self.runner.decode(slots, [self.ages[slot] + turn for slot in slots], rows).clone()
 
 
 def rows_of(seed: int, count: int) -> torch.Tensor:

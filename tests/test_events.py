@@ -24,7 +24,7 @@ from llama.keys import AllowList, LinkKeys, link_keys, make_keys, read_key
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Hello
 from tests.processes import wait_until
-from tests.support import Halves, Served, event_of, opening, step_of
+from tests.support import Halves, Served, event_of, open_request, step_of
 
 Told = Callable[[], list[dict[str, str]]]
 
@@ -166,9 +166,9 @@ def test_a_session_is_told_of_when_it_is_opened_and_when_it_ends(
     with Served(halves, tokenizer, idle_timeout_s=0.5, log_level="info") as served:
         served.run(PROMPT, 3)
         with served.peer() as peer:
-            first = opening(7)
+            first = open_request(7)
             served.open(peer, first)
-            served.open(peer, opening(8, run_id=first.run_id))
+            served.open(peer, open_request(8, run_id=first.run_id))
             assert wait_until(lambda: not len(served.server.sessions))
     events = told()
     for event in events:
@@ -190,7 +190,7 @@ def test_draining_is_told_once_and_at_the_end_how_many_sessions_were_cut_off(
     halves: Halves, tokenizer: Tokenizer, told: Told
 ) -> None:
     with Served(halves, tokenizer, drain_s=0.5, log_level="info") as served, served.peer() as peer:
-        served.open(peer, opening())
+        served.open(peer, open_request())
         served.drain()
         served.thread.join()
     assert [event for event in told() if event["event"] != "session_opened"] == [
@@ -222,7 +222,7 @@ def test_it_is_told_how_many_keys_come_and_go_but_not_whose(
         (allowed / "phone.pub").write_bytes((allowed.parent / "phone.pub").read_bytes())
         assert wait_until(lambda: "keys_listed" in names(told()))
         with served.peer(keys=phone) as peer:
-            served.open(peer, opening())
+            served.open(peer, open_request())
             (allowed / "phone.pub").unlink()
             assert wait_until(lambda: "session_ended" in names(told()))
             assert peer.refusal(Hello(wire.VERSION)) == "not_allowed"
@@ -255,7 +255,7 @@ def test_nothing_that_is_said_or_chosen_gets_into_the_log(
     """A reply's text, a run's and a sheet's id, a session's, the rows; also when they are wrong."""
     canary = "Zimtstern"
     ids = tuple(tokenizer.encode(canary, bos=False, eos=False))
-    request = opening(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
+    request = open_request(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
     rows = halves.rows([*PROMPT, *ids])
     with Served(halves, tokenizer, log_level="info") as served, served.peer() as peer:
         session = served.open(peer, request)

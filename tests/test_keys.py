@@ -67,7 +67,7 @@ from llama.wire import (
 from tests.pages import controller_of, device_of
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
-from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, opening, run_main, step_of, written
+from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, open_request, run_main, step_of, written
 
 Splits = Callable[..., Path]
 SHEETS = {
@@ -167,7 +167,7 @@ def test_a_key_that_is_removed_is_refused_at_its_next_message_and_its_session_is
     """On the connection that it has; listed anew, it is let in, but the session stays lost."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
-        session = served.open(peer, opening(len(PROMPT)))
+        session = served.open(peer, open_request(len(PROMPT)))
         assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
         keys.remove("phone")
         assert peer.refusal(step_of(session, 2, 0, rows), rows) == "not_allowed"
@@ -182,7 +182,7 @@ def test_the_sessions_of_a_removed_key_are_closed_also_if_it_stays_silent(served
     """Others keep theirs."""
     gone, stays = keys.make("gone"), keys.make("stays")
     with served.peer(keys=gone) as one, served.peer(keys=stays) as other:
-        served.open(one, opening())
+        served.open(one, open_request())
         with served.session(other, keys=stays):
             keys.remove("gone")
             wait_until(lambda: len(served.server.sessions) == 1)
@@ -192,7 +192,7 @@ def test_a_step_that_is_computed_while_its_key_is_removed_gets_no_tokens(served:
     """What the cloud knows when it has computed them is that the session is closed."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
-        session = served.open(peer, opening(len(PROMPT)))
+        session = served.open(peer, open_request(len(PROMPT)))
         with served.halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert served.halves.cloud.computing.wait(20)
@@ -219,7 +219,7 @@ def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None
     """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
     some = bytes(16)
     of_devices: list[Request] = [
-        opening(),
+        open_request(),
         Finish(some, 1, 0),
         Close(some, 1),
         ListSheets(),
@@ -258,7 +258,7 @@ def test_a_vendor_touches_no_other_vendors_deliveries_and_sheets(served: Served,
 def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) -> None:
     """Nobody else can step, finish, close or resume it, though they know its id and its run's; its owner goes on."""
     phone, thief, rows = keys.make("phone"), keys.make("thief"), served.halves.rows(PROMPT)
-    request = opening(len(PROMPT))
+    request = open_request(len(PROMPT))
     with served.peer(keys=phone) as mine, served.peer(keys=thief) as theirs:
         session = served.open(mine, request)
         step = step_of(session, 1, 0, rows)
@@ -288,7 +288,7 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
             tokenizer, store=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS)))
         )
         with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud()) as served:
-            mine = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
+            mine = open_request(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
             for key, text in ((thief, b"his"), (phone, b"mine"), (thief, b"his"), (phone, b"mine")):
                 with served.peer(keys=key) as peer:
                     request = msgspec.structs.replace(mine, resumed_ids=tuple(text))
@@ -317,12 +317,12 @@ def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(
     with Served(halves, tokenizer, slots=4, keys=keys.of_the_cloud(max_sessions=2)) as served:
         greedy, other = keys.make("greedy"), keys.make("other")
         with served.peer(keys=greedy) as peer:
-            first = [served.open(peer, opening()) for _ in range(2)]
-            refused = peer.ask(opening())
+            first = [served.open(peer, open_request()) for _ in range(2)]
+            refused = peer.ask(open_request())
             assert isinstance(refused, wire.Error) and refused.code == "busy" and refused.retry_after_s
             assert served.run(PROMPT, 2, keys=other) == halves.tokens(PROMPT, 2)
             assert peer.refusal(Close(first[0], 1)) == "Closed"
-            assert isinstance(peer.ask(opening()), Opened)
+            assert isinstance(peer.ask(open_request()), Opened)
 
 
 # ---- what others see
@@ -338,7 +338,7 @@ def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves
         with Proxy(endpoint) as proxy:
             with Peer(proxy.address, keys=keys) as peer:
                 assert code_of(peer.ask(Hello(wire.VERSION))) == "Welcome"
-                opened = peer.ask(opening(len(PROMPT)))
+                opened = peer.ask(open_request(len(PROMPT)))
                 assert isinstance(opened, Opened)
                 assert isinstance(peer.ask(step_of(opened.session, 1, 0, rows), rows), Tokens)
                 assert code_of(peer.ask(Close(opened.session, 2))) == "Closed"
@@ -355,7 +355,7 @@ def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Key
     phone = keys.make("phone")
     with Proxy(served.endpoint) as proxy:
         with Peer(proxy.address, keys=phone) as peer:
-            session = served.open(peer, opening())
+            session = served.open(peer, open_request())
             assert peer.refusal(Close(session, 1)) == "Closed"
         (recorded,) = proxy.wires
         sent, answered = bytes(recorded.out), bytes(recorded.back)

@@ -213,9 +213,9 @@ def _once(act: Callable[[], None], then: Callable[..., object]) -> Callable[...,
 def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenizer: Tokenizer) -> None:
     """The only place is taken; it is given back when the device says that it waits."""
     with Served(halves, tokenizer, slots=1) as served, served.peer() as other:
-        from tests.support import opening
+        from tests.support import open_request
 
-        session = served.open(other, opening())
+        session = served.open(other, open_request())
         notices: list[str] = []
 
         def on_notice(text: str) -> None:

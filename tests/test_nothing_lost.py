@@ -258,7 +258,7 @@ def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long
     halves: Halves, tokenizer: Tokenizer
 ) -> None:
     """The others were faster, and have taken all places for longer than a new reply would wait."""
-    from tests.support import opening
+    from tests.support import open_request
 
     came = list[str]()
     with Restartable(halves, tokenizer) as cloud:
@@ -269,7 +269,7 @@ def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long
                 if len(came) == 2:
                     cloud.restart()
                     peer = stack.enter_context(cloud.served.peer())
-                    sessions = [cloud.served.open(peer, opening()) for _ in range(4)]
+                    sessions = [cloud.served.open(peer, open_request()) for _ in range(4)]
 
                     def leave() -> None:
                         for session in sessions:
@@ -326,11 +326,11 @@ def rest_of(device: subprocess.Popen[str]) -> bytes:
 
 def test_a_device_that_goes_without_a_word_leaves_no_session(halves: Halves, tokenizer: Tokenizer) -> None:
     """Its place is free once it has been idle, and the next one gets it."""
-    from tests.support import opening
+    from tests.support import open_request
 
     with Served(halves, tokenizer, slots=1, idle_timeout_s=0.5) as served:
         with Link(served.endpoint, on_notice=lambda text: None) as link:
-            link.ask(opening(len(PROMPT)))
+            link.ask(open_request(len(PROMPT)))
         got = converse(served.endpoint, halves.edge, tokenizer, PROMPT, 5)
         assert got.tokens == halves.tokens(PROMPT, 5)
         assert wait_until(lambda: len(served.server.sessions) == 0)

@@ -18,7 +18,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, ErrorCode, Open, Opened
 from tests.devices import converse
 from tests.processes import wait_until
-from tests.support import SOAK, Halves, Peer, Served, opening
+from tests.support import SOAK, Halves, Peer, Served, open_request
 
 SLOTS = 8 if SOAK else 4
 DEVICES, WAITING = 4 * SLOTS, SLOTS  # so that half of all are neither served nor in line
@@ -30,7 +30,7 @@ def all_is_free(served: Served) -> bool:
     if not wait_until(lambda: len(served.server.sessions) == len(served.server.sessions.queue) == 0):
         return False
     with served.peer() as peer:
-        places = [served.open(peer, opening()) for _ in range(SLOTS)]
+        places = [served.open(peer, open_request()) for _ in range(SLOTS)]
         return all(peer.refusal(Close(place, 1)) == "Closed" for place in places)
 
 
@@ -40,7 +40,7 @@ def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_to
     """Places are given back one by one, each to who has waited longest; then the next one joins the line."""
     with Served(halves, tokenizer, slots=SLOTS, most_waiting=WAITING) as served, ExitStack() as open_sockets:
         peers = [open_sockets.enter_context(served.peer()) for _ in range(DEVICES)]
-        requests = [opening(len(PROMPT)) for _ in peers]
+        requests = [open_request(len(PROMPT)) for _ in peers]
         line = served.server.sessions.queue
         sessions = dict[int, bytes]()
         for i in range(SLOTS):

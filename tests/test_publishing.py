@@ -44,7 +44,7 @@ from llama.wire import (
     Withdrawn,
 )
 from tests.processes import cloud
-from tests.support import Halves, Keys, Served, code_of, exit_code, opening, run_main, written
+from tests.support import Halves, Keys, Served, code_of, exit_code, open_request, run_main, written
 
 Splits = Callable[..., Path]
 OLD, NEW = 'title = "Old"\nquestions = ["Which cover, of old?"]', 'title = "New"\nquestions = ["Which cover, anew?"]'
@@ -145,7 +145,7 @@ def test_a_run_that_has_begun_is_delivered_with_the_sheet_as_it_was(shop: Shop, 
 
     def begin() -> bytes:
         with shop.served.peer(keys=shop.phone) as peer:
-            return shop.served.open(peer, opening(5, prompt_id="insurer/cover", resumed_ids=(65, 66)))
+            return shop.served.open(peer, open_request(5, prompt_id="insurer/cover", resumed_ids=(65, 66)))
 
     def end(session: bytes) -> DeliveryStatus:
         final = shop.ask(Finish(session, 1, 2), shop.phone)

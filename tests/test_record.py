@@ -38,7 +38,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
 from tests.processes import ask, cloud
 from tests.programs import needed
-from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, opening, run_main, step_of
+from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, open_request, run_main, step_of
 
 Splits = Callable[..., Path]
 
@@ -97,8 +97,8 @@ def finish(served: Served, peer: Peer, request: Open, end: int) -> Final:
 
 
 def saying(text: str, **changes: Any) -> Open:
-    """The opening of a run whose reply so far is ``text``: every byte is a token of the small tokenizer."""
-    return opening(resumed_ids=tuple(text.encode()), **changes)
+    """The Open of a run whose reply so far is ``text``: every byte is a token of the small tokenizer."""
+    return open_request(resumed_ids=tuple(text.encode()), **changes)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from llama.wire import (
     Stages,
     Tokens,
 )
-from tests.support import ARGS, Halves, Served, opening, step_of, written
+from tests.support import ARGS, Halves, Served, open_request, step_of, written
 
 SYSTEM = "The house rule of this shop is: never sell two of a kind to the same person."
 SHEETS = {
@@ -70,7 +70,7 @@ def finish(served: Served, text: str, prompt_id: str, run_id: bytes | None = Non
     ids = served.server.tokenizer.encode(text, bos=False, eos=False)
     run_id = run_id or os.urandom(16)
     with served.peer() as peer:
-        session = served.open(peer, opening(5, run_id=run_id, prompt_id=prompt_id, resumed_ids=tuple(ids)))
+        session = served.open(peer, open_request(5, run_id=run_id, prompt_id=prompt_id, resumed_ids=tuple(ids)))
         final = peer.ask(Finish(session, 1, len(ids)))
         assert isinstance(final, Final), final
         peer.ask(Close(session, 2))
@@ -147,9 +147,9 @@ def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) ->
     assert record is not None
     says = set[str]()
     for request, end in (
-        (opening(prompt_id="insurer/cover"), 0),
-        (opening(prompt_id="insurer/cover", resumed_ids=(7, 65, 66), stop_ids=(7,)), 3),
-        (opening(prompt_id="gifts", resumed_ids=(65,)), 0),
+        (open_request(prompt_id="insurer/cover"), 0),
+        (open_request(prompt_id="insurer/cover", resumed_ids=(7, 65, 66), stop_ids=(7,)), 3),
+        (open_request(prompt_id="gifts", resumed_ids=(65,)), 0),
     ):
         with served.peer() as peer, served.session(peer, request) as session:
             final = peer.ask(Finish(session, 1, end))
@@ -317,7 +317,7 @@ def test_the_cloud_says_where_the_time_went_only_when_asked(served: Served, halv
     answers = []
     with served.peer() as peer:
         for times in (False, True):
-            with served.session(peer, opening(3, run_id=os.urandom(16))) as session:
+            with served.session(peer, open_request(3, run_id=os.urandom(16))) as session:
                 step = step_of(session, 1, 0, rows)
                 answers.append(peer.ask(msgspec.structs.replace(step, times=times), rows))
     plain, timed = answers

@@ -26,7 +26,7 @@ from llama.sheets import read_all
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, DeliveryStatus, Final, Finish, Open
-from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, opening, written
+from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, open_request, written
 
 EMPTY, REAL = (20_000, 10_000) if SOAK else (1_000, 500)
 MOST = REAL // 2  # rows and copies that are kept
@@ -256,7 +256,7 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
                 for person in people:
                     with served.peer(keys=person) as peer:
                         for which in (honest, arrived):
-                            request = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
+                            request = open_request(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
                             assert ended(served, peer, request).copy is DeliveryStatus.QUEUED
                             which.add(request.run_id)
                 with served.peer(keys=insurer) as vendor:
@@ -266,12 +266,12 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
             with served.peer(keys=hostile) as peer:
                 for number in range(EMPTY):
                     final = ended(
-                        served, peer, opening(prompt_id="insurer/cover", run_id=number.to_bytes(16, "little"))
+                        served, peer, open_request(prompt_id="insurer/cover", run_id=number.to_bytes(16, "little"))
                     )
                     assert (final.text, final.offers, final.copy) == ("", (), DeliveryStatus.NONE)
                 assert runs_of(record) == honest | arrived and waiting(record) == honest
                 for number in range(REAL):
-                    ended(served, peer, opening(resumed_ids=tuple(b"his"), prompt_id="insurer/cover"))
+                    ended(served, peer, open_request(resumed_ids=tuple(b"his"), prompt_id="insurer/cover"))
                     if number == REAL * 3 // 4:
                         by_others()
                         with served.peer(keys=insurer) as vendor:

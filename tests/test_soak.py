@@ -18,7 +18,7 @@ from llama.sampling_params import SamplingParams
 from llama.wire import Close, Opened
 from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
-from tests.support import GREEDY, SOAK, opening
+from tests.support import GREEDY, SOAK, open_request
 from tests.whole import load_edge
 
 # Of the last 4096 sessions something is remembered: only after so many is nothing more to be kept of any.
@@ -73,7 +73,7 @@ def test_thousands_of_short_sessions_get_their_own_text_and_leave_nothing(tiny_s
         assert wait_until(lambda: footprint(running.pid)[1:] <= before[1:]), (footprint(running.pid), before)
         with Link(running.address, on_notice=lambda text: None) as link:
             fingerprint, link.waits_when_busy = link.hello().fingerprint, False
-            places = [link.ask(opening(fingerprint=fingerprint)) for _ in range(SLOTS)]
+            places = [link.ask(open_request(fingerprint=fingerprint)) for _ in range(SLOTS)]
             for place in places:
                 assert isinstance(place, Opened)
                 link.ask(Close(place.session, 1))

@@ -36,7 +36,7 @@ from llama.cloud.loading import MAX_ROWS, Models, Process, device_rows, load
 from llama.cloud.metrics_http import MetricsServer
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
-from llama.cloud.prefix_cache import CachedPrefix, keep, openings_of
+from llama.cloud.prefix_cache import CachedPrefix, keep, prefixes_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.rate_limit import MAX_THREAD_SHARE
 from llama.cloud.run_store import RunStore
@@ -68,9 +68,9 @@ def run(config: CloudConfig, models: Models) -> None:
         return
     app = build(config, checked)
     rows = _device_rows(app, models)
-    ranks = _load(config, checked, models, app.capacity.slots)
-    prefixes = _warm(app, ranks, rows)
-    serve(app, ranks, prefixes, started)
+    runner = _load(config, checked, models, app.capacity.slots)
+    prefixes = _warm(app, runner, rows)
+    serve(app, runner, prefixes, started)
 
 
 # ---- check
@@ -196,8 +196,8 @@ def build(config: CloudConfig, checked: Checked) -> CloudApp:
     keys = _read_keys(config, checked.events)
     tokenizer = tokenizer_of(checked.half)
     edge_half = None if config.edge_ckpt_dir is None else _read_edge_half(config.edge_ckpt_dir, checked.half)
-    openings = {} if edge_half is None else openings_of(directory, chat_format_of(checked.half, tokenizer))
-    capacity = _plan_memory(config, checked, openings)
+    prefixes = {} if edge_half is None else prefixes_of(directory, chat_format_of(checked.half, tokenizer))
+    capacity = _plan_memory(config, checked, prefixes)
     stores = _open_stores(config, checked, tokenizer, directory, publisher, keys)
     server = _new_server(config, checked, tokenizer, capacity, stores, keys)
     monitoring = None
@@ -240,11 +240,11 @@ def _read_edge_half(edge_ckpt_dir: str, cloud: Half) -> Half:
     return half
 
 
-def _plan_memory(config: CloudConfig, checked: Checked, openings: Mapping[str, Sequence[tuple[int, ...]]]) -> Capacity:
+def _plan_memory(config: CloudConfig, checked: Checked, prefixes: Mapping[str, Sequence[tuple[int, ...]]]) -> Capacity:
     return plan(
         config.kv_cache_gb,
         config.max_batch_size,
-        openings,
+        prefixes,
         position_bytes=bytes_per_position(checked.half, checked.dtype, checked.process.world_size),
         max_seq_len=checked.welcome.max_seq_len,
         events=checked.events,
@@ -314,16 +314,18 @@ def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0)
     return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
 
 
-def _warm(app: CloudApp, ranks: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]) -> dict[bytes, CachedPrefix]:
+def _warm(
+    app: CloudApp, runner: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]
+) -> dict[bytes, CachedPrefix]:
     with _needing_other_ranks():
         parallel.meet()  # from "ready" on, every rank takes a signal as it should
-        return keep(ranks, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
+        return keep(runner, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
 
 
 # ---- serve
 
 
-def serve(app: CloudApp, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
+def serve(app: CloudApp, runner: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
     """Say that the cloud is ready, serve until a signal, and close everything.
 
     ``started`` is when the program began, in monotonic seconds.
@@ -333,7 +335,7 @@ def serve(app: CloudApp, ranks: ModelRunner, prefixes: Mapping[bytes, CachedPref
     _tell_ready(app, len(prefixes), started)
     try:
         with _needing_other_ranks():
-            app.server.serve(ranks, stop.requested, stop.drain_requested, app.config.drain_s, prefixes, ceiling)
+            app.server.serve(runner, stop.requested, stop.drain_requested, app.config.drain_s, prefixes, ceiling)
     except MemoryCeilingReached:
         parallel.stop()
         raise
@@ -375,12 +377,12 @@ def _announce(line: str) -> None:
 # ---- the other ranks
 
 
-def follow(ranks: ModelRunner, drain_s: float) -> None:
+def follow(runner: ModelRunner, drain_s: float) -> None:
     """Do what rank 0 does until it shuts down; the process ends with exit code 1 if rank 0 is gone."""
     leave_stopping_to_rank_0(drain_s)
     try:
         parallel.meet()
-        ranks.follow()
+        runner.follow()
         parallel.stop()
     except RuntimeError as err:
         print(f"error: {_why(err, 'rank 0')}; start the cloud again", file=sys.stderr)

@@ -57,7 +57,7 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     """
     dialog = [passage.message for passage in passages]
     everybodys = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
-    encoded = chat.encode(dialog, opening=sum(1 for _ in everybodys))
+    encoded = chat.encode(dialog, prefix_messages=sum(1 for _ in everybodys))
     outgoing = Outgoing(tuple(encoded.ids), decoded := tokenizer.decode(encoded.ids), encoded.shared, encoded.preface)
     if sanitiser.mode == "off":
         return outgoing

@@ -154,12 +154,12 @@ class _Turns:
     def _copy(self) -> float:
         return _seconds(lambda _: self._to.copy_(self._from), 10)
 
-    def _decode(self, ranks: ModelRunner, batch: int) -> float:
+    def _decode(self, runner: ModelRunner, batch: int) -> float:
         rows = torch.randn(self._steps, batch, LLAMA_3_1_8B.dim, dtype=BF16)
         slots = list(range(batch))
 
         def step(number: int) -> None:
-            ranks.decode(slots, [self._filled + number] * batch, rows[number]).argmax(-1).tolist()
+            runner.decode(slots, [self._filled + number] * batch, rows[number]).argmax(-1).tolist()
 
         return _seconds(step, self._steps)
 
