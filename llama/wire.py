@@ -372,8 +372,8 @@ class StatusReport(WireMessage, frozen=True):
 
     up_s: Tally  # seconds since the start
     sessions: Count  # that are open
-    places: Count  # for sessions
-    waiting: Count  # in line for a place
+    places: Count  # slots of the KV cache
+    waiting: Count  # in line for a slot
     cached: Tally  # positions of the cache that sessions have filled
     cache: Tally  # positions that it has
     tokens: Tally  # ids handed out

@@ -146,7 +146,7 @@ def test_no_reply_takes_the_interpreter_for_long(sign: str) -> None:
 
 
 def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
-    """A gateway has all four places. One other key waits for one, lets it go, and waits again: the gateway's newest
+    """A gateway has all four slots. One other key waits for one, lets it go, and waits again: the gateway's newest
     run, which has just been opened again, is always the one that ends; after MAX_REOPENS its device gives up."""
     clock = Clock()
     sessions = Sessions(4, 120.0, clock, per_owner=4)
@@ -174,7 +174,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
             sessions.still_waiting()
             clock.now += 0.5
             assert clock.now - asked < SHARE_WAIT_S + AGAIN_S + 1
-        # The one that lost its place opens again; the attacker closes at once: it was never after the place.
+        # The one that lost its slot opens again; the attacker closes at once: it was never after the slot.
         sessions.enqueue(requests[which], b"d", b"gateway", "gateway")
         end(taken[0])
         for _, session in sessions.admitted():
@@ -309,8 +309,8 @@ class _Words:
         return self.words[token]
 
 
-def test_the_only_place_is_not_one_owners_for_ever() -> None:
-    """A session that asks for something now and then is never idle; who has one place has no several."""
+def test_the_only_slot_is_not_one_owners_for_ever() -> None:
+    """A session that asks for something now and then is never idle; who has one slot has no several."""
     clock = Clock()
     sessions = Sessions(1, 120.0, clock, per_owner=4)
     sessions.enqueue(open_request(), b"d", b"attacker", "attacker")
@@ -324,7 +324,7 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
         sessions.still_waiting()
         if sessions.idle() or sessions.beyond_their_share():
             return
-    pytest.fail("an hour, and no place")
+    pytest.fail("an hour, and no slot")
 
 
 def longest_gap_in_passes(*, poisoned: bool) -> float:

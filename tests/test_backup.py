@@ -163,9 +163,9 @@ def test_a_back_up_made_while_eight_devices_run_has_every_run_that_was_said_to_b
         meanwhile = len(devices.so_far()) - len(before)
         assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
         assert wait_until(lambda: len(devices.finished) >= len(before) + meanwhile + 2 * DEVICES)
-        told = running.said()
+        reported = running.said()
     assert not devices.failures, devices.failures
-    assert not [line for line in told if "level=" in line], told
+    assert not [line for line in reported if "level=" in line], reported
     assert meanwhile > 0
     again = tmp_path / "again"
     again.mkdir()

@@ -158,7 +158,7 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
 
 
 def test_runs_of_one_key_begin_at_their_rate(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
-    """Four at once, then one a second; those of another key at once; a device waits and gets its place."""
+    """Four at once, then one a second; those of another key at once; a device waits and gets its slot."""
     hasty, modest = keys.make("hasty"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), max_runs_s=1.0) as served:
         with served.peer(keys=hasty) as peer:

@@ -96,8 +96,8 @@ class Cloud:
 
     def open(self, request: Open, peer: bytes = b"device") -> bytes:
         assert self.ask(request, peer=peer) is None
-        (told, opened) = self.sent.pop()
-        assert told == peer and isinstance(opened, Opened)
+        (reported, opened) = self.sent.pop()
+        assert reported == peer and isinstance(opened, Opened)
         return opened.session
 
 
@@ -143,8 +143,8 @@ def test_time_is_an_argument() -> None:
     assert cloud.ask(open_request(4), peer=b"waits") is None
     cloud.now += HELD_S
     cloud.lifecycle.admit()
-    ((peer, told),) = cloud.sent
-    assert peer == b"waits" and isinstance(told, Error) and (told.code, told.retry_after_s) == ("busy", 0.0)
+    ((peer, reported),) = cloud.sent
+    assert peer == b"waits" and isinstance(reported, Error) and (reported.code, reported.retry_after_s) == ("busy", 0.0)
     cloud.now += UNUSED_S
     cloud.lifecycle.end_expired()
     assert cloud.to_model == [ClearSlot(0, 0)] and len(cloud.lifecycle.sessions) == 0

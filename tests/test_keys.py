@@ -97,9 +97,9 @@ def served(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> Iterator[Served]
 def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
     """What a device is told that the cloud does not let in."""
     with Link(endpoint, deadline_s=NOWHERE_S, on_notice=lambda _: None, keys=keys) as link:
-        with pytest.raises(CloudUnreachable) as told:
+        with pytest.raises(CloudUnreachable) as reported:
             link.hello()
-    return str(told.value)
+    return str(reported.value)
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
@@ -121,8 +121,8 @@ def test_a_listed_key_gets_a_whole_reply(served: Served, keys: Keys) -> None:
 
 def test_a_key_that_is_not_listed_gets_nowhere_and_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
     """A handshake that is refused says nothing: so the error names what to look at."""
-    told = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
-    assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in told
+    reported = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
+    assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in reported
 
 
 def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: Keys, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: 
 
 def test_a_device_without_keys_gets_nowhere_where_keys_are_used(served: Served) -> None:
     """ZeroMQ's NULL mechanism is not offered."""
-    told = gets_nowhere(served.endpoint, None)
-    assert "--allow_dir" not in told and "if that cloud has keys, give --key_file and --cloud_key" in told
+    reported = gets_nowhere(served.endpoint, None)
+    assert "--allow_dir" not in reported and "if that cloud has keys, give --key_file and --cloud_key" in reported
 
 
 def test_a_device_with_keys_gets_nowhere_where_there_are_none(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
@@ -380,7 +380,7 @@ def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Key
 
 def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_others(keys: Keys) -> None:
     """Damaged, private, a repetition, a directory, a pipe, a link to nothing; the cloud's own key lists nobody."""
-    phone, told = keys.make("phone"), list[str]()
+    phone, reported = keys.make("phone"), list[str]()
     make_keys("spare", "device", keys.directory)
     (keys.allowed / "damaged.pub").write_bytes(b"\xff\x00")
     (keys.allowed / "private.pub").write_bytes((keys.directory / "spare.key").read_bytes())
@@ -391,9 +391,9 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     (keys.allowed / "notes.txt").write_text("not looked at")
     keys.list("cloud")
     now = 0.0
-    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    allowed = AllowList(keys.allowed, reported.append, lambda: now)
     assert len(allowed) == 1 and allowed.find(phone.own.identity.public) == phone.own.identity
-    assert [line.split("'")[1] for line in told] == [
+    assert [line.split("'")[1] for line in reported] == [
         "damaged.pub",
         "directory.pub",
         "nothing.pub",
@@ -403,8 +403,8 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     ]
     now = 10.0
     allowed.refresh()
-    assert len(told) == 6
-    assert not [line for line in told if phone.own.identity.public in line or phone.own.secret in line]
+    assert len(reported) == 6
+    assert not [line for line in reported if phone.own.identity.public in line or phone.own.secret in line]
 
 
 def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
@@ -434,11 +434,11 @@ def test_a_key_is_read_whatever_its_lines_end_in(tmp_path: Path, end: str) -> No
 
 def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     """And everybody again when it is back."""
-    phone, told = keys.make("phone"), list[str]()
-    allowed = AllowList(keys.allowed, told.append)
+    phone, reported = keys.make("phone"), list[str]()
+    allowed = AllowList(keys.allowed, reported.append)
     keys.allowed.rename(keys.directory / "away")
     assert allowed.find(phone.own.identity.public) is None
-    assert len(told) == 1 and "nobody is listed" in told[0]
+    assert len(reported) == 1 and "nobody is listed" in reported[0]
     (keys.directory / "away").rename(keys.allowed)
     assert allowed.find(phone.own.identity.public) == phone.own.identity
     with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
@@ -458,9 +458,9 @@ def without_descriptors() -> Iterator[None]:
 
 def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -> None:
     """Who is listed stays so, whoever is taken off is off; a key that comes meanwhile counts when it can be read."""
-    phone, gone, told = keys.make("phone"), keys.make("gone"), list[str]()
+    phone, gone, reported = keys.make("phone"), keys.make("gone"), list[str]()
     now = 0.0
-    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    allowed = AllowList(keys.allowed, reported.append, lambda: now)
     late = keys.make("late", listed=False)
     keys.list("late")
     (keys.allowed / "gone.pub").unlink()
@@ -469,7 +469,7 @@ def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -
         assert allowed.find(phone.own.identity.public) == phone.own.identity
         assert allowed.find(gone.own.identity.public) is None
         assert allowed.find(late.own.identity.public) is None
-    assert len(told) == 1 and "Too many open files" in told[0] and "no new key is listed" in told[0]
+    assert len(reported) == 1 and "Too many open files" in reported[0] and "no new key is listed" in reported[0]
     now = 4.0
     assert allowed.find(late.own.identity.public) == late.own.identity
     with (keys.allowed / "late.pub").open("r+b") as file:  # another file that cannot be read for now
@@ -588,12 +588,12 @@ def read_as(user: int, groups: list[int], path: Path) -> str:
             os.setgroups(groups)
             os.setresgid(groups[0], groups[0], groups[0])
             os.setresuid(user, user, user)
-            told = ""
+            reported = ""
             try:
                 read_key(str(path), "cloud")
             except KeysError as err:
-                told = str(err)
-            os.write(begin, told.encode())
+                reported = str(err)
+            os.write(begin, reported.encode())
         finally:
             os._exit(0)
     os.close(begin)
@@ -609,7 +609,7 @@ DAEMON = 1  # an account, and its group
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 @pytest.mark.parametrize(
-    ("user", "owner", "group", "mode", "told"),
+    ("user", "owner", "group", "mode", "reported"),
     [
         (ME, 0, OURS, 0o440, ""),  # a Secret of Kubernetes with fsGroup
         (ME, 0, OURS, 0o640, ""),
@@ -635,7 +635,7 @@ DAEMON = 1  # an account, and its group
     ],
 )
 def test_a_key_may_be_read_by_a_group_of_the_processs_own(
-    keys: Keys, user: int, owner: int, group: int, mode: int, told: str
+    keys: Keys, user: int, owner: int, group: int, mode: int, reported: str
 ) -> None:
     """And through Kubernetes' links, in a directory that anybody may write to. Never more than read, nor by others."""
     with tempfile.TemporaryDirectory() as place:
@@ -649,8 +649,8 @@ def test_a_key_may_be_read_by_a_group_of_the_processs_own(
         os.chown(directory / "cloud.key", owner, group)
         (directory / "cloud.key").chmod(mode)
         said = read_as(user, [OURS, DAEMON, 2] if user else [0, OURS], directory / "cloud.key")
-        assert (told in said and f"key {directory}/cloud.key: " in said) if told else not said
-        assert not told.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
+        assert (reported in said and f"key {directory}/cloud.key: " in said) if reported else not said
+        assert not reported.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
 
 
 ACL_USER, ACL_MASK, READ = 2, 16, 4  # linux/posix_acl.h; 1 is the owner, 4 the group, 32 others
@@ -680,9 +680,9 @@ def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(k
         name_in_acl(key, ANOTHER)
         assert stat.S_IMODE(key.stat().st_mode) == 0o640
         assert "names may read it" in read_as(ANOTHER, [ANOTHER], key)  # as whoever asks can
-        told = read_as(DAEMON, [DAEMON], key)
-        assert "whom its access control list names may read it (mode 0640)" in told
-        assert f"chmod 600 {key} and setfacl -b {key};" in told
+        reported = read_as(DAEMON, [DAEMON], key)
+        assert "whom its access control list names may read it (mode 0640)" in reported
+        assert f"chmod 600 {key} and setfacl -b {key};" in reported
         key.chmod(0o600)
         assert not read_as(DAEMON, [DAEMON], key)
 
@@ -717,7 +717,7 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["new", "phone"], "--role must be given"),
         (["new", "--role", "device"], "whose key? write new NAME --role ROLE"),
@@ -728,11 +728,11 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
         ([], "--name and --role must be given"),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], reported: str) -> None:
     """Exit code 2, and nothing is written."""
     refused = make(*words)
     assert refused.returncode == 2 and not refused.stdout
-    assert refused.stderr.startswith("error: ") and told in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: ") and reported in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_the_words_are_short_for_flags() -> None:
@@ -863,7 +863,7 @@ def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Spli
     """Without keys every network is refused; with keys, an address that is another machine's."""
     cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")
     own = str(keys.directory / "cloud.key")
-    for flags, code, told in (
+    for flags, code, reported in (
         (("tcp://0.0.0.0:5555",), 2, "is open to a network, where without keys anybody may ask or listen"),
         (("tcp://192.0.2.1:5555", "--insecure"), 1, "no such network address on this machine; --bind tcp://0.0.0.0"),
         (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file and --allow_dir belong together"),
@@ -873,5 +873,5 @@ def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Spli
         ended = run_main(*cloud_main, *flags)
         assert ended.returncode == code and not ended.stdout
         *notices, error = ended.stderr.splitlines()
-        assert error.startswith("error: ") and told in error
+        assert error.startswith("error: ") and reported in error
         assert len(notices) == ("--insecure" in flags)

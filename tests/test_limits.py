@@ -126,9 +126,9 @@ def test_the_ceiling_is_looked_at_now_and_then_and_says_how_much_there_is() -> N
         ceiling.check()
     assert asked == 1
     clock.now, used = clock.now + 1, 3 << 30
-    with pytest.raises(MemoryCeilingReached, match=r"3\.00 GiB.*2\.00.*--max_memory_gb.*start it again") as told:
+    with pytest.raises(MemoryCeilingReached, match=r"3\.00 GiB.*2\.00.*--max_memory_gb.*start it again") as reported:
         ceiling.check()
-    assert told.value.exit_code == 3
+    assert reported.value.exit_code == 3
 
 
 def test_a_processs_own_memory_is_what_it_wrote_to() -> None:
@@ -201,11 +201,14 @@ def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
 
 def test_a_device_beyond_its_budget_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
     """A reply of 50 tokens where 20 requests come at once, and 10 a second after that."""
-    told = list[str]()
-    with Served(halves, tokenizer, max_requests_s=10) as served, Link(served.endpoint, on_notice=told.append) as link:
+    reported = list[str]()
+    with (
+        Served(halves, tokenizer, max_requests_s=10) as served,
+        Link(served.endpoint, on_notice=reported.append) as link,
+    ):
         reply = _reply(link, halves, served.welcome, tokenizer, 50)
         assert reply.tokens == halves.tokens(PROMPT, 50)
-        assert reply.timing.reopened == 0 and any("asking again in" in line for line in told)
+        assert reply.timing.reopened == 0 and any("asking again in" in line for line in reported)
 
 
 def test_who_goes_on_sending_beyond_its_budget_is_hung_up_on_and_may_come_back(served: Served) -> None:

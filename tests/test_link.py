@@ -225,8 +225,8 @@ def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenize
 
         with Link(served.endpoint, deadline_s=30, on_notice=on_notice) as link:
             assert reply(link, halves, tokenizer, 4).tokens == halves.tokens(PROMPT, 4)
-        told = ("the cloud is full; waiting for a slot", "the cloud is busy: all 1 slots are taken")
-        assert notices and all(text.startswith(told) for text in notices)
+        reported = ("the cloud is full; waiting for a slot", "the cloud is busy: all 1 slots are taken")
+        assert notices and all(text.startswith(reported) for text in notices)
 
 
 def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tokenizer: Tokenizer) -> None:
@@ -611,7 +611,7 @@ def test_ids_beyond_the_vocabulary_are_an_error_of_the_family(halves: Halves, to
             reply(link, halves, tokenizer)
 
 
-def test_a_failure_in_the_middle_gives_the_place_back(halves: Halves, tokenizer: Tokenizer) -> None:
+def test_a_failure_in_the_middle_gives_the_slot_back(halves: Halves, tokenizer: Tokenizer) -> None:
     """An exception of the device's own, Ctrl-C among them: the cloud has no session afterwards."""
     with Served(halves, tokenizer) as served, linked(served.endpoint, 30) as (link, _):
         for failure in (KeyboardInterrupt, BrokenPipeError):

@@ -201,10 +201,10 @@ def test_whoever_may_write_into_the_directory_only_can(other_file_system: Path) 
 def cannot(output: Path, source: Path) -> str:
     """What is said before the checkpoint is opened; nothing is left of having tried."""
     before = sorted(output.parent.rglob("*")) if output.parent.is_dir() else []
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as reported:
         splitting.check_output(output, source)
     assert (sorted(output.parent.rglob("*")) if output.parent.is_dir() else []) == before
-    return str(told.value)
+    return str(reported.value)
 
 
 def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: Path, tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: 
         "file/below": "Not a directory",
         "\udcff/out": "its path is not UTF-8",
     }.items():
-        told = cannot(tmp_path / name, source)
-        assert said in told and str(tmp_path / name) in told and "--output_dir" in told
+        reported = cannot(tmp_path / name, source)
+        assert said in reported and str(tmp_path / name) in reported and "--output_dir" in reported
     for output in (source, golden, source / "."):
         assert cannot(output, source) == f"{output} holds the checkpoint itself; choose another --output_dir"
 
@@ -508,7 +508,7 @@ def two_runs_at_once(base: Path, there: bool, rounds: int) -> set[str]:
     for which in ("first", "second"):
         child = os.fork()
         if not child:
-            with (base / which).open("w") as told:
+            with (base / which).open("w") as reported:
                 for number in range(rounds):
                     out = base / "outs" / str(number)
                     try:
@@ -517,7 +517,7 @@ def two_runs_at_once(base: Path, there: bool, rounds: int) -> set[str]:
                                 (partial / name).mkdir()
                                 (partial / name / "file").write_text(which)
                     except Exception as err:
-                        told.write(str(err).replace(str(out), "OUT") + "\n")
+                        reported.write(str(err).replace(str(out), "OUT") + "\n")
             os._exit(0)
         runs.append(child)
     for child in runs:

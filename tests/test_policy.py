@@ -21,7 +21,7 @@ RUN = {kind: f"the very words of {kind}" for kind in DataKind}
 def test_a_view_holds_what_its_cell_of_the_table_says(kind: DataKind, party: Party, own: bool) -> None:
     """Cell by cell, for runs of a third party's sheet and for all others."""
     cell = SEES[kind][party]
-    held = view(party, RUN, third_partys_own=own)
+    held = view(party, RUN, vendors_own=own)
     assert (kind in held) == (cell.holds and (own or not cell.own_only))
     assert kind not in held or held[kind] == RUN[kind]
 
@@ -32,28 +32,28 @@ def test_the_table_is_the_agreed_one() -> None:
         DataKind.PROFILE: (True, False, False),
         DataKind.SANITISED_PROMPT: (True, True, False),
         DataKind.PROVIDER_PROMPT: (True, True, False),
-        DataKind.THIRD_PARTY_PROMPT: (True, True, True),
+        DataKind.VENDOR_PROMPT: (True, True, True),
         DataKind.REPLY_WITH_TAGS: (True, True, True),
         DataKind.REPLY: (True, False, False),
         DataKind.OFFERS: (True, True, True),
         DataKind.TIMINGS: (True, True, False),
     }
-    assert {kind for kind in DataKind if SEES[kind][Party.THIRD_PARTY].own_only} == {
-        DataKind.THIRD_PARTY_PROMPT, DataKind.REPLY_WITH_TAGS, DataKind.OFFERS,
+    assert {kind for kind in DataKind if SEES[kind][Party.VENDOR].own_only} == {
+        DataKind.VENDOR_PROMPT, DataKind.REPLY_WITH_TAGS, DataKind.OFFERS,
     }  # fmt: skip
     assert SEES[DataKind.SANITISED_PROMPT][Party.PROVIDER].says == "not sent as text; assume recoverable"
 
 
-def test_without_a_third_party_there_is_nobody_to_hold_anything() -> None:
+def test_without_a_vendor_there_is_nobody_to_hold_anything() -> None:
     """A run of the provider's own sheet, or of the person's own words."""
-    assert view(Party.THIRD_PARTY, RUN, third_partys_own=False) == {}
+    assert view(Party.VENDOR, RUN, vendors_own=False) == {}
 
 
-def test_a_third_party_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -> None:
+def test_a_vendor_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -> None:
     """Neither the reply nor what was found for it; the others' shares are as ever."""
-    assert set(view(Party.THIRD_PARTY, RUN, third_partys_own=True, delivered=False)) == {DataKind.THIRD_PARTY_PROMPT}
+    assert set(view(Party.VENDOR, RUN, vendors_own=True, delivered=False)) == {DataKind.VENDOR_PROMPT}
     for party in (Party.CUSTOMER, Party.PROVIDER):
-        assert view(party, RUN, third_partys_own=True, delivered=False) == view(party, RUN, third_partys_own=True)
+        assert view(party, RUN, vendors_own=True, delivered=False) == view(party, RUN, vendors_own=True)
 
 
 def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:

@@ -159,7 +159,7 @@ def test_only_as_many_are_kept_as_there_is_room_for(prefixes: dict[str, list[tup
 
 
 @given(OPENINGS, st.integers(0, 100))
-def test_no_third_party_has_a_second_one_while_another_has_none_that_would_have_fitted(
+def test_no_vendor_has_a_second_one_while_another_has_none_that_would_have_fitted(
     prefixes: dict[str, list[tuple[int, ...]]], most: int
 ) -> None:
     """Would have fitted: in what there was when the second one was taken. The same for a third one, and so on."""
@@ -175,7 +175,7 @@ def test_no_third_party_has_a_second_one_while_another_has_none_that_would_have_
             assert not would_fit or has[other] >= least_of_the_served, (other, would_fit)
 
 
-def test_a_third_party_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() -> None:
+def test_a_vendor_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() -> None:
     """As long as can be, or such that they fill what is left to the last position; the others have one each."""
     numbers = itertools.count()
 

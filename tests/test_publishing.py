@@ -162,7 +162,7 @@ def test_a_run_that_has_begun_is_delivered_with_the_sheet_as_it_was(shop: Shop, 
     assert [delivery.prompt for delivery in collected.deliveries] == ([OLD, NEW] if is_there_still else [OLD])
 
 
-def test_a_third_party_without_sheets_can_wait_for_deliveries(shop: Shop) -> None:
+def test_a_vendor_without_sheets_can_wait_for_deliveries(shop: Shop) -> None:
     """It may publish its first one any time; its key says that it is no misspelt name."""
     assert shop.ask(Collect("florist"), shop.keys.make("florist", "vendor")) == Deliveries(())
 
@@ -232,7 +232,7 @@ def test_a_system_prompt_that_cannot_be_shown_is_refused(sheet_dir: Path, tmp_pa
         received("gifts", NEW, "zimtstern\u202e", "tcp://x")
 
 
-def test_no_name_leads_anywhere_but_into_the_third_partys_own_directory(shop: Shop) -> None:
+def test_no_name_leads_anywhere_but_into_the_vendors_own_directory(shop: Shop) -> None:
     """Such a request is none at all; nothing is written, there or elsewhere."""
 
     def there() -> dict[str, bytes]:
@@ -279,7 +279,7 @@ def test_what_cannot_be_written_changes_nothing(shop: Shop, capfd: pytest.Captur
     assert shop.ask(Publish("insurer", "cover", NEW)) == Published("insurer/cover")
 
 
-def test_a_third_party_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
+def test_a_vendor_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
     """Those that there are may still be replaced, and one that is withdrawn makes room."""
     publisher = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
     for most, others in ((MAX_SHEETS_EACH, "insurer/n{}"), (MAX_SHEETS, "party-{}/n")):

@@ -413,11 +413,11 @@ def test_a_reader_that_stays_in_its_transaction_makes_nobody_wait(
 # ---- a file that cannot be written any more
 
 
-def told_of(capfd: pytest.CaptureFixture[str]) -> list[str]:
+def logged_errors(capfd: pytest.CaptureFixture[str]) -> list[str]:
     """What the provider is told about runs that were not recorded, and nothing else."""
-    told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
-    assert all((each["level"], each["event"]) == ("error", "record_failed") for each in told)
-    return [each["message"] for each in told]
+    reported = [event_of(line) for line in capfd.readouterr().err.splitlines()]
+    assert all((each["level"], each["event"]) == ("error", "record_failed") for each in reported)
+    return [each["message"] for each in reported]
 
 
 def test_a_locked_file_costs_the_device_nothing(
@@ -433,7 +433,7 @@ def test_a_locked_file_costs_the_device_nothing(
             assert isinstance(final, Final) and final.text == TAGGED
             assert isinstance(peer.ask(Hello(wire.VERSION)), Welcome)
         assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    assert told_of(capfd) == ["a finished run could not be recorded: database is locked"] * 2
+    assert logged_errors(capfd) == ["a finished run could not be recorded: database is locked"] * 2
     assert rows_of(path) == []
     finish(served, peer, request, len(TAGGED))
     assert [run.text for run in record.runs(10)] == [TAGGED] and capfd.readouterr().err == ""
@@ -449,7 +449,7 @@ def test_a_full_disk_costs_the_device_nothing(
     large = [saying("z" * (MAX_SEQ_LEN - 5), prompt_id="gift" * 50) for _ in range(40)]
     finals = [finish(served, peer, request, MAX_SEQ_LEN - 5) for request in large]
     assert all(final.text == "z" * (MAX_SEQ_LEN - 5) for final in finals)
-    said = told_of(capfd)
+    said = logged_errors(capfd)
     assert set(said) == {"a finished run could not be recorded: database or disk is full"}
     assert len(rows_of(path)) == 41 - len(said)
     record._db.execute("PRAGMA max_page_count = 1000000")
@@ -468,7 +468,7 @@ def test_a_record_that_is_gone_costs_the_device_nothing(
         with closing(sqlite3.connect(path)) as db, db:
             db.execute("DROP TABLE runs")
     assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    (said,) = told_of(capfd)
+    (said,) = logged_errors(capfd)
     assert said.startswith("a finished run could not be recorded: ")
 
 
@@ -643,7 +643,7 @@ def test_a_run_that_is_replayed_is_delivered_once(record: RunStore) -> None:
     assert waiting(record) == waiting(record, "toko-a") == []
 
 
-def test_a_third_party_reaches_its_own_deliveries_only(record: RunStore) -> None:
+def test_a_vendor_reaches_its_own_deliveries_only(record: RunStore) -> None:
     """Neither to collect nor to acknowledge; names are compared as they stand."""
     file(record, 1, "insurer")
     file(record, 2, "toko-a")
@@ -807,7 +807,7 @@ def test_a_cloud_that_is_on_for_moments_only_forgets_in_the_end(path: Path, cloc
     assert left == []
 
 
-def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short: RunStore) -> None:
+def test_a_vendor_that_stays_away_pushes_out_its_own_deliveries_only(short: RunStore) -> None:
     """The oldest of them, which are counted; no acknowledgement makes room for more."""
     record = short
     file(record, 100, "toko-a")

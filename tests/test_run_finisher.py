@@ -283,7 +283,7 @@ def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> No
         assert not SystemPrompt(empty, words).is_quoted_in(f"{empty} {SYSTEM}", known="")
 
 
-def test_what_the_third_party_wrote_itself_is_no_quotation(words: Tokenizer) -> None:
+def test_what_the_vendor_wrote_itself_is_no_quotation(words: Tokenizer) -> None:
     """So a guess in its sheet learns nothing from whether the reply arrives."""
     prompt = SystemPrompt(SYSTEM, words)
     assert prompt.is_quoted_in(SYSTEM, known="")

@@ -53,7 +53,7 @@ def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessi
     assert sessions.running(one.request.run_id) is one and len(sessions) == 2
 
 
-def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessions) -> None:
+def test_who_must_wait_gets_a_slot_in_the_order_of_first_asking(sessions: Sessions) -> None:
     """Two rows, five who ask; a row that is released goes to the first in line, who keeps its turn by asking again."""
     first, _ = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     waiting = [open_request() for _ in range(3)]
@@ -106,7 +106,7 @@ def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> 
 
 
 def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Clock) -> None:
-    """Two at a time; a key that is taken off the list gets no place that it waited for."""
+    """Two at a time; a key that is taken off the list gets no slot that it waited for."""
     sessions = Sessions(1, 60.0, clock, per_owner=2)
     sessions.enqueue(open_request(), b"", b"", "her")
     [(_, running)] = sessions.admitted()

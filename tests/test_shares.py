@@ -223,8 +223,8 @@ def test_rows_of_one_key_have_nothing_in_common_in_the_file(path: Path, tmp_path
             bytes(a ^ b for a, b in zip(*pair, strict=True)) for pair in zip(pieces[:20], pieces[20:], strict=True)
         ]
         assert len(set(pieces)) > 38 and len(set(between)) > 18
-    for told in (b"ann", b"ben", owners.pseudonym("ann"), owners.pseudonym("ben"), secret, own.secret.encode()):
-        assert told not in kept
+    for reported in (b"ann", b"ben", owners.pseudonym("ann"), owners.pseudonym("ben"), secret, own.secret.encode()):
+        assert reported not in kept
 
 
 # ---- through a real socket
@@ -299,9 +299,9 @@ def test_the_provider_is_told_of_what_was_deleted_early(
             finish(record, "ben")
         services.close()
         services.close()
-    told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
+    reported = [event_of(line) for line in capfd.readouterr().err.splitlines()]
     numbers = defaultdict[str, list[str]](list)
-    for each in told:
+    for each in reported:
         assert each["level"] == "warning"
         numbers[each["event"]].append(each["number"])
     assert numbers == {"deliveries_deleted": ["1", "4"], "runs_deleted": ["3", "7"]}

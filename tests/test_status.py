@@ -293,7 +293,7 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             program = stack.enter_context(Process(*ops))
             report = json.loads(program.line_with("up_s"))
             assert (report["sessions"], report["slots"], report["draining"]) == (0, 4, False)
-        told = program.line_with("no answer")
+        reported = program.line_with("no answer")
         time.sleep(1.5)  # several deadlines
         before = len(program.out)
         with Served(halves, tokenizer, keys=keys.of_the_cloud(), address=address):
@@ -302,5 +302,5 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             program.signal(signal.SIGINT)
             assert program.ended() == 130, program.stderr
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-    assert told == f"status: no answer from {address}; asking until it comes; check {check}\n"
-    assert back == f"status: {address} answers again\n" and program.stderr.startswith(told + back)
+    assert reported == f"status: no answer from {address}; asking until it comes; check {check}\n"
+    assert back == f"status: {address} answers again\n" and program.stderr.startswith(reported + back)

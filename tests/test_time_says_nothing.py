@@ -280,9 +280,9 @@ def texts(asked: Sequence[str]) -> st.SearchStrategy[Text]:
 def drafts(draw: st.DrawFn) -> Draft:
     """Sheets of all kinds: what they ask for, whose they are, and where they guess."""
     asked = tuple(draw(st.lists(st.sampled_from(sorted(SARI)), unique=True, max_size=5)))
-    told: st.SearchStrategy[Text] = st.one_of(st.just(()), texts(asked))
+    reported: st.SearchStrategy[Text] = st.one_of(st.just(()), texts(asked))
     example = draw(st.none() | st.tuples(texts(asked), texts(asked)))
-    return Draft(draw(texts(asked)), draw(told), example, asked, draw(st.sampled_from(["en", "id"])),
+    return Draft(draw(texts(asked)), draw(reported), example, asked, draw(st.sampled_from(["en", "id"])),
                  draw(st.sampled_from(["", "spy"])))  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from llama.files import not_a_path
 from llama.model import ModelArgs
 
 Progress = Callable[[str, int, int], None]
-"""Told (what is being done, bytes done, bytes in all) now and then."""
+"""Called with (what is being done, bytes done, bytes in all) now and then."""
 
 _OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset(layout.HALVES))
 _HEADER_BYTES = 1 << 10  # of each tensor in a file, at most
@@ -106,7 +106,7 @@ def split(
         split_layer: number of layers of the edge half.
         cloud_model_parallel_size: number of ranks (and files) of the cloud half.
         dtype: what to store, or None for ``source.dtype``.
-        progress: told how far the work is.
+        progress: called with how far the work is.
 
     Raises:
         CheckpointError: an argument does not fit the model, ``output_dir`` is in use, there is no room, or what was

@@ -222,7 +222,7 @@ class Link:
             has_answered=self._has_answered,
             deadlines=FINISH_DEADLINES if isinstance(request, Finish) else MAX_DEADLINES,
         )
-        told, stale = False, 0
+        notified, stale = False, 0
         while True:
             reply = self._ask_until_answered(request, frames, timeouts)
             if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0):
@@ -241,15 +241,15 @@ class Link:
             longer = stopping or begun
             if timeouts.busy(self.restart_deadline_s if longer else self.deadline_s, stopping=stopping):
                 return self._busy_for_too_long(reply, longer)
-            told = self._back_off(reply, timeouts, told=told, stopping=stopping)
+            notified = self._back_off(reply, timeouts, notified=notified, stopping=stopping)
             self.connection.remake_if_lost()
             self._send(frames)
 
-    def _back_off(self, reply: Error, timeouts: Timeouts, *, told: bool, stopping: bool) -> bool:
+    def _back_off(self, reply: Error, timeouts: Timeouts, *, notified: bool, stopping: bool) -> bool:
         """Wait for as long as a busy cloud asks for; whether the person was told of a queue, now or before."""
         hint = reply.retry_after_s
         if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
-            if not told:
+            if not notified:
                 self.on_notice("the cloud is full; waiting for a slot")
             self.pause(AT_ONCE_S)
             return True
@@ -258,7 +258,7 @@ class Link:
             until = f" (giving up after {self.restart_deadline_s:.0f} s)" if stopping else ""
             self.on_notice(f"the cloud is busy: {one_line(reply.message)}; asking again in {wait:.1f} s{until}")
         self.pause(min(wait, timeouts.busy_left_s + AT_ONCE_S))
-        return told
+        return notified
 
     def _busy_for_too_long(self, reply: Error, longer: bool) -> Error:
         """What is said of a cloud that was busy for too long."""

@@ -53,7 +53,7 @@ class Timeouts:
         self._begun = self._asked = self._heard = clock()
         self._busy_since: float | None = None
         self._busy_limit_s = 0.0
-        self._told: tuple[str, float] = ("", 0.0)
+        self._notified: tuple[str, float] = ("", 0.0)
 
     @property
     def silent_s(self) -> float:
@@ -128,8 +128,8 @@ class Timeouts:
 
     def is_news(self, what: str, seconds: float) -> bool:
         """Whether a person is to be told of so long a wait: not at every question, or it would be said for minutes."""
-        told, before_s = self._told
-        if told == what and seconds < 1.25 * before_s:
+        notified, before_s = self._notified
+        if notified == what and seconds < 1.25 * before_s:
             return False
-        self._told = what, seconds
+        self._notified = what, seconds
         return True

@@ -32,11 +32,11 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.config import CloudConfig
 from llama.cloud.event_log import EventLog
 from llama.cloud.listening import check_open_to, endpoints_of
-from llama.cloud.loading import MAX_ROWS, Models, Process, device_rows, load
+from llama.cloud.loading import MAX_ROWS, Models, Process, device_hidden, load
 from llama.cloud.metrics_http import MetricsServer
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
-from llama.cloud.prefix_cache import CachedPrefix, keep, prefixes_of
+from llama.cloud.prefix_cache import CachedPrefix, HiddenByPrefix, keep, prefixes_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.rate_limit import MAX_THREAD_SHARE
 from llama.cloud.run_store import RunStore
@@ -67,9 +67,9 @@ def run(config: CloudConfig, models: Models) -> None:
         follow(_load(config, checked, models), config.drain_s)
         return
     app = build(config, checked)
-    rows = _device_rows(app, models)
+    hidden = _device_hidden(app, models)
     runner = _load(config, checked, models, app.capacity.slots)
-    prefixes = _warm(app, runner, rows)
+    prefixes = _warm(app, runner, hidden)
     serve(app, runner, prefixes, started)
 
 
@@ -302,11 +302,11 @@ def _new_server(
 # ---- load, warm
 
 
-def _device_rows(app: CloudApp, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
+def _device_hidden(app: CloudApp, models: Models) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute the prefixes as a device would, before the cloud's half takes the memory."""
     if app.edge_half is None or not app.capacity.prefixes:
         return {}
-    return device_rows(models, app.edge_half, app.capacity.prefixes, app.checked.dtype, app.checked.device)
+    return device_hidden(models, app.edge_half, app.capacity.prefixes, app.checked.dtype, app.checked.device)
 
 
 def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0) -> ModelRunner:
@@ -314,12 +314,10 @@ def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0)
     return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
 
 
-def _warm(
-    app: CloudApp, runner: ModelRunner, rows: Mapping[tuple[int, ...], torch.Tensor]
-) -> dict[bytes, CachedPrefix]:
+def _warm(app: CloudApp, runner: ModelRunner, hidden: HiddenByPrefix) -> dict[bytes, CachedPrefix]:
     with _needing_other_ranks():
         parallel.meet()  # from "ready" on, every rank takes a signal as it should
-        return keep(runner, app.checked.half.fingerprint, rows, app.checked.welcome.max_rows)
+        return keep(runner, app.checked.half.fingerprint, hidden, app.checked.welcome.max_rows)
 
 
 # ---- serve

@@ -110,7 +110,7 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
 def _copy(name: str, source: Path, target: Path) -> None:
     """A copy of a database as it is at this moment, whoever writes to it meanwhile."""
     create_empty(target)
-    with _told_of(name, source):
+    with _sqlite_errors_of(name, source):
         uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
         with (
             contextlib.closing(sqlite3.connect(uri, _TIMEOUT_S, uri=True, isolation_level=None)) as db,
@@ -135,7 +135,7 @@ def verify(name: str, path: Path, *, of: Path) -> None:
     Raises:
         RecordError, CatalogueError: it is not.
     """
-    with _told_of(name, of):
+    with _sqlite_errors_of(name, of):
         uri = f"{path.as_uri()}?immutable=1"  # no companion files
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.set_progress_handler(end_if_signalled, _STEPS)
@@ -153,7 +153,7 @@ def _check_kind(name: str, db: sqlite3.Connection, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_of(name: str, path: Path) -> Iterator[None]:
+def _sqlite_errors_of(name: str, path: Path) -> Iterator[None]:
     """SQLite's errors as ours; also where it was interrupted by a signal, whose exception it has dropped."""
     try:
         yield

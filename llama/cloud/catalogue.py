@@ -294,8 +294,8 @@ class Catalogue:
         in_strong = {term for word in strong for term in self._terms[word]}
         in_any = in_strong | {term for word in weak for term in self._terms[word]}
         named = [a for a in known if a.is_in(in_strong)]
-        told = [a for a in known if a.is_in(in_any) and not a.is_in(in_strong)]
-        relevance = (sum(a.mass for a in named) + sum(a.mass for a in told) / 2) / whole if whole else 0.0
+        in_description = [a for a in known if a.is_in(in_any) and not a.is_in(in_strong)]
+        relevance = (sum(a.mass for a in named) + sum(a.mass for a in in_description) / 2) / whole if whole else 0.0
         product = _product_of(values)
         delivered = not city or not product.cities or city.casefold() in map(str.casefold, product.cities)
         words = {word.casefold(): word for word in reversed([*strong, *weak])}  # the first spelling of each

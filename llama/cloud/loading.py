@@ -91,15 +91,15 @@ def load(
         ) from None
 
 
-def device_rows(
+def device_hidden(
     models: Models, half: Half, prefixes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute what a device would send for prompts that begin so: ``(len(ids), dim)`` each, on the CPU."""
-    rows = dict[tuple[int, ...], torch.Tensor]()
+    hidden = dict[tuple[int, ...], torch.Tensor]()
     with parallel.alone():
         edge = models.load_edge(half, dtype, device)
         for ids in prefixes:
             cache, starts = edge.new_cache(1, len(ids)), range(0, len(ids), MAX_ROWS)
             parts = [edge(torch.tensor([ids[start : start + MAX_ROWS]]), [start], cache)[0] for start in starts]
-            rows[ids] = torch.cat(parts).cpu()
-    return rows
+            hidden[ids] = torch.cat(parts).cpu()
+    return hidden

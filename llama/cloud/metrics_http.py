@@ -76,7 +76,7 @@ class _Http(ThreadingMixIn, TCPServer):
         self, family: socket.AddressFamily, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]
     ) -> None:
         self.address_family = family
-        self._places = threading.Semaphore(MAX_AT_ONCE)
+        self._connections_left = threading.Semaphore(MAX_AT_ONCE)
         super().__init__(address, handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -87,20 +87,20 @@ class _Http(ThreadingMixIn, TCPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._connections_left.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread is left
-            self._places.release()
+            self._connections_left.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._connections_left.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked has left, or took too long."""

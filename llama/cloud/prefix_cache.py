@@ -1,10 +1,10 @@
 """What many prompts begin with, computed once at the start: the instructions of the provider's directory of sheets.
 
-The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a row
-of the cache like any prompt's. What that leaves in the row is kept, on every rank, and copied into a session's row when
-a device names it. Devices never write what is kept.
+The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a slot
+of the cache like any prompt's. What that leaves in the slot is kept, on every rank, and copied into a session's slot
+when a device names it. Devices never write what is kept.
 
-Knows: sheets, rows, the ranks. Does not know: sessions, sockets, anybody's words.
+Knows: sheets, slots, the ranks. Does not know: sessions, sockets, anybody's words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llama.wire import prefix_id
 SHARE = 0.25  # of the memory for keys and values, at most
 
 HiddenByPrefix = Mapping[tuple[int, ...], torch.Tensor]
-"""Ids that prompts begin with, and the device's rows ``(len(ids), dim)`` for them."""
+"""Ids that prompts begin with, and the hidden states ``(len(ids), dim)`` that a device would send for them."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +87,15 @@ def keep(runner: ModelRunner, fingerprint: bytes, prefixes: HiddenByPrefix, max_
     """Run the cloud's layers over each, and keep what that leaves in the cache; by the ids that devices name.
 
     Args:
-        runner: with the cache's first row free; it is again afterwards.
+        runner: with the cache's first slot free; it is again afterwards.
         fingerprint: of the split checkpoint.
         prefixes: what there is.
         max_rows: at a time.
     """
     kept = dict[bytes, CachedPrefix]()
-    for ids, rows in prefixes.items():
+    for ids, hidden in prefixes.items():
         for start in range(0, len(ids), max_rows):
-            runner.step(0, start, rows[start : start + max_rows], 0)
+            runner.step(0, start, hidden[start : start + max_rows], 0)
         kept[prefix_id(fingerprint, ids)] = CachedPrefix(runner.keep(0, len(ids)), len(ids))
         runner.clear(0, len(ids))
     return kept

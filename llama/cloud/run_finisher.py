@@ -103,8 +103,8 @@ class RunFinisher:
             self._event_log.error("catalogue_failed", message=str(err))
             return ()
         except Exception as err:  # likewise: a file that was damaged while it is open may say anything
-            told = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
-            self._event_log.error("catalogue_failed", message=told)
+            problem = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
+            self._event_log.error("catalogue_failed", message=problem)
             return ()
         # The best for each idea, which come first; more of an idea only where there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]

@@ -190,7 +190,7 @@ def _offers(offers: Sequence[Offer]) -> Table:
 def _views(views: Views, vendor: str, tags: frozenset[str]) -> Table:
     table = Table(box=box.ROUNDED, show_lines=True, expand=True, title="who saw what", title_justify="left")
     table.add_column(Text(""), ratio=2, style="dim")
-    heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.THIRD_PARTY: vendor or "third party"}
+    heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.VENDOR: vendor or "third party"}
     for party in Party:
         table.add_column(Text(heads[party]), ratio=4)
     for kind, cells in views.items():

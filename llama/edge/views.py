@@ -52,7 +52,7 @@ def views_of(run: Mapping[DataKind, str], *, vendor: str, raw: bool, delivered: 
         raw: it was not sanitised.
         delivered: the vendor has its copy.
     """
-    held = {party: view(party, run, third_partys_own=bool(vendor), delivered=delivered) for party in Party}
+    held = {party: view(party, run, vendors_own=bool(vendor), delivered=delivered) for party in Party}
 
     def cell(kind: DataKind, party: Party) -> ViewCell:
         content = held[party].get(kind)

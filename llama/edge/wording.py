@@ -183,7 +183,7 @@ def not_held(kind: DataKind, party: Party, vendor: str, *, raw: bool) -> str:
     """Say in a word why a party has nothing of a kind; ``raw``: of a run that was not sanitised."""
     if kind is DataKind.PROFILE and party is Party.PROVIDER and raw:
         return "what the prompt says of it, raw: --sanitise was off"
-    if party is Party.THIRD_PARTY and not vendor:
+    if party is Party.VENDOR and not vendor:
         return "(none took part)"
     return "(not delivered)" if SEES[kind][party].holds else SEES[kind][party].says
 

@@ -122,7 +122,7 @@ def holdings(
         DataKind.PROFILE: "\n".join(fields),
         DataKind.SANITISED_PROMPT: "\n".join(message.content for message in shown),
         DataKind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
-        DataKind.THIRD_PARTY_PROMPT: sheet if found.party else "",
+        DataKind.VENDOR_PROMPT: sheet if found.party else "",
         DataKind.REPLY_WITH_TAGS: sent,
         DataKind.REPLY: restored if restored != printable(sent) else "",  # or it would seem to be the person's only
         DataKind.OFFERS: offers,
