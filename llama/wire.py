@@ -100,7 +100,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
 Micros = Annotated[int, Meta(ge=0, le=2**53)]
-Tally = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
+Total = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
@@ -142,7 +142,7 @@ class _MessagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 class Hello(WireMessage, frozen=True):
-    """Who are you; also the sign of life asked for when a reply is late."""
+    """Who are you; also the heartbeat asked for when a reply is late."""
 
     version: Count  # of this protocol
 
@@ -370,14 +370,14 @@ class Status(WireMessage, frozen=True):
 class StatusReport(WireMessage, frozen=True):
     """The cloud at this moment, and what has happened since its start."""
 
-    up_s: Tally  # seconds since the start
+    up_s: Total  # seconds since the start
     sessions: Count  # that are open
     places: Count  # slots of the KV cache
     waiting: Count  # in line for a slot
-    cached: Tally  # positions of the cache that sessions have filled
-    cache: Tally  # positions that it has
-    tokens: Tally  # ids handed out
-    refusals: Tally  # requests that were answered with an Error, but for those that wait in line
+    cached: Total  # positions of the cache that sessions have filled
+    cache: Total  # positions that it has
+    tokens: Total  # ids handed out
+    refusals: Total  # requests that were answered with an Error, but for those that wait in line
     draining: bool = False  # no session is opened any more; the cloud stops when the last one has ended
 
 

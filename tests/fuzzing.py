@@ -122,7 +122,7 @@ class Fuzzer:
         self.happened[damage.__name__] += 1
         try:
             self._peers[which].socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:  # it was hung up on, or the cloud is behind
+        except zmq.Again:  # it was disconnected, or the cloud is behind
             self._peers[which].socket.poll(100, zmq.POLLOUT)
         self._last = frames
         self.sent += 1

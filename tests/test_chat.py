@@ -71,7 +71,7 @@ def test_a_single_hi_gives_llama3s_published_ids(llama3: ChatFormat) -> None:
 
 
 @given(st.data())
-def test_a_dialogue_begins_with_the_opening_of_its_first_messages(
+def test_a_dialogue_begins_with_the_prefix_of_its_first_messages(
     llama3: ChatFormat, smollm2: ChatFormat, data: st.DataObject
 ) -> None:
     """However many they are, in both formats, with and without a system message of its own."""

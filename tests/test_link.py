@@ -381,7 +381,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_bytes(halves: Halves, to
         assert got.text == "A" and got.tokens == [65]
     asked = [body for body in cloud.asked if is_a(body, kind)]
     assert len(asked) == 2 and asked[0] == asked[1]
-    assert [is_a(body, Hello) for body in cloud.asked].count(True) == 1  # the sign of life, asked for in between
+    assert [is_a(body, Hello) for body in cloud.asked].count(True) == 1  # the heartbeat, asked for in between
     assert len(notices) == 1 and cloud.endpoint in notices[0] and "asking again" in notices[0]
 
 

@@ -74,7 +74,7 @@ class Link:
 
     Args:
         address: ``tcp://HOST:PORT``.
-        deadline_s: a cloud that gives no sign of life for so long is given up.
+        deadline_s: a cloud that gives no heartbeat for so long is given up.
         on_notice: told in words about every retry.
         while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
         keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
@@ -144,8 +144,8 @@ class Link:
         """Send one request, with the frame of hidden states that belongs to it; return its reply.
 
         Raises:
-            CloudUnreachable: no sign of life for ``deadline_s``, or the connection breaks again and again.
-            RequestUnanswered: signs of life, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
+            CloudUnreachable: no heartbeat for ``deadline_s``, or the connection breaks again and again.
+            RequestUnanswered: heartbeats, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
             CloudRefused: a typed Error; ``busy`` only after ``deadline_s`` of it.
             ProtocolMismatch: the answer is not of this protocol.
             MemoryCeilingReached: the process has more memory than it may, since somebody sends without end.

@@ -2,7 +2,7 @@
 
 Four ways of getting no answer, each with its own limit, so that every wait ends:
 
-silence     no sign of life: ``deadline_s``; ``restart_deadline_s`` where the cloud had answered before, and then its
+silence     no heartbeat: ``deadline_s``; ``restart_deadline_s`` where the cloud had answered before, and then its
             connection went, or it said that it is stopping.
 unanswered  the cloud says that it lives, but does not answer the request: so many deadlines.
 busy        it asks to be asked later: ``deadline_s``; ``restart_deadline_s`` where it is stopping, or where a reply
@@ -57,7 +57,7 @@ class Timeouts:
 
     @property
     def silent_s(self) -> float:
-        """Seconds without a sign of life."""
+        """Seconds without a heartbeat."""
         return self._clock() - self._heard
 
     @property

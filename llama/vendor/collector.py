@@ -81,7 +81,7 @@ class Collector:
         """Store the copies of one answer, then acknowledge them, if the sink does. How many there were.
 
         Raises:
-            CloudUnreachable: no sign of life; the next call goes on where this one stopped, and stores nothing twice.
+            CloudUnreachable: no heartbeat; the next call goes on where this one stopped, and stores nothing twice.
             CloudRefused, ProtocolMismatch: see ``Link.ask``.
         """
         if not self._greeted:
