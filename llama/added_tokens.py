@@ -40,7 +40,7 @@ PLAIN = TokenFlags()
 
 
 @dataclass(frozen=True)
-class Part:
+class Segment:
     """A stretch of a text, from ``start`` to before ``end``: ordinary, or an added token with what it takes in."""
 
     start: int
@@ -92,15 +92,15 @@ class AddedTokens:
         self._with_special = [Literals(some) for some in passes]
         self._words_only = [Literals(some) for some in passes if some & words.keys()]
 
-    def parts(self, text: str, *, special: bool) -> Iterator[Part]:
+    def segments(self, text: str, *, special: bool) -> Iterator[Segment]:
         """Cut a text into ordinary stretches and added tokens; special ones count only if ``special``."""
         return self._cut(text, 0, len(text), self._with_special if special else self._words_only, special)
 
-    def _cut(self, text: str, start: int, end: int, passes: Sequence[Literals], special: bool) -> Iterator[Part]:
-        """The parts of ``text[start:end]``: each pass looks at what those before it have left."""
+    def _cut(self, text: str, start: int, end: int, passes: Sequence[Literals], special: bool) -> Iterator[Segment]:
+        """The segments of ``text[start:end]``: each pass looks at what those before it have left."""
         if not passes:
             if start < end:
-                yield Part(start, end)
+                yield Segment(start, end)
             return
         at = start
         for begin, stop in passes[0].find(text, start, end):
@@ -120,6 +120,6 @@ class AddedTokens:
             if begin < at:  # the one before has taken in where this one begins
                 continue
             yield from self._cut(text, at, begin, passes[1:], special)
-            yield Part(begin, stop, self._ids[token])
+            yield Segment(begin, stop, self._ids[token])
             at = stop
         yield from self._cut(text, at, end, passes[1:], special)

@@ -53,7 +53,7 @@ class Encoded:
             some of it.
         offsets: where in ``text`` character 0 of each message's content stands; before its place, where the format
             strips a content; None, where the content does not stand in the text as it was written.
-        shared: how many of the ids, from the first, are those of ``ChatFormat.openings`` for the first messages.
+        shared: how many of the ids, from the first, are those of ``ChatFormat.prefixes`` for the first messages.
         preface: what the checkpoint's own template says before the first message, without special tokens.
     """
 
@@ -72,12 +72,12 @@ class ChatFormat(Protocol):
     default_system: str | None
     """Put in front of a dialogue that has no system message."""
 
-    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+    def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened.
 
         Args:
             dialog: at least one message.
-            opening: how many messages from the first everybody's dialogue of this kind begins with.
+            prefix_messages: how many messages from the first everybody's dialogue of this kind begins with.
 
         Raises:
             TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
@@ -86,7 +86,7 @@ class ChatFormat(Protocol):
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         """Its ids alone; raises likewise."""
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """For each list of messages: ids that every dialogue begins with whose first messages are these.
 
         Without messages, ids that every dialogue begins with that has no system message. Raises likewise.
@@ -113,10 +113,10 @@ class _NativeFormat:
         ends = [tokenizer.special_tokens[name] for name in names if name in tokenizer.special_tokens]
         self.stop_ids = tuple(dict.fromkeys([*ends, *(stop_ids or ())]))
 
-    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+    def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened."""
         ids = self.encode_dialog_prompt(dialog)
-        (shared,) = self.openings([dialog[:opening]])
+        (shared,) = self.prefixes([dialog[:prefix_messages]])
         text, offsets = self.spell(dialog)
         return Encoded(ids, text, [*offsets], len(shared) if ids[: len(shared)] == shared else 0)
 
@@ -124,7 +124,7 @@ class _NativeFormat:
         """Ids of a dialogue with the assistant's next message opened."""
         raise NotImplementedError
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these."""
         raise NotImplementedError
 
@@ -169,10 +169,10 @@ class Llama3Format(_NativeFormat):
         """Ids of a dialogue with the assistant's next message opened."""
         return self._encode(checked(dialog, self.roles, self.default_system)) + self.encode_header("assistant")
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these."""
-        found = [_opening(messages, self.roles, self.default_system) for messages in beginnings]
-        return [self._encode(opening) if opening else [] for opening in found]
+        found = [_prefix_messages(messages, self.roles, self.default_system) for messages in first_messages]
+        return [self._encode(prefix) if prefix else [] for prefix in found]
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [self._begin_of_text, *(i for message in messages for i in self.encode_message(message))]
@@ -212,9 +212,11 @@ class ChatMLFormat(_NativeFormat):
         dialog = checked(dialog, self.roles, self.default_system)
         return [*self._encode(dialog), self._im_start, *_encode(self._tokenizer, "assistant\n")]
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these."""
-        return [self._encode(_opening(messages, self.roles, self.default_system)) for messages in beginnings]
+        return [
+            self._encode(_prefix_messages(messages, self.roles, self.default_system)) for messages in first_messages
+        ]
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         return [i for message in messages for i in self.encode_message(message)]
@@ -260,7 +262,7 @@ def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
     return [tokenizer.special_tokens[name] for name in names]
 
 
-def _opening(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
+def _prefix_messages(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
     """The first messages of a dialogue, with the default system message where it would be put in front."""
     if messages:
         return checked(messages, roles, default_system)

@@ -215,7 +215,7 @@ def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any
     return values
 
 
-def check_patience(flag: str, seconds: float) -> None:
+def check_timeout(flag: str, seconds: float) -> None:
     """Refuse a flag's seconds of waiting that are none: 0, less, or not a number.
 
     Raises:

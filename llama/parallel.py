@@ -168,9 +168,9 @@ def of_rank_0(number: int) -> int:
     """Rank 0's number, on every rank."""
     if world_size() == 1:
         return number
-    told = torch.tensor([number], dtype=torch.int64)
-    dist.broadcast(told, 0)
-    return int(told)
+    number_of_rank_0 = torch.tensor([number], dtype=torch.int64)
+    dist.broadcast(number_of_rank_0, 0)
+    return int(number_of_rank_0)
 
 
 def reduce(x: torch.Tensor) -> torch.Tensor:

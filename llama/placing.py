@@ -37,8 +37,8 @@ _NOBODYS = {"lost+found", ".snapshot", ".DS_Store", "System Volume Information"}
 
 
 @dataclass(frozen=True)
-class Results:
-    """What is written.
+class OutputSpec:
+    """What is to be written, and how errors speak of it.
 
     Attributes:
         flag: of the directory, as errors name it.
@@ -59,14 +59,14 @@ class _OnlyATrial(Exception):
     """Nothing is to be written."""
 
 
-def check(output: Path, results: Results) -> None:
+def check(output: Path, spec: OutputSpec) -> None:
     """Whether results can be put there; what that takes is made and taken away again. Raises as :func:`appearing`."""
-    with contextlib.suppress(_OnlyATrial), appearing(output, results):
+    with contextlib.suppress(_OnlyATrial), appearing(output, spec):
         raise _OnlyATrial
 
 
 @contextlib.contextmanager
-def appearing(output: Path, results: Results) -> Iterator[Path]:
+def appearing(output: Path, spec: OutputSpec) -> Iterator[Path]:
     """An empty directory to write into, whose content stands in ``output`` once this is left without an exception.
 
     Raises:
@@ -82,24 +82,24 @@ def appearing(output: Path, results: Results) -> Iterator[Path]:
         if stat.S_ISLNK(mode or 0):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except OSError as err:
-        raise _useless(output, results, err) from None
+        raise _useless(output, spec, err) from None
     if mode is None:
-        with _parents(output, place, results), _beside(output, place, results) as partial:
+        with _parents(output, place, spec), _beside(output, place, spec) as partial:
             yield partial
     elif stat.S_ISDIR(mode):
-        with _inside(output, place, results) as partial:
+        with _inside(output, place, spec) as partial:
             yield partial
     else:
-        raise _in_use(output, results)
+        raise _in_use(output, spec)
 
 
-def check_room(directory: Path, output: Path, results: Results, *, needed: int, largest: int, files: int) -> None:
+def check_room(directory: Path, output: Path, spec: OutputSpec, *, needed: int, largest: int, files: int) -> None:
     """Whether a directory's file system takes so much.
 
     Args:
         directory: where it is to be written.
         output: how errors name that.
-        results: whose flag and error are used.
+        spec: whose flag and error are used.
         needed: bytes in all.
         largest: bytes of the largest file.
         files: how many there are.
@@ -108,20 +108,20 @@ def check_room(directory: Path, output: Path, results: Results, *, needed: int, 
         SplitLlamaError: it does not.
     """
     room = os.statvfs(directory)
-    free, more = room.f_bavail * room.f_frsize, f"make room or choose another {results.flag}"
+    free, more = room.f_bavail * room.f_frsize, f"make room or choose another {spec.flag}"
     if room.f_blocks and free < needed:  # 0: it cannot say
         sizes = f"{_gigabytes(free)} GB free, {_gigabytes(needed)} GB are needed"
-        raise results.error(f"{output}: its file system has {sizes}; {more}")
+        raise spec.error(f"{output}: its file system has {sizes}; {more}")
     if room.f_files and room.f_favail < files:
         sizes = f"room for {room.f_favail} files, {files} are needed"
-        raise results.error(f"{output}: its file system has {sizes}; {more}")
+        raise spec.error(f"{output}: its file system has {sizes}; {more}")
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY and largest > most:
-        raise results.error(f"{output}: a file of {largest / 1e9:.3g} GB is needed, and this process may write no more "
+        raise spec.error(f"{output}: a file of {largest / 1e9:.3g} GB is needed, and this process may write no more "
                             f"than {most / 1e9:.3g} GB into one; raise the limit (ulimit -f)")  # fmt: skip
     if not _takes_a_file_of(directory, largest):
-        raise results.error(f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
-                            f"large (FAT: 4.3 GB); choose another {results.flag}")  # fmt: skip
+        raise spec.error(f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
+                            f"large (FAT: 4.3 GB); choose another {spec.flag}")  # fmt: skip
 
 
 def _gigabytes(count: int) -> str:
@@ -177,14 +177,14 @@ def hidden_name(directory: Path, name: str, ending: str) -> str:
 
 
 @contextlib.contextmanager
-def _parents(output: Path, place: Path, results: Results) -> Iterator[None]:
+def _parents(output: Path, place: Path, spec: OutputSpec) -> Iterator[None]:
     """Makes the directories above; what had to be made of them goes again if anything goes wrong."""
     made = [path for path in place.parents if not path.exists()]
     try:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise _useless(output, results, err) from None
+            raise _useless(output, spec, err) from None
         yield
     except BaseException:
         for path in made:
@@ -194,16 +194,16 @@ def _parents(output: Path, place: Path, results: Results) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(output: Path, place: Path, results: Results) -> Iterator[Path]:
+def _beside(output: Path, place: Path, spec: OutputSpec) -> Iterator[Path]:
     partial = _partial_beside(place)
-    with _held(output, partial, results):
+    with _held(output, partial, spec):
         if os.path.lexists(place):  # by now
-            raise _in_use(output, results)
+            raise _in_use(output, spec)
         try:
             with uninterrupted():
-                _try_name(partial / _TRIAL, place, output, results)
+                _try_name(partial / _TRIAL, place, output, spec)
         except OSError as err:
-            raise _useless(output, results, err) from None
+            raise _useless(output, spec, err) from None
         yield partial
         end_if_signalled()
         partial.rename(place)
@@ -213,7 +213,7 @@ def _partial_beside(place: Path) -> Path:
     return place.with_name(hidden_name(place.parent, place.name, _PARTIAL))
 
 
-def _try_name(trial: Path, place: Path, output: Path, results: Results) -> None:
+def _try_name(trial: Path, place: Path, output: Path, spec: OutputSpec) -> None:
     """Whether a directory can be renamed to ``place``; raises OSError.
 
     It is one of its own: the partial directory keeps its name, which another run would take meanwhile. And it is
@@ -222,49 +222,49 @@ def _try_name(trial: Path, place: Path, output: Path, results: Results) -> None:
     trial.mkdir()
     held = os.open(trial, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _lock(held, output, results)
+        _lock(held, output, spec)
         trial.rename(place)
         place.rmdir()
     finally:
         os.close(held)
 
 
-def _clear_beside(output: Path, place: Path, results: Results) -> None:
+def _clear_beside(output: Path, place: Path, spec: OutputSpec) -> None:
     """Take away what a run has left beside that was killed while it tried the name; not what another is writing."""
     if place.name and (partial := _partial_beside(place)).is_dir():
-        with contextlib.suppress(results.error, OSError), _held(output, partial, results):
+        with contextlib.suppress(spec.error, OSError), _held(output, partial, spec):
             partial.rmdir()
 
 
 @contextlib.contextmanager
-def _inside(output: Path, place: Path, results: Results) -> Iterator[Path]:
+def _inside(output: Path, place: Path, spec: OutputSpec) -> Iterator[Path]:
     partial, trial = place / _PARTIAL, place / _TRIAL
     try:
         held = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:  # it was what another run tried
-        raise _writing(output, results) from None
+        raise _writing(output, spec) from None
     except OSError as err:
-        raise _useless(output, results, err) from None
+        raise _useless(output, spec, err) from None
     try:
         # By now it may be what another run tries, or has finished: nothing is judged before that one is out of it.
-        _lock(held, output, results)
+        _lock(held, output, spec)
         if not _has_name(held, place):  # it was what another run tried
-            raise _writing(output, results)
-        _clear_beside(output, place, results)
-        yield from _filled(output, place, partial, trial, results)
+            raise _writing(output, spec)
+        _clear_beside(output, place, spec)
+        yield from _filled(output, place, partial, trial, spec)
     finally:
         os.close(held)
 
 
-def _filled(output: Path, place: Path, partial: Path, trial: Path, results: Results) -> Iterator[Path]:
+def _filled(output: Path, place: Path, partial: Path, trial: Path, spec: OutputSpec) -> Iterator[Path]:
     try:
         there = {path.name for path in place.iterdir()} - _NOBODYS - {_PARTIAL, _TRIAL}
         begun = {path.name for path in partial.iterdir()} if partial.is_dir() else set[str]()
     except OSError as err:
-        raise _useless(output, results, err) from None
-    if there and not (begun and begun == results.parts - there):  # else one was killed when it had renamed some
-        raise _in_use(output, results)
-    with _held(output, partial, results):
+        raise _useless(output, spec, err) from None
+    if there and not (begun and begun == spec.parts - there):  # else one was killed when it had renamed some
+        raise _in_use(output, spec)
+    with _held(output, partial, spec):
         try:
             for part in there:
                 shutil.rmtree(place / part)
@@ -274,7 +274,7 @@ def _filled(output: Path, place: Path, partial: Path, trial: Path, results: Resu
                     (partial / _TRIAL).rename(trial)
                 trial.rmdir()
         except OSError as err:
-            raise _useless(output, results, err) from None
+            raise _useless(output, spec, err) from None
         yield partial
         end_if_signalled()
         with uninterrupted():
@@ -297,25 +297,25 @@ def _move_up(partial: Path, place: Path) -> None:
 
 
 @contextlib.contextmanager
-def _held(output: Path, partial: Path, results: Results) -> Iterator[None]:
+def _held(output: Path, partial: Path, spec: OutputSpec) -> Iterator[None]:
     """``partial`` is there, empty, and nobody else's; it vanishes if anything goes wrong."""
-    in_the_way = results.error(f"{partial} is in the way, and not what a killed run leaves; move it elsewhere")
+    in_the_way = spec.error(f"{partial} is in the way, and not what a killed run leaves; move it elsewhere")
     try:
         with contextlib.suppress(FileExistsError):
-            partial.mkdir(results.mode)
+            partial.mkdir(spec.mode)
         try:
             held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:  # it was another run's, which has renamed it or taken it away
-            raise _writing(output, results) from None
+            raise _writing(output, spec) from None
     except OSError as err:
         if os.path.lexists(partial) and not (partial.is_dir() and not partial.is_symlink()):
             raise in_the_way from None
-        raise _useless(output, results, err) from None
+        raise _useless(output, spec, err) from None
     try:
-        _lock(held, output, results)
+        _lock(held, output, spec)
         if not _has_name(held, partial):  # it was another run's
-            raise _writing(output, results)
-        if any(path.name not in {*results.parts, *results.leaves, _TRIAL} for path in partial.iterdir()):
+            raise _writing(output, spec)
+        if any(path.name not in {*spec.parts, *spec.leaves, _TRIAL} for path in partial.iterdir()):
             raise in_the_way
         try:
             try:
@@ -324,10 +324,10 @@ def _held(output: Path, partial: Path, results: Results) -> Iterator[None]:
                         shutil.rmtree(left_over)
                     else:
                         left_over.unlink()
-                if results.mode != Results.mode:
-                    keep_to_owner(partial, results.mode)
+                if spec.mode != OutputSpec.mode:
+                    keep_to_owner(partial, spec.mode)
             except OSError as err:
-                raise _useless(output, results, err) from None
+                raise _useless(output, spec, err) from None
             yield
         except BaseException:
             with uninterrupted():
@@ -337,12 +337,12 @@ def _held(output: Path, partial: Path, results: Results) -> Iterator[None]:
         os.close(held)
 
 
-def _lock(directory: int, output: Path, results: Results) -> None:
-    """Until it is closed; raises the results' error where another process has it."""
+def _lock(directory: int, output: Path, spec: OutputSpec) -> None:
+    """Until it is closed; raises the error of the spec where another process has it."""
     try:
         lock(directory)
     except BlockingIOError:
-        raise _writing(output, results) from None
+        raise _writing(output, spec) from None
 
 
 def _has_name(directory: int, path: Path) -> bool:
@@ -363,14 +363,14 @@ def _takes_a_file_of(directory: Path, size: int) -> bool:
     return True
 
 
-def _writing(output: Path, results: Results) -> SplitLlamaError:
-    return results.error(f"another process is writing {output} right now; wait until it is done")
+def _writing(output: Path, spec: OutputSpec) -> SplitLlamaError:
+    return spec.error(f"another process is writing {output} right now; wait until it is done")
 
 
-def _in_use(output: Path, results: Results) -> SplitLlamaError:
-    return results.error(f"{output} exists already; delete it or choose another {results.flag}")
+def _in_use(output: Path, spec: OutputSpec) -> SplitLlamaError:
+    return spec.error(f"{output} exists already; delete it or choose another {spec.flag}")
 
 
-def _useless(output: Path, results: Results, err: OSError) -> SplitLlamaError:
+def _useless(output: Path, spec: OutputSpec, err: OSError) -> SplitLlamaError:
     why = err.strerror or str(err)
-    return results.error(f"{output} cannot be used for {results.flag}: {why}; choose another place")
+    return spec.error(f"{output} cannot be used for {spec.flag}: {why}; choose another place")

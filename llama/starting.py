@@ -41,7 +41,7 @@ def begin() -> None:
     else:
         sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = _text(_Output(1, "wb", closefd=False), sys.stdout)
-    sys.stderr = _text(_Notices(2, "wb", closefd=False), sys.stderr)
+    sys.stderr = _text(_DroppingOutput(2, "wb", closefd=False), sys.stderr)
 
 
 def was_closed(number: int) -> bool:
@@ -68,7 +68,7 @@ class _Output(io.FileIO):
         return written
 
 
-class _Notices(_Output):
+class _DroppingOutput(_Output):
     """What cannot be written is dropped: notices end no work."""
 
     def write(self, data: object) -> int:

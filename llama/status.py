@@ -25,7 +25,7 @@ import msgspec
 
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_interval, check_patience, run
+from llama.command import check_interval, check_timeout, run
 from llama.errors import CloudUnreachable, ProtocolMismatch
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport
@@ -55,7 +55,7 @@ def main(
         key_file: the operator's private key, NAME.key of llama.keys; the cloud must list it.
         cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
     """
-    check_patience("deadline", deadline)
+    check_timeout("deadline", deadline)
     check_interval(interval)
     keys = link_keys(key_file, cloud_key, "operator")
     notices = Notices("status", cloud, follow=follow, keys=keys)

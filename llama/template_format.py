@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from llama.added_tokens import Literals, Part
+from llama.added_tokens import Literals, Segment
 from llama.chat import Encoded, Message, checked
 from llama.errors import TokenizerError
 from llama.rendering import CannotRender, DialogRefused, render
@@ -43,7 +43,7 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Written:
+class _RenderedDialog:
     """A dialogue as the template writes it, and where each content without its margins stands; it does not print."""
 
     text: str = field(repr=False)
@@ -66,16 +66,16 @@ class TemplateFormat:
         self._special = Literals(tokenizer.special_tokens)
         self._special_ids = frozenset(tokenizer.special_tokens.values())
 
-    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
+    def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
         """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         dialog = checked(dialog, ROLES, None)
         try:
-            hidden, (written, *others) = self._written([dialog, *_asked(dialog[:opening])], marked=1)
+            hidden, (rendered, *others) = self._rendered_dialogs([dialog, *_asked(dialog[:prefix_messages])], marked=1)
         except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
-            hidden, (written, *others) = self._written([dialog], marked=1)
-        ids, parts = self._tokenizer.encode_template(written.text, hidden)
-        self._refuse_forged(dialog, written, parts)
-        text, offsets = self._placed(dialog, written, parts, hidden)
+            hidden, (rendered, *others) = self._rendered_dialogs([dialog], marked=1)
+        ids, segments = self._tokenizer.encode_template(rendered.text, hidden)
+        self._refuse_forged(dialog, rendered, segments)
+        text, offsets = self._placed(dialog, rendered, segments, hidden)
         opened = self._common([self._tokenizer.encode_template(other.text, hidden)[0] for other in others])
         shared = len(opened) if ids[: len(opened)] == opened else 0
         return Encoded(ids, text, offsets, shared, self._preface(dialog[0], text, offsets[0]))
@@ -99,20 +99,20 @@ class TemplateFormat:
         """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         return self.encode(dialog).ids
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
         """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
 
         Those that two dialogues which go on differently have in common, up to the last special token: behind it the
         next word could merge with what stands before. No ids for what the template refuses.
         """
-        dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in beginnings]
+        dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in first_messages]
         try:
-            hidden, written = self._written([each for both in dialogs for each in both], marked=0)
+            hidden, rendered = self._rendered_dialogs([each for both in dialogs for each in both], marked=0)
         except TokenizerError:
-            if len(beginnings) == 1:
+            if len(first_messages) == 1:
                 return [[]]
-            return [ids for messages in beginnings for ids in self.openings([messages])]
-        ids = [self._tokenizer.encode_template(each.text, hidden)[0] for each in written]
+            return [ids for messages in first_messages for ids in self.prefixes([messages])]
+        ids = [self._tokenizer.encode_template(each.text, hidden)[0] for each in rendered]
         return [self._common(both) for both in zip(ids[::2], ids[1::2], strict=True)]
 
     def _common(self, both: Sequence[Sequence[int]]) -> list[int]:
@@ -121,7 +121,9 @@ class TemplateFormat:
             same.pop()
         return same
 
-    def _written(self, dialogs: Sequence[Sequence[Message]], *, marked: int) -> tuple[dict[int, str], list[_Written]]:
+    def _rendered_dialogs(
+        self, dialogs: Sequence[Sequence[Message]], *, marked: int
+    ) -> tuple[dict[int, str], list[_RenderedDialog]]:
         """What the template writes, and what the hidden characters stand for, by their codes.
 
         Of the first ``marked`` dialogues also where their contents stand.
@@ -145,7 +147,7 @@ class TemplateFormat:
         places = [_places(*each) for each in zip(texts, texts[len(dialogs) :], marks, strict=False)]
         places += [[None] * len(dialog) for dialog in dialogs[marked:]]
         hidden = {ord(sign): char for char, sign in signs.items()}
-        return hidden, [_Written(text, where) for text, where in zip(texts, places, strict=False)]
+        return hidden, [_RenderedDialog(text, where) for text, where in zip(texts, places, strict=False)]
 
     def _bracketed(self, text: str, begin: str, end: str) -> str:
         """The text with the text of each special token between two signs."""
@@ -169,49 +171,55 @@ class TemplateFormat:
                                  f"the checkpoint anew with another --chat_format") from None  # fmt: skip
 
     def _placed(
-        self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part], hidden: Mapping[int, str]
+        self,
+        dialog: Sequence[Message],
+        rendered: _RenderedDialog,
+        segments: Sequence[Segment],
+        hidden: Mapping[int, str],
     ) -> tuple[str, list[int | None]]:
         """What the ids say, and where in it character 0 of each content stands, if the content stands there whole."""
         pieces, length, place_of = list[str](), 0, dict[int, int]()
-        wanted = sorted(place[0] for place in written.places if place is not None)
+        wanted = sorted(place[0] for place in rendered.places if place is not None)
         names = {id: name for name, id in [*self._tokenizer.special_tokens.items(), *self._tokenizer.words.items()]}
         at = 0
-        for part in parts:
-            begin = part.start
-            while at < len(wanted) and wanted[at] < part.end:
-                if part.id is None:
-                    pieces.append(written.text[begin : wanted[at]].translate(hidden))
+        for segment in segments:
+            begin = segment.start
+            while at < len(wanted) and wanted[at] < segment.end:
+                if segment.id is None:
+                    pieces.append(rendered.text[begin : wanted[at]].translate(hidden))
                     length, begin = length + len(pieces[-1]), wanted[at]
                 place_of[wanted[at]] = length
                 at += 1
-            pieces.append(written.text[begin : part.end].translate(hidden) if part.id is None else names[part.id])
+            pieces.append(
+                rendered.text[begin : segment.end].translate(hidden) if segment.id is None else names[segment.id]
+            )
             length += len(pieces[-1])
         place_of |= dict.fromkeys(wanted[at:], length)
         text = "".join(pieces)
-        return text, [*_offsets(dialog, [None if p is None else place_of[p[0]] for p in written.places], text)]
+        return text, [*_offsets(dialog, [None if p is None else place_of[p[0]] for p in rendered.places], text)]
 
-    def _refuse_forged(self, dialog: Sequence[Message], written: _Written, parts: Sequence[Part]) -> None:
+    def _refuse_forged(self, dialog: Sequence[Message], rendered: _RenderedDialog, segments: Sequence[Segment]) -> None:
         """Refuse special tokens that come out of a content, or that one makes with what the template writes beside it.
 
         Raises:
             TokenizerError: names the message, if it is known.
         """
-        tokens = [part for part in parts if part.id in self._special_ids]
-        if any(place is None for place in written.places):
+        tokens = [segment for segment in segments if segment.id in self._special_ids]
+        if any(place is None for place in rendered.places):
             wordless = [Message(each.role, "a" if each.content.strip() else each.content) for each in dialog]
-            hidden, (plain,) = self._written([wordless], marked=0)
+            hidden, (plain,) = self._rendered_dialogs([wordless], marked=0)
             _, own = self._tokenizer.encode_template(plain.text, hidden)
-            if [part.id for part in own if part.id in self._special_ids] != [part.id for part in tokens]:
+            if [segment.id for segment in own if segment.id in self._special_ids] != [segment.id for segment in tokens]:
                 raise TokenizerError("the model's chat template rewrites a message so that it makes special tokens, or "
                                      "loses some; reword it, without signs such as < and |")  # fmt: skip
         left = iter(tokens)
         token = next(left, None)
-        places = enumerate(written.places, start=1)
+        places = enumerate(rendered.places, start=1)
         for number, (first, last) in sorted((n, p) for n, p in places if p is not None and p[0] < p[1]):
             while token is not None and token.end <= first:
                 token = next(left, None)
             if token is not None and token.start < last:
-                raise TokenizerError(f"message {number} of {len(written.places)} and what the model's chat template "
+                raise TokenizerError(f"message {number} of {len(rendered.places)} and what the model's chat template "
                                      f"writes beside it make a special token together; reword its end")  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import regex
 import tiktoken
 
-from llama.added_tokens import AddedTokens, Part, TokenFlags
+from llama.added_tokens import AddedTokens, Segment, TokenFlags
 from llama.errors import TokenizerError
 from llama.files import NotRegular, StorageRefused, TooLarge, read_anywhere
 
@@ -276,13 +276,13 @@ class Tokenizer:
             if asked and id is None:
                 raise TokenizerError(f"this vocabulary has no {name}-of-text token; encode without it")
         ids = [self.bos_id] if bos and self.bos_id is not None else []
-        for part in self._added.parts(s, special=False):
-            ids += self._encode_ordinary(s[part.start : part.end]) if part.id is None else [part.id]
+        for segment in self._added.segments(s, special=False):
+            ids += self._encode_ordinary(s[segment.start : segment.end]) if segment.id is None else [segment.id]
         if eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
-    def encode_template(self, s: str, hidden: Mapping[int, str]) -> tuple[list[int], list[Part]]:
+    def encode_template(self, s: str, hidden: Mapping[int, str]) -> tuple[list[int], list[Segment]]:
         """Ids of a text that a chat template has written, in which special tokens count.
 
         Args:
@@ -291,16 +291,16 @@ class Tokenizer:
                 stands for, by its code.
 
         Returns:
-            The ids, and the parts that they were made from.
+            The ids, and the segments that they were made from.
 
         Raises:
             TokenizerError: a lone surrogate in the text.
         """
-        ids, parts = list[int](), list(self._added.parts(s, special=True))
-        for part in parts:
-            own = s[part.start : part.end].translate(hidden)
-            ids += self._encode_ordinary(own) if part.id is None else [part.id]
-        return ids, parts
+        ids, segments = list[int](), list(self._added.segments(s, special=True))
+        for segment in segments:
+            own = s[segment.start : segment.end].translate(hidden)
+            ids += self._encode_ordinary(own) if segment.id is None else [segment.id]
+        return ids, segments
 
     def _encode_ordinary(self, s: str) -> list[int]:
         ids = list[int]()

@@ -101,7 +101,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
 Micros = Annotated[int, Meta(ge=0, le=2**53)]
-Tally = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
+Total = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
@@ -134,22 +134,22 @@ class ErrorCode(enum.StrEnum):
     INTERNAL = "internal"  # the cloud's own fault
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type",
+class WireMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type",
               tag=str.lower):  # fmt: skip
     """Base of all messages: immutable, tagged with the lower-case class name, strict."""
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _MessagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Base of what messages are made of."""
 
 
-class Hello(Message, frozen=True):
-    """Who are you; also the sign of life asked for when a reply is late."""
+class Hello(WireMessage, frozen=True):
+    """Who are you; also the heartbeat asked for when a reply is late."""
 
     version: Count  # of this protocol
 
 
-class Welcome(Message, frozen=True):
+class Welcome(WireMessage, frozen=True):
     """What the cloud serves."""
 
     version: Count
@@ -161,7 +161,7 @@ class Welcome(Message, frozen=True):
     max_rows: Count  # rows per Step
 
 
-class Open(Message, frozen=True):
+class Open(WireMessage, frozen=True):
     """Cache room for one run. The same ``run_id`` with the same bytes gets the same session."""
 
     run_id: RunId  # random; also what a delivery is known by
@@ -177,14 +177,14 @@ class Open(Message, frozen=True):
     prefix: PrefixId = b""  # what the prompt begins with, if others' may begin so, too
 
 
-class Opened(Message, frozen=True):
+class Opened(WireMessage, frozen=True):
     """The session: whoever knows it owns it; with keys, only together with the key that it was opened with."""
 
     session: SessionId
     cached: Count = 0  # positions that are filled already: those of the prefix, where the cloud has it
 
 
-class Step(Message, frozen=True):
+class Step(WireMessage, frozen=True):
     """Rows at ``position …``, with the frame that holds them."""
 
     session: SessionId
@@ -197,7 +197,7 @@ class Step(Message, frozen=True):
     times: bool = False  # say where the time went
 
 
-class Stages(_Part, frozen=True):
+class Stages(_MessagePart, frozen=True):
     """Where the time of one Step went, in microseconds; on several ranks, the first one's."""
 
     queue_us: Micros  # behind others' requests
@@ -206,7 +206,7 @@ class Stages(_Part, frozen=True):
     sample_us: Micros  # the choice of the next ids
 
 
-class Tokens(Message, frozen=True):
+class Tokens(WireMessage, frozen=True):
     """One id per wanted row."""
 
     ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_WANT)]
@@ -215,7 +215,7 @@ class Tokens(Message, frozen=True):
     stages: Stages | None = None  # if asked for
 
 
-class Finish(Message, frozen=True):
+class Finish(WireMessage, frozen=True):
     """The reply is outputs ``0 … end-1``."""
 
     session: SessionId
@@ -223,7 +223,7 @@ class Finish(Message, frozen=True):
     end: Count
 
 
-class Usage(_Part, frozen=True):
+class Usage(_MessagePart, frozen=True):
     """What the run cost."""
 
     prompt_tokens: Count
@@ -231,7 +231,7 @@ class Usage(_Part, frozen=True):
     compute_us: Micros
 
 
-class Offer(_Part, frozen=True):
+class Offer(_MessagePart, frozen=True):
     """A product of the partner catalogue that fits the reply."""
 
     product: Words  # its id in the catalogue
@@ -243,7 +243,7 @@ class Offer(_Part, frozen=True):
     matched: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()  # words that both have
 
 
-class Copy(enum.StrEnum):
+class DeliveryStatus(enum.StrEnum):
     """What became of the third party's copy."""
 
     NONE = "none"  # not a third party's sheet
@@ -252,31 +252,31 @@ class Copy(enum.StrEnum):
     FAILED = "failed"  # the cloud could not write it down
 
 
-class Final(Message, frozen=True):
+class Final(WireMessage, frozen=True):
     """The reply as text, cut before the first stop id, and what the provider makes of it."""
 
     text: LongText
     usage: Usage
     offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
-    copy: Copy = Copy.NONE
+    copy: DeliveryStatus = DeliveryStatus.NONE
 
 
-class Close(Message, frozen=True):
+class Close(WireMessage, frozen=True):
     """Give the cache room back."""
 
     session: SessionId
     seq: Seq
 
 
-class Closed(Message, frozen=True):
+class Closed(WireMessage, frozen=True):
     """Done; also said of a session that was closed before."""
 
 
-class ListSheets(Message, frozen=True):
+class ListSheets(WireMessage, frozen=True):
     """Which prompt sheets there are."""
 
 
-class SheetEntry(_Part, frozen=True):
+class SheetEntry(_MessagePart, frozen=True):
     """A sheet of the provider's directory; ``NAME``, or ``PARTY/NAME`` for a third party's."""
 
     prompt_id: PromptId
@@ -284,19 +284,19 @@ class SheetEntry(_Part, frozen=True):
     asks_for: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()
 
 
-class Sheets(Message, frozen=True):
+class Sheets(WireMessage, frozen=True):
     """All sheets, by prompt id."""
 
     sheets: Annotated[tuple[SheetEntry, ...], Meta(max_length=MAX_SHEETS)]
 
 
-class FetchSheet(Message, frozen=True):
+class FetchSheet(WireMessage, frozen=True):
     """One sheet."""
 
     prompt_id: PromptId
 
 
-class SheetText(Message, frozen=True):
+class SheetText(WireMessage, frozen=True):
     """A sheet as it stands in the provider's directory."""
 
     prompt_id: PromptId
@@ -304,14 +304,14 @@ class SheetText(Message, frozen=True):
     system: LongText = ""  # the provider's own system prompt
 
 
-class Collect(Message, frozen=True):
+class Collect(WireMessage, frozen=True):
     """The oldest deliveries of ``vendor`` that are not acknowledged."""
 
     vendor: VendorName
     limit: Annotated[int, Meta(ge=1, le=MAX_COLLECTED)] = MAX_COLLECTED
 
 
-class Delivery(_Part, frozen=True):
+class Delivery(_MessagePart, frozen=True):
     """A third party's copy of one run of its sheet."""
 
     run_id: RunId
@@ -323,24 +323,24 @@ class Delivery(_Part, frozen=True):
     withheld: bool = False  # text and offers are kept back: the reply quotes the provider's system prompt
 
 
-class Deliveries(Message, frozen=True):
+class Deliveries(WireMessage, frozen=True):
     """Oldest first; empty when there are none, and fewer than asked for when they are large."""
 
     deliveries: Annotated[tuple[Delivery, ...], Meta(max_length=MAX_COLLECTED)]
 
 
-class Acknowledge(Message, frozen=True):
+class Acknowledge(WireMessage, frozen=True):
     """These have arrived."""
 
     vendor: VendorName
     run_ids: Annotated[tuple[RunId, ...], Meta(max_length=MAX_COLLECTED)]
 
 
-class Acknowledged(Message, frozen=True):
+class Acknowledged(WireMessage, frozen=True):
     """They will not be handed out again."""
 
 
-class Publish(Message, frozen=True):
+class Publish(WireMessage, frozen=True):
     """A third party's sheet, new or in place of the one of that name. Only with keys: ``vendor`` is the key's name."""
 
     vendor: VendorName
@@ -348,42 +348,42 @@ class Publish(Message, frozen=True):
     text: Annotated[str, Meta(max_length=MAX_SHEET_BYTES)]  # TOML; llama.sheets
 
 
-class Published(Message, frozen=True):
+class Published(WireMessage, frozen=True):
     """It is written down, and devices find it from now on."""
 
     prompt_id: PromptId
 
 
-class Withdraw(Message, frozen=True):
+class Withdraw(WireMessage, frozen=True):
     """Take one of ``vendor``'s sheets away; runs that have begun with it are still delivered. Only with keys."""
 
     vendor: VendorName
     name: SheetName
 
 
-class Withdrawn(Message, frozen=True):
+class Withdrawn(WireMessage, frozen=True):
     """Devices do not find it any more."""
 
 
-class Status(Message, frozen=True):
+class Status(WireMessage, frozen=True):
     """How does the cloud do. With keys an operator's alone is answered; without, who asks on the cloud's machine."""
 
 
-class StatusReport(Message, frozen=True):
+class StatusReport(WireMessage, frozen=True):
     """The cloud at this moment, and what has happened since its start."""
 
-    up_s: Tally  # seconds since the start
+    up_s: Total  # seconds since the start
     sessions: Count  # that are open
-    places: Count  # for sessions
-    waiting: Count  # in line for a place
-    cached: Tally  # positions of the cache that sessions have filled
-    cache: Tally  # positions that it has
-    tokens: Tally  # ids handed out
-    refusals: Tally  # requests that were answered with an Error, but for those that wait in line
+    places: Count  # slots of the KV cache
+    waiting: Count  # in line for a slot
+    cached: Total  # positions of the cache that sessions have filled
+    cache: Total  # positions that it has
+    tokens: Total  # ids handed out
+    refusals: Total  # requests that were answered with an Error, but for those that wait in line
     draining: bool = False  # no session is opened any more; the cloud stops when the last one has ended
 
 
-class Error(Message, frozen=True):
+class Error(WireMessage, frozen=True):
     """A request was refused."""
 
     code: ErrorCode

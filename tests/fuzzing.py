@@ -41,7 +41,7 @@ from llama.wire import (
     Welcome,
 )  # fmt: skip
 from tests.raw import GREETING, MORE, READY, connected
-from tests.support import Peer, code_of, frames_of, opening
+from tests.support import Peer, code_of, frames_of, open_request
 
 SOCKETS = 12
 IN_FLIGHT = 4  # messages of one socket before its answers are read: as many as the cloud holds
@@ -122,7 +122,7 @@ class Fuzzer:
         self.happened[damage.__name__] += 1
         try:
             self._peers[which].socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:  # it was hung up on, or the cloud is behind
+        except zmq.Again:  # it was disconnected, or the cloud is behind
             self._peers[which].socket.poll(100, zmq.POLLOUT)
         self._last = frames
         self.sent += 1
@@ -147,7 +147,7 @@ class Fuzzer:
         return frames_of(step, rows.to(DTYPES[self._welcome.dtype]))
 
     def _opening(self) -> Open:
-        return opening(
+        return open_request(
             1, run_id=self._chance.randbytes(16), fingerprint=self._welcome.fingerprint,
             resumed_ids=tuple(range(self._chance.randrange(4))),
         )  # fmt: skip
@@ -238,9 +238,9 @@ class Fuzzer:
 
     # ---- what is answered
 
-    def _read(self, patience_s: float) -> None:
-        """All answers that are there; with patience, until none has come for so long."""
-        quiet_at = time.monotonic() + patience_s
+    def _read(self, quiet_s: float) -> None:
+        """All answers that are there; and then until none has come for so long."""
+        quiet_at = time.monotonic() + quiet_s
         while True:
             came = False
             for which, peer in enumerate(self._peers):
@@ -250,7 +250,7 @@ class Fuzzer:
                     assert envelope == [b""], envelope
                     self._heard(which, body)
             if came:
-                quiet_at = time.monotonic() + patience_s
+                quiet_at = time.monotonic() + quiet_s
             elif time.monotonic() >= quiet_at:
                 return
             else:

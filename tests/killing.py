@@ -217,8 +217,8 @@ def cloud(job: dict[str, Any]) -> None:
         steps.around(owner, name)
     tokenizer = Tokenizer(ROOT / "tests" / "data" / "tiny-llama3" / "tokenizer.model")
     with closing(RunStore(job["record"])) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(job["sheet_dir"]))
-        with Served(Halves(), tokenizer, services=clerk, address=job["address"]):
+        services = ProviderServices.of(tokenizer, store=record, directory=read_all(job["sheet_dir"]))
+        with Served(Halves(), tokenizer, services=services, address=job["address"]):
             threading.Event().wait()
 
 

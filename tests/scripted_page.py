@@ -129,7 +129,7 @@ class Scripted(WebController):
         }  # fmt: skip
 
     def look_at(self, prompt_id: str) -> dict[str, Any]:
-        names = ("name", "label", "policy", "value", "fate", "sent_as")
+        names = ("name", "label", "policy", "value", "outcome", "sent_as")
         party = prompt_id.partition("/")[0] if "/" in prompt_id else ""
         notes = ["The provider can read all that is sent, and the reply, which may quote it."]
         if party:

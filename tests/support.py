@@ -49,7 +49,7 @@ FINGERPRINT = bytes(range(32))
 MAX_SEQ_LEN, MAX_ROWS = 64, 16
 GREEDY = SamplingParams(temperature=0.0)
 SOAK = bool(os.environ.get("SOAK"))  # do much more of the same
-PATIENCE_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
+TIMEOUT_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
 
 
 class WatchedCloud(CloudTransformer):
@@ -73,7 +73,7 @@ class WatchedCloud(CloudTransformer):
         """As ``CloudTransformer.forward``."""
         self.steps += 1
         self.computing.set()
-        assert self.may_go_on.wait(PATIENCE_MS / 1000)
+        assert self.may_go_on.wait(TIMEOUT_MS / 1000)
         return super().forward(h, start_pos, cache, want, clock, rows)
 
     @contextmanager
@@ -153,7 +153,7 @@ class Peer:
 
     def receive_bytes(self) -> bytes:
         """The reply's one frame; a DEALER's empty frame before it is taken off."""
-        assert self.socket.poll(PATIENCE_MS), "no reply"
+        assert self.socket.poll(TIMEOUT_MS), "no reply"
         body: bytes
         *envelope, body = self.socket.recv_multipart()
         assert envelope in ([], [b""])
@@ -195,7 +195,7 @@ def code_of(reply: Reply) -> str:
 _run_ids = itertools.count(1)
 
 
-def opening(prompt_tokens: int = 5, sampling: SamplingParams = GREEDY, **changes: object) -> Open:
+def open_request(prompt_tokens: int = 5, sampling: SamplingParams = GREEDY, **changes: object) -> Open:
     """An Open of a new run."""
     fields: dict[str, object] = {
         "run_id": next(_run_ids).to_bytes(16, "big"),
@@ -230,11 +230,11 @@ class Served:
         address: str = "tcp://127.0.0.1:*",
         keys: CloudKeys | None = None,
         limits: RateLimits = NO_LIMITS,
-        openings: Sequence[Sequence[int]] = (),
+        prefixes: Sequence[Sequence[int]] = (),
         log_level: str = "warning",
     ) -> None:
         events = EventLog(log_level)
-        self.halves, self.openings = halves, openings
+        self.halves, self.prefixes = halves, prefixes
         self.cache = halves.cloud.new_cache(slots, MAX_SEQ_LEN)
         welcome = Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
         self.server = Server(
@@ -256,10 +256,10 @@ class Served:
 
     def _serve(self) -> None:
         try:
-            ranks = ModelRunner(self.halves.cloud, self.cache, ARGS.dim)
-            rows = {tuple(ids): self.halves.rows(ids) for ids in self.openings}
-            prefixes = keep(ranks, FINGERPRINT, rows, MAX_ROWS)
-            self.server.serve(ranks, self._stop.is_set, self._drain.is_set, self._drain_s, prefixes)
+            runner = ModelRunner(self.halves.cloud, self.cache, ARGS.dim)
+            rows = {tuple(ids): self.halves.rows(ids) for ids in self.prefixes}
+            prefixes = keep(runner, FINGERPRINT, rows, MAX_ROWS)
+            self.server.serve(runner, self._stop.is_set, self._drain.is_set, self._drain_s, prefixes)
         except BaseException as err:  # looked at by whoever stops it
             self.failures.append(err)
 
@@ -292,7 +292,7 @@ class Served:
     @contextmanager
     def session(self, peer: Peer, request: Open | None = None, keys: LinkKeys | None = None) -> Iterator[bytes]:
         """A session that is closed at the end, by a socket of its own."""
-        session = self.open(peer, opening() if request is None else request)
+        session = self.open(peer, open_request() if request is None else request)
         try:
             yield session
         finally:
@@ -308,7 +308,7 @@ class Served:
         keys: LinkKeys | None = None,
     ) -> list[int]:
         """A whole honest run over one REQ socket, written only with ``llama.wire``."""
-        with self.peer(keys=keys) as peer, self.session(peer, opening(len(prompt), sampling), keys) as session:
+        with self.peer(keys=keys) as peer, self.session(peer, open_request(len(prompt), sampling), keys) as session:
             edge_cache = self.halves.edge.new_cache(1, MAX_SEQ_LEN)
             ids, fed, seq = list(prompt), 0, 0
             while len(ids) < len(prompt) + n:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama.cloud import reading, worker
+from llama.cloud import query, worker
 from llama.cloud.prompt_leak import SystemPrompt
 from llama.cloud.scheduler import Batch, Scheduler
 from llama.cloud.sessions import AGAIN_S, SHARE_WAIT_S, Sessions
@@ -22,7 +22,7 @@ from llama.sampler import at_mass, sample
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import MAX_SHEET_BYTES, Error, Tokens
-from tests.support import MAX_ROWS, Halves, Served, opening, step_of
+from tests.support import MAX_ROWS, Halves, Served, open_request, step_of
 from tests.test_limits import Clock
 
 PASS_S, ROW_S, SAMPLE_S = 0.03, 0.002, 0.005  # SmolLM2 on one core, about
@@ -122,14 +122,14 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
     monkeypatch.setattr(worker, "Scheduler", type("S", (Watched,), {"__class_getitem__": lambda cls, _: cls}))
     rows = halves.rows([258, 84, 104, 101, 32, 84])
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        with served.session(peer, opening(5)) as session:
+        with served.session(peer, open_request(5)) as session:
             for seq, (start, stop, want) in enumerate(((0, 5, 1), (5, 6, 1)), 1):
                 reply = peer.ask(step_of(session, seq, start, rows[start:stop], want), rows[start:stop])
                 assert isinstance(reply, Tokens)
         costs = made[0].costs
         before = costs.decoding_s, costs._position_s
         bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
-        with served.session(peer, opening(1, SamplingParams(100.0, 1.0, 1))) as session:
+        with served.session(peer, open_request(1, SamplingParams(100.0, 1.0, 1))) as session:
             for seq in range(1, 41):
                 refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
                 assert isinstance(refused, Error) and refused.code == "not_finite"
@@ -139,19 +139,19 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
 @pytest.mark.parametrize("sign", [".", ":", "...", "?!"])
 def test_no_reply_takes_the_interpreter_for_long(sign: str) -> None:
     """A regular expression has the interpreter until it is done: no thread of the cloud does anything meanwhile."""
-    text = "a" + (sign * 10_000)[: reading.MAX_TEXT - 2] + "x"
+    text = "a" + (sign * 10_000)[: query.MAX_TEXT - 2] + "x"
     began = time.thread_time()
-    reading.read(text, frozenset({"bandung"}))
+    query.query_of(text, frozenset({"bandung"}))
     assert time.thread_time() - began < 0.2
 
 
 def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
-    """A gateway has all four places. One other key waits for one, lets it go, and waits again: the gateway's newest
+    """A gateway has all four slots. One other key waits for one, lets it go, and waits again: the gateway's newest
     run, which has just been opened again, is always the one that ends; after MAX_REOPENS its device gives up."""
     clock = Clock()
     sessions = Sessions(4, 120.0, clock, per_owner=4)
     lost = dict.fromkeys(range(4), 0)
-    requests = [opening() for _ in range(4)]
+    requests = [open_request() for _ in range(4)]
     for request in requests:
         sessions.enqueue(request, b"d", b"gateway", "gateway")
     running = {requests.index(s.request): s for _, s in sessions.admitted()}
@@ -161,7 +161,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
         sessions.release(session.slot)  # type: ignore[attr-defined]
 
     for _ in range(6):
-        other, asked = opening(), clock.now
+        other, asked = open_request(), clock.now
         while True:
             sessions.enqueue(other, b"d", b"attacker", "attacker")
             for session in sessions.beyond_their_share():
@@ -174,7 +174,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
             sessions.still_waiting()
             clock.now += 0.5
             assert clock.now - asked < SHARE_WAIT_S + AGAIN_S + 1
-        # The one that lost its place opens again; the attacker closes at once: it was never after the place.
+        # The one that lost its slot opens again; the attacker closes at once: it was never after the slot.
         sessions.enqueue(requests[which], b"d", b"gateway", "gateway")
         end(taken[0])
         for _, session in sessions.admitted():
@@ -221,13 +221,13 @@ def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
     assert longest < 5 * PASS_S
 
 
-def decoded_in(seconds: float, *company: Waits) -> int:
-    """Tokens that an honest device gets in so many seconds, from when its company begins; it comes back at once."""
+def decoded_in(seconds: float, *others: Waits) -> int:
+    """Tokens that an honest device gets in so many seconds, from when the others begin; it comes back at once."""
     world = World()
     world.scheduler.add(Waits(0, "honest"))
     for _ in range(50):
         world.step()
-    for step in company:
+    for step in others:
         world.scheduler.add(step)
     began, tokens = world.clock.now, 0
     while world.clock.now - began < seconds:
@@ -309,13 +309,13 @@ class _Words:
         return self.words[token]
 
 
-def test_the_only_place_is_not_one_owners_for_ever() -> None:
-    """A session that asks for something now and then is never idle; who has one place has no several."""
+def test_the_only_slot_is_not_one_owners_for_ever() -> None:
+    """A session that asks for something now and then is never idle; who has one slot has no several."""
     clock = Clock()
     sessions = Sessions(1, 120.0, clock, per_owner=4)
-    sessions.enqueue(opening(), b"d", b"attacker", "attacker")
+    sessions.enqueue(open_request(), b"d", b"attacker", "attacker")
     ((_, held),) = sessions.admitted()
-    waits = opening()
+    waits = open_request()
     for _ in range(3600):
         clock.now += 1.0
         held.seq = 1
@@ -324,7 +324,7 @@ def test_the_only_place_is_not_one_owners_for_ever() -> None:
         sessions.still_waiting()
         if sessions.idle() or sessions.beyond_their_share():
             return
-    pytest.fail("an hour, and no place")
+    pytest.fail("an hour, and no slot")
 
 
 def longest_gap_in_passes(*, poisoned: bool) -> float:

@@ -206,7 +206,7 @@ def test_a_busy_clouds_words_do_not_steer_the_terminal_while_sheets_are_asked_fo
     assert capsys.readouterr().err.replace("\n", "").isprintable()
 
 
-def test_a_cloud_that_hands_out_two_copies_in_turn_does_not_hold_a_third_party_for_ever(tmp_path: Path) -> None:
+def test_a_cloud_that_hands_out_two_copies_in_turn_does_not_hold_a_vendor_for_ever(tmp_path: Path) -> None:
     """Without ``--follow`` it ends when nothing is left; what was acknowledged once is not taken twice."""
     given = 0
 
@@ -219,7 +219,7 @@ def test_a_cloud_that_hands_out_two_copies_in_turn_does_not_hold_a_third_party_f
 
     with saying(answer) as address, closing(SpoolSink(str(tmp_path / "spool"))) as spool, Link(address) as link:
         notices = Notices("vendor", address, follow=False, keys=None)
-        collector = Collector(link, "v", spool, notices, patience_s=1.0)
+        collector = Collector(link, "v", spool, notices, busy_timeout_s=1.0)
         with pytest.raises(SplitLlamaError):
             for _ in range(20):
                 assert collector.some()

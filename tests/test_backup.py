@@ -27,7 +27,7 @@ from llama.cloud.run_store import Run, RunStore
 from llama.edge.generation import GenerationSettings, reply_to
 from llama.keys import LinkKeys, read_key
 from llama.text.dates import utc
-from llama.wire import Copy
+from llama.wire import DeliveryStatus
 from tests.devices import Watched
 from tests.processes import cloud, wait_until
 from tests.support import GREEDY, ROOT, SOAK, Keys, run_main, written
@@ -134,7 +134,7 @@ class Devices:
                         prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer,
                         settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=2), prompt_id="insurer/short",
                     )  # fmt: skip
-                    assert reply.copy is Copy.QUEUED
+                    assert reply.copy is DeliveryStatus.QUEUED
                     with self._lock:
                         self.finished[link.run_id] = reply.text
         except BaseException as err:
@@ -163,9 +163,9 @@ def test_a_back_up_made_while_eight_devices_run_has_every_run_that_was_said_to_b
         meanwhile = len(devices.so_far()) - len(before)
         assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
         assert wait_until(lambda: len(devices.finished) >= len(before) + meanwhile + 2 * DEVICES)
-        told = running.said()
+        reported = running.said()
     assert not devices.failures, devices.failures
-    assert not [line for line in told if "level=" in line], told
+    assert not [line for line in reported if "level=" in line], reported
     assert meanwhile > 0
     again = tmp_path / "again"
     again.mkdir()

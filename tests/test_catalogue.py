@@ -256,21 +256,21 @@ def test_a_required_field_that_is_missing_is_told(complaints: Callable[..., list
 
 
 def test_all_that_is_wrong_with_a_line_is_told_at_once(complaints: Callable[..., list[str]]) -> None:
-    told = complaints(jsonl(a_product(1, id="X", price=-5, colour="red")))
-    assert [line.split(":")[1].strip() for line in told] == ["colour", "id", "price"]
+    reported = complaints(jsonl(a_product(1, id="X", price=-5, colour="red")))
+    assert [line.split(":")[1].strip() for line in reported] == ["colour", "id", "price"]
 
 
 def test_an_id_that_is_there_twice_is_told_with_both_lines(complaints: Callable[..., list[str]]) -> None:
-    told = complaints(jsonl(a_product(1), a_product(2), a_product(1, title="Other")))
-    assert told == ["line 3: id: line 1 has the same; give each product its own"]
+    reported = complaints(jsonl(a_product(1), a_product(2), a_product(1, title="Other")))
+    assert reported == ["line 3: id: line 1 has the same; give each product its own"]
 
 
 def test_the_first_twenty_bad_lines_are_told(made: Makes, capsys: pytest.CaptureFixture[str]) -> None:
     """And those after them are not read: whoever has twenty to mend imports again anyway."""
     with pytest.raises(CatalogueError, match="20 lines are not good, where reading stopped"):
         made(jsonl(a_product(0), *(a_product(i, price=-1) for i in range(1, 50))))
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(", ")[2].partition(":")[0] for line in told] == [f"line {i}" for i in range(2, 22)]
+    reported = capsys.readouterr().err.splitlines()
+    assert [line.partition(", ")[2].partition(":")[0] for line in reported] == [f"line {i}" for i in range(2, 22)]
 
 
 @pytest.mark.parametrize(
@@ -281,13 +281,13 @@ def test_the_first_twenty_bad_lines_are_told(made: Makes, capsys: pytest.Capture
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_object_of_json_is_told(complaints: Callable[..., list[str]], line: str, reason: str) -> None:
-    told = complaints(jsonl(a_product(1), line, a_product(3, price=-1)))
-    assert told[0].startswith("line 2: ") and reason in told[0]
-    assert told[-1].startswith("line 3: price: ")  # a bad line does not hide the next
+    reported = complaints(jsonl(a_product(1), line, a_product(3, price=-1)))
+    assert reported[0].startswith("line 2: ") and reason in reported[0]
+    assert reported[-1].startswith("line 3: price: ")  # a bad line does not hide the next
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("id,vendor,title\n", "line 1: price: the column is missing; add it"),
         ("id,vendor,title,price,id\n", "line 1: id: the column is there twice; keep one"),
@@ -302,13 +302,13 @@ def test_a_line_that_is_no_object_of_json_is_told(complaints: Callable[..., list
         ("id,vendor,title,price,occasions\na,v,Cup,1,birthday;party\n", "line 2: occasions: give a list such as"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_csv_file_is_told(complaints: Callable[..., list[str]], text: str, told: str) -> None:
-    assert complaints(text, "products.csv")[0].startswith(told)
+def test_what_is_wrong_with_a_csv_file_is_told(complaints: Callable[..., list[str]], text: str, reported: str) -> None:
+    assert complaints(text, "products.csv")[0].startswith(reported)
 
 
 def test_bytes_that_are_no_text_are_told(complaints: Callable[..., list[str]]) -> None:
-    told = complaints(jsonl(a_product(1)).encode() + b'{"id": "caf\xe9"}\n')
-    assert told == ["line 2: not UTF-8 (byte 12 of the line); save the file as UTF-8"]
+    reported = complaints(jsonl(a_product(1)).encode() + b'{"id": "caf\xe9"}\n')
+    assert reported == ["line 2: not UTF-8 (byte 12 of the line); save the file as UTF-8"]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "id,vendor,title,price\n"])
@@ -318,8 +318,8 @@ def test_a_file_without_products_replaces_nothing(made: Makes, text: str) -> Non
 
 
 def test_what_comes_from_a_file_cannot_steer_the_terminal(complaints: Callable[..., list[str]]) -> None:
-    (told,) = complaints(jsonl(a_product(1, **{"\x1b[2Jcolour": 1})))
-    assert told.isprintable()
+    (reported,) = complaints(jsonl(a_product(1, **{"\x1b[2Jcolour": 1})))
+    assert reported.isprintable()
 
 
 @pytest.mark.parametrize("name", ["products.xlsx", "products"])
@@ -360,9 +360,9 @@ def test_the_command_tells_bad_lines_and_ends_with_one_line(
     source.write_text(jsonl(a_product(1, price=-1), a_product(2, id="?")))
     with pytest.raises(SystemExit) as ended:
         run(main, ["--import_file", str(source), "--catalogue", str(target)])
-    told = capsys.readouterr().err.splitlines()
-    assert (ended.value.code, len(told)) == (1, 3)
-    assert told[2] == (
+    reported = capsys.readouterr().err.splitlines()
+    assert (ended.value.code, len(reported)) == (1, 3)
+    assert reported[2] == (
         f"error: {source}: 2 lines are not good (told above); nothing was imported; mend them and import again"
     )
     for flags in (["--import_file", str(source)], ["--import_file", str(source), "--catalogue", str(source)]):
@@ -551,8 +551,8 @@ def test_a_word_of_the_description_counts_half_and_is_not_what_it_is_called(shop
     found = {f.product.id: f for f in shop.search({"set": 1})}
     assert found["p-1"].relevance == pytest.approx(1) and found["p-1"].named == {"set"}
     assert found["p-2"].named == {"set"}  # its Indonesian title has it
-    (only_told,) = [f for f in shop.search({"pot": 1}) if f.product.id == "p-1"]
-    assert only_told.relevance == pytest.approx(0.5) and not only_told.named
+    (only_described,) = [f for f in shop.search({"pot": 1}) if f.product.id == "p-1"]
+    assert only_described.relevance == pytest.approx(0.5) and not only_described.named
 
 
 def test_a_word_that_no_product_has_counts_against_the_others(shop: Catalogue) -> None:

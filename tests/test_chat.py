@@ -71,7 +71,7 @@ def test_a_single_hi_gives_llama3s_published_ids(llama3: ChatFormat) -> None:
 
 
 @given(st.data())
-def test_a_dialogue_begins_with_the_opening_of_its_first_messages(
+def test_a_dialogue_begins_with_the_prefix_of_its_first_messages(
     llama3: ChatFormat, smollm2: ChatFormat, data: st.DataObject
 ) -> None:
     """However many they are, in both formats, with and without a system message of its own."""
@@ -80,10 +80,10 @@ def test_a_dialogue_begins_with_the_opening_of_its_first_messages(
         turns = data.draw(st.lists(st.builds(Message, st.sampled_from(("user", "assistant")), text), min_size=1))
         dialog = [*data.draw(st.lists(st.builds(Message, st.just("system"), text), max_size=1)), *turns]
         first = data.draw(st.integers(0, len(dialog)))
-        (opening,), ids = chat.openings([dialog[:first]]), chat.encode_dialog_prompt(dialog)
+        (prefix,), ids = chat.prefixes([dialog[:first]]), chat.encode_dialog_prompt(dialog)
         if first or dialog[0].role != "system":
-            assert opening == ids[: len(opening)] and (opening or not first)
-            assert chat.encode(dialog, opening=first).shared == len(opening)
+            assert prefix == ids[: len(prefix)] and (prefix or not first)
+            assert chat.encode(dialog, prefix_messages=first).shared == len(prefix)
 
 
 def test_the_golden_dialogue_gives_the_references_ids(golden: Path) -> None:

@@ -37,7 +37,7 @@ from llama.sampling_params import SamplingParams
 from llama.wire import Close, ErrorCode, Opened
 from tests.processes import Cloud, cloud, edge, end, launch, wait_until
 from tests.small_checkpoints import Tensors, read_back
-from tests.support import ROOT, opening, run_main
+from tests.support import ROOT, open_request, run_main
 from tests.whole import generate, load_halves
 
 Splits = Callable[..., Path]
@@ -63,7 +63,7 @@ def prompt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(tiny_split: Splits) -> Iterator[Cloud]:
-    """A cloud of the small model with two places, for whoever leaves it as it was."""
+    """A cloud of the small model with two slots, for whoever leaves it as it was."""
     with cloud(tiny_split() / "cloud", "--max_seq_len", CONTEXT, "--max_batch_size", 2) as running:
         yield running
 
@@ -440,13 +440,13 @@ FULL = re.compile(r"the cloud is busy: all 2 slots are taken, and \d+ wait for o
 
 
 def free_places(address: str) -> int:
-    """How many more devices the cloud takes, found out by taking all places and giving them back."""
+    """How many more devices the cloud takes, found out by taking all slots and giving them back."""
     with Link(address) as link:
         link.waits_when_busy = False
         fingerprint, sessions = link.hello().fingerprint, list[bytes]()
         with pytest.raises(CloudRefused) as refusal:
             while True:
-                opened = link.ask(opening(1, fingerprint=fingerprint))
+                opened = link.ask(open_request(1, fingerprint=fingerprint))
                 assert isinstance(opened, Opened)
                 sessions.append(opened.session)
         assert refusal.value.code == ErrorCode.BUSY
@@ -461,7 +461,7 @@ def two_in_mid_reply(
 ) -> Iterator[tuple[subprocess.Popen[str], subprocess.Popen[str], str]]:
     """A device that streams and one with --json, both within a long reply; and the first character of the one.
 
-    The cloud must have two places. The streaming device's rest of stdout is still to be read.
+    The cloud must have two slots. The streaming device's rest of stdout is still to be read.
     """
     with (
         edge(out / "edge", running.address, prompt, "--plain", *flags) as streaming,
@@ -469,7 +469,7 @@ def two_in_mid_reply(
     ):
         assert streaming.stdout
         first = streaming.stdout.read(1)
-        # more than once: a place that was given back is for some milliseconds neither free nor anybody's
+        # more than once: a slot that was given back is for some milliseconds neither free nor anybody's
         assert wait_until(lambda: all(free_places(running.address) == 0 for _ in range(3)))
         yield streaming, silent, first
 

@@ -66,8 +66,8 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def a_cloud(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path) -> Iterator[Served]:
     with closing(RunStore(sheet_dir.with_name("runs.sqlite"))) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
-        with Served(halves, tokenizer, services=clerk) as served:
+        services = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+        with Served(halves, tokenizer, services=services) as served:
             yield served
 
 

@@ -44,7 +44,7 @@ from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.vendor.collector import line_of
 from llama.vendor.program import main
-from llama.wire import Close, Copy, Delivery, Final, Finish, Open, Opened
+from llama.wire import Close, Delivery, DeliveryStatus, Final, Finish, Open, Opened
 from tests import canaries
 from tests.devices import Watched
 from tests.processes import Cloud, cloud, wait_until
@@ -180,8 +180,8 @@ def record(tmp_path: Path) -> Iterator[RunStore]:
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, record: RunStore) -> Iterator[Served]:
     """A cloud in a thread, where nothing is killed."""
-    clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
-    with Served(halves, tokenizer, services=clerk) as served:
+    services = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+    with Served(halves, tokenizer, services=services) as served:
         yield served
 
 
@@ -206,7 +206,7 @@ def finish(address: str, prompt_id: str, reply: str | Sequence[int], run_id: byt
         )
         assert isinstance(opened, Opened)
         final = link.ask(Finish(opened.session, 1, len(ids)))
-        assert isinstance(final, Final) and final.copy in (Copy.QUEUED, Copy.WITHHELD)
+        assert isinstance(final, Final) and final.copy in (DeliveryStatus.QUEUED, DeliveryStatus.WITHHELD)
         link.ask(Close(opened.session, 2))
     return run_id
 
@@ -310,7 +310,7 @@ def following(address: str, party: str) -> Program:
 # ---- what arrives
 
 
-def test_a_device_run_of_a_third_partys_sheet_is_printed_by_its_program_and_by_no_other(
+def test_a_device_run_of_a_vendors_sheet_is_printed_by_its_program_and_by_no_other(
     provider: Provider, tmp_path: Path
 ) -> None:
     """The device's program with a profile, then the third party's: reply, sheet and ids, each once."""
@@ -351,9 +351,9 @@ def test_a_device_run_of_a_third_partys_sheet_is_printed_by_its_program_and_by_n
     finish(provider.address, "insurer/much", fed)
     finish(provider.address, "insurer/much", fed.replace(SYSTEM, ""))
     recited = written_by(provider.address, "insurer").decode()
-    withheld, told = map(json.loads, recited.splitlines())
+    withheld, reported = map(json.loads, recited.splitlines())
     assert (withheld["withheld"], withheld["text"], withheld["offers"]) == (True, "", [])
-    assert told["text"] == fed.replace(SYSTEM, "") and "[NAME_1]" in told["text"]
+    assert reported["text"] == fed.replace(SYSTEM, "") and "[NAME_1]" in reported["text"]
     for output in (json.dumps(delivery), ran.stderr, recited):
         assert canaries.leaks(output, person.canaries) == []
         assert "zimtstern" not in output.casefold()
@@ -540,8 +540,8 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
     with closing(sqlite3.connect(tmp_path / "runs.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with following(served.endpoint, "insurer") as program:
-            told = 'event=outbox_failed message="deliveries could not be read: database is locked"'
-            assert wait_until(lambda: told in capfd.readouterr().err)
+            reported = 'event=outbox_failed message="deliveries could not be read: database is locked"'
+            assert wait_until(lambda: reported in capfd.readouterr().err)
             other.execute("ROLLBACK")
             assert json.loads(program.line())["run_id"] == run_id.hex()
             assert wait_until(lambda: left(served.endpoint, "insurer") == [])
@@ -581,7 +581,7 @@ def test_the_help_names_the_program_as_it_is_started() -> None:
         assert usage in run_main(*command, "--help").stdout.splitlines()
 
 
-def test_a_third_party_needs_no_model() -> None:
+def test_a_vendor_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded, nor torch."""
     loaded = set(run_main("-c", "import sys, llama.vendor.program; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
@@ -750,13 +750,13 @@ class Devices:
                 settings=GenerationSettings(SamplingParams(temperature=1.0, seed=number), stop_ids=(), max_gen_len=12),
                 prompt_id=f"{party}/short",
             )
-            assert reply.copy == Copy.QUEUED
+            assert reply.copy == DeliveryStatus.QUEUED
             with self._lock:
                 self.finished[link.run_id] = (party, reply.text)
                 self.reopened += reply.timing.reopened
 
 
-def test_a_hundred_runs_arrive_at_the_right_third_party_whoever_is_killed(
+def test_a_hundred_runs_arrive_at_the_right_vendor_whoever_is_killed(
     tiny_split: Splits, sheet_dir: Path, tmp_path: Path
 ) -> None:
     """Five third parties; cloud and programs are killed at random moments, the same in every test run.

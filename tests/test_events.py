@@ -25,24 +25,24 @@ from llama.keys import LinkKeys, link_keys, make_keys, read_key
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Finish, Hello
 from tests.processes import wait_until
-from tests.support import Halves, Served, event_of, opening, step_of
+from tests.support import Halves, Served, event_of, open_request, step_of
 
 Told = Callable[[], list[dict[str, str]]]
 
 
 @pytest.fixture
-def told(capfd: pytest.CaptureFixture[str]) -> Told:
+def reported(capfd: pytest.CaptureFixture[str]) -> Told:
     """All events so far, without their times."""
     so_far = list[dict[str, str]]()
 
-    def told() -> list[dict[str, str]]:
+    def reported() -> list[dict[str, str]]:
         for line in capfd.readouterr().err.splitlines():
             event = event_of(line)
             time.strptime(event.pop("time"), "%Y-%m-%dT%H:%M:%S.%fZ")
             so_far.append(event)
         return so_far
 
-    return told
+    return reported
 
 
 class Clock:
@@ -83,12 +83,12 @@ def test_a_line_of_any_length_stays_within_what_a_pipe_takes_at_once(capfd: pyte
     assert len(capfd.readouterr().err) == MAX_LINE_BYTES
 
 
-def test_what_is_below_the_level_is_not_told(told: Told) -> None:
+def test_what_is_below_the_level_is_not_told(reported: Told) -> None:
     for level in LEVELS:
         events = EventLog(level)
         for tell in (events.info, events.warning, events.error):
             tell("something")
-    assert [event["level"] for event in told()] == ["info", "warning", "error", "warning", "error", "error"]
+    assert [event["level"] for event in reported()] == ["info", "warning", "error", "warning", "error", "error"]
 
 
 def test_a_level_that_is_not_known_is_refused(
@@ -103,7 +103,7 @@ def test_a_level_that_is_not_known_is_refused(
 # ---- how many
 
 
-def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(told: Told) -> None:
+def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(reported: Told) -> None:
     """Others are told all the while, and with the next window it begins anew."""
     clock = Clock()
     events = EventLog(clock=clock)
@@ -111,12 +111,12 @@ def test_of_a_flood_of_one_event_some_are_told_and_then_how_many_were_not(told: 
         events.info("flood")
     events.error("other")
     events.catch_up()
-    assert names(told()) == ["flood"] * MOST_LINES + ["other"]
+    assert names(reported()) == ["flood"] * MOST_LINES + ["other"]
     clock.now = WINDOW_S
     events.catch_up()
-    assert told()[-1] == {"level": "info", "event": "left_out", "of": "flood", "lines": str(1000 - MOST_LINES)}
+    assert reported()[-1] == {"level": "info", "event": "left_out", "of": "flood", "lines": str(1000 - MOST_LINES)}
     events.info("flood")
-    assert names(told())[MOST_LINES + 1 :] == ["left_out", "flood"]
+    assert names(reported())[MOST_LINES + 1 :] == ["left_out", "flood"]
 
 
 def tell_at_length(events: EventLog) -> None:
@@ -161,17 +161,17 @@ PROMPT = [258, 84, 104, 101, 32]
 
 
 def test_a_session_is_told_of_when_it_is_opened_and_when_it_ends(
-    halves: Halves, tokenizer: Tokenizer, told: Told
+    halves: Halves, tokenizer: Tokenizer, reported: Told
 ) -> None:
     """By a number of the cloud's own; and why it ended: closed, opened anew, or nobody used it."""
     with Served(halves, tokenizer, idle_timeout_s=0.5, log_level="info") as served:
         served.run(PROMPT, 3)
         with served.peer() as peer:
-            first = opening(7)
+            first = open_request(7)
             served.open(peer, first)
-            served.open(peer, opening(8, run_id=first.run_id))
+            served.open(peer, open_request(8, run_id=first.run_id))
             assert wait_until(lambda: not len(served.server.sessions))
-    events = told()
+    events = reported()
     for event in events:
         if event["event"] == "session_ended":
             assert float(event.pop("seconds")) >= 0
@@ -188,13 +188,13 @@ def test_a_session_is_told_of_when_it_is_opened_and_when_it_ends(
 
 
 def test_draining_is_told_once_and_at_the_end_how_many_sessions_were_cut_off(
-    halves: Halves, tokenizer: Tokenizer, told: Told
+    halves: Halves, tokenizer: Tokenizer, reported: Told
 ) -> None:
     with Served(halves, tokenizer, drain_s=0.5, log_level="info") as served, served.peer() as peer:
-        served.open(peer, opening())
+        served.open(peer, open_request())
         served.drain()
         served.thread.join()
-    assert [event for event in told() if event["event"] != "session_opened"] == [
+    assert [event for event in reported() if event["event"] != "session_opened"] == [
         {"level": "info", "event": "draining", "sessions": "1"},
         {"level": "info", "event": "stopped", "sessions_cut_off": "1"},
     ]
@@ -213,23 +213,23 @@ def keys(tmp_path: Path) -> Iterator[tuple[CloudKeys, Path, LinkKeys]]:
 
 
 def test_it_is_told_how_many_keys_come_and_go_but_not_whose(
-    halves: Halves, tokenizer: Tokenizer, keys: tuple[CloudKeys, Path, LinkKeys], told: Told
+    halves: Halves, tokenizer: Tokenizer, keys: tuple[CloudKeys, Path, LinkKeys], reported: Told
 ) -> None:
     """One that is not listed is turned away; a session of one that is taken off the list ends for that reason."""
     cloud_keys, allowed, phone = keys
     with Served(halves, tokenizer, keys=cloud_keys, log_level="info") as served:
         with served.peer(keys=phone):
-            assert wait_until(lambda: "turned_away" in names(told()))
+            assert wait_until(lambda: "turned_away" in names(reported()))
         (allowed / "phone.pub").write_bytes((allowed.parent / "phone.pub").read_bytes())
-        assert wait_until(lambda: "keys_listed" in names(told()))
+        assert wait_until(lambda: "keys_listed" in names(reported()))
         with served.peer(keys=phone) as peer:
-            served.open(peer, opening())
+            served.open(peer, open_request())
             (allowed / "phone.pub").unlink()
-            assert wait_until(lambda: "session_ended" in names(told()))
+            assert wait_until(lambda: "session_ended" in names(reported()))
             assert peer.refusal(Hello(wire.VERSION)) == "not_allowed"
     away = {"level": "info", "event": "turned_away", "number": "1"}
-    assert told()[0] == away
-    rest = [event for event in told() if event != away]  # it may have tried again
+    assert reported()[0] == away
+    rest = [event for event in reported() if event != away]  # it may have tried again
     listed, opened, unlisted, ended, refused, _ = rest
     assert listed == {"level": "info", "event": "keys_listed", "number": "1", "listed": "1"}
     assert unlisted == {"level": "info", "event": "keys_unlisted", "number": "1", "listed": "0"}
@@ -237,14 +237,14 @@ def test_it_is_told_how_many_keys_come_and_go_but_not_whose(
 
 
 def test_a_peer_that_is_refused_again_and_again_gets_a_hundred_lines(
-    halves: Halves, tokenizer: Tokenizer, told: Told
+    halves: Halves, tokenizer: Tokenizer, reported: Told
 ) -> None:
     """And each holds the reason's code and no byte of its own."""
     with Served(halves, tokenizer, log_level="info") as served, served.peer(zmq.DEALER) as peer:
         for i in range(300):
             peer.send(b"", b"Zimtstern %d" % i)
             peer.receive()
-    *refused, stopped, left_out = told()
+    *refused, stopped, left_out = reported()
     assert refused == [{"level": "info", "event": "refused", "code": "bad_request"}] * MOST_LINES
     assert stopped["event"] == "stopped"
     assert left_out == {"level": "info", "event": "left_out", "of": "refused", "lines": str(300 - MOST_LINES)}
@@ -256,7 +256,7 @@ def test_nothing_that_is_said_or_chosen_gets_into_the_log(
     """A reply's text, a run's and a sheet's id, a session's, the rows; also when they are wrong."""
     canary = "Zimtstern"
     ids = tuple(tokenizer.encode(canary, bos=False, eos=False))
-    request = opening(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
+    request = open_request(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
     rows = halves.rows([*PROMPT, *ids])
     with Served(halves, tokenizer, log_level="info") as served, served.peer() as peer:
         session = served.open(peer, request)

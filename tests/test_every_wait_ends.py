@@ -55,7 +55,7 @@ SHEETS = {
     "gifts.toml": 'title = "Gifts"\nquestions = ["What would you give?"]\nmax_gen_len = 3',
     "insurer/cover.toml": 'title = "Cover"\nquestions = ["Which?"]',
 }
-MAX_DEADLINES, FINISH_DEADLINES = 4, 3  # fewer than the real ones, which tests of patience.py hold to the clock
+MAX_DEADLINES, FINISH_DEADLINES = 4, 3  # fewer than the real ones, which tests/test_timeouts.py holds to the clock
 
 
 @pytest.fixture(autouse=True)
@@ -195,10 +195,10 @@ def test_a_cloud_that_never_says_the_same_thing_twice_does_not_hold_a_device_for
 
     def ends(at: type[Request], answer: Callable[[Request], Any], error: type[SplitLlamaError], bound_s: float) -> None:
         with Turning(honest.address, at, answer, lives=True) as hostile:
-            with pytest.raises(error) as told:
+            with pytest.raises(error) as reported:
                 edge_main.main(ckpt_dir, hostile.address, prompt_id="gifts", plain=True, deadline=DEADLINE_S,
                                restart_deadline=2 * DEADLINE_S)  # fmt: skip
-            assert hostile.turned_at is not None and "\n" not in str(told.value)
+            assert hostile.turned_at is not None and "\n" not in str(reported.value)
             took_s = time.monotonic() - hostile.turned_at
         assert took_s < bound_s + SLOW_S, (at, took_s)
 

@@ -35,7 +35,7 @@ from tests.support import (
     Served,
     code_of,
     frames_of,
-    opening,
+    open_request,
     step_of,
 )  # fmt: skip
 from tests.test_limits import Clock
@@ -72,7 +72,7 @@ def unbounded(kind: msgspec.inspect.Type, where: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("message", [*typing.get_args(wire.Request), *typing.get_args(wire.Reply)])
-def test_every_sequence_of_every_message_has_a_bound(message: type[wire.Message]) -> None:
+def test_every_sequence_of_every_message_has_a_bound(message: type[wire.WireMessage]) -> None:
     """Texts, bytes and lists, also within lists."""
     assert list(unbounded(msgspec.inspect.type_info(message), message.__name__)) == []
 
@@ -81,11 +81,11 @@ def test_every_sequence_of_every_message_has_a_bound(message: type[wire.Message]
 @settings(max_examples=40, deadline=None)
 def test_more_resumed_ids_than_the_context_has_are_refused_before_they_are_decoded(context: int, more: int) -> None:
     """The elements are cut off here: only the length in front of them can have been looked at."""
-    whole = wire.encode(opening(resumed_ids=(7,) * (context + more)))
+    whole = wire.encode(open_request(resumed_ids=(7,) * (context + more)))
     at = whole.index(b"resumed_ids") + len(b"resumed_ids")
     with pytest.raises(Refused, match=rf"length <= {context} .*resumed_ids"):
         RequestDecoder(context).decode(whole[: at + 5])
-    fits = opening(resumed_ids=(7,) * context)
+    fits = open_request(resumed_ids=(7,) * context)
     assert msgspec.structs.asdict(RequestDecoder(context).decode(wire.encode(fits))) == msgspec.structs.asdict(fits)
 
 
@@ -94,7 +94,7 @@ def test_a_header_longer_than_any_honest_one_is_refused_by_its_length() -> None:
     decoder = RequestDecoder(2048)
     assert decoder.max_header_bytes < 100_000
     decoder.decode(
-        wire.encode(opening(resumed_ids=(2**31 - 1,) * 2048, prompt_id="x" * 200, stop_ids=(2**31 - 1,) * 64))
+        wire.encode(open_request(resumed_ids=(2**31 - 1,) * 2048, prompt_id="x" * 200, stop_ids=(2**31 - 1,) * 64))
     )
     decoder.decode(wire.encode(wire.Publish("v" * 40, "n" * 80, "x" * wire.MAX_SHEET_BYTES)))
     with pytest.raises(Refused, match="a header of"):
@@ -111,7 +111,7 @@ def test_the_reason_of_a_refusal_is_short_whatever_a_field_is_called() -> None:
 def test_what_is_too_long_is_refused_before_its_contents_are_looked_at(halves: Halves, tokenizer: Tokenizer) -> None:
     """Ids that are not in the vocabulary, too many for the context: told is the latter."""
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        refusal = peer.ask(opening(10, resumed_ids=(10**6,) * (MAX_SEQ_LEN - 5)))
+        refusal = peer.ask(open_request(10, resumed_ids=(10**6,) * (MAX_SEQ_LEN - 5)))
         assert isinstance(refusal, Error) and "the context is" in refusal.message
 
 
@@ -145,7 +145,7 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
 ) -> None:
     """The dearest headers that are let in, for a thousandth of the time of the thread that reads them."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
-    dear = frames_of(opening(1, resumed_ids=(1,) * MAX_SEQ_LEN))
+    dear = frames_of(open_request(1, resumed_ids=(1,) * MAX_SEQ_LEN))
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(thread_share=0.001)) as served:
         with served.peer(keys=greedy) as peer:
             codes = list[str]()
@@ -158,13 +158,13 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
 
 
 def test_runs_of_one_key_begin_at_their_rate(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
-    """Four at once, then one a second; those of another key at once; a device waits and gets its place."""
+    """Four at once, then one a second; those of another key at once; a device waits and gets its slot."""
     hasty, modest = keys.make("hasty"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(runs_s=1.0)) as served:
         with served.peer(keys=hasty) as peer:
             codes = list[str]()
             for _ in range(6):
-                reply = peer.ask(opening(1))
+                reply = peer.ask(open_request(1))
                 codes.append(code_of(reply))
                 if isinstance(reply, Opened):
                     assert code_of(peer.ask(Close(reply.session, 1))) == "Closed"
@@ -188,8 +188,8 @@ def test_nobody_has_several_slots_for_long_while_another_has_none(
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer, slots=4, most_waiting=4, keys=keys.of_the_cloud()) as served:
         with served.peer(keys=greedy) as peer, served.peer(keys=modest) as other:
-            sessions = [served.open(peer, opening()) for _ in range(4)]
-            other.send_request(opening())
+            sessions = [served.open(peer, open_request()) for _ in range(4)]
+            other.send_request(open_request())
             seq, ended = 0, list[bytes]()
             while not other.socket.poll(0):
                 seq += 1
@@ -287,7 +287,9 @@ def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects
         assert link.hello() == served.welcome
 
 
-def test_one_key_leaves_room_for_the_errands_of_others(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
+def test_one_key_leaves_room_for_the_control_requests_of_others(
+    halves: Halves, tokenizer: Tokenizer, keys: Keys
+) -> None:
     """It asks for the sheets over so many connections that they would be all that may wait."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served, ExitStack() as stack:
@@ -315,7 +317,7 @@ def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
         step = {"position": 0, "rows": rows, "want": MAX_ROWS - len(PROMPT) + 1}
         whole = ask_for_times(served, peer, sampling, step)
         one = halves.rows(PROMPT)
-        with served.session(other, opening(len(PROMPT))) as decoding:
+        with served.session(other, open_request(len(PROMPT))) as decoding:
             assert isinstance(other.ask(step_of(decoding, 1, 0, one), one), Tokens)
             row = halves.rows([*PROMPT, 7])[-1:]
             assert isinstance(other.ask(step_of(decoding, 2, len(PROMPT), row), row), Tokens)
@@ -328,7 +330,7 @@ def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
 
 def ask_for_times(served: Served, peer: Peer, sampling: SamplingParams, step: dict[str, Any]) -> Tokens:
     """The reply to a prompt's only chunk, in a session of its own."""
-    with served.session(peer, opening(len(PROMPT), sampling)) as session:
+    with served.session(peer, open_request(len(PROMPT), sampling)) as session:
         header = step_of(session, 1, step["position"], step["rows"], step["want"])
         reply = peer.ask(msgspec.structs.replace(header, times=True), step["rows"])
     assert isinstance(reply, Tokens), reply
@@ -342,7 +344,10 @@ def test_damage_in_a_later_part_of_a_chunk_refuses_all_of_it(
     monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as other:
         one = halves.rows(PROMPT)
-        with served.session(other, opening(len(PROMPT))) as decoding, served.session(peer, opening(5)) as session:
+        with (
+            served.session(other, open_request(len(PROMPT))) as decoding,
+            served.session(peer, open_request(5)) as session,
+        ):
             assert isinstance(other.ask(step_of(decoding, 1, 0, one), one), Tokens)
             row = halves.rows([*PROMPT, 7])[-1:]
             assert isinstance(other.ask(step_of(decoding, 2, len(PROMPT), row), row), Tokens)

@@ -426,7 +426,7 @@ SWITCHED_OFF: Mapping[str, Callable[[Patch], None]] = {
 
 
 @dataclass
-class Tally:
+class RefusalCounts:
     """What would leave, by kind, and how much of it the gate refuses."""
 
     left: Counter[str] = field(default_factory=Counter)
@@ -489,7 +489,7 @@ def test_what_slips_past_a_sanitiser_without_one_of_its_parts_in_its_own_letters
     SWITCHED_OFF[part](monkeypatch)
     if "with patterns" not in part:
         without_patterns(monkeypatch)
-    own, other, by_way, passed, unseen = Tally(), Tally(), Tally(), list[str](), 0
+    own, other, by_way, passed, unseen = RefusalCounts(), RefusalCounts(), RefusalCounts(), list[str](), 0
     for someone in people():
         sanitiser = sanitiser_of(someone)
         # Of a kind of values, only that kind's notes are of interest.
@@ -539,7 +539,7 @@ def test_a_field_that_leaves_as_it_is_declared_is_refused(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Where a tag or something coarser should stand, and whatever it is taken for."""
-    field_text, tally, passed = Sanitiser.field_text, Tally(), list[str]()
+    field_text, counts, passed = Sanitiser.field_text, RefusalCounts(), list[str]()
 
     def raw(self: Sanitiser, name: str) -> CleanText | None:
         each = self.profile.find(name)
@@ -556,12 +556,12 @@ def test_a_field_that_leaves_as_it_is_declared_is_refused(
                 text = sanitiser.field_text(name)
                 assert text is not None
                 is_refused = refuses(["Field: ", text, "\n"], sanitiser, chat, tokenizer)
-                tally.count(field_of(name).tag, is_refused)
+                counts.count(field_of(name).tag, is_refused)
                 passed += [] if is_refused else [f"{name}: {text.text}"]
     with capfd.disabled():
-        print(f"\n{policy} fields as declared: {tally}")
+        print(f"\n{policy} fields as declared: {counts}")
     assert not passed
-    assert tally.left.total() > 2 * len(people())
+    assert counts.left.total() > 2 * len(people())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from llama.cloud.router import Sender
 from llama.cloud.sessions import HELD_S, UNUSED_S, Sessions
 from llama.tensor_frames import hidden_to_frame
 from llama.wire import Close, Closed, Error, Finish, Hello, ListSheets, Open, Opened, Reply, Request, Step, Tokens
-from tests.support import ARGS, FINGERPRINT, MAX_ROWS, MAX_SEQ_LEN, opening
+from tests.support import ARGS, FINGERPRINT, MAX_ROWS, MAX_SEQ_LEN, open_request
 
 WELCOME = wire.Welcome(wire.VERSION, FINGERPRINT, "float32", ARGS.dim, 1, MAX_SEQ_LEN, MAX_ROWS)
 
@@ -96,8 +96,8 @@ class Cloud:
 
     def open(self, request: Open, peer: bytes = b"device") -> bytes:
         assert self.ask(request, peer=peer) is None
-        (told, opened) = self.sent.pop()
-        assert told == peer and isinstance(opened, Opened)
+        (reported, opened) = self.sent.pop()
+        assert reported == peer and isinstance(opened, Opened)
         return opened.session
 
 
@@ -109,7 +109,7 @@ def step(session: bytes, seq: int, position: int, length: int) -> tuple[Step, me
 def test_a_step_becomes_a_job_and_its_result_the_reply() -> None:
     """A repeat gets the first answer byte for byte, and no second job."""
     cloud = Cloud()
-    session = cloud.open(opening(4))
+    session = cloud.open(open_request(4))
     request, rows = step(session, 1, 0, 4)
     assert cloud.ask(request, rows) is None
     (job,) = cloud.to_model
@@ -124,8 +124,8 @@ def test_a_step_becomes_a_job_and_its_result_the_reply() -> None:
 def test_a_closed_session_gives_its_slot_back_only_once_it_is_cleared() -> None:
     """Until then whoever waits for it waits on."""
     cloud = Cloud(slots=1)
-    session = cloud.open(opening(4))
-    assert cloud.ask(opening(4), peer=b"waits") is None and not cloud.sent
+    session = cloud.open(open_request(4))
+    assert cloud.ask(open_request(4), peer=b"waits") is None and not cloud.sent
     assert cloud.ask(Close(session, 1)) == Closed()
     assert cloud.to_model == [ClearSlot(0, 0)]
     cloud.lifecycle.admit()
@@ -139,12 +139,12 @@ def test_a_closed_session_gives_its_slot_back_only_once_it_is_cleared() -> None:
 def test_time_is_an_argument() -> None:
     """Two minutes of silence, and the two seconds after which one that waits is told to ask again, take none."""
     cloud = Cloud(slots=1)
-    cloud.open(opening(4))
-    assert cloud.ask(opening(4), peer=b"waits") is None
+    cloud.open(open_request(4))
+    assert cloud.ask(open_request(4), peer=b"waits") is None
     cloud.now += HELD_S
     cloud.lifecycle.admit()
-    ((peer, told),) = cloud.sent
-    assert peer == b"waits" and isinstance(told, Error) and (told.code, told.retry_after_s) == ("busy", 0.0)
+    ((peer, reported),) = cloud.sent
+    assert peer == b"waits" and isinstance(reported, Error) and (reported.code, reported.retry_after_s) == ("busy", 0.0)
     cloud.now += UNUSED_S
     cloud.lifecycle.end_expired()
     assert cloud.to_model == [ClearSlot(0, 0)] and len(cloud.lifecycle.sessions) == 0
@@ -153,7 +153,7 @@ def test_time_is_an_argument() -> None:
 def test_what_may_wait_for_a_disk_goes_to_the_background() -> None:
     """A finished run by its session, a control request by its peer."""
     cloud = Cloud()
-    session = cloud.open(opening(1, resumed_ids=(7, 8)))
+    session = cloud.open(open_request(1, resumed_ids=(7, 8)))
     assert cloud.ask(Finish(session, 1, 2)) is None and cloud.ask(ListSheets(), peer=b"vendor") is None
     finish, control = cloud.to_background
     assert isinstance(finish, FinishJob) and finish.run.ids == [7, 8]

@@ -24,7 +24,7 @@ from tests.support import ROOT, SOAK
 
 MIB = 500
 SECONDS = 2.0  # of computing
-PATIENCE_S = 60.0  # by the clock, on a machine that has much else to do
+TIMEOUT_S = 60.0  # by the clock, on a machine that has much else to do
 LEAST = 30  # cases of each reader
 MUTATIONS = 300 if SOAK else 4  # of each file
 
@@ -44,7 +44,7 @@ class Opener:
             killed.set()
             process.kill()
 
-        watch = threading.Timer(PATIENCE_S, kill)
+        watch = threading.Timer(TIMEOUT_S, kill)
         watch.start()
         try:
             process.stdin.write(json.dumps({"path": str(path), "half": half}) + "\n")

@@ -67,7 +67,7 @@ from llama.wire import (
 from tests.pages import controller_of, device_of
 from tests.processes import ask, cloud
 from tests.proxy import Proxy
-from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, opening, run_main, step_of, written
+from tests.support import GREEDY, Halves, Keys, Peer, Process, Served, code_of, open_request, run_main, step_of, written
 
 Splits = Callable[..., Path]
 SHEETS = {
@@ -97,9 +97,9 @@ def served(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> Iterator[Served]
 def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
     """What a device is told that the cloud does not let in."""
     with Link(endpoint, deadline_s=NOWHERE_S, on_notice=lambda _: None, keys=keys) as link:
-        with pytest.raises(CloudUnreachable) as told:
+        with pytest.raises(CloudUnreachable) as reported:
             link.hello()
-    return str(told.value)
+    return str(reported.value)
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
@@ -121,8 +121,8 @@ def test_a_listed_key_gets_a_whole_reply(served: Served, keys: Keys) -> None:
 
 def test_a_key_that_is_not_listed_gets_nowhere_and_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
     """A handshake that is refused says nothing: so the error names what to look at."""
-    told = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
-    assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in told
+    reported = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
+    assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in reported
 
 
 def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: Keys, tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: 
 
 def test_a_device_without_keys_gets_nowhere_where_keys_are_used(served: Served) -> None:
     """ZeroMQ's NULL mechanism is not offered."""
-    told = gets_nowhere(served.endpoint, None)
-    assert "--allow_dir" not in told and "if that cloud has keys, give --key_file and --cloud_key" in told
+    reported = gets_nowhere(served.endpoint, None)
+    assert "--allow_dir" not in reported and "if that cloud has keys, give --key_file and --cloud_key" in reported
 
 
 def test_a_device_with_keys_gets_nowhere_where_there_are_none(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
@@ -167,7 +167,7 @@ def test_a_key_that_is_removed_is_refused_at_its_next_message_and_its_session_is
     """On the connection that it has; listed anew, it is let in, but the session stays lost."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
-        session = served.open(peer, opening(len(PROMPT)))
+        session = served.open(peer, open_request(len(PROMPT)))
         assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
         keys.remove("phone")
         assert peer.refusal(step_of(session, 2, 0, rows), rows) == "not_allowed"
@@ -182,7 +182,7 @@ def test_the_sessions_of_a_removed_key_are_closed_also_if_it_stays_silent(served
     """Others keep theirs."""
     gone, stays = keys.make("gone"), keys.make("stays")
     with served.peer(keys=gone) as one, served.peer(keys=stays) as other:
-        served.open(one, opening())
+        served.open(one, open_request())
         with served.session(other, keys=stays):
             keys.remove("gone")
             wait_until(lambda: len(served.server.sessions) == 1)
@@ -192,7 +192,7 @@ def test_a_step_that_is_computed_while_its_key_is_removed_gets_no_tokens(served:
     """What the cloud knows when it has computed them is that the session is closed."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
-        session = served.open(peer, opening(len(PROMPT)))
+        session = served.open(peer, open_request(len(PROMPT)))
         with served.halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert served.halves.cloud.computing.wait(20)
@@ -215,11 +215,11 @@ def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: K
 # ---- as whom
 
 
-def test_each_role_opens_its_own_doors(served: Served, keys: Keys) -> None:
+def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None:
     """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
     some = bytes(16)
     of_devices: list[Request] = [
-        opening(),
+        open_request(),
         Finish(some, 1, 0),
         Close(some, 1),
         ListSheets(),
@@ -258,7 +258,7 @@ def test_a_vendor_touches_no_other_vendors_deliveries_and_sheets(served: Served,
 def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) -> None:
     """Nobody else can step, finish, close or resume it, though they know its id and its run's; its owner goes on."""
     phone, thief, rows = keys.make("phone"), keys.make("thief"), served.halves.rows(PROMPT)
-    request = opening(len(PROMPT))
+    request = open_request(len(PROMPT))
     with served.peer(keys=phone) as mine, served.peer(keys=thief) as theirs:
         session = served.open(mine, request)
         step = step_of(session, 1, 0, rows)
@@ -284,17 +284,17 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
     """The thief knows the run's id and finishes first, of the same sheet; neither's key is in the file."""
     path, phone, thief = tmp_path / "runs.sqlite", keys.make("phone"), keys.make("thief")
     with closing(RunStore(path)) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=read_all(str(written(tmp_path / "sheets", SHEETS)))
         )
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
-            mine = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud()) as served:
+            mine = open_request(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
             for key, text in ((thief, b"his"), (phone, b"mine"), (thief, b"his"), (phone, b"mine")):
                 with served.peer(keys=key) as peer:
                     request = msgspec.structs.replace(mine, resumed_ids=tuple(text))
                     with served.session(peer, request, keys=key) as session:
                         final = peer.ask(Finish(session, 1, len(text)))
-                assert isinstance(final, Final) and final.copy is wire.Copy.QUEUED
+                assert isinstance(final, Final) and final.copy is wire.DeliveryStatus.QUEUED
             assert [(run.run_id, run.text) for run in record.runs(9)] == [(mine.run_id, "mine"), (mine.run_id, "his")]
             with served.peer(keys=keys.make("insurer", "vendor")) as vendor:
                 came = vendor.ask(Collect("insurer"))
@@ -317,12 +317,12 @@ def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(
     with Served(halves, tokenizer, slots=4, keys=keys.of_the_cloud(max_sessions=2)) as served:
         greedy, other = keys.make("greedy"), keys.make("other")
         with served.peer(keys=greedy) as peer:
-            first = [served.open(peer, opening()) for _ in range(2)]
-            refused = peer.ask(opening())
+            first = [served.open(peer, open_request()) for _ in range(2)]
+            refused = peer.ask(open_request())
             assert isinstance(refused, wire.Error) and refused.code == "busy" and refused.retry_after_s
             assert served.run(PROMPT, 2, keys=other) == halves.tokens(PROMPT, 2)
             assert peer.refusal(Close(first[0], 1)) == "Closed"
-            assert isinstance(peer.ask(opening()), Opened)
+            assert isinstance(peer.ask(open_request()), Opened)
 
 
 # ---- what others see
@@ -338,7 +338,7 @@ def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves
         with Proxy(endpoint) as proxy:
             with Peer(proxy.address, keys=keys) as peer:
                 assert code_of(peer.ask(Hello(wire.VERSION))) == "Welcome"
-                opened = peer.ask(opening(len(PROMPT)))
+                opened = peer.ask(open_request(len(PROMPT)))
                 assert isinstance(opened, Opened)
                 assert isinstance(peer.ask(step_of(opened.session, 1, 0, rows), rows), Tokens)
                 assert code_of(peer.ask(Close(opened.session, 2))) == "Closed"
@@ -355,7 +355,7 @@ def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Key
     phone = keys.make("phone")
     with Proxy(served.endpoint) as proxy:
         with Peer(proxy.address, keys=phone) as peer:
-            session = served.open(peer, opening())
+            session = served.open(peer, open_request())
             assert peer.refusal(Close(session, 1)) == "Closed"
         (recorded,) = proxy.wires
         sent, answered = bytes(recorded.out), bytes(recorded.back)
@@ -380,7 +380,7 @@ def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Key
 
 def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_others(keys: Keys) -> None:
     """Damaged, private, a repetition, a directory, a pipe, a link to nothing; the cloud's own key lists nobody."""
-    phone, told = keys.make("phone"), list[str]()
+    phone, reported = keys.make("phone"), list[str]()
     make_keys("spare", "device", keys.directory)
     (keys.allowed / "damaged.pub").write_bytes(b"\xff\x00")
     (keys.allowed / "private.pub").write_bytes((keys.directory / "spare.key").read_bytes())
@@ -391,9 +391,9 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     (keys.allowed / "notes.txt").write_text("not looked at")
     keys.list("cloud")
     now = 0.0
-    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    allowed = AllowList(keys.allowed, reported.append, lambda: now)
     assert len(allowed) == 1 and allowed.find(phone.own.identity.public) == phone.own.identity
-    assert [line.split("'")[1] for line in told] == [
+    assert [line.split("'")[1] for line in reported] == [
         "damaged.pub",
         "directory.pub",
         "nothing.pub",
@@ -403,8 +403,8 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
     ]
     now = 10.0
     allowed.refresh()
-    assert len(told) == 6
-    assert not [line for line in told if phone.own.identity.public in line or phone.own.secret in line]
+    assert len(reported) == 6
+    assert not [line for line in reported if phone.own.identity.public in line or phone.own.secret in line]
 
 
 def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
@@ -434,11 +434,11 @@ def test_a_key_is_read_whatever_its_lines_end_in(tmp_path: Path, end: str) -> No
 
 def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     """And everybody again when it is back."""
-    phone, told = keys.make("phone"), list[str]()
-    allowed = AllowList(keys.allowed, told.append)
+    phone, reported = keys.make("phone"), list[str]()
+    allowed = AllowList(keys.allowed, reported.append)
     keys.allowed.rename(keys.directory / "away")
     assert allowed.find(phone.own.identity.public) is None
-    assert len(told) == 1 and "nobody is listed" in told[0]
+    assert len(reported) == 1 and "nobody is listed" in reported[0]
     (keys.directory / "away").rename(keys.allowed)
     assert allowed.find(phone.own.identity.public) == phone.own.identity
     with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
@@ -458,9 +458,9 @@ def without_descriptors() -> Iterator[None]:
 
 def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -> None:
     """Who is listed stays so, whoever is taken off is off; a key that comes meanwhile counts when it can be read."""
-    phone, gone, told = keys.make("phone"), keys.make("gone"), list[str]()
+    phone, gone, reported = keys.make("phone"), keys.make("gone"), list[str]()
     now = 0.0
-    allowed = AllowList(keys.allowed, told.append, lambda: now)
+    allowed = AllowList(keys.allowed, reported.append, lambda: now)
     late = keys.make("late", listed=False)
     keys.list("late")
     (keys.allowed / "gone.pub").unlink()
@@ -469,7 +469,7 @@ def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -
         assert allowed.find(phone.own.identity.public) == phone.own.identity
         assert allowed.find(gone.own.identity.public) is None
         assert allowed.find(late.own.identity.public) is None
-    assert len(told) == 1 and "Too many open files" in told[0] and "no new key is listed" in told[0]
+    assert len(reported) == 1 and "Too many open files" in reported[0] and "no new key is listed" in reported[0]
     now = 4.0
     assert allowed.find(late.own.identity.public) == late.own.identity
     with (keys.allowed / "late.pub").open("r+b") as file:  # another file that cannot be read for now
@@ -487,10 +487,10 @@ def test_nobody_can_know_what_the_next_connection_is_called() -> None:
     libc, first = ctypes.CDLL(None), set[bytes]()
     for _ in range(4):
         libc.srand(1)  # as in every process that nobody seeded
-        with zmq.Context() as context, new_router(context) as door, context.socket(zmq.REQ) as peer:
-            peer.connect(f"tcp://127.0.0.1:{door.bind_to_random_port('tcp://127.0.0.1')}")
+        with zmq.Context() as context, new_router(context) as router, context.socket(zmq.REQ) as peer:
+            peer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
             peer.send(b"")
-            first.add(door.recv_multipart()[0])
+            first.add(router.recv_multipart()[0])
             peer.setsockopt(zmq.LINGER, 0)
     assert len(first) == 4 and all(len(name) == 5 for name in first)
 
@@ -588,12 +588,12 @@ def read_as(user: int, groups: list[int], path: Path) -> str:
             os.setgroups(groups)
             os.setresgid(groups[0], groups[0], groups[0])
             os.setresuid(user, user, user)
-            told = ""
+            reported = ""
             try:
                 read_key(str(path), "cloud")
             except KeysError as err:
-                told = str(err)
-            os.write(begin, told.encode())
+                reported = str(err)
+            os.write(begin, reported.encode())
         finally:
             os._exit(0)
     os.close(begin)
@@ -609,7 +609,7 @@ DAEMON = 1  # an account, and its group
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 @pytest.mark.parametrize(
-    ("user", "owner", "group", "mode", "told"),
+    ("user", "owner", "group", "mode", "reported"),
     [
         (ME, 0, OURS, 0o440, ""),  # a Secret of Kubernetes with fsGroup
         (ME, 0, OURS, 0o640, ""),
@@ -635,7 +635,7 @@ DAEMON = 1  # an account, and its group
     ],
 )
 def test_a_key_may_be_read_by_a_group_of_the_processs_own(
-    keys: Keys, user: int, owner: int, group: int, mode: int, told: str
+    keys: Keys, user: int, owner: int, group: int, mode: int, reported: str
 ) -> None:
     """And through Kubernetes' links, in a directory that anybody may write to. Never more than read, nor by others."""
     with tempfile.TemporaryDirectory() as place:
@@ -649,8 +649,8 @@ def test_a_key_may_be_read_by_a_group_of_the_processs_own(
         os.chown(directory / "cloud.key", owner, group)
         (directory / "cloud.key").chmod(mode)
         said = read_as(user, [OURS, DAEMON, 2] if user else [0, OURS], directory / "cloud.key")
-        assert (told in said and f"key {directory}/cloud.key: " in said) if told else not said
-        assert not told.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
+        assert (reported in said and f"key {directory}/cloud.key: " in said) if reported else not said
+        assert not reported.startswith(("its", "others")) or f"chmod 600 {directory}/cloud.key" in said
 
 
 ACL_USER, ACL_MASK, READ = 2, 16, 4  # linux/posix_acl.h; 1 is the owner, 4 the group, 32 others
@@ -680,9 +680,9 @@ def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(k
         name_in_acl(key, ANOTHER)
         assert stat.S_IMODE(key.stat().st_mode) == 0o640
         assert "names may read it" in read_as(ANOTHER, [ANOTHER], key)  # as whoever asks can
-        told = read_as(DAEMON, [DAEMON], key)
-        assert "whom its access control list names may read it (mode 0640)" in told
-        assert f"chmod 600 {key} and setfacl -b {key};" in told
+        reported = read_as(DAEMON, [DAEMON], key)
+        assert "whom its access control list names may read it (mode 0640)" in reported
+        assert f"chmod 600 {key} and setfacl -b {key};" in reported
         key.chmod(0o600)
         assert not read_as(DAEMON, [DAEMON], key)
 
@@ -717,7 +717,7 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["new", "phone"], "--role must be given"),
         (["new", "--role", "device"], "whose key? write new NAME --role ROLE"),
@@ -728,11 +728,11 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
         ([], "--name and --role must be given"),
     ],
 )
-def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], reported: str) -> None:
     """Exit code 2, and nothing is written."""
     refused = make(*words)
     assert refused.returncode == 2 and not refused.stdout
-    assert refused.stderr.startswith("error: ") and told in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: ") and reported in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_the_words_are_short_for_flags() -> None:
@@ -863,7 +863,7 @@ def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Spli
     """Without keys every network is refused; with keys, an address that is another machine's."""
     cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")
     own = str(keys.directory / "cloud.key")
-    for flags, code, told in (
+    for flags, code, reported in (
         (("tcp://0.0.0.0:5555",), 2, "is open to a network, where without keys anybody may ask or listen"),
         (("tcp://192.0.2.1:5555", "--insecure"), 1, "no such network address on this machine; --bind tcp://0.0.0.0"),
         (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file and --allow_dir belong together"),
@@ -873,5 +873,5 @@ def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Spli
         ended = run_main(*cloud_main, *flags)
         assert ended.returncode == code and not ended.stdout
         *notices, error = ended.stderr.splitlines()
-        assert error.startswith("error: ") and told in error
+        assert error.startswith("error: ") and reported in error
         assert len(notices) == ("--insecure" in flags)

@@ -61,23 +61,23 @@ class Clock:
 def test_who_stays_within_the_limit_never_waits_and_who_does_not_waits_exactly_as_long_as_said() -> None:
     """100 bytes a second, of which 200 may come at once: two seconds' worth."""
     clock = Clock()
-    budgets = RateLimiter(100, math.inf, 10, clock)
+    limiter = RateLimiter(100, math.inf, 10, clock)
     for _ in range(50):
-        assert budgets.wait_s("one", 10) == 0
+        assert limiter.wait_s("one", 10) == 0
         clock.now += 0.1
-    assert [budgets.wait_s("one", 50) for _ in range(4)] == [0, 0, 0, 0]
-    wait_s = budgets.wait_s("one", 50)
-    assert wait_s == pytest.approx(0.5) and budgets.wait_s("other", 50) == 0
+    assert [limiter.wait_s("one", 50) for _ in range(4)] == [0, 0, 0, 0]
+    wait_s = limiter.wait_s("one", 50)
+    assert wait_s == pytest.approx(0.5) and limiter.wait_s("other", 50) == 0
     clock.now += 0.9 * wait_s
-    assert budgets.wait_s("one", 50) == pytest.approx(0.1 * wait_s)  # what was refused has cost nothing
+    assert limiter.wait_s("one", 50) == pytest.approx(0.1 * wait_s)  # what was refused has cost nothing
     clock.now += 0.1 * wait_s + 1e-9
-    assert budgets.wait_s("one", 50) == 0
+    assert limiter.wait_s("one", 50) == 0
 
 
 def test_a_few_of_the_largest_messages_come_at_once_however_low_the_limit_is() -> None:
     """Otherwise a chunk of a prompt could never be sent."""
-    budgets = RateLimiter(1, 0.001, 1000, Clock())
-    assert [budgets.wait_s("one", 1000) > 0 for _ in range(5)] == [False] * 4 + [True]
+    limiter = RateLimiter(1, 0.001, 1000, Clock())
+    assert [limiter.wait_s("one", 1000) > 0 for _ in range(5)] == [False] * 4 + [True]
 
 
 @given(
@@ -90,10 +90,10 @@ def test_in_no_time_span_does_a_peer_get_more_than_the_burst_and_its_rate(
 ) -> None:
     """Counted anew between every two requests that were let through."""
     clock, let_through = Clock(), list[tuple[float, str, int]]()
-    budgets = RateLimiter(bytes_s, requests_s, 100, clock)
+    limiter = RateLimiter(bytes_s, requests_s, 100, clock)
     for later, peer, size in asked:
         clock.now += later
-        if budgets.wait_s(peer, size) == 0:
+        if limiter.wait_s(peer, size) == 0:
             let_through.append((clock.now, peer, size))
     for i, (begin, peer, _) in enumerate(let_through):
         for j in range(i, len(let_through)):
@@ -105,11 +105,11 @@ def test_in_no_time_span_does_a_peer_get_more_than_the_burst_and_its_rate(
 
 def test_however_many_peers_come_only_so_many_are_remembered() -> None:
     """And those are the last ones."""
-    budgets = RateLimiter(1, 1, 1, Clock())
+    limiter = RateLimiter(1, 1, 1, Clock())
     for i in range(3 * MAX_KNOWN):
-        budgets.wait_s(i.to_bytes(4, "big"), 4)
-        assert len(budgets) <= MAX_KNOWN
-    assert budgets.wait_s((3 * MAX_KNOWN - 1).to_bytes(4, "big"), 4) > 0
+        limiter.wait_s(i.to_bytes(4, "big"), 4)
+        assert len(limiter) <= MAX_KNOWN
+    assert limiter.wait_s((3 * MAX_KNOWN - 1).to_bytes(4, "big"), 4) > 0
 
 
 def test_the_ceiling_is_looked_at_now_and_then_and_says_how_much_there_is() -> None:
@@ -126,9 +126,9 @@ def test_the_ceiling_is_looked_at_now_and_then_and_says_how_much_there_is() -> N
         ceiling.check()
     assert asked == 1
     clock.now, used = clock.now + 1, 3 << 30
-    with pytest.raises(MemoryCeilingReached, match=r"3\.00 GiB.*2\.00.*--max_memory_gb.*start it again") as told:
+    with pytest.raises(MemoryCeilingReached, match=r"3\.00 GiB.*2\.00.*--max_memory_gb.*start it again") as reported:
         ceiling.check()
-    assert told.value.exit_code == 3
+    assert reported.value.exit_code == 3
 
 
 def test_a_processs_own_memory_is_what_it_wrote_to() -> None:
@@ -141,7 +141,7 @@ def test_a_processs_own_memory_is_what_it_wrote_to() -> None:
         assert after - before == pytest.approx(len(block), rel=0.1)
 
 
-# ---- at the door
+# ---- at the router
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
         assert len(served.server.sessions) == 0
 
 
-def test_a_connection_beyond_its_budget_is_told_when_to_ask_again_and_nothing_is_computed(served: Served) -> None:
+def test_a_connection_beyond_its_rate_is_told_when_to_ask_again_and_nothing_is_computed(served: Served) -> None:
     """The refused step does not count: sent again as it was, it is computed, once."""
     rows = served.halves.rows(PROMPT)
     with served.peer() as peer, served.session(peer) as session:
@@ -172,7 +172,7 @@ def test_a_connection_beyond_its_budget_is_told_when_to_ask_again_and_nothing_is
         assert isinstance(reply, Tokens) and served.halves.cloud.steps == steps + 1
 
 
-def test_rows_beyond_the_budget_are_not_even_read(halves: Halves, tokenizer: Tokenizer) -> None:
+def test_rows_beyond_the_rate_are_not_even_read(halves: Halves, tokenizer: Tokenizer) -> None:
     """The largest steps, for a session that does not exist."""
     rows = torch.zeros(MAX_ROWS, ARGS.dim)
     with Served(halves, tokenizer, limits=RateLimits(bytes_s=1000)) as served, served.peer() as peer:
@@ -185,7 +185,7 @@ def test_rows_beyond_the_budget_are_not_even_read(halves: Halves, tokenizer: Tok
         assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
 
 
-def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
+def test_a_keys_rate_is_that_of_all_its_connections_and_of_no_other_key(
     halves: Halves, tokenizer: Tokenizer, keys: Keys
 ) -> None:
     """Eight connections take turns; together they get what one may send."""
@@ -199,19 +199,19 @@ def test_a_keys_budget_is_that_of_all_its_connections_and_of_no_other_key(
             peer.__exit__()
 
 
-def test_a_device_beyond_its_budget_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
+def test_a_device_beyond_its_rate_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
     """A reply of 50 tokens where 20 requests come at once, and 10 a second after that."""
-    told = list[str]()
+    reported = list[str]()
     with (
         Served(halves, tokenizer, limits=RateLimits(requests_s=10)) as served,
-        Link(served.endpoint, on_notice=told.append) as link,
+        Link(served.endpoint, on_notice=reported.append) as link,
     ):
         reply = _reply(link, halves, served.welcome, tokenizer, 50)
         assert reply.tokens == halves.tokens(PROMPT, 50)
-        assert reply.timing.reopened == 0 and any("asking again in" in line for line in told)
+        assert reply.timing.reopened == 0 and any("asking again in" in line for line in reported)
 
 
-def test_who_goes_on_sending_beyond_its_budget_is_hung_up_on_and_may_come_back(served: Served) -> None:
+def test_who_goes_on_sending_beyond_its_rate_is_disconnected_and_may_come_back(served: Served) -> None:
     """A device waits a tenth of a second; this one waits for nothing. Its next connection is as good as any."""
     with served.peer(zmq.DEALER) as flooder:
         flooder.socket.setsockopt(zmq.RECONNECT_IVL, -1)

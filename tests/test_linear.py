@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from llama import sheets, toml, wire
 from llama.chat import Message
-from llama.cloud import reading
+from llama.cloud import query
 from llama.cloud.prompt_leak import SystemPrompt
 from llama.errors import PromptError
 from llama.privacy.cautions import cautions
-from llama.privacy.gate import _Reading
+from llama.privacy.gate import _PieceReader
 from llama.privacy.gate_clues import clues_of
 from llama.privacy.merging import own_words, tags_composed
 from llama.privacy.normalised import NormalisedText
@@ -84,11 +84,11 @@ def cleaned(text: str, profile: Profile = PROFILE) -> None:
     passages = own_words(OwnWords((Message("user", text),)), sanitiser)
     cautions(passages, sanitiser, [text])
     tags_composed(passages, sanitiser.tags)
-    reading_again = _Reading(clues_of(profile), sanitiser.tags)
+    reader = _PieceReader(clues_of(profile), sanitiser.tags)
     for piece in passages[0].pieces:
         assert not isinstance(piece, str)
-        reading_again.refuse(piece.text)
-        reading_again.refuse_cut([piece.text, *piece.text.split(" ")])
+        reader.refuse(piece.text)
+        reader.refuse_cut([piece.text, *piece.text.split(" ")])
 
 
 def more_work(do: Callable[[str], object], text: Callable[[int], str], length: int = LENGTH) -> float:
@@ -213,5 +213,5 @@ def test_looking_for_quotations_is_linear(tokenizer: Tokenizer) -> None:
 def test_a_reply_is_read_up_to_a_bound() -> None:
     """However long it is: ten times as long makes no more work."""
     for unit in ("- tea\n", "1. tea\n", "Rp 1.000 to ", "  - a\n\n", "**a** ", "[a](", "for "):
-        at_bound, beyond = (calls_in(partial(reading.read, unit * n, {"bandung"})) for n in (10_000, 100_000))
+        at_bound, beyond = (calls_in(partial(query.query_of, unit * n, {"bandung"})) for n in (10_000, 100_000))
         assert beyond <= at_bound * 1.1, unit

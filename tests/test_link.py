@@ -213,9 +213,9 @@ def _once(act: Callable[[], None], then: Callable[..., object]) -> Callable[...,
 def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenizer: Tokenizer) -> None:
     """The only place is taken; it is given back when the device says that it waits."""
     with Served(halves, tokenizer, slots=1) as served, served.peer() as other:
-        from tests.support import opening
+        from tests.support import open_request
 
-        session = served.open(other, opening())
+        session = served.open(other, open_request())
         notices: list[str] = []
 
         def on_notice(text: str) -> None:
@@ -225,8 +225,8 @@ def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenize
 
         with Link(served.endpoint, deadline_s=30, on_notice=on_notice) as link:
             assert reply(link, halves, tokenizer, 4).tokens == halves.tokens(PROMPT, 4)
-        told = ("the cloud is full; waiting for a slot", "the cloud is busy: all 1 slots are taken")
-        assert notices and all(text.startswith(told) for text in notices)
+        reported = ("the cloud is full; waiting for a slot", "the cloud is busy: all 1 slots are taken")
+        assert notices and all(text.startswith(reported) for text in notices)
 
 
 def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tokenizer: Tokenizer) -> None:
@@ -296,7 +296,7 @@ def test_a_reply_that_comes_twice_is_not_taken_for_the_next_ones(halves: Halves,
 # ---- the connection breaks
 
 
-def test_a_cloud_that_comes_back_is_noticed_without_any_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cloud_that_comes_back_is_noticed_without_any_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes under a request, and comes back on its port; to wait for silence would take an hour."""
     monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 3600.0)
     asked = threading.Event()
@@ -381,7 +381,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_bytes(halves: Halves, to
         assert got.text == "A" and got.tokens == [65]
     asked = [body for body in cloud.asked if is_a(body, kind)]
     assert len(asked) == 2 and asked[0] == asked[1]
-    assert [is_a(body, Hello) for body in cloud.asked].count(True) == 1  # the sign of life, asked for in between
+    assert [is_a(body, Hello) for body in cloud.asked].count(True) == 1  # the heartbeat, asked for in between
     assert len(notices) == 1 and cloud.endpoint in notices[0] and "asking again" in notices[0]
 
 
@@ -611,7 +611,7 @@ def test_ids_beyond_the_vocabulary_are_an_error_of_the_family(halves: Halves, to
             reply(link, halves, tokenizer)
 
 
-def test_a_failure_in_the_middle_gives_the_place_back(halves: Halves, tokenizer: Tokenizer) -> None:
+def test_a_failure_in_the_middle_gives_the_slot_back(halves: Halves, tokenizer: Tokenizer) -> None:
     """An exception of the device's own, Ctrl-C among them: the cloud has no session afterwards."""
     with Served(halves, tokenizer) as served, linked(served.endpoint, 30) as (link, _):
         for failure in (KeyboardInterrupt, BrokenPipeError):

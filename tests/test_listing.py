@@ -140,14 +140,14 @@ def test_copies_of_sheets_that_programs_made_are_passed_over_and_told_of_once(
     for name in COPIES:
         written(tmp_path, {name: "[", f"insurer/{name}": "["})
     (tmp_path / "Temporary Files").mkdir()  # nothing in it could be meant
-    told = list[str]()
-    assert list(read_all(str(tmp_path), told.append).sheets) == ["-", "birthday", "insurer/cover"]
+    reported = list[str]()
+    assert list(read_all(str(tmp_path), reported.append).sheets) == ["-", "birthday", "insurer/cover"]
     passed = [*WASTE, *COPIES, *(f"insurer/{name}" for name in COPIES)]
     end = "passed over: it looks like a copy that a program made; rename it if it is meant"
-    assert sorted(told) == sorted(f"prompt file {tmp_path / name}: {end}" for name in passed)
+    assert sorted(reported) == sorted(f"prompt file {tmp_path / name}: {end}" for name in passed)
     for _ in range(2):
         assert ids_on_both_sides(tmp_path) == ["-", "birthday", "insurer/cover"]
-    assert sorted(capsys.readouterr().err.splitlines()) == sorted(told)
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(reported)
 
 
 def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> None:
@@ -155,17 +155,19 @@ def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> N
     names = ("-", "0", "a", "--insecure", "a" * 40, "a-backup-12")
     for name in ("taken-off", *names):
         make_keys(name, "device", tmp_path)
-    allowed, told, now = tmp_path / "allowed", list[str](), 0.0
+    allowed, reported, now = tmp_path / "allowed", list[str](), 0.0
     written(allowed, {f"{name}.pub": (tmp_path / f"{name}.pub").read_text() for name in names})
     for name in COPIES:
         written(allowed, {name.replace(".toml", ".pub"): (tmp_path / "taken-off.pub").read_text()})
-    listed = AllowList(allowed, told.append, lambda: now)
-    assert len(listed) == len(names) and len(told) == len(COPIES)
+    listed = AllowList(allowed, reported.append, lambda: now)
+    assert len(listed) == len(names) and len(reported) == len(COPIES)
     (allowed / "0.pub").unlink()
     now = 5.0
     listed.refresh()
-    assert len(listed) == len(names) - 1 and len(told) == len(COPIES)
-    assert "--allow_dir: '~$a.pub': passed over: it looks like a copy that a program made; rename it" in "".join(told)
+    assert len(listed) == len(names) - 1 and len(reported) == len(COPIES)
+    assert "--allow_dir: '~$a.pub': passed over: it looks like a copy that a program made; rename it" in "".join(
+        reported
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,11 +217,11 @@ for locked in sys.argv[2:]:
 """
     locked = [str(directory / name) for name in ("lost+found", "gifts.toml", "insurer", ".")]
     command = [*as_a_user(), sys.executable, "-c", code, str(directory), *locked]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert told[0] == "gifts insurer/x"
-    assert f"{directory}/gifts.toml: cannot be read (Permission denied); name a file that you may read" in told[1]
-    assert f"{directory}/insurer cannot be listed (Permission denied)" in told[2]
-    assert f"{directory} cannot be listed (Permission denied); change its mode or owner" in told[3]
+    reported = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert reported[0] == "gifts insurer/x"
+    assert f"{directory}/gifts.toml: cannot be read (Permission denied); name a file that you may read" in reported[1]
+    assert f"{directory}/insurer cannot be listed (Permission denied)" in reported[2]
+    assert f"{directory} cannot be listed (Permission denied); change its mode or owner" in reported[3]
 
 
 def test_a_directory_of_keys_is_read_as_kubernetes_mounts_it_and_read_anew_when_it_is_swapped(tmp_path: Path) -> None:
@@ -228,8 +230,8 @@ def test_a_directory_of_keys_is_read_as_kubernetes_mounts_it_and_read_anew_when_
         make_keys(name, "device", tmp_path)
     make_keys("renewed", "device", tmp_path)
     public = {f"{name}.pub": (tmp_path / f"{name}.pub").read_text() for name in ("phone", "tablet", "laptop")}
-    mounted, told, now = ConfigMap(tmp_path / "allowed", {"phone.pub": public["phone.pub"]}), list[str](), 0.0
-    allowed = AllowList(mounted.directory, told.append, lambda: now)
+    mounted, reported, now = ConfigMap(tmp_path / "allowed", {"phone.pub": public["phone.pub"]}), list[str](), 0.0
+    allowed = AllowList(mounted.directory, reported.append, lambda: now)
 
     def names() -> list[str]:
         allowed.refresh()
@@ -240,7 +242,7 @@ def test_a_directory_of_keys_is_read_as_kubernetes_mounts_it_and_read_anew_when_
     assert names() == ["laptop", "phone", "tablet"]
     mounted.update({"phone.pub": (tmp_path / "renewed.pub").read_text(), "tablet.pub": public["tablet.pub"]})
     assert names() == ["renewed", "tablet"]
-    assert not told
+    assert not reported
     before = allowed.version
     mounted.update({"phone.pub": (tmp_path / "renewed.pub").read_text(), "tablet.pub": public["tablet.pub"]})
     assert names() == ["renewed", "tablet"] and allowed.version == before  # nobody's session ends for that
@@ -249,8 +251,8 @@ def test_a_directory_of_keys_is_read_as_kubernetes_mounts_it_and_read_anew_when_
 def test_what_others_leave_in_a_directory_of_keys_is_passed_over(tmp_path: Path) -> None:
     """Without a word; the ending counts in any case of letters."""
     make_keys("phone", "device", tmp_path)
-    directory, told = tmp_path / "allowed", list[str]()
+    directory, reported = tmp_path / "allowed", list[str]()
     written(directory, {name.replace(".toml", ".pub"): text for name, text in LEFT_BY_OTHERS.items()})
     (directory / "PHONE.PUB").write_bytes((tmp_path / "phone.pub").read_bytes())
     (directory / ".#phone.pub").symlink_to("sari@laptop.4242:1764340000")
-    assert len(AllowList(directory, told.append)) == 1 and not told
+    assert len(AllowList(directory, reported.append)) == 1 and not reported

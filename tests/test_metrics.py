@@ -26,7 +26,7 @@ from llama.errors import BindError, UsageError
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, ErrorCode, Finish, Hello, Tokens
 from tests.processes import ask, cloud, wait_until
-from tests.support import MAX_SEQ_LEN, Halves, Peer, Served, event_of, frames_of, opening, run_main, step_of
+from tests.support import MAX_SEQ_LEN, Halves, Peer, Served, event_of, frames_of, open_request, run_main, step_of
 
 PROMPT = [258, *b"The quick brown fox jumps"]
 Values = dict[tuple[str, str], float]
@@ -115,7 +115,7 @@ def test_bytes_are_those_of_the_messages(watched: Watched) -> None:
     asked = [frames_of(Hello(wire.VERSION)), [b"nonsense"]]
     with watched.served.peer() as peer:
         answers = [_exchanged(peer, frames) for frames in asked]
-        request = opening(len(PROMPT))
+        request = open_request(len(PROMPT))
         answers.append(_exchanged(peer, frames_of(request)))
         opened = wire.decode_reply(answers[-1])
         assert isinstance(opened, wire.Opened)
@@ -136,7 +136,7 @@ def _exchanged(peer: Peer, frames: list[bytes]) -> bytes:
 
 def test_a_repeated_step_is_counted_once_but_for_its_bytes(watched: Watched) -> None:
     rows = watched.served.halves.rows(PROMPT[:10])
-    with watched.served.peer() as peer, watched.served.session(peer, opening(10)) as session:
+    with watched.served.peer() as peer, watched.served.session(peer, open_request(10)) as session:
         step = step_of(session, 1, 0, rows)
         for _ in range(3):
             assert isinstance(peer.ask(step, rows), Tokens)
@@ -148,7 +148,7 @@ def test_rows_of_a_reply_that_is_replayed_are_no_prompt(watched: Watched) -> Non
     """A session that was lost is opened again: the chunk has the prompt and three ids of the reply."""
     rows = watched.served.halves.rows([*PROMPT[:10], 65, 66, 67])
     with watched.served.peer() as peer:
-        with watched.served.session(peer, opening(10, resumed_ids=(65, 66, 67))) as session:
+        with watched.served.session(peer, open_request(10, resumed_ids=(65, 66, 67))) as session:
             assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
             watched.come_to(tokens_total=1, prompt_tokens_total=10, cache_filled_positions=13)
 
@@ -162,7 +162,7 @@ def test_how_full_the_cloud_is_is_told_as_it_is_now(watched: Watched) -> None:
         with served.session(one) as session, served.session(other):
             rows = served.halves.rows(PROMPT[:5])
             one.ask(step_of(session, 1, 0, rows), rows)
-            third.send_request(opening())
+            third.send_request(open_request())
             watched.come_to(**room, sessions_open=2, sessions_waiting=1, cache_filled_positions=5)
         assert isinstance(third.receive(), wire.Opened)
     watched.come_to(**room, sessions_open=1, sessions_waiting=0, cache_filled_positions=0)
@@ -173,7 +173,7 @@ def test_steps_that_share_a_pass_are_seen_to(halves: Halves, tokenizer: Tokenize
     with watching(halves, tokenizer, slots=3) as watched, ExitStack() as stack:
         served, rows = watched.served, halves.rows(PROMPT[:5])
         peers = [stack.enter_context(served.peer()) for _ in range(3)]
-        *decoding, chunk = [(peer, served.open(peer, opening(4))) for peer in peers]
+        *decoding, chunk = [(peer, served.open(peer, open_request(4))) for peer in peers]
         for peer, session in decoding:
             peer.ask(step_of(session, 1, 0, rows[:4]), rows[:4])
         with halves.cloud.held():
@@ -191,8 +191,8 @@ def test_every_refusal_is_counted_under_its_code(watched: Watched) -> None:
     with watched.served.peer() as peer:
         refused = [
             peer.refusal(Hello(wire.VERSION + 1)),
-            peer.refusal(opening(fingerprint=bytes(32))),
-            peer.refusal(opening(MAX_SEQ_LEN + 1)),
+            peer.refusal(open_request(fingerprint=bytes(32))),
+            peer.refusal(open_request(MAX_SEQ_LEN + 1)),
             peer.refusal(Close(some, 1)),
             peer.refusal(Finish(some, 1, 0)),
             peer.refusal(wire.FetchSheet("gifts")),
@@ -210,7 +210,7 @@ def test_every_refusal_is_counted_under_its_code(watched: Watched) -> None:
 def test_sessions_that_nobody_uses_are_counted_as_such(halves: Halves, tokenizer: Tokenizer) -> None:
     with watching(halves, tokenizer, idle_timeout_s=0.3) as watched, watched.served.peer() as peer:
         for _ in range(2):
-            watched.served.open(peer, opening())
+            watched.served.open(peer, open_request())
         assert wait_until(lambda: values_at(watched.address)["sessions_ended_total", "idle"] == 2)
 
 
@@ -220,7 +220,7 @@ def test_no_label_and_no_name_is_anybodys_choice(watched: Watched) -> None:
     canary = "Zimtstern"
     ids = tuple(watched.served.server.tokenizer.encode(canary, bos=False, eos=False))
     with watched.served.peer() as peer:
-        request = opening(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
+        request = open_request(5, run_id=b"Zimtstern-Zimt16", prompt_id=canary, resumed_ids=ids)
         with watched.served.session(peer, request) as session:
             final = peer.ask(Finish(session, 1, len(ids)))
             assert isinstance(final, wire.Final) and final.text == canary
@@ -245,7 +245,7 @@ def test_health_says_starting_then_ok_then_draining_then_stopping(halves: Halves
     assert health() == (503, "starting\n")
     with place as watched, watched.served.peer() as peer:
         assert health() == (200, "ok\n")
-        watched.served.open(peer, opening())
+        watched.served.open(peer, open_request())
         watched.served.drain()
         assert health() == (503, "draining\n")
         watched.served._stop.set()
@@ -264,7 +264,7 @@ def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.
         assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
 
 
-def test_a_door_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_router_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when it waits for a disk that does not answer; and forgotten once it goes on."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
     goes_on, idle = threading.Event(), watched.served.server.sessions.idle

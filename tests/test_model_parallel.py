@@ -174,14 +174,14 @@ def test_a_signal_in_the_middle_of_a_reply_ends_all_ranks_cleanly(pair: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("killed", "told"),
+    ("killed", "reported"),
     [
         (0, "error: rank 0 is gone; start the cloud again"),
         (1, "error: another rank is gone; start the cloud again"),
     ],
 )
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_a_killed_rank_ends_the_others_with_one_line(killed: int, told: str, busy: bool, pair: Path) -> None:
+def test_a_killed_rank_ends_the_others_with_one_line(killed: int, reported: str, busy: bool, pair: Path) -> None:
     """SIGKILL while nobody asks, and in the middle of a reply, whose device gets an error; torchrun fails."""
     act = to_rank(killed, signal.SIGKILL)
     with cloud(pair, ranks=2, env=ONE_THREAD) as running:
@@ -190,7 +190,7 @@ def test_a_killed_rank_ends_the_others_with_one_line(killed: int, told: str, bus
         else:
             code, lines = outputs_after(running, act)
             assert code != 0
-    assert lines == [told]
+    assert lines == [reported]
 
 
 def test_a_reply_goes_on_with_the_next_start_after_a_rank_is_killed_in_its_middle(pair: Path) -> None:
@@ -204,10 +204,10 @@ def test_a_reply_goes_on_with_the_next_start_after_a_rank_is_killed_in_its_middl
         def on_text(text: str) -> None:
             pieces.append(text)
             if len(pieces) in kills:
-                rank, told = kills[len(pieces)]
+                rank, reported = kills[len(pieces)]
                 pids = mortal.running.ranks()
                 killed = mortal.restart(rank)
-                assert said_by_ranks(killed.output())[1:] == [told]
+                assert said_by_ranks(killed.output())[1:] == [reported]
                 assert wait_until(lambda: not any(alive(pid) for pid in pids)), "a rank outlived torchrun"
 
         undisturbed = converse(mortal.address, edge, tokenizer, prompt, 32)

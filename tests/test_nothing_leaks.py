@@ -215,8 +215,8 @@ class Place:
             )
             endpoint = server.bind("tcp://127.0.0.1:*")
             stop = threading.Event()
-            ranks = ModelRunner(self.halves.cloud, self.halves.cloud.new_cache(2, CONTEXT), ARGS.dim)
-            thread = threading.Thread(target=server.serve, args=(ranks, stop.is_set))
+            runner = ModelRunner(self.halves.cloud, self.halves.cloud.new_cache(2, CONTEXT), ARGS.dim)
+            thread = threading.Thread(target=server.serve, args=(runner, stop.is_set))
             thread.start()
             try:
                 with Proxy(endpoint) as self.proxy:
@@ -572,16 +572,16 @@ class Slipping:
         self._chat, self._extra, self._where = chat, list(extra), where
         self.stop_ids, self.default_system = chat.stop_ids, chat.default_system
 
-    def encode(self, dialog: Sequence[Message], opening: int = 0) -> Encoded:
-        encoded = self._chat.encode(dialog, opening)
+    def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
+        encoded = self._chat.encode(dialog, prefix_messages)
         at = {"front": 0, "middle": len(encoded.ids) // 2, "end": len(encoded.ids)}[self._where]
         return dataclasses.replace(encoded, ids=[*encoded.ids[:at], *self._extra, *encoded.ids[at:]])
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
         return self.encode(dialog).ids
 
-    def openings(self, beginnings: Sequence[Sequence[Message]]) -> list[list[int]]:
-        return self._chat.openings(beginnings)
+    def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
+        return self._chat.prefixes(first_messages)
 
 
 @EACH_SECRET

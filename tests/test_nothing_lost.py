@@ -61,7 +61,7 @@ def threads() -> tuple[int, int]:
 def test_conversations_over_a_bad_line_are_what_they_are_without_it(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four devices at a time for three places. Every id is right, no place stays taken, nothing is left in memory."""
+    """Four devices at a time for three slots. Every id is right, no slot stays taken, nothing is left in memory."""
     monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 0.5)  # as silence is what the slowest mishap is made of
     chance = random.Random(1)
     talks = []
@@ -168,7 +168,7 @@ def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
 def test_a_killed_clouds_next_start_goes_on_with_the_reply(
     tiny_split: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL under a reply of 30 tokens. Patience would take ten minutes: what is noticed is the broken connection."""
+    """SIGKILL under a reply of 30 tokens. A timeout would take ten minutes; what is noticed is the lost connection."""
     monkeypatch.setattr(link_module, "STEP_TIMEOUT_S", 600.0)
     out, n = tiny_split(), 30
     half, tokenizer = load_edge(out), tokenizer_of(read_half(out / "edge", "edge"))
@@ -228,11 +228,11 @@ def test_a_cloud_that_is_away_for_longer_than_its_silence_may_last_is_waited_for
 def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, tokenizer: Tokenizer) -> None:
     """It lets one reply end, tells another device that it is stopping, goes, and is away for twice the deadline."""
     notices, came = list[str](), list[str]()
-    told = threading.Event()
+    reported = threading.Event()
 
     def on_notice(text: str) -> None:
         notices.append(text)
-        told.set()
+        reported.set()
 
     with Restartable(halves, tokenizer) as cloud, ThreadPoolExecutor(1) as other:
 
@@ -244,7 +244,7 @@ def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, 
                     converse, cloud.address, halves.edge, tokenizer, PROMPT, 6, SAMPLED, deadline_s=0.6,
                     restart_deadline_s=60.0, on_notice=on_notice,
                 ))  # fmt: skip
-                assert told.wait(20)
+                assert reported.wait(20)
 
         waiting = list[Future[GeneratedReply]]()
         got = converse(cloud.address, halves.edge, tokenizer, PROMPT, 6, on_text=on_text)
@@ -254,11 +254,11 @@ def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, 
     assert notices[0] == "the cloud is busy: the cloud is stopping; asking again in 1.0 s (giving up after 60 s)"
 
 
-def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long_as_for_the_cloud(
+def test_a_reply_that_has_begun_waits_for_its_slot_in_a_restarted_cloud_as_long_as_for_the_cloud(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:
-    """The others were faster, and have taken all places for longer than a new reply would wait."""
-    from tests.support import opening
+    """The others were faster, and have taken all slots for longer than a new reply would wait."""
+    from tests.support import open_request
 
     came = list[str]()
     with Restartable(halves, tokenizer) as cloud:
@@ -269,7 +269,7 @@ def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long
                 if len(came) == 2:
                     cloud.restart()
                     peer = stack.enter_context(cloud.served.peer())
-                    sessions = [cloud.served.open(peer, opening()) for _ in range(4)]
+                    sessions = [cloud.served.open(peer, open_request()) for _ in range(4)]
 
                     def leave() -> None:
                         for session in sessions:
@@ -289,17 +289,17 @@ def test_a_reply_that_has_begun_waits_for_its_place_in_a_restarted_cloud_as_long
 # ---- the device
 
 
-def test_frozen_and_killed_devices_leave_their_place_to_others_and_say_the_same_when_they_run_again(
+def test_frozen_and_killed_devices_leave_their_slot_to_others_and_say_the_same_when_they_run_again(
     one_place: Cloud, tiny_split: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """One is frozen until another has its place, and goes on; the other is killed, and started again."""
+    """One is frozen until another has its slot, and goes on; the other is killed, and started again."""
     (tmp_path / "prompt.txt").write_text("Why is the sky blue?")
     out = tiny_split()
     command = out / "edge", one_place.address, tmp_path / "prompt.txt"
     flags = "--plain", "--seed", 5, "--temperature", 0.9, "--max_gen_len", 600
     with edge(*command, *flags) as one, edge(*command, *flags) as other:
         assert one.stdout and other.stdout
-        # Whichever has the place is frozen; the other gets it once that has idled.
+        # Whichever has the slot is frozen; the other gets it once that has idled.
         has_it = select.select([one.stdout, other.stdout], [], [], 60)[0][0]
         frozen, killed = (one, other) if has_it is one.stdout else (other, one)
         frozen.send_signal(signal.SIGSTOP)
@@ -325,12 +325,12 @@ def rest_of(device: subprocess.Popen[str]) -> bytes:
 
 
 def test_a_device_that_goes_without_a_word_leaves_no_session(halves: Halves, tokenizer: Tokenizer) -> None:
-    """Its place is free once it has been idle, and the next one gets it."""
-    from tests.support import opening
+    """Its slot is free once it has been idle, and the next one gets it."""
+    from tests.support import open_request
 
     with Served(halves, tokenizer, slots=1, idle_timeout_s=0.5) as served:
         with Link(served.endpoint, on_notice=lambda text: None) as link:
-            link.ask(opening(len(PROMPT)))
+            link.ask(open_request(len(PROMPT)))
         got = converse(served.endpoint, halves.edge, tokenizer, PROMPT, 5)
         assert got.tokens == halves.tokens(PROMPT, 5)
         assert wait_until(lambda: len(served.server.sessions) == 0)

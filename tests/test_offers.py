@@ -22,7 +22,7 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.offers import MAX_OFFERS, offers_for
 from llama.cloud.products import OCCASIONS
-from llama.cloud.reading import budget_in, occasions_in, read, words_in
+from llama.cloud.query import budget_in, occasions_in, query_of, words_in
 from llama.sheets import Sheet, read_all
 from llama.wire import Offer
 
@@ -108,20 +108,20 @@ def test_every_ideas_best_comes_before_any_ideas_second_best(catalogue: Catalogu
 )  # fmt: skip
 def test_lists_are_read_as_models_write_them(text: str) -> None:
     """The first list, and of each item what it is, not what explains it."""
-    reading = read(text, ())
-    assert [idea.item for idea in reading.ideas] == ["A tea set", "A backpack"]
-    assert [list(idea.words) for idea in reading.ideas] == [["tea", "set"], ["backpack"]]
-    assert reading.listed
+    query = query_of(text, ())
+    assert [idea.item for idea in query.ideas] == ["A tea set", "A backpack"]
+    assert [list(idea.words) for idea in query.ideas] == [["tea", "set"], ["backpack"]]
+    assert query.listed
 
 
 def test_an_item_that_begins_with_whom_it_is_for_is_read_to_its_end() -> None:
-    (idea,) = read("1. For him: a tea set", ()).ideas
+    (idea,) = query_of("1. For him: a tea set", ()).ideas
     assert list(idea.words) == ["tea", "set"]
 
 
 def test_an_item_is_shown_as_one_line_of_bounded_length() -> None:
     """Its tags are the device's to restore."""
-    (idea,) = read("1. A mug\x1b[2J for [NAME_1]\x07 " + "and a mug " * 90, ()).ideas
+    (idea,) = query_of("1. A mug\x1b[2J for [NAME_1]\x07 " + "and a mug " * 90, ()).ideas
     assert idea.item.startswith("A mug [2J for [NAME_1] and") and idea.item.isprintable()
     assert len(idea.item) <= 500
 
@@ -323,8 +323,8 @@ def test_a_city_counts_only_where_the_text_names_one(shop: Shops) -> None:
 def test_a_city_that_is_also_a_word_counts_only_after_a_word_of_place(shop: Shops) -> None:
     """ "Solo" is Surakarta, where the text says so."""
     cities = frozenset({"surakarta", "padang"})
-    assert read("Solo travel", cities).city == read("sepasang, di padang rumput", {"malang"}).city == ""
-    assert (read("delivered in Solo", cities).city, read("delivered in Solo", cities).city_written) == (
+    assert query_of("Solo travel", cities).city == query_of("sepasang, di padang rumput", {"malang"}).city == ""
+    assert (query_of("delivered in Solo", cities).city, query_of("delivered in Solo", cities).city_written) == (
         "surakarta",
         "Solo",
     )

@@ -18,7 +18,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, ErrorCode, Open, Opened
 from tests.devices import converse
 from tests.processes import wait_until
-from tests.support import SOAK, Halves, Peer, Served, opening
+from tests.support import SOAK, Halves, Peer, Served, open_request
 
 SLOTS = 8 if SOAK else 4
 DEVICES, WAITING = 4 * SLOTS, SLOTS  # so that half of all are neither served nor in line
@@ -26,12 +26,12 @@ PROMPT = [258, 84, 104, 101, 32]
 
 
 def all_is_free(served: Served) -> bool:
-    """Nobody has a place or waits for one, and there is one for each who asks now."""
+    """Nobody has a slot or waits for one, and there is one for each who asks now."""
     if not wait_until(lambda: len(served.server.sessions) == len(served.server.sessions.queue) == 0):
         return False
     with served.peer() as peer:
-        places = [served.open(peer, opening()) for _ in range(SLOTS)]
-        return all(peer.refusal(Close(place, 1)) == "Closed" for place in places)
+        slots = [served.open(peer, open_request()) for _ in range(SLOTS)]
+        return all(peer.refusal(Close(slot, 1)) == "Closed" for slot in slots)
 
 
 def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_told_when_to_come_back(
@@ -40,12 +40,12 @@ def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_to
     """Places are given back one by one, each to who has waited longest; then the next one joins the line."""
     with Served(halves, tokenizer, slots=SLOTS, most_waiting=WAITING) as served, ExitStack() as open_sockets:
         peers = [open_sockets.enter_context(served.peer()) for _ in range(DEVICES)]
-        requests = [opening(len(PROMPT)) for _ in peers]
+        requests = [open_request(len(PROMPT)) for _ in peers]
         line = served.server.sessions.queue
         sessions = dict[int, bytes]()
         for i in range(SLOTS):
             sessions[i] = served.open(peers[i], requests[i])
-        asked, waits = list[int](), list[int]()  # in this order; how many places others were given meanwhile
+        asked, waits = list[int](), list[int]()  # in this order; how many slots others were given meanwhile
         admitted = list[int]()
 
         def asks(i: int) -> bool:
@@ -55,15 +55,17 @@ def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_to
             if ("", requests[i].run_id) in line:
                 asked.append(i)
                 return True
-            told = peers[i].receive()
-            assert isinstance(told, Error) and (told.code, told.retry_after_s) == (ErrorCode.BUSY, 2.0), told
+            reported = peers[i].receive()
+            assert isinstance(reported, Error) and (reported.code, reported.retry_after_s) == (ErrorCode.BUSY, 2.0), (
+                reported
+            )
             return False
 
         others = list(range(SLOTS, DEVICES))
         random.Random(5).shuffle(others)
         outside = [i for i in others if not asks(i)]
         assert outside == others[WAITING:]
-        places_given = dict.fromkeys(asked, 0)
+        slots_given = dict.fromkeys(asked, 0)
         while sessions:
             leaving = next(iter(sessions))
             assert peers[leaving].refusal(Close(sessions.pop(leaving), 1)) == "Closed"
@@ -71,13 +73,13 @@ def test_a_storm_is_admitted_in_the_order_of_asking_and_who_is_not_in_line_is_to
                 continue
             turn = asked[len(admitted)]
             sessions[turn] = opened(peers[turn], requests[turn])
-            waits.append(len(admitted) - places_given[turn])
+            waits.append(len(admitted) - slots_given[turn])
             admitted.append(turn)
             if outside and asks(outside[0]):
-                places_given[outside.pop(0)] = len(admitted)
+                slots_given[outside.pop(0)] = len(admitted)
         assert admitted == asked == others
         assert max(waits) < WAITING, "nobody waits for more than those before it in line"
-        print(f"{DEVICES} devices for {SLOTS} places, {WAITING} in line: the longest wait was {max(waits)} turns")
+        print(f"{DEVICES} devices for {SLOTS} slots, {WAITING} in line: the longest wait was {max(waits)} turns")
         assert all_is_free(served)
 
 
@@ -96,7 +98,7 @@ def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once
 ) -> None:
     """Each comes three times in a row, so that some are told to come back while others come again.
 
-    While all places are held and the line is full the impatient come; they get no place and take nobody's.
+    While all slots are held and the line is full the impatient come; they get no slot and take nobody's.
     """
     chance = random.Random(6)
     talks = [
@@ -104,7 +106,7 @@ def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once
         for _ in range(DEVICES)
     ]
     with Served(halves, tokenizer, slots=SLOTS, most_waiting=WAITING) as served:
-        begun, waits = itertools.count(), list[int]()  # how many others were given places while one waited
+        begun, waits = itertools.count(), list[int]()  # how many others were given slots while one waited
 
         def device(talks: list[tuple[list[int], int]]) -> list[list[int]]:
             said, number = list[list[int]](), 0
@@ -131,6 +133,6 @@ def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once
                         converse(served.endpoint, halves.edge, tokenizer, PROMPT, 1, waits_when_busy=False)
                     assert (refused.value.code, refused.value.retry_after_s) == (ErrorCode.BUSY, 2.0)
             assert list(replies) == [[halves.tokens(*talk) for talk in each] for each in talks]
-        print(f"{DEVICES} devices for {SLOTS} places, {WAITING} in line, three times each: all got their text; the "
+        print(f"{DEVICES} devices for {SLOTS} slots, {WAITING} in line, three times each: all got their text; the "
               f"longest wait was {max(waits)} of {3 * DEVICES} turns")  # fmt: skip
         assert all_is_free(served)

@@ -17,7 +17,7 @@ from llama.edge.consent import ConsentState
 from llama.edge.device import Device
 from llama.edge.pipeline import CloudMet, ReplyBegins, ReplyComplete, ReplyText, RunEvent, RunPipeline, RunSettings
 from llama.edge.sheet_source import SheetSource
-from llama.privacy.policy import Kind
+from llama.privacy.policy import DataKind
 from llama.sampler import sample
 from llama.wire import Close, Final, Finish, Hello, Open, Opened, Reply, Request, Step, Tokens, Usage, Welcome
 from tests.pages import GREEDY, device_of
@@ -98,7 +98,7 @@ def test_a_run_is_its_steps_in_order_and_says_each_as_an_event(pipeline: RunPipe
     assert [type(e) for e in events if not isinstance(e, ReplyText)] == [CloudMet, ReplyBegins, ReplyComplete]
     assert "".join(e.text for e in events if isinstance(e, ReplyText)) == result.text
     assert (cloud.asked[0], cloud.asked[-2:], len(result.reply.tokens)) == (Open, [Finish, Close], 4)
-    holds = [cell.content for cell in result.views()[Kind.PROFILE]]
+    holds = [cell.content for cell in result.views()[DataKind.PROFILE]]
     assert holds == ["name: Sari", None, None] and "Sari" not in preview.prepared.outgoing.text
 
 

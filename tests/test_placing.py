@@ -35,7 +35,7 @@ from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
 from tests.support import ROOT, SOAK, exit_code, run_main
 
-RESULTS = placing.Results("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
+OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
 NOBODY = 65534
 LONGEST = "n" * 255  # bytes of a name
 
@@ -184,12 +184,12 @@ def test_whoever_may_write_into_the_directory_only_can(other_file_system: Path) 
     os.chown(out, NOBODY, -1)
     os.seteuid(NOBODY)
     try:
-        with placing.appearing(out, RESULTS) as partial:
+        with placing.appearing(out, OUTPUT) as partial:
             (partial / "edge").mkdir()
             (partial / "cloud").mkdir()
         for output in (closed, above / "new", above / "new" / "below"):
             with pytest.raises(CheckpointError, match="cannot be used for --output_dir: Permission denied"):
-                placing.check(output, RESULTS)
+                placing.check(output, OUTPUT)
     finally:
         os.seteuid(0)
     assert names(out) == ["cloud", "edge"] and names(above) == ["closed", "out"] and names(closed) == []
@@ -201,10 +201,10 @@ def test_whoever_may_write_into_the_directory_only_can(other_file_system: Path) 
 def cannot(output: Path, source: Path) -> str:
     """What is said before the checkpoint is opened; nothing is left of having tried."""
     before = sorted(output.parent.rglob("*")) if output.parent.is_dir() else []
-    with pytest.raises(CheckpointError) as told:
+    with pytest.raises(CheckpointError) as reported:
         splitting.check_output(output, source)
     assert (sorted(output.parent.rglob("*")) if output.parent.is_dir() else []) == before
-    return str(told.value)
+    return str(reported.value)
 
 
 def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: Path, tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: 
         "file/below": "Not a directory",
         "\udcff/out": "its path is not UTF-8",
     }.items():
-        told = cannot(tmp_path / name, source)
-        assert said in told and str(tmp_path / name) in told and "--output_dir" in told
+        reported = cannot(tmp_path / name, source)
+        assert said in reported and str(tmp_path / name) in reported and "--output_dir" in reported
     for output in (source, golden, source / "."):
         assert cannot(output, source) == f"{output} holds the checkpoint itself; choose another --output_dir"
 
@@ -269,7 +269,7 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
 def test_a_file_larger_than_a_file_system_holds_is_found_out(tmp_path: Path) -> None:
     """As 4 GB are on FAT; here it is what any file system has as a bound."""
     with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, and its file system has none so large"):
-        placing.check_room(tmp_path, tmp_path, RESULTS, needed=0, largest=2**63 - 1, files=0)
+        placing.check_room(tmp_path, tmp_path, OUTPUT, needed=0, largest=2**63 - 1, files=0)
     assert names(tmp_path) == []
 
 
@@ -285,7 +285,7 @@ def test_a_file_system_that_cannot_rename_is_found_out_and_one_without_locks_wil
     traps = ["-f", "-o", "/dev/null", "-e", f"trace={traced}", "-e", f"inject={traced}:error={error}"]
     script = (
         "import sys; from pathlib import Path; from llama import placing; from llama.errors import CheckpointError;"
-        "placing.check(Path(sys.argv[1]), placing.Results('--output_dir', CheckpointError))"
+        "placing.check(Path(sys.argv[1]), placing.OutputSpec('--output_dir', CheckpointError))"
     )
     command = ["strace", *traps, sys.executable, "-c", script, str(tmp_path / "out")]
     try:
@@ -310,11 +310,11 @@ def test_what_is_interrupted_leaves_nothing_and_nobody_else_writes_there(there: 
     if there:
         (tmp_path / "out").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        with placing.appearing(tmp_path / "out", RESULTS) as partial:
+        with placing.appearing(tmp_path / "out", OUTPUT) as partial:
             (partial / "edge").mkdir()
             (partial / "edge" / "consolidated.00.pth").write_text("half")
             with pytest.raises(CheckpointError, match="another process is writing"):
-                placing.check(tmp_path / "out", RESULTS)
+                placing.check(tmp_path / "out", OUTPUT)
             raise KeyboardInterrupt
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out"] * there
 
@@ -349,7 +349,7 @@ def written_and_killed(out: Path, kill_at: int) -> bool:
 
 
 def write(out: Path, content: str) -> None:
-    with placing.appearing(out, RESULTS) as partial:
+    with placing.appearing(out, OUTPUT) as partial:
         for part in ("edge", "cloud"):
             (partial / part).mkdir()
             (partial / part / "file").write_text(content)
@@ -401,7 +401,7 @@ def test_what_was_killed_between_two_renames_is_taken_over(golden: Path, tmp_pat
 def test_a_rename_that_fails_at_the_end_undoes_the_one_before(tmp_path: Path) -> None:
     """Somebody puts something in the way while the work runs: it stays, and nothing of ours does."""
     with pytest.raises(OSError) as failed:
-        with placing.appearing(tmp_path, RESULTS) as partial:
+        with placing.appearing(tmp_path, OUTPUT) as partial:
             for name in ("edge", "cloud"):
                 (partial / name).mkdir()
             (tmp_path / "edge").write_text("somebody's")
@@ -425,7 +425,7 @@ def test_a_signal_between_the_last_renames_leaves_both_or_neither(
 
     def work() -> None:
         """Two results."""
-        with placing.appearing(tmp_path, RESULTS) as partial:
+        with placing.appearing(tmp_path, OUTPUT) as partial:
             for name in ("edge", "cloud"):
                 (partial / name).mkdir()
 
@@ -483,7 +483,7 @@ def test_what_another_run_has_finished_meanwhile_stays(tmp_path: Path, monkeypat
 
     def write(text: str) -> None:
         try:
-            with placing.appearing(tmp_path, RESULTS) as partial:
+            with placing.appearing(tmp_path, OUTPUT) as partial:
                 for name in ("edge", "cloud"):
                     (partial / name).mkdir()
                     (partial / name / "file").write_text(text)
@@ -508,16 +508,16 @@ def two_runs_at_once(base: Path, there: bool, rounds: int) -> set[str]:
     for which in ("first", "second"):
         child = os.fork()
         if not child:
-            with (base / which).open("w") as told:
+            with (base / which).open("w") as reported:
                 for number in range(rounds):
                     out = base / "outs" / str(number)
                     try:
-                        with placing.appearing(out, RESULTS) as partial:
+                        with placing.appearing(out, OUTPUT) as partial:
                             for name in ("edge", "cloud"):
                                 (partial / name).mkdir()
                                 (partial / name / "file").write_text(which)
                     except Exception as err:
-                        told.write(str(err).replace(str(out), "OUT") + "\n")
+                        reported.write(str(err).replace(str(out), "OUT") + "\n")
             os._exit(0)
         runs.append(child)
     for child in runs:
@@ -541,8 +541,8 @@ def test_of_two_runs_at_once_one_is_told_of_the_other(there: bool, tmp_path: Pat
 
 def test_a_trial_leaves_nothing(tmp_path: Path) -> None:
     """Also of the directories above."""
-    placing.check(tmp_path / "a" / "b" / "c", RESULTS)
-    placing.check(tmp_path, RESULTS)
+    placing.check(tmp_path / "a" / "b" / "c", OUTPUT)
+    placing.check(tmp_path, OUTPUT)
     assert names(tmp_path) == []
 
 

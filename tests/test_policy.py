@@ -11,54 +11,54 @@ from llama.chat import Message
 from llama.cloud.schema import COLUMNS, VERSION
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
-from llama.privacy.policy import FIELDS, SEES, FieldPolicy, Generaliser, Kind, Party, field_of, view
+from llama.privacy.policy import FIELDS, SEES, DataKind, FieldPolicy, Generaliser, Party, field_of, view
 from tests.conftest import ROOT
 
-RUN = {kind: f"the very words of {kind}" for kind in Kind}
+RUN = {kind: f"the very words of {kind}" for kind in DataKind}
 
 
-@pytest.mark.parametrize(("kind", "party", "own"), list(itertools.product(Kind, Party, (True, False))))
-def test_a_view_holds_what_its_cell_of_the_table_says(kind: Kind, party: Party, own: bool) -> None:
+@pytest.mark.parametrize(("kind", "party", "own"), list(itertools.product(DataKind, Party, (True, False))))
+def test_a_view_holds_what_its_cell_of_the_table_says(kind: DataKind, party: Party, own: bool) -> None:
     """Cell by cell, for runs of a third party's sheet and for all others."""
     cell = SEES[kind][party]
-    held = view(party, RUN, third_partys_own=own)
+    held = view(party, RUN, vendors_own=own)
     assert (kind in held) == (cell.holds and (own or not cell.own_only))
     assert kind not in held or held[kind] == RUN[kind]
 
 
 def test_the_table_is_the_agreed_one() -> None:
     """Written out once more, by hand: the customer everything, the provider no personal data, a third party its own."""
-    assert {kind: tuple(SEES[kind][party].holds for party in Party) for kind in Kind} == {
-        Kind.PROFILE: (True, False, False),
-        Kind.SANITISED_PROMPT: (True, True, False),
-        Kind.PROVIDER_PROMPT: (True, True, False),
-        Kind.THIRD_PARTY_PROMPT: (True, True, True),
-        Kind.REPLY_WITH_TAGS: (True, True, True),
-        Kind.REPLY: (True, False, False),
-        Kind.OFFERS: (True, True, True),
-        Kind.TIMINGS: (True, True, False),
+    assert {kind: tuple(SEES[kind][party].holds for party in Party) for kind in DataKind} == {
+        DataKind.PROFILE: (True, False, False),
+        DataKind.SANITISED_PROMPT: (True, True, False),
+        DataKind.PROVIDER_PROMPT: (True, True, False),
+        DataKind.VENDOR_PROMPT: (True, True, True),
+        DataKind.REPLY_WITH_TAGS: (True, True, True),
+        DataKind.REPLY: (True, False, False),
+        DataKind.OFFERS: (True, True, True),
+        DataKind.TIMINGS: (True, True, False),
     }
-    assert {kind for kind in Kind if SEES[kind][Party.THIRD_PARTY].own_only} == {
-        Kind.THIRD_PARTY_PROMPT, Kind.REPLY_WITH_TAGS, Kind.OFFERS,
+    assert {kind for kind in DataKind if SEES[kind][Party.VENDOR].own_only} == {
+        DataKind.VENDOR_PROMPT, DataKind.REPLY_WITH_TAGS, DataKind.OFFERS,
     }  # fmt: skip
-    assert SEES[Kind.SANITISED_PROMPT][Party.PROVIDER].says == "not sent as text; assume recoverable"
+    assert SEES[DataKind.SANITISED_PROMPT][Party.PROVIDER].says == "not sent as text; assume recoverable"
 
 
-def test_without_a_third_party_there_is_nobody_to_hold_anything() -> None:
+def test_without_a_vendor_there_is_nobody_to_hold_anything() -> None:
     """A run of the provider's own sheet, or of the person's own words."""
-    assert view(Party.THIRD_PARTY, RUN, third_partys_own=False) == {}
+    assert view(Party.VENDOR, RUN, vendors_own=False) == {}
 
 
-def test_a_third_party_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -> None:
+def test_a_vendor_whose_copy_is_withheld_has_its_own_prompt_and_no_more() -> None:
     """Neither the reply nor what was found for it; the others' shares are as ever."""
-    assert set(view(Party.THIRD_PARTY, RUN, third_partys_own=True, delivered=False)) == {Kind.THIRD_PARTY_PROMPT}
+    assert set(view(Party.VENDOR, RUN, vendors_own=True, delivered=False)) == {DataKind.VENDOR_PROMPT}
     for party in (Party.CUSTOMER, Party.PROVIDER):
-        assert view(party, RUN, third_partys_own=True, delivered=False) == view(party, RUN, third_partys_own=True)
+        assert view(party, RUN, vendors_own=True, delivered=False) == view(party, RUN, vendors_own=True)
 
 
 def test_the_screen_shows_each_party_its_cells_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
     """Three columns; what a party does not hold is not in its column, whatever the width breaks."""
-    run = {kind: f"K{i}secretword" for i, kind in enumerate(Kind)}
+    run = {kind: f"K{i}secretword" for i, kind in enumerate(DataKind)}
     Terminal(plain=False).show_views(run, vendor="insurer", tags=(), raw=False)
     rows = [line.split("│")[1:-1] for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
     columns = {party: " ".join(row[i].strip() for row in rows) for i, party in enumerate(Party, start=1)}
@@ -71,7 +71,7 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     screen = Terminal(plain=False)
     hostile = "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]"
     screen.show_prompt([Message("user", hostile)], {"[NAME_1]": "[/y] \x1b[2J"})
-    screen.show_views({Kind.REPLY: "[/x] [red]\x1b]0;title\x07"}, vendor="", tags=(), raw=False)
+    screen.show_views({DataKind.REPLY: "[/x] [red]\x1b]0;title\x07"}, vendor="", tags=(), raw=False)
     out = capfd.readouterr().out
     for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):
         assert text in out
@@ -86,8 +86,8 @@ def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
     columns = set(COLUMNS[VERSION]["runs"])
     names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
     assert columns == names | times | {"text", "offers", "copy", "owner"} | {"place", "bytes"}
-    assert SEES[Kind.OFFERS][Party.PROVIDER].holds
-    assert SEES[Kind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[Kind.TIMINGS][Party.PROVIDER].holds
+    assert SEES[DataKind.OFFERS][Party.PROVIDER].holds
+    assert SEES[DataKind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[DataKind.TIMINGS][Party.PROVIDER].holds
 
 
 def test_the_readme_shows_this_table() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.prefix_cache import openings_of, that_fit
+from llama.cloud.prefix_cache import prefixes_of, that_fit
 from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
@@ -28,7 +28,7 @@ from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Opened, prefix_id
 from tests.processes import ROOT, cloud
-from tests.support import FINGERPRINT, GREEDY, Halves, Served, opening, run_main, step_of
+from tests.support import FINGERPRINT, GREEDY, Halves, Served, open_request, run_main, step_of
 
 SHEETS, PROFILE = ROOT / "examples" / "sheets", ROOT / "examples" / "profile.toml"
 SAMPLED = SamplingParams(0.8, 0.9, 7)
@@ -38,8 +38,8 @@ SHARED = 21  # of its ids; two steps of 16 rows
 
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
-    """A cloud that knows how PROMPT begins, and another beginning."""
-    with Served(halves, tokenizer, slots=2, openings=[[1, 2, 3], PROMPT[:SHARED]]) as running:
+    """A cloud that knows how PROMPT begins, and another prefix."""
+    with Served(halves, tokenizer, slots=2, prefixes=[[1, 2, 3], PROMPT[:SHARED]]) as running:
         yield running
 
 
@@ -100,7 +100,7 @@ def test_a_lost_session_begins_with_the_prefix_again(served: Served, halves: Hal
 
 def test_an_open_that_is_repeated_says_again_what_is_filled(served: Served) -> None:
     """Its first answer may have been lost."""
-    request = opening(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
+    request = open_request(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
     with served.peer() as peer:
         first = peer.ask(request)
         assert isinstance(first, Opened) and first.cached == SHARED
@@ -109,7 +109,7 @@ def test_an_open_that_is_repeated_says_again_what_is_filled(served: Served) -> N
 
 def test_a_device_can_write_over_its_own_copy_only(served: Served, halves: Halves, tokenizer: Tokenizer) -> None:
     """It rolls back to position 0 and sends other rows; whoever comes next into the same row gets the true ones."""
-    request = opening(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
+    request = open_request(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
     with served.peer() as peer, served.session(peer, request) as session:
         rows = torch.randn(16, 64)
         assert isinstance(peer.ask(step_of(session, 1, 0, rows, 0), rows), wire.Tokens)
@@ -120,20 +120,20 @@ def test_a_device_can_write_over_its_own_copy_only(served: Served, halves: Halve
 
 def test_what_a_prefix_left_in_a_row_is_cleared_with_it(halves: Halves, tokenizer: Tokenizer) -> None:
     """Also where the session never sent a row."""
-    request = opening(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
-    with Served(halves, tokenizer, slots=1, openings=[PROMPT[:SHARED]]) as served:
+    request = open_request(len(PROMPT), prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED]))
+    with Served(halves, tokenizer, slots=1, prefixes=[PROMPT[:SHARED]]) as served:
         with served.peer() as peer, served.session(peer, request):
             pass
         served.run(PROMPT[:2], 1)  # gets the row when it has been cleared; and is cleared, too, before the end
         with served.peer() as peer:
-            served.open(peer, opening())
+            served.open(peer, open_request())
     assert not served.cache.keys_values.any()
 
 
 def test_a_prefix_that_is_the_whole_prompt_is_computed_anew(served: Served) -> None:
     """Its last row is needed for the first id."""
     with served.peer() as peer:
-        opened = peer.ask(opening(SHARED, prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED])))
+        opened = peer.ask(open_request(SHARED, prefix=prefix_id(FINGERPRINT, PROMPT[:SHARED])))
         assert isinstance(opened, Opened) and opened.cached == 0
 
 
@@ -145,12 +145,12 @@ OPENINGS = st.dictionaries(
 
 
 @given(OPENINGS, st.integers(0, 100))
-def test_only_as_many_are_kept_as_there_is_room_for(openings: dict[str, list[tuple[int, ...]]], most: int) -> None:
+def test_only_as_many_are_kept_as_there_is_room_for(prefixes: dict[str, list[tuple[int, ...]]], most: int) -> None:
     """The provider's first ones come first; each is there once, none is longer than a context."""
-    fit, every = that_fit(openings, CONTEXT, most), {ids for those in openings.values() for ids in those}
+    fit, every = that_fit(prefixes, CONTEXT, most), {ids for those in prefixes.values() for ids in those}
     assert sum(map(len, fit)) <= most and all(len(ids) < CONTEXT for ids in fit)
     assert set(fit) <= every and len(set(fit)) == len(fit)
-    provider = openings.get("", [])
+    provider = prefixes.get("", [])
     assert fit[: len(set(provider) & set(fit))] == [ids for ids in provider if ids in fit]
     alone = that_fit({"": provider}, CONTEXT, most)
     assert fit[: len(alone)] == alone  # no third party takes anything away from it
@@ -159,23 +159,23 @@ def test_only_as_many_are_kept_as_there_is_room_for(openings: dict[str, list[tup
 
 
 @given(OPENINGS, st.integers(0, 100))
-def test_no_third_party_has_a_second_one_while_another_has_none_that_would_have_fitted(
-    openings: dict[str, list[tuple[int, ...]]], most: int
+def test_no_vendor_has_a_second_one_while_another_has_none_that_would_have_fitted(
+    prefixes: dict[str, list[tuple[int, ...]]], most: int
 ) -> None:
     """Would have fitted: in what there was when the second one was taken. The same for a third one, and so on."""
-    fit, parties = that_fit(openings, CONTEXT, most), [party for party in openings if party]
+    fit, parties = that_fit(prefixes, CONTEXT, most), [party for party in prefixes if party]
     for taken in range(len(fit)):
         room, before, after = most - sum(map(len, fit[:taken])), set(fit[:taken]), set(fit[: taken + 1])
-        if fit[taken] in openings.get("", []):
+        if fit[taken] in prefixes.get("", []):
             continue
-        has = {party: len(before & set(openings[party])) for party in parties}
-        least_of_the_served = min(has[party] for party in parties if fit[taken] in openings[party])
+        has = {party: len(before & set(prefixes[party])) for party in parties}
+        least_of_the_served = min(has[party] for party in parties if fit[taken] in prefixes[party])
         for other in parties:
-            would_fit = [ids for ids in openings[other] if ids not in after and len(ids) < CONTEXT and len(ids) <= room]
+            would_fit = [ids for ids in prefixes[other] if ids not in after and len(ids) < CONTEXT and len(ids) <= room]
             assert not would_fit or has[other] >= least_of_the_served, (other, would_fit)
 
 
-def test_a_third_party_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() -> None:
+def test_a_vendor_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() -> None:
     """As long as can be, or such that they fill what is left to the last position; the others have one each."""
     numbers = itertools.count()
 
@@ -183,17 +183,17 @@ def test_a_third_party_with_97_sheets_of_chosen_lengths_leaves_room_for_all_othe
         return (next(numbers), *range(length - 1))
 
     for lengths in ([1999] * 97, [2000 - i for i in range(1, 98)], [1 << i for i in range(11)] * 9):
-        openings = {"": [of_length(100)], "a-hostile-one": [of_length(length) for length in lengths]}
-        openings |= {f"party-{i}": [of_length(300), of_length(301)] for i in range(8)}
-        fit = that_fit(openings, 2048, 100 + 8 * 300 + 1)
-        assert all(set(openings[party]) & set(fit) for party in openings if party != "a-hostile-one"), lengths[:3]
+        prefixes = {"": [of_length(100)], "a-hostile-one": [of_length(length) for length in lengths]}
+        prefixes |= {f"party-{i}": [of_length(300), of_length(301)] for i in range(8)}
+        fit = that_fit(prefixes, 2048, 100 + 8 * 300 + 1)
+        assert all(set(prefixes[party]) & set(fit) for party in prefixes if party != "a-hostile-one"), lengths[:3]
 
 
 def test_a_thousand_sheets_are_shared_out_within_seconds() -> None:
     """Each of its own third party, with the same long system prompt before it."""
-    openings = {f"party-{i}": [(*range(1500), i)] for i in range(1000)}
+    prefixes = {f"party-{i}": [(*range(1500), i)] for i in range(1000)}
     began = time.monotonic()
-    assert len(that_fit(openings, 2048, 10**9)) == 1000
+    assert len(that_fit(prefixes, 2048, 10**9)) == 1000
     assert time.monotonic() - began < 20
 
 
@@ -206,9 +206,9 @@ def test_both_sides_know_how_a_sheets_prompt_begins(smollm2_split: Callable[...,
     half = read_half(smollm2_split() / "edge", "edge")
     tokenizer, profile, directory = tokenizer_of(half), read_profile(PROFILE), read_all(str(SHEETS))
     chat = chat_format_of(half, tokenizer)
-    openings, lengths = openings_of(directory, chat), set[int]()
-    assert set(openings) == {"", "insurer", "advertiser"}
-    known = [ids for those in openings.values() for ids in those]
+    prefixes, lengths = prefixes_of(directory, chat), set[int]()
+    assert set(prefixes) == {"", "insurer", "advertiser"}
+    known = [ids for those in prefixes.values() for ids in those]
     own = tmp_path / "own.txt"
     own.write_text("What is a good gift for Sari?")
     prompts = [read_from_directory(str(SHEETS), prompt_id) for prompt_id in directory.sheets] + [read_prompt(str(own))]

@@ -128,7 +128,7 @@ def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
     assert "unknown_sheet" in missing.stderr and "insurer/travel-cover" in missing.stderr
 
 
-def test_a_cloud_with_third_parties_must_have_a_place_for_their_copies(tiny_split: Splits) -> None:
+def test_a_cloud_with_vendors_must_have_a_place_for_their_copies(tiny_split: Splits) -> None:
     """It says so before it loads anything; so it does of a catalogue that is none, and of bad sheets."""
     for flags, said in (
         (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), whose deliveries must be kept"),

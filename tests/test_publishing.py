@@ -33,8 +33,8 @@ from llama.wire import (
     MAX_SHEETS,
     Close,
     Collect,
-    Copy,
     Deliveries,
+    DeliveryStatus,
     Final,
     Finish,
     Publish,
@@ -44,7 +44,7 @@ from llama.wire import (
     Withdrawn,
 )
 from tests.processes import cloud
-from tests.support import Halves, Keys, Served, code_of, exit_code, opening, run_main, written
+from tests.support import Halves, Keys, Served, code_of, exit_code, open_request, run_main, written
 
 Splits = Callable[..., Path]
 OLD, NEW = 'title = "Old"\nquestions = ["Which cover, of old?"]', 'title = "New"\nquestions = ["Which cover, anew?"]'
@@ -93,10 +93,10 @@ def sheet_dir(tmp_path: Path) -> Path:
 def shop(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Shop]:
     keys, directory = Keys(tmp_path), read_all(str(sheet_dir))
     with closing(RunStore(tmp_path / "runs.sqlite")) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=directory, publisher=SheetPublisher(str(sheet_dir), directory)
         )
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud()) as served:
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud()) as served:
             yield Shop(served, keys, sheet_dir, keys.make("phone"), keys.make("insurer", "vendor"))
 
 
@@ -145,24 +145,24 @@ def test_a_run_that_has_begun_is_delivered_with_the_sheet_as_it_was(shop: Shop, 
 
     def begin() -> bytes:
         with shop.served.peer(keys=shop.phone) as peer:
-            return shop.served.open(peer, opening(5, prompt_id="insurer/cover", resumed_ids=(65, 66)))
+            return shop.served.open(peer, open_request(5, prompt_id="insurer/cover", resumed_ids=(65, 66)))
 
-    def end(session: bytes) -> Copy:
+    def end(session: bytes) -> DeliveryStatus:
         final = shop.ask(Finish(session, 1, 2), shop.phone)
         assert isinstance(final, Final) and code_of(shop.ask(Close(session, 2), shop.phone)) == "Closed"
         return final.copy
 
     session = begin()
     assert code_of(shop.ask(change)) in ("Published", "Withdrawn")
-    assert end(session) is Copy.QUEUED
+    assert end(session) is DeliveryStatus.QUEUED
     is_there_still = isinstance(change, Publish)
-    assert end(begin()) is (Copy.QUEUED if is_there_still else Copy.NONE)
+    assert end(begin()) is (DeliveryStatus.QUEUED if is_there_still else DeliveryStatus.NONE)
     collected = shop.ask(Collect("insurer"))
     assert isinstance(collected, Deliveries)
     assert [delivery.prompt for delivery in collected.deliveries] == ([OLD, NEW] if is_there_still else [OLD])
 
 
-def test_a_third_party_without_sheets_can_wait_for_deliveries(shop: Shop) -> None:
+def test_a_vendor_without_sheets_can_wait_for_deliveries(shop: Shop) -> None:
     """It may publish its first one any time; its key says that it is no misspelt name."""
     assert shop.ask(Collect("florist"), shop.keys.make("florist", "vendor")) == Deliveries(())
 
@@ -232,7 +232,7 @@ def test_a_system_prompt_that_cannot_be_shown_is_refused(sheet_dir: Path, tmp_pa
         received("gifts", NEW, "zimtstern\u202e", "tcp://x")
 
 
-def test_no_name_leads_anywhere_but_into_the_third_partys_own_directory(shop: Shop) -> None:
+def test_no_name_leads_anywhere_but_into_the_vendors_own_directory(shop: Shop) -> None:
     """Such a request is none at all; nothing is written, there or elsewhere."""
 
     def there() -> dict[str, bytes]:
@@ -279,20 +279,20 @@ def test_what_cannot_be_written_changes_nothing(shop: Shop, capfd: pytest.Captur
     assert shop.ask(Publish("insurer", "cover", NEW)) == Published("insurer/cover")
 
 
-def test_a_third_party_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
+def test_a_vendor_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet_dir: Path) -> None:
     """Those that there are may still be replaced, and one that is withdrawn makes room."""
-    shelf = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
+    publisher = SheetPublisher(str(sheet_dir), read_all(str(sheet_dir)))
     for most, others in ((MAX_SHEETS_EACH, "insurer/n{}"), (MAX_SHEETS, "party-{}/n")):
         sheet = parse_sheet(OLD, "")
         ids = [others.format(i) for i in range(most - 1)]
         directory = SheetDirectory({each: Listed(each, OLD, sheet) for each in ["insurer/cover", *ids]})
         with pytest.raises(Refused, match=f"{most} sheets, the most") as refused:
-            shelf.publish(directory, Publish("insurer", "one-more", NEW))
+            publisher.publish(directory, Publish("insurer", "one-more", NEW))
         assert refused.value.error.code == "out_of_range" and refused.value.error.advice
         assert not (sheet_dir / "insurer" / "one-more.toml").exists()
-        assert shelf.publish(directory, Publish("insurer", "cover", NEW)).sheets["insurer/cover"].text == NEW
-        directory = shelf.withdraw(directory, Withdraw("insurer", "cover"))
-        assert "insurer/one-more" in shelf.publish(directory, Publish("insurer", "one-more", NEW)).sheets
+        assert publisher.publish(directory, Publish("insurer", "cover", NEW)).sheets["insurer/cover"].text == NEW
+        directory = publisher.withdraw(directory, Withdraw("insurer", "cover"))
+        assert "insurer/one-more" in publisher.publish(directory, Publish("insurer", "one-more", NEW)).sheets
         (sheet_dir / "insurer" / "one-more.toml").unlink()
 
 

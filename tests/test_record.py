@@ -39,7 +39,7 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Final, Finish, Hello, Open, Welcome
 from tests.processes import ask, cloud
 from tests.programs import needed
-from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, opening, run_main, step_of
+from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, open_request, run_main, step_of
 
 Splits = Callable[..., Path]
 
@@ -98,8 +98,8 @@ def finish(served: Served, peer: Peer, request: Open, end: int) -> Final:
 
 
 def saying(text: str, **changes: Any) -> Open:
-    """The opening of a run whose reply so far is ``text``: every byte is a token of the small tokenizer."""
-    return opening(resumed_ids=tuple(text.encode()), **changes)
+    """The Open of a run whose reply so far is ``text``: every byte is a token of the small tokenizer."""
+    return open_request(resumed_ids=tuple(text.encode()), **changes)
 
 
 @contextmanager
@@ -169,12 +169,13 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -
     """Third parties know run ids; with one of them they change nothing of the run that has it."""
     first = Run(b"r" * 16, "insurer/cover", utc(1e9), utc(time.time()), 1, 1, 1, "first")
     delivery = wire.Delivery(first.run_id, first.prompt_id, first.finished_at, "prompt", withheld=True)
-    assert record.finished(first, "insurer", delivery) is wire.Copy.WITHHELD
+    assert record.finished(first, "insurer", delivery) is wire.DeliveryStatus.WITHHELD
     with pytest.raises(RecordError, match="of another sheet has the same id"):
         record.finished(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
     assert record.runs(9) == [first] and record.collect("adviser", 9) == ()
     again = msgspec.structs.replace(delivery, text="now with text", withheld=False)
-    assert record.finished(first, "insurer", again) is wire.Copy.WITHHELD  # what the third party has is the first
+    # What the third party has is the first.
+    assert record.finished(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
 
 
 def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
         assert len({first.run_id, second.run_id, third.run_id}) == 3 and len(third.run_id) == 16
         record.acknowledge("insurer", [first.run_id, second.run_id])
         for replayed, owner in ((theirs, "his"), (mine, "mine")):
-            assert record.finished(replayed, "insurer", a_delivery(1), owner) is wire.Copy.QUEUED
+            assert record.finished(replayed, "insurer", a_delivery(1), owner) is wire.DeliveryStatus.QUEUED
         assert record.collect("insurer", 9) == (third,)
         with pytest.raises(RecordError, match="of another sheet has the same id"):
             record.finished(replace(mine, prompt_id="adviser/plan"), owner="mine")
@@ -352,7 +353,7 @@ def test_only_the_newest_runs_are_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 100_000])
-def test_writing_a_run_takes_the_door_no_noticeable_time(path: Path, record: RunStore, rows: int) -> None:
+def test_writing_a_run_takes_the_router_no_noticeable_time(path: Path, record: RunStore, rows: int) -> None:
     """In an empty file and in a full one, the median of 200 is far below what one token takes."""
     assert module.MAX_RUNS == 100_000
     with closing(sqlite3.connect(path)) as db, db:
@@ -413,11 +414,11 @@ def test_a_reader_that_stays_in_its_transaction_makes_nobody_wait(
 # ---- a file that cannot be written any more
 
 
-def told_of(capfd: pytest.CaptureFixture[str]) -> list[str]:
+def logged_errors(capfd: pytest.CaptureFixture[str]) -> list[str]:
     """What the provider is told about runs that were not recorded, and nothing else."""
-    told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
-    assert all((each["level"], each["event"]) == ("error", "record_failed") for each in told)
-    return [each["message"] for each in told]
+    reported = [event_of(line) for line in capfd.readouterr().err.splitlines()]
+    assert all((each["level"], each["event"]) == ("error", "record_failed") for each in reported)
+    return [each["message"] for each in reported]
 
 
 def test_a_locked_file_costs_the_device_nothing(
@@ -433,7 +434,7 @@ def test_a_locked_file_costs_the_device_nothing(
             assert isinstance(final, Final) and final.text == TAGGED
             assert isinstance(peer.ask(Hello(wire.VERSION)), Welcome)
         assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    assert told_of(capfd) == ["a finished run could not be recorded: database is locked"] * 2
+    assert logged_errors(capfd) == ["a finished run could not be recorded: database is locked"] * 2
     assert rows_of(path) == []
     finish(served, peer, request, len(TAGGED))
     assert [run.text for run in record.runs(10)] == [TAGGED] and capfd.readouterr().err == ""
@@ -449,7 +450,7 @@ def test_a_full_disk_costs_the_device_nothing(
     large = [saying("z" * (MAX_SEQ_LEN - 5), prompt_id="gift" * 50) for _ in range(40)]
     finals = [finish(served, peer, request, MAX_SEQ_LEN - 5) for request in large]
     assert all(final.text == "z" * (MAX_SEQ_LEN - 5) for final in finals)
-    said = told_of(capfd)
+    said = logged_errors(capfd)
     assert set(said) == {"a finished run could not be recorded: database or disk is full"}
     assert len(rows_of(path)) == 41 - len(said)
     record._db.execute("PRAGMA max_page_count = 1000000")
@@ -468,7 +469,7 @@ def test_a_record_that_is_gone_costs_the_device_nothing(
         with closing(sqlite3.connect(path)) as db, db:
             db.execute("DROP TABLE runs")
     assert served.run(PROMPT, 3) == served.halves.tokens(PROMPT, 3)
-    (said,) = told_of(capfd)
+    (said,) = logged_errors(capfd)
     assert said.startswith("a finished run could not be recorded: ")
 
 
@@ -643,7 +644,7 @@ def test_a_run_that_is_replayed_is_delivered_once(record: RunStore) -> None:
     assert waiting(record) == waiting(record, "toko-a") == []
 
 
-def test_a_third_party_reaches_its_own_deliveries_only(record: RunStore) -> None:
+def test_a_vendor_reaches_its_own_deliveries_only(record: RunStore) -> None:
     """Neither to collect nor to acknowledge; names are compared as they stand."""
     file(record, 1, "insurer")
     file(record, 2, "toko-a")
@@ -807,7 +808,7 @@ def test_a_cloud_that_is_on_for_moments_only_forgets_in_the_end(path: Path, cloc
     assert left == []
 
 
-def test_a_third_party_that_stays_away_pushes_out_its_own_deliveries_only(short: RunStore) -> None:
+def test_a_vendor_that_stays_away_pushes_out_its_own_deliveries_only(short: RunStore) -> None:
     """The oldest of them, which are counted; no acknowledgement makes room for more."""
     record = short
     file(record, 100, "toko-a")
@@ -945,7 +946,7 @@ def size_of(row: Run | wire.Delivery) -> int:
     return len(row.prompt_id.encode()) + len(row.text.encode()) + len(msgspec.json.encode(row.offers))
 
 
-def surplus(rows: dict[int, int], most_rows: int, most_bytes: int, beside: int = 0) -> list[int]:
+def over_limit(rows: dict[int, int], most_rows: int, most_bytes: int, beside: int = 0) -> list[int]:
     """Which rows go, said a second time: numbers, with their bytes, from the oldest on.
 
     While there are too many, the oldest of whoever has most rows; else while they are too large, the oldest of whoever
@@ -1002,7 +1003,7 @@ class OutboxMachine(RuleBasedStateMachine):
         """The retention, said a second time."""
         oldest = int(self.clock.now - self.DAYS * DAY)
         self.runs = {n: run for n, run in self.runs.items() if run.finished_at >= utc(oldest)}
-        for n in surplus({n: size_of(run) for n, run in self.runs.items()}, self.limits.runs, self.limits.run_bytes):
+        for n in over_limit({n: size_of(run) for n, run in self.runs.items()}, self.limits.runs, self.limits.run_bytes):
             del self.runs[n]
             self.dropped_runs += 1
         for n, (_, written, delivery) in list(self.deliveries.items()):
@@ -1018,13 +1019,13 @@ class OutboxMachine(RuleBasedStateMachine):
             of_party = {n: d for n, (p, _, d) in self.deliveries.items() if p == party and d is not None}
             sizes, beside = {n: size_of(d) for n, d in of_party.items()}, {d.prompt for d in of_party.values()}
             most = self.limits.deliveries, self.limits.delivery_bytes
-            gone = surplus(sizes, *most, sum(len(text) for text in beside))
+            gone = over_limit(sizes, *most, sum(len(text) for text in beside))
             if not gone:
                 break
             del self.deliveries[gone[0]]
             self.dropped += 1
         done = {n: 0 for n, (p, _, d) in self.deliveries.items() if p == party and d is None}
-        for n in surplus(done, self.limits.tombstones, 0):
+        for n in over_limit(done, self.limits.tombstones, 0):
             del self.deliveries[n]
 
     def waiting(self, party: str) -> list[wire.Delivery]:
@@ -1044,8 +1045,8 @@ class OutboxMachine(RuleBasedStateMachine):
         if party is not None and number not in self.deliveries:
             self.deliveries[number] = (party, int(self.clock.now), delivery)
         self.forget()
-        assert (copy is wire.Copy.FAILED) == (party is not None and number not in self.deliveries)
-        if copy is wire.Copy.FAILED and number in self.runs:
+        assert (copy is wire.DeliveryStatus.FAILED) == (party is not None and number not in self.deliveries)
+        if copy is wire.DeliveryStatus.FAILED and number in self.runs:
             self.runs[number] = replace(run, copy="failed")
 
     @rule(number=numbers, party=parties, harm=st.sampled_from([{"compute_us": 1 << 70}, {}]))

@@ -1,4 +1,4 @@
-"""Claims about steps that share a forward pass: who goes together, and that nobody's text depends on the company."""
+"""Claims about steps that share a forward pass: who goes together, and that nobody's text depends on the batch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llama.cloud.scheduler import (
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Tokens
-from tests.support import ARGS, MAX_SEQ_LEN, Halves, Served, opening, step_of
+from tests.support import ARGS, MAX_SEQ_LEN, Halves, Served, open_request, step_of
 
 
 @pytest.fixture(scope="module")
@@ -315,9 +315,9 @@ def test_rows_that_share_a_pass_get_the_logits_that_they_get_alone(halves: Halve
     ages = {slot: 3 + 2 * slot for slot in range(6)}
     alone, crowd = (ModelRunner(halves.cloud, halves.cloud.new_cache(6, MAX_SEQ_LEN), ARGS.dim) for _ in range(2))
     with torch.inference_mode():
-        for ranks in (alone, crowd):
+        for runner in (alone, crowd):
             for slot, age in ages.items():
-                ranks.step(slot, 0, rows[slot][:age], 1)
+                runner.step(slot, 0, rows[slot][:age], 1)
         before = crowd.cache.keys_values.clone()
         new = torch.stack([rows[slot][ages[slot]] for slot in slots])
         together = crowd.decode(slots, [ages[slot] for slot in slots], new)
@@ -390,9 +390,9 @@ def test_one_whose_rows_are_damaged_does_not_harm_those_in_the_same_pass(halves:
 def test_a_cloud_that_drains_ends_what_runs_and_begins_nothing(halves: Halves, tokenizer: Tokenizer) -> None:
     """The running session goes on to its end, a new one is told to wait for the next start, then serving ends."""
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as late:
-        session = served.open(peer, opening())
+        session = served.open(peer, open_request())
         served.drain()
-        refusal = late.ask(opening())
+        refusal = late.ask(open_request())
         assert isinstance(refusal, Error) and refusal.code == "busy" and "stopping" in refusal.message
         rows = halves.rows([1, 2, 3, 4, 5])
         assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
@@ -404,7 +404,7 @@ def test_a_cloud_that_drains_ends_what_runs_and_begins_nothing(halves: Halves, t
 
 def test_a_drain_does_not_wait_for_ever(halves: Halves, tokenizer: Tokenizer) -> None:
     with Served(halves, tokenizer, drain_s=0.3) as served, served.peer() as peer:
-        served.open(peer, opening())
+        served.open(peer, open_request())
         served.drain()
         served.thread.join(30)
         assert not served.thread.is_alive()

@@ -33,7 +33,7 @@ from tests.support import (
     code_of,
     frames_of,
     listening_ports,
-    opening,
+    open_request,
     step_of,
 )  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_several_devices_at_once_get_the_tokens_that_each_gets_alone(served: Ser
 def test_going_back_to_a_position_equals_a_fresh_run(served: Served, peer: Peer) -> None:
     """Other rows at an earlier position, then on: the ids are those of a run that never knew what was cut."""
     first, second = [258, 65, 66, 67, 68, 69], [258, 65, 66, 90, 91, 92]
-    with served.session(peer, opening(6)) as session:
+    with served.session(peer, open_request(6)) as session:
         rows = served.halves.rows(first)
         peer.ask(step_of(session, 1, 0, rows), rows)
         rows = served.halves.rows(second)[3:]
@@ -102,7 +102,7 @@ def test_several_wanted_rows_give_the_ids_that_single_steps_give(served: Served,
     """``want`` of 4 on a reply that is known already: one id per row, indices and all."""
     sampling = SamplingParams(1.0, 1.0, seed=5)
     reply = served.halves.tokens(PROMPT, 4, sampling)
-    with served.session(peer, opening(len(PROMPT), sampling)) as session:
+    with served.session(peer, open_request(len(PROMPT), sampling)) as session:
         rows = served.halves.rows([*PROMPT, *reply[:3]])
         tokens = peer.ask(step_of(session, 1, 0, rows, want=4), rows)
     assert isinstance(tokens, Tokens) and list(tokens.ids) == reply
@@ -110,7 +110,7 @@ def test_several_wanted_rows_give_the_ids_that_single_steps_give(served: Served,
 
 def test_the_text_is_cut_before_the_first_stop_id_and_usage_counts_what_is_left(served: Served, peer: Peer) -> None:
     """A stop id among the resumed ids ends the text there."""
-    with served.session(peer, opening(5, stop_ids=(259,), resumed_ids=(72, 105, 259, 33))) as session:
+    with served.session(peer, open_request(5, stop_ids=(259,), resumed_ids=(72, 105, 259, 33))) as session:
         final = peer.ask(Finish(session, 1, 4))
     assert isinstance(final, Final)
     assert (final.text, final.usage.prompt_tokens, final.usage.output_tokens) == ("Hi", 5, 2)
@@ -119,11 +119,11 @@ def test_the_text_is_cut_before_the_first_stop_id_and_usage_counts_what_is_left(
 def test_a_finished_sessions_row_of_the_cache_is_zeroed(served: Served, peer: Peer) -> None:
     """Nothing that a device sent stays behind, also when it went back before it closed."""
     rows = served.halves.rows([*PROMPT, 70, 71])
-    with served.session(peer, opening(7)) as session:
+    with served.session(peer, open_request(7)) as session:
         peer.ask(step_of(session, 1, 0, rows), rows)
         peer.ask(step_of(session, 2, 0, rows[:2], want=0), rows[:2])
         assert served.cache.keys_values.any()
-    sessions = [served.open(peer, opening()) for _ in range(4)]  # every row has been cleared when all can be had
+    sessions = [served.open(peer, open_request()) for _ in range(4)]  # every row has been cleared when all can be had
     for session in sessions:
         assert isinstance(peer.ask(Close(session, 1)), Closed)
     assert not served.cache.keys_values.any()
@@ -171,7 +171,7 @@ def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_o
 
 
 def second_hello_answered(served: Served) -> None:
-    """Two handshakes on two new sockets: by then the door, which is fair to its peers, has read what came before."""
+    """Two handshakes on two new sockets: by then the router, which is fair to its peers, has read what came before."""
     for _ in range(2):
         with served.peer() as other:
             assert isinstance(other.ask(Hello(wire.VERSION)), Welcome)
@@ -209,7 +209,7 @@ def test_the_next_request_is_refused_while_one_is_computed(served: Served, peer:
 
 def test_open_is_idempotent_by_run_id(served: Served, peer: Peer) -> None:
     """The same bytes: the same session. Other bytes: a new one, and the old one is gone."""
-    request = opening()
+    request = open_request()
     first = served.open(peer, request)
     assert peer.ask(request) == Opened(first)
     second = served.open(peer, msgspec.structs.replace(request, resumed_ids=(7, 8)))
@@ -232,7 +232,7 @@ def test_a_handshake_and_a_refusal_are_answered_while_a_long_step_computes(serve
             assert served.halves.cloud.computing.wait(30)
             assert other.ask(Hello(wire.VERSION)) == served.welcome
             assert code_of(other.exchange(b"garbage")) == "bad_request"
-            opened = other.ask(opening())
+            opened = other.ask(open_request())
             assert isinstance(opened, Opened)
             assert isinstance(other.ask(Close(opened.session, 1)), Closed)
             assert not peer.socket.poll(0)
@@ -244,7 +244,7 @@ def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_
 ) -> None:
     """The row is given away only after the step: with all others taken, Open is busy until then."""
     rows = served.halves.rows(PROMPT)
-    session = served.open(peer, opening())
+    session = served.open(peer, open_request())
     others: list[bytes] = []
     with served.peer() as other:
         with served.halves.cloud.held():
@@ -252,10 +252,10 @@ def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_
             assert served.halves.cloud.computing.wait(30)
             assert isinstance(other.ask(Close(session, 2)), Closed)
             assert other.refusal(Finish(session, 2, 0)) == "unknown_session"
-            others = [served.open(other, opening()) for _ in range(3)]
-            assert other.refusal(opening()) == "busy"
+            others = [served.open(other, open_request()) for _ in range(3)]
+            assert other.refusal(open_request()) == "busy"
         assert code_of(peer.receive()) == "unknown_session"
-        others.append(served.open(other, opening()))
+        others.append(served.open(other, open_request()))
         for one in others:
             other.ask(Close(one, 1))
 
@@ -265,35 +265,35 @@ def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_
 
 def test_a_full_cloud_says_busy_and_when_to_ask_again(served: Served, peer: Peer) -> None:
     """``retry_after_s`` is there and positive; a closed session makes room."""
-    sessions = [served.open(peer, opening()) for _ in range(4)]
-    refusal = peer.ask(opening())
+    sessions = [served.open(peer, open_request()) for _ in range(4)]
+    refusal = peer.ask(open_request())
     assert isinstance(refusal, Error) and refusal.code == "busy"
     assert refusal.retry_after_s is not None and 0 < refusal.retry_after_s <= 2
     for session in sessions:
         peer.ask(Close(session, 1))
-    peer.ask(Close(served.open(peer, opening()), 1))
+    peer.ask(Close(served.open(peer, open_request()), 1))
 
 
 def test_a_cloud_whose_only_row_is_still_being_cleared_says_busy(halves: Halves, tokenizer: Tokenizer) -> None:
     """One row, closed during a step: no session is left, no row is free, and nothing fails."""
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer, slots=1) as small, small.peer() as peer, small.peer() as other:
-        session = small.open(peer, opening())
+        session = small.open(peer, open_request())
         with halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert halves.cloud.computing.wait(30)
             other.ask(Close(session, 2))
-            refusal = other.ask(opening())
+            refusal = other.ask(open_request())
             assert isinstance(refusal, Error) and refusal.code == "busy"
             assert refusal.retry_after_s is not None and refusal.retry_after_s > 0
-        assert isinstance(other.ask(Close(small.open(other, opening()), 1)), Closed)
+        assert isinstance(other.ask(Close(small.open(other, open_request()), 1)), Closed)
 
 
 def test_a_device_that_vanished_loses_its_row_after_the_idle_timeout(halves: Halves, tokenizer: Tokenizer) -> None:
     """One row: taken by a device that leaves in the middle of a reply, then had by the next."""
     with Served(halves, tokenizer, slots=1, idle_timeout_s=0.2) as small, small.peer() as other:
         with small.peer() as gone:
-            session = small.open(gone, opening())
+            session = small.open(gone, open_request())
             rows = halves.rows(PROMPT)
             gone.ask(step_of(session, 1, 0, rows), rows)
             gone.send_request(step_of(session, 2, 5, rows[:1]), rows[:1])  # and never listens for the answer
@@ -357,7 +357,7 @@ def test_another_protocol_version_and_another_checkpoint_are_refused_with_the_cu
     """Each with its own code and a sentence of advice."""
     for request, code in (
         (Hello(wire.VERSION - 1), "unsupported_version"),
-        (opening(fingerprint=b"x" * 32), "wrong_checkpoint"),
+        (open_request(fingerprint=b"x" * 32), "wrong_checkpoint"),
     ):
         reply = peer.ask(request)
         assert isinstance(reply, Error) and reply.code == code and reply.advice
@@ -380,7 +380,7 @@ def test_another_protocol_version_and_another_checkpoint_are_refused_with_the_cu
 )
 def test_settings_and_ids_out_of_range_are_refused_at_open(peer: Peer, changes: dict[str, object]) -> None:
     """No session is made."""
-    assert peer.refusal(opening(**changes)) == "out_of_range"  # type: ignore[arg-type]
+    assert peer.refusal(open_request(**changes)) == "out_of_range"  # type: ignore[arg-type]
 
 
 def test_requests_for_unknown_sessions_are_refused(served: Served, peer: Peer) -> None:
@@ -433,7 +433,7 @@ def test_logits_that_are_not_finite_are_refused_instead_of_sampled(tokenizer: To
     damaged = Halves(seed=1, spoil=lambda cloud: cloud.output.weight[7, 7].fill_(float("nan")))
     rows = damaged.rows(PROMPT)
     with Served(damaged, tokenizer) as served, served.peer() as peer:
-        session = served.open(peer, opening())
+        session = served.open(peer, open_request())
         assert isinstance(peer.ask(step_of(session, 1, 0, rows[:4], want=0), rows[:4]), Tokens)
         assert peer.refusal(step_of(session, 2, 4, rows[4:]), rows[4:]) == "not_finite"
 
@@ -443,7 +443,7 @@ def test_a_step_for_which_memory_is_lacking_is_refused_and_the_run_goes_on(token
     halves = Halves(seed=1)
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        session = served.open(peer, opening())
+        session = served.open(peer, open_request())
         too_much = halves.cloud.register_forward_pre_hook(lambda *_: torch.empty(1 << 60) and None)
         assert peer.refusal(step_of(session, 1, 0, rows), rows) == "internal"
         too_much.remove()
@@ -462,14 +462,14 @@ def test_logits_beyond_the_tokenizers_ids_are_never_chosen(golden: Path, tmp_pat
     )
     assert halves.tokens(PROMPT, 1)[0] >= tokenizer.n_words
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        assert peer.refusal(opening(resumed_ids=(tokenizer.n_words,))) == "out_of_range"
+        assert peer.refusal(open_request(resumed_ids=(tokenizer.n_words,))) == "out_of_range"
         assert all(token < tokenizer.n_words for token in served.run(PROMPT, 10))
 
 
 def test_the_largest_finite_rows_get_a_typed_reply(served: Served, peer: Peer) -> None:
     """Their squares overflow inside the model; the next session in the same row of the cache is not affected."""
     huge = torch.full((2, ARGS.dim), torch.finfo(torch.float32).max)
-    with served.session(peer, opening(2)) as session:
+    with served.session(peer, open_request(2)) as session:
         assert peer.refusal(step_of(session, 1, 0, huge), huge) in ("not_finite", "Tokens")
 
 
@@ -491,7 +491,7 @@ def test_positions_wants_and_ends_out_of_range_are_refused(served: Served, peer:
         assert peer.refusal(Finish(session, 1, 1)) == "out_of_range"
         assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
         assert peer.refusal(Finish(session, 2, 2)) == "out_of_range"
-    with served.session(peer, opening(MAX_SEQ_LEN)) as session:
+    with served.session(peer, open_request(MAX_SEQ_LEN)) as session:
         full = torch.zeros(MAX_ROWS, ARGS.dim)
         for i in range(MAX_SEQ_LEN // MAX_ROWS):
             assert isinstance(peer.ask(step_of(session, i + 1, i * MAX_ROWS, full, want=0), full), Tokens)
@@ -574,7 +574,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(run=st.integers(0, 2), prompt=st.integers(1, 6), resumed=st.integers(0, 3))
     def open(self, run: int, prompt: int, resumed: int) -> None:
-        request = opening(prompt, run_id=bytes([run + 200]) * 16, resumed_ids=tuple(range(resumed)))
+        request = open_request(prompt, run_id=bytes([run + 200]) * 16, resumed_ids=tuple(range(resumed)))
         known = self.known.get(run)
         if known is not None and known.request == request:
             assert self.peer.ask(request) == Opened(known.id)
@@ -684,7 +684,7 @@ def test_stopping_waits_for_the_step_in_hand_and_delivers_its_answer(halves: Hal
     """The asker gets its ids although the server was told to stop in between."""
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer) as served, served.peer() as peer:
-        session = served.open(peer, opening())
+        session = served.open(peer, open_request())
         with halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert halves.cloud.computing.wait(30)

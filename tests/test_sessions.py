@@ -6,7 +6,7 @@ import pytest
 
 from llama.cloud.sessions import FORGOTTEN_S, HELD_S, REMEMBERED_CLOSED, UNUSED_S, Session, Sessions, digest_of
 from llama.wire import ErrorCode, Open, Refused, Step
-from tests.support import opening
+from tests.support import open_request
 
 
 class Clock:
@@ -46,17 +46,17 @@ def step(session: Session, position: int, rows: int, want: int = 0) -> Step:
 
 def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessions) -> None:
     """Two rows, two sessions, 16 random bytes each."""
-    one, two = opened(sessions, opening(), b"1"), opened(sessions, opening(), b"2")
+    one, two = opened(sessions, open_request(), b"1"), opened(sessions, open_request(), b"2")
     assert {one.slot, two.slot} == {0, 1}
     assert len(one.id) == len(two.id) == 16 and one.id != two.id
     assert sessions.find(one.id) is one and sessions.find(two.id) is two
     assert sessions.running(one.request.run_id) is one and len(sessions) == 2
 
 
-def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessions) -> None:
+def test_who_must_wait_gets_a_slot_in_the_order_of_first_asking(sessions: Sessions) -> None:
     """Two rows, five who ask; a row that is released goes to the first in line, who keeps its turn by asking again."""
-    first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
-    waiting = [opening() for _ in range(3)]
+    first, _ = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
+    waiting = [open_request() for _ in range(3)]
     for request in waiting:
         sessions.enqueue(request, b"", b"peer")
     sessions.enqueue(waiting[0], b"", b"a newer socket")
@@ -69,12 +69,10 @@ def test_who_must_wait_gets_a_place_in_the_order_of_first_asking(sessions: Sessi
     assert [each.request for each in sessions.queue.values()] == waiting[1:]
 
 
-def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_turn(
-    sessions: Sessions, clock: Clock
-) -> None:
+def test_who_waits_is_told_so_before_the_device_gives_up_and_keeps_its_turn(sessions: Sessions, clock: Clock) -> None:
     """While it is on its way to ask again, a free row is kept for it; one that stays away loses its turn."""
-    first, _ = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
-    ahead, behind = opening(), opening()
+    first, _ = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
+    ahead, behind = open_request(), open_request()
     sessions.enqueue(ahead, b"", b"ahead")
     clock.now += HELD_S / 2
     sessions.enqueue(behind, b"", b"behind")
@@ -98,25 +96,25 @@ def test_who_waits_is_told_so_before_the_device_loses_patience_and_keeps_its_tur
 def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> None:
     """One row, one who waits; those in line may ask again all the same."""
     small = Sessions(1, 60.0, clock, most_waiting=1)
-    opened(small, opening(), b"")
-    waiting = opening()
+    opened(small, open_request(), b"")
+    waiting = open_request()
     small.enqueue(waiting, b"", b"")
     with pytest.raises(Refused) as refused:
-        small.enqueue(opening(), b"", b"")
+        small.enqueue(open_request(), b"", b"")
     assert code(refused) == ErrorCode.BUSY and refused.value.error.retry_after_s == 2.0
     small.enqueue(waiting, b"", b"")
 
 
 def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Clock) -> None:
-    """Two at a time; a key that is taken off the list gets no place that it waited for."""
+    """Two at a time; a key that is taken off the list gets no slot that it waited for."""
     sessions = Sessions(1, 60.0, clock, per_owner=2)
-    sessions.enqueue(opening(), b"", b"", "her")
+    sessions.enqueue(open_request(), b"", b"", "her")
     [(_, running)] = sessions.admitted()
-    sessions.enqueue(opening(), b"", b"", "her")
+    sessions.enqueue(open_request(), b"", b"", "her")
     with pytest.raises(Refused) as refused:
-        sessions.enqueue(opening(), b"", b"", "her")
+        sessions.enqueue(open_request(), b"", b"", "her")
     assert code(refused) == ErrorCode.BUSY and "this key" in str(refused.value)
-    sessions.enqueue(opening(), b"", b"", "him")
+    sessions.enqueue(open_request(), b"", b"", "him")
     sessions.leave_queue(lambda owner: owner == "him")
     sessions.close(running)
     sessions.release(running.slot)
@@ -127,7 +125,7 @@ def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Cloc
 def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock) -> None:
     """Its device may have left while it waited in line."""
     sessions = Sessions(2, 600.0, clock)
-    unused, used = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    unused, used = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     used.accept(1, b"", b"")
     used.reply = b"done"
     clock.now += UNUSED_S + 1
@@ -136,7 +134,7 @@ def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock
 
 def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions) -> None:
     """Its run can be opened again; a session that never was is not remembered."""
-    one = opened(sessions, opening(), b"")
+    one = opened(sessions, open_request(), b"")
     sessions.close(one)
     with pytest.raises(Refused) as refused:
         sessions.find(one.id)
@@ -147,8 +145,8 @@ def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions
 
 def test_closing_an_old_session_of_a_run_leaves_its_new_one(sessions: Sessions) -> None:
     """The run id leads to the session opened last."""
-    old = opened(sessions, opening(run_id=b"r" * 16), b"1")
-    new = opened(sessions, opening(run_id=b"r" * 16), b"2")
+    old = opened(sessions, open_request(run_id=b"r" * 16), b"1")
+    new = opened(sessions, open_request(run_id=b"r" * 16), b"2")
     sessions.close(old)
     assert sessions.running(b"r" * 16) is new
 
@@ -158,7 +156,7 @@ def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
     sessions = Sessions(1, 60.0, clock)
     ids = []
     for _ in range(REMEMBERED_CLOSED + 10):
-        session = opened(sessions, opening(), b"")
+        session = opened(sessions, open_request(), b"")
         sessions.close(session)
         sessions.release(session.slot)
         ids.append(session.id)
@@ -167,7 +165,7 @@ def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
 
 def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Sessions, clock: Clock) -> None:
     """Being asked for counts as use; a session whose step is being computed is never idle."""
-    one, two = opened(sessions, opening(), b""), opened(sessions, opening(), b"")
+    one, two = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     for session in (one, two):
         session.accept(1, b"", b"")
         session.reply = b"done"
@@ -186,7 +184,7 @@ def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Se
 
 def test_the_number_after_the_last_is_new_and_the_last_with_the_same_bytes_a_repeat(sessions: Sessions) -> None:
     """Everything else is out of sequence, and all but a repeat while one is being computed."""
-    session = opened(sessions, opening(), b"")
+    session = opened(sessions, open_request(), b"")
     assert session.is_repeat(1, b"a") is False
     session.accept(1, b"a", b"peer")
     assert session.busy and session.is_repeat(1, b"a") is True
@@ -225,7 +223,7 @@ def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
     sessions: Sessions, position: int, rows: int, want: int, fits: bool
 ) -> None:
     """A prompt of four, context 10, at most 8 rows."""
-    session = opened(sessions, opening(4), b"")
+    session = opened(sessions, open_request(4), b"")
     if fits:
         session.check_step(step(session, position, rows, want), 10, 8)
     else:
@@ -236,7 +234,7 @@ def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
 
 def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: Sessions) -> None:
     """Forward, back to an earlier position, forward again; the end may be any that was reached."""
-    session = opened(sessions, opening(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
+    session = opened(sessions, open_request(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
     assert session.reply_ids(2) == [1, 2]
     session.stepped(step(session, 0, 4, 1), [7])
     assert (session.filled, session.outputs) == (4, [7, 2])
@@ -252,5 +250,5 @@ def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: S
 
 def test_a_session_does_not_print_its_ids_or_settings(sessions: Sessions) -> None:
     """What a run said is not for logs."""
-    session = opened(sessions, opening(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
+    session = opened(sessions, open_request(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
     assert "31337" not in repr(session) and "rahasia" not in repr(session)

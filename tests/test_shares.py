@@ -25,8 +25,8 @@ from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
-from llama.wire import Close, Copy, Final, Finish, Open
-from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, opening, written
+from llama.wire import Close, DeliveryStatus, Final, Finish, Open
+from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, open_request, written
 
 EMPTY, REAL = (20_000, 10_000) if SOAK else (1_000, 500)
 MOST = REAL // 2  # rows and copies that are kept
@@ -124,7 +124,7 @@ def test_a_copy_larger_than_all_that_is_kept_is_said_to_have_failed(path: Path) 
         now = utc(time.time())
         run = Run(b"r" * 16, "insurer/cover", now, now, 1, 1, 1, "x" * 2_000, copy="queued")
         delivery = wire.Delivery(run.run_id, run.prompt_id, now, "sheet", run.text)
-        assert record.finished(run, "insurer", delivery, "ben") is Copy.FAILED
+        assert record.finished(run, "insurer", delivery, "ben") is DeliveryStatus.FAILED
         assert waiting(record) == {kept} and record.runs(1)[0].copy == "failed"
 
 
@@ -223,8 +223,8 @@ def test_rows_of_one_key_have_nothing_in_common_in_the_file(path: Path, tmp_path
             bytes(a ^ b for a, b in zip(*pair, strict=True)) for pair in zip(pieces[:20], pieces[20:], strict=True)
         ]
         assert len(set(pieces)) > 38 and len(set(between)) > 18
-    for told in (b"ann", b"ben", owners.pseudonym("ann"), owners.pseudonym("ben"), secret, own.secret.encode()):
-        assert told not in kept
+    for reported in (b"ann", b"ben", owners.pseudonym("ann"), owners.pseudonym("ben"), secret, own.secret.encode()):
+        assert reported not in kept
 
 
 # ---- through a real socket
@@ -248,16 +248,16 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
     insurer, own = keys.make("insurer", "vendor"), read_key(str(tmp_path / "cloud.key"), "cloud")
     limits = Limits(runs=MOST, deliveries=MOST, tombstones=MOST)
     with closing(RunStore(path, limits=limits, secret=secret_of(own))) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=directory, event_log=EventLog("error"))
-        with Served(halves, tokenizer, services=clerk, keys=keys.of_the_cloud(), log_level="error") as served:
+        services = ProviderServices.of(tokenizer, store=record, directory=directory, event_log=EventLog("error"))
+        with Served(halves, tokenizer, services=services, keys=keys.of_the_cloud(), log_level="error") as served:
             honest, arrived = set[bytes](), set[bytes]()
 
             def by_others() -> None:
                 for person in people:
                     with served.peer(keys=person) as peer:
                         for which in (honest, arrived):
-                            request = opening(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
-                            assert ended(served, peer, request).copy is Copy.QUEUED
+                            request = open_request(resumed_ids=tuple(b"mine"), prompt_id="insurer/cover")
+                            assert ended(served, peer, request).copy is DeliveryStatus.QUEUED
                             which.add(request.run_id)
                 with served.peer(keys=insurer) as vendor:
                     vendor.ask(wire.Acknowledge("insurer", tuple(arrived)))
@@ -266,12 +266,12 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
             with served.peer(keys=hostile) as peer:
                 for number in range(EMPTY):
                     final = ended(
-                        served, peer, opening(prompt_id="insurer/cover", run_id=number.to_bytes(16, "little"))
+                        served, peer, open_request(prompt_id="insurer/cover", run_id=number.to_bytes(16, "little"))
                     )
-                    assert (final.text, final.offers, final.copy) == ("", (), Copy.NONE)
+                    assert (final.text, final.offers, final.copy) == ("", (), DeliveryStatus.NONE)
                 assert runs_of(record) == honest | arrived and waiting(record) == honest
                 for number in range(REAL):
-                    ended(served, peer, opening(resumed_ids=tuple(b"his"), prompt_id="insurer/cover"))
+                    ended(served, peer, open_request(resumed_ids=tuple(b"his"), prompt_id="insurer/cover"))
                     if number == REAL * 3 // 4:
                         by_others()
                         with served.peer(keys=insurer) as vendor:
@@ -293,15 +293,15 @@ def test_the_provider_is_told_of_what_was_deleted_early(
 ) -> None:
     """Now and then, since a full record deletes one for each run, and at the end; in all every one once."""
     with closing(RunStore(path, limits=Limits(runs=3, deliveries=2), secret=SECRET)) as record:
-        clerk = ProviderServices.of(tokenizer, store=record)
+        services = ProviderServices.of(tokenizer, store=record)
         for reply in (b"one", b"two", b"", b"three", b"four", b"five", b"six"):
-            clerk.finish(FinishedRun(os.urandom(16), "", time.time(), 1, list(reply), 1, "ann"))
+            services.finish(FinishedRun(os.urandom(16), "", time.time(), 1, list(reply), 1, "ann"))
             finish(record, "ben")
-        clerk.close()
-        clerk.close()
-    told = [event_of(line) for line in capfd.readouterr().err.splitlines()]
+        services.close()
+        services.close()
+    reported = [event_of(line) for line in capfd.readouterr().err.splitlines()]
     numbers = defaultdict[str, list[str]](list)
-    for each in told:
+    for each in reported:
         assert each["level"] == "warning"
         numbers[each["event"]].append(each["number"])
     assert numbers == {"deliveries_deleted": ["1", "4"], "runs_deleted": ["3", "7"]}

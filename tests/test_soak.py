@@ -18,7 +18,7 @@ from llama.sampling_params import SamplingParams
 from llama.wire import Close, Opened
 from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
-from tests.support import GREEDY, SOAK, opening
+from tests.support import GREEDY, SOAK, open_request
 from tests.whole import load_edge
 
 # Of the last 4096 sessions something is remembered: only after so many is nothing more to be kept of any.
@@ -52,9 +52,9 @@ def steady(sizes: Sequence[int]) -> float:
 
 
 def test_thousands_of_short_sessions_get_their_own_text_and_leave_nothing(tiny_split: Callable[..., Path]) -> None:
-    """Sixteen devices at a time for eight places, each session over a connection of its own.
+    """Sixteen devices at a time for eight slots, each session over a connection of its own.
 
-    Memory is looked at after every session; connections, threads and places when all have gone.
+    Memory is looked at after every session; connections, threads and slots when all have gone.
     """
     out = tiny_split()
     half, tokenizer, talks = load_edge(out), tokenizer_of(read_half(out / "edge", "edge")), short_talks(24)
@@ -73,10 +73,10 @@ def test_thousands_of_short_sessions_get_their_own_text_and_leave_nothing(tiny_s
         assert wait_until(lambda: footprint(running.pid)[1:] <= before[1:]), (footprint(running.pid), before)
         with Link(running.address, on_notice=lambda text: None) as link:
             fingerprint, link.waits_when_busy = link.hello().fingerprint, False
-            places = [link.ask(opening(fingerprint=fingerprint)) for _ in range(SLOTS)]
-            for place in places:
-                assert isinstance(place, Opened)
-                link.ask(Close(place.session, 1))
+            slots = [link.ask(open_request(fingerprint=fingerprint)) for _ in range(SLOTS)]
+            for slot in slots:
+                assert isinstance(slot, Opened)
+                link.ask(Close(slot.session, 1))
         settled = sizes[SESSIONS // 2 :]
         print(f"{SESSIONS} sessions: {sizes[0] / 2**20:.1f} MiB after the first, {settled[0] / 2**20:.1f} after half, "
               f"{settled[-1] / 2**20:.1f} after the last; {slope(settled):.0f} bytes a session over the second half "

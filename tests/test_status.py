@@ -27,7 +27,7 @@ from tests.support import (
     Served,
     code_of,
     exit_code,
-    opening,
+    open_request,
     run_main,
     step_of,
 )
@@ -66,7 +66,7 @@ def test_the_report_counts_sessions_positions_tokens_and_refusals(served: Served
     assert msgspec.structs.replace(first, up_s=0) == StatusReport(0, 0, 2, 0, 0, room, 0, 0) and first.up_s >= 3600
     rows = served.halves.rows([*PROMPT, 65])
     with served.peer() as peer:
-        with served.session(peer, opening(len(PROMPT))) as session:
+        with served.session(peer, open_request(len(PROMPT))) as session:
             for seq, begin, end, want in ((1, 0, 3, 0), (2, 3, 4, 0), (3, 4, 6, 2)):
                 chunk = rows[begin:end]
                 assert isinstance(peer.ask(step_of(session, seq, begin, chunk, want), chunk), Tokens)
@@ -85,7 +85,7 @@ def test_refusals_of_what_the_cloud_has_worked_on_count_too(served: Served) -> N
     """Rows that are not finite, a sheet that is not there; a peer that sends no request at all."""
     rows = served.halves.rows(PROMPT)
     with served.peer() as peer:
-        with served.session(peer, opening(len(PROMPT))) as session:
+        with served.session(peer, open_request(len(PROMPT))) as session:
             assert peer.refusal(step_of(session, 1, 0, rows), rows / 0) == "not_finite"
             assert status(served).refusals == 1
         assert code_of(peer.exchange(b"nonsense")) == "bad_request"
@@ -103,14 +103,14 @@ def test_who_waits_in_line_is_counted_and_is_not_refused(served: Served) -> None
         served.peer() as four,
         served.peer() as five,
     ):
-        sessions = [served.open(peer, opening()) for peer in (one, two)]
-        three.send_request(third := opening())
+        sessions = [served.open(peer, open_request()) for peer in (one, two)]
+        three.send_request(third := open_request())
         until(served, lambda report: report.waiting == 1)
         assert code_of(three.receive()) == "busy"  # after a while: its turn is kept
         three.send_request(third)
-        four.send_request(opening())
+        four.send_request(open_request())
         assert until(served, lambda report: report.waiting == 2).refusals == 0
-        assert five.refusal(opening()) == "busy"
+        assert five.refusal(open_request()) == "busy"
         assert (status(served).waiting, status(served).refusals) == (2, 1)
         for session in sessions:
             assert one.refusal(Close(session, 1)) == "Closed"
@@ -118,10 +118,10 @@ def test_who_waits_in_line_is_counted_and_is_not_refused(served: Served) -> None
 
 
 def test_it_is_answered_at_once_while_a_step_computes_and_while_the_cloud_drains(served: Served) -> None:
-    """The door never computes; and the operator sees that it drains."""
+    """The I/O thread never computes; and the operator sees that it drains."""
     rows = served.halves.rows(PROMPT)
     with served.peer() as peer:
-        session = served.open(peer, opening(len(PROMPT)))
+        session = served.open(peer, open_request(len(PROMPT)))
         with served.halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert served.halves.cloud.computing.wait(20)
@@ -294,7 +294,7 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             program = stack.enter_context(Process(*ops))
             report = json.loads(program.line_with("up_s"))
             assert (report["sessions"], report["slots"], report["draining"]) == (0, 4, False)
-        told = program.line_with("no answer")
+        reported = program.line_with("no answer")
         time.sleep(1.5)  # several deadlines
         before = len(program.out)
         with Served(halves, tokenizer, keys=keys.of_the_cloud(), address=address):
@@ -303,5 +303,5 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             program.signal(signal.SIGINT)
             assert program.ended() == 130, program.stderr
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-    assert told == f"status: no answer from {address}; asking until it comes; check {check}\n"
-    assert back == f"status: {address} answers again\n" and program.stderr.startswith(told + back)
+    assert reported == f"status: no answer from {address}; asking until it comes; check {check}\n"
+    assert back == f"status: {address} answers again\n" and program.stderr.startswith(reported + back)

@@ -37,7 +37,7 @@ from llama.edge.terminal import Terminal
 from tests.processes import wait_until
 from tests.support import ROOT, SOAK
 
-PATIENCE_S = 120.0  # far more than any of it takes
+TIMEOUT_S = 120.0  # far more than any of it takes
 NO_ROOM = "error: writing the output: No space left on device; free some room, or write to another disk\n"
 
 Splits = Callable[..., Path]
@@ -86,7 +86,7 @@ class State:
             if not self.deaf:
                 with os.fdopen(reader, "rb") as file:
                     out = file.read()
-            _, err = process.communicate(timeout=PATIENCE_S)
+            _, err = process.communicate(timeout=TIMEOUT_S)
         return Ended(process.returncode, _seen(self.shell, ">", out), _seen(self.shell, "2>", err))
 
     def _on_a_terminal(self, command: list[str], environment: dict[str, str]) -> Ended:
@@ -94,14 +94,14 @@ class State:
         with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=its, stdout=its, stderr=its) as process:
             os.close(its)
             shown = b""
-            while select.select([ours], [], [], PATIENCE_S)[0]:
+            while select.select([ours], [], [], TIMEOUT_S)[0]:
                 try:
                     if not (more := os.read(ours, 1 << 16)):
                         break
                 except OSError:  # EIO: the other end is closed
                     break
                 shown += more
-            process.wait(PATIENCE_S)
+            process.wait(TIMEOUT_S)
         os.close(ours)
         text = shown.decode(errors="replace")
         return Ended(process.returncode, text, text)
@@ -196,7 +196,7 @@ def world(tiny_split: Splits, golden: Path, tmp_path_factory: pytest.TempPathFac
         start_new_session=True,
     )  # fmt: skip
     try:
-        assert wait_until(lambda: cloud.poll() is not None or _listens(port), PATIENCE_S) and cloud.poll() is None
+        assert wait_until(lambda: cloud.poll() is not None or _listens(port), TIMEOUT_S) and cloud.poll() is None
         for number in range(3):
             assert Path(f"/proc/{cloud.pid}/fd/{number}").readlink() == Path(os.devnull)
         yield World(
@@ -204,7 +204,7 @@ def world(tiny_split: Splits, golden: Path, tmp_path_factory: pytest.TempPathFac
             base / "kept.sqlite", base / "backup",
         )  # fmt: skip
         cloud.send_signal(signal.SIGTERM)
-        assert cloud.wait(PATIENCE_S) == 0
+        assert cloud.wait(TIMEOUT_S) == 0
         with closing(sqlite3.connect(base / "runs.sqlite")) as db:
             assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     finally:
@@ -404,7 +404,7 @@ def test_nobody_agrees_to_a_question_that_could_not_be_written(monkeypatch: pyte
     with os.fdopen(its, encoding="utf-8") as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
         threading.Timer(0.3, os.write, (ours, b"y\n")).start()  # so that the old way would not wait for ever
-        deaf = io.TextIOWrapper(io.BufferedWriter(starting._Notices(writer, "wb")), line_buffering=True)
+        deaf = io.TextIOWrapper(io.BufferedWriter(starting._DroppingOutput(writer, "wb")), line_buffering=True)
         with deaf as stderr:
             monkeypatch.setattr(sys, "stderr", stderr)
             assert Terminal().ask("Agree?") is None
@@ -445,5 +445,5 @@ def test_a_slow_reader_is_waited_for_where_a_parent_has_left_a_pipe_non_blocking
         time.sleep(0.2)
         with os.fdopen(reader, "rb") as file:
             assert len(file.read()) == 500_001
-        assert process.communicate(timeout=PATIENCE_S)[1] == b""
+        assert process.communicate(timeout=TIMEOUT_S)[1] == b""
     assert process.returncode == 0

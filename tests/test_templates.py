@@ -21,7 +21,7 @@ from llama.chat import ChatFormat, Message
 from llama.chat import chat_format as native_format
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.checkpoint.vocabulary import Vocabulary, from_gguf, from_hugging_face
-from llama.cloud.prefix_cache import openings_of
+from llama.cloud.prefix_cache import prefixes_of
 from llama.errors import PrivacyRefused, TokenizerError
 from llama.privacy import gate
 from llama.privacy.gate import Outgoing
@@ -116,7 +116,7 @@ class Checkpoint:
 
     def ours(self, dialog: Sequence[Message]) -> list[int] | None:
         try:
-            encoded = self.chat.encode(dialog, opening=len(dialog) - 1)
+            encoded = self.chat.encode(dialog, prefix_messages=len(dialog) - 1)
         except TokenizerError:
             return None
         assert self.tokenizer.decode(encoded.ids) == encoded.text
@@ -267,15 +267,17 @@ def test_a_content_and_the_template_make_no_special_token_together(plain: tokeni
         checkpoint.chat.encode([Message("user", "hi"), Message("user", "private <")])
 
 
-def test_openings_are_what_dialogues_begin_with(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
+def test_prefixes_are_what_dialogues_begin_with(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
     """As many ids as the first messages make, up to the last special token; none for what the template refuses."""
     for number, template in enumerate(TEMPLATES if SOAK else TEMPLATES[1::4]):
         (tmp_path / str(number)).mkdir()
         chat = Checkpoint(tmp_path / str(number), plain, template).chat
         begins = [Message("system", "be brief "), Message("user", "a"), Message("assistant", "b")]
-        none, some = chat.openings([[], begins])
+        none, some = chat.prefixes([[], begins])
         ids = chat.encode_dialog_prompt([*begins, Message("user", "what else?")])
-        assert ids[: len(some)] == some and chat.encode([*begins, Message("user", "x")], opening=3).shared == len(some)
+        assert ids[: len(some)] == some and chat.encode(
+            [*begins, Message("user", "x")], prefix_messages=3
+        ).shared == len(some)
         bare = chat.encode_dialog_prompt([Message("user", "q")])
         assert bare[: len(none)] == none
         assert len(some) > 10 or template in (chat_templates.ALPACA,)
@@ -424,13 +426,13 @@ def test_a_real_device_says_what_transformers_generates(
             assert said["tokens"] == [id for id in expected if id not in stops]
 
 
-def test_a_cloud_computes_beginnings_of_prompts_that_a_template_writes(split_of: Callable[[str], Path]) -> None:
+def test_a_cloud_computes_prefixes_of_prompts_that_a_template_writes(split_of: Callable[[str], Path]) -> None:
     """The device of a template that writes the date before a sheet's words finds them there, and sends the rest."""
     out = split_of(LLAMA_3_2) / "out"
     half = read_half(out / "edge", "edge")
     tokenizer, profile = tokenizer_of(half), read_profile(PROFILE)
     chat, directory = chat_format_of(half, tokenizer), read_all(str(SHEETS))
-    known = [ids for those in openings_of(directory, chat).values() for ids in those]
+    known = [ids for those in prefixes_of(directory, chat).values() for ids in those]
     for prompt_id in directory.sheets:
         prepared = prepare(read_from_directory(str(SHEETS), prompt_id), profile, "schema", chat, tokenizer, 8192)
         outgoing = prepared.outgoing

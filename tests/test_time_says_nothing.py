@@ -280,9 +280,9 @@ def texts(asked: Sequence[str]) -> st.SearchStrategy[Text]:
 def drafts(draw: st.DrawFn) -> Draft:
     """Sheets of all kinds: what they ask for, whose they are, and where they guess."""
     asked = tuple(draw(st.lists(st.sampled_from(sorted(SARI)), unique=True, max_size=5)))
-    told: st.SearchStrategy[Text] = st.one_of(st.just(()), texts(asked))
+    reported: st.SearchStrategy[Text] = st.one_of(st.just(()), texts(asked))
     example = draw(st.none() | st.tuples(texts(asked), texts(asked)))
-    return Draft(draw(texts(asked)), draw(told), example, asked, draw(st.sampled_from(["en", "id"])),
+    return Draft(draw(texts(asked)), draw(reported), example, asked, draw(st.sampled_from(["en", "id"])),
                  draw(st.sampled_from(["", "spy"])))  # fmt: skip
 
 
@@ -406,7 +406,7 @@ class Heard(NamedTuple):
 
     sheet: str
     first: float
-    opening: float
+    prompt: float
 
 
 def heard(front: zmq.Socket[bytes], behind: Peer, device: subprocess.Popen[bytes]) -> list[Heard]:
@@ -504,7 +504,7 @@ def test_by_the_clock_a_hostile_cloud_tells_a_right_guess_only_past_an_old_gate(
     right, wrong = spied.right[gate_], spied.wrong[gate_]
     assert len(right) == len(wrong) == 2 * BLOCKS
     until: dict[str, Callable[[Heard], float]] = {
-        "next request": lambda each: each.first, "first of the prompt": lambda each: each.opening,
+        "next request": lambda each: each.first, "first of the prompt": lambda each: each.prompt,
     }  # fmt: skip
     for what, at in until.items():
         some, others = [*map(at, right)], [*map(at, wrong)]

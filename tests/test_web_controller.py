@@ -109,7 +109,7 @@ def runs_kept(running: Cloud) -> int:
 def test_a_sheet_is_shown_with_what_becomes_of_every_field(controller: WebController) -> None:
     """A tag, as written less its secrets, coarser, missing, kept; the prompt holds what is said to be sent."""
     seen = controller.look_at("gifts")
-    outcomes = {each["name"]: (each["fate"], each["sent_as"]) for each in seen["fields"]}
+    outcomes = {each["name"]: (each["outcome"], each["sent_as"]) for each in seen["fields"]}
     assert outcomes == {
         "name": ("tag", "[NAME_1]"),
         "interests": ("sent", "tea, and [NAME_1] likes it strong"),
@@ -121,7 +121,7 @@ def test_a_sheet_is_shown_with_what_becomes_of_every_field(controller: WebContro
     assert seen["tags"] == {"[NAME_1]": "Wirya Kusumo"}
     assert (seen["whose"], seen["party"], seen["title"]) == ("the provider", "", "Gifts")
     (trip,) = (each for each in controller.look_at("insurer/cover")["fields"] if each["name"] == "trip")
-    assert trip["fate"] == "missing"
+    assert trip["outcome"] == "missing"
     assert any("insurer gets the reply" in note for note in controller.look_at("insurer/cover")["consent"]["notes"])
 
 

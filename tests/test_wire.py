@@ -20,9 +20,9 @@ from llama.wire import (
     Close,
     Closed,
     Collect,
-    Copy,
     Deliveries,
     Delivery,
+    DeliveryStatus,
     Error,
     ErrorCode,
     FetchSheet,
@@ -188,7 +188,7 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
         "5f757301a96c61796572735f7573920203a7686561645f757304a973616d706c655f757305",
     ),
     (
-        Final("é", Usage(5, 1, 9), (OFFER,), Copy.QUEUED),
+        Final("é", Usage(5, 1, 9), (OFFER,), DeliveryStatus.QUEUED),
         {
             "type": "final",
             "text": "é",
@@ -368,7 +368,7 @@ MESSAGES = st.one_of(
     st.builds(
         Tokens, st.lists(COUNTS).map(tuple), MICROS, SEQS, st.none() | st.builds(Stages, MICROS, TIMES, MICROS, MICROS)
     ),
-    st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, MICROS), OFFERS, st.sampled_from(Copy)),
+    st.builds(Final, st.text(), st.builds(Usage, COUNTS, COUNTS, MICROS), OFFERS, st.sampled_from(DeliveryStatus)),
     st.just(Closed()),
     st.just(ListSheets()),
     st.builds(FetchSheet, LABELS),

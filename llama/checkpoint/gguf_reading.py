@@ -29,22 +29,22 @@ MAX_NAME_BYTES = 65_535  # the format's own limit of a key
 MAX_DIMENSIONS = 4  # likewise, of a tensor
 _PLAUSIBLE_VERSION = 99  # beyond it the bytes are damaged
 
-Kind = gguf.GGUFValueType
+ValueType = gguf.GGUFValueType
 Type = gguf.GGMLQuantizationType
 _NUMBERS = {kind.value for kind in Type}
 
 _SCALARS = {
-    Kind.UINT8: "<u1",
-    Kind.INT8: "<i1",
-    Kind.UINT16: "<u2",
-    Kind.INT16: "<i2",
-    Kind.UINT32: "<u4",
-    Kind.INT32: "<i4",
-    Kind.FLOAT32: "<f4",
-    Kind.BOOL: "?",
-    Kind.UINT64: "<u8",
-    Kind.INT64: "<i8",
-    Kind.FLOAT64: "<f8",
+    ValueType.UINT8: "<u1",
+    ValueType.INT8: "<i1",
+    ValueType.UINT16: "<u2",
+    ValueType.INT16: "<i2",
+    ValueType.UINT32: "<u4",
+    ValueType.INT32: "<i4",
+    ValueType.FLOAT32: "<f4",
+    ValueType.BOOL: "?",
+    ValueType.UINT64: "<u8",
+    ValueType.INT64: "<i8",
+    ValueType.FLOAT64: "<f8",
 }
 _PLAIN = {
     Type.F16: "<f2",
@@ -260,25 +260,25 @@ class _Header:
     def _kind(self, key: str) -> gguf.GGUFValueType:
         number = self._number("<I")
         try:
-            return Kind(number)
+            return ValueType(number)
         except ValueError:
             raise ValueError(f"the field {shown(key)} is of type {number}, which is not known") from None
 
     def _value(self, kind: gguf.GGUFValueType, key: str) -> Any:
-        if kind == Kind.STRING:
+        if kind == ValueType.STRING:
             length = self._number("<Q")
             if length > MAX_TEXT_BYTES:
                 raise ValueError(f"the field {shown(key)} says that it has {length} bytes")
             return bytes(self._take(length))
-        if kind != Kind.ARRAY:
+        if kind != ValueType.ARRAY:
             return self._array(kind, 1)[0]
         of, count = self._kind(key), self._number("<Q")
         self._elements += count
         if self._elements > MAX_ELEMENTS:
             raise ValueError(f"the field {shown(key)} says that it has {count} elements")
-        if of == Kind.ARRAY:
+        if of == ValueType.ARRAY:
             raise ValueError(f"the field {shown(key)} is an array of arrays, which is not supported")
-        if of == Kind.STRING:
+        if of == ValueType.STRING:
             return self._strings(count)
         return self._array(of, count)
 

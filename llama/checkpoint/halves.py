@@ -24,7 +24,7 @@ from llama.added_tokens import TokenFlags
 from llama.chat import MAX_STOP_IDS, NATIVE_FORMATS, TEMPLATE, ChatFormat, chat_format
 from llama.checkpoint import layout
 from llama.checkpoint.shards import open_pth
-from llama.checkpoint.source import told
+from llama.checkpoint.source import damage_refused
 from llama.dtypes import DTYPES
 from llama.errors import CheckpointError
 from llama.files import read_json, shown
@@ -156,7 +156,7 @@ def read_half(ckpt_dir: str | Path, expect: str) -> Half:
         CheckpointError: missing or empty directory, the other half or no half at all, a file missing or of another
             size than the manifest says, a field missing or malformed, tensors of other shapes than the model's.
     """
-    with told(Path(ckpt_dir)):
+    with damage_refused(Path(ckpt_dir)):
         return _read_half(Path(ckpt_dir), expect)
 
 
@@ -433,12 +433,12 @@ def _check_tensors(path: Path, stored: Mapping[str, torch.Tensor], expected: Map
         "unexpected": [name for name in found if name not in expected],
         "wrong shape": [f"{k} {found[k]} instead of {expected[k]}" for k in common if found[k] != expected[k]],
     }
-    told = "; ".join(
+    listed = "; ".join(
         f"{kind}: {', '.join(map(shown, names[:3]))}{', …' if len(names) > 3 else ''}"
         for kind, names in problems.items()
         if names
     )
-    raise CheckpointError(f"{path} does not fit the model ({told}); split the original checkpoint again")
+    raise CheckpointError(f"{path} does not fit the model ({listed}); split the original checkpoint again")
 
 
 def _groups(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[list[str]]:

@@ -36,7 +36,7 @@ _SCALING = {
 T = TypeVar("T")
 
 
-class _Kind(msgspec.Struct):
+class _Architecture(msgspec.Struct):
     """Whose configuration it is; read first, since others' fields have other types."""
 
     model_type: Any = None
@@ -102,7 +102,7 @@ def read_config(path: Path) -> LlamaConfig:
         data = read_json(path, MAX_CONFIG_BYTES)
     except OSError as err:
         raise unreadable(path, err) from None
-    _check_kind(_decode(data, _Kind, path), path)
+    _check_architecture(_decode(data, _Architecture, path), path)
     config = _decode(data, LlamaConfig, path)
     if quantised := config.quantization_config or config.compression_config:
         method = shown(quantised.get("quant_method", "no quant_method"))
@@ -142,21 +142,21 @@ def _decode(data: bytes, kind: type[T], path: Path) -> T:
         raise CheckpointError(f"{path} is not JSON ({err}); correct it or get the file again") from None
 
 
-def _check_kind(kind: _Kind, path: Path) -> None:
+def _check_architecture(stated: _Architecture, path: Path) -> None:
     """Refuse the configuration of another architecture, by its names. ``model_type`` decides, as in transformers."""
-    classes = kind.architectures if isinstance(kind.architectures, list) else []
-    if kind.configuration_files is not None:
+    classes = stated.architectures if isinstance(stated.architectures, list) else []
+    if stated.configuration_files is not None:
         raise CheckpointError(f"{path} names other files to be used in its place (configuration_files), which is not "
                               f"supported; put the one that is meant in its place")  # fmt: skip
-    if kind.model_type in (None, "") and not classes:
+    if stated.model_type in (None, "") and not classes:
         raise CheckpointError(f"{path} says neither model_type nor architectures; if it is a Llama model's, add "
                               f'"model_type": "llama"')  # fmt: skip
     llama = any(name in _CLASSES for name in classes if isinstance(name, str))
-    if kind.model_type == "llama" and (llama or not classes or not _is_llama_of_another_task(classes)):
+    if stated.model_type == "llama" and (llama or not classes or not _is_llama_of_another_task(classes)):
         return
-    if kind.model_type in (None, "") and llama:
+    if stated.model_type in (None, "") and llama:
         return
-    found = shown(", ".join(map(shown, [*classes[:_KINDS_SHOWN], *filter(None, [kind.model_type])])))
+    found = shown(", ".join(map(shown, [*classes[:_KINDS_SHOWN], *filter(None, [stated.model_type])])))
     raise CheckpointError(f"{path} is of another architecture ({found}), not Llama's (LlamaForCausalLM); use a Llama "
                           f"text model")  # fmt: skip
 

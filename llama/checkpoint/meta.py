@@ -127,8 +127,8 @@ def read_params(path: Path) -> _Params:
         _refuse_other_kinds(fields, path)
         unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
         if unknown:
-            told = shown(", ".join(map(shown, unknown[:_FIELDS_SHOWN])))
-            print(f"warning: {path}: fields not known and ignored: {told}", file=sys.stderr)
+            names = shown(", ".join(map(shown, unknown[:_FIELDS_SHOWN])))
+            print(f"warning: {path}: fields not known and ignored: {names}", file=sys.stderr)
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:

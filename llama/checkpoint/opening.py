@@ -15,7 +15,7 @@ from llama.checkpoint.hugging_face import HuggingFaceSource
 from llama.checkpoint.layout import HALVES
 from llama.checkpoint.meta import SHARD_NAME, MetaSource
 from llama.checkpoint.safetensors_files import ADAPTER, holds_weights
-from llama.checkpoint.source import Source, told, unreadable
+from llama.checkpoint.source import Source, damage_refused, unreadable
 from llama.errors import CheckpointError
 from llama.files import not_a_path, shown
 
@@ -36,7 +36,7 @@ def open_source(path: Path, rope_scaling_factor: float | None = None, chat_forma
         TokenizerError: its tokenizer cannot be used.
     """
     _check_path(path)
-    with told(path):
+    with damage_refused(path):
         if path.is_dir():
             return _open_directory(path, rope_scaling_factor, chat_format)
         return _open_file(path, rope_scaling_factor, chat_format)
@@ -47,8 +47,8 @@ def _check_path(path: Path) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        told_as = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-        raise CheckpointError(f"the path {told_as} is not UTF-8, in which the libraries that read checkpoints take "
+        readable = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise CheckpointError(f"the path {readable} is not UTF-8, in which the libraries that read checkpoints take "
                               f"paths; rename it, or give a link to it whose path is UTF-8") from None  # fmt: skip
 
 

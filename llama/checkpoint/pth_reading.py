@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-from llama.checkpoint.zip_records import Record, records_of
+from llama.checkpoint.zip_records import ZipRecord, records_of
 from llama.files import open_regular
 
 MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
@@ -80,7 +80,7 @@ class _Global:
 class _Storage:
     """Bytes of the file; ``dtype`` is that of their elements."""
 
-    record: Record
+    record: ZipRecord
     dtype: torch.dtype
     nbytes: int
 
@@ -123,7 +123,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _views(file: BinaryIO, records: Mapping[str, Record], size: int) -> dict[str, _View]:
+def _views(file: BinaryIO, records: Mapping[str, ZipRecord], size: int) -> dict[str, _View]:
     roots = [name.removesuffix("data.pkl") for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
     if not roots:
         raise NotAStateDict
@@ -142,7 +142,7 @@ def _views(file: BinaryIO, records: Mapping[str, Record], size: int) -> dict[str
     return state_dict
 
 
-def _contents(file: BinaryIO, record: Record) -> bytes:
+def _contents(file: BinaryIO, record: ZipRecord) -> bytes:
     if record.size > MAX_PICKLE_BYTES:
         raise ValueError("too large a record")
     file.seek(record.offset)
@@ -155,7 +155,7 @@ def _contents(file: BinaryIO, record: Record) -> bytes:
 class _Reader:
     """The value of a pickle, from its opcodes one after the other (CPython's ``pickletools`` describes them)."""
 
-    def __init__(self, data: bytes, records: Mapping[str, Record], root: str) -> None:
+    def __init__(self, data: bytes, records: Mapping[str, ZipRecord], root: str) -> None:
         self._data, self._at = data, 0
         self._records, self._root = records, root
         self._stack, self._marks = list[Any](), list[list[Any]]()

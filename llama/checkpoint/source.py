@@ -48,8 +48,8 @@ class Source(Protocol):
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Tell damage that no reader knows of: each names what it does, and files from outside can be damaged otherwise.
+def damage_refused(path: Path) -> Iterator[None]:
+    """Refuse damage that no reader knows of: each names what it does, and files from outside can be damaged otherwise.
 
     Raises:
         CheckpointError: in place of whatever comes of such a file.

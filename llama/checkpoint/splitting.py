@@ -39,9 +39,9 @@ from llama.files import not_a_path
 from llama.model_args import ModelArgs
 
 Progress = Callable[[str, int, int], None]
-"""Told (what is being done, bytes done, bytes in all) now and then."""
+"""Called with (what is being done, bytes done, bytes in all) now and then."""
 
-_RESULTS = placing.Results("--output_dir", CheckpointError, frozenset(layout.HALVES))
+_OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset(layout.HALVES))
 _HEADER_BYTES = 1 << 10  # of each tensor in a file, at most
 _BLOCK_BYTES = 4 << 10  # a file takes whole blocks
 
@@ -106,7 +106,7 @@ def split(
         split_layer: number of layers of the edge half.
         cloud_model_parallel_size: number of ranks (and files) of the cloud half.
         dtype: what to store, or None for ``source.dtype``.
-        progress: told how far the work is.
+        progress: called with how far the work is.
 
     Raises:
         CheckpointError: an argument does not fit the model, ``output_dir`` is in use, there is no room, or what was
@@ -115,7 +115,7 @@ def split(
     plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
     _check_name(output_dir)
     try:
-        with placing.appearing(output_dir, _RESULTS) as partial:
+        with placing.appearing(output_dir, _OUTPUT) as partial:
             _check_room(partial, output_dir, plan)
             digests = _write_tensors(plan, partial, progress)
             print_of_both = fingerprint(source.args, source.vocabulary, split_layer, digests)
@@ -141,7 +141,7 @@ def check_output(output_dir: Path, ckpt_dir: Path) -> None:
         if output == source or output in source.parents:
             raise CheckpointError(f"{output_dir} holds the checkpoint itself; choose another --output_dir")
     _check_name(output_dir)
-    placing.check(output_dir, _RESULTS)
+    placing.check(output_dir, _OUTPUT)
 
 
 def _check_name(output_dir: Path) -> None:
@@ -225,7 +225,7 @@ def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
     words = len(msgspec.json.encode([plan.source.vocabulary.special_tokens, plan.source.vocabulary.template]))
     blocks = _BLOCK_BYTES * (len(files) + others)
     placing.check_room(
-        partial, output_dir, _RESULTS,
+        partial, output_dir, _OUTPUT,
         needed=sum(files) + len(files) * headers + tokenizers + len(layout.HALVES) * words + blocks,
         largest=max(files) + headers, files=len(files) + others,
     )  # fmt: skip

@@ -39,7 +39,7 @@ def raw_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 @dataclass
-class _Record:
+class _TensorRecord:
     """Where one tensor's bytes lie in the file, and how far they are written."""
 
     archive_name: str
@@ -103,16 +103,16 @@ class PthFile:
         os.close(self._fd)
 
 
-def _records(path: Path, names: list[str]) -> dict[str, _Record]:
+def _records(path: Path, names: list[str]) -> dict[str, _TensorRecord]:
     """The record of each tensor: torch numbers them ``data/0``, ``data/1``, … in the order of the dict."""
     with path.open("rb") as file:
         found, _ = records_of(file)
     by_number = {name.rpartition("/data/")[2]: name for name in found}
     placed = {name: by_number[str(number)] for number, name in enumerate(names)}
-    return {name: _Record(entry, found[entry].offset, found[entry].size) for name, entry in placed.items()}
+    return {name: _TensorRecord(entry, found[entry].offset, found[entry].size) for name, entry in placed.items()}
 
 
-def _write_check_sums(fd: int, records: Mapping[str, _Record]) -> None:
+def _write_check_sums(fd: int, records: Mapping[str, _TensorRecord]) -> None:
     """Write each record's CRC-32 behind its data and in the archive's directory."""
     for record in records.values():
         end = record.offset + record.size

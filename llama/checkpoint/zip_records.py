@@ -22,7 +22,7 @@ class Compressed(ValueError):
 
 
 @dataclass(frozen=True)
-class Record:
+class ZipRecord:
     """One record's bytes in the archive.
 
     Attributes:
@@ -34,7 +34,7 @@ class Record:
     size: int
 
 
-def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
+def records_of(file: BinaryIO) -> tuple[dict[str, ZipRecord], int]:
     """The records of an archive by name, and where its directory begins.
 
     Raises:
@@ -44,7 +44,7 @@ def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
     """
     with zipfile.ZipFile(_Bounded(file)) as archive:
         entries, end = archive.infolist(), archive.start_dir
-    records = dict[str, Record]()
+    records = dict[str, ZipRecord]()
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
             raise Compressed("a record is compressed")
@@ -58,7 +58,7 @@ def records_of(file: BinaryIO) -> tuple[dict[str, Record], int]:
             raise ValueError("a record does not begin where the directory says")
         lengths = struct.unpack_from("<HH", header, _LOCAL_NAME_LENGTHS)
         offset = entry.header_offset + _LOCAL_HEADER_BYTES + sum(lengths)
-        records[entry.filename] = Record(offset, entry.file_size)
+        records[entry.filename] = ZipRecord(offset, entry.file_size)
     last = 0
     for record in sorted(records.values(), key=lambda record: (record.offset, record.size)):
         if record.offset < last:

@@ -72,7 +72,7 @@ class Link:
 
     Args:
         address: ``tcp://HOST:PORT``.
-        deadline_s: a cloud that gives no sign of life for so long is given up.
+        deadline_s: a cloud that gives no heartbeat for so long is given up.
         on_notice: told in words about every retry.
         while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
         keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
@@ -142,8 +142,8 @@ class Link:
         """Send one request, with the frame of hidden states that belongs to it; return its reply.
 
         Raises:
-            CloudUnreachable: no sign of life for ``deadline_s``, or the connection breaks again and again.
-            RequestUnanswered: signs of life, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
+            CloudUnreachable: no heartbeat for ``deadline_s``, or the connection breaks again and again.
+            RequestUnanswered: heartbeats, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
             CloudRefused: a typed Error; ``busy`` only after ``deadline_s`` of it.
             ProtocolMismatch: the answer is not of this protocol.
             MemoryCeilingReached: the process has more memory than it may, since somebody sends without end.
@@ -220,7 +220,7 @@ class Link:
             has_answered=self._has_answered,
             deadlines=FINISH_DEADLINES if isinstance(request, Finish) else MAX_DEADLINES,
         )
-        told, stale = False, 0
+        notified, stale = False, 0
         while True:
             reply = self._ask_until_answered(request, frames, timeouts)
             if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0):
@@ -239,15 +239,15 @@ class Link:
             longer = stopping or begun
             if timeouts.busy(self.restart_deadline_s if longer else self.deadline_s, stopping=stopping):
                 return wording.busy_for_too_long(reply, timeouts, longer)
-            told = self._back_off(reply, timeouts, told=told, stopping=stopping)
+            notified = self._back_off(reply, timeouts, notified=notified, stopping=stopping)
             self.connection.remake_if_lost()
             self._send(frames)
 
-    def _back_off(self, reply: Error, timeouts: Timeouts, *, told: bool, stopping: bool) -> bool:
+    def _back_off(self, reply: Error, timeouts: Timeouts, *, notified: bool, stopping: bool) -> bool:
         """Wait for as long as a busy cloud asks for; whether the person was told of a queue, now or before."""
         hint = reply.retry_after_s
         if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
-            if not told:
+            if not notified:
                 self.on_notice(wording.FULL)
             self.pause(AT_ONCE_S)
             return True
@@ -255,7 +255,7 @@ class Link:
         if timeouts.is_news(reply.message, timeouts.in_all_s) or not stopping:
             self.on_notice(wording.busy(reply.message, wait, self.restart_deadline_s if stopping else None))
         self.pause(min(wait, timeouts.busy_left_s + AT_ONCE_S))
-        return told
+        return notified
 
     def _ask_until_answered(self, request: Request, frames: list[Frame], timeouts: Timeouts) -> Reply:
         """Return the reply, whatever it is; on silence the heartbeat is asked for, and then the request again."""

@@ -2,7 +2,7 @@
 
 Four ways of getting no answer, each with its own limit, so that every wait ends:
 
-silence     no sign of life: ``deadline_s``; ``restart_deadline_s`` where the cloud had answered before, and then its
+silence     no heartbeat: ``deadline_s``; ``restart_deadline_s`` where the cloud had answered before, and then its
             connection went, or it said that it is stopping.
 unanswered  the cloud says that it lives, but does not answer the request: so many deadlines.
 busy        it asks to be asked later: ``deadline_s``; ``restart_deadline_s`` where it is stopping, or where a reply
@@ -53,11 +53,11 @@ class Timeouts:
         self._begun = self._asked = self._heard = clock()
         self._busy_since: float | None = None
         self._busy_limit_s = 0.0
-        self._told: tuple[str, float] = ("", 0.0)
+        self._notified: tuple[str, float] = ("", 0.0)
 
     @property
     def silent_s(self) -> float:
-        """Seconds without a sign of life."""
+        """Seconds without a heartbeat."""
         return self._clock() - self._heard
 
     @property
@@ -128,8 +128,8 @@ class Timeouts:
 
     def is_news(self, what: str, seconds: float) -> bool:
         """Whether a person is to be told of so long a wait: not at every question, or it would be said for minutes."""
-        told, before_s = self._told
-        if told == what and seconds < 1.25 * before_s:
+        notified, before_s = self._notified
+        if notified == what and seconds < 1.25 * before_s:
             return False
-        self._told = what, seconds
+        self._notified = what, seconds
         return True

@@ -50,7 +50,7 @@ class AllowList:
         self._stamps: dict[str, _Stamp] | None = None
         self._unread = False  # a file that is to be read at the next look
         self._read: dict[str, tuple[_Stamp, Identity | str]] = {}  # what each file says, or why it does not count
-        self._told = set[tuple[str, str]]()
+        self._reported = set[tuple[str, str]]()
         self._listed: dict[str, Identity] = {}
         try:
             os.listdir(directory)  # noqa: PTH208
@@ -134,7 +134,7 @@ class AllowList:
         if listed != self._listed:
             self.version += 1
         self._read, self._listed = read, listed
-        self._told &= problems  # what was mended and breaks again is told again
+        self._reported &= problems  # what was mended and breaks again is told again
         for file, problem in sorted(problems):
             self._say(file, problem)
 
@@ -147,6 +147,6 @@ class AllowList:
             return str(err)
 
     def _say(self, file: str, problem: str) -> None:
-        if (file, problem) not in self._told:
-            self._told.add((file, problem))
+        if (file, problem) not in self._reported:
+            self._reported.add((file, problem))
             self._tell(f"--allow_dir: {file!r}: {problem}" if file else f"--allow_dir: {problem}")

@@ -37,7 +37,7 @@ from llama.cloud.loading import MAX_ROWS, Models, Process, device_hidden, load
 from llama.cloud.metrics_http import MetricsServer
 from llama.cloud.model_runner import ModelRunner
 from llama.cloud.owners import secret_of
-from llama.cloud.prefix_cache import CachedPrefix, keep, openings_of
+from llama.cloud.prefix_cache import CachedPrefix, HiddenByPrefix, keep, prefixes_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.rate_limit import MAX_THREAD_SHARE, RateLimits
 from llama.cloud.run_store import RunStore
@@ -193,13 +193,13 @@ def build(config: CloudConfig, checked: Checked) -> CloudApp:
     Raises:
         SplitLlamaError: a file cannot be used, the memory does not suffice, or a port is in use.
     """
-    directory, shelf = _read_sheets(config, checked.events)
+    directory, publisher = _read_sheets(config, checked.events)
     keys = _read_keys(config, checked.events)
     tokenizer = tokenizer_of(checked.half)
     edge_half = None if config.edge_ckpt_dir is None else _read_edge_half(config.edge_ckpt_dir, checked.half)
-    openings = {} if edge_half is None else openings_of(directory, chat_format_of(checked.half, tokenizer))
-    capacity = _plan_memory(config, checked, openings)
-    stores = _open_stores(config, checked, tokenizer, directory, shelf, keys)
+    prefixes = {} if edge_half is None else prefixes_of(directory, chat_format_of(checked.half, tokenizer))
+    capacity = _plan_memory(config, checked, prefixes)
+    stores = _open_stores(config, checked, tokenizer, directory, publisher, keys)
     server = _new_server(config, checked, tokenizer, capacity, stores, keys)
     monitoring = None
     if config.metrics_port is not None:
@@ -241,11 +241,11 @@ def _read_edge_half(edge_ckpt_dir: str, cloud: Half) -> Half:
     return half
 
 
-def _plan_memory(config: CloudConfig, checked: Checked, openings: Mapping[str, Sequence[tuple[int, ...]]]) -> Capacity:
+def _plan_memory(config: CloudConfig, checked: Checked, prefixes: Mapping[str, Sequence[tuple[int, ...]]]) -> Capacity:
     return plan(
         config.kv_cache_gb,
         config.max_batch_size,
-        openings,
+        prefixes,
         position_bytes=bytes_per_position(checked.half, checked.dtype, checked.process.world_size),
         max_seq_len=checked.welcome.max_seq_len,
         events=checked.events,
@@ -257,7 +257,7 @@ def _open_stores(
     checked: Checked,
     tokenizer: Tokenizer,
     directory: SheetDirectory,
-    shelf: SheetPublisher | None,
+    publisher: SheetPublisher | None,
     keys: CloudKeys | None,
 ) -> Stores:
     catalogue = None if config.catalogue is None else Catalogue(config.catalogue)
@@ -270,7 +270,7 @@ def _open_stores(
         store=record,
         directory=directory,
         catalogue=catalogue,
-        publisher=shelf,
+        publisher=publisher,
         event_log=checked.events,
     )
     return Stores(catalogue, record, services)
@@ -317,9 +317,7 @@ def _load(config: CloudConfig, checked: Checked, models: Models, slots: int = 0)
     return load(models, checked.half, checked.welcome, process, checked.device, cuda_graphs=graphs, slots=slots)
 
 
-def _warm(
-    app: CloudApp, runner: ModelRunner, hidden: Mapping[tuple[int, ...], torch.Tensor]
-) -> dict[bytes, CachedPrefix]:
+def _warm(app: CloudApp, runner: ModelRunner, hidden: HiddenByPrefix) -> dict[bytes, CachedPrefix]:
     with _needing_other_ranks():
         parallel.meet()  # from "ready" on, every rank takes a signal as it should
         return keep(runner, app.checked.half.fingerprint, hidden, app.checked.welcome.max_rows)

@@ -39,30 +39,30 @@ from llama.text.dates import utc
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
 FLAGS = {RECORD: "record_file", CATALOGUE: "catalogue"}
-_RESULTS = placing.Results(
+_OUTPUT = placing.OutputSpec(
     "--output_dir", BackupError, frozenset({*FLAGS, MANIFEST}), frozenset(f"{name}-journal" for name in FLAGS), 0o700
 )
 _FORMAT = 1
 _PAGES = 1024  # copied before it is asked whether to go on; some 4 MiB
 _CHUNK = 1 << 20
-_PATIENCE_S = 5.0  # for a file that another program keeps to itself
+_TIMEOUT_S = 5.0  # for a file that another program keeps to itself
 _STEPS = 10_000  # of SQLite, likewise
 
 
-class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BackupEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a back-up."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BackupManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a back-up holds."""
 
     format: int
     # UTC, ISO 8601; what was finished before it is in it. It is printed: nothing else may stand there.
     made_at: Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
-    files: dict[str, FileEntry]
+    files: dict[str, BackupEntry]
 
 
 def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
@@ -84,16 +84,16 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
             raise _error_of(name)(f"{source} is not a file; give --{FLAGS[name]} the one that the cloud has")
     made_at = utc(time.time())
     try:
-        with placing.appearing(target, _RESULTS) as partial:
+        with placing.appearing(target, _OUTPUT) as partial:
             sizes = [Path(source).stat().st_size for source in sources.values()]
-            placing.check_room(partial, target, _RESULTS, needed=sum(sizes), largest=max(sizes), files=len(sizes) + 1)
+            placing.check_room(partial, target, _OUTPUT, needed=sum(sizes), largest=max(sizes), files=len(sizes) + 1)
             entries = {}
             for name, source in sources.items():
                 _copy(name, Path(source).absolute(), partial / name)
                 verify(name, partial / name, of=Path(source).absolute())
                 entries[name] = entry_of(partial / name)
                 fsync_file(partial / name)
-            manifest = msgspec.json.encode(Manifest(_FORMAT, made_at, entries))
+            manifest = msgspec.json.encode(BackupManifest(_FORMAT, made_at, entries))
             (partial / MANIFEST).write_bytes(msgspec.json.format(manifest, indent=1) + b"\n")
             keep_to_owner(partial / MANIFEST, 0o600)
             fsync_file(partial / MANIFEST)
@@ -110,10 +110,10 @@ def back_up(sources: Mapping[str, str | Path], output_dir: str | Path) -> int:
 def _copy(name: str, source: Path, target: Path) -> None:
     """A copy of a database as it is at this moment, whoever writes to it meanwhile."""
     create_empty(target)
-    with _told_of(name, source):
+    with _sqlite_errors_of(name, source):
         uri = f"{source.as_uri()}?mode=ro"  # or this, being the last to close it, would tidy up what a cloud has left
         with (
-            contextlib.closing(sqlite3.connect(uri, _PATIENCE_S, uri=True, isolation_level=None)) as db,
+            contextlib.closing(sqlite3.connect(uri, _TIMEOUT_S, uri=True, isolation_level=None)) as db,
             contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy,
         ):
             db.execute("BEGIN")
@@ -135,7 +135,7 @@ def verify(name: str, path: Path, *, of: Path) -> None:
     Raises:
         RecordError, CatalogueError: it is not.
     """
-    with _told_of(name, of):
+    with _sqlite_errors_of(name, of):
         uri = f"{path.as_uri()}?immutable=1"  # no companion files
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as db:
             db.set_progress_handler(end_if_signalled, _STEPS)
@@ -153,7 +153,7 @@ def _check_kind(name: str, db: sqlite3.Connection, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_of(name: str, path: Path) -> Iterator[None]:
+def _sqlite_errors_of(name: str, path: Path) -> Iterator[None]:
     """SQLite's errors as ours; also where it was interrupted by a signal, whose exception it has dropped."""
     try:
         yield
@@ -170,7 +170,7 @@ def _error_of(name: str) -> type[RecordError] | type[CatalogueError]:
     return RecordError if name == RECORD else CatalogueError
 
 
-def entry_of(path: Path) -> FileEntry:
+def entry_of(path: Path) -> BackupEntry:
     """A file's size and digest. Raises OSError."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as file:
@@ -178,7 +178,7 @@ def entry_of(path: Path) -> FileEntry:
             end_if_signalled()
             digest.update(chunk)
             size += len(chunk)
-    return FileEntry(size, digest.hexdigest())
+    return BackupEntry(size, digest.hexdigest())
 
 
 def main(output_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:

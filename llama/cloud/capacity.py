@@ -28,7 +28,7 @@ class Capacity:
 
     Attributes:
         slots: of the KV cache, so sessions at a time.
-        prefixes: ids of the beginnings of prompts that the prefix cache keeps.
+        prefixes: ids of the prompt prefixes that the prefix cache keeps.
     """
 
     slots: int
@@ -58,7 +58,7 @@ def bytes_per_position(half: Half, dtype: torch.dtype, world_size: int) -> int:
 def plan(
     kv_cache_gb: float,
     max_batch_size: int | None,
-    openings: Mapping[str, Sequence[tuple[int, ...]]],
+    prefixes: Mapping[str, Sequence[tuple[int, ...]]],
     *,
     position_bytes: int,
     max_seq_len: int,
@@ -69,10 +69,10 @@ def plan(
     Args:
         kv_cache_gb: GiB, on all ranks together.
         max_batch_size: most slots; None for what is usual.
-        openings: ids that prompts begin with, by whose they are.
+        prefixes: ids that prompts begin with, by whose they are.
         position_bytes: of one token in the KV cache.
         max_seq_len: tokens of one slot.
-        events: warned where not all openings fit.
+        events: warned where not all prefixes fit.
 
     Raises:
         UsageError: not even one slot fits.
@@ -83,8 +83,8 @@ def plan(
             f"--kv_cache_gb {kv_cache_gb}: one session of {max_seq_len} tokens takes "
             f"{position_bytes * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
         )
-    fit = that_fit(openings, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
-    all_of_them = len({ids for of_a_party in openings.values() for ids in of_a_party})
+    fit = that_fit(prefixes, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
+    all_of_them = len({ids for of_a_party in prefixes.values() for ids in of_a_party})
     if len(fit) < all_of_them:
         warning = (
             f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; the others "

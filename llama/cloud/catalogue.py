@@ -98,7 +98,7 @@ class Preference:
 
 
 @dataclass(frozen=True)
-class Found:
+class ProductMatch:
     """A product that has some of the words.
 
     Attributes:
@@ -196,7 +196,7 @@ class Catalogue:
         unknown: float = 1.0,
         vendor: str | None = None,
         preference: Preference | None = None,
-    ) -> list[Found]:
+    ) -> list[ProductMatch]:
         """Products that have some of the words, the best first, at most :data:`CANDIDATES`.
 
         Args:
@@ -218,7 +218,7 @@ class Catalogue:
                 return []
             whole = sum(a.mass for a in known) + unknown * sum(a.mass for a in asked if not a.products)
             numbers = self._candidates(known, vendor, preference)
-            found = [self._found(number, known, whole, vendor, preference.city) for number in numbers]
+            found = [self._product_match(number, known, whole, vendor, preference.city) for number in numbers]
         except sqlite3.Error as err:
             raise CatalogueError(
                 f"the catalogue {self._path} cannot be read: {err}; make it again with python -m llama.cloud.importing"
@@ -279,7 +279,9 @@ class Catalogue:
                 break
         return sorted(numbers, key=lambda number: not numbers[number])[:CANDIDATES]
 
-    def _found(self, number: int, known: Sequence[_Asked], whole: float, vendor: str | None, city: str) -> Found | None:
+    def _product_match(
+        self, number: int, known: Sequence[_Asked], whole: float, vendor: str | None, city: str
+    ) -> ProductMatch | None:
         any_of_them = " OR ".join(a.quoted for a in known)
         row = self._db.execute(_HIGHLIGHT, (_match(any_of_them, vendor), number)).fetchone()
         if row is None:
@@ -292,12 +294,12 @@ class Catalogue:
         in_strong = {term for word in strong for term in self._terms[word]}
         in_any = in_strong | {term for word in weak for term in self._terms[word]}
         named = [a for a in known if a.is_in(in_strong)]
-        told = [a for a in known if a.is_in(in_any) and not a.is_in(in_strong)]
-        relevance = (sum(a.mass for a in named) + sum(a.mass for a in told) / 2) / whole if whole else 0.0
+        in_description = [a for a in known if a.is_in(in_any) and not a.is_in(in_strong)]
+        relevance = (sum(a.mass for a in named) + sum(a.mass for a in in_description) / 2) / whole if whole else 0.0
         product = _product_of(values)
         delivered = not city or not product.cities or city.casefold() in map(str.casefold, product.cities)
         words = {word.casefold(): word for word in reversed([*strong, *weak])}  # the first spelling of each
-        return Found(
+        return ProductMatch(
             product,
             min(relevance, 1.0),
             frozenset(a.word for a in named),

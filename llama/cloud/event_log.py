@@ -7,7 +7,7 @@ somebody has written, or what a peer has chosen; no prompt, reply, run id, key o
 an event sees to that.
 
 Nobody need be reading: a line that would have to wait for its reader, and what is more than :data:`MOST_LINES` of one
-event, is left out, and how many were is told.
+event, is left out, and how many were is logged.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class EventLog:
     """Writes to stderr; any thread may tell.
 
     Args:
-        level: the least that is told of: one of :data:`LEVELS`.
+        level: the least that is logged: one of :data:`LEVELS`.
         clock: monotonic seconds.
     """
 
     def __init__(self, level: str = "info", clock: Callable[[], float] = time.monotonic) -> None:
-        self._told = LEVELS[LEVELS.index(level) :]
+        self._levels = LEVELS[LEVELS.index(level) :]
         self._clock = clock
         self._windows = dict[str, _Window]()  # by event
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class EventLog:
                     window.began, window.lines, window.left_out = now, 0, 0
 
     def _tell(self, level: str, event: str, fields: Mapping[str, Value]) -> None:
-        if level not in self._told:
+        if level not in self._levels:
             return
         self.catch_up()
         with self._lock:

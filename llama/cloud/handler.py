@@ -168,8 +168,8 @@ class Handler:
         raise AssertionError(type(request))
 
     def _of_a_session(self, request: Step | Finish, sender: Sender, frames: list[bytes]) -> bytes | None:
-        header, rows = frames[0], frames[1] if len(frames) == 2 else b""
-        session, digest = self.sessions.find(request.session, sender.owner), digest_of(header, rows)
+        header, frame = frames[0], frames[1] if len(frames) == 2 else b""
+        session, digest = self.sessions.find(request.session, sender.owner), digest_of(header, frame)
         repeats = session.is_repeat(request.seq, digest)
         if repeats and sender.peer != session.waiter and len(session.reply or b"") > LARGE_REPLY:
             # Over the connection before, it may still lie unread; a peer with many would have the cloud hold them all.
@@ -183,7 +183,7 @@ class Handler:
             session.accept(request.seq, digest, sender.peer)
             self._background.submit(FinishJob(session, run))
         else:
-            job = self._step_job(session, request, rows, sender.arrived)
+            job = self._step_job(session, request, frame, sender.arrived)
             session.accept(request.seq, digest, sender.peer)
             session.high_water = max(session.high_water, job.end)
             if job.is_decoding and session.answered is not None:
@@ -191,9 +191,9 @@ class Handler:
             self._submit_to_model(job)
         return None
 
-    def _step_job(self, session: Session, step: Step, rows: bytes, arrived: float) -> StepJob:
+    def _step_job(self, session: Session, step: Step, frame: bytes, arrived: float) -> StepJob:
         session.check_step(step, self.welcome.max_seq_len, self.welcome.max_rows)
-        hidden = hidden_from_frame(step, rows, dtype=self._dtype, dim=self.welcome.dim)
+        hidden = hidden_from_frame(step, frame, dtype=self._dtype, dim=self.welcome.dim)
         return StepJob(session, step, hidden, arrived, session.repeated(step))
 
     def _welcome(self, request: Hello) -> Welcome:

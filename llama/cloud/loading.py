@@ -1,4 +1,4 @@
-"""Loads the model on one rank, and computes what a device would send for the beginnings of prompts.
+"""Loads the model on one rank, and computes what a device would send for prompt prefixes.
 
 The programs pass in the two halves' models: this package knows only the layers that both have.
 """
@@ -93,13 +93,13 @@ def load(
 
 
 def device_hidden(
-    models: Models, half: Half, openings: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
+    models: Models, half: Half, prefixes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[tuple[int, ...], torch.Tensor]:
     """Compute what a device would send for prompts that begin so: ``(len(ids), dim)`` each, on the CPU."""
     hidden = dict[tuple[int, ...], torch.Tensor]()
     with parallel.alone():
         edge = models.load_edge(half, dtype, device)
-        for ids in openings:
+        for ids in prefixes:
             cache, starts = edge.new_cache(1, len(ids)), range(0, len(ids), MAX_ROWS)
             parts = [edge(torch.tensor([ids[start : start + MAX_ROWS]]), [start], cache)[0] for start in starts]
             hidden[ids] = torch.cat(parts).cpu()

@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, gener
 from llama.addresses import in_url, loopback
 from llama.errors import BindError, UsageError
 
-PATIENCE_S = 2.0  # for all of a request, and once more for all of the answer
+TIMEOUT_S = 2.0  # for all of a request, and once more for all of the answer
 MAX_AT_ONCE = 8
 MAX_HEAD_BYTES = 8192
 _OWN_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)  # of a forwarded port, too
@@ -76,7 +76,7 @@ class _Http(ThreadingMixIn, TCPServer):
         self, family: socket.AddressFamily, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]
     ) -> None:
         self.address_family = family
-        self._places = threading.Semaphore(MAX_AT_ONCE)
+        self._connections_left = threading.Semaphore(MAX_AT_ONCE)
         super().__init__(address, handler)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -87,20 +87,20 @@ class _Http(ThreadingMixIn, TCPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._connections_left.acquire(blocking=False):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread is left
-            self._places.release()
+            self._connections_left.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            self._connections_left.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asked has left, or took too long."""
@@ -108,7 +108,7 @@ class _Http(ThreadingMixIn, TCPServer):
 
 class _LocalRequest(BaseHTTPRequestHandler):
     server_version, sys_version = "split-llama", ""
-    timeout = PATIENCE_S
+    timeout = TIMEOUT_S
 
     def setup(self) -> None:
         super().setup()
@@ -154,7 +154,7 @@ def _head(connection: socket.socket) -> bytes:
     Raises:
         TimeoutError: it did not come in time, however often a part of it did.
     """
-    deadline, head = time.monotonic() + PATIENCE_S, b""
+    deadline, head = time.monotonic() + TIMEOUT_S, b""
     while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
         left = deadline - time.monotonic()
         if left <= 0:
@@ -164,5 +164,5 @@ def _head(connection: socket.socket) -> bytes:
         if not part:
             break
         head += part
-    connection.settimeout(PATIENCE_S)
+    connection.settimeout(TIMEOUT_S)
     return head

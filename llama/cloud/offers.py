@@ -1,7 +1,7 @@
 """Offers for a reply: which products of the catalogue answer what it recommends, the best first.
 
 Knows: how a product is weighed against an idea, a budget, an occasion and a city; who comes before whom.
-Does not know: how a reply is read (``reading``), how words are found (``catalogue``), sessions, the wire's bytes.
+Does not know: how a reply is read (``query``), how words are found (``catalogue``), sessions, the wire's bytes.
 
 What an offer rests on stands in it: the idea that it answers and all that matched. An idea that no product really
 answers gets no offer.
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama import wire
-from llama.cloud import reading
-from llama.cloud.catalogue import Catalogue, Found, Preference
+from llama.cloud import query
+from llama.cloud.catalogue import Catalogue, Preference, ProductMatch
 from llama.cloud.products import Occasion
-from llama.cloud.reading import Budget, Idea, Reading
+from llama.cloud.query import Budget, Idea, Query
 from llama.sheets import Sheet
 
 MAX_OFFERS = 9
@@ -42,7 +42,7 @@ class _Fit:
         matched: what is told about it.
     """
 
-    found: Found
+    found: ProductMatch
     affordable: bool
     score: float
     matched: tuple[str, ...]
@@ -62,7 +62,7 @@ def offers_for(text: str, sheet: Sheet | None, catalogue: Catalogue, vendor: str
     Raises:
         CatalogueError: the catalogue cannot be read.
     """
-    said = reading.read(text, catalogue.cities)
+    said = query.query_of(text, catalogue.cities)
     occasions = {**_occasions_of(sheet), **said.occasions}
     fits = [(idea, _fits(idea, said, occasions, catalogue, vendor)) for idea in said.ideas]
     if not said.listed:  # a clause is only likely to be an idea; the likeliest first
@@ -72,11 +72,11 @@ def offers_for(text: str, sheet: Sheet | None, catalogue: Catalogue, vendor: str
 
 
 def _occasions_of(sheet: Sheet | None) -> dict[Occasion, str]:
-    return {} if sheet is None else reading.occasions_in(f"{sheet.title}\n{sheet.id.replace('-', ' ')}\n{sheet.id}")
+    return {} if sheet is None else query.occasions_in(f"{sheet.title}\n{sheet.id.replace('-', ' ')}\n{sheet.id}")
 
 
 def _fits(
-    idea: Idea, said: Reading, occasions: Mapping[Occasion, str], catalogue: Catalogue, vendor: str | None
+    idea: Idea, said: Query, occasions: Mapping[Occasion, str], catalogue: Catalogue, vendor: str | None
 ) -> list[_Fit]:
     """The products that really answer an idea, the best first."""
     budget = idea.budget or said.budget
@@ -84,7 +84,7 @@ def _fits(
     preference = Preference(
         budget.least if budget else 0, budget.most if budget else None, frozenset(wanted), said.city
     )
-    ordinary = {word for word, weight in idea.words.items() if weight == reading.ORDINARY}
+    ordinary = {word for word, weight in idea.words.items() if weight == query.ORDINARY}
     if not ordinary:  # "a nice set": of what?
         return []
     enough = _REAL if said.listed else _REAL_IN_TEXT
@@ -92,7 +92,7 @@ def _fits(
         found
         for found in catalogue.search(
             idea.words,
-            spellings=reading.spellings_of(idea.words),
+            spellings=query.spellings_of(idea.words),
             unknown=_UNKNOWN if said.listed else _UNKNOWN_IN_TEXT,
             vendor=vendor,
             preference=preference,
@@ -112,7 +112,7 @@ def _fits(
     return sorted(fits, key=lambda fit: (not fit.affordable, -fit.score, fit.found.product.id))
 
 
-def _fit(found: Found, budget: Budget | None, wanted: Mapping[Occasion, str], said: Reading) -> _Fit:
+def _fit(found: ProductMatch, budget: Budget | None, wanted: Mapping[Occasion, str], said: Query) -> _Fit:
     product, score, matched = found.product, found.relevance, list(found.words[:MAX_MATCHED])
     named = [written for occasion, written in wanted.items() if occasion in product.occasions]
     if named:

@@ -53,7 +53,7 @@ class Outbox:
     def __init__(self, db: sqlite3.Connection, owners: Owners, clock: Callable[[], float]) -> None:
         self._db, self._owners, self._clock = db, owners, clock
 
-    def deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.Copy:
+    def deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.DeliveryStatus:
         """Write a delivery where it is not there yet; what its third party has, or will have, of the run."""
         # One that no message may hold would be in the way of all that come after it.
         msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
@@ -65,7 +65,7 @@ class Outbox:
             sheet = self._sheet(vendor, delivery.prompt)
             size = bytes_of(delivery.prompt_id, delivery.text, delivery.offers)
             self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, size, sheet, *values])
-        return wire.Copy.WITHHELD if withheld else wire.Copy.QUEUED
+        return wire.DeliveryStatus.WITHHELD if withheld else wire.DeliveryStatus.QUEUED
 
     def _sheet(self, vendor: str, text: str) -> int:
         """The number of a sheet's text, which is written where it is not there yet."""

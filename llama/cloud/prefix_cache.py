@@ -1,10 +1,10 @@
 """What many prompts begin with, computed once at the start: the instructions of the provider's directory of sheets.
 
-The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a row
-of the cache like any prompt's. What that leaves in the row is kept, on every rank, and copied into a session's row when
-a device names it. Devices never write what is kept.
+The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a slot
+of the cache like any prompt's. What that leaves in the slot is kept, on every rank, and copied into a session's slot
+when a device names it. Devices never write what is kept.
 
-Knows: sheets, rows, the ranks. Does not know: sessions, sockets, anybody's words.
+Knows: sheets, slots, the ranks. Does not know: sessions, sockets, anybody's words.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from llama.wire import prefix_id
 
 SHARE = 0.25  # of the memory for keys and values, at most
 
-Openings = Mapping[tuple[int, ...], torch.Tensor]
-"""Ids that prompts begin with, and the device's rows ``(len(ids), dim)`` for them."""
+HiddenByPrefix = Mapping[tuple[int, ...], torch.Tensor]
+"""Ids that prompts begin with, and the hidden states ``(len(ids), dim)`` that a device would send for them."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,21 @@ class CachedPrefix:
     length: int
 
 
-def openings_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[tuple[int, ...]]]:
+def prefixes_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[tuple[int, ...]]]:
     """Ids that prompts begin with: of the model's own system message, and of each sheet before its question.
 
     By whose sheets they are, the provider's (and the model's own message) under the empty name; each once there, in the
     order of the sheets.
     """
     listed = [*directory.sheets.values()]
-    beginnings = [instructions(each.sheet, party=each.party, provider_system=directory.system) for each in listed]
-    openings: dict[str, dict[tuple[int, ...], None]] = {"": {}}
-    for party, ids in zip(["", *(each.party for each in listed)], chat.openings([[], *beginnings]), strict=True):
-        openings.setdefault(party, {})[tuple(ids)] = None
-    return {party: [ids for ids in those if ids] for party, those in openings.items()}
+    first_messages = [instructions(each.sheet, party=each.party, provider_system=directory.system) for each in listed]
+    prefixes: dict[str, dict[tuple[int, ...], None]] = {"": {}}
+    for party, ids in zip(["", *(each.party for each in listed)], chat.prefixes([[], *first_messages]), strict=True):
+        prefixes.setdefault(party, {})[tuple(ids)] = None
+    return {party: [ids for ids in those if ids] for party, those in prefixes.items()}
 
 
-def that_fit(openings: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int) -> list[tuple[int, ...]]:
+def that_fit(prefixes: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int) -> list[tuple[int, ...]]:
     """Which of them are kept: with no more than ``most`` positions together, none that leaves no room in a context.
 
     First the provider's, in their order, as far as they fit; then third parties' in turns. Whoever has fewest is next:
@@ -61,9 +61,9 @@ def that_fit(openings: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int
     third party has a second one where another has none that would have fitted, however many there are and of whatever
     lengths. One that is another's already costs nothing, and counts for both.
     """
-    every = list(dict.fromkeys(ids for those in openings.values() for ids in those))
+    every = list(dict.fromkeys(ids for those in prefixes.values() for ids in those))
     number_of = {ids: number for number, ids in enumerate(every)}  # long tuples are looked up once only
-    waiting = {party: [number_of[ids] for ids in those] for party, those in openings.items()}
+    waiting = {party: [number_of[ids] for ids in those] for party, those in prefixes.items()}
     has, kept, room = dict.fromkeys(waiting, 0), list[int](), most
     while True:
         # Room only shrinks: what does not fit now never does.
@@ -83,19 +83,19 @@ def that_fit(openings: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int
                 has[party] += 1
 
 
-def keep(ranks: ModelRunner, fingerprint: bytes, openings: Openings, max_rows: int) -> dict[bytes, CachedPrefix]:
+def keep(runner: ModelRunner, fingerprint: bytes, prefixes: HiddenByPrefix, max_rows: int) -> dict[bytes, CachedPrefix]:
     """Run the cloud's layers over each, and keep what that leaves in the cache; by the ids that devices name.
 
     Args:
-        ranks: with the cache's first row free; it is again afterwards.
+        runner: with the cache's first slot free; it is again afterwards.
         fingerprint: of the split checkpoint.
-        openings: what there is.
+        prefixes: what there is.
         max_rows: at a time.
     """
     kept = dict[bytes, CachedPrefix]()
-    for ids, rows in openings.items():
+    for ids, hidden in prefixes.items():
         for start in range(0, len(ids), max_rows):
-            ranks.step(0, start, rows[start : start + max_rows], 0)
-        kept[prefix_id(fingerprint, ids)] = CachedPrefix(ranks.keep(0, len(ids)), len(ids))
-        ranks.clear(0, len(ids))
+            runner.step(0, start, hidden[start : start + max_rows], 0)
+        kept[prefix_id(fingerprint, ids)] = CachedPrefix(runner.keep(0, len(ids)), len(ids))
+        runner.clear(0, len(ids))
     return kept

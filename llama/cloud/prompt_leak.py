@@ -85,7 +85,7 @@ class Windows:
     """Short texts that are searched in long ones.
 
     The time that it takes does not grow with their number, nor with how many begin alike: a reply may be as long as the
-    context is, and a search for each in turn keeps the clerk, whom others wait for, as many times.
+    context is, and a search for each in turn keeps the run finisher, for which others wait, as many times.
 
     Args:
         windows: none is empty.

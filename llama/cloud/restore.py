@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from llama import placing
-from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, Manifest, entry_of, verify
+from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, BackupManifest, entry_of, verify
 from llama.command import end_if_signalled, run, uninterrupted
 from llama.disk import create_empty, cure_of_writing, fsync_directory, fsync_file, give_name
 from llama.errors import BackupError, UsageError
@@ -33,7 +33,7 @@ _MANIFEST_BYTES = 1 << 16
 _CHUNK = 1 << 20
 
 
-def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Manifest:
+def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> BackupManifest:
     """Write files of a back-up, all that are asked for or none; return what the back-up is.
 
     Args:
@@ -118,23 +118,23 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _check_room(name: str, places: Mapping[str, Path], manifest: Manifest) -> None:
+def _check_room(name: str, places: Mapping[str, Path], manifest: BackupManifest) -> None:
     """Whether the file system of a target takes what goes there. Raises BackupError, OSError."""
     parents = {other: place.parent.stat().st_dev for other, place in places.items()}
     sizes = [manifest.files[other].bytes for other, device in parents.items() if device == parents[name]]
     placing.check_room(
         places[name].parent,
         places[name],
-        placing.Results(f"--{FLAGS[name]}", BackupError),
+        placing.OutputSpec(f"--{FLAGS[name]}", BackupError),
         needed=sum(sizes),
         largest=manifest.files[name].bytes,
         files=0,
     )
 
 
-def _manifest_of(source: Path) -> Manifest:
+def _manifest_of(source: Path) -> BackupManifest:
     try:
-        manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=Manifest)
+        manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=BackupManifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise BackupError(
             f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or malformed"
@@ -144,7 +144,7 @@ def _manifest_of(source: Path) -> Manifest:
     return manifest
 
 
-def _copy(source: Path, name: str, target: Path, manifest: Manifest) -> None:
+def _copy(source: Path, name: str, target: Path, manifest: BackupManifest) -> None:
     """A file of the back-up over an empty one, found to be what was written then; no more is read than that."""
     entry = manifest.files[name]
     changed = BackupError(f"{source / name} is not what was backed up; take another back-up")

@@ -20,7 +20,7 @@ from llama.errors import CatalogueError, RecordError
 from llama.sheets import Listed, party_of
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
-from llama.wire import Copy, Delivery, Final, Offer, Usage
+from llama.wire import Delivery, DeliveryStatus, Final, Offer, Usage
 
 LEAST_OFFERS = 3  # if there are so many
 
@@ -85,9 +85,9 @@ class RunFinisher:
             return Final(text, usage)
         offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
         delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
-        copy = Copy.NONE
+        copy = DeliveryStatus.NONE
         if delivery is not None:
-            copy = Copy.WITHHELD if delivery.withheld else Copy.QUEUED
+            copy = DeliveryStatus.WITHHELD if delivery.withheld else DeliveryStatus.QUEUED
         if self._store is not None:
             copy = self._keep(self._store, run, text, offers, copy, delivery)
         return Final(text, usage, offers, copy)
@@ -103,8 +103,8 @@ class RunFinisher:
             self._event_log.error("catalogue_failed", message=str(err))
             return ()
         except Exception as err:  # likewise: a file that was damaged while it is open may say anything
-            told = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
-            self._event_log.error("catalogue_failed", message=told)
+            problem = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
+            self._event_log.error("catalogue_failed", message=problem)
             return ()
         # The best for each idea, which come first; more of an idea only where there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
@@ -122,9 +122,9 @@ class RunFinisher:
         run: FinishedRun,
         text: str,
         offers: tuple[Offer, ...],
-        copy: Copy,
+        copy: DeliveryStatus,
         delivery: Delivery | None,
-    ) -> Copy:
+    ) -> DeliveryStatus:
         """Write a run down; say what has become of the vendor's copy."""
         row = Run(
             run_id=run.run_id,
@@ -143,6 +143,6 @@ class RunFinisher:
             copy = store.finished(row, vendor, delivery, run.owner)
         except RecordError as err:  # the provider's loss, not the device's
             self._event_log.error("record_failed", message=str(err))
-            copy = Copy.NONE if delivery is None else Copy.FAILED
+            copy = DeliveryStatus.NONE if delivery is None else DeliveryStatus.FAILED
         self._deletions.report()
         return copy

@@ -52,8 +52,8 @@ MAX_RUN_BYTES = 1 << 30
 MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
 MAX_DELIVERY_BYTES = 256 << 20  # likewise
 MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
-OPEN_PATIENCE_S = 2.0  # how long another program may hold the file when it is opened,
-BUSY_MS = 50  # and when a run is written: meanwhile the clerk serves nobody
+OPEN_TIMEOUT_S = 2.0  # how long another program may hold the file when it is opened,
+BUSY_MS = 50  # and when a run is written: meanwhile no other run is finished
 _DAY_S = 24 * 60 * 60
 
 
@@ -89,7 +89,7 @@ class Run:
         compute_us: microseconds its last session waited for the model.
         text: the reply, with the device's tags.
         offers: made with the reply.
-        copy: what became of the third party's copy; a value of ``wire.Copy``.
+        copy: what became of the third party's copy; a value of ``wire.DeliveryStatus``.
     """
 
     run_id: bytes
@@ -174,7 +174,7 @@ class RunStore:
         self._path = path
         self._opened = self._identity()
         try:
-            self._db = sqlite3.connect(path, OPEN_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, OPEN_TIMEOUT_S, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare(path)
             except BaseException:
@@ -219,7 +219,9 @@ class RunStore:
 
     # ---- runs
 
-    def finished(self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = "") -> wire.Copy:
+    def finished(
+        self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = ""
+    ) -> wire.DeliveryStatus:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
         An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery is
@@ -240,7 +242,7 @@ class RunStore:
             RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
         """
         assert delivery is None or vendor, "a delivery without a third party"
-        copy = wire.Copy.NONE
+        copy = wire.DeliveryStatus.NONE
         with self._write("a finished run could not be recorded"):
             sealed = self._owners.sealed(owner, run.run_id)
             key = run.run_id, sealed, key_hash(owner, run.run_id)
@@ -253,8 +255,9 @@ class RunStore:
             if delivery is not None:
                 copy = self._outbox.deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            if copy is not wire.Copy.NONE and not self._outbox.has(run.run_id, owner):  # larger than all that is kept
-                copy = wire.Copy.FAILED
+            # Larger than all that is kept?
+            if copy is not wire.DeliveryStatus.NONE and not self._outbox.has(run.run_id, owner):
+                copy = wire.DeliveryStatus.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
         return copy
 
@@ -344,7 +347,7 @@ class RunStore:
             self.dropped += not acknowledged
             gone += 1
         for pool in pools:
-            while (place := self._shares.surplus(pool, *self._limits.of(pool))) is not None:
+            while (place := self._shares.next_to_drop(pool, *self._limits.of(pool))) is not None:
                 self._db.execute(_GOES[pool.kind], (place,))
                 self.dropped += pool.kind == "waiting"
                 self.dropped_runs += pool.kind == "runs"

@@ -352,10 +352,10 @@ class Sessions:
 
     def still_waiting(self) -> list[tuple[bytes, Refused]]:
         """Give the peers that have waited long enough to be told so, and what: to ask again, which keeps the turn."""
-        now, told = self._clock(), list[tuple[bytes, Refused]]()
+        now, answers = self._clock(), list[tuple[bytes, Refused]]()
         for ahead, waiting in enumerate(self.queue.values()):
             if waiting.peer is not None and now - waiting.asked >= HELD_S:
-                told.append(
+                answers.append(
                     (
                         waiting.peer,
                         Refused(
@@ -369,7 +369,7 @@ class Sessions:
                 waiting.peer, waiting.asked = None, now
         for turn in [t for t, w in self.queue.items() if w.peer is None and now - w.asked > FORGOTTEN_S]:
             del self.queue[turn]
-        return told
+        return answers
 
     def _open(self, request: Open, digest: bytes, owner: str) -> Session:
         """Open a session in the lowest free slot: slots that are close together are read together."""

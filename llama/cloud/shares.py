@@ -31,7 +31,7 @@ class Pool(NamedTuple):
 RUNS = Pool("runs")
 
 _TABLES = """
-CREATE TEMP TABLE places (
+CREATE TEMP TABLE pool_rows (
     pool TEXT, owner BLOB, place INTEGER, bytes INTEGER, PRIMARY KEY (pool, owner, place)
 ) WITHOUT ROWID;
 CREATE TEMP TABLE shares (
@@ -47,18 +47,18 @@ _DROP_SHEET = """
     DELETE FROM sheets WHERE number = OLD.sheet AND NOT EXISTS (SELECT 1 FROM deliveries WHERE sheet = OLD.sheet)
 """
 _TRIGGERS = {
-    "place_in": """
-        AFTER INSERT ON temp.places BEGIN
+    "pool_row_in": """
+        AFTER INSERT ON temp.pool_rows BEGIN
             INSERT INTO shares VALUES (NEW.pool, NEW.owner, 1, NEW.bytes, NEW.place) ON CONFLICT (pool, owner)
                 DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes, oldest = min(oldest, excluded.oldest);
             INSERT INTO pools VALUES (NEW.pool, 1, NEW.bytes) ON CONFLICT (pool)
                 DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes;
         END
     """,
-    "place_out": """
-        AFTER DELETE ON temp.places BEGIN
+    "pool_row_out": """
+        AFTER DELETE ON temp.pool_rows BEGIN
             UPDATE shares SET rows = rows - 1, bytes = bytes - OLD.bytes,
-                oldest = (SELECT min(place) FROM places WHERE pool = OLD.pool AND owner = OLD.owner)
+                oldest = (SELECT min(place) FROM pool_rows WHERE pool = OLD.pool AND owner = OLD.owner)
                 WHERE pool = OLD.pool AND owner = OLD.owner;
             DELETE FROM shares WHERE pool = OLD.pool AND owner = OLD.owner AND rows = 0;
             UPDATE pools SET rows = rows - 1, bytes = bytes - OLD.bytes WHERE pool = OLD.pool;
@@ -66,32 +66,32 @@ _TRIGGERS = {
     """,
     "run_in": """
         AFTER INSERT ON main.runs BEGIN
-            INSERT INTO places VALUES ('runs ', owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            INSERT INTO pool_rows VALUES ('runs ', owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
         END
     """,
     "run_out": """
         AFTER DELETE ON main.runs BEGIN
-            DELETE FROM places
+            DELETE FROM pool_rows
             WHERE pool = 'runs ' AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
         END
     """,
     "delivery_in": f"""
         AFTER INSERT ON main.deliveries BEGIN
-            INSERT INTO places VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
         END
     """,
     "delivery_out": f"""
         AFTER DELETE ON main.deliveries BEGIN
-            DELETE FROM places
+            DELETE FROM pool_rows
             WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
             {_DROP_SHEET};
         END
     """,
     "delivery_acknowledged": f"""
         AFTER UPDATE OF acknowledged ON main.deliveries BEGIN
-            DELETE FROM places
+            DELETE FROM pool_rows
             WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
-            INSERT INTO places VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
             {_DROP_SHEET};
         END
     """,
@@ -109,10 +109,10 @@ _TRIGGERS = {
 }
 _SURVEY = (
     "DELETE FROM sheets WHERE number NOT IN (SELECT sheet FROM deliveries WHERE sheet IS NOT NULL)",
-    *(f"DELETE FROM temp.{table}" for table in ("places", "shares", "pools")),
-    "INSERT INTO places SELECT 'runs ', owner_in(owner, run_id), place, bytes FROM runs",
-    f"INSERT INTO places SELECT {_KIND.format('', '')}, owner_in(owner, run_id), place, bytes FROM deliveries",
-    "INSERT INTO shares SELECT pool, owner, count(*), sum(bytes), min(place) FROM places GROUP BY pool, owner",
+    *(f"DELETE FROM temp.{table}" for table in ("pool_rows", "shares", "pools")),
+    "INSERT INTO pool_rows SELECT 'runs ', owner_in(owner, run_id), place, bytes FROM runs",
+    f"INSERT INTO pool_rows SELECT {_KIND.format('', '')}, owner_in(owner, run_id), place, bytes FROM deliveries",
+    "INSERT INTO shares SELECT pool, owner, count(*), sum(bytes), min(place) FROM pool_rows GROUP BY pool, owner",
     "INSERT INTO pools SELECT pool, sum(rows), sum(bytes) FROM shares GROUP BY pool",
     """
     INSERT INTO pools SELECT 'waiting ' || vendor, 0, sum(bytes) FROM sheets WHERE true GROUP BY vendor
@@ -157,7 +157,7 @@ class Shares:
         rows, total = self._db.execute(_TOTALS, (pool.key,)).fetchone() or (0, 0)
         return int(rows), int(total)
 
-    def surplus(self, pool: Pool, most_rows: int, most_bytes: int) -> int | None:
+    def next_to_drop(self, pool: Pool, most_rows: int, most_bytes: int) -> int | None:
         """The place of the row that goes next, or None where nothing is over a limit."""
         rows, total = self.total(pool)
         if not rows or (rows <= most_rows and total <= most_bytes):

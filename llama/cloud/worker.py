@@ -68,7 +68,7 @@ class Worker:
         self._n_words, self._metrics, self._clock = n_words, metrics, clock
         self._scheduler = Scheduler[StepJob](clock)
         self._begun = dict[int, Sampled]()  # what came of the parts so far of chunks, by slot
-        self.seen = self._told_ranks = clock()
+        self.seen = self._ranks_signalled = clock()
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Work until ``stopping()``; then finish the batch in hand, and let the other ranks go.
@@ -89,11 +89,11 @@ class Worker:
             started = self._clock()
             results, sampling_s = self._compute(batch)
             self._hand_on(batch, results, started, sampling_s)
-        elif not written and self._clock() - self._told_ranks > HEARTBEAT_S:
+        elif not written and self._clock() - self._ranks_signalled > HEARTBEAT_S:
             self._runner.heartbeat()
         elif not written:
             return
-        self._told_ranks = self._clock()
+        self._ranks_signalled = self._clock()
 
     def _take_jobs(self) -> bool:
         """Take what has come; with nothing to compute, wait for it. True if a slot was cleared or filled."""

@@ -25,7 +25,7 @@ from llama.kv_cache import KVCache
 from llama.sampling_params import SamplingParams
 from llama.stages import StageClock
 from llama.tokenizer import StreamDecoder, Tokenizer
-from llama.wire import Copy, ErrorCode, Final, Offer, Stages, Welcome
+from llama.wire import DeliveryStatus, ErrorCode, Final, Offer, Stages, Welcome
 
 _T = TypeVar("_T")
 
@@ -106,7 +106,7 @@ class GeneratedReply:
     stop_reason: StopReason
     timing: Timing
     offers: tuple[Offer, ...] = field(default=(), repr=False)
-    copy: Copy = Copy.NONE  # what became of the vendor's
+    copy: DeliveryStatus = DeliveryStatus.NONE  # what became of the vendor's
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from llama.edge.device import Device
 from llama.edge.generation import GeneratedReply, GenerationSettings, RoundTrip, reply_limit, reply_to
 from llama.edge.sheet_source import SheetSource
 from llama.edge.views import Views, holdings_of, views_of
-from llama.privacy.policy import Kind
+from llama.privacy.policy import DataKind
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, parse, read_raw
 from llama.privacy.restoring import Restorer
@@ -30,7 +30,7 @@ from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
-from llama.wire import Copy, Welcome
+from llama.wire import DeliveryStatus, Welcome
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class RunResult:
     text: str = field(repr=False)
     restored: int
     left: int
-    holdings: Mapping[Kind, str] = field(repr=False)
+    holdings: Mapping[DataKind, str] = field(repr=False)
 
     def views(self) -> Views:
         """Make the table of who saw what."""
@@ -157,7 +157,7 @@ class RunResult:
             self.holdings,
             vendor=self.preview.sourced.party,
             raw=self.preview.mode == "off",
-            delivered=self.reply.copy is Copy.QUEUED,
+            delivered=self.reply.copy is DeliveryStatus.QUEUED,
         )
 
 

@@ -27,7 +27,7 @@ from llama.chat import Message
 from llama.edge import keyboard, wording
 from llama.edge.pipeline import RunResult
 from llama.edge.views import ViewCell, Views, views_of
-from llama.privacy.policy import Kind, Party
+from llama.privacy.policy import DataKind, Party
 from llama.privacy.tags import AS_ISSUED
 from llama.text.money import rupiah
 from llama.text.printable import escaped, printable
@@ -106,7 +106,7 @@ class Terminal:
         if not self.plain and offers:
             self._render(_offers(offers))
 
-    def show_views(self, run: Mapping[Kind, str], *, vendor: str, tags: Iterable[str], raw: bool) -> None:
+    def show_views(self, run: Mapping[DataKind, str], *, vendor: str, tags: Iterable[str], raw: bool) -> None:
         """Show who saw what: a column per party, made from the policy table.
 
         Args:
@@ -190,7 +190,7 @@ def _offers(offers: Sequence[Offer]) -> Table:
 def _views(views: Views, vendor: str, tags: frozenset[str]) -> Table:
     table = Table(box=box.ROUNDED, show_lines=True, expand=True, title="who saw what", title_justify="left")
     table.add_column(Text(""), ratio=2, style="dim")
-    heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.THIRD_PARTY: vendor or "third party"}
+    heads = {Party.CUSTOMER: "you", Party.PROVIDER: "the provider", Party.VENDOR: vendor or "third party"}
     for party in Party:
         table.add_column(Text(heads[party]), ratio=4)
     for kind, cells in views.items():
@@ -198,13 +198,13 @@ def _views(views: Views, vendor: str, tags: frozenset[str]) -> Table:
     return table
 
 
-def _view(kind: Kind, cell: ViewCell, tags: frozenset[str]) -> Text:
+def _view(kind: DataKind, cell: ViewCell, tags: frozenset[str]) -> Text:
     if cell.content is None:
         return Text(f"– {cell.says}", style="dim")
     text = " · ".join(line for line in cell.content.splitlines() if line.strip())
-    limit = _CELL_CHARS if kind is not Kind.PROFILE else 3 * _CELL_CHARS
+    limit = _CELL_CHARS if kind is not DataKind.PROFILE else 3 * _CELL_CHARS
     shown = text if len(text) <= limit else f"{text[:limit]}…"
-    if kind is Kind.SANITISED_PROMPT and cell.party is not Party.CUSTOMER:
+    if kind is DataKind.SANITISED_PROMPT and cell.party is not Party.CUSTOMER:
         shown = f"{cell.says}: {shown}"
     return _with_tags(shown, tags)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llama.edge import wording
 from llama.edge.generation import GeneratedReply
-from llama.privacy.policy import SEES, Kind, Party, view
+from llama.privacy.policy import SEES, DataKind, Party, view
 from llama.privacy.preparing import Prepared, holdings
 from llama.privacy.profile import Profile
 from llama.prompt import SourcedPrompt
@@ -31,19 +31,19 @@ class ViewCell:
     says: str
 
 
-Views = Mapping[Kind, tuple[ViewCell, ...]]
+Views = Mapping[DataKind, tuple[ViewCell, ...]]
 """Per kind that there is of a run, a cell per party, in the order of ``Party``."""
 
 
 def holdings_of(
     sourced: SourcedPrompt, profile: Profile, prepared: Prepared, reply: GeneratedReply, text: str
-) -> Mapping[Kind, str]:
+) -> Mapping[DataKind, str]:
     """Write down all that there is of a run, in words, by kind; ``text`` is the reply as the person reads it."""
     offers = "\n".join(map(wording.offer_line, reply.offers))
     return holdings(sourced, profile, prepared, reply.text, text, wording.counts(reply.timing), offers)
 
 
-def views_of(run: Mapping[Kind, str], *, vendor: str, raw: bool, delivered: bool = True) -> Views:
+def views_of(run: Mapping[DataKind, str], *, vendor: str, raw: bool, delivered: bool = True) -> Views:
     """Make the table of who saw what.
 
     Args:
@@ -52,9 +52,9 @@ def views_of(run: Mapping[Kind, str], *, vendor: str, raw: bool, delivered: bool
         raw: it was not sanitised.
         delivered: the vendor has its copy.
     """
-    held = {party: view(party, run, third_partys_own=bool(vendor), delivered=delivered) for party in Party}
+    held = {party: view(party, run, vendors_own=bool(vendor), delivered=delivered) for party in Party}
 
-    def cell(kind: Kind, party: Party) -> ViewCell:
+    def cell(kind: DataKind, party: Party) -> ViewCell:
         content = held[party].get(kind)
         says = SEES[kind][party].says if content is not None else wording.not_held(kind, party, vendor, raw=raw)
         return ViewCell(party, content, says)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from llama.edge.consent import RAW, consents_of, disclosure_levels
 from llama.edge.generation import GeneratedReply, Timing
 from llama.errors import ProfileError
-from llama.privacy.policy import SEES, FieldPolicy, Kind, Party, field_of
+from llama.privacy.policy import SEES, DataKind, FieldPolicy, Party, field_of
 from llama.privacy.profile import Profile
 from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 from llama.text.money import rupiah
 from llama.text.printable import printable
-from llama.wire import Copy, Offer
+from llama.wire import DeliveryStatus, Offer
 
 # ---- before a run
 
@@ -163,23 +163,27 @@ def offer_line(offer: Offer) -> str:
     return printable(f"{offer.title} ({offer.vendor}, {rupiah(offer.price)})").replace("\n", " ")
 
 
-def copy_status(copy: Copy, vendor: str) -> str:
+def copy_status(copy: DeliveryStatus, vendor: str) -> str:
     """Say what became of the vendor's copy; empty where no vendor takes part."""
     if not vendor:
         return ""
     return {
-        Copy.NONE: f"no copy is kept for {vendor}: the reply is empty, or the cloud knows no such sheet of {vendor}'s",
-        Copy.QUEUED: f"{vendor} can collect the reply, with tags, and its own offers",
-        Copy.WITHHELD: f"withheld from {vendor}, which is told only why: the reply quotes the provider's system prompt",
-        Copy.FAILED: f"the cloud could not write down {vendor}'s copy, so {vendor} gets none",
+        DeliveryStatus.NONE: (
+            f"no copy is kept for {vendor}: the reply is empty, or the cloud knows no such sheet of {vendor}'s"
+        ),
+        DeliveryStatus.QUEUED: f"{vendor} can collect the reply, with tags, and its own offers",
+        DeliveryStatus.WITHHELD: (
+            f"withheld from {vendor}, which is told only why: the reply quotes the provider's system prompt"
+        ),
+        DeliveryStatus.FAILED: f"the cloud could not write down {vendor}'s copy, so {vendor} gets none",
     }[copy]
 
 
-def not_held(kind: Kind, party: Party, vendor: str, *, raw: bool) -> str:
+def not_held(kind: DataKind, party: Party, vendor: str, *, raw: bool) -> str:
     """Say in a word why a party has nothing of a kind; ``raw``: of a run that was not sanitised."""
-    if kind is Kind.PROFILE and party is Party.PROVIDER and raw:
+    if kind is DataKind.PROFILE and party is Party.PROVIDER and raw:
         return "what the prompt says of it, raw: --sanitise was off"
-    if party is Party.THIRD_PARTY and not vendor:
+    if party is Party.VENDOR and not vendor:
         return "(none took part)"
     return "(not delivered)" if SEES[kind][party].holds else SEES[kind][party].says
 

@@ -46,7 +46,7 @@ def amounts_in(line: str) -> Iterator[Amount]:
     scale_before = 0.0
     for run in _NUMBER.finditer(line):
         scale, part, end = _scale_after(line, run.end())
-        for start, stop, value in _Run(line, run, scale != 1).readings():
+        for start, stop, value in _DigitGroups(line, run, scale != 1).readings():
             scaled = scale != 1 and stop == run.end()
             yield Amount(start, end, (value + part) * scale, True) if scaled else Amount(start, stop, value, False)
         sums = list[Amount]()
@@ -98,7 +98,7 @@ def _added(number: str, scale_before: float, scale: float, part: float) -> Itera
         yield value * scale_before / 1000
 
 
-class _Run:
+class _DigitGroups:
     """Groups of digits with one sign between two of them, and all numbers that they may be."""
 
     def __init__(self, line: str, run: re.Match[str], scaled: bool) -> None:

@@ -57,13 +57,13 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     """
     dialog = [passage.message for passage in passages]
     everybodys = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
-    encoded = chat.encode(dialog, opening=sum(1 for _ in everybodys))
+    encoded = chat.encode(dialog, prefix_messages=sum(1 for _ in everybodys))
     outgoing = Outgoing(tuple(encoded.ids), decoded := tokenizer.decode(encoded.ids), encoded.shared, encoded.preface)
     if sanitiser.mode == "off":
         return outgoing
     pieces = [piece for passage in passages for piece in passage.pieces if isinstance(piece, CleanText)]
-    reading = _Reading(clues_of(sanitiser.profile), sanitiser.tags)
-    reading.refuse_cut([piece.text for piece in pieces if not isinstance(piece, Substitute)])
+    reader = _PieceReader(clues_of(sanitiser.profile), sanitiser.tags)
+    reader.refuse_cut([piece.text for piece in pieces if not isinstance(piece, Substitute)])
     if decoded != encoded.text:
         _refuse_what_cannot_be_written(dialog, tokenizer)
         raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
@@ -78,9 +78,9 @@ def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, 
     own = dict.fromkeys(zip(pieces, said, strict=True))
     for piece, words in own:
         if isinstance(piece, Substitute):
-            reading.refuse_substitute(piece.field, words)
+            reader.refuse_substitute(piece.field, words)
         else:
-            reading.refuse(words)
+            reader.refuse(words)
     return outgoing
 
 
@@ -92,7 +92,7 @@ def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokeniz
                               f"remove control characters from the sheet")  # fmt: skip
 
 
-class _Reading:
+class _PieceReader:
     """Reads the person's pieces, with the issued tags taken out."""
 
     def __init__(self, clues: Sequence[Clue], tags: Iterable[str]) -> None:

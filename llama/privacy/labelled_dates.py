@@ -18,7 +18,7 @@ _LABELS = {
 }
 _BARE_YEAR = re.compile(r"(?<![\d.,/-])(?:1[89]|20)\d\d(?![\d.,/-]*\d)")
 
-Part = tuple[int, int, str, int]
+DatePart = tuple[int, int, str, int]
 """Start, end, which part of a date, and its number."""
 
 
@@ -61,8 +61,8 @@ class LabelledDates:
                 for start, end, _, _ in date.values():
                     yield start, end, (year, date["month"][3], date["day"][3])
 
-    def _parts_in(self, line: str) -> list[Part]:
-        found = dict[tuple[int, int], Part]()
+    def _parts_in(self, line: str) -> list[DatePart]:
+        found = dict[tuple[int, int], DatePart]()
         for label, pattern in self._patterns:
             for m in pattern.finditer(line):
                 if m.span("n") not in found:

@@ -65,8 +65,8 @@ def merged(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_syst
         party: the third party whose sheet it is, as the channel says; empty for the provider's own.
         provider_system: the provider's system prompt, which a third party's sheet is wrapped in.
     """
-    told = instructions(sheet, party=party, provider_system=provider_system)
-    passages = [Passage(message.role, (message.content,)) for message in told]
+    given = instructions(sheet, party=party, provider_system=provider_system)
+    passages = [Passage(message.role, (message.content,)) for message in given]
     values: dict[str, str | CleanText] = {}
     for name in sheet.asks_for:
         values[name] = sanitiser.field_text(name) or NOT_GIVEN[sheet.language]

@@ -211,16 +211,16 @@ class Party(enum.StrEnum):
 
     CUSTOMER = "customer"
     PROVIDER = "provider"
-    THIRD_PARTY = "third party"
+    VENDOR = "third party"
 
 
-class Kind(enum.StrEnum):
+class DataKind(enum.StrEnum):
     """What there is of a run."""
 
     PROFILE = "profile, raw"
     SANITISED_PROMPT = "sanitised prompt"
     PROVIDER_PROMPT = "provider's system prompt"
-    THIRD_PARTY_PROMPT = "third party's prompt"
+    VENDOR_PROMPT = "third party's prompt"
     REPLY_WITH_TAGS = "reply with tags"
     REPLY = "reply, restored"
     OFFERS = "matched offers"
@@ -244,21 +244,21 @@ class Cell:
 
 _YES, _NO = Cell(True, "yes"), Cell(False, "no")
 
-SEES: Mapping[Kind, Mapping[Party, Cell]] = {
+SEES: Mapping[DataKind, Mapping[Party, Cell]] = {
     kind: dict(zip(Party, cells, strict=True))
     for kind, cells in {
-        Kind.PROFILE: (_YES, _NO, _NO),
-        Kind.SANITISED_PROMPT: (
+        DataKind.PROFILE: (_YES, _NO, _NO),
+        DataKind.SANITISED_PROMPT: (
             _YES,
             Cell(True, "not sent as text; assume recoverable"),
             Cell(False, "no; what the reply quotes of sent fields"),
         ),
-        Kind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; replies that quote it at length are withheld")),
-        Kind.THIRD_PARTY_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
-        Kind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
-        Kind.REPLY: (_YES, _NO, _NO),
-        Kind.OFFERS: (_YES, _YES, Cell(True, "its own", own_only=True)),
-        Kind.TIMINGS: (_YES, _YES, _NO),
+        DataKind.PROVIDER_PROMPT: (_YES, _YES, Cell(False, "no; replies that quote it at length are withheld")),
+        DataKind.VENDOR_PROMPT: (_YES, _YES, Cell(True, "its own only", own_only=True)),
+        DataKind.REPLY_WITH_TAGS: (_YES, _YES, Cell(True, "for its own prompts", own_only=True)),
+        DataKind.REPLY: (_YES, _NO, _NO),
+        DataKind.OFFERS: (_YES, _YES, Cell(True, "its own", own_only=True)),
+        DataKind.TIMINGS: (_YES, _YES, _NO),
     }.items()
 }
 """Per kind and party. A party that does not hold a kind is handed nothing of it by :func:`view`."""
@@ -266,25 +266,25 @@ SEES: Mapping[Kind, Mapping[Party, Cell]] = {
 _T = TypeVar("_T")
 
 
-DELIVERED = frozenset({Kind.REPLY_WITH_TAGS, Kind.OFFERS})
+DELIVERED = frozenset({DataKind.REPLY_WITH_TAGS, DataKind.OFFERS})
 """What a third party has only if its copy was delivered."""
 
 
-def view(party: Party, run: Mapping[Kind, _T], *, third_partys_own: bool, delivered: bool = True) -> dict[Kind, _T]:
+def view(party: Party, run: Mapping[DataKind, _T], *, vendors_own: bool, delivered: bool = True) -> dict[DataKind, _T]:
     """The share of a run that ``party`` holds.
 
     Args:
         party: whose.
         run: all that there is of the run, as the customer has it.
-        third_partys_own: the run is of a third party's sheet; otherwise there is no third party to hold anything.
+        vendors_own: the run is of a third party's sheet; otherwise there is no third party to hold anything.
         delivered: the third party's copy was not withheld.
     """
     return {
         kind: content
         for kind, content in run.items()
         if (cell := SEES[kind][party]).holds
-        and (third_partys_own or not cell.own_only)
-        and (delivered or party is not Party.THIRD_PARTY or kind not in DELIVERED)
+        and (vendors_own or not cell.own_only)
+        and (delivered or party is not Party.VENDOR or kind not in DELIVERED)
     }
 
 

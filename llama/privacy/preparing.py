@@ -1,4 +1,4 @@
-"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen enters by this door."""
+"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen comes through here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llama.errors import PromptError
 from llama.privacy import gate, merging
 from llama.privacy.cautions import cautions
 from llama.privacy.gate import Outgoing
-from llama.privacy.policy import Kind
+from llama.privacy.policy import DataKind
 from llama.privacy.profile import Profile, text_of
 from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import FILE, OwnWords, SourcedPrompt
@@ -97,7 +97,7 @@ def holdings(
     restored: str,
     counts: str,
     offers: str = "",
-) -> dict[Kind, str]:
+) -> dict[DataKind, str]:
     """All that there is of a run, as text, for the views that ``policy.view`` makes.
 
     Args:
@@ -119,13 +119,13 @@ def holdings(
     if others := len(profile.fields) - len(used):
         fields.append(f"{'and ' if used else ''}{others} {'more ' if used else ''}fields that nobody asked for")
     everything = {
-        Kind.PROFILE: "\n".join(fields),
-        Kind.SANITISED_PROMPT: "\n".join(message.content for message in shown),
-        Kind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
-        Kind.THIRD_PARTY_PROMPT: sheet if found.party else "",
-        Kind.REPLY_WITH_TAGS: sent,
-        Kind.REPLY: restored if restored != printable(sent) else "",  # or it would seem to be the person's only
-        Kind.OFFERS: offers,
-        Kind.TIMINGS: counts,
+        DataKind.PROFILE: "\n".join(fields),
+        DataKind.SANITISED_PROMPT: "\n".join(message.content for message in shown),
+        DataKind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
+        DataKind.VENDOR_PROMPT: sheet if found.party else "",
+        DataKind.REPLY_WITH_TAGS: sent,
+        DataKind.REPLY: restored if restored != printable(sent) else "",  # or it would seem to be the person's only
+        DataKind.OFFERS: offers,
+        DataKind.TIMINGS: counts,
     }
     return {kind: text for kind, text in everything.items() if text}

@@ -193,7 +193,7 @@ class _Markup:
             self._code = ("", 0)
 
 
-class _Part(Enum):
+class _LinkPart(Enum):
     """How far a link has come."""
 
     LABEL = auto()
@@ -216,7 +216,7 @@ class _Brackets:
         self._escapes = False  # it takes the next sign's meaning away
         self._line_begins = True
         self._end = ""  # what ends the link, ) or ] or a definition's line; nothing if none is open
-        self._part = _Part.BEFORE
+        self._part = _LinkPart.BEFORE
         self._depth = 0  # pairs of brackets in it that are open
         self._in_code = False  # it began in code, which goes on
         self._quote, self._quoted = "", False  # what ends its title, and whether that came last
@@ -226,19 +226,19 @@ class _Brackets:
 
     def forbids(self) -> bool:
         """True where nothing may be restored next; behind a definition's destination there is a title or nothing."""
-        return self._tangled or (self._end != "" and (self._end, self._part) != ("\n", _Part.AFTER))
+        return self._tangled or (self._end != "" and (self._end, self._part) != ("\n", _LinkPart.AFTER))
 
     def read(self, char: str, *, in_code: bool) -> None:
         """Go on by one sign."""
         escaped, self._escapes = self._escapes, char == "\\" and not self._escapes
         if char == ">" and self._line_begins:  # a quotation goes on, and a link in it; or is this the destination?
-            self._tangled |= (self._end, self._part) == ("\n", _Part.BEFORE)
+            self._tangled |= (self._end, self._part) == ("\n", _LinkPart.BEFORE)
             return
         self._line_begins = char == "\n" or (self._line_begins and char in _SPACE)
         end = self._end_of_what_begins(char)
         if end and (not self._end or (self._end == "]" and end != "]")):
             self._end, self._depth, self._in_code = end, 0, in_code
-            self._part = _Part.LABEL if end == "]" else _Part.BEFORE
+            self._part = _LinkPart.LABEL if end == "]" else _LinkPart.BEFORE
         elif self._end:
             self._tangled |= end in (")", "\n") or (self._end == ")" and self._is_odd(char))
             self._in_code &= in_code
@@ -258,35 +258,36 @@ class _Brackets:
 
     def _is_odd(self, char: str) -> bool:
         if char in ('"', "'"):  # the title's, for some
-            return self._part not in (_Part.AFTER, _Part.TITLE)
-        return char == "<" and self._last == "(" and self._part is not _Part.BEFORE  # white space, for some, before it
+            return self._part not in (_LinkPart.AFTER, _LinkPart.TITLE)
+        # For some, white space may stand before it.
+        return char == "<" and self._last == "(" and self._part is not _LinkPart.BEFORE
 
     def _go_on(self, char: str, *, escaped: bool, ends: bool) -> None:
         titles = _TITLES[self._end]
         match self._part:
-            case _Part.TITLE:
+            case _LinkPart.TITLE:
                 if ends and self._quoted:
                     self._end = ""
                 elif char != " ":
                     self._quoted = char == self._quote and not escaped
-            case _Part.ANGLE:
+            case _LinkPart.ANGLE:
                 self._depth += char == "("  # some renderers count these
                 if char == ">" and not escaped:
-                    self._part = _Part.DESTINATION  # for some it goes on
-            case _Part.BEFORE if char == "<":
-                self._part = _Part.ANGLE
-            case _Part.AFTER if char in titles:
-                self._part, self._quote, self._quoted = _Part.TITLE, titles[char], False
-            case _Part.AFTER if self._end == "\n" and char not in _SPACE:
+                    self._part = _LinkPart.DESTINATION  # for some it goes on
+            case _LinkPart.BEFORE if char == "<":
+                self._part = _LinkPart.ANGLE
+            case _LinkPart.AFTER if char in titles:
+                self._part, self._quote, self._quoted = _LinkPart.TITLE, titles[char], False
+            case _LinkPart.AFTER if self._end == "\n" and char not in _SPACE:
                 self._end = ""
             case _:
                 self._nest(char, escaped=escaped, ends=ends)
 
     def _nest(self, char: str, *, escaped: bool, ends: bool) -> None:
-        if self._part is _Part.BEFORE and char not in _SPACE:
-            self._part = _Part.DESTINATION
-        elif self._part is _Part.DESTINATION and char in _SPACE:
-            self._part = _Part.AFTER
+        if self._part is _LinkPart.BEFORE and char not in _SPACE:
+            self._part = _LinkPart.DESTINATION
+        elif self._part is _LinkPart.DESTINATION and char in _SPACE:
+            self._part = _LinkPart.AFTER
         if char == _OPENING[self._end] and not escaped:
             self._depth += 1
         elif ends and self._end != "\n":

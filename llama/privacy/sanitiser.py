@@ -33,7 +33,7 @@ from llama.privacy.policy import (
 from llama.privacy.profile import Profile, ProfileField, Value, text_of
 from llama.privacy.recognisers import Hit, hits_in
 from llama.privacy.secret import Secret
-from llama.privacy.secret_index import Found, SecretIndex
+from llama.privacy.secret_index import SecretIndex, SecretSpan
 from llama.privacy.stretches import Stretches
 from llama.privacy.tags import name_of, tag_pattern, tags_written_in
 from llama.privacy.variants.numbers import national
@@ -272,7 +272,7 @@ class Sanitiser:
 class _Streets:
     """The declared streets in a text."""
 
-    def __init__(self, text: str, streets: Sequence[Found]) -> None:
+    def __init__(self, text: str, streets: Sequence[SecretSpan]) -> None:
         self._text = text
         self._in_order = sorted((street.end, i) for i, street in enumerate(streets))  # by their ends
 

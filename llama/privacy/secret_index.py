@@ -14,7 +14,7 @@ from llama.privacy.variants.finders import Finder
 
 
 @dataclass(frozen=True, order=True)
-class Found:
+class SecretSpan:
     """``text[start:end]`` writes ``secrets[index]``."""
 
     start: int
@@ -35,7 +35,7 @@ class SecretIndex:
         self._by_anchor: dict[str, list[int]] = {}  # which of the finders
         self._unanchored: list[int] = []
         self._exact = set[Hashable]()  # words that are looked for, of values that nobody declared
-        self._searched: WeakKeyDictionary[NormalisedText, tuple[set[Found], int]] = WeakKeyDictionary()
+        self._searched: WeakKeyDictionary[NormalisedText, tuple[set[SecretSpan], int]] = WeakKeyDictionary()
         self._today = today or dt.date.today()
 
     def add(
@@ -74,19 +74,19 @@ class SecretIndex:
             for anchor in anchors:
                 self._by_anchor.setdefault(anchor, []).append(number)
 
-    def find(self, text: str | NormalisedText) -> list[Found]:
+    def find(self, text: str | NormalisedText) -> list[SecretSpan]:
         """Give all places where a secret is written, by position; they may overlap.
 
         A text that is searched again is searched only for the secrets that have been added since; and only for those
         that it has an anchor of, or some hundred would be looked for in each of some thousand pieces.
         """
         view = NormalisedText(text) if isinstance(text, str) else text
-        found, count = self._searched.get(view, (set[Found](), 0))
+        found, count = self._searched.get(view, (set[SecretSpan](), 0))
         if count < len(self._finders):
             for number in self._likely_in(view):
                 if number >= count:
                     index, finder = self._finders[number]
-                    found.update(Found(start, end, index) for start, end in finder.find(view))
+                    found.update(SecretSpan(start, end, index) for start, end in finder.find(view))
             self._searched[view] = found, len(self._finders)
         return sorted(found)
 

@@ -1,7 +1,7 @@
 """What amounts of money are written with, in Indonesian and English: words for noughts, grouped digits, rupiah.
 
 The two grammars that read amounts are not here, for they answer different questions. ``llama.privacy.amounts`` gives
-every reading of a number, so that none of a person's is missed; ``llama.cloud.reading`` gives one reading, and only of
+every reading of a number, so that none of a person's is missed; ``llama.cloud.query`` gives one reading, and only of
 what says that it is money.
 
 Knows nothing about: values, tags, budgets, products.

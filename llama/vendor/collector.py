@@ -60,11 +60,17 @@ class Collector:
         vendor: whose copies.
         sink: where they go.
         notices: told when the cloud answers, and when it asks to be asked later.
-        patience_s: how long a cloud may say that it is busy.
+        busy_timeout_s: how long a cloud may say that it is busy.
     """
 
-    def __init__(self, link: Link, vendor: str, sink: Sink, notices: Notices, *, patience_s: float) -> None:
-        self.link, self.vendor, self.sink, self.notices, self.patience_s = link, vendor, sink, notices, patience_s
+    def __init__(self, link: Link, vendor: str, sink: Sink, notices: Notices, *, busy_timeout_s: float) -> None:
+        self.link, self.vendor, self.sink, self.notices, self.busy_timeout_s = (
+            link,
+            vendor,
+            sink,
+            notices,
+            busy_timeout_s,
+        )
         link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
         self._stored = tuple[bytes, ...]()  # and not yet acknowledged
         self._arrived = OrderedDict[bytes, None]()  # what was acknowledged, the last at the end
@@ -75,7 +81,7 @@ class Collector:
         """Store the copies of one answer, then acknowledge them, if the sink does. How many there were.
 
         Raises:
-            CloudUnreachable: no sign of life; the next call goes on where this one stopped, and stores nothing twice.
+            CloudUnreachable: no heartbeat; the next call goes on where this one stopped, and stores nothing twice.
             CloudRefused, ProtocolMismatch: see ``Link.ask``.
         """
         if not self._greeted:
@@ -112,7 +118,7 @@ class Collector:
 
     def _ask(self, request: Collect | Acknowledge) -> Reply:
         """The answer, also of a cloud that is busy at first."""
-        give_up = time.monotonic() + self.patience_s
+        give_up = time.monotonic() + self.busy_timeout_s
         while True:
             try:
                 reply = self.link.ask(request)

@@ -27,7 +27,7 @@ from pathlib import PurePath
 
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_interval, check_patience
+from llama.command import check_interval, check_timeout
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.sheets import parse_published, read_text
@@ -78,7 +78,7 @@ def main(
     """
     if not is_party_name(vendor):
         raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
-    check_patience("deadline", deadline)
+    check_timeout("deadline", deadline)
     check_interval(interval)
     if not exec_timeout > 0:  # nor NaN
         raise UsageError(f"--exec_timeout {exec_timeout}: give seconds above 0")
@@ -97,7 +97,7 @@ def main(
         closing(_sink(spool, exec, exec_timeout, acknowledge, follow, notices)) as sink,
         Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link,
     ):
-        collector = Collector(link, vendor, sink, notices, patience_s=math.inf if follow else deadline)
+        collector = Collector(link, vendor, sink, notices, busy_timeout_s=math.inf if follow else deadline)
         if sink.acknowledges:
             _collect_all(collector, follow, interval)
         else:

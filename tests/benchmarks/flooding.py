@@ -82,8 +82,8 @@ class Turn:
     Attributes:
         ids: its tokens.
         times: when they came, monotonic seconds.
-        messages_s: of the company meanwhile.
-        cores: that the cloud's own threads took for the company alone, libzmq's thread, and the company's process.
+        messages_s: that the others sent meanwhile.
+        cores: that the cloud's own threads took for the others alone, libzmq's thread, and the process that sends.
     """
 
     ids: list[int]
@@ -157,7 +157,7 @@ def _rounds(
     clouds: dict[str, Cloud], kinds: dict[str, tuple[str, Any]], device: _Device, keys: dict[str, LinkKeys],
     checkpoint: Path, rounds: int,
 ) -> dict[tuple[str, str], list[Turn]]:  # fmt: skip
-    """Every turn, by cloud and company."""
+    """Every turn, by cloud and load."""
     turns = dict[tuple[str, str], list[Turn]]()
     expected = list[int]()
     for number in range(1, rounds + 1):
@@ -174,7 +174,7 @@ def _rounds(
                     turn = _beside(device, running.pid, _attack, running.address, keys[role], checkpoint, work)
                 expected = expected or turn.ids
                 if turn.ids != expected:
-                    raise SplitLlamaError("the device says other tokens in company than alone")
+                    raise SplitLlamaError("the device says other tokens beside others than alone")
                 turns.setdefault((name, kind), []).append(turn)
     return turns
 
@@ -201,12 +201,12 @@ def _kinds(
 def _beside(device: _Device, cloud: int, work: Any, *args: Any) -> Turn:
     """A reply beside somebody else."""
     sent = _fork.Value("q", 0, lock=False)
-    with _running(work, *args, sent) as company:
+    with _running(work, *args, sent) as senders:
         time.sleep(SETTLED_S)
         own, its_libzmq = _cpu_s(cloud)
-        theirs = sum(_cpu_s(company))
+        theirs = sum(_cpu_s(senders))
         time.sleep(IDLE_S)
-        after, their_after = _cpu_s(cloud), sum(_cpu_s(company))
+        after, their_after = _cpu_s(cloud), sum(_cpu_s(senders))
         begun, before = time.monotonic(), sent.value
         turn = device.reply()
         rate = (sent.value - before) / (time.monotonic() - begun)
@@ -285,14 +285,14 @@ def _print(turns: dict[str, list[Turn]]) -> None:
     print(Aimed("alone", [turn.speed for turn in alone], " tokens/s", 1).line())
     print(Aimed(f"beside {HONEST}", [turn.speed for turn in beside], " tokens/s", 1).line())
     print(Aimed("  its longest gap, in passes", _gaps(beside, passes), "", 1).line())
-    for kind, company in turns.items():
+    for kind, loaded in turns.items():
         if kind in ("", HONEST):
             continue
-        rate, cores = statistics.median(turn.messages_s for turn in company), [turn.cores for turn in company]
+        rate, cores = statistics.median(turn.messages_s for turn in loaded), [turn.cores for turn in loaded]
         own, its_libzmq, theirs = (100 * statistics.median(each) for each in zip(*cores, strict=True))
-        ratios = [a.speed / b.speed for a, b in zip(company, beside, strict=True)]
+        ratios = [a.speed / b.speed for a, b in zip(loaded, beside, strict=True)]
         print(Aimed(kind, ratios, " of that", 2, at_least=KEPT).line())
-        print(Aimed("  its longest gap, in passes", _gaps(company, passes), "", 1, at_most=MOST_PASSES).line())
+        print(Aimed("  its longest gap, in passes", _gaps(loaded, passes), "", 1, at_most=MOST_PASSES).line())
         print(f"    {rate:,.0f} messages/s; of a core: {theirs:.0f} % their sender, {own:.0f} % the cloud, "
               f"{its_libzmq:.0f} % its libzmq")  # fmt: skip
 

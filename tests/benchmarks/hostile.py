@@ -143,8 +143,8 @@ class Hostile:
     def heavy_steps(self, sent: Any) -> None:
         """Four sessions that compute the end of the context again and again, with as many ids drawn as may be."""
         rows, last = self.welcome.max_rows, self.welcome.max_seq_len - self.welcome.max_rows
-        opening = {"prompt_tokens": last + rows - wire.MAX_WANT + 1, "temperature": 100.0, "top_p": 1.0}
-        self._pump(opening, lambda n: (min(rows * n, last), rows, wire.MAX_WANT if rows * n >= last else 0), sent)
+        open_fields = {"prompt_tokens": last + rows - wire.MAX_WANT + 1, "temperature": 100.0, "top_p": 1.0}
+        self._pump(open_fields, lambda n: (min(rows * n, last), rows, wire.MAX_WANT if rows * n >= last else 0), sent)
 
     def fresh_prompts(self, sent: Any) -> None:
         """Four sessions of prompts as long as the context, one after the other."""
@@ -163,18 +163,18 @@ class Hostile:
     def dear_decoding(self, sent: Any) -> None:
         """Four sessions that decode with ids drawn from the whole vocabulary."""
         most = self.welcome.max_seq_len
-        opening = {"prompt_tokens": 1, "temperature": 100.0, "top_p": 1.0}
-        self._pump(opening, lambda n: (n, 1, 1) if n < most else None, sent)
+        open_fields = {"prompt_tokens": 1, "temperature": 100.0, "top_p": 1.0}
+        self._pump(open_fields, lambda n: (n, 1, 1) if n < most else None, sent)
 
     def _pump(
-        self, opening: dict[str, Any], rows_of: Callable[[int], tuple[int, int, int] | None], sent: Any,
+        self, open_fields: dict[str, Any], rows_of: Callable[[int], tuple[int, int, int] | None], sent: Any,
         value: float = 0.1,
     ) -> None:  # fmt: skip
         """Four sessions that send step after step, as fast as they are answered; each session's n-th is at what
         position, of how many rows, with how many ids wanted; None begins another session.
         """
         pace, peers = Pace(), [Peer(self.address, keys=self.keys) for _ in range(4)]
-        sessions, numbers = [_opened(peer, self.open(**opening)) for peer in peers], [0] * 4
+        sessions, numbers = [_opened(peer, self.open(**open_fields)) for peer in peers], [0] * 4
         sending = set[int]()
         while True:
             for which, peer in enumerate(peers):
@@ -195,7 +195,7 @@ class Hostile:
                 step = rows_of(numbers[which])
                 if step is None:
                     _answer(peer, frames_of(Close(sessions[which], numbers[which] + 1)))
-                    sessions[which], numbers[which] = _opened(peer, self.open(**opening)), 0
+                    sessions[which], numbers[which] = _opened(peer, self.open(**open_fields)), 0
                     step = rows_of(0)
                 assert step is not None
                 frames = self.step(sessions[which], numbers[which] + 1, *step, value=value)

@@ -69,11 +69,11 @@ def replies(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> 
     """``count`` replies, each with the sheet that it answers."""
     for number in range(count):
         language = ("en", "id")[number % 2]
-        opening, occasion, at = ASKED[language]
+        first_words, occasion, at = ASKED[language]
         chosen = draw.sample(list(rows), 3)
         title = "title" if language == "en" else "title_id"
         ideas = [row[title].lower() if draw.random() < 0.6 else " ".join(draw.sample(row["tags"], 2)) for row in chosen]
-        text = opening.format(
+        text = first_words.format(
             occasion=draw.choice(("", occasion)),
             budget=draw.choice((150, 300, 400, 750)),
             city=draw.choice(("", at + draw.choice(CITIES))),

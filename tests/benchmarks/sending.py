@@ -1,9 +1,9 @@
-"""What a shared beginning saves before the first token, and what encryption costs for each one.
+"""What a shared prefix saves before the first token, and what encryption costs for each one.
 
     python -m tests.benchmarks.sending [--checkpoint_dir .demo/smollm2] [--rounds 12] [--tokens 48]
 
 Two real clouds in float32, one with keys and one without, and a device in this process that asks them in turn over
-loopback, greedily. In every round: the first token with and without the beginning that the cloud has computed, then
+loopback, greedily. In every round: the first token with and without the prefix that the cloud has computed, then
 the time of a decoded token with and without CURVE. All replies must be the same, token for token.
 """
 
@@ -114,7 +114,7 @@ def main(
     print(
         f"medians of {rounds} rounds\n\nprompt of {len(outgoing.ids)} tokens, {outgoing.shared} of them everybody's\n"
     )
-    for name, which in (("all sent", 0), ("the beginning computed before", 1)):
+    for name, which in (("all sent", 0), ("the prefix computed before", 1)):
         print(Aimed(f"time to the first token, {name}", firsts[which], " s", 3).line())
         print(f"  {'bytes up to it':<58} {sent[which]}")
     print(Aimed("computed before / all sent", [after / before for before, after in zip(*firsts, strict=True)]).line())

@@ -84,7 +84,7 @@ def main(
                     progress(f"round {round_number} of {rounds}: {n} devices")
                     turns = _turn(crew[:n])
                     if any(ids != expected for _, ids in turns):
-                        raise SplitLlamaError("a device says other tokens in company than alone")
+                        raise SplitLlamaError("a device says other tokens in a batch than alone")
                     taken.setdefault(n, []).append(_figures([times for times, _ in turns]))
             share = others.share()  # while the devices live: the time of those that have ended counts as others'
         finally:

@@ -98,15 +98,15 @@ def _fields(seen: Preview) -> Iterator[dict[str, str]]:
     for name in seen.sheet.asks_for if seen.sheet is not None else ():
         each = seen.profile.find(name)
         if each is None:
-            yield {"name": name, "label": label_of(name, LANGUAGE), "value": "", "fate": "missing", "sent_as": ""}
+            yield {"name": name, "label": label_of(name, LANGUAGE), "value": "", "outcome": "missing", "sent_as": ""}
             continue
         asked.add(each.name)
         clean = seen.prepared.sanitiser.field_text(name)
         sent_as = "" if clean is None else printable(clean.text)
-        yield {**profile_field(each), "fate": _outcome(each, sent_as, seen.mode), "sent_as": sent_as}
+        yield {**profile_field(each), "outcome": _outcome(each, sent_as, seen.mode), "sent_as": sent_as}
     for each in seen.profile.fields.values():
         if each.name not in asked:
-            yield {**profile_field(each), "fate": "kept", "sent_as": ""}
+            yield {**profile_field(each), "outcome": "kept", "sent_as": ""}
 
 
 def _outcome(each: ProfileField, sent_as: str, mode: Mode) -> str:

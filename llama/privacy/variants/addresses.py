@@ -10,7 +10,7 @@ from llama.privacy.places import POSTCODE_UK
 from llama.privacy.secret import Secret
 from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.letters import LONG, PART
-from llama.privacy.variants.variants import Options, Variants, Written, written
+from llama.privacy.variants.variants import DeclaredText, Options, Variants, declared_text
 from llama.privacy.words import ADDRESS_WORDS, LEGAL_FORMS, STREET_KINDS, STREET_WORDS
 
 _GENERIC = ADDRESS_WORDS | LEGAL_FORMS
@@ -26,11 +26,11 @@ class AddressVariants(Variants):
     def __init__(self, secret: Secret, options: Options) -> None:
         self.streets = CoreForms(ADDRESS_WORDS, house_numbers=True)
         self._sent = {compact(each) for each in options.not_secret}
-        self._sent_words = {word for each in options.not_secret for word in written(each).words}
+        self._sent_words = {word for each in options.not_secret for word in declared_text(each).words}
         super().__init__(secret, options)
         self.finders.append(self.streets)
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for all of it, and for each part between commas."""
         self.spell_numbers(value.text)
         if len("".join(value.words)) >= LONG and compact(value.text) not in self._sent:
@@ -40,7 +40,7 @@ class AddressVariants(Variants):
                 self._spell_segment(segment)
 
     def _spell_segment(self, segment: str) -> None:
-        words = list(written(segment).words)
+        words = list(declared_text(segment).words)
         for postcode in _POSTCODE.findall(segment):
             self.letters.add([compact(postcode)])
         core = [w for w in words if w not in _GENERIC and w not in self._sent_words]

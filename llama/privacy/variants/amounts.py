@@ -8,7 +8,7 @@ from llama.privacy.amounts import main_amounts_in
 from llama.privacy.normalised import line_of
 from llama.privacy.secret import Secret
 from llama.privacy.variants.finders import AboutAsMuch, AmountForms
-from llama.privacy.variants.variants import Options, Variants, Written, numbers_in
+from llama.privacy.variants.variants import DeclaredText, Options, Variants, numbers_in
 
 _CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|jpy|inr|chf|cad)\b|[$€£¥₹]")
 
@@ -25,7 +25,7 @@ class AmountVariants(Variants):
         if not options.exact:
             self.derived.append((secret.tag, AboutAsMuch(self.amounts.amounts)))
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the amounts that the text writes, and for the text itself."""
         self.spell_amounts(value.text)
         super().spell(value)

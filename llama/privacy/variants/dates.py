@@ -9,7 +9,7 @@ from llama.privacy.normalised import line_of
 from llama.privacy.profile import text_of
 from llama.privacy.secret import Secret
 from llama.privacy.variants.finders import Ages, BirthYears
-from llama.privacy.variants.variants import Options, Variants, Written
+from llama.privacy.variants.variants import DeclaredText, Options, Variants
 
 _AGE = re.compile(r"(\d{1,3})\s*(?:years?(?: old)?|yrs?(?: old)?|y/?o|tahun|thn?)?\.?")
 _YEAR = re.compile(r"(?<!\d)(?:1[89]|20)\d\d(?!\d)")
@@ -29,7 +29,7 @@ class DateVariants(Variants):
         born = [(year, 1, 1) for year in years]
         self.derived += [("DATE", BirthYears(years)), ("DATE", Ages(ages, born, options.today))]
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the day that the text writes, in all its readings, and for the text itself."""
         self.spell_dates(value.text)
         super().spell(value)

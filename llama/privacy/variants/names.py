@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from llama.privacy.normalised import compact
 from llama.privacy.variants.letters import LONGEST, LetterForms, ShortNames, TypingErrors
-from llama.privacy.variants.variants import Variants, Written
+from llama.privacy.variants.variants import DeclaredText, Variants
 from llama.privacy.words import HONORIFICS, PARTICLES
 
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
@@ -19,7 +19,7 @@ OLD = 5  # letters of a name from which it is also found in the other spelling
 class NameVariants(Variants):
     """*Sari Wulandari*: *SARI*, *Wulandari, Sari*, *sari_wulandari*, *Sarinyalah*, *wulandri*; *Müller*: *Mueller*."""
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the name, its parts, and any two of them."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
@@ -35,7 +35,7 @@ class NameVariants(Variants):
 
 
 def spell_name(
-    letters: LetterForms, value: Written, is_no_name: Callable[[str], bool] = lambda word: False
+    letters: LetterForms, value: DeclaredText, is_no_name: Callable[[str], bool] = lambda word: False
 ) -> list[str]:
     """Look for each part of a name, and for any two together, and give the parts; titles and particles are none."""
     raw = dict(zip(value.words, value.raw, strict=True))

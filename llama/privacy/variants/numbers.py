@@ -6,7 +6,7 @@ import re
 
 import phonenumbers
 
-from llama.privacy.variants.variants import Variants, Written, plain_digits
+from llama.privacy.variants.variants import DeclaredText, Variants, plain_digits
 
 
 class NumberVariants(Variants):
@@ -20,7 +20,7 @@ class PhoneVariants(Variants):
 
     phone = True
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the number as it is dialled in its own country, too."""
         super().spell(value)
         for match in phonenumbers.PhoneNumberMatcher(plain_digits(value.text), "ID", phonenumbers.Leniency.POSSIBLE):

@@ -7,7 +7,7 @@ import re
 
 from llama.privacy.normalised import compact
 from llama.privacy.variants.letters import LetterForms
-from llama.privacy.variants.variants import Variants, Written, written
+from llama.privacy.variants.variants import DeclaredText, Variants, declared_text
 from llama.privacy.variants.words import is_common
 from llama.privacy.word_lists import known_words
 from llama.privacy.words import MAILBOXES, PUBLIC_HOSTS
@@ -22,7 +22,7 @@ class EmailVariants(Variants):
     What stands before the sign often is the person's name, so its tag is a name's.
     """
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the address with each of its signs as a sign or a word, and for both its halves."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
@@ -34,7 +34,7 @@ class EmailVariants(Variants):
         if not self.options.exact:
             name = LetterForms()
             if len(compact(local)) >= _NAME and not compact(local).isdigit() and compact(local) not in MAILBOXES:
-                name.add(written(local).words, together=_are_everybodys(local))
+                name.add(declared_text(local).words, together=_are_everybodys(local))
             self.derived += [("NAME", name), ("URL", _of_domain(domain))]
 
     def spell_number(self, number: str) -> None:
@@ -46,7 +46,7 @@ class EmailVariants(Variants):
 class LinkVariants(Variants):
     """*https://www.instagram.com/kopi.hitamku*: also without its beginning, the account's name alone, an own domain."""
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the link, without its scheme, and for what stands last in it."""
         self.spell_numbers(value.text)
         self.letters.add(value.words, together=_are_everybodys(value.text))
@@ -61,7 +61,7 @@ class LinkVariants(Variants):
 
 def _are_everybodys(text: str) -> bool:
     """Tell whether words run together in a name are ordinary ones, so that they say nothing with spaces between."""
-    return all(word in known_words() or is_common(word) or len(word) < 5 for word in written(text).words)
+    return all(word in known_words() or is_common(word) or len(word) < 5 for word in declared_text(text).words)
 
 
 def _of_domain(domain: str) -> LetterForms:
@@ -75,5 +75,5 @@ def _of_domain(domain: str) -> LetterForms:
     own = labels[-3] if len(labels) > 2 and len(labels[-2]) <= 3 else labels[-2]  # kopi in kopi.co.id
     forms.add([compact(own), *map(compact, labels[labels.index(own) + 1 :])])
     if len(compact(own)) >= _LABEL and compact(own) not in known_words():
-        forms.add(written(own).words)
+        forms.add(declared_text(own).words)
     return forms

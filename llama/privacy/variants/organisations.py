@@ -6,7 +6,7 @@ from llama.privacy.normalised import compact
 from llama.privacy.secret import Secret
 from llama.privacy.variants.cores import CoreForms
 from llama.privacy.variants.letters import LONG, Initials, LetterForms
-from llama.privacy.variants.variants import Options, Variants, Written
+from llama.privacy.variants.variants import DeclaredText, Options, Variants
 from llama.privacy.word_lists import known_words, places
 from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, INITIALS, LEGAL_FORMS, PROVINCES_ID
 
@@ -24,7 +24,7 @@ class OrganisationVariants(Variants):
         super().__init__(secret, options)
         self.finders += [self.bodies, self.initials, self.capitalised]
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for the name, for what is left without the words that many have, and for its first words."""
         super().spell(value)
         without_form = [w for w in value.words if w not in LEGAL_FORMS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llama.privacy.variants.amounts import AmountVariants
 from llama.privacy.variants.names import spell_name
-from llama.privacy.variants.variants import Written
+from llama.privacy.variants.variants import DeclaredText
 from llama.privacy.words import COMMON_WORDS
 
 
@@ -14,7 +14,7 @@ class UnknownVariants(AmountVariants):
     any_number = False
     short_numbers = True
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for all that the value may be."""
         self.spell_dates(value.text)
         super().spell(value)

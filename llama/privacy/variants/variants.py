@@ -25,7 +25,7 @@ CODE = re.compile(r"[A-Za-z]{1,3}[ -]?\d{1,4}[ -]?[A-Za-z]{1,3}")
 
 
 @dataclass(frozen=True)
-class Written:
+class DeclaredText:
     """A declared value as text.
 
     Attributes:
@@ -39,11 +39,11 @@ class Written:
     words: tuple[str, ...] = dataclasses.field(repr=False)
 
 
-def written(text: str) -> Written:
+def declared_text(text: str) -> DeclaredText:
     """Cut a text into words."""
     text = unicodedata.normalize("NFC", in_order(text))
     raw = tuple(re.findall(r"[^\W_]+", text))
-    return Written(text, raw, tuple(map(compact, raw)))
+    return DeclaredText(text, raw, tuple(map(compact, raw)))
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Variants:
         if isinstance(secret.value, dt.date):
             self.spell_day((secret.value.year, secret.value.month, secret.value.day))
         elif text_of(secret.value).casefold() not in NEVER_SOUGHT:
-            self.spell(written(text_of(secret.value)))
+            self.spell(declared_text(text_of(secret.value)))
         if self.dates.days and not options.exact:
             self.derived.append((secret.tag, LabelledParts(self.dates.days)))
         if self.endings.numbers and not options.exact:
             self.derived.append((secret.tag, self.endings))
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Say what is looked for: by default all of it, its clauses, and its numbers."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
@@ -118,7 +118,7 @@ class Variants:
         """Look for each part between commas or full stops by itself."""
         for clause in re.split(r"[,;.\n()]", text):
             if len(compact(clause)) >= 6:
-                self.letters.add(written(clause).words)
+                self.letters.add(declared_text(clause).words)
 
     def spell_numbers(self, text: str) -> None:
         """Look for each number in the value, by itself, and for a long one's ends."""
@@ -158,7 +158,7 @@ class Variants:
 class WholeVariants(Variants):
     """A list that is written as one text: only all of it, since its items are secrets of their own."""
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for all its words, one after another."""
         self.letters.add(value.words)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llama.privacy.variants.variants import Variants, Written, singular
+from llama.privacy.variants.variants import DeclaredText, Variants, singular
 from llama.privacy.word_lists import common_words
 from llama.privacy.words import COMMON_WORDS
 
@@ -10,7 +10,7 @@ from llama.privacy.words import COMMON_WORDS
 class WordVariants(Variants):
     """*Diabetes tipe 2*: also *diabetes* alone, or *diabetesku*."""
 
-    def spell(self, value: Written) -> None:
+    def spell(self, value: DeclaredText) -> None:
         """Look for all of it, and for each word that is not everybody's."""
         super().spell(value)
         for word in value.words:

@@ -8,7 +8,7 @@ import { bounded, byId, el, marked } from "./text.js";
 export function askConsent(sheet) {
   const dialogue = byId("consent");
   const { question, fields, notes } = sheet.consent;
-  const asked = sheet.fields.filter(({ fate }) => fate !== "kept"); // the same fields in the same order
+  const asked = sheet.fields.filter(({ outcome }) => outcome !== "kept"); // the same fields in the same order
   byId("consent-body").replaceChildren(
     el("p", {}, question),
     el("dl", { class: "forms" }, ...fields.map(({ name, form }, i) => el("div", {},

@@ -2,7 +2,7 @@
 
 import { bounded, byId, count, el, marked, rupiah } from "./text.js";
 
-const FATES = {
+const OUTCOMES = {
   sent: ["sent", "to be sent", "as you wrote it, with tags for what is recognised as secret in it"],
   generalised: ["generalised", "to be generalised", "made coarser"],
   tag: ["tag", "to be a tag", "the value stays here"],
@@ -57,13 +57,13 @@ export function drawProfile({ sheet, profile, run }) {
 /** What becomes of each field if this sheet is asked, or what became of it. */
 function asked({ fields, tags }, begun) {
   const parts = [];
-  const wanted = fields.filter(({ fate }) => fate !== "kept");
-  const kept = fields.filter(({ fate }) => fate === "kept");
+  const wanted = fields.filter(({ outcome }) => outcome !== "kept");
+  const kept = fields.filter(({ outcome }) => outcome === "kept");
   if (wanted.length) parts.push(el("ul", { class: "fields" }, ...wanted.map((field) => fieldRow(field, tags, begun))));
   else parts.push(empty("This sheet asks for nothing of your profile."));
   if (kept.length) {
     parts.push(el("details", {},
-      el("summary", {}, el("span", { class: "fate", "data-fate": "kept" }, "kept"),
+      el("summary", {}, el("span", { class: "outcome", "data-outcome": "kept" }, "kept"),
         ` ${count(kept.length, "field")} that nobody asked for`),
       el("dl", { class: "kept" }, ...kept.map(({ label, value }) =>
         el("div", {}, el("dt", {}, label), el("dd", {}, bounded(label, { class: "value" }, value)))))));
@@ -71,13 +71,13 @@ function asked({ fields, tags }, begun) {
   return parts;
 }
 
-function fieldRow({ label, value, fate, sent_as }, tags, begun) {
-  const [did, would, meaning] = FATES[fate] ?? [fate, fate, ""];
+function fieldRow({ label, value, outcome, sent_as }, tags, begun) {
+  const [did, would, meaning] = OUTCOMES[outcome] ?? [outcome, outcome, ""];
   const word = begun ? did : would;
   const row = el("li", { class: "field" },
     el("span", { class: "label" }, label),
-    el("span", { class: "fate", "data-fate": fate, title: meaning }, word));
-  if (fate === "missing") {
+    el("span", { class: "outcome", "data-outcome": outcome, title: meaning }, word));
+  if (outcome === "missing") {
     row.append(el("div", { class: "change quiet" }, meaning));
   } else {
     const brief = value.length + sent_as.length <= ONE_LINE;

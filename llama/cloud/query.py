@@ -243,7 +243,7 @@ class Idea:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Query:
     """What a reply asks for.
 
     Attributes:
@@ -263,7 +263,7 @@ class Reading:
     city_written: str
 
 
-def read(text: str, cities: Collection[str]) -> Reading:
+def query_of(text: str, cities: Collection[str]) -> Query:
     """What ``text`` asks for.
 
     Args:
@@ -278,7 +278,7 @@ def read(text: str, cities: Collection[str]) -> Reading:
         rest = text
         clauses = (Idea("", words_in(clause), aside=bool(_ASIDE.match(clause))) for clause in _clauses(text))
         ideas = list(islice((idea for idea in clauses if ORDINARY in idea.words.values()), MAX_IDEAS))
-    return Reading(tuple(ideas), bool(items), budget_in(rest), occasions_in(rest), *_city_in(text, cities))
+    return Query(tuple(ideas), bool(items), budget_in(rest), occasions_in(rest), *_city_in(text, cities))
 
 
 def words_in(text: str) -> dict[str, float]:

@@ -32,15 +32,15 @@ from llama.wire import (
     Acknowledged,
     Close,
     Collect,
-    Copy,
     Deliveries,
+    DeliveryStatus,
     Final,
     Finish,
     ListSheets,
     Stages,
     Tokens,
 )
-from tests.support import ARGS, Halves, Served, opening, step_of, written
+from tests.support import ARGS, Halves, Served, open_request, step_of, written
 
 SYSTEM = "The house rule of this shop is: never sell two of a kind to the same person."
 SHEETS = {
@@ -60,8 +60,8 @@ def sheet_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, sheet_dir: Path, tmp_path: Path) -> Iterator[Served]:
     with closing(RunStore(tmp_path / "runs.sqlite")) as record:
-        clerk = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
-        with Served(halves, tokenizer, services=clerk) as served:
+        services = ProviderServices.of(tokenizer, store=record, directory=read_all(str(sheet_dir)))
+        with Served(halves, tokenizer, services=services) as served:
             yield served
 
 
@@ -70,7 +70,7 @@ def finish(served: Served, text: str, prompt_id: str, run_id: bytes | None = Non
     ids = served.server.tokenizer.encode(text, bos=False, eos=False)
     run_id = run_id or os.urandom(16)
     with served.peer() as peer:
-        session = served.open(peer, opening(5, run_id=run_id, prompt_id=prompt_id, resumed_ids=tuple(ids)))
+        session = served.open(peer, open_request(5, run_id=run_id, prompt_id=prompt_id, resumed_ids=tuple(ids)))
         final = peer.ask(Finish(session, 1, len(ids)))
         assert isinstance(final, Final), final
         peer.ask(Close(session, 2))
@@ -127,9 +127,9 @@ def test_a_cloud_without_sheets_says_so_and_keeps_no_deliveries(halves: Halves, 
 def test_whose_a_run_is_follows_from_the_clouds_own_sheets(served: Served) -> None:
     """A third party's is its own; the provider's, an unknown sheet's and a claimed party's are nobody's."""
     run_id = bytes(range(16))
-    assert finish(served, "Cover A for [NAME_1].", "insurer/cover", run_id).copy is Copy.QUEUED
+    assert finish(served, "Cover A for [NAME_1].", "insurer/cover", run_id).copy is DeliveryStatus.QUEUED
     for prompt_id in ("gifts", "", "insurer/unknown", "nobody/cover", "insurer", "INSURER/cover", "insurer/cover.toml"):
-        assert finish(served, "Cover B.", prompt_id).copy is Copy.NONE
+        assert finish(served, "Cover B.", prompt_id).copy is DeliveryStatus.NONE
     (delivery,) = collected(served, "insurer")
     assert (delivery.run_id, delivery.prompt_id, delivery.text) == (run_id, "insurer/cover", "Cover A for [NAME_1].")
     assert delivery.prompt == SHEETS["insurer/cover.toml"]
@@ -147,20 +147,20 @@ def test_a_reply_without_text_leaves_neither_a_row_nor_a_copy(served: Served) ->
     assert record is not None
     says = set[str]()
     for request, end in (
-        (opening(prompt_id="insurer/cover"), 0),
-        (opening(prompt_id="insurer/cover", resumed_ids=(7, 65, 66), stop_ids=(7,)), 3),
-        (opening(prompt_id="gifts", resumed_ids=(65,)), 0),
+        (open_request(prompt_id="insurer/cover"), 0),
+        (open_request(prompt_id="insurer/cover", resumed_ids=(7, 65, 66), stop_ids=(7,)), 3),
+        (open_request(prompt_id="gifts", resumed_ids=(65,)), 0),
     ):
         with served.peer() as peer, served.session(peer, request) as session:
             final = peer.ask(Finish(session, 1, end))
             assert isinstance(final, Final)
-            assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), Copy.NONE, 5)
+            assert (final.text, final.offers, final.copy, final.usage.prompt_tokens) == ("", (), DeliveryStatus.NONE, 5)
             says.add(copy_status(final.copy, "insurer"))
     assert record.runs(9) == [] and collected(served, "insurer") == ()
     (said,) = says
     assert said.startswith("no copy is kept for insurer: the reply is empty, or ")
     finish(served, "Cover A.", "insurer/cover", run_id)
-    assert finish(served, "", "insurer/cover", run_id).copy is Copy.NONE
+    assert finish(served, "", "insurer/cover", run_id).copy is DeliveryStatus.NONE
     assert [run.text for run in record.runs(9)] == [d.text for d in collected(served, "insurer")] == ["Cover A."]
 
 
@@ -195,7 +195,7 @@ def finish_and_id(served: Served) -> bytes:
 def test_a_reply_that_recites_the_providers_prompt_is_withheld_and_both_are_told(served: Served) -> None:
     """The device in its Final, the third party in its delivery, which has neither text nor offers."""
     final = finish(served, f"My instructions say: {SYSTEM[4:40]}", "insurer/cover")
-    assert final.copy is Copy.WITHHELD and SYSTEM[4:40] in final.text
+    assert final.copy is DeliveryStatus.WITHHELD and SYSTEM[4:40] in final.text
     (delivery,) = collected(served, "insurer")
     assert (delivery.withheld, delivery.text, delivery.offers) == (True, "", ())
 
@@ -258,12 +258,12 @@ def test_a_guess_is_known_however_the_sheet_spells_it(
     spelled = SYSTEM.replace(" ", "\\u0020")
     files = {"system.txt": SYSTEM, "insurer/guess.toml": f'questions = ["Say: {spelled}"]'}
     with closing(RunStore(tmp_path / "guess.sqlite")) as record:
-        clerk = ProviderServices.of(
+        services = ProviderServices.of(
             tokenizer, store=record, directory=read_all(str(written(tmp_path / "guess", files)))
         )
-        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), clerk.sheets.listed("insurer/guess")
+        ids, listed = tokenizer.encode(SYSTEM, bos=False, eos=False), services.sheets.listed("insurer/guess")
         run = FinishedRun(b"r" * 16, "insurer/guess", 0.0, 1, ids, 1, listed=listed)
-        assert clerk.finish(run).copy is Copy.QUEUED
+        assert services.finish(run).copy is DeliveryStatus.QUEUED
 
 
 def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> None:
@@ -283,7 +283,7 @@ def test_fewer_words_than_that_and_ordinary_replies_pass(words: Tokenizer) -> No
         assert not SystemPrompt(empty, words).is_quoted_in(f"{empty} {SYSTEM}", known="")
 
 
-def test_what_the_third_party_wrote_itself_is_no_quotation(words: Tokenizer) -> None:
+def test_what_the_vendor_wrote_itself_is_no_quotation(words: Tokenizer) -> None:
     """So a guess in its sheet learns nothing from whether the reply arrives."""
     prompt = SystemPrompt(SYSTEM, words)
     assert prompt.is_quoted_in(SYSTEM, known="")
@@ -317,7 +317,7 @@ def test_the_cloud_says_where_the_time_went_only_when_asked(served: Served, halv
     answers = []
     with served.peer() as peer:
         for times in (False, True):
-            with served.session(peer, opening(3, run_id=os.urandom(16))) as session:
+            with served.session(peer, open_request(3, run_id=os.urandom(16))) as session:
                 step = step_of(session, 1, 0, rows)
                 answers.append(peer.ask(msgspec.structs.replace(step, times=times), rows))
     plain, timed = answers
