@@ -102,8 +102,9 @@ def tcp_of(address: str) -> Tcp | None:
         raise NotAnAddress
     tcp = Tcp(host, port)
     if tcp.ip is None and re.fullmatch(r"(0x[0-9a-fA-F]*|[0-9]+)(\.(0x[0-9a-fA-F]*|[0-9]+))*\.?", host):
-        raise NotAnAddress("an IPv4 address has four numbers from 0 to 255 without leading zeros, which some read as "
-                           "octal")  # fmt: skip
+        raise NotAnAddress(
+            "an IPv4 address has four numbers from 0 to 255 without leading zeros, which some read as octal"
+        )
     return tcp
 
 
@@ -157,8 +158,10 @@ def looked_up(address: str) -> list[Endpoint]:
         found = socket.getaddrinfo(tcp.host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as err:  # the latter for what can be no name
         reason = f" ({err.strerror})" if isinstance(err, OSError) and err.strerror else ""
-        raise UnknownHost(f"this machine knows no host of the name {tcp.host}{reason}; check how it is written, or "
-                          f"give its IP address") from None  # fmt: skip
+        raise UnknownHost(
+            f"this machine knows no host of the name {tcp.host}{reason}; check how it is written, or "
+            f"give its IP address"
+        ) from None
     hosts = {socket.AF_INET: list[str](), socket.AF_INET6: list[str]()}
     for family, _, _, _, there in found:
         if family in hosts:
@@ -224,8 +227,10 @@ def to_listen(address: str) -> list[Endpoint]:
         return [Endpoint(address), Endpoint(address, ipv6=True)]
     found = Lookup(address).wait(LISTENING_LOOKUP_S)
     if found is None:
-        raise UnknownHost(f"this machine's look-up of the name {tcp.host} takes more than {LISTENING_LOOKUP_S:.0f} s; "
-                          f"check its name service, or give the IP address")  # fmt: skip
+        raise UnknownHost(
+            f"this machine's look-up of the name {tcp.host} takes more than {LISTENING_LOOKUP_S:.0f} s; "
+            f"check its name service, or give the IP address"
+        )
     return found
 
 

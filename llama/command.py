@@ -41,9 +41,12 @@ _NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not 
 
 
 def run(
-    main: Callable[..., None], argv: Sequence[str] | None = None, *, usage: str = "",
+    main: Callable[..., None],
+    argv: Sequence[str] | None = None,
+    *,
+    usage: str = "",
     descriptors: int = LEAST_DESCRIPTORS,
-) -> None:  # fmt: skip
+) -> None:
     """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
 
     ``usage`` is how ``--help`` writes the words that must be given, where there is a shorter way than the flags;

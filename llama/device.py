@@ -31,8 +31,10 @@ def torch_device(name: str | None, local_rank: int = 0, local_ranks: int = 1) ->
         highest = local_ranks - 1 if device.index is None else index
         if highest >= torch.cuda.device_count():
             cure = "use --device cpu, or fewer ranks" if local_ranks > 1 else "use --device cpu"
-            raise DeviceError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
-                              f"{highest} is not among them; {cure}")  # fmt: skip
+            raise DeviceError(
+                f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
+                f"{highest} is not among them; {cure}"
+            )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: this machine has no Apple GPU; use --device cpu")

@@ -326,8 +326,11 @@ def main(name: str, role: str, dir: str = ".") -> None:
     """
     private, public = make_keys(name, role, dir)
     if others_may_read(private):
-        _print(f"warning: {private}: this file system keeps no modes, so others may read it, and it is refused here; "
-               f"move it to one that does, and chmod 600 it there", sys.stderr)  # fmt: skip
+        _print(
+            f"warning: {private}: this file system keeps no modes, so others may read it, and it is refused here; "
+            f"move it to one that does, and chmod 600 it there",
+            sys.stderr,
+        )
     goes_to = (
         "give it to whoever connects, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
     )

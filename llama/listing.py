@@ -30,7 +30,7 @@ _WASTE = re.compile(r"RECYCLER|Recycled|found\.[0-9]{3}|node_modules")  # these 
 # mergetool's four; Syncthing's. Every name that this project gives begins with one of a-z, 0-9 and -.
 _COPY = re.compile(
     r"\A[\W_](?<!-)|[\s()\[\]{}<>\uff08\uff09\u3010\u3011]|_(?:BACKUP|BASE|LOCAL|REMOTE)_[0-9]{1,20}\b|\.sync-conflict-"
-)  # fmt: skip
+)
 PASSED_OVER = "passed over: it looks like a copy that a program made; rename it if it is meant"
 _ANYBODYS = re.compile(rf"{NAME_CHARACTER}+")  # a name that a sub-directory may have
 

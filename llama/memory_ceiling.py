@@ -76,8 +76,10 @@ class MemoryCeiling:
         yield
         used = self._used()
         if used > self.most:
-            raise UsageError(f"--max_memory_gb {self.most / 2**30:.2f}: the half and its cache are loaded, and take "
-                             f"{used / 2**30:.2f} GiB; give more")  # fmt: skip
+            raise UsageError(
+                f"--max_memory_gb {self.most / 2**30:.2f}: the half and its cache are loaded, and take "
+                f"{used / 2**30:.2f} GiB; give more"
+            )
 
 
 class GrowthCeiling(MemoryCeiling):

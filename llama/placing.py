@@ -117,11 +117,15 @@ def check_room(directory: Path, output: Path, spec: OutputSpec, *, needed: int, 
         raise spec.error(f"{output}: its file system has {sizes}; {more}")
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY and largest > most:
-        raise spec.error(f"{output}: a file of {largest / 1e9:.3g} GB is needed, and this process may write no more "
-                            f"than {most / 1e9:.3g} GB into one; raise the limit (ulimit -f)")  # fmt: skip
+        raise spec.error(
+            f"{output}: a file of {largest / 1e9:.3g} GB is needed, and this process may write no more "
+            f"than {most / 1e9:.3g} GB into one; raise the limit (ulimit -f)"
+        )
     if not _takes_a_file_of(directory, largest):
-        raise spec.error(f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
-                            f"large (FAT: 4.3 GB); choose another {spec.flag}")  # fmt: skip
+        raise spec.error(
+            f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
+            f"large (FAT: 4.3 GB); choose another {spec.flag}"
+        )
 
 
 def _gigabytes(count: int) -> str:

@@ -69,9 +69,13 @@ def render_any(
 
 
 def _render(
-    template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str], *, opens_reply: bool,
+    template: str,
+    dialogs: Sequence[Dialog],
+    variables: Mapping[str, str],
+    *,
+    opens_reply: bool,
     any_of_them: bool = False,
-) -> list[str | None]:  # fmt: skip
+) -> list[str | None]:
     if len(template.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
         raise CannotRender(f"it is longer than {MAX_TEMPLATE_BYTES >> 10} KiB")
     given = sum(len(message["content"]) for dialog in dialogs for message in dialog)

@@ -23,9 +23,14 @@ def console(stream: TextIO) -> Console:
     """
     screen = stream.isatty()
     return Console(
-        file=stream, force_terminal=screen, width=_columns(stream, os.environ) if screen else WITHOUT_A_SCREEN,
-        height=_LINES, markup=False, highlight=False, emoji=False,
-    )  # fmt: skip
+        file=stream,
+        force_terminal=screen,
+        width=_columns(stream, os.environ) if screen else WITHOUT_A_SCREEN,
+        height=_LINES,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
 
 
 def has_bars(console: Console) -> bool:

@@ -190,13 +190,16 @@ def _read_all(sheet_dir: str) -> SheetDirectory:
     paths = _all_paths_of(sheet_dir)
     for prompt_id, path in paths.items():
         if not is_prompt_id(prompt_id) or path.suffix != SUFFIX:
-            raise PromptError(f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 "
-                              f"and -, and {SUFFIX}")  # fmt: skip
+            raise PromptError(
+                f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 "
+                f"and -, and {SUFFIX}"
+            )
     if len(paths) > MAX_SHEETS:
         raise PromptError(f"--sheet_dir {sheet_dir} has {len(paths)} sheets; the most is {MAX_SHEETS}")
     system = system_of(sheet_dir)
-    return SheetDirectory({prompt_id: _listed(sheet_dir, prompt_id, paths[prompt_id], system) for prompt_id in paths},
-                          system)  # fmt: skip
+    return SheetDirectory(
+        {prompt_id: _listed(sheet_dir, prompt_id, paths[prompt_id], system) for prompt_id in paths}, system
+    )
 
 
 def read_listed(sheet_dir: str, prompt_id: str) -> tuple[Listed, str]:
@@ -220,8 +223,10 @@ def read_listed(sheet_dir: str, prompt_id: str) -> tuple[Listed, str]:
 def _listed(sheet_dir: str, prompt_id: str, path: Path, system: str) -> Listed:
     text = read_text(str(path))
     if party_of(prompt_id) and not system:
-        raise PromptError(f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
-                          f"provider's own system prompt; write that into {SYSTEM_FILE}")  # fmt: skip
+        raise PromptError(
+            f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
+            f"provider's own system prompt; write that into {SYSTEM_FILE}"
+        )
     return Listed(prompt_id, text, parse_sheet(text, f"prompt file {path}"))
 
 
@@ -245,8 +250,10 @@ def _all_paths_of(sheet_dir: str) -> dict[str, Path]:
         ) from None
     except OSError as err:
         where = err.filename or sheet_dir
-        raise PromptError(f"--sheet_dir {sheet_dir}: {where} cannot be listed ({err.strerror}); change its mode or "
-                          f"owner, or take it away") from None  # fmt: skip
+        raise PromptError(
+            f"--sheet_dir {sheet_dir}: {where} cannot be listed ({err.strerror}); change its mode or "
+            f"owner, or take it away"
+        ) from None
     return {path.relative_to(directory).as_posix()[: -len(SUFFIX)]: path for path in paths}
 
 
@@ -304,8 +311,9 @@ def check_text(text: str, where: str, place: str = "") -> None:
     """
     if found := _NO_TEXT.search(text):
         at = place or f"line {text.count(chr(10), 0, found.start()) + 1}"
-        raise PromptError(f"{where}: a control character, or a sign that turns the direction of writing - at `{at}`; "
-                          f"take it out")  # fmt: skip
+        raise PromptError(
+            f"{where}: a control character, or a sign that turns the direction of writing - at `{at}`; take it out"
+        )
 
 
 def parse_sheet(text: str, where: str) -> Sheet:
@@ -336,9 +344,16 @@ def parse_sheet(text: str, where: str) -> Sheet:
         raise PromptError(f"{where}: nothing that can be seen - at `$.questions`; write the question into it")
     ident, title, system = ("" if is_blank(text) else text for text in (file.id, file.title, file.system))
     return Sheet(
-        tuple(file.questions), ident, title, system, tuple((e.user, e.assistant) for e in file.examples),
-        tuple(dict.fromkeys(file.asks_for)), file.task, file.language, file.max_gen_len,
-    )  # fmt: skip
+        tuple(file.questions),
+        ident,
+        title,
+        system,
+        tuple((e.user, e.assistant) for e in file.examples),
+        tuple(dict.fromkeys(file.asks_for)),
+        file.task,
+        file.language,
+        file.max_gen_len,
+    )
 
 
 def _bodies(file: _SheetFile) -> Iterator[tuple[str, str]]:
@@ -380,8 +395,9 @@ def read_text(path: str, what: str = "prompt file", *, may_be_blank: bool = Fals
     except StorageRefused as err:
         raise PromptError(f"{what} {path}: cannot be read ({err.strerror})") from None
     except OSError as err:
-        raise PromptError(f"{what} {path}: cannot be read ({err.strerror or type(err).__name__}); name a file that "
-                          f"you may read") from None  # fmt: skip
+        raise PromptError(
+            f"{what} {path}: cannot be read ({err.strerror or type(err).__name__}); name a file that you may read"
+        ) from None
     try:
         text = decoded(raw)
     except ValueError as err:

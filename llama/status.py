@@ -66,8 +66,7 @@ def main(
             try:
                 report = status_of(link)
                 notices.answer()
-                print(before + (in_json(report) if json
-                                else in_words(report, cloud)), flush=True)  # fmt: skip
+                print(before + (in_json(report) if json else in_words(report, cloud)), flush=True)
             except CloudUnreachable as err:
                 if not follow:
                     raise
@@ -100,13 +99,15 @@ def in_words(report: StatusReport, address: str) -> str:
     """A report for people, some lines."""
     filled = 100 * report.cached / report.cache if report.cache else 0.0
     state = "draining: begins nothing new" if report.draining else "serving"
-    return "\n".join((
-        f"{address}  {state}, up {timedelta(seconds=min(report.up_s, LONGEST_S))}",
-        f"sessions  {report.sessions:,} of {report.places:,} slots, {report.waiting:,} waiting",
-        f"cache     {report.cached:,} of {report.cache:,} positions filled ({filled:.0f} %)",
-        f"tokens    {report.tokens:,} handed out since the start",
-        f"refusals  {report.refusals:,} since the start",
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            f"{address}  {state}, up {timedelta(seconds=min(report.up_s, LONGEST_S))}",
+            f"sessions  {report.sessions:,} of {report.places:,} slots, {report.waiting:,} waiting",
+            f"cache     {report.cached:,} of {report.cache:,} positions filled ({filled:.0f} %)",
+            f"tokens    {report.tokens:,} handed out since the start",
+            f"refusals  {report.refusals:,} since the start",
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -164,11 +164,15 @@ class TemplateFormat:
         try:
             return render(self._template.source, messages, self._template.variables)
         except DialogRefused:
-            raise TokenizerError(f"the model's chat template refuses a dialogue of these roles: {roles}; leave the "
-                                 f"system message out, or let user and assistant take turns") from None  # fmt: skip
+            raise TokenizerError(
+                f"the model's chat template refuses a dialogue of these roles: {roles}; leave the "
+                f"system message out, or let user and assistant take turns"
+            ) from None
         except CannotRender as err:
-            raise TokenizerError(f"the model's chat template cannot write this dialogue ({err}); shorten it, or cut "
-                                 f"the checkpoint anew with another --chat_format") from None  # fmt: skip
+            raise TokenizerError(
+                f"the model's chat template cannot write this dialogue ({err}); shorten it, or cut "
+                f"the checkpoint anew with another --chat_format"
+            ) from None
 
     def _placed(
         self,
@@ -210,8 +214,10 @@ class TemplateFormat:
             hidden, (plain,) = self._rendered_dialogs([wordless], marked=0)
             _, own = self._tokenizer.encode_template(plain.text, hidden)
             if [segment.id for segment in own if segment.id in self._special_ids] != [segment.id for segment in tokens]:
-                raise TokenizerError("the model's chat template rewrites a message so that it makes special tokens, or "
-                                     "loses some; reword it, without signs such as < and |")  # fmt: skip
+                raise TokenizerError(
+                    "the model's chat template rewrites a message so that it makes special tokens, or "
+                    "loses some; reword it, without signs such as < and |"
+                )
         left = iter(tokens)
         token = next(left, None)
         places = enumerate(rendered.places, start=1)
@@ -219,8 +225,10 @@ class TemplateFormat:
             while token is not None and token.end <= first:
                 token = next(left, None)
             if token is not None and token.start < last:
-                raise TokenizerError(f"message {number} of {len(rendered.places)} and what the model's chat template "
-                                     f"writes beside it make a special token together; reword its end")  # fmt: skip
+                raise TokenizerError(
+                    f"message {number} of {len(rendered.places)} and what the model's chat template "
+                    f"writes beside it make a special token together; reword its end"
+                )
 
 
 class _Fresh(Iterator[str]):
@@ -241,8 +249,10 @@ class _Fresh(Iterator[str]):
     def __next__(self) -> str:
         found = next(self._found, None)
         if found is None:
-            raise TokenizerError("the dialogue has more messages, or stranger characters, than a chat template can be "
-                                 "followed through; shorten it")  # fmt: skip
+            raise TokenizerError(
+                "the dialogue has more messages, or stranger characters, than a chat template can be "
+                "followed through; shorten it"
+            )
         return found
 
 

@@ -175,15 +175,17 @@ def check_token_count(count: int, where: str) -> None:
         TokenizerError: names both numbers.
     """
     if count > MAX_TOKENS:
-        raise TokenizerError(f"{where}: {count} tokens, of which a vocabulary has at most {MAX_TOKENS}; get the file "
-                             f"again")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: {count} tokens, of which a vocabulary has at most {MAX_TOKENS}; get the file again"
+        )
 
 
 def check_token(length: int, place: str) -> None:
     """Refuse a token of more bytes than one has; raises likewise."""
     if length > MAX_TOKEN_BYTES:
-        raise TokenizerError(f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; "
-                             f"get the file again")  # fmt: skip
+        raise TokenizerError(
+            f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; get the file again"
+        )
 
 
 def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
@@ -193,11 +195,15 @@ def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
     length = sum(map(len, special_tokens))
     lengths = Counter(first for first, _ in {(text[:1], len(text)) for text in special_tokens})
     if lengths and max(lengths.values()) > MAX_SPECIAL_LENGTHS:
-        raise TokenizerError(f"{where}: added tokens of {max(lengths.values())} lengths begin with the same character; "
-                             f"supported are {MAX_SPECIAL_LENGTHS}")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: added tokens of {max(lengths.values())} lengths begin with the same character; "
+            f"supported are {MAX_SPECIAL_LENGTHS}"
+        )
     if len(special_tokens) > MAX_SPECIAL_TOKENS or length > MAX_SPECIAL_CHARACTERS:
-        raise TokenizerError(f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
-                             f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
+            f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}"
+        )
 
 
 class Tokenizer:
@@ -222,9 +228,14 @@ class Tokenizer:
     stop_tokens: set[int]
 
     def __init__(
-        self, model_path: str | Path, *, special_tokens: Mapping[str, int] | None = None, pattern: str | None = None,
-        words: Mapping[str, int] | None = None, flags: Mapping[str, TokenFlags] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model_path: str | Path,
+        *,
+        special_tokens: Mapping[str, int] | None = None,
+        pattern: str | None = None,
+        words: Mapping[str, int] | None = None,
+        flags: Mapping[str, TokenFlags] | None = None,
+    ) -> None:
         """Read a rank file.
 
         Args:

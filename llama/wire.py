@@ -134,8 +134,9 @@ class ErrorCode(enum.StrEnum):
     INTERNAL = "internal"  # the cloud's own fault
 
 
-class WireMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type",
-              tag=str.lower):  # fmt: skip
+class WireMessage(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type", tag=str.lower
+):
     """Base of all messages: immutable, tagged with the lower-case class name, strict."""
 
 
@@ -466,16 +467,20 @@ class RequestDecoder:
             Refused: ``bad_request``; the text names the field, never its value.
         """
         if len(header) > self.max_header_bytes:
-            raise Refused(ErrorCode.BAD_REQUEST, f"a header of {len(header)} bytes; the most is "
-                          f"{self.max_header_bytes}", "see llama/wire.py for the protocol")  # fmt: skip
+            raise Refused(
+                ErrorCode.BAD_REQUEST,
+                f"a header of {len(header)} bytes; the most is {self.max_header_bytes}",
+                "see llama/wire.py for the protocol",
+            )
         try:
             return self._decoder.decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
             reason = "not a MessagePack map"
             if isinstance(err, msgspec.ValidationError):
                 reason = re.sub(r"value ['\"].*['\"]", "value", str(err), flags=re.DOTALL)
-            raise Refused(ErrorCode.BAD_REQUEST, f"header: {reason[:MAX_REASON]}", "see llama/wire.py for the protocol"
-                          ) from None  # fmt: skip
+            raise Refused(
+                ErrorCode.BAD_REQUEST, f"header: {reason[:MAX_REASON]}", "see llama/wire.py for the protocol"
+            ) from None
 
 
 _any_decoder = RequestDecoder(None)

@@ -132,14 +132,18 @@ class GGUFSource:
             )
         kind = self._field("general.type", str, "model")
         if kind != "model":
-            raise CheckpointError(f"{self._where} is not a model but of the type '{shown(kind)}' (general.type); give "
-                                  f"the model's own file, with any adapter merged into it")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} is not a model but of the type '{shown(kind)}' (general.type); give "
+                f"the model's own file, with any adapter merged into it"
+            )
         if self._field("llama.expert_count", int, 0) > 0:
-            raise CheckpointError(f"{self._where} is a mixture of experts, which is not supported; use a dense Llama "
-                                  "model")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} is a mixture of experts, which is not supported; use a dense Llama model"
+            )
         if not self._tensors:
-            raise CheckpointError(f"{self._where} holds no tensors, only a vocabulary or settings; give the model's "
-                                  "file")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} holds no tensors, only a vocabulary or settings; give the model's file"
+            )
 
     def _refuse_other_scalings(self) -> None:
         """A rotary embedding that is scaled otherwise than by Llama 3.1's table; a kind left out is ``linear``.
@@ -148,34 +152,44 @@ class GGUFSource:
         """
         attention_factor = self._field("llama.rope.scaling.attn_factor", float, 1.0)
         if attention_factor not in (0.0, 1.0):
-            raise CheckpointError(f"{self._where} scales its attention by {attention_factor:g} "
-                                  f"(llama.rope.scaling.attn_factor), which is not supported; use another Llama "
-                                  f"model")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} scales its attention by {attention_factor:g} "
+                f"(llama.rope.scaling.attn_factor), which is not supported; use another Llama "
+                f"model"
+            )
         if not self._field("llama.attention.causal", bool, True):
-            raise CheckpointError(f"{self._where} attends to what follows, too (llama.attention.causal), which is not "
-                                  f"supported; use a model that generates text")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} attends to what follows, too (llama.attention.causal), which is not "
+                f"supported; use a model that generates text"
+            )
         scaling = self._field("llama.rope.scaling.type", str, "linear")
         factor = self._field("llama.rope.scaling.factor", float, self._field("llama.rope.scale_linear", float, 0.0))
         if scaling == "none" or (scaling == "linear" and factor in (0.0, 1.0)):
             return
-        raise CheckpointError(f"{self._where} uses '{shown(scaling)}' rotary scaling (llama.rope.scaling); supported "
-                              f"is Llama 3.1's, as a table of factors")  # fmt: skip
+        raise CheckpointError(
+            f"{self._where} uses '{shown(scaling)}' rotary scaling (llama.rope.scaling); supported "
+            f"is Llama 3.1's, as a table of factors"
+        )
 
     def _read_args(self, asked_factor: float | None) -> ModelArgs:
         dim, n_heads = self._field("llama.embedding_length", int), self._of_layers("llama.attention.head_count")
         multiple_of, multiplier = feed_forward_fields(dim, self._of_layers("llama.feed_forward_length"))
         theta = _shortest(self._field("llama.rope.freq_base", float, 10000.0))
         if dim < 1 or n_heads < 1 or dim % n_heads:
-            raise CheckpointError(f"{self._where}: {n_heads} heads (llama.attention.head_count) do not divide a width "
-                                  f"of {dim} (llama.embedding_length); such a model is not supported")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where}: {n_heads} heads (llama.attention.head_count) do not divide a width "
+                f"of {dim} (llama.embedding_length); such a model is not supported"
+            )
         for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"):
             if self._field(key, int, dim // n_heads) != dim // n_heads:
-                raise CheckpointError(f"{self._where}: {key} differs from width / heads, which is not supported; use "
-                                      "another Llama model")  # fmt: skip
+                raise CheckpointError(
+                    f"{self._where}: {key} differs from width / heads, which is not supported; use another Llama model"
+                )
         embeddings = self._tensors.get(gguf_name(layout.EMBEDDINGS))
         if embeddings is None:
-            raise CheckpointError(f"{self._where} lacks the tensor {gguf_name(layout.EMBEDDINGS)}; use a file of the "
-                                  f"whole model")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where} lacks the tensor {gguf_name(layout.EMBEDDINGS)}; use a file of the whole model"
+            )
         scaled = _ROPE_FACTORS in self._tensors
         stated = self._stated_factor(dim // n_heads, theta) if scaled else None
         return ModelArgs(
@@ -201,8 +215,9 @@ class GGUFSource:
             freqs = 1.0 / (theta ** (torch.arange(0, head_dim, 2).float() / head_dim))
             if torch.allclose(freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE):
                 return factor
-        raise CheckpointError(f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; no other is "
-                              "supported")  # fmt: skip
+        raise CheckpointError(
+            f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; no other is supported"
+        )
 
     def _check_tensors(self) -> None:
         """The file has the model's tensors, of the right shapes and as numbers, and no others."""
@@ -214,12 +229,16 @@ class GGUFSource:
                 raise CheckpointError(f"{self._where} lacks the tensor {name}; use a file of the whole model")
             tensor = self._tensors[name]
             if _squeezed(tensor, len(shape)) != shape:
-                raise CheckpointError(f"{self._where}: {name} has shape {tensor.shape}, its metadata make it {shape}; "
-                                      f"use a file as its converter wrote it")  # fmt: skip
+                raise CheckpointError(
+                    f"{self._where}: {name} has shape {tensor.shape}, its metadata make it {shape}; "
+                    f"use a file as its converter wrote it"
+                )
             if tensor.tensor_type in _WHOLE_NUMBERS:
-                raise CheckpointError(f"{self._where}: {name} is stored in type {tensor.tensor_type.value} "
-                                      f"({tensor.tensor_type.name}), whole numbers, which weights are not; use a file "
-                                      f"in another type")  # fmt: skip
+                raise CheckpointError(
+                    f"{self._where}: {name} is stored in type {tensor.tensor_type.value} "
+                    f"({tensor.tensor_type.name}), whole numbers, which weights are not; use a file "
+                    f"in another type"
+                )
         unknown = sorted(self._tensors.keys() - expected.keys() - {_ROPE_FACTORS})
         unknown = [name for name in unknown if _ROTARY_TABLE not in name.split(".")]
         if unknown:
@@ -234,8 +253,9 @@ class GGUFSource:
         if isinstance(given, int):
             return given
         if len(set(given)) != 1:
-            raise CheckpointError(f"{self._where}: {name} differs from layer to layer, which is not supported; use "
-                                  "another Llama model")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where}: {name} differs from layer to layer, which is not supported; use another Llama model"
+            )
         return given[0]
 
     def _field(self, name: str, kind: Any, default: Any = None) -> Any:
@@ -245,11 +265,14 @@ class GGUFSource:
             if value is not None:
                 return msgspec.convert(value, kind)
         except (msgspec.ValidationError, UnicodeDecodeError) as err:
-            raise CheckpointError(f"{self._where}: metadata field {name} is malformed: {err}; use a file as its "
-                                  f"converter wrote it") from None  # fmt: skip
+            raise CheckpointError(
+                f"{self._where}: metadata field {name} is malformed: {err}; use a file as its converter wrote it"
+            ) from None
         if default is None:
-            raise CheckpointError(f"{self._where}: metadata field {name} is missing, which a Llama model's file has; "
-                                  f"use a file as its converter wrote it")  # fmt: skip
+            raise CheckpointError(
+                f"{self._where}: metadata field {name} is missing, which a Llama model's file has; "
+                f"use a file as its converter wrote it"
+            )
         return default
 
 

@@ -58,8 +58,16 @@ _PLAIN = {
 _ENDS_EARLY = "its header says that it is longer than the file, or than what a header has"
 _ALIGNMENT = "general.alignment"
 # Types that were in use for a while, and that llama.cpp no longer knows (ggml.h).
-_GONE = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8",
-         38: "IQ4_NL_8_8"}  # fmt: skip
+_GONE = {
+    4: "Q4_2",
+    5: "Q4_3",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8",
+    38: "IQ4_NL_8_8",
+}
 
 
 class NotSupported(ValueError):
@@ -141,8 +149,9 @@ class GGUFFile:
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         *outer, row = info.shape
         if row % block:
-            raise ValueError(f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks of its "
-                             f"type, {kind.name}")  # fmt: skip
+            raise ValueError(
+                f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks of its type, {kind.name}"
+            )
         dtype = np.dtype(_PLAIN.get(kind, "u1"))
         shape = info.shape if kind in _PLAIN else (*outer, row // block * block_bytes)
         size = dtype.itemsize
@@ -175,8 +184,10 @@ def _usable_type(info: _TensorInfo) -> gguf.GGMLQuantizationType:
         return known
     name = known.name if known is not None else _GONE.get(info.type)
     called = f"{info.type} ({name})" if name else f"{info.type}"
-    raise NotSupported(f"has the tensor {shown(info.name)} in type {called}, which is not supported; use a file of the "
-                       f"model in another type, such as Q8_0, Q4_K_M, F16 or BF16")  # fmt: skip
+    raise NotSupported(
+        f"has the tensor {shown(info.name)} in type {called}, which is not supported; use a file of the "
+        f"model in another type, such as Q8_0, Q4_K_M, F16 or BF16"
+    )
 
 
 def _known_type(number: int) -> gguf.GGMLQuantizationType | None:

@@ -250,8 +250,13 @@ def tokenizer_of(half: Half) -> Tokenizer:
     Raises:
         TokenizerError: its tokenizer.model is damaged.
     """
-    return Tokenizer(half.directory / TOKENIZER, special_tokens=half.special_tokens, pattern=half.pattern,
-                     words=half.words, flags=half.flags)  # fmt: skip
+    return Tokenizer(
+        half.directory / TOKENIZER,
+        special_tokens=half.special_tokens,
+        pattern=half.pattern,
+        words=half.words,
+        flags=half.flags,
+    )
 
 
 def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
@@ -313,8 +318,9 @@ def _half(directory: Path, params: HalfParams) -> Half:
         *(params.context_length, split.model_parallel_size, split.split_layer + 1),
     )
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
-        raise CheckpointError(f"{where}: a size is not positive, or larger than any model's; split the original "
-                              f"checkpoint again")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: a size is not positive, or larger than any model's; split the original checkpoint again"
+        )
     _check_tokenizer(tokenizer, where)
     args = ModelArgs(
         dim=params.dim,
@@ -360,17 +366,24 @@ def _check_tokenizer(tokenizer: TokenizerParams, where: Path) -> None:
     """Refuse what no split writes, and what would cost more than any model's does; raises CheckpointError."""
     formats = (*NATIVE_FORMATS, TEMPLATE)
     if tokenizer.chat_format not in formats:
-        raise CheckpointError(f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
-                              f"split the original checkpoint again")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
+            f"split the original checkpoint again"
+        )
     if (tokenizer.chat_format == TEMPLATE) != (tokenizer.template is not None):
-        raise CheckpointError(f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
-                              f"split the original checkpoint again")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
+            f"split the original checkpoint again"
+        )
     if tokenizer.template is not None and _is_too_large(tokenizer.template):
-        raise CheckpointError(f"{where}: the chat template or what it knows is too long; split the original "
-                              f"checkpoint again")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: the chat template or what it knows is too long; split the original checkpoint again"
+        )
     if len(tokenizer.stop_ids or ()) > MAX_STOP_IDS:
-        raise CheckpointError(f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
-                              f"the original checkpoint again")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
+            f"the original checkpoint again"
+        )
     if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
         raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
     if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:

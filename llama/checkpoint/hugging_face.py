@@ -120,8 +120,10 @@ class HuggingFaceSource:
                 name = _PREFIX + found if _PREFIX + found in known else found
             if name in known:
                 if name in stored:
-                    raise CheckpointError(f"{self._directory} holds one tensor under two names, "
-                                          f"{shown(stored[name])} and {shown(found)}; leave one out")  # fmt: skip
+                    raise CheckpointError(
+                        f"{self._directory} holds one tensor under two names, "
+                        f"{shown(stored[name])} and {shown(found)}; leave one out"
+                    )
                 stored[name] = found
             elif not layout.is_rotary_table(found):
                 unknown.append(found)
@@ -133,14 +135,19 @@ class HuggingFaceSource:
         """The error for tensors that the model does not have, by what they tell."""
         file, name = self._files.holder[names[0]], shown(names[0])
         if any(found.rpartition(".")[2] in _QUANTISED for found in names):
-            return CheckpointError(f"{file} holds {name}, as quantised models do, which are not supported; use the "
-                                   f"release in bfloat16 or float16")  # fmt: skip
+            return CheckpointError(
+                f"{file} holds {name}, as quantised models do, which are not supported; use the "
+                f"release in bfloat16 or float16"
+            )
         if any("lora_" in found for found in names):
-            return CheckpointError(f"{file} holds {name}, a part of an adapter; merge it into its model "
-                                   f"(merge_and_unload) and save that")  # fmt: skip
-        return CheckpointError(f"{file} holds a tensor that a Llama model of this config.json does not have: {name} "
-                               f"({len(names)} such in all); use files and config.json of one Llama text "
-                               f"model")  # fmt: skip
+            return CheckpointError(
+                f"{file} holds {name}, a part of an adapter; merge it into its model (merge_and_unload) and save that"
+            )
+        return CheckpointError(
+            f"{file} holds a tensor that a Llama model of this config.json does not have: {name} "
+            f"({len(names)} such in all); use files and config.json of one Llama text "
+            f"model"
+        )
 
     def _settle_tying(self, tied: bool) -> bool:
         """Whether the embeddings serve as the head, as transformers settles it.
@@ -164,8 +171,10 @@ class HuggingFaceSource:
             if name not in self._stored:
                 if self.tied and name == hugging_face_name(layout.OUTPUT):
                     continue
-                raise CheckpointError(f"{self._directory} lacks the tensor {name}; finish the download, or use files "
-                                      f"and config.json of one model{self._aside()}")  # fmt: skip
+                raise CheckpointError(
+                    f"{self._directory} lacks the tensor {name}; finish the download, or use files "
+                    f"and config.json of one model{self._aside()}"
+                )
             found = tuple(self._slice(name).get_shape())
             if found != shape:
                 where = self._files.holder[self._stored[name]]
@@ -195,6 +204,8 @@ class HuggingFaceSource:
         if not lies_there(path):
             other = "tokenizer.model" if lies_there(self._directory / "tokenizer.model") else "vocab.json"
             there = f" (its {other} is not read)" if lies_there(self._directory / other) else ""
-            raise CheckpointError(f"{self._directory} lacks tokenizer.json{there}; get that file from the model's "
-                                  f"page, or make it with transformers' save_pretrained")  # fmt: skip
+            raise CheckpointError(
+                f"{self._directory} lacks tokenizer.json{there}; get that file from the model's "
+                f"page, or make it with transformers' save_pretrained"
+            )
         return vocabulary.from_hugging_face(self._directory, chat_format, self.args.vocab_size)

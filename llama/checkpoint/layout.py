@@ -152,8 +152,9 @@ def check_numbers(args: ModelArgs, where: str = "") -> None:
     if multiplier is not None and not 0 < multiplier <= LARGEST_SIZE:
         raise _wrong(where, f"ffn_dim_multiplier is {multiplier}, but must be a number above 0; {_AS_RELEASED}")
     if args.hidden_dim > LARGEST_SIZE:
-        raise _wrong(where, f"dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide; "
-        f"{_AS_RELEASED}")  # fmt: skip
+        raise _wrong(
+            where, f"dim, multiple_of and ffn_dim_multiplier make the feed-forward layer too wide; {_AS_RELEASED}"
+        )
     if args.head_dim < 2 or args.head_dim % 2:
         raise _wrong(where, f"a head of {args.head_dim} numbers cannot be turned pair by pair; dim or n_heads is wrong")
     numbers = {
@@ -183,9 +184,12 @@ def check_layers(n_layers: int, n_tensors: int, where: str) -> None:
         CheckpointError: names both numbers.
     """
     if n_layers > n_tensors:
-        raise _wrong(where, f"it says that the model has {n_layers} layers, but its files hold {n_tensors} tensors, of "
-                            f"which each layer needs several; finish the download, or use files of one "
-                            "model")  # fmt: skip
+        raise _wrong(
+            where,
+            f"it says that the model has {n_layers} layers, but its files hold {n_tensors} tensors, of "
+            f"which each layer needs several; finish the download, or use files of one "
+            "model",
+        )
 
 
 def _wrong(where: str, what: str) -> CheckpointError:

@@ -106,12 +106,15 @@ def read_config(path: Path) -> LlamaConfig:
     config = _decode(data, LlamaConfig, path)
     if quantised := config.quantization_config or config.compression_config:
         method = shown(quantised.get("quant_method", "no quant_method"))
-        raise CheckpointError(f"{path} is of a quantised model ({method}), which is not supported; use the release "
-                              f"that it was made from, in bfloat16 or float16")  # fmt: skip
+        raise CheckpointError(
+            f"{path} is of a quantised model ({method}), which is not supported; use the release "
+            f"that it was made from, in bfloat16 or float16"
+        )
     if config.attention_bias or config.mlp_bias:
         name = "attention_bias" if config.attention_bias else "mlp_bias"
-        raise CheckpointError(f"{path} asks for biases ({name}), which Llama models do not have; such a model is not "
-                              f"supported")  # fmt: skip
+        raise CheckpointError(
+            f"{path} asks for biases ({name}), which Llama models do not have; such a model is not supported"
+        )
     _check_attention(config, path)
     if config.hidden_act not in _SILU:
         raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; supported is silu")
@@ -121,16 +124,20 @@ def read_config(path: Path) -> LlamaConfig:
 def _check_attention(config: LlamaConfig, path: Path) -> None:
     """Refuse attention of another kind than a Llama's, which transformers takes from fields that are no Llama's."""
     if config.is_causal is False:
-        raise CheckpointError(f"{path} asks for attention to what follows, too (is_causal is false), which is not "
-                              f"supported; use a model that generates text")  # fmt: skip
+        raise CheckpointError(
+            f"{path} asks for attention to what follows, too (is_causal is false), which is not "
+            f"supported; use a model that generates text"
+        )
     if isinstance(config.layer_types, list) and set(map(str, config.layer_types)) == {"full_attention"}:
         return
     for name in ("sliding_window", "attention_chunk_size"):
         size = getattr(config, name)
         if isinstance(size, int | float) and size < config.max_position_embeddings:
-            raise CheckpointError(f"{path} asks for attention to a part of the context only ({name} is {size:g}), "
-                                  f"which is not supported; remove the field if the model attends to all of "
-                                  f"it")  # fmt: skip
+            raise CheckpointError(
+                f"{path} asks for attention to a part of the context only ({name} is {size:g}), "
+                f"which is not supported; remove the field if the model attends to all of "
+                f"it"
+            )
 
 
 def _decode(data: bytes, kind: type[T], path: Path) -> T:
@@ -146,19 +153,23 @@ def _check_architecture(stated: _Architecture, path: Path) -> None:
     """Refuse the configuration of another architecture, by its names. ``model_type`` decides, as in transformers."""
     classes = stated.architectures if isinstance(stated.architectures, list) else []
     if stated.configuration_files is not None:
-        raise CheckpointError(f"{path} names other files to be used in its place (configuration_files), which is not "
-                              f"supported; put the one that is meant in its place")  # fmt: skip
+        raise CheckpointError(
+            f"{path} names other files to be used in its place (configuration_files), which is not "
+            f"supported; put the one that is meant in its place"
+        )
     if stated.model_type in (None, "") and not classes:
-        raise CheckpointError(f"{path} says neither model_type nor architectures; if it is a Llama model's, add "
-                              f'"model_type": "llama"')  # fmt: skip
+        raise CheckpointError(
+            f'{path} says neither model_type nor architectures; if it is a Llama model\'s, add "model_type": "llama"'
+        )
     llama = any(name in _CLASSES for name in classes if isinstance(name, str))
     if stated.model_type == "llama" and (llama or not classes or not _is_llama_of_another_task(classes)):
         return
     if stated.model_type in (None, "") and llama:
         return
     found = shown(", ".join(map(shown, [*classes[:_KINDS_SHOWN], *filter(None, [stated.model_type])])))
-    raise CheckpointError(f"{path} is of another architecture ({found}), not Llama's (LlamaForCausalLM); use a Llama "
-                          f"text model")  # fmt: skip
+    raise CheckpointError(
+        f"{path} is of another architecture ({found}), not Llama's (LlamaForCausalLM); use a Llama text model"
+    )
 
 
 def _is_llama_of_another_task(classes: list[Any]) -> bool:
@@ -206,22 +217,30 @@ def _check_sizes(config: LlamaConfig, n_kv_heads: int, path: Path) -> None:
     dim, n_heads = config.hidden_size, config.num_attention_heads
     sizes = (dim, n_heads, n_kv_heads, config.intermediate_size, config.num_hidden_layers, config.vocab_size)
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
-        raise CheckpointError(f"{path}: a size or a number of heads or layers is not 1 to {layout.LARGEST_SIZE}; its "
-                              f"sizes and numbers of heads do not fit together; use the file as released")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: a size or a number of heads or layers is not 1 to {layout.LARGEST_SIZE}; its "
+            f"sizes and numbers of heads do not fit together; use the file as released"
+        )
     if dim % n_heads or dim // n_heads % 2 or n_heads % n_kv_heads:
-        raise CheckpointError(f"{path}: hidden_size {dim}, num_attention_heads {n_heads} and num_key_value_heads "
-                              f"{n_kv_heads} do not fit together; use the file as released")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: hidden_size {dim}, num_attention_heads {n_heads} and num_key_value_heads "
+            f"{n_kv_heads} do not fit together; use the file as released"
+        )
     if config.head_dim not in (None, dim // n_heads):
-        raise CheckpointError(f"{path}: head_dim {shown(config.head_dim)} is not hidden_size / num_attention_heads "
-                              f"({dim // n_heads}), which is not supported; use another Llama model")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: head_dim {shown(config.head_dim)} is not hidden_size / num_attention_heads "
+            f"({dim // n_heads}), which is not supported; use another Llama model"
+        )
 
 
 def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
     """Whether the rotary embedding is scaled as Llama 3.1's; any other scaling is refused."""
     nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
     if nested is not None:
-        raise CheckpointError(f"{path}: the rotary settings are given per kind of layer ({shown(nested)}), which is "
-                              f"not supported; Llama models have the same in each layer")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: the rotary settings are given per kind of layer ({shown(nested)}), which is "
+            f"not supported; Llama models have the same in each layer"
+        )
     if rope.get("partial_rotary_factor") not in (None, 1.0):
         raise CheckpointError(
             f"{path} rotates only a part of each head (partial_rotary_factor), which is not supported"
@@ -234,8 +253,9 @@ def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
         )
     for key, value in _SCALING.items():
         if (found := _number(rope, key, path)) != value:
-            raise CheckpointError(f"{path}: {key} of the rotary scaling must be {value:g}, not {found:g}; other values "
-                                  f"are not supported")  # fmt: skip
+            raise CheckpointError(
+                f"{path}: {key} of the rotary scaling must be {value:g}, not {found:g}; other values are not supported"
+            )
     return True
 
 

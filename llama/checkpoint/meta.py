@@ -141,8 +141,9 @@ def read_params(path: Path) -> _Params:
         and params.n_heads % (params.n_kv_heads or 1) == 0
     )
     if not heads_fit or params.dim // params.n_heads % 2:
-        raise CheckpointError(f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together; use "
-                              f"the file as released")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: dim, n_layers, n_heads, n_kv_heads and multiple_of do not fit together; use the file as released"
+        )
     return params
 
 
@@ -170,8 +171,9 @@ def shard_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory} is an fp8 release, which is not supported; use the bf16 release")
     by_number = {int(match[1] or 0): path for path, match in found.items()}
     if len(by_number) < len(found):
-        raise CheckpointError(f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}; "
-                              "leave one")  # fmt: skip
+        raise CheckpointError(
+            f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}; leave one"
+        )
     missing = next(number for number in range(len(by_number) + 1) if number not in by_number)
     if missing < len(by_number):
         name = f"consolidated.{missing:02d}.pth"
@@ -179,8 +181,9 @@ def shard_files(directory: Path) -> list[Path]:
             raise CheckpointError(f"{directory} has {name} only as an unfinished download ({half}); finish it")
         raise CheckpointError(f"{directory} lacks {name}; finish the download")
     if len(by_number) > MAX_SHARDS:
-        raise CheckpointError(f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}, which is more "
-                              f"than any release has")  # fmt: skip
+        raise CheckpointError(
+            f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}, which is more than any release has"
+        )
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -189,16 +192,22 @@ def _without_shards(directory: Path) -> CheckpointError:
     names = sorted(path.name for path in directory.iterdir())
     half = next((name for name in names if name.startswith("consolidated.") and ".pth" in name), None)
     if half:
-        return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(half)}, an unfinished download or a "
-                               f"copy under another name; finish it, or give it its name")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has no consolidated.*.pth but {shown(half)}, an unfinished download or a "
+            f"copy under another name; finish it, or give it its name"
+        )
     if pickles := [name for name in names if name.endswith((".pth", ".pt"))]:
-        return CheckpointError(f"{directory} has no consolidated.*.pth but {shown(pickles[0])}; if that is the "
-                               f"release's only one, give it the name consolidated.00.pth")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has no consolidated.*.pth but {shown(pickles[0])}; if that is the "
+            f"release's only one, give it the name consolidated.00.pth"
+        )
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if others:
-        return CheckpointError(f"{directory} has params.json, as Meta's releases, but {shown(others[0])} in place of "
-                               f"consolidated.*.pth; get the config.json that belongs to it, or Meta's "
-                               "files")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has params.json, as Meta's releases, but {shown(others[0])} in place of "
+            f"consolidated.*.pth; get the config.json that belongs to it, or Meta's "
+            "files"
+        )
     return CheckpointError(f"{directory} has no consolidated.*.pth; finish the download")
 
 
@@ -206,8 +215,10 @@ def _read_vocabulary(directory: Path, chat_format: str | None) -> vocabulary.Voc
     path = directory / "tokenizer.model"
     refuse_misplaced(path)
     if not lies_there(path):
-        raise TokenizerError(f"{directory} lacks tokenizer.model, which Meta's releases have beside params.json or "
-                             f"one level up; copy it there")  # fmt: skip
+        raise TokenizerError(
+            f"{directory} lacks tokenizer.model, which Meta's releases have beside params.json or "
+            f"one level up; copy it there"
+        )
     return vocabulary.from_meta(path, chat_format)
 
 

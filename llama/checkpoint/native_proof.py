@@ -115,9 +115,21 @@ def _constants_if_simple(template: ChatTemplate) -> list[str] | None:
     except (jinja2.TemplateError, RecursionError):
         return None
     unknown = (
-        nodes.Mod, nodes.Mul, nodes.Sub, nodes.Div, nodes.FloorDiv, nodes.Pow, nodes.Dict, nodes.Macro, nodes.Include,
-        nodes.Import, nodes.FromImport, nodes.Extends, nodes.ScopedEvalContextModifier, nodes.EvalContextModifier,
-    )  # fmt: skip
+        nodes.Mod,
+        nodes.Mul,
+        nodes.Sub,
+        nodes.Div,
+        nodes.FloorDiv,
+        nodes.Pow,
+        nodes.Dict,
+        nodes.Macro,
+        nodes.Include,
+        nodes.Import,
+        nodes.FromImport,
+        nodes.Extends,
+        nodes.ScopedEvalContextModifier,
+        nodes.EvalContextModifier,
+    )
     simple = (
         all(node.name in _FILTERS and not (node.args or node.kwargs) for node in tree.find_all(nodes.Filter))
         and all(node.name in _TESTS for node in tree.find_all(nodes.Test))

@@ -48,8 +48,10 @@ def _check_path(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         readable = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
-        raise CheckpointError(f"the path {readable} is not UTF-8, in which the libraries that read checkpoints take "
-                              f"paths; rename it, or give a link to it whose path is UTF-8") from None  # fmt: skip
+        raise CheckpointError(
+            f"the path {readable} is not UTF-8, in which the libraries that read checkpoints take "
+            f"paths; rename it, or give a link to it whose path is UTF-8"
+        ) from None
 
 
 def _open_file(path: Path, rope_scaling_factor: float | None, chat_format: str | None) -> Source:
@@ -62,8 +64,9 @@ def _open_file(path: Path, rope_scaling_factor: float | None, chat_format: str |
     if (what := signatures.part_of_checkpoint(path)) is not None:
         raise CheckpointError(f"{path} is {what}; give the directory that it belongs to: --ckpt_dir {path.parent}")
     if signatures.is_zip(path):
-        raise CheckpointError(f"{path} is an archive (zip); unpack it and give what is in it; --ckpt_dir takes "
-                              f"{_KINDS}")  # fmt: skip
+        raise CheckpointError(
+            f"{path} is an archive (zip); unpack it and give what is in it; --ckpt_dir takes {_KINDS}"
+        )
     raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
 
 
@@ -106,33 +109,42 @@ def _kind_of_two(path: Path, names: set[str]) -> type[MetaSource | HuggingFaceSo
     shards = sorted(name for name in names if SHARD_NAME.fullmatch(name))
     weights = holds_weights(names)
     if shards and weights:
-        raise CheckpointError(f"{path} holds two checkpoints: params.json with {shards[0]} (Meta's) and config.json "
-                              f"with {weights} (Hugging Face's); move the files of one into a directory of their "
-                              "own")  # fmt: skip
+        raise CheckpointError(
+            f"{path} holds two checkpoints: params.json with {shards[0]} (Meta's) and config.json "
+            f"with {weights} (Hugging Face's); move the files of one into a directory of their "
+            "own"
+        )
     if shards:
         return MetaSource
     if weights:
         return HuggingFaceSource
-    raise CheckpointError(f"{path} has params.json and config.json, but weights of neither: no consolidated.*.pth, no "
-                          f"model.safetensors; finish the download")  # fmt: skip
+    raise CheckpointError(
+        f"{path} has params.json and config.json, but weights of neither: no consolidated.*.pth, no "
+        f"model.safetensors; finish the download"
+    )
 
 
 def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
     """The error for a directory with neither family's settings: what lies there, and what to do."""
     if ADAPTER in names:
-        return CheckpointError(f"{path} holds an adapter ({ADAPTER}, as of LoRA) without its model; merge it into the "
-                               f"model (merge_and_unload), save that and give it")  # fmt: skip
+        return CheckpointError(
+            f"{path} holds an adapter ({ADAPTER}, as of LoRA) without its model; merge it into the "
+            f"model (merge_and_unload), save that and give it"
+        )
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if ggufs:
         return CheckpointError(f"{path} holds GGUF files; give the file itself: --ckpt_dir {path / shown(ggufs[0])}")
     snapshots = sorted(path.glob("snapshots/*/config.json"))
     if snapshots:
-        return CheckpointError(f"{path} is a model's directory in the cache of the Hugging Face hub; give a snapshot "
-                               f"in it: --ckpt_dir {snapshots[0].parent}")  # fmt: skip
+        return CheckpointError(
+            f"{path} is a model's directory in the cache of the Hugging Face hub; give a snapshot "
+            f"in it: --ckpt_dir {snapshots[0].parent}"
+        )
     for settings in ("params.json", "config.json"):
         if below := sorted(path.glob(f"*/{settings}")):
-            return CheckpointError(f"{path} holds no checkpoint, but one lies a level down; give that: --ckpt_dir "
-                                   f"{below[0].parent}")  # fmt: skip
+            return CheckpointError(
+                f"{path} holds no checkpoint, but one lies a level down; give that: --ckpt_dir {below[0].parent}"
+            )
         if half := signatures.unfinished(path, settings):
             return CheckpointError(f"{path} has {settings} only as an unfinished download ({half}); finish it")
     if any(name.endswith(".pth") for name in names):

@@ -72,14 +72,18 @@ def holds_weights(names: set[str]) -> str | None:
 def _chosen(directory: Path, named: str | None) -> tuple[list[Path], dict[str, str]]:
     """The files, and which of them the index says a tensor is in."""
     if lies_there(directory / ADAPTER):
-        raise CheckpointError(f"{directory / ADAPTER} says that an adapter (PEFT, as LoRA) belongs to this model; "
-                              f"merge it (merge_and_unload) and save the model, or move the adapter's files "
-                              "away")  # fmt: skip
+        raise CheckpointError(
+            f"{directory / ADAPTER} says that an adapter (PEFT, as LoRA) belongs to this model; "
+            f"merge it (merge_and_unload) and save the model, or move the adapter's files "
+            "away"
+        )
     if named is not None:
         if not named.endswith((".safetensors", ".safetensors.index.json")):
-            raise CheckpointError(f"{directory / 'config.json'} names {shown(named)} as its weights "
-                                  f"(transformers_weights), which is no safetensors file; name one that "
-                                  "is")  # fmt: skip
+            raise CheckpointError(
+                f"{directory / 'config.json'} names {shown(named)} as its weights "
+                f"(transformers_weights), which is no safetensors file; name one that "
+                "is"
+            )
         _check_inside(named, directory / "config.json")
         if named.endswith(".json"):
             return _indexed(directory, directory / named)
@@ -106,28 +110,40 @@ def _without_weights(directory: Path) -> CheckpointError:
     """The error for a directory in which transformers finds no safetensors: what lies there instead, and the cure."""
     names = sorted(path.name for path in directory.iterdir())
     if any(name in _PICKLES or (name.endswith(".bin") and name.startswith("pytorch_model")) for name in names):
-        return CheckpointError(f"{directory} has its weights as .bin (pickle); use a safetensors version, or make one: "
-                               f"load it with transformers and call save_pretrained")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has its weights as .bin (pickle); use a safetensors version, or make one: "
+            f"load it with transformers and call save_pretrained"
+        )
     for wanted in (WEIGHTS, INDEX):
         if half := signatures.unfinished(directory, wanted):
             return CheckpointError(f"{directory} has {wanted} only as an unfinished download ({half}); finish it")
     parts = [name for name in names if name.endswith(".safetensors") and name.startswith("model-0")]
     if parts:
-        return CheckpointError(f"{directory} has parts of a checkpoint ({shown(parts[0])}, …) but no {INDEX}, which "
-                               f"says what belongs to it; get that file, too")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has parts of a checkpoint ({shown(parts[0])}, …) but no {INDEX}, which "
+            f"says what belongs to it; get that file, too"
+        )
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if others:
-        return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(others[0])}; if that is the "
-                               f"model in transformers' layout, give it the name {WEIGHTS}")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(others[0])}; if that is the "
+            f"model in transformers' layout, give it the name {WEIGHTS}"
+        )
     if ggufs := [name for name in names if name.endswith(".gguf")]:
-        return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but GGUF files; give the file itself: "
-                               f"--ckpt_dir {directory / shown(ggufs[0])}")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has neither {WEIGHTS} nor {INDEX}, but GGUF files; give the file itself: "
+            f"--ckpt_dir {directory / shown(ggufs[0])}"
+        )
     if shards := [name for name in names if name.startswith("consolidated.") and name.endswith(".pth")]:
-        return CheckpointError(f"{directory} has config.json, but the weights of a Meta release ({shown(shards[0])}); "
-                               f"get the params.json and tokenizer.model that belong to them")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has config.json, but the weights of a Meta release ({shown(shards[0])}); "
+            f"get the params.json and tokenizer.model that belong to them"
+        )
     if pickles := [name for name in names if name.endswith((".bin", ".pth", ".pt", ".msgpack", ".h5"))]:
-        return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(pickles[0])}, of another "
-                               f"kind; use a safetensors version")  # fmt: skip
+        return CheckpointError(
+            f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(pickles[0])}, of another "
+            f"kind; use a safetensors version"
+        )
     return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}; finish the download")
 
 
@@ -144,8 +160,10 @@ def _indexed(directory: Path, index: Path) -> tuple[list[Path], dict[str, str]]:
         raise CheckpointError(f"{index} is malformed ({err}); get the file again") from None
     names = sorted(set(stated.values()))
     if not 1 <= len(names) <= MAX_FILES:
-        raise CheckpointError(f"{index} lists {len(names)} files, of which there are 1 to {MAX_FILES}; use the index "
-                              f"that belongs to the files")  # fmt: skip
+        raise CheckpointError(
+            f"{index} lists {len(names)} files, of which there are 1 to {MAX_FILES}; use the index "
+            f"that belongs to the files"
+        )
     for name in names:
         _check_inside(name, index)
     return [_present(directory, name, index.name) for name in names], stated
@@ -153,8 +171,9 @@ def _indexed(directory: Path, index: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _check_inside(name: str, where: Path) -> None:
     if Path(name).name != name or "\0" in name or len(name) > MAX_NAME_CHARACTERS:
-        raise CheckpointError(f"{where} names a file outside its directory ({shown(name)}); put all files into one "
-                              f"directory")  # fmt: skip
+        raise CheckpointError(
+            f"{where} names a file outside its directory ({shown(name)}); put all files into one directory"
+        )
 
 
 def _present(directory: Path, name: str, lister: str) -> Path:
@@ -180,15 +199,21 @@ def _open_all(files: Sequence[Path], stated: Mapping[str, str]) -> tuple[dict[Pa
         header_bytes += size
         names = opened[path].keys()
         if header_bytes > MAX_HEADERS_BYTES or len(holder) + len(names) > MAX_TENSORS:
-            raise CheckpointError(f"{path} and the files before it say more of their tensors than {MAX_TENSORS} need, "
-                                  f"as no model's do; use the files as released")  # fmt: skip
+            raise CheckpointError(
+                f"{path} and the files before it say more of their tensors than {MAX_TENSORS} need, "
+                f"as no model's do; use the files as released"
+            )
         for name in names:
             if name in holder:
-                raise CheckpointError(f"{path} and {shown(holder[name].name)} both hold the tensor {shown(name)}; they "
-                                      f"are of two checkpoints: use the files of one, with its index")  # fmt: skip
+                raise CheckpointError(
+                    f"{path} and {shown(holder[name].name)} both hold the tensor {shown(name)}; they "
+                    f"are of two checkpoints: use the files of one, with its index"
+                )
             if stated.get(name, path.name) != path.name:
-                raise CheckpointError(f"{path} holds the tensor {shown(name)}, which {INDEX} says is in "
-                                      f"{shown(stated[name])}; use the index that belongs to the files")  # fmt: skip
+                raise CheckpointError(
+                    f"{path} holds the tensor {shown(name)}, which {INDEX} says is in "
+                    f"{shown(stated[name])}; use the index that belongs to the files"
+                )
             holder[name] = path
     return opened, holder
 

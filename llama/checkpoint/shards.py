@@ -54,8 +54,9 @@ def open_pth(path: Path) -> dict[str, torch.Tensor]:
         raise unreadable(path, err) from None
     except Exception:  # damage is met with whatever it leads to: KeyError, struct.error, BadZipFile, …
         if not can_open():
-            raise CheckpointError(f"{path} cannot be opened: this process may open too few files; let it open more "
-                                  f"(ulimit -n)") from None  # fmt: skip
+            raise CheckpointError(
+                f"{path} cannot be opened: this process may open too few files; let it open more (ulimit -n)"
+            ) from None
         known = misplaced(path, binary=True) or other_format(path, "torch")
         reason = known or "is damaged or incomplete; download or make it again"
     raise CheckpointError(f"{path} {reason}")
@@ -90,8 +91,9 @@ class ShardedTensors:
         for name, held in regions.items():
             for file, shard, region in zip(files, shards, held, strict=True):
                 if name not in shard:
-                    raise CheckpointError(f"{file} lacks the tensor {name}; use the files of one release, with its "
-                                          "params.json")  # fmt: skip
+                    raise CheckpointError(
+                        f"{file} lacks the tensor {name}; use the files of one release, with its params.json"
+                    )
                 if tuple(shard[name].shape) != region_shape(region):
                     raise CheckpointError(
                         f"{file}: {name} has shape {tuple(shard[name].shape)}, but the hyperparameters and "

@@ -51,8 +51,10 @@ def misplaced(path: Path, *, binary: bool = False) -> str | None:
     if begin.startswith(_LFS):
         return "is not the file but a pointer to it, which Git LFS leaves; run git lfs pull in the clone"
     if _MARKUP.match(begin.removeprefix(b"\xef\xbb\xbf")):
-        return "is a web page or an error message (HTML or XML) saved in the file's place; download the file itself, " \
-               "signed in if the site asks for it"  # fmt: skip
+        return (
+            "is a web page or an error message (HTML or XML) saved in the file's place; download the file itself, "
+            "signed in if the site asks for it"
+        )
     archive = next((kind for magic, kind in _ARCHIVES.items() if begin.startswith(magic)), None)
     if begin[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
         archive = "tar"
@@ -63,8 +65,10 @@ def misplaced(path: Path, *, binary: bool = False) -> str | None:
     if not any(begin) and len(begin) == _READ:
         return "begins with zeros only, as a download does that did not finish; finish it or get the file again"
     if binary and begin[0] == _PICKLE and begin[1:2] <= bytes([_LAST_PROTOCOL]):
-        return "is a bare pickle, which is not loaded, and no file of weights that is known; save its tensors with " \
-               "torch.save"  # fmt: skip
+        return (
+            "is a bare pickle, which is not loaded, and no file of weights that is known; save its tensors with "
+            "torch.save"
+        )
     if binary and len(begin) < _READ and begin.isascii() and begin.decode().strip().replace("\n", " ").isprintable():
         return "is a short text, such as a site's error message, and not the file; download the file itself"
     return None
@@ -98,8 +102,10 @@ def other_format(path: Path, own: str) -> str | None:
     if own != "safetensors" and _begins(path, b'{"', at=8):
         return "is a safetensors file under another name; use it in a directory of Hugging Face's, as model.safetensors"
     if own != "torch" and is_zip(path):
-        return "is a file of torch.save (or another zip) under another name; use it as the release has it, or save " \
-               "the model with transformers' save_pretrained"  # fmt: skip
+        return (
+            "is a file of torch.save (or another zip) under another name; use it as the release has it, or save "
+            "the model with transformers' save_pretrained"
+        )
     return None
 
 

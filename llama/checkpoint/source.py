@@ -59,15 +59,19 @@ def damage_refused(path: Path) -> Iterator[None]:
     except OSError as err:
         raise unreadable(path, err) from None
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as err:
-        raise CheckpointError(f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
-                              f"again, or this machine has too little memory for it") from None  # fmt: skip
+        raise CheckpointError(
+            f"{path} cannot be used ({type(err).__name__} while reading it): it is damaged, get it "
+            f"again, or this machine has too little memory for it"
+        ) from None
 
 
 def unreadable(path: Path, err: OSError) -> CheckpointError:
     """The error for a file or directory that the system does not let be read: why, and what to do."""
     if isinstance(err, FileNotFoundError) and path.is_symlink():
-        return CheckpointError(f"{path} is a link to {shown(str(path.readlink()))}, where there is nothing; get that "
-                               f"file, or copy the directory with its links followed (cp -rL)")  # fmt: skip
+        return CheckpointError(
+            f"{path} is a link to {shown(str(path.readlink()))}, where there is nothing; get that "
+            f"file, or copy the directory with its links followed (cp -rL)"
+        )
     reason = err.strerror or type(err).__name__
     if err.errno in _NO_ACCESS:
         reason += "; let this user read it"
@@ -92,8 +96,9 @@ def distinct_files(files: Sequence[Path]) -> None:
             raise unreadable(path, err) from None
         first = names.setdefault((found.st_dev, found.st_ino), path.name)
         if first != path.name:
-            raise CheckpointError(f"{path} is the same file as {shown(first)}; put in its place the file that belongs "
-                                  f"there")  # fmt: skip
+            raise CheckpointError(
+                f"{path} is the same file as {shown(first)}; put in its place the file that belongs there"
+            )
 
 
 def prevailing_dtype(tensors: Iterable[tuple[str, int, torch.dtype | str]], where: str) -> torch.dtype:
@@ -126,8 +131,10 @@ def narrowed(slab: torch.Tensor, name: str, where: str) -> torch.Tensor:
         return slab
     cast = slab.float()
     if not torch.equal(cast.isfinite(), slab.isfinite()):
-        raise CheckpointError(f"{where}: {shown(name)} has values beyond what float32 can hold, into which float64 is "
-                              f"turned; such a model is not supported")  # fmt: skip
+        raise CheckpointError(
+            f"{where}: {shown(name)} has values beyond what float32 can hold, into which float64 is "
+            f"turned; such a model is not supported"
+        )
     return cast
 
 

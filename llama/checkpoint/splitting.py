@@ -149,9 +149,11 @@ def _check_name(output_dir: Path) -> None:
         try:
             os.path.realpath(output_dir).encode()
         except UnicodeEncodeError:
-            raise CheckpointError(f"{output_dir} cannot be used for --output_dir: its path is not UTF-8, or this "
-                                  f"locale is not (LC_ALL=C.UTF-8 is), and torch opens no such file; choose another "
-                                  f"place") from None  # fmt: skip
+            raise CheckpointError(
+                f"{output_dir} cannot be used for --output_dir: its path is not UTF-8, or this "
+                f"locale is not (LC_ALL=C.UTF-8 is), and torch opens no such file; choose another "
+                f"place"
+            ) from None
 
 
 def fingerprint(
@@ -225,10 +227,13 @@ def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
     words = len(msgspec.json.encode([plan.source.vocabulary.special_tokens, plan.source.vocabulary.template]))
     blocks = _BLOCK_BYTES * (len(files) + others)
     placing.check_room(
-        partial, output_dir, _OUTPUT,
+        partial,
+        output_dir,
+        _OUTPUT,
         needed=sum(files) + len(files) * headers + tokenizers + len(layout.HALVES) * words + blocks,
-        largest=max(files) + headers, files=len(files) + others,
-    )  # fmt: skip
+        largest=max(files) + headers,
+        files=len(files) + others,
+    )
 
 
 def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, TensorDigest]:

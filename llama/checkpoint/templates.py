@@ -64,19 +64,24 @@ def choose(
         raise TokenizerError(f"{where}: --chat_format template, but the checkpoint has no chat template; leave it out")
     if asked is not None and asked in NATIVE_FORMATS:
         if lacking := sorted(own_tokens(asked) - set(special)):
-            raise TokenizerError(f"{where}: --chat_format {asked}, but the vocabulary lacks {' and '.join(lacking)}; "
-                                 f"leave it out")  # fmt: skip
+            raise TokenizerError(
+                f"{where}: --chat_format {asked}, but the vocabulary lacks {' and '.join(lacking)}; leave it out"
+            )
         return _native_choice(asked)
     if template is None:
         return _native_choice(_by_tokens(special, where))
     if len(template.source) > MAX_TEMPLATE_BYTES:
-        raise TokenizerError(f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
-                             f"model's is; --chat_format llama3 or chatml goes without it")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
+            f"model's is; --chat_format llama3 or chatml goes without it"
+        )
     try:
         return _by_template(template, [] if asked == TEMPLATE or flagged else writable(special))
     except CannotRender as err:
-        raise TokenizerError(f"{where}: its chat template cannot be rendered ({err}); mend it, or say "
-                             f"--chat_format llama3 or chatml to go without it") from None  # fmt: skip
+        raise TokenizerError(
+            f"{where}: its chat template cannot be rendered ({err}); mend it, or say "
+            f"--chat_format llama3 or chatml to go without it"
+        ) from None
 
 
 def _native_choice(name: str, default_system: str | None = None) -> Choice:
@@ -88,8 +93,10 @@ def _by_tokens(special: Collection[str], where: str) -> str:
         return "chatml"
     if "<|start_header_id|>" in special:
         return "llama3"
-    raise TokenizerError(f"{where}: it has no chat template, and its special tokens are of no known format; use a "
-                         f"version of the model that is made for dialogues")  # fmt: skip
+    raise TokenizerError(
+        f"{where}: it has no chat template, and its special tokens are of no known format; use a "
+        f"version of the model that is made for dialogues"
+    )
 
 
 def _by_template(template: ChatTemplate, natives: Sequence[str]) -> Choice:
@@ -138,6 +145,7 @@ def template_variables(texts: Mapping[str, str], template: str, where: str) -> d
         raise TokenizerError(f"{where}: its chat template names {len(mentioned)} tokens; supported are {MAX_VARIABLES}")
     for name, text in mentioned.items():
         if len(text) > MAX_VARIABLE_CHARACTERS:
-            raise TokenizerError(f"{where}: its {name} has {len(text)} characters; supported are "
-                                 f"{MAX_VARIABLE_CHARACTERS}")  # fmt: skip
+            raise TokenizerError(
+                f"{where}: its {name} has {len(text)} characters; supported are {MAX_VARIABLE_CHARACTERS}"
+            )
     return mentioned

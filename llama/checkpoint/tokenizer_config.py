@@ -138,11 +138,14 @@ def read_tokenizer_config(directory: Path, padding: str | None = None) -> Tokeni
     path, older = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
     raw, config = _fields_of(path)
     if config.split_special_tokens:
-        raise TokenizerError(f"{path}: split_special_tokens is set, with which no chat template can write a special "
-                             f"token; remove it")  # fmt: skip
+        raise TokenizerError(
+            f"{path}: split_special_tokens is set, with which no chat template can write a special token; remove it"
+        )
     if set(config.fast_tokenizer_files or ()) - set(_TOKEN_FILES):
-        raise TokenizerError(f"{path}: fast_tokenizer_files names other tokenizers than tokenizer.json; leave the one "
-                             f"in tokenizer.json that is meant, and remove the field")  # fmt: skip
+        raise TokenizerError(
+            f"{path}: fast_tokenizer_files names other tokenizers than tokenizer.json; leave the one "
+            f"in tokenizer.json that is meant, and remove the field"
+        )
     extra = config.extra_special_tokens or config.additional_special_tokens or []
     named = {name: raw[name] for name in raw if _names_a_token(name, raw[name])}
     if isinstance(extra, dict):
@@ -175,8 +178,10 @@ def template_of(directory: Path, config: TokenizerConfig) -> str | None:
     if "default" in names:
         own = more / "default.jinja"
     elif names and not lies_there(own):
-        raise TokenizerError(f"{more} has templates ({shown(', '.join(sorted(names)))}), but none is the default; put "
-                             f"that into {own.name}")  # fmt: skip
+        raise TokenizerError(
+            f"{more} has templates ({shown(', '.join(sorted(names)))}), but none is the default; put "
+            f"that into {own.name}"
+        )
     if not lies_there(own):
         return config.template
     try:
@@ -267,8 +272,10 @@ def _default_template(found: str | list[_NamedTemplate] | None, path: Path) -> s
     templates = {each.name: each.template for each in found}
     if templates and "default" not in templates:
         names = shown(", ".join(map(quoted, sorted(templates))))
-        raise TokenizerError(f"{path}: chat_template has none of the name default, but {names}; put that which is "
-                             f"meant into chat_template.jinja")  # fmt: skip
+        raise TokenizerError(
+            f"{path}: chat_template has none of the name default, but {names}; put that which is "
+            f"meant into chat_template.jinja"
+        )
     return templates.get("default")
 
 

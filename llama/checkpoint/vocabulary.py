@@ -135,8 +135,10 @@ def from_meta(tokenizer_model: Path, chat_format: str | None = None) -> Vocabula
             asked for.
     """
     if chat_format not in (None, "llama3"):
-        raise TokenizerError(f"--chat_format {quoted(chat_format)}: a Meta release has no chat template, and no "
-                             f"special tokens but those of llama3; leave it out")  # fmt: skip
+        raise TokenizerError(
+            f"--chat_format {quoted(chat_format)}: a Meta release has no chat template, and no "
+            f"special tokens but those of llama3; leave it out"
+        )
     data = read_file(tokenizer_model)
     ranks = parse_ranks(data, tokenizer_model)
     tokens = token_table(ranks, meta_special_tokens(len(ranks)), f"tokenizer {tokenizer_model}")
@@ -158,8 +160,10 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     if kind != "gpt2":
         raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
     if file.get("tokenizer.ggml.pre") is None:
-        raise TokenizerError(f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as "
-                             f"in files from before May 2024; use a file that a later converter made")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as "
+            f"in files from before May 2024; use a file that a later converter made"
+        )
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
         known = ", ".join(sorted(_GGUF_PRE_TOKENIZERS))
@@ -168,8 +172,10 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
     types = _gguf_field(file, "tokenizer.ggml.token_type", list[int], where)
     merges = _gguf_field(file, "tokenizer.ggml.merges", list[str], where)
     if len(types) != len(tokens):
-        raise TokenizerError(f"{where}: {len(tokens)} tokens but {len(types)} token types; convert the model "
-                             f"again, or use another GGUF of it")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: {len(tokens)} tokens but {len(types)} token types; convert the model "
+            f"again, or use another GGUF of it"
+        )
     made = {merge.replace(" ", "", 1) for merge in merges}
     words = [kind == gguf.TokenType.USER_DEFINED for kind in types]
     normal = [
@@ -218,8 +224,9 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
         if value is not None or kind in (str | None, int | None):
             return msgspec.convert(value, kind)
     except (msgspec.ValidationError, UnicodeDecodeError) as err:
-        raise TokenizerError(f"{where}: metadata field {name} is malformed: {err}; convert the model "
-                             f"again, or use another GGUF of it") from None  # fmt: skip
+        raise TokenizerError(
+            f"{where}: metadata field {name} is malformed: {err}; convert the model again, or use another GGUF of it"
+        ) from None
     raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
 
 
@@ -275,8 +282,9 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
         pattern = _hugging_face_pattern(source.pre_tokenizer, where)
         model = msgspec.json.decode(source.model, type=_Bpe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise TokenizerError(f"{where}: field model is malformed: {err}; use the tokenizer.json that "
-                             f"belongs to the model") from None  # fmt: skip
+        raise TokenizerError(
+            f"{where}: field model is malformed: {err}; use the tokenizer.json that belongs to the model"
+        ) from None
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
             raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
@@ -307,8 +315,10 @@ def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tu
     both = {token for token in added if token in model.vocab}
     differs = next((token for token in sorted(both) if added[token] != model.vocab[token]), None)
     if differs is not None:
-        raise TokenizerError(f"{where}: {quoted(differs)} is token {added[differs]} under added_tokens and "
-                             f"{model.vocab[differs]} under vocab; make the two agree")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: {quoted(differs)} is token {added[differs]} under added_tokens and "
+            f"{model.vocab[differs]} under vocab; make the two agree"
+        )
     joined = (merge.replace(" ", "") if isinstance(merge, str) else "".join(merge) for merge in model.merges)
     made = {token for token in joined if token in both} | {token for token in both if len(token) == 1}
     made = {token for token in made if all(char in _BYTE_OF_CHAR for char in token)}
@@ -319,8 +329,9 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
     """The pattern that does what Llama 3's or SmolLM2's pre-tokeniser does; all others are refused."""
     steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-        raise TokenizerError(f"{where}: field pre_tokenizer is malformed; use the tokenizer.json that belongs "
-                             f"to the model")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: field pre_tokenizer is malformed; use the tokenizer.json that belongs to the model"
+        )
     # How offsets into the text are reported has no bearing on ids.
     match [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]:
         case [
@@ -353,8 +364,10 @@ def _convert(
     """A vocabulary from tokens by id (written in GPT-2's characters), added tokens, merges and what else there is."""
     check_token_count(len(normal) + len(added), where)
     if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
-        raise TokenizerError(f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
-                             f"vocabulary's are; is it the right file?")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
+            f"vocabulary's are; is it the right file?"
+        )
     for id, token in normal:
         check_token(len(token), f"{where}, token {id}")
     ranks = {_to_bytes(token, f"{where}, token {id}"): id for id, token in sorted(normal)}
@@ -381,8 +394,10 @@ def _convert(
         stops += [ids[text] for text in _USUAL_ENDS if text in special]
     inside = {id for id in stops if 0 <= id < n_words}
     if len(inside) > MAX_STOP_IDS:
-        raise TokenizerError(f"{where}: {len(inside)} tokens end a reply by the files beside it; supported are "
-                             f"{MAX_STOP_IDS}: name fewer in generation_config.json")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: {len(inside)} tokens end a reply by the files beside it; supported are "
+            f"{MAX_STOP_IDS}: name fewer in generation_config.json"
+        )
     return Vocabulary(
         model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
         special_tokens={text: id for text, id in ids.items() if text in special},
@@ -416,8 +431,9 @@ def _to_bytes(token: str, place: str) -> bytes:
             return bytes([_BYTE_OF_CHAR[char] for char in token])
     except KeyError:
         pass
-    raise TokenizerError(f"{place}: not written in byte-level BPE's characters; another kind of vocabulary, which is "
-                         f"not supported")  # fmt: skip
+    raise TokenizerError(
+        f"{place}: not written in byte-level BPE's characters; another kind of vocabulary, which is not supported"
+    )
 
 
 def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges:
@@ -425,8 +441,10 @@ def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges
     if sum(len(merge) if isinstance(merge, str) else len(merge[0]) + len(merge[1]) for merge in merges) > (
         MAX_MERGES_CHARACTERS
     ):
-        raise TokenizerError(f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together, as no "
-                             f"vocabulary's are; is it the right file?")  # fmt: skip
+        raise TokenizerError(
+            f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together, as no "
+            f"vocabulary's are; is it the right file?"
+        )
     for number, merge in enumerate(merges):
         place = f"{where}, merge {number}"
         left, _, right = merge.partition(" ") if isinstance(merge, str) else (merge[0], "", merge[1])

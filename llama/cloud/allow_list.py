@@ -39,9 +39,11 @@ class AllowList:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], tell: Callable[[str], None] = lambda line: None,
+        self,
+        directory: str | os.PathLike[str],
+        tell: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.directory = Path(directory)
         self.version = 0  # counts the changes
         self._tell, self._clock = tell, clock

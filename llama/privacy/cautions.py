@@ -44,8 +44,11 @@ def cautions(passages: Sequence[Passage], sanitiser: Sanitiser, own_sheet: Itera
     ]
     found = [each for text in dict.fromkeys(own) for each in _among_their_like(text, sanitiser)]
     fields = dict.fromkeys(name for text in own_sheet for name in sanitiser.declared_in(text))
-    found += [f"the sheet itself says your {name}, and a sheet's own words leave as they are; edit the sheet if that "
-              f"must not be" for name in fields]  # fmt: skip
+    found += [
+        f"the sheet itself says your {name}, and a sheet's own words leave as they are; edit the sheet if that "
+        f"must not be"
+        for name in fields
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -56,8 +59,10 @@ def _among_their_like(text: str, sanitiser: Sanitiser) -> Iterator[str]:
             others = _list_around(*_clause_around(text, m.start(), m.end(), ends))
             if len(others) >= LEAST:
                 listed = ", ".join(f"“{each}”" for each in others[:SHOWN])
-                yield (f"{m[0]} stands in a list with {listed}, which may tell what it is; reword the text if it must "
-                       f"not be")  # fmt: skip
+                yield (
+                    f"{m[0]} stands in a list with {listed}, which may tell what it is; reword the text if it must "
+                    f"not be"
+                )
 
 
 def _clause_around(text: str, start: int, end: int, ends: Sequence[int]) -> tuple[str, str]:

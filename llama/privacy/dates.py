@@ -17,8 +17,15 @@ Day = tuple[int | None, int, int | None]
 _MONTH_WORDS = {
     **{name.casefold(): i for names in MONTHS.values() for i, name in enumerate(names, start=1)},
     **{name[:3].casefold(): i for names in MONTHS.values() for i, name in enumerate(names, start=1)},
-    "ags": 8, "agt": 8, "agust": 8, "sept": 9, "nop": 11, "nopember": 11, "pebruari": 2, "peb": 2,
-}  # fmt: skip
+    "ags": 8,
+    "agt": 8,
+    "agust": 8,
+    "sept": 9,
+    "nop": 11,
+    "nopember": 11,
+    "pebruari": 2,
+    "peb": 2,
+}
 _MONTH = "|".join(sorted(_MONTH_WORDS, key=len, reverse=True))
 _SEP = r"[\s.,/\-–—]{0,3}"
 _WORD_END = r"(?![^\W\d_])"

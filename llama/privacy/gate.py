@@ -88,8 +88,10 @@ def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokeniz
     """Some vocabularies lack some control characters."""
     for i, message in enumerate(dialog, start=1):
         if tokenizer.decode(tokenizer.encode(message.content, bos=False, eos=False)) != message.content:
-            raise PromptError(f"message {i} of {len(dialog)} has characters that the model's vocabulary cannot write; "
-                              f"remove control characters from the sheet")  # fmt: skip
+            raise PromptError(
+                f"message {i} of {len(dialog)} has characters that the model's vocabulary cannot write; "
+                f"remove control characters from the sheet"
+            )
 
 
 class _PieceReader:
@@ -111,9 +113,10 @@ class _PieceReader:
         A band's or a decade's figures may well be those of another field.
         """
         clues = [
-            clue for clue in self._clues
+            clue
+            for clue in self._clues
             if clue.field == name or (isinstance(clue, Letters) and not any(map(str.isdigit, clue.form)))
-        ]  # fmt: skip
+        ]
         if (found := read_in(self._without_tags(piece), clues)) is not None:
             _refuse(found)
 
@@ -150,5 +153,7 @@ class _PieceReader:
 
 
 def _refuse(name: str) -> None:
-    raise PrivacyRefused(f"gate: the value of {name} was about to leave the device; nothing was sent; "
-                         f"shorten or reword the text that mentions it")  # fmt: skip
+    raise PrivacyRefused(
+        f"gate: the value of {name} was about to leave the device; nothing was sent; "
+        f"shorten or reword the text that mentions it"
+    )

@@ -85,8 +85,9 @@ def prepare(
 
 def _refuse_too_long(characters: int, context_length: int) -> None:
     if characters > CHARS_PER_TOKEN * context_length:
-        raise PromptError(f"the prompt has {characters} characters, but the model's context is {context_length} "
-                          f"tokens; shorten it")  # fmt: skip
+        raise PromptError(
+            f"the prompt has {characters} characters, but the model's context is {context_length} tokens; shorten it"
+        )
 
 
 def holdings(

@@ -130,8 +130,10 @@ def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
         if name == "policy":
             continue
         if not is_field_name(name):
-            raise ProfileError(f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
-                               f"a letter; one of yours does not: {_shown(name)}")  # fmt: skip
+            raise ProfileError(
+                f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
+                f"a letter; one of yours does not: {_shown(name)}"
+            )
         values = tuple(
             _value(item, f"{where}: field {name}") for item in (given if isinstance(given, list) else [given])
         )

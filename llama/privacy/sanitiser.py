@@ -85,9 +85,16 @@ class Sanitiser:
     """
 
     def __init__(
-        self, profile: Profile, mode: Mode = "schema", *, reserved: Iterable[str] = (), own: Iterable[str] = (),
-        language: str = "en", asked: Iterable[str] | None = None, today: dt.date | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        profile: Profile,
+        mode: Mode = "schema",
+        *,
+        reserved: Iterable[str] = (),
+        own: Iterable[str] = (),
+        language: str = "en",
+        asked: Iterable[str] | None = None,
+        today: dt.date | None = None,
+    ) -> None:
         self.profile, self.mode, self.language = profile, mode, language
         self.secrets = SecretIndex(today)
         self._asked = None if asked is None else {other for name in asked for other in same_field(name)}
@@ -108,10 +115,12 @@ class Sanitiser:
         self._declared = len(self.secrets.secrets)
         # What is sent openly by this person's own choice is no find of the patterns'.
         self._opened = [
-            compact(text_of(value)) for each in fields for value in each.values
+            compact(text_of(value))
+            for each in fields
+            for value in each.values
             if each.policy is FieldPolicy.OPEN
             and (field_of(each.name).place or field_of(each.name).policy is not FieldPolicy.OPEN)
-        ]  # fmt: skip
+        ]
         self._views = {text: NormalisedText(text) for text in (visible(_normal(each)) for each in texts)}
         for view in self._views.values():
             self._discover_in(view)
@@ -166,8 +175,10 @@ class Sanitiser:
             return None
         if self.mode == "off" or each.policy is FieldPolicy.OPEN:
             return self.clean(self._text_of(each))
-        parts = [self._coarse(each, value) or self._tag(self._index_of[each.name, i], "")
-                 for i, value in enumerate(each.values)]  # fmt: skip
+        parts = [
+            self._coarse(each, value) or self._tag(self._index_of[each.name, i], "")
+            for i, value in enumerate(each.values)
+        ]
         return Substitute(", ".join(parts), each.name)
 
     def _text_of(self, each: ProfileField) -> str:
@@ -263,8 +274,14 @@ class Sanitiser:
         for group in groups:
             longest = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))
             tag = self.secrets.secrets[longest[2]].tag
-            first = min((i for _, _, i in group if i < self._declared and self.secrets.secrets[i].tag == tag
-                         and not self.secrets.secrets[i].derived), default=longest[2])  # fmt: skip
+            first = min(
+                (
+                    i
+                    for _, _, i in group
+                    if i < self._declared and self.secrets.secrets[i].tag == tag and not self.secrets.secrets[i].derived
+                ),
+                default=longest[2],
+            )
             merged.append((group[0][0], max(end for _, end, _ in group), first))
         return merged
 

@@ -39,9 +39,14 @@ class SecretIndex:
         self._today = today or dt.date.today()
 
     def add(
-        self, secret: Secret, not_secret: Sequence[str] = (), *, exact: bool = False, only_whole: bool = False,
+        self,
+        secret: Secret,
+        not_secret: Sequence[str] = (),
+        *,
+        exact: bool = False,
+        only_whole: bool = False,
         sought: bool = True,
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Look for this value too, and give its index; what is derived from it has the indices that follow.
 
         Args:

@@ -20,8 +20,11 @@ CITIES_ID = tuple(
     gorontalo|bitung|tomohon|palu|kendari|baubau|parepare|palopo|ternate|tidore kepulauan|tidore|sorong|bima|tual|
     sabang|subulussalam|prabumulih|pagaralam|pagar alam|sungai penuh|sawahlunto|sibolga|tanjungbalai|tebingtinggi|
     tebing tinggi|batu|kotamobagu|gunungsitoli
-    """.replace("\n", "").replace("    ", "").strip("|").split("|")
-)  # fmt: skip
+    """.replace("\n", "")
+    .replace("    ", "")
+    .strip("|")
+    .split("|")
+)
 
 PROVINCES_ID = tuple(
     """
@@ -31,8 +34,11 @@ PROVINCES_ID = tuple(
     ntb|ntt|kalimantan barat|kalimantan tengah|kalimantan selatan|kalimantan timur|kalimantan utara|sulawesi utara|
     sulawesi tengah|sulawesi selatan|sulawesi tenggara|sulawesi barat|maluku utara|maluku|papua barat daya|
     papua barat|papua selatan|papua tengah|papua pegunungan|papua
-    """.replace("\n", "").replace("    ", "").strip("|").split("|")
-)  # fmt: skip
+    """.replace("\n", "")
+    .replace("    ", "")
+    .strip("|")
+    .split("|")
+)
 
 # Of the United States Postal Service's list of street suffixes (Publication 28, C1), and British ones.
 STREET_TYPES_EN = tuple(
@@ -51,7 +57,7 @@ STREET_TYPES_EN = tuple(
     island islands isle junction junctions key keys knoll knolls lake lakes land landing inlet hollow hills heights
     groves annex arcade underpass parade squares streets drives
     """.split()
-)  # fmt: skip
+)
 
 # Given and family names that are hardly ever another word.
 NAMES = frozenset(
@@ -82,7 +88,7 @@ NAMES = frozenset(
     thompson jackson martin lee perez harris sanchez clark ramirez lewis robinson walker allen wright torres nguyen
     adams nelson baker rivera campbell mitchell carter roberts
     """.split()
-)  # fmt: skip
+)
 
 # Capitalised in the middle of a sentence, and no part of a name.
 NOT_NAMES = frozenset(name.casefold() for names in MONTHS.values() for name in names) | frozenset(
@@ -111,7 +117,7 @@ NOT_NAMES = frozenset(name.casefold() for names in MONTHS.values() for name in n
     bahasa inggris islam kristen katolik hindu buddha muslim christian jewish catholic hypertension diabetes asthma
     director manager ceo cto hrd hr
     """.split()
-)  # fmt: skip
+)
 
 HONORIFICS = frozenset("pak bapak ibu mrs prof drs haji hajah".split())
 

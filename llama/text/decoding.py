@@ -6,8 +6,11 @@ Knows nothing about: what a text is for.
 from __future__ import annotations
 
 _OTHER_ENCODINGS = (
-    (b"\xff\xfe\0\0", "UTF-32"), (b"\0\0\xfe\xff", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
-)  # fmt: skip
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
 _MARK = "\ufeff"  # at a text's beginning the byte order mark, which says nothing in UTF-8
 
 

@@ -12,11 +12,34 @@ from __future__ import annotations
 import re
 
 SCALES = {
-    "ribu": 1e3, "rb": 1e3, "rbu": 1e3, "k": 1e3, "thousand": 1e3, "thousands": 1e3, "grand": 1e3, "juta": 1e6,
-    "jt": 1e6, "jta": 1e6, "million": 1e6, "millions": 1e6, "mio": 1e6, "mn": 1e6, "mil": 1e6, "mill": 1e6, "m": 1e6,
-    "lakh": 1e5, "lakhs": 1e5, "crore": 1e7, "crores": 1e7, "miliar": 1e9, "milyar": 1e9, "billion": 1e9, "bn": 1e9,
-    "triliun": 1e12, "trillion": 1e12,
-}  # fmt: skip
+    "ribu": 1e3,
+    "rb": 1e3,
+    "rbu": 1e3,
+    "k": 1e3,
+    "thousand": 1e3,
+    "thousands": 1e3,
+    "grand": 1e3,
+    "juta": 1e6,
+    "jt": 1e6,
+    "jta": 1e6,
+    "million": 1e6,
+    "millions": 1e6,
+    "mio": 1e6,
+    "mn": 1e6,
+    "mil": 1e6,
+    "mill": 1e6,
+    "m": 1e6,
+    "lakh": 1e5,
+    "lakhs": 1e5,
+    "crore": 1e7,
+    "crores": 1e7,
+    "miliar": 1e9,
+    "milyar": 1e9,
+    "billion": 1e9,
+    "bn": 1e9,
+    "triliun": 1e12,
+    "trillion": 1e12,
+}
 """Words behind a number, lower-cased, and how much each makes of it."""
 
 _GROUPS = re.compile(r"[.,'’ ]")

@@ -62,8 +62,10 @@ class CommandSink:
         if not self._words:
             raise UsageError("--exec: no command; write a program and its arguments")
         if shutil.which(self._words[0]) is None:
-            raise UsageError(f"--exec {self._words[0]}: no such program, or not one that this user may run; there is "
-                             f"no shell: for one, write sh -c '…'")  # fmt: skip
+            raise UsageError(
+                f"--exec {self._words[0]}: no such program, or not one that this user may run; there is "
+                f"no shell: for one, write sh -c '…'"
+            )
         self._timeout_s, self._notices = timeout_s, notices
         self._tries = math.inf if for_ever else MOST_TRIES
         self._name = PurePath(self._words[0]).name
@@ -87,8 +89,10 @@ class CommandSink:
             if problem is None:
                 return
             if number >= self._tries:
-                raise SplitLlamaError(f"--exec: {self._name} {problem}, at the last of {number} tries; the copy is not "
-                                      f"acknowledged: mend the command, and start again")  # fmt: skip
+                raise SplitLlamaError(
+                    f"--exec: {self._name} {problem}, at the last of {number} tries; the copy is not "
+                    f"acknowledged: mend the command, and start again"
+                )
             self._notices.tell(f"{self._name} {problem}; the copy is tried again in {wait_s:g} s")
             time.sleep(wait_s)
             wait_s = min(wait_s * FACTOR, MOST_WAIT_S)

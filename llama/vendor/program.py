@@ -161,8 +161,10 @@ def _sink(
         return CommandSink(command, timeout_s=timeout_s, for_ever=follow, notices=notices)
     stdout = StdoutSink(may_lose=acknowledge)
     if follow and not stdout.acknowledges:
-        raise UsageError(f"--follow needs a place that keeps copies, and stdout is no file: {_STORE_THEM}; with "
-                         f"--acknowledge each is erased once it is written, also if its reader loses it")  # fmt: skip
+        raise UsageError(
+            f"--follow needs a place that keeps copies, and stdout is no file: {_STORE_THEM}; with "
+            f"--acknowledge each is erased once it is written, also if its reader loses it"
+        )
     return stdout
 
 

@@ -43,8 +43,10 @@ class SpoolSink:
             raise UsageError(f"--spool {directory}: another llama.vendor writes there; give each its own") from None
         except (OSError, ValueError) as err:
             reason = getattr(err, "strerror", None) or "not a path"
-            raise UsageError(f"--spool {directory}: cannot be used ({reason}); give a directory that this user may "
-                             f"write into, or the name of a new one") from None  # fmt: skip
+            raise UsageError(
+                f"--spool {directory}: cannot be used ({reason}); give a directory that this user may "
+                f"write into, or the name of a new one"
+            ) from None
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
         """Returns when each has its file on the disk.
@@ -57,8 +59,10 @@ class SpoolSink:
                 self._write(f"{delivery.run_id.hex()}.json", line_of(delivery))
             fsync(self._place)
         except OSError as err:
-            raise SplitLlamaError(f"--spool {self.directory}: a copy could not be written ({err.strerror}); it is not "
-                                  f"acknowledged: see to that, and start again") from None  # fmt: skip
+            raise SplitLlamaError(
+                f"--spool {self.directory}: a copy could not be written ({err.strerror}); it is not "
+                f"acknowledged: see to that, and start again"
+            ) from None
 
     def close(self) -> None:
         """Let another process have it."""
@@ -96,8 +100,10 @@ class SpoolSink:
         return True
 
     def _taken(self, name: str) -> SplitLlamaError:
-        return SplitLlamaError(f"--spool {self.directory}: {name} is there with another content, and is not written "
-                               f"over; the copy is not acknowledged: move that file away, and start again")  # fmt: skip
+        return SplitLlamaError(
+            f"--spool {self.directory}: {name} is there with another content, and is not written "
+            f"over; the copy is not acknowledged: move that file away, and start again"
+        )
 
 
 def _opened(directory: Path) -> int:

@@ -45,8 +45,10 @@ class StdoutSink:
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self.acknowledges = self._is_file or may_lose
         if self._is_file and not may_lose and not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
-            raise UsageError("stdout is a file that is written from its beginning, over what was acknowledged before; "
-                             "append to it: >> FILE")  # fmt: skip
+            raise UsageError(
+                "stdout is a file that is written from its beginning, over what was acknowledged before; "
+                "append to it: >> FILE"
+            )
         # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
         self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
 
@@ -66,8 +68,10 @@ class StdoutSink:
 
     def _check_has_a_name(self) -> None:
         if self._is_file and not os.fstat(self._fd).st_nlink:
-            raise SplitLlamaError("the file that copies are appended to has been removed; nothing more is "
-                                  "acknowledged: start again, and use --spool where files are taken away")  # fmt: skip
+            raise SplitLlamaError(
+                "the file that copies are appended to has been removed; nothing more is "
+                "acknowledged: start again, and use --spool where files are taken away"
+            )
 
     def close(self) -> None:
         """Nothing to give back."""

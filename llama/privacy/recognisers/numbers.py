@@ -91,9 +91,14 @@ def _long_number(
 ) -> PatternRecogniser:
     """A row for numbers of any length that are no amounts of money."""
     return PatternRecogniser(
-        kind, _NUMBER, folded=True, before=before, not_before=_CURRENCY, validators=(_is_no_amount, *validators),
+        kind,
+        _NUMBER,
+        folded=True,
+        before=before,
+        not_before=_CURRENCY,
+        validators=(_is_no_amount, *validators),
         outside_dates=outside_dates,
-    )  # fmt: skip
+    )
 
 
 RECOGNISERS: tuple[Recogniser, ...] = (
