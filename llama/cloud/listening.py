@@ -1,15 +1,30 @@
-"""The address of ``--bind``: what it stands for, and whether a cloud without keys may listen there.
+"""The address of ``--bind``: what it stands for, whether a cloud without keys may listen there, and listening there.
 
-Knows: addresses. Does not know: sockets.
+Knows: addresses, why a system refuses one. Does not know: messages.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
+
+import zmq
 
 from llama.addresses import Endpoint, NotAnAddress, UnknownHost, address_refusal, stays_here, to_listen
 from llama.cloud.event_log import EventLog
-from llama.errors import UsageError
+from llama.errors import BindError, UsageError
+
+_NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # said of an address that this machine has not
+_ADVICE = address_refusal("listen on", flag="--bind")
+_REASONS = {
+    zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
+    **dict.fromkeys(
+        _NOT_HERE,
+        "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all of IPv4, "
+        "tcp://[::]:PORT on all",
+    ),
+    errno.EACCES: "this user may not listen there; choose a port above 1023",
+}
 
 
 def endpoints_of(bind: str) -> list[Endpoint]:
@@ -41,3 +56,34 @@ def check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insec
         )
     warning = "anybody who reaches this address may use the model, and whoever listens learns what it does"
     events.warning("insecure", message=warning)
+
+
+def bind_to_first(socket: zmq.Socket[bytes], address: str, endpoints: Sequence[Endpoint] = ()) -> None:
+    """Listen to the first endpoint that this machine has.
+
+    Args:
+        socket: with its options set.
+        address: as it was given, for errors.
+        endpoints: what it stands for; by default it is looked up.
+
+    Raises:
+        BindError: in use, malformed, or not an address of this machine.
+    """
+    try:
+        _bind_to_first(socket, endpoints or to_listen(address))
+    except (NotAnAddress, UnknownHost) as err:
+        raise BindError(f"cannot listen on {address}: {str(err) or _ADVICE}") from None
+    except zmq.ZMQError as err:
+        raise BindError(f"cannot listen on {address}: {_REASONS.get(err.errno or 0, _ADVICE)}") from None
+
+
+def _bind_to_first(socket: zmq.Socket[bytes], endpoints: Sequence[Endpoint]) -> None:
+    """Raises ZMQError."""
+    for number, endpoint in enumerate(endpoints, start=1):
+        socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))
+        try:
+            socket.bind(endpoint.address)
+            return
+        except zmq.ZMQError as err:
+            if err.errno not in _NOT_HERE or number == len(endpoints):
+                raise

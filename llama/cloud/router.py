@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import math
 import secrets
 import socket
@@ -23,12 +22,12 @@ from typing import Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from llama.addresses import Endpoint, NotAnAddress, UnknownHost, address_refusal, to_listen
+from llama.addresses import Endpoint
 from llama.cloud.auth import Authenticator
 from llama.cloud.connections import Connections
+from llama.cloud.listening import bind_to_first
 from llama.cloud.metrics import Metrics
 from llama.cloud.rate_limit import RateLimiter
-from llama.errors import BindError
 
 PEER_QUEUE = 4  # messages held per peer and direction; a REQ peer has one
 AT_ONCE = 8  # messages read before anything else is looked after
@@ -37,17 +36,6 @@ EVENTS_AT_ONCE = 100  # of the monitor, likewise
 OVERSIZE_AT_ONCE = 1000  # frames beyond those, read away before anything else is looked after
 BACK_OFF_S = 0.001  # after messages beyond a rate nothing is read for so long: the worker needs the interpreter, too
 REFUSALS_S = 20.0  # messages a second of a connection beyond its rate; a device asks again after 0.1 s
-_NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # said of an address that this machine has not
-_ADVICE = address_refusal("listen on", flag="--bind")
-_REASONS = {
-    zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
-    **dict.fromkeys(
-        _NOT_HERE,
-        "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all of IPv4, "
-        "tcp://[::]:PORT on all",
-    ),
-    errno.EACCES: "this user may not listen there; choose a port above 1023",
-}
 
 
 @dataclass(frozen=True)
@@ -139,26 +127,10 @@ class Router:
             self.socket.setsockopt(option, value)
         if self.authenticator is not None:
             self.authenticator.guard(self.socket)
-        try:
-            self._bind_to_first(endpoints or to_listen(address))
-        except (NotAnAddress, UnknownHost) as err:
-            raise BindError(f"cannot listen on {address}: {str(err) or _ADVICE}") from None
-        except zmq.ZMQError as err:
-            raise BindError(f"cannot listen on {address}: {_REASONS.get(err.errno or 0, _ADVICE)}") from None
+        bind_to_first(self.socket, address, endpoints)
         endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._port = int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp:") else 0
         return endpoint
-
-    def _bind_to_first(self, endpoints: Sequence[Endpoint]) -> None:
-        """Raises ZMQError."""
-        for number, endpoint in enumerate(endpoints, start=1):
-            self.socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))
-            try:
-                self.socket.bind(endpoint.address)
-                return
-            except zmq.ZMQError as err:
-                if err.errno not in _NOT_HERE or number == len(endpoints):
-                    raise
 
     def poll(self, timeout_s: float) -> set[zmq.Socket[bytes]]:
         """Wait until one of the sockets can be read; return those that can."""
