@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llama.client.link import Link
-from llama.edge.generation import EdgeHalf, GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import EdgeHalf, GeneratedReply, GenerationSettings, generate_reply
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Open, Request
@@ -47,7 +47,7 @@ def converse(
     with Link(address, deadline_s=deadline_s, restart_deadline_s=restart_deadline_s, on_notice=on_notice) as link:
         welcome = link.hello()
         link.waits_when_busy = waits_when_busy
-        return reply_to(
+        return generate_reply(
             prompt,
             edge=edge,
             link=link,

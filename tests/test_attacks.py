@@ -67,7 +67,7 @@ class World:
             return None
         seconds, sampling_s = cost(computed)
         self.clock.now += seconds
-        self.last_whole = self.scheduler.computed(computed, seconds, sampling_s)
+        self.last_whole = self.scheduler.complete(computed, seconds, sampling_s)
         if computed.is_decoding:
             for step in computed.steps:
                 self.scheduler.add(step)
@@ -154,7 +154,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
     requests = [open_request() for _ in range(4)]
     for request in requests:
         sessions.enqueue(request, b"d", b"gateway", "gateway")
-    running = {requests.index(s.request): s for _, s in sessions.admitted()}
+    running = {requests.index(s.request): s for _, s in sessions.admit()}
 
     def end(session: object) -> None:
         sessions.close(session)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
                 which = next(i for i, s in running.items() if s is session)
                 end(session)
                 lost[which] += 1
-            taken = [s for _, s in sessions.admitted()]
+            taken = [s for _, s in sessions.admit()]
             if taken:
                 break
             sessions.still_waiting()
@@ -177,7 +177,7 @@ def test_a_run_is_not_ended_for_another_owner_again_and_again() -> None:
         # The one that lost its slot opens again; the attacker closes at once: it was never after the slot.
         sessions.enqueue(requests[which], b"d", b"gateway", "gateway")
         end(taken[0])
-        for _, session in sessions.admitted():
+        for _, session in sessions.admit():
             running[requests.index(session.request)] = session
         clock.now += 0.5
     assert max(lost.values()) <= MAX_REOPENS, lost
@@ -198,7 +198,7 @@ def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
                 continue
             seconds, sampling_s = cost(computed)
             world.clock.now += seconds
-            whole = scheduler.computed(computed, seconds, sampling_s)
+            whole = scheduler.complete(computed, seconds, sampling_s)
             if computed.is_decoding:
                 done = True
             elif whole:
@@ -215,7 +215,7 @@ def test_a_whole_chunk_is_not_computed_because_a_device_is_slow() -> None:
                 continue
             seconds, sampling_s = cost(computed)
             world.clock.now += seconds
-            if scheduler.computed(computed, seconds, sampling_s):
+            if scheduler.complete(computed, seconds, sampling_s):
                 scheduler.add(computed.steps[0])
         longest = max(longest, world.clock.now - back + PASS_S)  # what was begun before it came back
     assert longest < 5 * PASS_S
@@ -314,7 +314,7 @@ def test_the_only_slot_is_not_one_owners_for_ever() -> None:
     clock = Clock()
     sessions = Sessions(1, 120.0, clock, per_owner=4)
     sessions.enqueue(open_request(), b"d", b"attacker", "attacker")
-    ((_, held),) = sessions.admitted()
+    ((_, held),) = sessions.admit()
     waits = open_request()
     for _ in range(3600):
         clock.now += 1.0
@@ -348,8 +348,8 @@ def longest_gap_in_passes(*, poisoned: bool) -> float:
         seconds, sampling_s = (0.0001, 0.0) if refused else cost(computed)
         clock.now += seconds
         if refused:
-            scheduler.refused(computed)
-        ended = not refused and scheduler.computed(computed, seconds, sampling_s)
+            scheduler.fail(computed)
+        ended = not refused and scheduler.complete(computed, seconds, sampling_s)
         if computed.is_decoding:
             longest, last = max(longest, clock.now - last), clock.now
             scheduler.add(computed.steps[0])

@@ -276,7 +276,7 @@ def test_a_clock_that_jumps_ahead_for_a_moment_loses_no_copy(tmp_path: Path) -> 
     now = 1e6
     with closing(RunStore(tmp_path / "runs.sqlite", clock=lambda: now)) as record:
         run = Run(bytes(16), "v/x", utc(now), utc(now), 1, 1, 1, "text", copy="queued")
-        assert record.finished(run, "v", Delivery(run.run_id, "v/x", utc(now), "sheet", "text")) == "queued"
+        assert record.write(run, "v", Delivery(run.run_id, "v/x", utc(now), "sheet", "text")) == "queued"
         now = 1.79e9
         assert [each.run_id for each in record.collect("v", 64)] == [run.run_id]
 

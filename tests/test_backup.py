@@ -24,7 +24,7 @@ from llama.cloud.catalogue import Catalogue
 from llama.cloud.importing import import_products
 from llama.cloud.owners import Owners, secret_of
 from llama.cloud.run_store import Run, RunStore
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from llama.keys import LinkKeys, read_key
 from llama.text.dates import utc
 from llama.wire import DeliveryStatus
@@ -61,7 +61,7 @@ def a_run(number: int, text: str = "a reply") -> Run:
 
 def finish(record: RunStore, number: int) -> None:
     run = a_run(number)
-    record.finished(run, "insurer", wire.Delivery(run.run_id, run.prompt_id, run.finished_at, "sheet", run.text))
+    record.write(run, "insurer", wire.Delivery(run.run_id, run.prompt_id, run.finished_at, "sheet", run.text))
 
 
 def fill(path: Path, megabytes: int) -> None:
@@ -130,7 +130,7 @@ class Devices:
             while not self._stop.is_set():
                 link = Watched(self.address, deadline_s=60, on_notice=lambda words: None, keys=keys)
                 with link:
-                    reply = reply_to(
+                    reply = generate_reply(
                         prompt, edge=self.edge, link=link, welcome=link.hello(), tokenizer=self.tokenizer,
                         settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=2), prompt_id="insurer/short",
                     )  # fmt: skip

@@ -18,7 +18,7 @@ from llama.cloud.cuda_graphs import DecodeGraphs, buckets
 from llama.cloud.model_runner import ModelRunner
 from llama.device import torch_device
 from llama.dtypes import DTYPES
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from llama.errors import DeviceError
 from llama.kv_cache import KVCache
 from llama.model_args import ModelArgs
@@ -218,7 +218,7 @@ def test_a_cloud_on_a_gpu_says_to_each_of_many_devices_what_the_reference_says(
 
     def device(number: int, address: str) -> None:
         with Link(address) as link:
-            replies[number] = reply_to(
+            replies[number] = generate_reply(
                 prompts[number], edge=load_edge(golden_split, compute), link=link, welcome=link.hello(),
                 tokenizer=tokenizer,
                 settings=GenerationSettings(GREEDY, stop_ids=stop_ids(golden_split), max_gen_len=LENGTH),

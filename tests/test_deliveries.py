@@ -38,7 +38,7 @@ from llama.cloud.importing import import_products
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_store import RunStore
 from llama.command import run
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from llama.sampling_params import SamplingParams
 from llama.sheets import read_all
 from llama.tokenizer import Tokenizer
@@ -741,7 +741,7 @@ class Devices:
         prompt = self.tokenizer.encode(f"{SYSTEM} canary-{number:03}", bos=True, eos=False)
         link = Watched(self.provider.address, deadline_s=60, on_notice=lambda words: None)
         with link:
-            reply = reply_to(
+            reply = generate_reply(
                 prompt,
                 edge=self.edge,
                 link=link,

@@ -17,7 +17,7 @@ import pytest
 
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import EdgeHalf, GenerationSettings, reply_to
+from llama.edge.generation import EdgeHalf, GenerationSettings, generate_reply
 from llama.keys import LinkKeys
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -51,7 +51,7 @@ class Devices:
     def ask(self, prompt: list[int]) -> list[int]:
         """One reply."""
         with Link(self._address, deadline_s=120, on_notice=lambda _: None, keys=self._keys) as link:
-            return reply_to(
+            return generate_reply(
                 prompt, edge=self._half, link=link, welcome=self._welcome, tokenizer=self._tokenizer,
                 settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=12),
             ).tokens  # fmt: skip

@@ -447,7 +447,7 @@ def own_words(text: str) -> SourcedPrompt:
 
 def refuses(pieces: Sequence[str | CleanText], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> bool:
     try:
-        gate.passed([Passage("user", tuple(pieces))], sanitiser, chat, tokenizer)
+        gate.check([Passage("user", tuple(pieces))], sanitiser, chat, tokenizer)
     except PrivacyRefused:
         return True
     return False

@@ -17,7 +17,7 @@ from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.client.link import Link
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from tests.processes import ask, cloud
 from tests.references import BF16_BOUND, LENGTH, Reference, reference, stop_ids
 from tests.support import GREEDY
@@ -88,7 +88,7 @@ def test_fp32_replies_over_a_socket_are_the_references(
         with Link(running.address) as link:
             welcome = link.hello()
             for ids, greedy in zip(expected.tokens, expected.greedy, strict=True):
-                reply = reply_to(
+                reply = generate_reply(
                     ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
                     settings=GenerationSettings(GREEDY, stop_ids=stop_ids(out), max_gen_len=LENGTH),
                 )  # fmt: skip

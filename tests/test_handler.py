@@ -86,7 +86,7 @@ class Cloud:
     def submit(self, job: BackgroundJob) -> None:
         self.to_background.append(job)
 
-    def replied(self, job: BackgroundJob) -> None:
+    def note_reply(self, job: BackgroundJob) -> None:
         self.to_background.remove(job)
 
     def ask(self, request: Request, *rows: bytes | memoryview, peer: bytes = b"device") -> Reply | None:

@@ -19,7 +19,7 @@ from llama import wire
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.rate_limit import MAX_KNOWN, RateLimiter, RateLimits
-from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.errors import MemoryCeilingReached, UsageError
 from llama.memory_ceiling import MemoryCeiling, own_memory
 from llama.tokenizer import Tokenizer
@@ -245,7 +245,7 @@ def _reply(
     link: Link, halves: Halves, welcome: Welcome, tokenizer: Tokenizer, n: int,
     on_text: Callable[[str], None] = lambda text: None,
 ) -> GeneratedReply:  # fmt: skip
-    return reply_to(
+    return generate_reply(
         PROMPT, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer,
         settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=n), on_text=on_text,
     )  # fmt: skip
@@ -260,7 +260,7 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
     with cloud(out / "cloud", *flags) as first, Link(first.address, deadline_s=120, on_notice=lambda _: None) as link:
 
         def reply(on_text: Callable[[str], None] = lambda text: None) -> GeneratedReply:
-            return reply_to(
+            return generate_reply(
                 PROMPT, edge=half, link=link, welcome=link.hello(), tokenizer=tokenizer,
                 settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=n), on_text=on_text,
             )  # fmt: skip

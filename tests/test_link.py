@@ -19,7 +19,7 @@ from llama.checkpoint.halves import read_half
 from llama.client import connection as connection_module
 from llama.client import link as link_module
 from llama.client.link import Link
-from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.edge.session import CloudSession
 from llama.errors import CloudRefused, CloudUnreachable, LinkError, PromptError, ProtocolMismatch, UsageError
 from llama.sampling_params import SamplingParams
@@ -133,7 +133,7 @@ def reply(
     link: Link, halves: Halves, tokenizer: Tokenizer, n: int = 6, welcome: Welcome = WELCOME,
     on_text: Callable[[str], None] = lambda text: None, prompt: list[int] = PROMPT, sampling: SamplingParams = GREEDY,
 ) -> GeneratedReply:  # fmt: skip
-    return reply_to(
+    return generate_reply(
         prompt, edge=halves.edge, link=link, welcome=welcome, tokenizer=tokenizer,
         settings=GenerationSettings(sampling, stop_ids=(), max_gen_len=n), on_text=on_text,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import torch
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.errors import CloudUnreachable
 from llama.sampling_params import SamplingParams
 from tests.devices import converse
@@ -46,7 +46,7 @@ def replies(
     with Link(address, deadline_s=deadline_s, on_notice=lambda notice: None) as link:
         welcome = link.hello()
         return [
-            reply_to(
+            generate_reply(
                 prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
                 settings=GenerationSettings(GREEDY, stop_ids=(), max_gen_len=length), on_text=on_text,
             )

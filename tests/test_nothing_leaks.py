@@ -44,7 +44,7 @@ from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.dtypes import DTYPES
 from llama.edge.consent import ConsentRequest, consents_of
-from llama.edge.generation import CHUNK, GeneratedReply, GenerationSettings, Timing, reply_to
+from llama.edge.generation import CHUNK, GeneratedReply, GenerationSettings, Timing, generate_reply
 from llama.edge.terminal_run import require_consent
 from llama.errors import PrivacyRefused
 from llama.privacy import gate
@@ -230,7 +230,7 @@ class Place:
         prepared = prepare(found, profile_from(profile), mode, self.chat, self.tokenizer, CONTEXT)
         before = len(self.proxy.wires)
         with Link(self.proxy.address, on_notice=self.notices.append) as link:
-            reply = reply_to(
+            reply = generate_reply(
                 prepared.outgoing.ids,
                 edge=self.halves.edge,
                 link=link,
@@ -528,7 +528,7 @@ def refuses(name: str, pieces: Sequence[str | CleanText], chat: ChatFormat, toke
     """The gate, with only this secret declared, refuses; it says which field, and nothing of the value."""
     sanitiser = Sanitiser(profile_from({name: SECRETS[name]}))
     with pytest.raises(PrivacyRefused) as refused:
-        gate.passed([Passage("user", tuple(pieces))], sanitiser, chat, tokenizer)
+        gate.check([Passage("user", tuple(pieces))], sanitiser, chat, tokenizer)
     assert_says_only_the_field(str(refused.value), name)
 
 

@@ -19,7 +19,7 @@ from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.prefix_cache import prefixes_of, that_fit
-from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
 from llama.prompt import read_from_directory, read_prompt
@@ -48,7 +48,7 @@ def ask(
     on_text: Callable[[str], None] = lambda text: None,
 ) -> GeneratedReply:  # fmt: skip
     with Link(served.endpoint, on_notice=print) as link:
-        return reply_to(
+        return generate_reply(
             PROMPT, edge=served.halves.edge, link=link, welcome=link.hello(), tokenizer=tokenizer,
             settings=GenerationSettings(sampling, stop_ids=(), max_gen_len=8), shared=shared, on_text=on_text,
         )  # fmt: skip

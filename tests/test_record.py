@@ -169,13 +169,13 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -
     """Third parties know run ids; with one of them they change nothing of the run that has it."""
     first = Run(b"r" * 16, "insurer/cover", utc(1e9), utc(time.time()), 1, 1, 1, "first")
     delivery = wire.Delivery(first.run_id, first.prompt_id, first.finished_at, "prompt", withheld=True)
-    assert record.finished(first, "insurer", delivery) is wire.DeliveryStatus.WITHHELD
+    assert record.write(first, "insurer", delivery) is wire.DeliveryStatus.WITHHELD
     with pytest.raises(RecordError, match="of another sheet has the same id"):
-        record.finished(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
+        record.write(replace(first, prompt_id="adviser/plan"), "adviser", delivery)
     assert record.runs(9) == [first] and record.collect("adviser", 9) == ()
     again = msgspec.structs.replace(delivery, text="now with text", withheld=False)
     # What the third party has is the first.
-    assert record.finished(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
+    assert record.write(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
 
 
 def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
@@ -185,21 +185,21 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
     """
     theirs, mine = a_run(1, copy="queued", text="his"), a_run(1, copy="queued", text="mine")
     with closing(RunStore(path, secret=SECRET)) as record:
-        record.finished(theirs, "insurer", a_delivery(1, text="another's"), "his")
+        record.write(theirs, "insurer", a_delivery(1, text="another's"), "his")
         next_id = record._outbox.id_of(mine.run_id, "mine")[0]
         squatting = replace(theirs, run_id=next_id)
-        record.finished(squatting, "insurer", a_delivery(1, run_id=next_id, text="more of it"), "his")
-        record.finished(mine, "insurer", a_delivery(1, text="mine"), "mine")
+        record.write(squatting, "insurer", a_delivery(1, run_id=next_id, text="more of it"), "his")
+        record.write(mine, "insurer", a_delivery(1, text="mine"), "mine")
         assert record.runs(9) == [mine, squatting, theirs]
         first, second, third = record.collect("insurer", 9)
         assert [first.run_id, second.run_id] == [theirs.run_id, next_id] and third.text == "mine"
         assert len({first.run_id, second.run_id, third.run_id}) == 3 and len(third.run_id) == 16
         record.acknowledge("insurer", [first.run_id, second.run_id])
         for replayed, owner in ((theirs, "his"), (mine, "mine")):
-            assert record.finished(replayed, "insurer", a_delivery(1), owner) is wire.DeliveryStatus.QUEUED
+            assert record.write(replayed, "insurer", a_delivery(1), owner) is wire.DeliveryStatus.QUEUED
         assert record.collect("insurer", 9) == (third,)
         with pytest.raises(RecordError, match="of another sheet has the same id"):
-            record.finished(replace(mine, prompt_id="adviser/plan"), owner="mine")
+            record.write(replace(mine, prompt_id="adviser/plan"), owner="mine")
         assert record.runs(9) == [mine, theirs, squatting]
 
 
@@ -208,7 +208,7 @@ def test_nobody_without_the_secret_knows_under_which_id_a_second_owners_copy_goe
     ways = set()
     for secret in (b"", b"a" * 32, b"b" * 32):
         with closing(RunStore(tmp_path / f"{secret!r}.sqlite", secret=secret)) as record:
-            record.finished(a_run(1), "insurer", a_delivery(1), "his")
+            record.write(a_run(1), "insurer", a_delivery(1), "his")
             ways.add(record._outbox.id_of(a_run(1).run_id, "mine")[0])
     assert len(ways) == 3
 
@@ -218,10 +218,10 @@ def test_a_record_that_was_removed_is_not_written_to(record: RunStore, path: Pat
     path.unlink()
     run = Run(b"r" * 16, "", utc(1e9), utc(time.time()), 1, 1, 1, "lost")
     with pytest.raises(RecordError, match="removed or replaced; start the cloud again"):
-        record.finished(run)
+        record.write(run)
     path.write_bytes(b"")
     with pytest.raises(RecordError, match="removed or replaced"):
-        record.finished(run)
+        record.write(run)
 
 
 def test_a_run_that_is_never_finished_leaves_no_row(served: Served, peer: Peer, path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_new_file_is_for_its_owner_only_and_so_are_its_companions(path: Path) 
     before = os.umask(0)
     try:
         with closing(RunStore(path)) as record:
-            record.finished(a_run())
+            record.write(a_run())
             files = sorted(path.parent.iterdir())
             assert [file.name for file in files] == ["runs.sqlite", "runs.sqlite-shm", "runs.sqlite-wal"]
             assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o600] * 3
@@ -305,7 +305,7 @@ def test_runs_survive_reopening(path: Path) -> None:
     path.touch()
     for number in (1, 2, 3):
         with closing(RunStore(path)) as record:
-            record.finished(a_run(number))
+            record.write(a_run(number))
         assert [file.name for file in path.parent.iterdir()] == ["runs.sqlite"]
     with closing(RunStore(str(path))) as record:
         assert record.runs(10) == [a_run(3), a_run(2), a_run(1)]
@@ -314,7 +314,7 @@ def test_runs_survive_reopening(path: Path) -> None:
 def test_runs_that_were_written_are_there_when_the_writer_was_not_closed(path: Path, tmp_path: Path) -> None:
     """What a killed cloud leaves: the file and its companion."""
     with closing(RunStore(path)) as record:
-        record.finished(a_run())
+        record.write(a_run())
         left = tmp_path / "left"
         left.mkdir()
         for file in (path, path.with_name("runs.sqlite-wal")):
@@ -328,7 +328,7 @@ def test_a_name_that_means_memory_to_sqlite_is_a_file(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for name in (":memory:", "file:x?mode=memory", "runs é 日本.sqlite"):
         with closing(RunStore(name)) as record:
-            record.finished(a_run())
+            record.write(a_run())
         assert len(rows_of(tmp_path / name)) == 1
 
 
@@ -336,19 +336,19 @@ def test_only_the_newest_runs_are_kept(path: Path) -> None:
     """Twenty; a run that is finished again takes nobody's place, and a lower limit than before holds at once."""
     with closing(RunStore(path, limits=Limits(runs=20))) as record:
         for number in range(20):
-            record.finished(a_run(number))
+            record.write(a_run(number))
         for _ in range(30):
-            record.finished(a_run(7))
+            record.write(a_run(7))
         assert {run.run_id for run in record.runs(100)} == {a_run(number).run_id for number in range(20)}
         assert record.dropped_runs == 0
         for number in range(100, 110):
-            record.finished(a_run(number))
+            record.write(a_run(number))
         kept = [7, *range(100, 110)]
         expected = [a_run(number) for number in reversed([*range(11, 20), *kept])]
         assert record.runs(100) == expected and len(expected) == 20 and record.dropped_runs == 10
     with closing(RunStore(path, limits=Limits(runs=3))) as record:
         assert len(rows_of(path)) == 3 and record.dropped_runs == 17
-        record.finished(a_run(110))
+        record.write(a_run(110))
         assert record.runs(100) == [a_run(110), a_run(109), a_run(108)]
 
 
@@ -365,7 +365,7 @@ def test_writing_a_run_takes_the_router_no_noticeable_time(path: Path, record: R
     took = []
     for number in range(200):
         started = time.perf_counter()
-        record.finished(a_run(number, text="t" * 2000))
+        record.write(a_run(number, text="t" * 2000))
         took.append(time.perf_counter() - started)
     print(f"{rows} rows: median {sorted(took)[100] * 1e3:.2f} ms, most {max(took) * 1e3:.2f} ms")
     assert sorted(took)[100] < 0.02
@@ -476,12 +476,12 @@ def test_a_record_that_is_gone_costs_the_device_nothing(
 @pytest.mark.parametrize("unwritable", [{"text": "Zimtstern\udc00"}, {"compute_us": 1 << 70}], ids=["text", "number"])
 def test_an_error_says_nothing_of_the_run(record: RunStore, unwritable: dict[str, Any]) -> None:
     """Values that SQLite cannot hold, which no tokenizer and no counter makes; the file is as it was."""
-    record.finished(a_run(1))
+    record.write(a_run(1))
     with pytest.raises(RecordError) as refused:
-        record.finished(a_run(1, **unwritable))
+        record.write(a_run(1, **unwritable))
     assert re.fullmatch(r"a finished run could not be recorded: \w+Error", str(refused.value))
     assert record.runs(10) == [a_run(1)]
-    record.finished(replace(a_run(1), text="again"))
+    record.write(replace(a_run(1), text="again"))
     assert [run.text for run in record.runs(10)] == ["again"]
 
 
@@ -601,7 +601,7 @@ def a_delivery(number: int = 1, **changes: Any) -> wire.Delivery:
 def file(record: RunStore, number: int, vendor: str = "insurer", **changes: Any) -> wire.Delivery:
     """A finished run of a third party's sheet."""
     delivery = a_delivery(number, **changes)
-    record.finished(a_run(number, copy="queued"), vendor, delivery)
+    record.write(a_run(number, copy="queued"), vendor, delivery)
     return delivery
 
 
@@ -672,7 +672,7 @@ def test_a_run_and_its_delivery_are_written_both_or_neither(record: RunStore, ha
 def test_a_run_keeps_its_offers_and_what_became_of_the_copy(record: RunStore) -> None:
     """As they were; nothing of them in what is printed of a run."""
     run = a_run(1, offers=CATALOGUED, copy="withheld")
-    record.finished(run)
+    record.write(run)
     assert record.runs(1) == [run]
     assert "Mug" not in repr(run)
 
@@ -757,13 +757,13 @@ def test_nothing_is_kept_beyond_its_days(path: Path, clock: Clock) -> None:
         file(record, 2)
         record.acknowledge("insurer", ids(2))
         clock.now += 1.5 * DAY
-        record.finished(a_run(3, finished_at=utc(clock.now)), "insurer", a_delivery(3))
+        record.write(a_run(3, finished_at=utc(clock.now)), "insurer", a_delivery(3))
         assert len(record.runs(9)) == 3 and waiting(record) == [1, 3]
         clock.now += 0.6 * DAY
         if occasion == "collect":
             assert record.collect("toko-a", 1) == ()
         if occasion == "finished":
-            record.finished(a_run(4, finished_at=utc(clock.now)))
+            record.write(a_run(4, finished_at=utc(clock.now)))
         if occasion == "open":
             record.close()
             record = RunStore(path, retention_days=2, clock=clock)
@@ -1039,7 +1039,7 @@ class OutboxMachine(RuleBasedStateMachine):
         run = a_run(number, finished_at=utc(self.clock.now), text=text, offers=CATALOGUED if offers else ())
         offered = CATALOGUED if offers else ()
         delivery = a_delivery(number, text=text, prompt=sheet, offers=offered, withheld=not text) if party else None
-        copy = self.record.finished(run, party or "", delivery, owner_of(number))
+        copy = self.record.write(run, party or "", delivery, owner_of(number))
         self.runs.pop(number, None)
         self.runs[number] = run
         if party is not None and number not in self.deliveries:
@@ -1053,7 +1053,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def refused(self, number: int, party: str, harm: dict[str, int]) -> None:
         """A run that cannot be written, or its delivery: all is as it was."""
         with pytest.raises(RecordError):
-            self.record.finished(a_run(number, **harm), party, a_delivery(number, text="\udc00"), owner_of(number))
+            self.record.write(a_run(number, **harm), party, a_delivery(number, text="\udc00"), owner_of(number))
 
     @rule(party=parties, limit=st.integers(0, 5), most=st.sampled_from([0, 300, 600, 8 << 20]))
     def collect(self, party: str, limit: int, most: int) -> None:
@@ -1213,7 +1213,7 @@ def test_a_file_of_an_earlier_version_is_upgraded_in_place_with_all_its_rows(
         assert record.collect("insurer", 9) == tuple(a_delivery(number) for number in delivered)
         owner = "key 2" if earlier > 2 else ""
         for number in (1000, 2):  # the latter acknowledged before, where it was
-            record.finished(a_run(number, copy="queued"), "insurer", a_delivery(number), owner)
+            record.write(a_run(number, copy="queued"), "insurer", a_delivery(number), owner)
     with closing(RunStore(path)) as record:
         newest = [a_run(2, copy="queued"), a_run(1000, copy="queued")]
         assert record.runs(1000) == [*newest, *(run for run in runs if run.run_id != newest[0].run_id)]
@@ -1294,7 +1294,7 @@ def work():
         vendor = "toko-" + "abc"[run_id[1] % 3]
         offers = (wire.Offer("p", vendor, text[:32], 1),)
         delivery = wire.Delivery(run_id, vendor + "/x", now, "prompt " + text, text, offers)
-        record.finished(Run(run_id, vendor + "/x", now, now, 1, 1, 1, text, offers, "queued"), vendor, delivery)
+        record.write(Run(run_id, vendor + "/x", now, now, 1, 1, 1, text, offers, "queued"), vendor, delivery)
         said("finished", run_id)
         if run_id[2] % 4 == 0:
             for delivery in record.collect(vendor, 2):

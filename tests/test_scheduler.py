@@ -75,7 +75,7 @@ def steps_of(scheduler: Scheduler[Waits]) -> list[Waits]:
     computed = scheduler.next()
     if computed is None:
         return []
-    assert scheduler.computed(computed, 0.0)
+    assert scheduler.complete(computed, 0.0)
     return computed.steps
 
 
@@ -104,12 +104,12 @@ def test_a_pass_waits_a_moment_for_sessions_that_are_about_to_come_back() -> Non
     clock = Clock()
     scheduler = waiting(Waits(0), Waits(1), clock=clock)
     computed = scheduler.next()
-    assert computed is not None and scheduler.computed(computed, 10.0)
+    assert computed is not None and scheduler.complete(computed, 10.0)
     scheduler.add(Waits(0, 11))
     assert scheduler.next() is None and 0 < scheduler.wait_s() <= MOST_GATHERING_S
     scheduler.add(Waits(1, 11))
     assert scheduler.wait_s() == 0 and len(steps_of(scheduler)) == 2
-    scheduler.computed(Batch([Waits(0), Waits(1)]), 10.0)
+    scheduler.complete(Batch([Waits(0), Waits(1)]), 10.0)
     scheduler.add(Waits(0, 12))
     clock.now += MOST_GATHERING_S
     assert steps_of(scheduler) == [Waits(0, 12)]
@@ -119,12 +119,12 @@ def test_a_session_that_has_ended_is_not_waited_for_and_its_step_is_given_back()
     """Also one of whose chunk a part is computed already; what its slot's next session sends is computed whole."""
     clock = Clock()
     scheduler = waiting(Waits(0), Waits(1), clock=clock)
-    scheduler.computed(Batch([Waits(2)]), 10.0)
+    scheduler.complete(Batch([Waits(2)]), 10.0)
     assert scheduler.drop(2) == [] and scheduler.wait_s() == 0
     assert scheduler.drop(1) == [Waits(1)] and steps_of(scheduler) == [Waits(0)]
     scheduler.add(chunk(4, "other"))
     part = scheduler.next()
-    assert part is not None and part.stop < 256 and not scheduler.computed(part, 0.1)
+    assert part is not None and part.stop < 256 and not scheduler.complete(part, 0.1)
     assert scheduler.drop(4) == [chunk(4, "other")]
     scheduler.add(chunk(4, "third"))
     part = scheduler.next()
@@ -190,7 +190,7 @@ class Machine:
     def _compute(self, computed: Batch[Waits]) -> None:
         if computed.is_decoding:
             self.clock.now += 1.0
-            self.scheduler.computed(computed, 1.0)
+            self.scheduler.complete(computed, 1.0)
             for step in computed.steps:
                 self.tokens.setdefault(step.slot, []).append(self.clock.now)
                 self.comes(step, self._away_s)
@@ -202,7 +202,7 @@ class Machine:
         self.clock.now += seconds
         self.used[step.owner] += seconds
         self.rows[step.owner] += rows
-        if self.scheduler.computed(computed, seconds, drawn_s):
+        if self.scheduler.complete(computed, seconds, drawn_s):
             self.comes(step, self._away_s)
 
 

@@ -36,7 +36,7 @@ def code(refused: pytest.ExceptionInfo[Refused]) -> ErrorCode:
 def opened(sessions: Sessions, request: Open, digest: bytes) -> Session:
     """A session that need not wait."""
     sessions.enqueue(request, digest, b"")
-    [(_, session)] = sessions.admitted()
+    [(_, session)] = sessions.admit()
     return session
 
 
@@ -60,11 +60,11 @@ def test_who_must_wait_gets_a_slot_in_the_order_of_first_asking(sessions: Sessio
     for request in waiting:
         sessions.enqueue(request, b"", b"peer")
     sessions.enqueue(waiting[0], b"", b"a newer socket")
-    assert sessions.admitted() == []
+    assert sessions.admit() == []
     sessions.close(first)
-    assert sessions.admitted() == [], "not before the row is cleared"
+    assert sessions.admit() == [], "not before the row is cleared"
     sessions.release(first.slot)
-    [(entry, session)] = sessions.admitted()
+    [(entry, session)] = sessions.admit()
     assert entry.peer == b"a newer socket" and session.request is waiting[0] and session.slot == first.slot
     assert [each.request for each in sessions.queue.values()] == waiting[1:]
 
@@ -82,15 +82,15 @@ def test_who_waits_is_told_so_before_the_device_gives_up_and_keeps_its_turn(sess
     assert peer == b"ahead" and (refusal.error.code, refusal.error.retry_after_s) == (ErrorCode.BUSY, 0.0)
     sessions.close(first)
     sessions.release(first.slot)
-    assert sessions.admitted() == [], "the row is the first one's, who is about to ask again"
+    assert sessions.admit() == [], "the row is the first one's, who is about to ask again"
     sessions.enqueue(ahead, b"", b"ahead")
-    [(entry, session)] = sessions.admitted()
+    [(entry, session)] = sessions.admit()
     assert entry.request is ahead
     sessions.queue["", behind.run_id].peer = None
     sessions.close(session)
     sessions.release(session.slot)
     clock.now += FORGOTTEN_S + 0.1
-    assert sessions.admitted() == [] and not sessions.queue
+    assert sessions.admit() == [] and not sessions.queue
 
 
 def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> None:
@@ -109,7 +109,7 @@ def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Cloc
     """Two at a time; a key that is taken off the list gets no slot that it waited for."""
     sessions = Sessions(1, 60.0, clock, per_owner=2)
     sessions.enqueue(open_request(), b"", b"", "her")
-    [(_, running)] = sessions.admitted()
+    [(_, running)] = sessions.admit()
     sessions.enqueue(open_request(), b"", b"", "her")
     with pytest.raises(Refused) as refused:
         sessions.enqueue(open_request(), b"", b"", "her")
@@ -118,7 +118,7 @@ def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Cloc
     sessions.leave_queue(lambda owner: owner == "him")
     sessions.close(running)
     sessions.release(running.slot)
-    [(_, next_one)] = sessions.admitted()
+    [(_, next_one)] = sessions.admit()
     assert next_one.owner == "him"
 
 
@@ -236,11 +236,11 @@ def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: S
     """Forward, back to an earlier position, forward again; the end may be any that was reached."""
     session = opened(sessions, open_request(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
     assert session.reply_ids(2) == [1, 2]
-    session.stepped(step(session, 0, 4, 1), [7])
+    session.record_step(step(session, 0, 4, 1), [7])
     assert (session.filled, session.outputs) == (4, [7, 2])
-    session.stepped(step(session, 4, 3, 3), [5, 6, 9])
+    session.record_step(step(session, 4, 3, 3), [5, 6, 9])
     assert (session.filled, session.outputs) == (7, [7, 5, 6, 9])
-    session.stepped(step(session, 5, 1, 1), [8])
+    session.record_step(step(session, 5, 1, 1), [8])
     assert (session.filled, session.outputs) == (6, [7, 5, 8, 9])
     assert session.reply_ids(4) == [7, 5, 8] and session.reply_ids(0) == []
     with pytest.raises(Refused) as refused:

@@ -43,7 +43,7 @@ def finish(record: RunStore, owner: str, text: str = "a reply", prompt: str = "s
     """A finished run of a third party's sheet; its id."""
     run_id, now = run_id or os.urandom(16), utc(time.time())
     run = Run(run_id, "insurer/cover", now, now, 1, 1, 1, text, copy="queued")
-    record.finished(run, "insurer", wire.Delivery(run_id, run.prompt_id, now, prompt, text), owner)
+    record.write(run, "insurer", wire.Delivery(run_id, run.prompt_id, now, prompt, text), owner)
     return run_id
 
 
@@ -124,7 +124,7 @@ def test_a_copy_larger_than_all_that_is_kept_is_said_to_have_failed(path: Path) 
         now = utc(time.time())
         run = Run(b"r" * 16, "insurer/cover", now, now, 1, 1, 1, "x" * 2_000, copy="queued")
         delivery = wire.Delivery(run.run_id, run.prompt_id, now, "sheet", run.text)
-        assert record.finished(run, "insurer", delivery, "ben") is DeliveryStatus.FAILED
+        assert record.write(run, "insurer", delivery, "ben") is DeliveryStatus.FAILED
         assert waiting(record) == {kept} and record.runs(1)[0].copy == "failed"
 
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_written_costs_no_look_at_all_rows(path: Path) -> None:
             fields = {"prompt_id": "insurer/cover", "compute_us": 1, "text": "t"} | changes
             run = Run(b"r" * 16, str(fields["prompt_id"]), now, now, 1, 1, fields["compute_us"], str(fields["text"]))  # type: ignore[arg-type]
             with pytest.raises(Exception, match="could not be recorded"):
-                record.finished(run, owner="ann")
+                record.write(run, owner="ann")
             finish(record, "ann")
         assert surveys == [0] and len(runs_of(record)) == 4
 

@@ -13,7 +13,7 @@ from llama import parallel
 from llama.chat import Message
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.edge.generation import CHUNK, GenerationSettings, reply_to
+from llama.edge.generation import CHUNK, GenerationSettings, generate_reply
 from llama.model_args import ModelArgs
 from llama.sampling_params import SamplingParams
 from model_edge import EdgeTransformer
@@ -120,7 +120,7 @@ def test_a_small_models_cloud_says_what_the_uncut_model_says(tiny_split: Splits)
             for length in LENGTHS:
                 prompt = random_ids(length, 516, seed=length)
                 for sampling in (GREEDY, SEEDED):
-                    reply = reply_to(
+                    reply = generate_reply(
                         prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
                         settings=GenerationSettings(sampling, stop_ids=(), max_gen_len=24, chunk=TINY_CHUNK),
                     )  # fmt: skip

@@ -453,7 +453,7 @@ def test_the_gate_reads_the_persons_words_wherever_a_template_puts_them(
 
     def passed(text: str) -> Outgoing:
         passages = [Passage("system", ("be brief",)), Passage("user", ("for ", CleanText(text), " please"))]
-        return gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
+        return gate.check(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
 
     with pytest.raises(PrivacyRefused):
         passed("Wendell Okafor")
@@ -472,10 +472,10 @@ def test_the_gate_reads_what_a_template_has_rewritten_as_it_was_before(
         passages = [Passage("user", ("for ", CleanText(text), " please"))]
         if refused:
             with pytest.raises(PrivacyRefused):
-                gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
+                gate.check(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer)
         else:
             assert (
-                gate.passed(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer).text
+                gate.check(passages, sanitiser, checkpoint.chat, checkpoint.tokenizer).text
                 == "<|user|>for_a_good_friend_please"
             )
 
@@ -631,7 +631,7 @@ def test_the_gate_reads_a_message_with_more_white_space_before_it_than_the_forma
         for count in (1, 40, 60, 80, 200):
             with pytest.raises(PrivacyRefused):
                 piece = CleanText("\n" * count + "Wendell Okafor")
-                gate.passed([Passage("user", (piece,))], sanitiser, chat, tokenizer)
+                gate.check([Passage("user", (piece,))], sanitiser, chat, tokenizer)
 
 
 def test_a_dialogue_of_thousands_of_messages_takes_time_in_proportion(

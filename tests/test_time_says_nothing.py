@@ -184,7 +184,7 @@ def work(chat: ChatFormat, tokenizer: Tokenizer) -> Working:
 # ---- a gate as there once was one
 
 WINDOW = 200  # characters before and after a border
-passed = gate.passed
+passed = gate.check
 
 
 def passed_by_an_old_gate(
@@ -334,7 +334,7 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
     name: str, work: Working, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same count of the same sheets, with the search of what stands around each field that there once was."""
-    monkeypatch.setattr(gate, "passed", passed_by_an_old_gate)
+    monkeypatch.setattr(gate, "check", passed_by_an_old_gate)
     right, wrong = (
         work(
             SourcedPrompt(guessing(guess, places=6, guesses=60), "vendor:spy", "spy", "spy"), {name: SARI[name], **OPEN}
@@ -348,7 +348,7 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
 
 def test_random_sheets_catch_it_too(work: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold guesses where such a gate would look for them."""
-    monkeypatch.setattr(gate, "passed", passed_by_an_old_gate)
+    monkeypatch.setattr(gate, "check", passed_by_an_old_gate)
     few = settings(deadline=None, max_examples=40, phases=[Phase.generate], database=None)
     for name in ("religion", "phone"):
         right, wrong = GUESSES[name]
@@ -436,7 +436,7 @@ def heard(front: zmq.Socket[bytes], behind: Peer, device: subprocess.Popen[bytes
 def ask_again_and_again(ckpt_dir: str, address: str, profiles: str) -> None:
     """The device, in a process of its own: runs edge_main with --yes, once for each of the rounds on stdin."""
     for gate_, creed, guess in json.load(sys.stdin):
-        gate.passed = passed_by_an_old_gate if gate_ == "old" else passed
+        gate.check = passed_by_an_old_gate if gate_ == "old" else passed
         with suppress(CloudRefused):
             edge_main.main(
                 ckpt_dir, address, prompt_id=f"spy/{guess}".lower(), profile_file=f"{profiles}/{creed}.toml", yes=True,

@@ -90,7 +90,7 @@ class BackgroundExecutor:
         self._control[job.peer] = job.owner
         self._put(FINISHED_FIRST, job)
 
-    def replied(self, job: BackgroundJob) -> None:
+    def note_reply(self, job: BackgroundJob) -> None:
         """Note that a job's reply is on its way."""
         if isinstance(job, ControlJob):
             self._control.pop(job.peer, None)

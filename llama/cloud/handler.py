@@ -76,7 +76,7 @@ class Executor(Protocol):
     def submit(self, job: BackgroundJob) -> None:
         """Take a job on, or raise Refused."""
 
-    def replied(self, job: BackgroundJob) -> None:
+    def note_reply(self, job: BackgroundJob) -> None:
         """Note that a job's reply is on its way."""
 
 
@@ -226,10 +226,10 @@ class Handler:
             case StepDone():
                 self._reply_to_session(done.job.session, self._stepped(done.job, done.result))
             case BackgroundDone(job=FinishJob() as job):
-                self._background.replied(job)
+                self._background.note_reply(job)
                 self._reply_to_session(job.session, done.reply, done.seconds)
             case BackgroundDone(job=ControlJob() as job):
-                self._background.replied(job)
+                self._background.note_reply(job)
                 self._deliver(job.peer, job.owner, self._encoded(done.reply), done.seconds)
 
     def _stepped(self, job: StepJob, result: Sampled | Refused) -> Reply:
@@ -239,7 +239,7 @@ class Handler:
         if isinstance(result, Refused):
             session.filled = min(session.filled, step.position)  # what was written there does not count
             return result.error
-        session.stepped(step, result.ids)
+        session.record_step(step, result.ids)
         self._metrics.tokens += len(result.ids)
         prompt = session.request.prompt_tokens
         self._metrics.prompt_positions += min(job.end, prompt) - min(step.position, prompt)

@@ -104,7 +104,7 @@ class SessionLifecycle:
                 if waiting.peer is not None:
                     self._send(waiting.peer, refused(_stopping().error, self._metrics, self._event_log))
             self.sessions.queue.clear()
-        for waiting, session in self.sessions.admitted():
+        for waiting, session in self.sessions.admit():
             assert waiting.peer is not None
             session.listed = self._listed(session.request.prompt_id)
             self._event_log.info("session_opened", session=session.number, prompt_tokens=session.request.prompt_tokens)

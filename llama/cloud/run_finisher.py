@@ -140,7 +140,7 @@ class RunFinisher:
         )
         vendor = "" if delivery is None else party_of(delivery.prompt_id)
         try:
-            copy = store.finished(row, vendor, delivery, run.owner)
+            copy = store.write(row, vendor, delivery, run.owner)
         except RecordError as err:  # the provider's loss, not the device's
             self._event_log.error("record_failed", message=str(err))
             copy = DeliveryStatus.NONE if delivery is None else DeliveryStatus.FAILED

@@ -219,7 +219,7 @@ class RunStore:
 
     # ---- runs
 
-    def finished(
+    def write(
         self, run: Run, vendor: str = "", delivery: wire.Delivery | None = None, owner: str = ""
     ) -> wire.DeliveryStatus:
         """Write a run, and the third party's copy of it if there is one: both or neither.

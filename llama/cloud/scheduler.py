@@ -133,11 +133,11 @@ class Costs:
         self._position_s: float | None = None  # of a position at the beginning of a context
         self._sample_s: float | None = None  # of an id that is drawn
 
-    def decoded(self, seconds: float) -> None:
+    def learn_decoding(self, seconds: float) -> None:
         """A pass that decodes took so long."""
         self.decoding_s = _learnt(self.decoding_s, seconds)
 
-    def computed(self, positions: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
+    def learn(self, positions: int, end: int, sampled: int, seconds: float, sampling_s: float) -> None:
         """A part of a chunk took ``seconds``, ``sampling_s`` of them to draw ``sampled`` ids."""
         if sampled:
             self._sample_s = _learnt(self._sample_s, sampling_s / sampled)
@@ -244,7 +244,7 @@ class Scheduler(Generic[_Step]):
     def next(self) -> Batch[_Step] | None:
         """What is to be computed now; nothing while it is worth waiting (:meth:`wait_s`).
 
-        Of a chunk the rest stays here until :meth:`computed` says that its last part is done.
+        Of a chunk the rest stays here until :meth:`complete` says that its last part is done.
         """
         chunk = self._chunk() if self._chunks else None
         if chunk is not None and (self._chunk_is_next or not self._decoding):
@@ -264,32 +264,32 @@ class Scheduler(Generic[_Step]):
             return min(self._over_its_part_s(step.owner) for step in self._chunks.values())
         return self._gathering_s()
 
-    def computed(self, computed: Batch[_Step], seconds: float, sampling_s: float = 0.0) -> bool:
+    def complete(self, batch: Batch[_Step], seconds: float, sampling_s: float = 0.0) -> bool:
         """A pass took ``seconds``, ``sampling_s`` of them to draw ids; True where it ends its steps."""
         now = self._clock()
-        self._at_work.update((step.slot, (step.owner, now + AT_WORK_S)) for step in computed.steps)
-        if computed.is_decoding:
-            self.costs.decoded(seconds)
+        self._at_work.update((step.slot, (step.owner, now + AT_WORK_S)) for step in batch.steps)
+        if batch.is_decoding:
+            self.costs.learn_decoding(seconds)
             self.usage.window_s = max(WINDOW_S, WINDOW_PASSES * (self.costs.decoding_s or 0))
             until = now + min(GATHERING_SHARE * seconds, MOST_GATHERING_S)
-            self._expected.update((step.slot, until) for step in computed.steps)
-            for step in computed.steps:
+            self._expected.update((step.slot, until) for step in batch.steps)
+            for step in batch.steps:
                 self._away.setdefault(step.slot, _Away(step.owner)).since = now
             return True
-        (step,) = computed.steps
-        sampled = max(0, computed.stop - max(computed.start, step.length - step.sampled))
-        self.costs.computed(computed.stop - computed.start, step.end, sampled, seconds, sampling_s)
+        (step,) = batch.steps
+        sampled = max(0, batch.stop - max(batch.start, step.length - step.sampled))
+        self.costs.learn(batch.stop - batch.start, step.end, sampled, seconds, sampling_s)
         credit = max(CREDIT_S, CREDIT_PASSES * (self.costs.decoding_s or 0.0))
         self.usage.add(step.owner, seconds * (1 + step.repeated), self._part(step.owner) - credit)
-        if computed.stop < step.length and self._chunks.get(step.slot) is step:
-            self._done[step.slot] = computed.stop
+        if batch.stop < step.length and self._chunks.get(step.slot) is step:
+            self._done[step.slot] = batch.stop
             return False
         self.cancel(step.slot)
         return True
 
-    def refused(self, computed: Batch[_Step]) -> None:
+    def fail(self, batch: Batch[_Step]) -> None:
         """A pass was not computed, and its steps are answered: nothing is learnt from it."""
-        for step in computed.steps:
+        for step in batch.steps:
             self.cancel(step.slot)
 
     # ---- inside

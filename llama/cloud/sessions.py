@@ -156,7 +156,7 @@ class Session:
         """Output index of the first id that ``step`` wants."""
         return step.position + step.rows - step.want + 1 - self.request.prompt_tokens
 
-    def stepped(self, step: Step, ids: list[int]) -> None:
+    def record_step(self, step: Step, ids: list[int]) -> None:
         """Rows were cached and ids sampled."""
         self.filled = step.position + step.rows
         if ids:
@@ -302,7 +302,7 @@ class Sessions:
         else:
             there.peer, there.asked = peer, self._clock()
 
-    def admitted(self) -> list[tuple[WaitingOpen, Session]]:
+    def admit(self) -> list[tuple[WaitingOpen, Session]]:
         """Those whose turn has come, with their new sessions."""
         now, admitted, kept = self._clock(), list[tuple[WaitingOpen, Session]](), 0
         for (owner, run_id), waiting in list(self.queue.items()):

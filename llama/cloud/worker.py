@@ -128,9 +128,9 @@ class Worker:
         """Hand on what came of a batch; of a chunk's part it is kept until the last one."""
         seconds, is_last = self._clock() - started, True
         if any(isinstance(result, Sampled) for result in results):
-            is_last = self._scheduler.computed(batch, seconds, sampling_s)
+            is_last = self._scheduler.complete(batch, seconds, sampling_s)
         else:
-            self._scheduler.refused(batch)
+            self._scheduler.fail(batch)
         if batch.is_decoding:
             self._metrics.decoded([started - job.arrived for job in batch.steps], seconds)
         else:

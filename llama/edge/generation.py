@@ -126,7 +126,7 @@ class GenerationSettings:
     chunk: int = CHUNK
 
 
-def reply_to(
+def generate_reply(
     prompt_tokens: Sequence[int],
     *,
     edge: EdgeHalf,
@@ -175,7 +175,7 @@ def reply_to(
     )
     with session:
         with link.growing():
-            run = _TokenLoop(
+            run = _Generation(
                 prompt_tokens,
                 edge,
                 session,
@@ -201,7 +201,7 @@ def reply_to(
 
 
 def _stream(
-    run: _TokenLoop, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
+    run: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
 ) -> bool:
     """Generate up to ``limit`` tokens, and show each as text while the cloud computes the next; whether one stopped."""
     unshown, stopped = list[str](), False
@@ -243,7 +243,7 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
     return max_gen_len, "max_gen_len"
 
 
-class _TokenLoop:
+class _Generation:
     """Feeds ids that have not been fed yet, and gets the id that follows.
 
     That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the

@@ -19,7 +19,7 @@ from llama.client.link import Link
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.consent import ConsentRequest
 from llama.edge.device import Device
-from llama.edge.generation import GeneratedReply, GenerationSettings, RoundTrip, reply_limit, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, RoundTrip, generate_reply, reply_limit
 from llama.edge.sheet_source import SheetSource
 from llama.edge.views import Views, holdings_of, views_of
 from llama.privacy.policy import DataKind
@@ -265,7 +265,7 @@ def _generate(
         on_event(ReplyText(text))
 
     on_event(ReplyBegins())
-    reply = reply_to(
+    reply = generate_reply(
         prepared.outgoing.ids,
         edge=edge,
         link=link,

@@ -48,7 +48,7 @@ class Outgoing:
     preface: str = field(default="", repr=False)
 
 
-def passed(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
+def check(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
     """Give the ids of a dialogue, if nothing in it must stay.
 
     Raises:

@@ -56,7 +56,7 @@ class Passage:
         return spans
 
 
-def merged(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_system: str = "") -> list[Passage]:
+def merge(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_system: str = "") -> list[Passage]:
     """The dialogue of a sheet.
 
     Args:

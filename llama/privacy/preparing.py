@@ -64,7 +64,7 @@ def prepare(
         reserved = list(merging.texts_of(prompt, found.provider_system))
         for _ in range(MAX_TRIES):
             sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language, asked=prompt.asks_for)
-            passages = merging.merged(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
+            passages = merging.merge(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
             # Before anything is put together: a sheet may place a long field a hundred thousand times.
             _refuse_too_long(sum(passage.characters for passage in passages), context_length)
             composed = merging.tags_composed(passages, sanitiser.tags)
@@ -73,7 +73,7 @@ def prepare(
             reserved += composed
         else:
             raise PromptError("the sheet writes tags around the fields that it asks for; remove them")
-    outgoing = gate.passed(passages, sanitiser, chat, tokenizer)
+    outgoing = gate.check(passages, sanitiser, chat, tokenizer)
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
         dialog = [Message("system", chat.default_system), *dialog]

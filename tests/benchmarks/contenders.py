@@ -87,12 +87,12 @@ Contender = Callable[[Job], tuple[Ready, Callable[[], Turn]]]
 
 
 def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
-    """The device: the product's own ``reply_to``, over loopback to a real cloud."""
+    """The device: the product's own ``generate_reply``, over loopback to a real cloud."""
     _as_the_product()
     from llama.checkpoint.halves import read_half, tokenizer_of
     from llama.client.link import Link
     from llama.dtypes import DTYPES
-    from llama.edge.generation import GenerationSettings, reply_to
+    from llama.edge.generation import GenerationSettings, generate_reply
     from llama.privacy.restoring import Restorer
     from llama.sampling_params import SamplingParams
     from tests.whole import load_edge
@@ -109,7 +109,7 @@ def split(job: Job) -> tuple[Ready, Callable[[], Turn]]:
         def show(text: str) -> None:
             restorer.push(text)
 
-        reply = reply_to(
+        reply = generate_reply(
             prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
             settings=GenerationSettings(SamplingParams(temperature=0), stop_ids=(), max_gen_len=job.tokens),
             on_text=show,

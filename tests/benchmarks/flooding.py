@@ -36,7 +36,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.cloud.importing import import_products
 from llama.command import run
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import LinkKeys, link_keys, make_keys
 from llama.privacy.preparing import prepare
@@ -268,7 +268,7 @@ class _Device:
         """The same every time, but for when."""
         assert self._link is not None
         times, asks = list[float](), self.asks
-        reply = reply_to(
+        reply = generate_reply(
             asks.prompt, edge=asks.edge, link=self._link, welcome=self._link.hello(), tokenizer=asks.tokenizer,
             settings=GenerationSettings(SamplingParams(temperature=0), stop_ids=(), max_gen_len=asks.tokens),
             on_text=lambda _: times.append(time.monotonic()),

@@ -113,7 +113,7 @@ def profile_ms(rounds: int = 20) -> tuple[list[float], list[float]]:
         SourcedPrompt(Sheet(("What?",), asks_for=tuple(table)), "provider:here", "all"),
     )
     whole, of_gate = list[float](), list[float]()
-    passed = gate.passed
+    passed = gate.check
 
     def timed(*args: Any, **kwargs: Any) -> Outgoing:
         began = time.perf_counter()
@@ -121,14 +121,14 @@ def profile_ms(rounds: int = 20) -> tuple[list[float], list[float]]:
         of_gate.append(1000 * (time.perf_counter() - began))
         return outgoing
 
-    gate.passed = timed
+    gate.check = timed
     try:
         for _ in range(rounds):
             began = time.perf_counter()
             prepare(found, profile_from(table), "schema", chat, tokenizer, 8192)
             whole.append(1000 * (time.perf_counter() - began))
     finally:
-        gate.passed = passed
+        gate.check = passed
     return whole, of_gate
 
 

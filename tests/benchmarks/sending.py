@@ -23,7 +23,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.command import run
 from llama.dtypes import DTYPES
-from llama.edge.generation import GeneratedReply, GenerationSettings, reply_to
+from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.errors import SplitLlamaError, UsageError
 from llama.keys import link_keys, make_keys
 from llama.privacy.preparing import prepare
@@ -82,7 +82,7 @@ def main(
         seen = set[tuple[int, ...]]()
 
         def ask(link: Link, shared: int, number: int) -> GeneratedReply:
-            reply = reply_to(
+            reply = generate_reply(
                 outgoing.ids, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
                 settings=GenerationSettings(greedy, stop_ids=(), max_gen_len=number), shared=shared,
             )  # fmt: skip

@@ -27,7 +27,7 @@ from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
 from llama.command import run
 from llama.dtypes import DTYPES
-from llama.edge.generation import GenerationSettings, reply_to
+from llama.edge.generation import GenerationSettings, generate_reply
 from llama.errors import SplitLlamaError, UsageError
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile
@@ -148,7 +148,7 @@ def _device(orders: Connection, checkpoint_dir: str, prompt_file: str, address: 
             def on_text(_: str, times: list[float] = times) -> None:
                 times.append(time.monotonic())
 
-            reply = reply_to(
+            reply = generate_reply(
                 prompt, edge=edge, link=link, welcome=welcome, tokenizer=tokenizer,
                 settings=GenerationSettings(SamplingParams(temperature=0), stop_ids=(), max_gen_len=tokens),
                 on_text=on_text,
