@@ -59,7 +59,7 @@ class MetricsServer:
                 f"what listens there or choose another port"
             ) from None
         self.address = f"http://{in_url(host)}:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="monitoring", daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
 
     def close(self) -> None:
         """Nobody is answered any more."""

@@ -161,31 +161,36 @@ class Worker:
         began = self._clock()
         # A CUDA graph cannot be timed inside: a step that asks for times must not cost the others the graph.
         timed = (all if self._runner.has_graphs else any)(job.step.times for job in good)
-        clock = StageClock(self._runner.device) if timed else None
+        stage_clock = StageClock(self._runner.device) if timed else None
         try:
-            logits = self._logits(good, batch, hidden, clock)
+            logits = self._logits(good, batch, hidden, stage_clock)
         except RuntimeError as err:
             if not is_out_of_memory(err) or not self._runner.alone:
                 raise  # the other ranks are inside a step that this one has left
             return [_OUT_OF_MEMORY] * len(jobs), 0.0
-        if clock is not None:
-            clock.stop()
+        if stage_clock is not None:
+            stage_clock.stop()
         sampling_began = self._clock()
         ids = dict(zip((job.slot for job in good), self._sample(good, logits, batch), strict=True))
         sampling_s = self._clock() - sampling_began
-        stages = None if clock is None else _stages(clock)
+        stages = None if stage_clock is None else _stages(stage_clock)
         return [_result(job, ids.get(job.slot, _NOT_FINITE), stages, began) for job in jobs], sampling_s
 
     def _logits(
-        self, jobs: list[StepJob], batch: Batch[StepJob], hidden: Mapping[int, torch.Tensor], clock: StageClock | None
+        self,
+        jobs: list[StepJob],
+        batch: Batch[StepJob],
+        hidden: Mapping[int, torch.Tensor],
+        stage_clock: StageClock | None,
     ) -> torch.Tensor:
         """Compute the logits of the wanted positions of each step, ``(B, want, vocab)``."""
         if len(jobs) > 1:
             slots, positions = [job.slot for job in jobs], [job.step.position for job in jobs]
-            return self._runner.decode(slots, positions, torch.cat([hidden[slot] for slot in slots]), clock)[:, None]
+            each = torch.cat([hidden[slot] for slot in slots])
+            return self._runner.decode(slots, positions, each, stage_clock)[:, None]
         (job,) = jobs
         want = max(0, batch.stop - job.first_wanted(batch.start))
-        return self._runner.step(job.slot, job.step.position + batch.start, hidden[job.slot], want, clock)[None]
+        return self._runner.step(job.slot, job.step.position + batch.start, hidden[job.slot], want, stage_clock)[None]
 
     def _sample(self, jobs: list[StepJob], logits: torch.Tensor, batch: Batch[StepJob]) -> list[list[int] | Refused]:
         """Choose the next ids of each step from its logits ``(B, want, vocab)``."""

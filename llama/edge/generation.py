@@ -175,7 +175,7 @@ def generate_reply(
     )
     with session:
         with link.growing():
-            run = _Generation(
+            generation = _Generation(
                 prompt_tokens,
                 edge,
                 session,
@@ -186,24 +186,24 @@ def generate_reply(
                 between_steps,
                 on_finish,
             )
-        if _stream(run, limit, frozenset(settings.stop_ids), StreamDecoder(tokenizer), on_text):
+        if _stream(generation, limit, frozenset(settings.stop_ids), StreamDecoder(tokenizer), on_text):
             stop_reason = "stop_token"
-        final = run.finish()
-    text = tokenizer.decode(run.tokens)
+        final = generation.finish()
+    text = tokenizer.decode(generation.tokens)
     if final.text != text:
         raise LinkError(
             "the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
             "copy edge/ and cloud/ from one run of split_checkpoint.py"
         )
-    timing = meter.summary(len(prompt_tokens), len(run.tokens))
+    timing = meter.summary(len(prompt_tokens), len(generation.tokens))
     timing.shared_tokens = session.cached
-    return GeneratedReply(text, run.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
+    return GeneratedReply(text, generation.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
 
 
 def _stream(
-    run: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
+    generation: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
 ) -> bool:
-    """Generate up to ``limit`` tokens, and show each as text while the cloud computes the next; whether one stopped."""
+    """Loop for up to ``limit`` tokens, and show each as text while the cloud computes the next; True at a stop id."""
     unshown, stopped = list[str](), False
 
     def show() -> None:
@@ -211,12 +211,12 @@ def _stream(
             on_text(unshown.pop(0))
 
     for _ in range(limit):
-        token = run.next_token(meanwhile=show)
+        token = generation.next_token(meanwhile=show)
         if token in stop:
             stopped = True
             break
         unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
-        run.tokens.append(token)
+        generation.tokens.append(token)
     show()
     on_text(decoder.finish())
     return stopped
@@ -244,7 +244,7 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
 
 
 class _Generation:
-    """Feeds ids that have not been fed yet, and gets the id that follows.
+    """A reply in the making: feeds ids that have not been fed yet, and gets the id that follows.
 
     That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the
     old one was lost (everything again).

@@ -48,7 +48,7 @@ class RunWorker:
         self.pipeline, self.current, self.health, self.ending = pipeline, current, health, ending
         self._jobs: queue.SimpleQueue[tuple[PageRun, Preview] | None] = queue.SimpleQueue()
         # A daemon: no cloud, and no half that is being loaded, keeps the program from ending.
-        self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="run worker", daemon=True)
 
     def start(self) -> None:
         """Begin to wait for runs."""
