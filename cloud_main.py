@@ -70,9 +70,9 @@ def main(
         device: cpu or cuda; by default CUDA where there is a GPU.
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
-        cuda_graphs: with one rank on a GPU, bfloat16 or float16: record the passes that decode, and replay them.
-        max_waiting: sessions that may wait in line for room.
-        session_idle_s: seconds after which an unused session loses its room; its device recovers by itself.
+        cuda_graphs: with one rank on a GPU, bfloat16 or float16: capture CUDA graphs of steps that decode, and replay them.
+        max_waiting: sessions that may wait for a slot.
+        session_idle_s: seconds after which an unused session loses its slot; its device recovers by itself.
         drain_s: seconds that running sessions have to end after SIGTERM; below torchrun's 30.
         record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
         retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.

@@ -38,7 +38,7 @@ class CloudConfig:
     device: str | None = None  # cpu or cuda; None: CUDA where there is a GPU
     dtype: Annotated[str | None, _DTYPE] = None  # None: the checkpoint's
     threads: int | None = None  # of the CPU, per rank; None: the cores shared among the ranks
-    cuda_graphs: bool = True  # one rank on a GPU records its decoding passes and replays them
+    cuda_graphs: bool = True  # one rank on a GPU captures graphs of steps that decode, and replays them
 
     # Capacity
     max_seq_len: int | None = None  # tokens of prompt and reply; None: 2048, or the model's context if less
