@@ -70,7 +70,7 @@ def main(
         device: cpu or cuda; by default CUDA where there is a GPU.
         dtype: float32, bfloat16 or float16; by default the checkpoint's.
         threads: CPU threads per rank; by default the cores shared among the ranks.
-        cuda_graphs: with one rank on a GPU, bfloat16 or float16: capture CUDA graphs of steps that decode, and replay them.
+        cuda_graphs: with one rank on a GPU, bfloat16 or float16: decode by CUDA graphs.
         max_waiting: sessions that may wait for a slot.
         session_idle_s: seconds after which an unused session loses its slot; its device recovers by itself.
         drain_s: seconds that running sessions have to end after SIGTERM; below torchrun's 30.
