@@ -3,7 +3,7 @@
 Two tables. :data:`FIELDS` says what becomes of a profile's field; a field that is not in it is secret. :data:`SEES`
 says who holds what of a run; the README's table, the three parties' views and their tests are made from it.
 
-Standard library only; both sides may import it. Knows nothing about: anybody's values.
+Standard library only. Knows nothing about: anybody's values.
 """
 
 from __future__ import annotations
