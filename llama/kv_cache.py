@@ -149,6 +149,7 @@ class StepMetadata:
             cache: what the sequences lie in.
             slots: which of its slots they are, in ascending order; None is all.
         """
+        assert slots is not None or len(start_pos) == cache.n_slots  # or others would be read and written
         first, end = start_pos[0], max(start_pos) + seqlen
         if slots is None and all(start == first for start in start_pos):
             mask = None

@@ -34,7 +34,7 @@ def busy_for_too_long(reply: Error, timeouts: Timeouts, longer: bool) -> Error:
 
 
 def silent(address: str, timeouts: Timeouts) -> str:
-    """Say that there is no sign of life."""
+    """Say that no heartbeat comes."""
     return (
         f"no answer from {address} for {timeouts.silent_s:.0f} s; asking again "
         f"(giving up after {timeouts.silence_limit_s:.0f} s)"

@@ -11,7 +11,7 @@ written (``outbox``).
 
 **Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
 Of each line there are no more than its limits say; what is over them goes from the owner who has most of that line, the
-oldest first. Nothing is kept longer than ``retention_days``; after a leap of the clock, a day longer (``ageing``).
+oldest first. Nothing is kept longer than ``retention_days``; after a leap of the clock, a day longer (``retention``).
 
 ===================  ===========================================================================================
 runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunStore.dropped_runs` counts those
@@ -193,7 +193,7 @@ class RunStore:
         self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
         self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
         self._db.execute("PRAGMA secure_delete = ON")
-        self._shares, self._ageing = Shares(self._db, self._owners.opened), Retention(self._db)
+        self._shares, self._retention = Shares(self._db, self._owners.opened), Retention(self._db)
         self._outbox = Outbox(self._db, self._owners, self._clock)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -215,7 +215,7 @@ class RunStore:
     @property
     def leaps(self) -> int:
         """How often the clock has leapt ahead since the file was opened; rows age no further for a day after."""
-        return self._ageing.leaps
+        return self._retention.leaps
 
     # ---- runs
 
@@ -255,7 +255,7 @@ class RunStore:
             if delivery is not None:
                 copy = self._outbox.deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            # Larger than all that is kept?
+            # It may have been larger than all that is kept.
             if copy is not wire.DeliveryStatus.NONE and not self._outbox.has(run.run_id, owner):
                 copy = wire.DeliveryStatus.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
@@ -341,7 +341,7 @@ class RunStore:
         Args:
             pools: those that may be over their limits.
         """
-        oldest = int(max(0.0, self._ageing.look(self._clock()) - self._retention_s))
+        oldest = int(max(0.0, self._retention.look(self._clock()) - self._retention_s))
         gone = self._db.execute(_OLD_RUNS, (utc(oldest),)).rowcount
         for (acknowledged,) in self._db.execute(_OLD_DELIVERIES, (oldest,)).fetchall():
             self.dropped += not acknowledged

@@ -280,7 +280,7 @@ class Sessions:
             )
 
     def enqueue(self, request: Open, digest: bytes, peer: bytes, owner: str = "") -> None:
-        """Ask for a slot; :meth:`admitted` gives it, in the order of first asking. Asking again keeps one's turn.
+        """Ask for a slot; :meth:`admit` gives it, in the order of first asking. Asking again keeps one's turn.
 
         Raises:
             Refused: ``busy``: too many wait already.

@@ -325,7 +325,7 @@ function swap(first, second, showSecond) {
     shown.hidden = false;
     hidden.hidden = true;
   }
-  if (focusOwedTo !== shown || shown.disabled) return;
+  if (focusOwedTo !== shown || shown.disabled || document.querySelector("dialog[open]") !== null) return;
   focusOwedTo = null;
   if (nowhere) shown.focus({ preventScroll: true }); // unless the person has gone elsewhere meanwhile
 }
