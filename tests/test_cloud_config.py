@@ -6,13 +6,22 @@ import ast
 import dataclasses
 import inspect
 import math
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import cloud_main
 from llama.cloud import app
 from llama.cloud.config import CloudConfig
-from llama.errors import UsageError
+from llama.cloud.loading import Models
+from llama.errors import BindError, UsageError
+from llama.model_args import ModelArgs
+from model_cloud import CloudTransformer
+from model_edge import load_edge
+from tests.processes import wait_until
 
 
 def test_the_fields_are_the_flags_of_the_program_with_the_same_defaults() -> None:
@@ -45,3 +54,26 @@ def test_a_value_beyond_its_bounds_is_told_with_the_value_and_the_cure(flag: str
     with pytest.raises(UsageError) as raised:
         dataclasses.replace(CloudConfig(ckpt_dir="x"), **{flag: value}).check(flag)  # type: ignore[arg-type]
     assert str(raised.value) == error
+
+
+def test_a_cloud_that_cannot_load_its_model_or_get_its_port_leaves_nothing_open(
+    tiny_split: Callable[..., Path],
+) -> None:
+    """So that a program that starts another one in the same process can: the address is free, no thread is left."""
+    out, threads = tiny_split(k=1), threading.active_count()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config = CloudConfig(ckpt_dir=str(out / "cloud"), bind=f"tcp://127.0.0.1:{port}", metrics_port=0)
+        with pytest.raises(BindError, match="the port is in use"):
+            app.run(config, MODELS)
+    for _ in range(2):
+        with pytest.raises(UsageError, match="no such layers"):
+            app.run(config, MODELS)
+    assert wait_until(lambda: threading.active_count() == threads)
+
+
+def no_such_layers(args: ModelArgs, split_layer: int) -> CloudTransformer:
+    raise UsageError("no such layers")
+
+
+MODELS = Models(new_cloud=no_such_layers, load_edge=load_edge)

@@ -68,10 +68,11 @@ def run(config: CloudConfig, models: Models) -> None:
         follow(_load(config, checked, models), config.drain_s)
         return
     app = build(config, checked)
-    hidden = _device_hidden(app, models)
-    runner = _load(config, checked, models, app.capacity.slots)
-    prefixes = _warm(app, runner, hidden)
-    serve(app, runner, prefixes, started)
+    with contextlib.closing(app):
+        hidden = _device_hidden(app, models)
+        runner = _load(config, checked, models, app.capacity.slots)
+        prefixes = _warm(app, runner, hidden)
+        serve(app, runner, prefixes, started)
 
 
 # ---- check
@@ -152,6 +153,7 @@ class CloudApp:
         server: listens, and answers once it serves.
         monitoring: serves the metrics, where they are wanted.
         endpoint: the address that it listens to.
+        opened: closes all of these, the last one first.
     """
 
     config: CloudConfig
@@ -162,12 +164,11 @@ class CloudApp:
     server: Server
     monitoring: MetricsServer | None
     endpoint: str
+    opened: contextlib.ExitStack
 
     def close(self) -> None:
-        """Close what :func:`build` has opened; the server has closed itself."""
-        if self.monitoring is not None:
-            self.monitoring.close()
-        self.stores.close()
+        """Close what :func:`build` has opened; a server that has served has closed itself."""
+        self.opened.close()
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,17 @@ def build(config: CloudConfig, checked: Checked) -> CloudApp:
     edge_half = None if config.edge_ckpt_dir is None else _read_edge_half(config.edge_ckpt_dir, checked.half)
     prefixes = {} if edge_half is None else prefixes_of(directory, chat_format_of(checked.half, tokenizer))
     capacity = _plan_memory(config, checked, prefixes)
-    stores = _open_stores(config, checked, tokenizer, directory, publisher, keys)
-    server = _new_server(config, checked, tokenizer, capacity, stores, keys)
-    monitoring = None
-    if config.metrics_port is not None:
-        monitoring = MetricsServer(config.metrics_port, server.metrics.registry, server.health)
-    endpoint = server.bind(config.bind, checked.endpoints)
-    return CloudApp(config, checked, edge_half, capacity, stores, server, monitoring, endpoint)
+    with contextlib.ExitStack() as opened:
+        stores = _open_stores(config, checked, tokenizer, directory, publisher, keys)
+        opened.callback(stores.close)
+        server = _new_server(config, checked, tokenizer, capacity, stores, keys)
+        opened.callback(server.close)
+        monitoring = None
+        if config.metrics_port is not None:
+            monitoring = MetricsServer(config.metrics_port, server.metrics.registry, server.health)
+            opened.callback(monitoring.close)
+        endpoint = server.bind(config.bind, checked.endpoints)
+        return CloudApp(config, checked, edge_half, capacity, stores, server, monitoring, endpoint, opened.pop_all())
 
 
 def _read_sheets(config: CloudConfig, events: EventLog) -> tuple[SheetDirectory, SheetPublisher | None]:
@@ -327,7 +332,7 @@ def _warm(app: CloudApp, runner: ModelRunner, hidden: HiddenByPrefix) -> dict[by
 
 
 def serve(app: CloudApp, runner: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
-    """Say that the cloud is ready, serve until a signal, and close everything.
+    """Say that the cloud is ready, serve until a signal, close everything, and say that it has stopped.
 
     ``started`` is when the program began, in monotonic seconds.
     """

@@ -63,8 +63,9 @@ class BackgroundExecutor:
 
     def stop(self) -> None:
         """Finish what was submitted, then end. Nothing may be submitted any more."""
-        self._put(math.inf, None)
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was never started
+            self._put(math.inf, None)
+            self._thread.join()
         self._wakeup.close()
 
     # ---- called by the I/O thread

@@ -187,6 +187,16 @@ class Server:
         if self._failure is not None:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
 
+    def close(self) -> None:
+        """Close a server that has not served; one that has is closed."""
+        if self._context.closed:
+            return
+        self.background.stop()
+        self.router.close()
+        self._wakeup.close()
+        self._worker_wakeup.close()
+        self._context.term()
+
     def health(self) -> str:
         """Give ``ok``, ``starting``, ``draining``, ``stopping``, or ``stuck``: a thread is not heard of any more."""
         if self._stop_asked is None or self._worker is None:
