@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from llama.edge.device import Device
-from llama.edge.generation import _Generation
+from llama.edge.generation import _ReplyBuilder
 from llama.edge.session import CloudSession
 from llama.edge.web.app import application
 from llama.edge.web.controller import WebController
@@ -184,7 +184,7 @@ def test_a_run_that_is_being_finished_is_not_called_stopped(
     device: Device, running: Cloud, profile: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its copy may be with the third party already; a stop before that moment leaves nothing there."""
-    finish, run_finish = CloudSession.finish, _Generation.finish
+    finish, run_finish = CloudSession.finish, _ReplyBuilder.finish
     for late in (True, False):
         before = runs_kept(running)
         with controller_at(device, running.address, profile) as controller:
@@ -193,7 +193,7 @@ def test_a_run_that_is_being_finished_is_not_called_stopped(
                 controller.stop()
                 return finish(session, end)
 
-            def stopped_before(run: _Generation, controller: WebController = controller) -> Final:
+            def stopped_before(run: _ReplyBuilder, controller: WebController = controller) -> Final:
                 controller.stop()
                 return run_finish(run)
 
@@ -201,7 +201,7 @@ def test_a_run_that_is_being_finished_is_not_called_stopped(
                 if late:
                     patch.setattr(CloudSession, "finish", stopped_meanwhile)
                 else:
-                    patch.setattr(_Generation, "finish", stopped_before)
+                    patch.setattr(_ReplyBuilder, "finish", stopped_before)
                 controller.look_at("gifts")
                 controller.begin("gifts", agree=True)
                 assert end_of(controller)["type"] == ("done" if late else "stopped")

@@ -175,7 +175,7 @@ def generate_reply(
     )
     with session:
         with link.growing():
-            generation = _Generation(
+            builder = _ReplyBuilder(
                 prompt_tokens,
                 edge,
                 session,
@@ -186,22 +186,22 @@ def generate_reply(
                 between_steps,
                 on_finish,
             )
-        if _stream(generation, limit, frozenset(settings.stop_ids), StreamDecoder(tokenizer), on_text):
+        if _stream(builder, limit, frozenset(settings.stop_ids), StreamDecoder(tokenizer), on_text):
             stop_reason = "stop_token"
-        final = generation.finish()
-    text = tokenizer.decode(generation.tokens)
+        final = builder.finish()
+    text = tokenizer.decode(builder.tokens)
     if final.text != text:
         raise LinkError(
             "the cloud's text differs from the ids it sent; both sides need the same tokenizer.model: "
             "copy edge/ and cloud/ from one run of split_checkpoint.py"
         )
-    timing = meter.summary(len(prompt_tokens), len(generation.tokens))
+    timing = meter.summary(len(prompt_tokens), len(builder.tokens))
     timing.shared_tokens = session.cached
-    return GeneratedReply(text, generation.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
+    return GeneratedReply(text, builder.tokens, list(prompt_tokens), stop_reason, timing, final.offers, final.copy)
 
 
 def _stream(
-    generation: _Generation, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
+    builder: _ReplyBuilder, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
 ) -> bool:
     """Loop for up to ``limit`` tokens, and show each as text while the cloud computes the next; True at a stop id."""
     unshown, stopped = list[str](), False
@@ -211,12 +211,12 @@ def _stream(
             on_text(unshown.pop(0))
 
     for _ in range(limit):
-        token = generation.next_token(meanwhile=show)
+        token = builder.next_token(meanwhile=show)
         if token in stop:
             stopped = True
             break
         unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
-        generation.tokens.append(token)
+        builder.tokens.append(token)
     show()
     on_text(decoder.finish())
     return stopped
@@ -243,8 +243,8 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
     return max_gen_len, "max_gen_len"
 
 
-class _Generation:
-    """A reply in the making: feeds ids that have not been fed yet, and gets the id that follows.
+class _ReplyBuilder:
+    """Builds a reply: feeds ids that have not been fed yet, and gets the id that follows.
 
     That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the
     old one was lost (everything again).
