@@ -250,7 +250,7 @@ class Served:
         )
         self.welcome = welcome
         self.endpoint = self.server.bind(address)
-        self._stop, self._drain, self._drain_s = threading.Event(), threading.Event(), drain_s
+        self.stop, self._drain, self._drain_s = threading.Event(), threading.Event(), drain_s
         self.failures: list[BaseException] = []
         self.thread = threading.Thread(target=self._serve)
 
@@ -259,7 +259,7 @@ class Served:
             runner = ModelRunner(self.halves.cloud, self.cache, ARGS.dim)
             rows = {tuple(ids): self.halves.rows(ids) for ids in self.prefixes}
             prefixes = keep(runner, FINGERPRINT, rows, MAX_ROWS)
-            self.server.serve(runner, self._stop.is_set, self._drain.is_set, self._drain_s, prefixes)
+            self.server.serve(runner, self.stop.is_set, self._drain.is_set, self._drain_s, prefixes)
         except BaseException as err:  # looked at by whoever stops it
             self.failures.append(err)
 
@@ -268,7 +268,7 @@ class Served:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self.stop.set()
         self.halves.cloud.may_go_on.set()
         self.thread.join()
         assert not self.failures

@@ -127,13 +127,18 @@ def test_a_step_that_is_refused_teaches_the_cloud_nothing_about_what_steps_cost(
                 reply = peer.ask(step_of(session, seq, start, rows[start:stop], want), rows[start:stop])
                 assert isinstance(reply, Tokens)
         costs = made[0].costs
-        before = costs.decoding_s, costs._position_s
+        probe = Waits(0, "probe", 256, 256, is_decoding=False)
+
+        def estimates() -> list[float | int | None]:
+            return [costs.decoding_s, *(costs.positions_within(2.0**-power, probe, 0) for power in range(16))]
+
+        before = estimates()
         bad = torch.full((1 if what == "decoding" else 2, rows.shape[1]), math.nan)
         with served.session(peer, open_request(1, SamplingParams(100.0, 1.0, 1))) as session:
             for seq in range(1, 41):
                 refused = peer.ask(step_of(session, seq, 0, bad, len(bad)), bad)
                 assert isinstance(refused, Error) and refused.code == "not_finite"
-        assert (costs.decoding_s, costs._position_s) == before
+        assert estimates() == before
 
 
 @pytest.mark.parametrize("sign", [".", ":", "...", "?!"])

@@ -115,17 +115,17 @@ class Provider:
             reserve.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{reserve.getsockname()[1]}"
         self._stack = ExitStack()
-        self._running: Cloud | None = None
+        self.running: Cloud | None = None
 
     def start(self) -> None:
         started = cloud(self.out / "cloud", *self._flags, bind=self.address)
-        self._running = self._stack.enter_context(started)
+        self.running = self._stack.enter_context(started)
 
     def kill(self) -> None:
-        if self._running is not None:
-            os.kill(self._running.pid, signal.SIGKILL)
-            self._running.wait()
-            self._running = None
+        if self.running is not None:
+            os.kill(self.running.pid, signal.SIGKILL)
+            self.running.wait()
+            self.running = None
         self._stack.close()
 
     def restart(self) -> None:
@@ -134,10 +134,10 @@ class Provider:
 
     def signal(self, number: int) -> None:
         """Returns when a stop has stopped it: a thread may run on for a moment."""
-        assert self._running is not None
-        os.kill(self._running.pid, number)
+        assert self.running is not None
+        os.kill(self.running.pid, number)
         if number == signal.SIGSTOP:
-            tasks = Path(f"/proc/{self._running.pid}/task")
+            tasks = Path(f"/proc/{self.running.pid}/task")
             assert wait_until(
                 lambda: all((task / "stat").read_text().split(")")[1][1] == "T" for task in tasks.iterdir())
             )
@@ -161,7 +161,7 @@ def a_provider(tiny_split: Splits, sheet_dir: Path, tmp_path_factory: pytest.Tem
 @pytest.fixture
 def provider(a_provider: Provider) -> Provider:
     """Running, whatever the test before did to it; with empty outboxes."""
-    if a_provider._running is None:
+    if a_provider.running is None:
         a_provider.start()
     with Link(a_provider.address) as link:
         for party in PARTIES:

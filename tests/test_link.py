@@ -174,8 +174,8 @@ def test_a_session_lost_in_the_middle_is_opened_again_and_the_tokens_are_the_sam
     with Served(halves, tokenizer) as served, linked(served.endpoint, 30) as (link, _), served.peer() as thief:
 
         def steal() -> None:
-            (session,) = served.server.sessions._by_id
-            thief.ask(Close(session, 99))
+            (session,) = served.server.sessions
+            thief.ask(Close(session.id, 99))
 
         for losses in ([3], [1, 6], [n], [0]):
             for sampling in (GREEDY, SamplingParams(0.9, 0.95, 11)):

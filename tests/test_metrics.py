@@ -248,7 +248,7 @@ def test_health_says_starting_then_ok_then_draining_then_stopping(halves: Halves
         watched.served.open(peer, open_request())
         watched.served.drain()
         assert health() == (503, "draining\n")
-        watched.served._stop.set()
+        watched.served.stop.set()
         assert health() == (503, "stopping\n")
 
 

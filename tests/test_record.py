@@ -32,7 +32,6 @@ from llama.cloud import schema
 from llama.cloud.owners import Owners, key_hash
 from llama.cloud.rows import stored as as_stored
 from llama.cloud.run_store import BUSY_MS, Limits, Run, RunStore
-from llama.cloud.shares import RUNS, Pool
 from llama.errors import RecordError
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
@@ -75,10 +74,28 @@ def peer(served: Served) -> Iterator[Peer]:
         yield peer
 
 
-def rows_of(path: Path) -> list[tuple[Any, ...]]:
-    """All rows, oldest first, read without any code of the product's: the fields of a Run in their order, and owner."""
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Connection]:
+    """Every connection to SQLite that is opened from here on, the record's among them."""
+    opened, connect = list[sqlite3.Connection](), sqlite3.connect
+
+    def kept(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", kept)
+    return opened
+
+
+def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What stands in the file, read without any code of the product's."""
     with closing(sqlite3.connect(path)) as db:
-        return db.execute(f"SELECT {', '.join(schema.RUN)}, owner FROM runs ORDER BY place").fetchall()
+        return db.execute(query).fetchall()
+
+
+def rows_of(path: Path) -> list[tuple[Any, ...]]:
+    """All rows, oldest first: the fields of a Run in their order, and owner."""
+    return looked_up(path, f"SELECT {', '.join(schema.RUN)}, owner FROM runs ORDER BY place")
 
 
 def a_run(number: int = 1, **changes: Any) -> Run:
@@ -178,6 +195,14 @@ def test_a_run_of_another_sheet_cannot_take_the_place_of_one(record: RunStore) -
     assert record.write(first, "insurer", again) is wire.DeliveryStatus.WITHHELD
 
 
+def id_of_a_second_owners_copy(path: Path, secret: bytes) -> bytes:
+    """The id that the third party gets where another owner's run of the same id was there first."""
+    with closing(RunStore(path, secret=secret)) as record:
+        for owner in ("his", "mine"):
+            record.write(a_run(1), "insurer", a_delivery(1), owner)
+        return record.collect("insurer", 9)[1].run_id
+
+
 def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
     """With the same id, also of another sheet: two rows, and two deliveries, acknowledged and replayed apart.
 
@@ -186,7 +211,7 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
     theirs, mine = a_run(1, copy="queued", text="his"), a_run(1, copy="queued", text="mine")
     with closing(RunStore(path, secret=SECRET)) as record:
         record.write(theirs, "insurer", a_delivery(1, text="another's"), "his")
-        next_id = record._outbox.id_of(mine.run_id, "mine")[0]
+        next_id = id_of_a_second_owners_copy(path.with_name("another.sqlite"), SECRET)
         squatting = replace(theirs, run_id=next_id)
         record.write(squatting, "insurer", a_delivery(1, run_id=next_id, text="more of it"), "his")
         record.write(mine, "insurer", a_delivery(1, text="mine"), "mine")
@@ -205,12 +230,8 @@ def test_a_run_of_one_key_never_takes_the_place_of_anothers(path: Path) -> None:
 
 def test_nobody_without_the_secret_knows_under_which_id_a_second_owners_copy_goes(tmp_path: Path) -> None:
     """Or they could be there first, and make every look-up long."""
-    ways = set()
-    for secret in (b"", b"a" * 32, b"b" * 32):
-        with closing(RunStore(tmp_path / f"{secret!r}.sqlite", secret=secret)) as record:
-            record.write(a_run(1), "insurer", a_delivery(1), "his")
-            ways.add(record._outbox.id_of(a_run(1).run_id, "mine")[0])
-    assert len(ways) == 3
+    secrets = (b"", b"a" * 32, b"b" * 32)
+    assert len({id_of_a_second_owners_copy(tmp_path / f"{secret!r}.sqlite", secret) for secret in secrets}) == 3
 
 
 def test_a_record_that_was_removed_is_not_written_to(record: RunStore, path: Path) -> None:
@@ -441,19 +462,24 @@ def test_a_locked_file_costs_the_device_nothing(
 
 
 def test_a_full_disk_costs_the_device_nothing(
-    served: Served, peer: Peer, record: RunStore, path: Path, capfd: pytest.CaptureFixture[str]
+    connections: list[sqlite3.Connection],
+    served: Served,
+    peer: Peer,
+    record: RunStore,
+    path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """SQLite's own limit of pages stands for the disk's; with room again, runs are recorded again."""
     finish(served, peer, saying("kept"), 4)
-    (pages,) = record._db.execute("PRAGMA page_count").fetchone()
-    record._db.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = connections[0].execute("PRAGMA page_count").fetchone()
+    connections[0].execute(f"PRAGMA max_page_count = {pages}")
     large = [saying("z" * (MAX_SEQ_LEN - 5), prompt_id="gift" * 50) for _ in range(40)]
     finals = [finish(served, peer, request, MAX_SEQ_LEN - 5) for request in large]
     assert all(final.text == "z" * (MAX_SEQ_LEN - 5) for final in finals)
     said = logged_errors(capfd)
     assert set(said) == {"a finished run could not be recorded: database or disk is full"}
     assert len(rows_of(path)) == 41 - len(said)
-    record._db.execute("PRAGMA max_page_count = 1000000")
+    connections[0].execute("PRAGMA max_page_count = 1000000")
     finish(served, peer, saying("kept too"), 8)
     assert [run.text for run in record.runs(1)] == ["kept too"]
 
@@ -715,10 +741,10 @@ def test_a_reader_delays_the_erasing_until_it_has_gone(path: Path, record: RunSt
     assert waiting(record, "toko-a") == [] and b"zimtstern" not in stored(path)
 
 
-def test_a_commit_waits_for_the_disk(record: RunStore) -> None:
-    """SQLite's own words for it: a power cut costs nothing that ``finished`` has returned for."""
-    assert record._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert record._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+def test_a_commit_waits_for_the_disk(connections: list[sqlite3.Connection], record: RunStore) -> None:
+    """SQLite's own words for it: a power cut costs nothing that ``write`` has returned for."""
+    assert connections[0].execute("PRAGMA synchronous").fetchone() == (2,)
+    assert connections[0].execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_an_outbox_that_cannot_be_used_says_so_without_a_word_of_it(path: Path, record: RunStore) -> None:
@@ -869,7 +895,9 @@ def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, short
     assert len(rows_of(path)) == 8
 
 
-def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, clock: Clock) -> None:
+def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(
+    connections: list[sqlite3.Connection], path: Path, clock: Clock
+) -> None:
     """100,000 runs, four third parties' full outboxes: the steps that SQLite makes are counted, so none is a scan."""
     parties = ["insurer", "toko-a", "toko-b", "toko-c"]
 
@@ -885,14 +913,14 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, 
             call()
             return counted[0]
 
-        record._db.set_progress_handler(count, 10)
-        number = 1 << 64 | record._db.total_changes  # of no run that is there
+        connections[0].set_progress_handler(count, 10)
+        number = 1 << 64 | connections[0].total_changes  # of no run that is there
         took = (
             of(lambda: file(record, number)),
             of(lambda: record.collect("insurer", 1)),
             of(lambda: record.acknowledge("insurer", ids(number))),
         )
-        record._db.set_progress_handler(None, 0)
+        connections[0].set_progress_handler(None, 0)
         return took
 
     owners = Owners(SECRET)
@@ -921,8 +949,9 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(path: Path, 
         for number in range(200):
             file(record, 1 << 65 | number)
         ms = 1000 * (time.perf_counter() - started) / 200
-        assert record._shares.total(RUNS)[0] == 100_000
-        assert record._shares.total(Pool("waiting", "insurer"))[0] == 10_000
+        assert looked_up(path, "SELECT count(*) FROM runs") == [(100_000,)]
+        waits = "SELECT count(*) FROM deliveries WHERE vendor = 'insurer' AND NOT acknowledged"
+        assert looked_up(path, waits) == [(10_000,)]
     print(f"steps/10 empty {empty}, full {full}; {ms:.2f} ms per run with its delivery in a full file; "
           f"{counted_s:.2f} s to count one that another program has written to")  # fmt: skip
     assert all(f < 2 * e + 20 for e, f in zip(empty, full, strict=True))
@@ -1267,7 +1296,7 @@ def test_an_upgrade_that_is_killed_leaves_one_version_whole(path: Path, at: int)
         assert schema_of(path)[0] == schema.VERSION and schema_of(path) != old
     with closing(RunStore(path)) as record:
         assert record.runs(1000) == runs and waiting(record) == [1]
-        assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert looked_up(path, "PRAGMA integrity_check") == [("ok",)]
 
 
 # ---- a record that is killed
@@ -1330,10 +1359,10 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_finished(path: Path) -> Non
         said[word].add(bytes.fromhex(digits))
     assert len(said["finished"]) > 60 and len(said["acknowledged"]) > 10, ended.stdout[-300:]
     with closing(RunStore(path)) as record:
-        assert record._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert looked_up(path, "PRAGMA integrity_check") == [("ok",)]
         runs = {run.run_id: run for run in record.runs(1_000_000)}
         came = {d.run_id: d for v in "abc" for d in record.collect(f"toko-{v}", 1_000_000, 1 << 40)}
-        kept = {run_id for (run_id,) in record._db.execute("SELECT run_id FROM deliveries")}
+        kept = {run_id for (run_id,) in looked_up(path, "SELECT run_id FROM deliveries")}
         assert record.dropped == 0
     print(f"{len(said['finished'])} said to be finished, {len(runs)} there, {len(said['acknowledged'])} acknowledged")
     assert said["finished"] <= set(runs) == kept and len(runs) <= len(said["finished"]) + 60

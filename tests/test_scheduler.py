@@ -164,24 +164,24 @@ class Machine:
         self.clock = Clock()
         self.scheduler = Scheduler[Waits](self.clock)
         self._position_s, self._long_s, self._sample_s, self._away_s = row_s, long_s, sample_s, away_s
-        self._coming = list[tuple[float, Waits]]()
+        self.coming = list[tuple[float, Waits]]()
         self.used, self.rows = defaultdict[str, float](float), Counter[str]()  # seconds and rows of chunks, by owner
         self.tokens = dict[int, list[float]]()  # when each decoding slot had its tokens
 
     def comes(self, step: Waits, in_s: float = 0.0) -> None:
-        self._coming.append((self.clock.now + in_s, step))
+        self.coming.append((self.clock.now + in_s, step))
 
     def run(self, seconds: float) -> None:
         """Every step that is answered comes again."""
         until = self.clock.now + seconds
         while self.clock.now < until:
-            for at, step in list(self._coming):
+            for at, step in list(self.coming):
                 if at <= self.clock.now:
-                    self._coming.remove((at, step))
+                    self.coming.remove((at, step))
                     self.scheduler.add(step)
             computed = self.scheduler.next()
             if computed is None:
-                waits = [at - self.clock.now for at, _ in self._coming]
+                waits = [at - self.clock.now for at, _ in self.coming]
                 waits += [self.scheduler.wait_s()] if len(self.scheduler) else []
                 self.clock.now += max(1e-6, min(waits))
                 continue
@@ -254,7 +254,7 @@ def test_who_is_alone_gets_all_of_the_time_and_its_chunks_whole() -> None:
     with_the_other = machine.used["one"]
     assert with_the_other < 100 + 0.7 * 50
     machine.scheduler.drop(1)
-    machine._coming = [each for each in machine._coming if each[1].is_decoding is False]
+    machine.coming = [each for each in machine.coming if each[1].is_decoding is False]
     machine.run(AT_WORK_S + WINDOW_PASSES)
     before = machine.used["one"]
     machine.run(100)
@@ -282,7 +282,7 @@ def test_prompts_share_all_of_the_time_where_nobody_decodes() -> None:
     machine.comes(Waits(0, owner="before"))
     machine.run(10)
     machine.scheduler.drop(0)
-    machine._coming.clear()
+    machine.coming.clear()
     for slot, owner in enumerate(["greedy"] * 4 + ["modest"], 1):
         machine.comes(chunk(slot, owner))
     machine.run(400)

@@ -688,7 +688,7 @@ def test_stopping_waits_for_the_step_in_hand_and_delivers_its_answer(halves: Hal
         with halves.cloud.held():
             peer.send_request(step_of(session, 1, 0, rows), rows)
             assert halves.cloud.computing.wait(30)
-            served._stop.set()
+            served.stop.set()
         assert isinstance(peer.receive(), Tokens)
         served.thread.join(30)
         assert not served.thread.is_alive()

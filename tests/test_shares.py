@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from llama.cloud.owners import NOBODY, Owners, key_hash, secret_of
 from llama.cloud.provider import ProviderServices
 from llama.cloud.run_finisher import FinishedRun
 from llama.cloud.run_store import Limits, Run, RunStore
+from llama.cloud.shares import Shares
 from llama.keys import LinkKeys, read_key
 from llama.sheets import read_all
 from llama.text.dates import utc
@@ -51,6 +53,12 @@ def runs_of(record: RunStore) -> set[bytes]:
     return {run.run_id for run in record.runs(1_000_000)}
 
 
+def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """What stands in the file, read without any code of the product's."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
 def waiting(record: RunStore) -> set[bytes]:
     return {delivery.run_id for delivery in record.collect("insurer", 1_000_000, 1 << 40)}
 
@@ -74,7 +82,8 @@ def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
     made, size = defaultdict[str, list[bytes]](list), Counter[str]()
     acknowledged = defaultdict[str, set[bytes]](set)
     with tempfile.TemporaryDirectory() as directory:
-        with closing(RunStore(Path(directory) / "r", limits=limits, secret=SECRET)) as record:
+        path = Path(directory) / "r"
+        with closing(RunStore(path, limits=limits, secret=SECRET)) as record:
             for owner, length, collects in runs:
                 run_id = finish(record, owner, "x" * length)
                 made[owner].append(run_id)
@@ -83,7 +92,7 @@ def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
                     record.acknowledge("insurer", [run_id])
                     acknowledged[owner].add(run_id)
                 there, to_be_collected = runs_of(record), waiting(record)
-                known = {row for (row,) in record._db.execute("SELECT run_id FROM deliveries WHERE acknowledged")}
+                known = {row for (row,) in looked_up(path, "SELECT run_id FROM deliveries WHERE acknowledged")}
                 for each in made:
                     if len(made[each]) <= most / len(made) and size[each] <= most_bytes / len(made):
                         assert there >= set(made[each])
@@ -133,16 +142,16 @@ def test_a_sheets_text_is_stored_once_and_goes_with_its_last_copy(path: Path) ->
     sheets = "SELECT vendor, length(text) FROM sheets ORDER BY number"
     with closing(RunStore(path, limits=Limits(delivery_bytes=150_000), secret=SECRET)) as record:
         ids = [finish(record, "ann", prompt="zimtstern" * 5_000) for _ in range(50)]
-        assert record._db.execute(sheets).fetchall() == [("insurer", 45_000)]
+        assert looked_up(path, sheets) == [("insurer", 45_000)]
         assert {d.prompt for d in record.collect("insurer", 50, 1 << 30)} == {"zimtstern" * 5_000}
         newer = [finish(record, "ann", prompt=f"{number}" * 45_000) for number in range(2)]
-        assert len(record._db.execute(sheets).fetchall()) == 3 and record.dropped == 0
+        assert len(looked_up(path, sheets)) == 3 and record.dropped == 0
         last = finish(record, "ann", prompt="2" * 45_000)  # there is no room for a fourth text
         assert waiting(record) == {*newer, last} and record.dropped == 50
         record.acknowledge("insurer", [*ids, newer[0]])
-        assert len(record._db.execute(sheets).fetchall()) == 2
+        assert len(looked_up(path, sheets)) == 2
         record.acknowledge("insurer", [newer[1], last])
-        assert record._db.execute(sheets).fetchall() == []
+        assert looked_up(path, sheets) == []
     assert b"zimtstern" not in path.read_bytes()
 
 
@@ -163,17 +172,17 @@ def test_shares_are_known_again_after_a_restart_and_after_another_program_has_wr
         assert runs_of(record) > mine and len(runs_of(record)) == 12
 
 
-def test_what_cannot_be_written_costs_no_look_at_all_rows(path: Path) -> None:
+def test_what_cannot_be_written_costs_no_look_at_all_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a key that sends what is refused could keep the cloud reading its record."""
     with closing(RunStore(path, secret=SECRET)) as record:
         finish(record, "ann", run_id=b"r" * 16)
-        surveys, survey = [0], record._shares.survey
+        surveys, survey = [0], Shares.survey
 
-        def counted() -> None:
+        def counted(shares: Shares) -> None:
             surveys[0] += 1
-            survey()
+            survey(shares)
 
-        record._shares.survey = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(Shares, "survey", counted)
         now = utc(time.time())
         for changes in ({"prompt_id": "other"}, {"compute_us": 1 << 70}, {"text": "\udc00"}):
             fields = {"prompt_id": "insurer/cover", "compute_us": 1, "text": "t"} | changes
@@ -214,7 +223,7 @@ def test_rows_of_one_key_have_nothing_in_common_in_the_file(path: Path, tmp_path
         run_ids = [finish(record, "ann") for _ in range(20)]
         for run_id in run_ids:
             finish(record, "ben", run_id=run_id)
-        rows = record._db.execute("SELECT owner FROM runs ORDER BY place").fetchall()
+        rows = looked_up(path, "SELECT owner FROM runs ORDER BY place")
         kept = b"".join(file.read_bytes() for file in tmp_path.glob("runs.sqlite*"))
     ann, ben = [row for (row,) in rows[:20]], [row for (row,) in rows[20:]]
     for start in range(0, 24, 4):
@@ -283,7 +292,7 @@ def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
         assert runs_of(record) > honest | arrived and len(runs_of(record)) == MOST
         assert waiting(record) > honest and len(waiting(record)) <= MOST
         assert record.dropped > REAL // 4 and record.dropped_runs == REAL + 16 - MOST
-        known = {row for (row,) in record._db.execute("SELECT run_id FROM deliveries WHERE acknowledged")}
+        known = {row for (row,) in looked_up(path, "SELECT run_id FROM deliveries WHERE acknowledged")}
         assert known > arrived
     print(f"{EMPTY} empty and {REAL} real runs of one key, of which {MOST} are kept: 16 of 16 others' are there")
 

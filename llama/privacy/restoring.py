@@ -70,6 +70,11 @@ class Restorer:
         self._markup = _Markup()
         self.restored = self.left = 0
 
+    @property
+    def held(self) -> int:
+        """Characters that are held back."""
+        return len(self._held)
+
     def push(self, text: str) -> str:
         """What may be shown now that ``text`` has arrived, without control characters."""
         self._held += printable(text)  # first: what is taken out later could join a word to a link
