@@ -108,6 +108,7 @@ WITHOUT_TORCH = (
 )
 NEVER_MEET = (
     # a package, and what it never reaches
+    ("llama.wire", ("llama.client", "llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
     ("llama.client", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.vendor")),
     ("llama.vendor", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
     ("llama.status", ("llama.edge", "llama.cloud", "llama.privacy", "llama.checkpoint", "llama.model")),
