@@ -15,6 +15,7 @@ from llama.privacy.policy import field_of
 from llama.privacy.profile import Value
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex
+from llama.privacy.word_lists import known_words
 
 FORMS = settings(max_examples=120, deadline=None, derandomize=True)
 
@@ -492,7 +493,8 @@ def test_an_email_address_is_found_also_with_its_signs_in_words(
 def test_the_local_part_of_an_email_address_is_found_alone(
     local: str, sentence: str, case: Callable[[str], str]
 ) -> None:
-    """It is the same word at every provider."""
+    """It is the same word at every provider; a word that everybody uses is sought only with the rest of the address."""
+    assume(local not in known_words())
     assert_found(index_of("email", local + "@example.com"), sentence, case(local))
 
 
