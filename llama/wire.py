@@ -163,7 +163,7 @@ class Welcome(WireMessage, frozen=True):
 
 
 class Open(WireMessage, frozen=True):
-    """Cache room for one run. The same ``run_id`` with the same bytes gets the same session."""
+    """Ask for a slot for one run. The same ``run_id`` with the same bytes gets the same session."""
 
     run_id: RunId  # random; also what a delivery is known by
     fingerprint: Fingerprint
@@ -263,7 +263,7 @@ class Final(WireMessage, frozen=True):
 
 
 class Close(WireMessage, frozen=True):
-    """Give the cache room back."""
+    """Give the slot back."""
 
     session: SessionId
     seq: Seq

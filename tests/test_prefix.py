@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from llama import wire
 from llama.checkpoint.halves import chat_format_of, read_half, tokenizer_of
 from llama.client.link import Link
-from llama.cloud.prefix_cache import prefixes_of, that_fit
+from llama.cloud.prefix_cache import choose_prefixes, prefixes_of
 from llama.edge.generation import GeneratedReply, GenerationSettings, generate_reply
 from llama.privacy.preparing import prepare
 from llama.privacy.profile import read_profile
@@ -147,12 +147,12 @@ OPENINGS = st.dictionaries(
 @given(OPENINGS, st.integers(0, 100))
 def test_only_as_many_are_kept_as_there_is_room_for(prefixes: dict[str, list[tuple[int, ...]]], most: int) -> None:
     """The provider's first ones come first; each is there once, none is longer than a context."""
-    fit, every = that_fit(prefixes, CONTEXT, most), {ids for those in prefixes.values() for ids in those}
+    fit, every = choose_prefixes(prefixes, CONTEXT, most), {ids for those in prefixes.values() for ids in those}
     assert sum(map(len, fit)) <= most and all(len(ids) < CONTEXT for ids in fit)
     assert set(fit) <= every and len(set(fit)) == len(fit)
     provider = prefixes.get("", [])
     assert fit[: len(set(provider) & set(fit))] == [ids for ids in provider if ids in fit]
-    alone = that_fit({"": provider}, CONTEXT, most)
+    alone = choose_prefixes({"": provider}, CONTEXT, most)
     assert fit[: len(alone)] == alone  # no third party takes anything away from it
     for ids in every - set(fit):
         assert len(ids) >= CONTEXT or len(ids) > most - sum(map(len, fit))
@@ -163,7 +163,7 @@ def test_no_vendor_has_a_second_one_while_another_has_none_that_would_have_fitte
     prefixes: dict[str, list[tuple[int, ...]]], most: int
 ) -> None:
     """Would have fitted: in what there was when the second one was taken. The same for a third one, and so on."""
-    fit, parties = that_fit(prefixes, CONTEXT, most), [party for party in prefixes if party]
+    fit, parties = choose_prefixes(prefixes, CONTEXT, most), [party for party in prefixes if party]
     for taken in range(len(fit)):
         room, before, after = most - sum(map(len, fit[:taken])), set(fit[:taken]), set(fit[: taken + 1])
         if fit[taken] in prefixes.get("", []):
@@ -185,7 +185,7 @@ def test_a_vendor_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() 
     for lengths in ([1999] * 97, [2000 - i for i in range(1, 98)], [1 << i for i in range(11)] * 9):
         prefixes = {"": [of_length(100)], "a-hostile-one": [of_length(length) for length in lengths]}
         prefixes |= {f"party-{i}": [of_length(300), of_length(301)] for i in range(8)}
-        fit = that_fit(prefixes, 2048, 100 + 8 * 300 + 1)
+        fit = choose_prefixes(prefixes, 2048, 100 + 8 * 300 + 1)
         assert all(set(prefixes[party]) & set(fit) for party in prefixes if party != "a-hostile-one"), lengths[:3]
 
 
@@ -193,7 +193,7 @@ def test_a_thousand_sheets_are_shared_out_within_seconds() -> None:
     """Each of its own third party, with the same long system prompt before it."""
     prefixes = {f"party-{i}": [(*range(1500), i)] for i in range(1000)}
     began = time.monotonic()
-    assert len(that_fit(prefixes, 2048, 10**9)) == 1000
+    assert len(choose_prefixes(prefixes, 2048, 10**9)) == 1000
     assert time.monotonic() - began < 20
 
 

@@ -8,8 +8,8 @@ how long all of that goes on: every wait ends.
 Whoever answers may be anybody. Several times a second the process's memory is looked at, since a message without end is
 not seen before it ends, and whoever waits is asked whether to go on.
 
-Knows: ``llama.wire``, deadlines, when something is said. Does not know: sockets, the model, text, torch; nor, but of
-answers that are none, the words (``llama.client.wording``).
+Knows: ``llama.wire``, deadlines, when something is said; the words are in ``llama.client.wording``.
+Does not know: sockets, the model, text, torch.
 """
 
 from __future__ import annotations

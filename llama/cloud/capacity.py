@@ -13,7 +13,7 @@ import torch
 
 from llama.checkpoint.halves import Half
 from llama.cloud.event_log import EventLog
-from llama.cloud.prefix_cache import SHARE, that_fit
+from llama.cloud.prefix_cache import SHARE, choose_prefixes
 from llama.errors import UsageError
 from llama.kv_cache import KVCache
 from llama.memory_ceiling import CLOUD_ALLOWANCE, MemoryCeiling, own_memory
@@ -83,7 +83,7 @@ def plan(
             f"--kv_cache_gb {kv_cache_gb}: one session of {max_seq_len} tokens takes "
             f"{position_bytes * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
         )
-    fit = that_fit(prefixes, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
+    fit = choose_prefixes(prefixes, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
     all_of_them = len({ids for of_a_party in prefixes.values() for ids in of_a_party})
     if len(fit) < all_of_them:
         warning = (

@@ -1,6 +1,6 @@
 """Third parties' deliveries in the run record: written once, handed out until they are acknowledged, then erased.
 
-Every call is part of a transaction that is open. Two owners' deliveries never share an id (:meth:`Outbox.id_of`).
+Every call is part of a transaction that is open. Two owners' deliveries never share an id (:meth:`Outbox.deliver`).
 
 Knows: the tables of deliveries and of their sheets, whose a row is. Does not know: the file, transactions, runs, how
 long and how much is kept.
@@ -57,7 +57,7 @@ class Outbox:
         """Write a delivery where it is not there yet; what its third party has, or will have, of the run."""
         # One that no message may hold would be in the way of all that come after it.
         msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
-        run_id, withheld = self.id_of(delivery.run_id, owner)
+        run_id, withheld = self._id_of(delivery.run_id, owner)
         if withheld is None:
             delivery, withheld = msgspec.structs.replace(delivery, run_id=run_id), delivery.withheld
             sealed, now = self._owners.sealed(owner, run_id), int(self._clock())
@@ -92,7 +92,7 @@ class Outbox:
         """Erase a delivery but for its id; whether it was there, and this third party's."""
         return self._db.execute(_ERASE, (run_id, vendor)).rowcount > 0
 
-    def id_of(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
+    def _id_of(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
         """Under which id a third party gets the run, and whether what is there of it is withheld; None: nothing is.
 
         That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
@@ -114,4 +114,4 @@ class Outbox:
 
     def has(self, run_id: bytes, owner: str) -> bool:
         """Whether an owner's run has a delivery."""
-        return self.id_of(run_id, owner)[1] is not None
+        return self._id_of(run_id, owner)[1] is not None

@@ -53,8 +53,10 @@ def prefixes_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[t
     return {party: [ids for ids in those if ids] for party, those in prefixes.items()}
 
 
-def that_fit(prefixes: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int) -> list[tuple[int, ...]]:
-    """Which of them are kept: with no more than ``most`` positions together, none that leaves no room in a context.
+def choose_prefixes(
+    prefixes: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int
+) -> list[tuple[int, ...]]:
+    """Choose those that are kept: with no more than ``most`` positions together, none that leaves no room in a context.
 
     First the provider's, in their order, as far as they fit; then third parties' in turns. Whoever has fewest is next:
     of its own it gets the first that still fits, and of several such third parties the one whose is shortest. So no

@@ -186,8 +186,8 @@ class Worker:
         """Compute the logits of the wanted positions of each step, ``(B, want, vocab)``."""
         if len(jobs) > 1:
             slots, positions = [job.slot for job in jobs], [job.step.position for job in jobs]
-            each = torch.cat([hidden[slot] for slot in slots])
-            return self._runner.decode(slots, positions, each, stage_clock)[:, None]
+            of_all = torch.cat([hidden[slot] for slot in slots])
+            return self._runner.decode(slots, positions, of_all, stage_clock)[:, None]
         (job,) = jobs
         want = max(0, batch.stop - job.first_wanted(batch.start))
         return self._runner.step(job.slot, job.step.position + batch.start, hidden[job.slot], want, stage_clock)[None]
