@@ -1,9 +1,8 @@
-"""The repository is what it says it is: the README's file tree, and who may import whom."""
+"""The walls between the packages: which module may import which, and that nothing is pickled."""
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,18 +52,6 @@ def reached(module: str, seen: set[str]) -> set[str]:
 
 def belongs_to(module: str, packages: tuple[str, ...]) -> bool:
     return any(module == package or module.startswith(package + ".") for package in packages)
-
-
-def test_the_readme_lists_every_file_of_the_product_and_no_other() -> None:
-    """The tree under "Where things are", one line per file."""
-    (tree,) = re.findall(r"## Where things are\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    listed, parents = set[str](), list[str]()
-    for line in tree.splitlines():
-        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
-        parents[depth:] = [name]
-        if name.endswith(".py"):
-            listed.add("".join(parents))
-    assert listed == {str(f.relative_to(ROOT)) for f in PRODUCT if f.name != "__init__.py"}
 
 
 def test_edge_and_cloud_never_meet() -> None:
