@@ -1,8 +1,8 @@
 """Every command of the pages runs as it stands: each page's blocks, from top to bottom, in a copy of the repository.
 
-A small random checkpoint stands where the pages have SmolLM2's halves, SmolLM2's file where they have Llama's directory,
-this machine for the GPU box, and a free port for 5555. A cloud or a page is started, waited for until it is ready, and
-stopped when the next one starts or the section ends.
+A small random checkpoint stands in for Llama's directory, this machine for the GPU box, and a free port for 5555. The
+test agrees to what sheets ask for (``--yes``). It starts each cloud, waits until it is ready, and stops it before the next
+one starts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import ROOT, Block, parsed
+from tests.small_checkpoints import params, weights, write_meta
 
 COPIED = ("*.py", "llama", "examples", "requirements.txt", "tests/data/tiny-llama3")
 COMMAND_S = 120.0
@@ -61,21 +62,22 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, tiny_split: Callable[..., Path], smollm2_gguf: Path) -> Path:
-    """A copy of the repository as a reader has it after ``make demo``, with a small random checkpoint."""
+def checkout(tmp_path: Path, smollm2_split: Callable[..., Path], golden: Path) -> Path:
+    """A copy of the repository as a reader has it after ``make demo``."""
     for pattern in COPIED:
         for source in ROOT.glob(pattern):
             target = tmp_path / source.relative_to(ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.consents.json"))
             else:
                 shutil.copy(source, target)
     (tmp_path / ".demo").mkdir()
-    (tmp_path / ".demo" / "smollm2").symlink_to(tiny_split())
+    (tmp_path / ".demo" / "smollm2").symlink_to(smollm2_split())
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
-    (tmp_path / "Meta-Llama-3.1-8B-Instruct").symlink_to(smollm2_gguf)
+    p = params(n_layers=4, n_heads=4, n_kv_heads=2)
+    write_meta(tmp_path / "Meta-Llama-3.1-8B-Instruct", p, weights(p), golden / "tiny-llama3" / "tokenizer.model")
     return tmp_path
 
 
@@ -96,6 +98,10 @@ class Reader:
     def run(self, command: str) -> None:
         """Run one command to its end, or until it serves."""
         command = command.replace("10.0.0.5", "127.0.0.1").replace("5555", str(self._port))
+        if "cloud_main.py" in command and "--bind" not in command:
+            command += f" --bind tcp://127.0.0.1:{self._port}"
+        if "--profile_file" in command and not {"--yes", "--dry_run", "--web"} & {*command.split()}:
+            command += " --yes"
         serving = next((sign for word, sign in READY.items() if word in command), None)
         shell = ["bash", "-euc", f". .venv/bin/activate; {command}"]
         if serving is None:
@@ -166,7 +172,7 @@ def test_the_commands_of_a_page_run_one_after_the_other(journey: str, checkout: 
 
 
 def test_no_section_with_commands_is_left_out() -> None:
-    """Of the pages that are run, each section with sh blocks is in a journey, unless none of its commands is run here."""
+    """Each section with commands is in a journey, or says elsewhere that another one has them."""
     for page in {page for page, _ in JOURNEYS.values()}:
         run = {section for of, sections in JOURNEYS.values() for section in sections if of == page}
         for block in parsed(ROOT / page)[1]:

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _take(browser: Browser, scheme: str, address: str, directory: Path) -> None:
-    """Run the sheet on a page in ``scheme``, with a profile of its own, and save the page as far as the reply and its offers."""
+    """Run the sheet on a page in ``scheme`` and save the page as far as the reply and its offers."""
     profile = Path(shutil.copy(ROOT / "examples" / "profile.toml", directory / f"{scheme}.toml"))
     command = ["edge_main.py", "--ckpt_dir", HALVES / "edge", "--cloud", address, "--profile_file", profile]
     command += ["--prompt_id", "birthday", "--temperature", 0, "--web"]
