@@ -1,4 +1,4 @@
-"""What the README lists as not found: an example of each, so that the list stays true."""
+"""The forms that docs/privacy.md lists as not found: an example of each, so that the list stays true."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.test_variants import index_of
 
 BIRTH = dt.date(1991, 4, 12)
 NOT_FOUND: tuple[tuple[str, str, Value, str], ...] = (
-    ("One or two letters", "name", "Na", "na suka teh"),
+    ("one or two letters", "name", "Na", "na suka teh"),
     ("one to three digits", "locker", "219", "loker 219"),
     ("answers such as yes, no, belum", "married", "belum", "belum tahu"),
-    ("Nicknames and cut names", "name", "Sari Wulandari", "Wulan suka teh"),
+    ("nicknames and cut names", "name", "Sari Wulandari", "Wulan suka teh"),
     ("initials", "name", "Sari Wulandari", "salam, S.W."),
     ("two letters wrong", "name", "Sari Wulandari", "wulndri suka teh"),
     ("or one in a short part", "name", "Sari Wulandari", "untuk Sarri"),
@@ -25,14 +25,14 @@ NOT_FOUND: tuple[tuple[str, str, Value, str], ...] = (
     ("another word", "diagnosis", "diabetes", "kencing manis"),
     ("a translation", "religion", "Catholic", "orang Katolik"),
     ("words of it that everybody uses", "diagnosis", "high blood pressure", "under pressure"),
-    ("A month misspelt", "birth_date", BIRTH, "born 12 Aprill 1991"),
+    ("a month misspelt", "birth_date", BIRTH, "born 12 Aprill 1991"),
     ("a day alone", "birth_date", BIRTH, "born on the 12th"),
     ("a year or an age that no word announces", "birth_date", BIRTH, "1991 was cold; table 35"),
     ("two days after Christmas", "birth_date", dt.date(1991, 12, 27), "born two days after Christmas"),
-    ("An amount per year", "income", 14_250_000, "171 juta setahun"),
+    ("an amount per year", "income", 14_250_000, "171 juta setahun"),
     ("as a range or a sum", "income", 14_250_000, "antara 13 dan 16 juta"),
     ("gocap", "debt", 50_000, "utang gocap"),
-    ("Up to five digits of a longer number", "card", "4111 2222 3333 7890", "kursi 33337, meja 7890"),
+    ("up to five digits of a longer number", "card", "4111 2222 3333 7890", "kursi 33337, meja 7890"),
     ("digits in words", "phone", "0812-3450-7890", "kosong delapan satu dua tiga empat"),
     ("words between groups of digits", "phone", "0812-3450-7890", "0812 lalu 3450 lalu 7890"),
     ("a masked middle", "card", "4111 2222 3333 7890", "4111-****-****"),
@@ -47,9 +47,9 @@ NOT_FOUND: tuple[tuple[str, str, Value, str], ...] = (
 
 
 @pytest.mark.parametrize(("says", "field", "value", "text"), NOT_FOUND, ids=[each[0] for each in NOT_FOUND])
-def test_what_the_readme_says_is_not_found_is_not(says: str, field: str, value: Value, text: str) -> None:
-    """When one is found, the README may promise more."""
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    (listed,) = re.findall(r"#### Forms that are not found (.*?) #### ", readme)
+def test_a_form_that_is_listed_as_not_found_is_not_found(says: str, field: str, value: Value, text: str) -> None:
+    """When one is found, the page may promise more."""
+    page = " ".join((ROOT / "docs" / "privacy.md").read_text(encoding="utf-8").split())
+    (listed,) = re.findall(r" ## Forms that are not found (.*?) ## ", page)
     assert says in listed
     assert index_of(field, value).find(text) == []

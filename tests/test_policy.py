@@ -11,7 +11,7 @@ from llama.chat import Message
 from llama.cloud.schema import COLUMNS, VERSION
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
-from llama.privacy.policy import FIELDS, SEES, DataKind, FieldPolicy, Generaliser, Party, field_of, view
+from llama.privacy.policy import FIELDS, SEES, DataKind, Field, FieldPolicy, Generaliser, Party, field_of, view
 from tests.conftest import ROOT
 
 RUN = {kind: f"the very words of {kind}" for kind in DataKind}
@@ -90,9 +90,20 @@ def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
     assert SEES[DataKind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[DataKind.TIMINGS][Party.PROVIDER].holds
 
 
-def test_the_readme_shows_this_table() -> None:
-    """Word for word."""
-    assert policy.as_markdown() in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/privacy.md"])
+def test_both_pages_show_this_table(page: str) -> None:
+    """Compare word for word."""
+    assert policy.as_markdown() in (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.names[0])
+def test_the_privacy_page_lists_every_name_of_a_field_with_its_policy(field: Field) -> None:
+    """Find the names side by side, in a row of their policy and tag or coarser form."""
+    form = field.generaliser or ("as written" if field.policy is FieldPolicy.OPEN else f"`[{field.tag}_1]`")
+    names = ", ".join(f"`{name}`" for name in field.names)
+    lines = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8").splitlines()
+    (row,) = (line for line in lines if line.startswith(f"| `{field.policy}` | {form} |"))
+    assert re.search(rf"(?:\| |; ){re.escape(names)}(?:;| \|)", row)
 
 
 def test_an_unknown_field_is_secret() -> None:
