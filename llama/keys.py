@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import errno
 import os
 import stat
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import TextIO
 
 import zmq
+from zmq.utils import z85
 
 from llama.command import run
 from llama.disk import create_file, cure_of_writing
@@ -44,9 +46,7 @@ ROLES = ("device", "vendor", "operator", "cloud")
 MAX_BYTES = 4096
 ERRNOS_FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # says nothing of the file
 
-_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_VALUE = {c: i for i, c in enumerate(_Z85)}
-_KEY_CHARACTERS = 40
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -277,11 +277,12 @@ def _identity(fields: dict[str, str]) -> Identity:
 
 
 def _is_a_key(text: str) -> bool:
-    """32 bytes in Z85; not all zero, which no secret belongs to."""
-    if len(text) != _KEY_CHARACTERS or not set(text) <= _VALUE.keys() or set(text) == {"0"}:
+    """Return whether this is 32 bytes in Z85. All zeros is not a key: no secret belongs to it."""
+    try:
+        raw = z85.decode(text)
+    except (ValueError, KeyError, struct.error):  # not ASCII or a wrong length; not of the alphabet; beyond 32 bits
         return False
-    groups = (text[i : i + 5] for i in range(0, _KEY_CHARACTERS, 5))
-    return all(sum(_VALUE[c] * 85 ** (4 - i) for i, c in enumerate(group)) < 2**32 for group in groups)
+    return len(raw) == _KEY_BYTES and any(raw)
 
 
 def _check_role(path: str, identity: Identity, role: str) -> None:
