@@ -531,10 +531,10 @@ def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: 
 )
 def test_only_32_bytes_in_z85_are_a_key(value: str) -> None:
     """The public key of a device, and the secret of a private file."""
-    with pytest.raises(ValueError, match="^public is not a key$"):
+    with pytest.raises(ValueError, match=r"^public is not a key$"):
         parse_public(f'name = "phone"\nrole = "device"\npublic = "{value}"\n'.encode())
     public = zmq.curve_keypair()[0].decode()
-    with pytest.raises(ValueError, match="^(secret is not a key|public does not belong to secret)$"):
+    with pytest.raises(ValueError, match=r"^(secret is not a key|public does not belong to secret)$"):
         parse_private(f'name = "phone"\nrole = "device"\npublic = "{public}"\nsecret = "{value}"\n'.encode())
 
 

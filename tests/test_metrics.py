@@ -343,7 +343,7 @@ def test_a_request_in_small_pieces_is_cut_off(watched: Watched) -> None:
 
         began = time.monotonic()
         assert wait_until(ended)
-        assert CONNECTION_S / 2 < time.monotonic() - began
+        assert time.monotonic() - began > CONNECTION_S / 2
 
 
 def test_the_server_leaves_signals_and_the_root_logger_alone(watched: Watched) -> None:

@@ -29,8 +29,8 @@ from llama.local_http import OWN_HOSTS, listen, uvicorn_config
 CONNECTION_S = 4.0  # for one request and its answer
 MAX_CONNECTIONS = 32
 MAX_HEAD_BYTES = 8192
-_OWN_HOST = re.compile(rf"(?:{'|'.join(map(re.escape, OWN_HOSTS))})(?::[0-9]{{1,5}})?", re.IGNORECASE)  # any port:
-# the person may forward another one
+# Any port: a monitor may reach this one through a forwarded port.
+_OWN_HOST = re.compile(rf"(?:{'|'.join(map(re.escape, OWN_HOSTS))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 
 
 class MetricsServer:
@@ -63,9 +63,8 @@ class MetricsServer:
         )
         self._server = uvicorn.Server(config)
         # uvicorn installs signal handlers in the main thread only.
-        run = threading.Thread(target=self._server.run, args=([self._listener],), name="metrics", daemon=True)
-        run.start()
-        self._thread = run
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Stop listening and disconnect the clients. Takes up to about 2 seconds."""
