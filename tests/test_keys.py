@@ -734,8 +734,8 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
     ("words", "reported"),
     [
         (["new", "phone"], "--role must be given"),
-        (["new", "--role", "device"], "whose key? write new NAME --role ROLE"),
-        (["old", "phone"], "'old' is not known; write new NAME --role ROLE"),
+        (["new", "--role", "device"], "missing NAME: python -m llama.keys new NAME --role ROLE"),
+        (["old", "phone"], "unknown word 'old': python -m llama.keys new NAME --role ROLE"),
         (["new", "phone", "--role", "king"], "--role is one of device, vendor, operator, cloud"),
         (["new", "../phone", "--role", "device"], "the name of a key is 1 to 40 of a-z, 0-9 and -"),
         (["new", "phone", "tablet", "--role", "device"], "'tablet' belongs to no flag"),

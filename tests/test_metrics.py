@@ -26,6 +26,7 @@ from llama.cloud.metrics import Metrics, total
 from llama.cloud.metrics_http import CONNECTION_S, MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsServer
 from llama.cloud.sessions import EndReason, Session
 from llama.errors import BindError, UsageError
+from llama.local_http import listen
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, ErrorCode, Finish, Hello, Tokens
 from tests.processes import ask, cloud, wait_until
@@ -300,6 +301,7 @@ def is_over(connection: socket.socket) -> bool:
 
 def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) -> None:
     """Below the limit a scrape is answered at once. Above it connections are cut, until the silent ones time out."""
+    before = len(os.listdir("/proc/self/fd"))
     with ExitStack() as stack:
 
         def silent(n: int) -> list[socket.socket]:
@@ -311,6 +313,8 @@ def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) ->
         assert get(watched.address, "/healthz") == (200, "ok\n")
         assert time.monotonic() - began < CONNECTION_S / 2
         more = silent(3 * MAX_CONNECTIONS)
+        ours = len(os.listdir("/proc/self/fd")) - before - len(first) - len(more)
+        assert ours <= 2 * MAX_CONNECTIONS  # those just accepted, too
         over = set[socket.socket]()
 
         def cut(n: int) -> bool:
@@ -472,6 +476,8 @@ def test_a_port_that_cannot_be_had_is_told_with_its_flag() -> None:
             BindError, match=rf"--metrics_port {port}: .*in use\)\. Stop the program that listens there"
         ):
             MetricsServer(port, Metrics().registry, lambda: "ok")
+        with pytest.raises(BindError, match=rf"^--port {port}: cannot listen on 127.0.0.1:{port} "):  # the page's
+            listen("--port", port)
     with pytest.raises(UsageError, match=r"--metrics_port must be 1 to 65535, .*\(got 65536\)"):
         MetricsServer(65536, Metrics().registry, lambda: "ok")
 

@@ -59,6 +59,7 @@ class MetricsServer:
             loop="asyncio",
             headers=[("connection", "close")],
             limit_concurrency=MAX_CONNECTIONS,
+            backlog=MAX_CONNECTIONS,  # asyncio accepts as many at a time, before connection_made can cut them
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         self._server = uvicorn.Server(config)
