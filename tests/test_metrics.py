@@ -301,7 +301,7 @@ def is_over(connection: socket.socket) -> bool:
 
 def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) -> None:
     """Below the limit a scrape is answered at once. Above it connections are cut, until the silent ones time out."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with ExitStack() as stack:
 
         def silent(n: int) -> list[socket.socket]:
@@ -313,7 +313,7 @@ def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) ->
         assert get(watched.address, "/healthz") == (200, "ok\n")
         assert time.monotonic() - began < CONNECTION_S / 2
         more = silent(3 * MAX_CONNECTIONS)
-        ours = len(os.listdir("/proc/self/fd")) - before - len(first) - len(more)
+        ours = len(list(Path("/proc/self/fd").iterdir())) - before - len(first) - len(more)
         assert ours <= 2 * MAX_CONNECTIONS  # those just accepted, too
         over = set[socket.socket]()
 
