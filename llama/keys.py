@@ -1,15 +1,15 @@
-"""Keys: who may speak to the cloud, and which cloud a device speaks to.
+"""Key files: the clients that the cloud accepts, and the cloud that a device trusts.
 
 Used as::
 
     python -m llama.keys new NAME --role device      (or vendor, operator; cloud for the cloud's own)
 
-writes ``NAME.key``, which stays where it is used, and ``NAME.pub``. The cloud has the public files of all who may speak
-to it in one directory; a device has the cloud's. Both are TOML: ``name``, ``role``, ``public``, and in the private one
-``secret``. The keys are CURVE's (Curve25519, in ZeroMQ's Z85 spelling).
+writes ``NAME.key``, which stays where it is used, and ``NAME.pub``. The cloud keeps the public files of all accepted
+keys in one directory (the allow list). A device has the cloud's public file. Both files are TOML with ``name``,
+``role`` and ``public``; the private one also has ``secret``. The keys are CURVE's (Curve25519) in Z85 (ZeroMQ RFC 32).
 
-Who else may read a private key's file: nobody but, in some cases, its group (:func:`_check_mode`). Its directory's mode
-does not matter (Kubernetes mounts Secrets as 1777, read only), nor do links on the way: the file itself is looked at.
+Only the owner may read a private key file, and in some cases its group (:func:`_check_mode`). The check looks at the
+file itself. Its directory's mode does not matter (Kubernetes mounts Secrets as 1777, read only), and neither do links.
 
 Errors and notices name files and fields, never a key.
 """
@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import errno
 import os
 import stat
+import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import TextIO
 
 import zmq
+from zmq.utils import z85
 
 from llama.command import run
 from llama.disk import create_file, cure_of_writing
@@ -42,16 +44,14 @@ from llama.toml import parsed
 
 ROLES = ("device", "vendor", "operator", "cloud")
 MAX_BYTES = 4096
-ERRNOS_FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # says nothing of the file
+ERRNOS_FOR_NOW = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR}  # temporary; the file may be good
 
-_Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-_VALUE = {c: i for i, c in enumerate(_Z85)}
-_KEY_CHARACTERS = 40
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who somebody is: by the key, which the name and the role belong to."""
+    """A public key, with the name and role that belong to it."""
 
     name: str
     role: str
@@ -60,7 +60,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A private key file."""
+    """The content of a private key file."""
 
     identity: Identity
     secret: str = field(repr=False)  # Z85
@@ -68,7 +68,7 @@ class KeyPair:
 
 @dataclass(frozen=True)
 class LinkKeys:
-    """What a device, a vendor or an operator needs: its own keys, and the key of the one cloud that it trusts."""
+    """The keys of a device, a vendor or an operator: its own pair, and the key of the one cloud that it trusts."""
 
     own: KeyPair
     cloud: Identity
@@ -78,13 +78,13 @@ class LinkKeys:
 
 
 def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write a new pair, ``NAME.key`` for its owner's eyes only and ``NAME.pub``; gives both paths.
+    """Write a new pair: ``NAME.key``, which only its owner may read, and ``NAME.pub``. Return both paths.
 
-    Where the file system keeps no modes, others may be able to read it all the same: see :func:`others_may_read`.
+    On a file system without modes others may be able to read ``NAME.key``: see :func:`others_may_read`.
 
     Raises:
-        UsageError: no such role, or not a name.
-        KeysError: one of the files is there already, or cannot be written.
+        UsageError: the role does not exist, or the name is not valid.
+        KeysError: one of the files exists, or cannot be written.
     """
     if not is_party_name(name):
         raise UsageError(f"the name of a key is {name_rule(MAX_PARTY_NAME)}")
@@ -106,7 +106,7 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
-    """Under a temporary name, which then becomes ``path``; nothing that is there is replaced."""
+    """Write a temporary file and rename it to ``path``. Never replace an existing file."""
     try:
         create_file(path, text.encode(), mode)
     except FileExistsError:
@@ -117,7 +117,7 @@ def _write_new(path: Path, text: str, mode: int) -> None:
 
 
 def others_may_read(path: Path) -> bool:
-    """Whether a private key's file that was just made is open to others, for all that was asked."""
+    """Return whether others may read a new private key file, although it was made with mode 0600."""
     return bool(path.stat().st_mode & 0o077)
 
 
@@ -126,10 +126,10 @@ def _exists(path: Path) -> KeysError:
 
 
 def read_key(path: str, role: str) -> KeyPair:
-    """A private key file of that role.
+    """Read a private key file of that role.
 
     Raises:
-        KeysError: it cannot be read, is none, is of another role, or others may read it.
+        KeysError: the file cannot be read, is no private key, has another role, or others may read it.
     """
     try:
         raw, status = read_key_file(path)
@@ -142,16 +142,16 @@ def read_key(path: str, role: str) -> KeyPair:
 
 
 def _check_mode(path: str, status: os.stat_result) -> None:
-    """Nobody but its owner may have to do with a private key's file, except that its group may read it:
+    """Check that only its owner may use a private key file. Its group may read it in two cases.
 
-    - where root owns it and the group is one of the process's own, as in a Secret that Kubernetes hands to a process by
-      way of a group of its own (0440 with ``fsGroup``); PostgreSQL allows that, too, and for root's files only;
-    - where the reader owns it, the group is one of its own, and no other account is in that (:func:`_others_in`).
+    - Root owns the file, and the process is in its group. Kubernetes gives Secrets to a process this way (0440 with
+      ``fsGroup``). PostgreSQL has the same rule, also for root's files only.
+    - The process owns the file and is in its group, and no other account is in that group (:func:`_others_in`).
 
-    With an access control list the group's bits are that list's mask, and say nothing of who is named in it.
+    With an access control list the group's bits are the list's mask. They do not show which accounts it names.
 
     Raises:
-        ValueError: others may read or write it; says what helps.
+        ValueError: others may read or write the file. The message says what to do.
     """
     mode, owner, group = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
     if not mode & 0o077:
@@ -173,18 +173,18 @@ def _check_mode(path: str, status: os.stat_result) -> None:
 
 
 def _has_acl(path: str) -> bool:
-    """Whether a file has a POSIX access control list: accounts or groups that may have to do with it by name."""
+    """Return whether a file has a POSIX access control list, which gives rights to named accounts or groups."""
     try:
         return bool(os.getxattr(path, "system.posix_acl_access"))
-    except (OSError, AttributeError):  # it has none, or there is no such thing here
+    except (OSError, AttributeError):  # the file has none, or the system has no such lists
         return False
 
 
 def _others_in(group: int) -> bool:
-    """Whether other accounts are in a group, or may be: lists need not name all.
+    """Return whether other accounts are, or may be, in a group. The system's lists can be incomplete.
 
-    A directory service such as LDAP usually lists nobody. So the account that asks must be in the list itself, and each
-    member that the group names must be of that account.
+    A directory service such as LDAP usually lists no accounts. So the process's own account must be in the list, and
+    every member of the group must belong to that account.
     """
     try:
         import grp  # Android has neither
@@ -204,7 +204,7 @@ def _others_in(group: int) -> bool:
 
 
 def read_public(path: str, role: str) -> Identity:
-    """A public key file of that role. Raises as :func:`read_key`, but anybody may read it."""
+    """Read a public key file of that role. Raise as :func:`read_key`, but accept every mode."""
     try:
         identity = parse_public(read_key_file(path)[0])
     except ValueError as err:
@@ -214,10 +214,10 @@ def read_public(path: str, role: str) -> Identity:
 
 
 def link_keys(key_file: str | None, cloud_key: str | None, role: str) -> LinkKeys | None:
-    """The keys that the flags name; without them none.
+    """Read the keys that the flags name. Return None without these flags.
 
     Raises:
-        UsageError: only one of the two is given.
+        UsageError: only one of the two flags is given.
         KeysError: as :func:`read_key`.
     """
     if key_file is None and cloud_key is None:
@@ -228,16 +228,16 @@ def link_keys(key_file: str | None, cloud_key: str | None, role: str) -> LinkKey
 
 
 def parse_public(raw: bytes) -> Identity:
-    """The content of a public key file.
+    """Parse the content of a public key file.
 
     Raises:
-        ValueError: it is none; the message says why, and quotes nothing of it.
+        ValueError: this is no public key. The message says why, and quotes nothing of the content.
     """
     return _identity(_fields(raw, ("name", "role", "public")))
 
 
 def parse_private(raw: bytes) -> KeyPair:
-    """The content of a private key file. Raises as :func:`parse_public`."""
+    """Parse the content of a private key file. Raise as :func:`parse_public`."""
     fields = _fields(raw, ("name", "role", "public", "secret"))
     identity = _identity(fields)
     if not _is_a_key(fields["secret"]):
@@ -253,7 +253,7 @@ def _fields(raw: bytes, wanted: Sequence[str]) -> dict[str, str]:
     except ValueError as err:
         raise ValueError(str(err)) from None
     try:
-        # Lines of an old Mac's end in CR alone, which TOML has not; no value of a key's file has one.
+        # Some editors end lines with CR alone, which TOML does not allow. No value in a key file contains CR.
         table = parsed(text.replace("\r\n", "\n").replace("\r", "\n"))
     except ValueError as err:
         raise ValueError(f"not TOML {err}".rstrip()) from None
@@ -277,11 +277,12 @@ def _identity(fields: dict[str, str]) -> Identity:
 
 
 def _is_a_key(text: str) -> bool:
-    """32 bytes in Z85; not all zero, which no secret belongs to."""
-    if len(text) != _KEY_CHARACTERS or not set(text) <= _VALUE.keys() or set(text) == {"0"}:
+    """Return whether this is 32 bytes in Z85. All zeros is not a key: no secret belongs to it."""
+    try:
+        raw = z85.decode(text)
+    except (ValueError, KeyError, struct.error):  # not ASCII or a wrong length; not of the alphabet; beyond 32 bits
         return False
-    groups = (text[i : i + 5] for i in range(0, _KEY_CHARACTERS, 5))
-    return all(sum(_VALUE[c] * 85 ** (4 - i) for i, c in enumerate(group)) < 2**32 for group in groups)
+    return len(raw) == _KEY_BYTES and any(raw)
 
 
 def _check_role(path: str, identity: Identity, role: str) -> None:
@@ -290,15 +291,15 @@ def _check_role(path: str, identity: Identity, role: str) -> None:
 
 
 class UnreadableForNow(ValueError):
-    """A key's file cannot be read now; that says nothing of the file."""
+    """A key file cannot be read at the moment. The file itself may be good."""
 
 
 def read_key_file(path: str | Path) -> tuple[bytes, os.stat_result]:
-    """Read a key's file, a small regular one, and whose it is; never waits, as a pipe would.
+    """Read a key file. Return its content and its status (owner and mode). Never block, for example on a pipe.
 
     Raises:
-        UnreadableForNow: this process, or this moment, is to blame.
-        ValueError: it is none, or cannot be read.
+        UnreadableForNow: a temporary failure, such as no free file descriptor.
+        ValueError: this is not a small regular file, or it cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -320,9 +321,9 @@ def main(name: str, role: str, dir: str = ".") -> None:
     """Make a key pair.
 
     Args:
-        name: new NAME is short for it. Whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
+        name: "new NAME" is short for it: 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its sheet directory.
         role: device, vendor or operator; or cloud, for the cloud itself.
-        dir: where the two files are written.
+        dir: the directory for the two files.
     """
     private, public = make_keys(name, role, dir)
     if others_may_read(private):
@@ -338,24 +339,24 @@ def main(name: str, role: str, dir: str = ".") -> None:
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    """Print, with escapes for what the stream's encoding has not: a directory may be called anything."""
+    """Print, and escape characters that the stream's encoding lacks: a directory may have any name."""
     if stream is not None:
         encoding = stream.encoding or "ascii"
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def flags_of(words: Sequence[str]) -> list[str]:
-    """``new NAME`` as the flag that it is short for.
+    """Return the words with ``new NAME`` replaced by ``--name=NAME``.
 
     Raises:
-        UsageError: there is another word, or no name.
+        UsageError: the first word is not ``new``, or the name is missing.
     """
     if not words or words[0].startswith("-"):
         return list(words)
     if words[0] != "new":
-        raise UsageError(f"'{words[0]}' is not known; write new NAME --role ROLE")
+        raise UsageError(f"unknown word '{words[0]}': python -m llama.keys new NAME --role ROLE")
     if len(words) < 2 or words[1].startswith("-"):
-        raise UsageError("whose key? write new NAME --role ROLE")
+        raise UsageError("missing NAME: python -m llama.keys new NAME --role ROLE")
     return [f"--name={words[1]}", *words[2:]]
 
 
@@ -367,7 +368,7 @@ if __name__ == "__main__":
         wrong = err
 
         def refuse() -> None:
-            """Tells what is wrong with the words, as any other command line does."""
+            """Report the wrong words, in the same form as every other command."""
             raise wrong
 
         run(refuse, [])

@@ -19,7 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from llama import wire
 from llama.client.link import Link
 from llama.cloud.connections import MAX_PER_KEY, SILENT_S, Connections
+from llama.cloud.metrics import total
 from llama.cloud.rate_limit import RateLimiter, RateLimits
+from llama.cloud.sessions import EndReason
 from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, Hello, Opened, Refused, RequestDecoder, Tokens
@@ -202,7 +204,7 @@ def test_nobody_has_several_slots_for_long_while_another_has_none(
                 time.sleep(0.05)
             assert isinstance(other.receive(), Opened)
             assert len(served.server.sessions) == 4 and len(sessions) + len(ended) == 4 and len(ended) <= 1
-            assert served.server.metrics.ended[next(e for e in served.server.metrics.ended if e == "share")] == 1
+            assert total([served.server.metrics.ended[EndReason.SHARE]]) == 1
 
 
 # ---- connections

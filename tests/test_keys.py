@@ -21,6 +21,7 @@ import pytest
 import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zmq.utils import z85
 
 from llama import wire
 from llama.client.link import Link
@@ -495,8 +496,7 @@ def test_nobody_can_know_what_the_next_connection_is_called() -> None:
     assert len(first) == 4 and all(len(name) == 5 for name in first)
 
 
-Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
-almost_keys = st.text(Z85, min_size=40, max_size=40) | st.text(max_size=45)
+almost_keys = st.text(z85.Z85CHARS.decode(), min_size=40, max_size=40) | st.text(max_size=45)
 almost_files = st.builds(
     lambda name, role, public, more: f'name = "{name}"\nrole = "{role}"\npublic = "{public}"\n{more}'.encode(),
     st.sampled_from(["phone", "Phone", "", "a" * 41, "x\\u000a"]),
@@ -522,6 +522,20 @@ def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: 
         assert isinstance(parsed, Identity) and parsed.public.encode() in raw
         with zmq.Context() as context, context.socket(zmq.REQ) as there:
             there.setsockopt(zmq.CURVE_SERVERKEY, parsed.public.encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "a" * 39, "a" * 41, "a" * 45, "a" * 35, "~" + "a" * 39, "\u00e9" + "a" * 39, "0" * 40, "#" * 5 + "a" * 35],
+    ids=["empty", "39", "41", "36 bytes", "28 bytes", "alphabet", "not ASCII", "zeros", "beyond 32 bits"],
+)
+def test_only_32_bytes_in_z85_are_a_key(value: str) -> None:
+    """The public key of a device, and the secret of a private file."""
+    with pytest.raises(ValueError, match=r"^public is not a key$"):
+        parse_public(f'name = "phone"\nrole = "device"\npublic = "{value}"\n'.encode())
+    public = zmq.curve_keypair()[0].decode()
+    with pytest.raises(ValueError, match=r"^(secret is not a key|public does not belong to secret)$"):
+        parse_private(f'name = "phone"\nrole = "device"\npublic = "{public}"\nsecret = "{value}"\n'.encode())
 
 
 # ---- key files
@@ -720,8 +734,8 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
     ("words", "reported"),
     [
         (["new", "phone"], "--role must be given"),
-        (["new", "--role", "device"], "whose key? write new NAME --role ROLE"),
-        (["old", "phone"], "'old' is not known; write new NAME --role ROLE"),
+        (["new", "--role", "device"], "missing NAME: python -m llama.keys new NAME --role ROLE"),
+        (["old", "phone"], "unknown word 'old': python -m llama.keys new NAME --role ROLE"),
         (["new", "phone", "--role", "king"], "--role is one of device, vendor, operator, cloud"),
         (["new", "../phone", "--role", "device"], "the name of a key is 1 to 40 of a-z, 0-9 and -"),
         (["new", "phone", "tablet", "--role", "device"], "'tablet' belongs to no flag"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import select
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,10 +22,11 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from llama import wire
-from llama.cloud.metrics import Metrics
-from llama.cloud.metrics_http import MAX_AT_ONCE, MAX_HEAD_BYTES, MetricsServer
+from llama.cloud.metrics import Metrics, total
+from llama.cloud.metrics_http import CONNECTION_S, MAX_CONNECTIONS, MAX_HEAD_BYTES, MetricsServer
 from llama.cloud.sessions import EndReason, Session
 from llama.errors import BindError, UsageError
+from llama.local_http import listen
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, ErrorCode, Finish, Hello, Tokens
 from tests.processes import ask, cloud, wait_until
@@ -290,11 +294,34 @@ def connected(address: str) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=30)
 
 
-def test_whoever_connects_and_says_nothing_holds_nobody_up_for_long(watched: Watched) -> None:
-    """All places taken by silence: a run goes on, and soon the next one who looks is answered."""
-    silent = [connected(watched.address) for _ in range(3 * MAX_AT_ONCE)]
-    try:
-        silent[0].sendall(b"GET /metrics HTTP/1.1\r\n")
+def is_over(connection: socket.socket) -> bool:
+    """Return whether the other end has closed the connection."""
+    return bool(select.select([connection], [], [], 0)[0]) and connection.recv(1) == b""
+
+
+def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) -> None:
+    """Below the limit a scrape is answered at once. Above it connections are cut, until the silent ones time out."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with ExitStack() as stack:
+
+        def silent(n: int) -> list[socket.socket]:
+            return [stack.enter_context(connected(watched.address)) for _ in range(n)]
+
+        first = silent(MAX_CONNECTIONS // 2)
+        first[0].sendall(b"GET /metrics HTTP/1.1\r\n")
+        began = time.monotonic()
+        assert get(watched.address, "/healthz") == (200, "ok\n")
+        assert time.monotonic() - began < CONNECTION_S / 2
+        more = silent(3 * MAX_CONNECTIONS)
+        ours = len(list(Path("/proc/self/fd").iterdir())) - before - len(first) - len(more)
+        assert ours <= 2 * MAX_CONNECTIONS  # those just accepted, too
+        over = set[socket.socket]()
+
+        def cut(n: int) -> bool:
+            over.update(connection for connection in {*first, *more} - over if is_over(connection))
+            return len(over) >= n
+
+        assert wait_until(lambda: cut(len(more) - MAX_CONNECTIONS // 2), CONNECTION_S / 2)
         assert watched.served.run(PROMPT, 3) == watched.served.halves.tokens(PROMPT, 3)
 
         def answered() -> bool:
@@ -304,10 +331,81 @@ def test_whoever_connects_and_says_nothing_holds_nobody_up_for_long(watched: Wat
                 return False
 
         assert wait_until(answered)
-        assert [connection.recv(1) for connection in silent] == [b""] * len(silent)
+        assert wait_until(lambda: cut(len(first) + len(more)))
+
+
+def test_a_request_in_small_pieces_is_cut_off(watched: Watched) -> None:
+    """However often a part of it comes."""
+    with connected(watched.address) as connection:
+
+        def ended() -> bool:
+            try:
+                connection.sendall(b"G")
+                return is_over(connection)
+            except OSError:
+                return True
+
+        began = time.monotonic()
+        assert wait_until(ended)
+        assert time.monotonic() - began > CONNECTION_S / 2
+
+
+def test_the_server_leaves_signals_and_the_root_logger_alone(watched: Watched) -> None:
+    """The handlers of the program stay, and no log line of a library gets out."""
+    handlers, root = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)], logging.getLogger()
+    logs = list(root.handlers), root.level
+    other = MetricsServer(0, Metrics().registry, lambda: "ok")
+    try:
+        assert get(other.address, "/healthz") == (200, "ok\n")
+        assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+        assert (list(root.handlers), root.level) == logs
     finally:
-        for connection in silent:
-            connection.close()
+        other.close()
+
+
+def test_a_failure_within_is_a_500_and_told_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    def fails() -> str:
+        raise RuntimeError("Zimtstern")
+
+    server = MetricsServer(0, Metrics().registry, fails)
+    try:
+        status, text = get(server.address, "/healthz")
+    finally:
+        server.close()
+    assert status == 500 and "Zimtstern" not in text and capfd.readouterr() == ("", "")
+
+
+def test_counts_from_many_threads_are_exact() -> None:
+    metrics = Metrics()
+
+    def count() -> None:
+        for _ in range(2000):
+            metrics.tokens.inc(2)
+            metrics.decoded([0.5, 20.0], 0.25)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert total([metrics.tokens]) == 16000
+    value = metrics.registry.get_sample_value
+    assert value("split_llama_decode_batch_size_bucket", {"le": "1.0"}) == 0
+    assert value("split_llama_decode_batch_size_bucket", {"le": "2.0"}) == 8000
+    for part, seconds, below in (("queue", 8000 * 20.5, 8000), ("compute", 16000 * 0.25, 16000)):
+        name = f"split_llama_decode_{part}_seconds"
+        assert (value(f"{name}_count"), value(f"{name}_sum")) == (16000, seconds)
+        assert value(f"{name}_bucket", {"le": "10.0"}) == below
+
+
+def test_the_registry_has_no_metrics_but_these(watched: Watched) -> None:
+    """None of the process, of Python or of the library, and no creation times."""
+    names = {name for name, _ in values_at(watched.address)}
+    assert not [name for name in names if name.endswith("_created") or name.startswith(("process_", "python_"))]
+    assert {name for name in names if name.endswith("_total")} == {
+        "received_bytes_total", "sent_bytes_total", "tokens_total", "prompt_tokens_total", "sessions_opened_total",
+        "sessions_ended_total", "refusals_total",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -326,7 +424,7 @@ def test_what_is_no_request_is_refused_and_told_nobody(
             answer = connection.recv(100)
         except OSError:  # it was read in part only
             answer = b""
-    assert not answer.startswith(b"HTTP/1.0 200")
+    assert not answer.startswith(b"HTTP/1.1 200")
     assert get(watched.address, "/healthz") == (200, "ok\n") and capfd.readouterr() == ("", "")
 
 
@@ -341,7 +439,7 @@ def test_whoever_asks_another_name_than_loopbacks_is_refused_in_a_line(watched: 
     """As a page of the web does whose name means this machine (DNS rebinding): for every path, and nothing is told.
     HTTP/1.0's request without a name, which no browser sends, is answered."""
     asked = [([], 200), *(([name], 200) for name in OWN_NAMES), *(([name], 403) for name in OTHER_NAMES)]
-    asked += [(["127.0.0.1", "evil.example"], 403), (["evil.example", "127.0.0.1"], 403), (["127.0.0.1"] * 2, 403)]
+    asked += [(["127.0.0.1", "evil.example"], 400), (["evil.example", "127.0.0.1"], 400), (["127.0.0.1"] * 2, 400)]
     for names, status in asked:
         head = "".join(f"Host: {name}\r\n" for name in names)
         for path in ("/metrics", "/healthz", "/"):
@@ -349,17 +447,18 @@ def test_whoever_asks_another_name_than_loopbacks_is_refused_in_a_line(watched: 
                 connection.sendall(f"GET {path} HTTP/1.0\r\n{head}\r\n".encode())
                 answer = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
             expected = 404 if (path, status) == ("/", 200) else status
-            assert answer.startswith(f"HTTP/1.0 {expected} "), (names, answer[:80])
+            assert answer.startswith(f"HTTP/1.1 {expected} "), (names, answer[:80])
             if status == 403:
                 assert answer.endswith("\r\n\r\nonly 127.0.0.1, localhost and [::1] are answered\n"), names
 
 
 def test_other_paths_are_not_there_and_a_head_has_no_body(watched: Watched) -> None:
-    assert get(watched.address, "/")[0] == get(watched.address, "/metrics/x")[0] == 404
+    for path in ("/", "/metrics/", "/metrics/x"):
+        assert get(watched.address, path) == (404, "there are /metrics and /healthz\n")
     with connected(watched.address) as connection:
         connection.sendall(b"HEAD /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(1000), b""))
-    assert answer.startswith(b"HTTP/1.0 200 OK\r\n") and answer.endswith(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\n")
 
 
 def test_once_closed_nobody_listens(halves: Halves, tokenizer: Tokenizer) -> None:
@@ -373,9 +472,13 @@ def test_once_closed_nobody_listens(halves: Halves, tokenizer: Tokenizer) -> Non
 def test_a_port_that_cannot_be_had_is_told_with_its_flag() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(BindError, match=rf"--metrics_port {port}: .*in use\); stop what listens there"):
+        with pytest.raises(
+            BindError, match=rf"--metrics_port {port}: .*in use\)\. Stop the program that listens there"
+        ):
             MetricsServer(port, Metrics().registry, lambda: "ok")
-    with pytest.raises(UsageError, match=r"--metrics_port 65536: give 1 to 65535"):
+        with pytest.raises(BindError, match=rf"^--port {port}: cannot listen on 127.0.0.1:{port} "):  # the page's
+            listen("--port", port)
+    with pytest.raises(UsageError, match=r"--metrics_port must be 1 to 65535, .*\(got 65536\)"):
         MetricsServer(65536, Metrics().registry, lambda: "ok")
 
 

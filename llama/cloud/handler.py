@@ -32,7 +32,7 @@ from llama.cloud.jobs import (
     StepJob,
 )
 from llama.cloud.lifecycle import SessionLifecycle, refused
-from llama.cloud.metrics import Metrics
+from llama.cloud.metrics import Metrics, total
 from llama.cloud.rate_limit import RateLimiter
 from llama.cloud.router import Sender
 from llama.cloud.run_finisher import FinishedRun
@@ -187,7 +187,7 @@ class Handler:
             session.accept(request.seq, digest, sender.peer)
             session.high_water = max(session.high_water, job.end)
             if job.is_decoding and session.answered is not None:
-                self._metrics.away.add(sender.arrived - session.answered)
+                self._metrics.away.observe(sender.arrived - session.answered)
             self._submit_to_model(job)
         return None
 
@@ -211,8 +211,8 @@ class Handler:
             waiting=len(sessions.queue),
             cached=sessions.filled(),
             cache=sessions.slots * self.welcome.max_seq_len,
-            tokens=metrics.tokens,
-            refusals=sum(metrics.refused.values()),
+            tokens=total([metrics.tokens]),
+            refusals=total(metrics.refused.values()),
             draining=self.lifecycle.draining(),
         )
 
@@ -240,9 +240,9 @@ class Handler:
             session.filled = min(session.filled, step.position)  # what was written there does not count
             return result.error
         session.record_step(step, result.ids)
-        self._metrics.tokens += len(result.ids)
+        self._metrics.tokens.inc(len(result.ids))
         prompt = session.request.prompt_tokens
-        self._metrics.prompt_positions += min(job.end, prompt) - min(step.position, prompt)
+        self._metrics.prompt_positions.inc(min(job.end, prompt) - min(step.position, prompt))
         return Tokens(tuple(result.ids), elapsed_us, step.seq, result.stages)
 
     def _reply_to_session(self, session: Session, reply: Reply, seconds: float = 0.0) -> None:

@@ -108,7 +108,7 @@ class SessionLifecycle:
             assert waiting.peer is not None
             session.listed = self._listed(session.request.prompt_id)
             self._event_log.info("session_opened", session=session.number, prompt_tokens=session.request.prompt_tokens)
-            self._metrics.opened += 1
+            self._metrics.opened.inc()
             prefix = self.prefixes.get(waiting.request.prefix)
             if prefix is not None and prefix.length < waiting.request.prompt_tokens:
                 session.begin_with(prefix.length)
@@ -127,7 +127,7 @@ class SessionLifecycle:
         """Close a session; its slot is cleared after whatever still runs in it, and only then free."""
         seconds, tokens = round(time.time() - session.opened_at, 3), len(session.outputs)
         self._event_log.info("session_ended", session=session.number, why=why, seconds=seconds, tokens=tokens)
-        self._metrics.ended[why] += 1
+        self._metrics.ended[why].inc()
         self.sessions.close(session)
         session.closing = True
         self._submit_to_model(ClearSlot(session.slot, session.high_water))
@@ -150,7 +150,7 @@ class SessionLifecycle:
 def refused(error: Error, metrics: Metrics, event_log: EventLog) -> bytes:
     """Log and count a refusal; give its bytes."""
     event_log.info("refused", code=error.code)
-    metrics.refused[error.code] += 1
+    metrics.refused[error.code].inc()
     return wire.encode(error)
 
 

@@ -1,168 +1,122 @@
-"""``/metrics`` and ``/healthz`` over HTTP, for programs of this machine that look after the cloud.
+"""``/metrics`` and ``/healthz`` over HTTP, for programs on this machine that monitor the cloud.
 
-Listens on loopback only, and answers only who has asked loopback: a page of the web whose name was made to mean this
-machine (DNS rebinding) asks that name. Whoever connects gets little: two seconds to ask, eight at a time, two pages
-that are read; the threads that answer are the process's last, and hold neither it nor a step up.
+The server listens on loopback only. It refuses requests that name another host, so that a web page whose name resolves
+to this machine (DNS rebinding) cannot read the metrics. Clients that send nothing are disconnected.
 
-Does not know: what is counted, when the cloud is well.
+Knows: HTTP, loopback. Does not know: the meaning of the metrics and of the health states.
 """
 
 from __future__ import annotations
 
-import io
+import asyncio
 import re
-import socket
 import threading
-import time
 from collections.abc import Callable
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
 
+import uvicorn
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from llama.addresses import in_url, loopback
-from llama.errors import BindError, UsageError
+from llama.errors import UsageError
+from llama.local_http import OWN_HOSTS, listen, uvicorn_config
 
-TIMEOUT_S = 2.0  # for all of a request, and once more for all of the answer
-MAX_AT_ONCE = 8
+CONNECTION_S = 4.0  # for one request and its answer
+MAX_CONNECTIONS = 32
 MAX_HEAD_BYTES = 8192
-_OWN_HOST = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)  # of a forwarded port, too
+# Any port: a monitor may reach this one through a forwarded port.
+_OWN_HOST = re.compile(rf"(?:{'|'.join(map(re.escape, OWN_HOSTS))})(?::[0-9]{{1,5}})?", re.IGNORECASE)
 
 
 class MetricsServer:
-    """Answers from now on, in threads of its own, until it is closed.
+    """HTTP server in a thread. It answers from its construction until :meth:`close`.
 
     Args:
-        port: 0 lets the system pick one.
-        registry: what ``/metrics`` shows.
-        health: ``ok``, which makes ``/healthz`` a 200, or in one word why not, which makes it a 503.
+        port: 0 takes any free port.
+        registry: the metrics that ``/metrics`` shows.
+        health: returns ``ok``, for which ``/healthz`` has status 200, or another word, for which it has status 503.
 
     Attributes:
-        address: ``http://127.0.0.1:PORT``, or ``http://[::1]:PORT`` where there is no IPv4.
+        address: ``http://127.0.0.1:PORT``, or ``http://[::1]:PORT`` on a machine without IPv4.
 
     Raises:
-        UsageError: there is no such port.
-        BindError: it is in use, or not for this user.
+        UsageError: the port is out of range.
+        BindError: the port is taken, or this user may not use it.
     """
 
     def __init__(self, port: int, registry: CollectorRegistry, health: Callable[[], str]) -> None:
         if not 0 <= port <= 65535:
-            raise UsageError(f"--metrics_port {port}: give 1 to 65535, or 0 for any free port")
-        family, host = loopback()
-        try:
-            self._http = _Http(family, (host, port), _handler_of(registry, health))
-        except OSError as err:
-            raise BindError(
-                f"--metrics_port {port}: cannot listen on {in_url(host)}:{port} ({err.strerror}); stop "
-                f"what listens there or choose another port"
-            ) from None
-        self.address = f"http://{in_url(host)}:{self._http.server_address[1]}"
-        threading.Thread(target=self._http.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
+            raise UsageError(f"--metrics_port must be 1 to 65535, or 0 for any free port (got {port}).")
+        self._listener, self.address = listen("--metrics_port", port)
+        config = uvicorn_config(
+            application(registry, health),
+            http=_LimitedConnection,
+            loop="asyncio",
+            headers=[("connection", "close")],
+            limit_concurrency=MAX_CONNECTIONS,
+            backlog=MAX_CONNECTIONS,  # asyncio accepts as many at a time, before connection_made can cut them
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        )
+        self._server = uvicorn.Server(config)
+        # uvicorn installs signal handlers in the main thread only.
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],), name="metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
-        """Nobody is answered any more."""
-        self._http.shutdown()
-        self._http.server_close()
+        """Stop listening and disconnect the clients. Takes up to about 2 seconds."""
+        self._server.should_exit = True
+        self._thread.join(3.0)
+        self._listener.close()
 
 
-class _Http(ThreadingMixIn, TCPServer):
-    daemon_threads = True
-    request_queue_size = 64  # or whoever looks waits behind those who only connect
-    allow_reuse_address = True  # a port whose last connections are not yet forgotten
+class _LimitedConnection(H11Protocol):
+    """A connection that ends after CONNECTION_S, or at once if MAX_CONNECTIONS others are open.
 
-    def __init__(
-        self, family: socket.AddressFamily, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]
-    ) -> None:
-        self.address_family = family
-        self._connections_left = threading.Semaphore(MAX_AT_ONCE)
-        super().__init__(address, handler)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        try:
-            return super().get_request()
-        except OSError:  # no file descriptor is left: who waits still does, and would be tried again without a pause
-            time.sleep(0.1)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._connections_left.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread is left
-            self._connections_left.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._connections_left.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asked has left, or took too long."""
-
-
-class _LocalRequest(BaseHTTPRequestHandler):
-    server_version, sys_version = "split-llama", ""
-    timeout = TIMEOUT_S
-
-    def setup(self) -> None:
-        super().setup()
-        self.rfile.close()
-        self.rfile = io.BytesIO(_head(self.connection))
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """What a peer asks for is not told."""
-
-    def answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
-def _handler_of(registry: CollectorRegistry, health: Callable[[], str]) -> type[_LocalRequest]:
-    class MetricsRequest(_LocalRequest):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            hosts = self.headers.get_all("Host", [])  # none is HTTP/1.0's, which no browser speaks
-            if len(hosts) > 1 or not all(map(_OWN_HOST.fullmatch, hosts)):
-                self.answer(HTTPStatus.FORBIDDEN, "text/plain", b"only 127.0.0.1, localhost and [::1] are answered\n")
-            elif path == "/metrics":
-                self.answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
-            elif path == "/healthz":
-                word = health()
-                status = HTTPStatus.OK if word == "ok" else HTTPStatus.SERVICE_UNAVAILABLE
-                self.answer(status, "text/plain", f"{word}\n".encode())
-            else:
-                self.answer(HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics and /healthz\n")
-
-        do_HEAD = do_GET  # noqa: N815
-
-    return MetricsRequest
-
-
-def _head(connection: socket.socket) -> bytes:
-    """A request up to its empty line, or as much of it as is read.
-
-    Raises:
-        TimeoutError: it did not come in time, however often a part of it did.
+    uvicorn's own limits apply to requests. Without these a client that sends none could keep its descriptor forever.
     """
-    deadline, head = time.monotonic() + TIMEOUT_S, b""
-    while b"\r\n\r\n" not in head and len(head) < MAX_HEAD_BYTES:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        connection.settimeout(left)
-        part = connection.recv(MAX_HEAD_BYTES)
-        if not part:
-            break
-        head += part
-    connection.settimeout(TIMEOUT_S)
-    return head
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(CONNECTION_S, transport.abort)
+
+
+class _OwnHostMiddleware:
+    """Answers requests for other hosts with 403. Requests without a host (HTTP/1.0) pass: browsers never send them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        refused = PlainTextResponse("only 127.0.0.1, localhost and [::1] are answered\n", 403)
+        await (self._app if all(map(_OWN_HOST.fullmatch, hosts)) else refused)(scope, receive, send)
+
+
+def application(registry: CollectorRegistry, health: Callable[[], str]) -> Starlette:
+    """Return the ASGI application. Its handlers do not block, so that they need no thread of a pool."""
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    async def healthz(_: Request) -> Response:
+        word = health()
+        return PlainTextResponse(f"{word}\n", 200 if word == "ok" else 503)
+
+    async def not_found(_: Request, __: Exception) -> Response:
+        return PlainTextResponse("there are /metrics and /healthz\n", 404)
+
+    app = Starlette(
+        routes=[Route("/metrics", metrics), Route("/healthz", healthz)],
+        middleware=[Middleware(_OwnHostMiddleware)],
+        exception_handlers={404: not_found},
+    )
+    app.router.redirect_slashes = False
+    return app

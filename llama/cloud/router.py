@@ -188,7 +188,7 @@ class Router:
             return 0
         if len(sizes) < 3 or sizes[1] != 0:
             return 0  # not the envelope of a REQ peer: nobody to answer
-        self._metrics.received += sum(sizes[2:])
+        self._metrics.received.inc(sum(sizes[2:]))
         if wait_s:
             reply: bytes | None = handler.over_rate(wait_s)
         else:
@@ -203,7 +203,7 @@ class Router:
         """Send a reply; nothing happens where the peer has left or does not read: it will ask again if it cares."""
         with contextlib.suppress(zmq.ZMQError):
             self.socket.send_multipart([peer, b"", reply], flags=zmq.DONTWAIT)
-            self._metrics.sent += len(reply)
+            self._metrics.sent.inc(len(reply))
 
     def disconnect(self, descriptor: int) -> None:
         """Close a connection, for which libzmq has no call; its peer may connect anew."""

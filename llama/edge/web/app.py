@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import os
 import secrets
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -35,12 +33,12 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llama.addresses import in_url, loopback
 from llama.client.link import Stopped
 from llama.edge.web.controller import WebController
 from llama.edge.web.errors import Conflict
 from llama.edge.web.event_stream import EventStream
-from llama.errors import BindError, PrivacyRefused, ProfileError, SplitLlamaError
+from llama.errors import PrivacyRefused, ProfileError, SplitLlamaError
+from llama.local_http import OWN_HOSTS, listen, uvicorn_config
 from llama.text.printable import printable
 
 STATIC = Path(__file__).parent / "static"
@@ -48,7 +46,6 @@ MAX_BODY = 2 << 20  # bytes; a profile has 1 MiB at most
 HEARTBEAT_S = 5.0
 BODY_S = 10.0
 SHEETS_AT_ONCE = 4
-_OWN_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -99,23 +96,12 @@ def serve(controller: WebController, port: int) -> None:
     Raises:
         BindError: the port is taken.
     """
-    listener, host = _listening(port)
+    listener, address = listen("--port", port)
     port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
-    config = uvicorn.Config(
-        application(controller, port, token),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-        ws="none",
-    )
-    # Its log would show tracebacks, and in them what may be personal; who asks is answered all the same.
-    logging.getLogger("uvicorn").addHandler(logging.NullHandler())
-    logging.getLogger("uvicorn").propagate = False
+    config = uvicorn_config(application(controller, port, token))
     controller.start()
     server = _UvicornServer(config, controller.events)
-    print(f"the page, for this machine only: http://{in_url(host)}:{port}/#{token}", flush=True)
+    print(f"the page, for this machine only: {address}/#{token}", flush=True)
     print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
     try:
         server.run(sockets=[listener])
@@ -126,26 +112,6 @@ def serve(controller: WebController, port: int) -> None:
             code = server.exit_code if controller.failure is None else controller.failure.exit_code
             atexit.register(_end_at_once, code)
         listener.close()
-
-
-def _listening(port: int) -> tuple[socket.socket, str]:
-    """Listen on this machine's loopback; give the socket, and the loopback's address.
-
-    Raises:
-        BindError: the port is taken.
-    """
-    family, host = loopback()
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen()  # before the address is printed: it may be opened at once
-    except OSError as err:
-        listener.close()
-        raise BindError(
-            f"--port {port}: the page cannot listen there ({err.strerror}); choose another, or 0 for any that is free"
-        ) from None
-    return listener, host
 
 
 def _end_at_once(code: int) -> None:
@@ -257,9 +223,9 @@ class LocalOnlyMiddleware:
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
-        self.hosts = {f"{host}:{port}".encode() for host in _OWN_HOSTS}
+        self.hosts = {f"{host}:{port}".encode() for host in OWN_HOSTS}
         if port == 80:  # which browsers leave out
-            self.hosts |= {host.encode() for host in _OWN_HOSTS}
+            self.hosts |= {host.encode() for host in OWN_HOSTS}
         self.origins = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
