@@ -144,8 +144,8 @@ class ErrorCode(enum.StrEnum):
             sheets.
         BAD_SHEET: The published text is not a valid sheet, or it is too large. The client shows the message and does
             not repeat the request.
-        NOT_SERVED: The cloud was started without the flag that the request needs. The client stops and shows the
-            advice, which names the flag.
+        NOT_SERVED: The cloud was started without the flag that the request needs, or it has no sheets of that third
+            party. The client stops and shows the advice.
         NOT_ALLOWED: The peer's key is not listed any more, or its role does not allow the request. The client stops.
         INTERNAL: The cloud failed. The client stops, or tries again after ``retry_after_s`` where it is set. A Step or
             Finish has used its ``seq``.
