@@ -27,14 +27,18 @@ lint: .venv/tests
 	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests
 
 bench: .venv/tests fixtures .demo/smollm2
-	$(BIN)/python -m tests.benchmarks.decode
-	$(BIN)/python -m tests.benchmarks.serving
+	$(BIN)/python -m tests.benchmarks.decode --save docs/figures/decode.json
+	$(BIN)/python -m tests.benchmarks.serving --save docs/figures/serving.json
+	$(BIN)/python -m tests.benchmarks.charts
 	$(BIN)/python -m tests.benchmarks.flooding
 	$(BIN)/python -m tests.benchmarks.sending
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
 	$(BIN)/python -m tests.benchmarks.searching
 	$(BIN)/python -m tests.benchmarks.resuming
+
+charts: .venv/tests
+	$(BIN)/python -m tests.benchmarks.charts
 
 # The parts of docs/ that are made from the program.
 docs: .venv/product
