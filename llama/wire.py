@@ -239,7 +239,7 @@ class Open(WireMessage, frozen=True):
 
 
 class Opened(WireMessage, frozen=True):
-    """The session. Knowing its id is owning it; with keys, only together with the key that opened it.
+    """The session. A client that knows its id owns it; with keys, it also needs the key that opened it.
 
     Attributes:
         session: Random bytes, chosen by the cloud.

@@ -124,4 +124,5 @@ def test_the_page_shows_the_chart_in_both_tones_and_its_figures(name: str) -> No
     assert f'srcset="images/{name}-dark.svg"' in PAGE and f'src="images/{name}-light.svg"' in PAGE
     (alt,) = re.findall(rf'src="images/{name}-light\.svg" alt="([^"]*)"', PAGE)
     for median in shown(name):
-        assert re.search(rf"\b{re.escape(median)}\b", alt) and f" {median} " in PAGE, median
+        found = re.search(rf"\b{re.escape(median)}\b", alt) and f" {median} " in PAGE
+        assert found, f"docs/performance.md lacks {median}, which docs/figures/{name}.json has; write it there"

@@ -38,3 +38,23 @@ def test_a_row_has_four_cells_and_its_claim_is_sentences(row: str) -> None:
     claim, _, _, tests = (cell.strip() for cell in row.strip("|").split("|"))
     assert claim.endswith(".") and (claim[0].isupper() or claim[0].isdigit())
     assert linked(tests)
+
+
+# ---- links between the pages
+
+
+def anchors_of(page: str) -> set[str]:
+    """The anchors that GitHub gives a page's headings: each is its own words in lower case, without signs."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["protocol.md", "verification.md", "performance.md"])
+def test_every_anchor_that_a_page_links_is_there(name: str) -> None:
+    docs = ROOT / "docs"
+    for target in re.findall(r"\]\(([^)\s]+#[^)\s]+|#[^)\s]+)\)", (docs / name).read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        if file.startswith("http"):
+            continue
+        page = docs / (file or name)
+        assert anchor in anchors_of(page.read_text(encoding="utf-8")), target

@@ -59,7 +59,9 @@ class Figures(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def over_rounds(values: Sequence[float], digits: int = 1) -> Figure:
-    """Return median, least and most of one value per round, rounded."""
+    """Return median, least and most of one value per round, rounded; of a single round the median alone."""
+    if len(values) == 1:
+        return Figure(round(values[0], digits))
     return Figure(*(round(of(values), digits) for of in (median, min, max)))
 
 
