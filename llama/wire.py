@@ -192,7 +192,7 @@ class Welcome(WireMessage, frozen=True):
 
     Attributes:
         version: Version of this protocol.
-        fingerprint: Identifies the split checkpoint. Both halves have it in their manifest.
+        fingerprint: Identifies the split checkpoint. Both halves have it in ``params.json``, as ``split.fingerprint``.
         dtype: Type of the rows' numbers: ``float32``, ``bfloat16`` or ``float16``.
         dim: Numbers per row, the model's width.
         split_layer: Number of layers that the device computes.
