@@ -24,7 +24,7 @@ test: .venv/tests fixtures
 lint: .venv/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests
+	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests docs
 
 bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode --save docs/figures/decode.json
