@@ -2,7 +2,7 @@
 # test: everything that must hold (the page only where Chromium is; with CI=true it fails without)
 # lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
 # soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
-.PHONY: demo page test lint bench soak fixtures clean
+.PHONY: demo page test lint bench charts docs soak fixtures clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -24,17 +24,25 @@ test: .venv/tests fixtures
 lint: .venv/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests
+	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests docs
 
 bench: .venv/tests fixtures .demo/smollm2
-	$(BIN)/python -m tests.benchmarks.decode
-	$(BIN)/python -m tests.benchmarks.serving
+	$(BIN)/python -m tests.benchmarks.decode --save docs/figures/decode.json
+	$(BIN)/python -m tests.benchmarks.serving --save docs/figures/serving.json
+	$(BIN)/python -m tests.benchmarks.charts
 	$(BIN)/python -m tests.benchmarks.flooding
 	$(BIN)/python -m tests.benchmarks.sending
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
 	$(BIN)/python -m tests.benchmarks.searching
 	$(BIN)/python -m tests.benchmarks.resuming
+
+charts: .venv/tests
+	$(BIN)/python -m tests.benchmarks.charts
+
+# The parts of docs/ that are made from the program.
+docs: .venv/product
+	$(BIN)/python -m docs.protocol_tables
 
 soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \

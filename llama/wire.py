@@ -1,66 +1,69 @@
 """THE CONTRACT: every message that crosses the network, byte by byte.
 
-Any ZeroMQ REQ client, in any language, that follows this page can be a device, a third party that publishes its sheets
-and collects its deliveries, or an operator who looks how the cloud does.
+``docs/protocol.md`` explains it for authors of other devices; its tables are made from the docstrings below
+(``make docs``). Any ZeroMQ REQ client, in any language, that follows it can be a device, a vendor's program that
+publishes sheets and collects deliveries, or an operator's program that reads the cloud's status.
 
-**Transport.** The client has a REQ socket, the cloud binds a ROUTER (which REQ peers see as a REP). One request, one
+**Transport.** The client has a REQ socket. The cloud binds a ROUTER, which REQ peers see as a REP. Each request has one
 reply. A message is one or two frames::
 
     [header]            all but Step
     [header, rows]      Step
 
-``header`` is a MessagePack map with the key ``type`` and the fields of the class of that name below: all of them
-(those shown with a default may be left out), and no others. ``bytes`` fields are MessagePack *bin*, never *str*. A
-header is at most 1 MiB, and for a given cloud at most what its longest honest request needs
+``header`` is a MessagePack map. It has the key ``type`` (the class name below in lower case) and all fields of that
+class, and no others. Fields with a default may be omitted. ``bytes`` fields are MessagePack *bin*, never *str*. A
+header is at most 1 MiB. A given cloud accepts no header longer than its longest honest request
 (:class:`RequestDecoder`).
 
-``rows`` is the tensor's raw buffer, ``rows × dim`` numbers of ``dtype``, little-endian, row after row, nothing before
-or after. Dtype and width are those of ``Welcome``.
+``rows`` is the raw buffer of the hidden states: ``rows × dim`` numbers of ``dtype``, little-endian, row after row,
+without padding. ``Welcome`` gives dtype and width.
 
-**A run.** Hello → Welcome; Open → Opened; Step → Tokens, many times; Finish → Final; Close → Closed. Anything may be
-answered with Error instead. Connections carry no state: a request may arrive on a fresh socket at any time.
+**A run.** Hello → Welcome; Open → Opened; Step → Tokens, many times; Finish → Final; Close → Closed. The cloud may
+answer any request with Error instead. Connections carry no state: a request may arrive on a fresh socket at any time.
 
 ===========  ===========================================================  ==========================================
-request      asks                                                         reply
+request      purpose                                                      reply
 ===========  ===========================================================  ==========================================
-Hello        who are you                                                  Welcome
-Open         cache room for one run; idempotent by ``run_id``             Opened, with the session
-Step         compute rows ``position …``; next ids of the last ``want``   Tokens
-Finish       outputs ``0 … end-1`` are the reply: its text, and offers    Final
-Close        give the room back                                           Closed
-ListSheets   which prompt sheets there are                                Sheets
-FetchSheet   one of them                                                  SheetText
-Collect      a third party's deliveries that it has not acknowledged      Deliveries
-Acknowledge  these have arrived: forget them                              Acknowledged
-Publish      a third party's sheet, new or in place of the one there is   Published, with its prompt id
-Withdraw     take one of them away                                        Withdrawn
-Status       how the cloud does                                           StatusReport
+Hello        ask for the cloud's parameters                               Welcome
+Open         ask for a slot for one run; idempotent by ``run_id``         Opened, with the session
+Step         compute rows from ``position`` on; return the next ids of    Tokens
+             the last ``want`` rows
+Finish       state that outputs ``0 … end-1`` are the reply               Final: the reply's text and its offers
+Close        close the session and free its slot                          Closed
+ListSheets   list the prompt sheets                                       Sheets
+FetchSheet   fetch one sheet                                              SheetText
+Collect      fetch a third party's unacknowledged deliveries              Deliveries
+Acknowledge  confirm deliveries, so that the cloud erases them            Acknowledged
+Publish      add or replace a third party's sheet                         Published, with its prompt id
+Withdraw     remove a third party's sheet                                 Withdrawn
+Status       read the cloud's status                                      StatusReport
 ===========  ===========================================================  ==========================================
 
-From ListSheets on none needs a session, and all may be repeated at will; a Withdraw that is repeated finds no such
-sheet any more: ``unknown_sheet``.
+ListSheets and all requests below it need no session and may be repeated. A repeated Withdraw finds no such sheet and
+gets ``unknown_sheet``.
 
-**A delivery** is a third party's copy of a run of its sheet. It is handed out again and again until it is acknowledged;
-``run_id`` tells a repeat.
+**A delivery** is a third party's copy of a run of its sheet. Collect returns it again and again until it is
+acknowledged; ``run_id`` identifies a repeat.
 
 **Output index.** With a prompt of P tokens, the id sampled from the row at position p is output ``p + 1 - P``.
 ``resumed_ids`` fills outputs ``0 …`` when a lost session is opened again.
 
-**seq** counts the requests of a session: 1, 2, 3 … A repeat with the same bytes gets the same reply, and nothing runs
-twice; with other bytes, or with a gap, ``out_of_sequence``. A refused request does not count, except those that
-fail while they are worked on: ``not_finite``, and ``internal`` of a Step or Finish.
+**seq** counts the requests of a session: 1, 2, 3 … A repeat with the same bytes gets the same reply, and nothing is
+computed twice. A repeat with other bytes, or a gap, gets ``out_of_sequence``. A refused request does not count, with
+two exceptions that fail while they are computed: ``not_finite``, and ``internal`` of a Step or Finish.
 
-**prefix.** What a prompt begins with may be the same for everybody: the provider's own words. Its id is SHA-256 of the
-fingerprint and of the token ids, each as four bytes, little-endian. A cloud that has computed it answers Open with
-``cached``, their number: the rows that follow are sent from there on. Any other answers 0, and all rows are sent.
+**prefix.** Prompts of one sheet begin with the same tokens: the provider's or third party's own words. The prefix id is
+SHA-256 of the fingerprint and of the token ids, each as four bytes, little-endian. A cloud that has computed the prefix
+sets ``cached`` of Opened to the number of its tokens; the device sends only the rows that follow. Any other cloud sets
+0, and the device sends all rows.
 
-**position** may lie before what is cached: the cache is cut back to it first.
+**position** may lie before the end of what is cached: the cloud first cuts the cache back to it.
 
-**Errors.** ``code`` is one of :class:`ErrorCode`; ``advice`` is one sentence for the person; ``retry_after_s`` is there
+**Errors.** ``code`` is an :class:`ErrorCode`, ``advice`` is one sentence for the person, and ``retry_after_s`` is set
 when waiting helps.
 
-Never pickled, never evaluated: the header is decoded into typed structs, the rows into numbers
-(``llama.tensor_frames``, which alone needs torch).
+Nothing is pickled or evaluated: the header is decoded into typed structs, the rows into numbers
+(``llama.tensor_frames``, the only part that needs torch).
 """
 
 from __future__ import annotations
@@ -80,8 +83,8 @@ from llama.text.printable import NOT_IN_LINKS
 
 VERSION = 3
 MAX_HEADER_BYTES = 1 << 20
-OTHER_HEADER_BYTES = 8 << 10  # of a request, without the ids of an Open and the text of a Publish
-MAX_REASON = 300  # characters of why a header was refused; it may hold a field's name, which the peer has chosen
+OTHER_HEADER_BYTES = 8 << 10  # most of a request, without the ids of an Open and the text of a Publish
+MAX_REASON = 300  # characters of a header's refusal; it may hold a field's name, which the peer has chosen
 MAX_CONTEXT = 1 << 20  # tokens
 MAX_TEXT = 16 << 20  # characters of a reply or a sheet
 MAX_ADVICE = 4000  # characters of an Error's message, and of its advice
@@ -91,47 +94,77 @@ SESSION_BYTES = 16
 RUN_ID_BYTES = 16
 FINGERPRINT_BYTES = 32
 PREFIX_ID_BYTES = 32
-MAX_OFFERS = 12  # of one reply
-MAX_SHEETS = 1000  # that are listed
-MAX_SHEET_BYTES = 64 << 10  # of one that is published, as UTF-8
-MAX_COLLECTED = 64  # deliveries in one answer
+MAX_OFFERS = 12  # per reply
+MAX_SHEETS = 1000  # in a cloud's directory
+MAX_SHEET_BYTES = 64 << 10  # of a published sheet, as UTF-8
+MAX_COLLECTED = 64  # deliveries per answer
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # of one number
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes per number
 
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Meta(ge=1, le=2**53)]
 Micros = Annotated[int, Meta(ge=0, le=2**53)]
-Total = Annotated[int, Meta(ge=0, le=2**53)]  # of what happened since the start
+Total = Annotated[int, Meta(ge=0, le=2**53)]  # a count since the cloud's start
 SessionId = Annotated[bytes, Meta(min_length=SESSION_BYTES, max_length=SESSION_BYTES)]
 RunId = Annotated[bytes, Meta(min_length=RUN_ID_BYTES, max_length=RUN_ID_BYTES)]
 Fingerprint = Annotated[bytes, Meta(min_length=FINGERPRINT_BYTES, max_length=FINGERPRINT_BYTES)]
-PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # of prefix_id, or empty
+PrefixId = Annotated[bytes, Meta(max_length=PREFIX_ID_BYTES)]  # see prefix_id; or empty
 PromptId = Annotated[str, Meta(max_length=200)]
 VendorName = Annotated[str, Meta(pattern=rf"\A{PARTY_NAME}\Z")]  # 1 to 40 of a-z, 0-9 and -
-SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of them; in a third party's directory
+SheetName = Annotated[str, Meta(pattern=rf"\A{SHEET_NAME}\Z")]  # 1 to 80 of the same
 Words = Annotated[str, Meta(max_length=500)]
 LongText = Annotated[str, Meta(max_length=MAX_TEXT)]
-# http(s) or empty; no white space, control characters or signs that would end it, such as quotes and brackets.
+# http(s) or empty; without white space, control characters, quotes and brackets, which would end the link.
 WebLink = Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}]+)?\Z")]
 
 
 class ErrorCode(enum.StrEnum):
-    """Why a request was refused."""
+    """Reason of a refusal.
 
-    BAD_REQUEST = "bad_request"  # not this protocol: undecodable, unknown type or field, wrong frame count
+    Attributes:
+        BAD_REQUEST: The request is not of this protocol: undecodable, an unknown type or field, a value outside its
+            type's bounds, or a wrong number of frames. The client stops; this is a fault in the client.
+        UNSUPPORTED_VERSION: Hello names another protocol version. The client stops and asks for the same release on
+            both sides.
+        WRONG_CHECKPOINT: The device's half and the cloud's are not from the same split. The client stops and asks for
+            the matching half.
+        BUSY: The cloud has no room now: no slot, a rate limit, too many requests at once, or it is stopping. The client
+            waits ``retry_after_s`` and sends the same bytes again.
+        UNKNOWN_SESSION: The session is closed, was idle for too long, was ended for another key, or belongs to an
+            earlier start of the cloud. The client opens the run again with ``resumed_ids`` and replays it.
+        OUT_OF_SEQUENCE: ``seq`` is neither the last accepted one with the same bytes nor the next one, or the request
+            before it is still computed. The client stops; this is a fault in the client.
+        WRONG_TENSOR: The dtype, shape or length of the rows is not what the header and Welcome say. The client stops;
+            this is a fault in the client.
+        NOT_FINITE: The rows, or the logits computed from them, hold NaN or infinity. The client stops; the device's
+            half is damaged, or float16 overflows (bfloat16 or float32 do not). The request has used its ``seq``.
+        OUT_OF_RANGE: A position, ``want``, ``end``, id or sampling setting is outside its bounds. The client stops; it
+            shortens the prompt where ``advice`` says so.
+        UNKNOWN_SHEET: The cloud has no sheet of that id, or no longer. The client shows the advice, which lists the
+            sheets.
+        BAD_SHEET: The published text is not a valid sheet, or it is too large. The client shows the message and does
+            not repeat the request.
+        NOT_SERVED: The cloud was started without the flag that the request needs, or it has no sheets of that third
+            party. The client stops and shows the advice.
+        NOT_ALLOWED: The peer's key is not listed any more, or its role does not allow the request. The client stops.
+        INTERNAL: The cloud failed. The client stops, or tries again after ``retry_after_s`` where it is set. A Step or
+            Finish has used its ``seq``.
+    """
+
+    BAD_REQUEST = "bad_request"
     UNSUPPORTED_VERSION = "unsupported_version"
-    WRONG_CHECKPOINT = "wrong_checkpoint"  # the device's half and the cloud's are not of the same split
-    BUSY = "busy"  # no cache room now; see retry_after_s
-    UNKNOWN_SESSION = "unknown_session"  # closed, idled out or the cloud restarted: open again with resumed_ids
+    WRONG_CHECKPOINT = "wrong_checkpoint"
+    BUSY = "busy"
+    UNKNOWN_SESSION = "unknown_session"
     OUT_OF_SEQUENCE = "out_of_sequence"
-    WRONG_TENSOR = "wrong_tensor"  # dtype, shape or length of the rows
-    NOT_FINITE = "not_finite"  # NaN or infinity in the rows, or in what they were computed to
-    OUT_OF_RANGE = "out_of_range"  # a position, want, end, id or setting outside its bounds
+    WRONG_TENSOR = "wrong_tensor"
+    NOT_FINITE = "not_finite"
+    OUT_OF_RANGE = "out_of_range"
     UNKNOWN_SHEET = "unknown_sheet"
-    BAD_SHEET = "bad_sheet"  # what was published is no sheet, or is too large
-    NOT_SERVED = "not_served"  # this cloud was started without what the request needs
-    NOT_ALLOWED = "not_allowed"  # the peer's key is not listed any more, or not for such a request
-    INTERNAL = "internal"  # the cloud's own fault
+    BAD_SHEET = "bad_sheet"
+    NOT_SERVED = "not_served"
+    NOT_ALLOWED = "not_allowed"
+    INTERNAL = "internal"
 
 
 class WireMessage(
@@ -141,83 +174,146 @@ class WireMessage(
 
 
 class _MessagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of what messages are made of."""
+    """Base of the maps inside messages. They have no ``type``."""
 
 
 class Hello(WireMessage, frozen=True):
-    """Who are you; also the heartbeat asked for when a reply is late."""
+    """Ask for the cloud's parameters; also the heartbeat request when a reply is late.
 
-    version: Count  # of this protocol
+    Attributes:
+        version: Version of this protocol.
+    """
+
+    version: Count
 
 
 class Welcome(WireMessage, frozen=True):
-    """What the cloud serves."""
+    """Parameters of the cloud.
+
+    Attributes:
+        version: Version of this protocol.
+        fingerprint: Identifies the split checkpoint. Both halves have it in ``params.json``, as ``split.fingerprint``.
+        dtype: Type of the rows' numbers: ``float32``, ``bfloat16`` or ``float16``.
+        dim: Numbers per row, the model's width.
+        split_layer: Number of layers that the device computes.
+        max_seq_len: Most tokens of prompt and reply together.
+        max_rows: Most rows of one Step.
+    """
 
     version: Count
-    fingerprint: Fingerprint  # of the split checkpoint, llama.checkpoint
-    dtype: Annotated[str, Meta(max_length=32)]  # of the rows: a key of DTYPE_BYTES
-    dim: Count  # width of a row
+    fingerprint: Fingerprint
+    dtype: Annotated[str, Meta(max_length=32)]
+    dim: Count
     split_layer: Count
-    max_seq_len: Count  # prompt and reply together
-    max_rows: Count  # rows per Step
+    max_seq_len: Count
+    max_rows: Count
 
 
 class Open(WireMessage, frozen=True):
-    """Ask for a slot for one run. The same ``run_id`` with the same bytes gets the same session."""
+    """Ask for a slot for one run. The same ``run_id`` with the same bytes gets the same session.
 
-    run_id: RunId  # random; also what a delivery is known by
+    Attributes:
+        run_id: Random bytes, chosen by the device for each run. A delivery of the run has the same id.
+        fingerprint: The device's half's; must equal Welcome's.
+        prompt_tokens: Number of tokens of the prompt.
+        temperature: 0 to 100, finite. 0 always takes the likeliest token.
+        top_p: 0 to 1. Probability mass that the cloud samples from.
+        seed: The same seed gives the same choice at the same output index.
+        stop_ids: Ids that end the reply. The cloud cuts the text before the first one.
+        prompt_id: Id of the prompt sheet, or empty.
+        resumed_ids: Ids of the reply so far, when a lost session is opened again. With ``prompt_tokens`` no more than
+            ``max_seq_len``.
+        prefix: Prefix id of the prompt's first tokens, or empty.
+    """
+
+    run_id: RunId
     fingerprint: Fingerprint
     prompt_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     temperature: float
     top_p: float
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     stop_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_STOP_IDS)]
-    prompt_id: PromptId = ""  # which prompt sheet, if one
-    # Outputs so far, when a lost session is opened again; no more than the cloud's context.
+    prompt_id: PromptId = ""
     resumed_ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_CONTEXT)] = ()
-    prefix: PrefixId = b""  # what the prompt begins with, if others' may begin so, too
+    prefix: PrefixId = b""
 
 
 class Opened(WireMessage, frozen=True):
-    """The session: whoever knows it owns it; with keys, only together with the key that it was opened with."""
+    """The session. A client that knows its id owns it; with keys, it also needs the key that opened it.
+
+    Attributes:
+        session: Random bytes, chosen by the cloud.
+        cached: Positions that are already filled: the length of the prefix, or 0.
+    """
 
     session: SessionId
-    cached: Count = 0  # positions that are filled already: those of the prefix, where the cloud has it
+    cached: Count = 0
 
 
 class Step(WireMessage, frozen=True):
-    """Rows at ``position …``, with the frame that holds them."""
+    """Compute rows from ``position`` on. The second frame holds the rows.
+
+    Attributes:
+        session: From Opened.
+        seq: Number of this request in the session.
+        position: Position of the first row. At most the number of positions that are cached so far.
+        want: How many of the last rows need a next id; at most ``rows``.
+        dtype: Must equal Welcome's.
+        rows: Number of rows; at most ``max_rows``.
+        dim: Must equal Welcome's.
+        times: Ask the cloud to measure its stages.
+    """
 
     session: SessionId
     seq: Seq
     position: Count
-    want: Annotated[int, Meta(ge=0, le=MAX_WANT)]  # how many of the last rows need a next token
+    want: Annotated[int, Meta(ge=0, le=MAX_WANT)]
     dtype: Annotated[str, Meta(max_length=32)]
     rows: Annotated[int, Meta(ge=1, le=2**31 - 1)]
     dim: Count
-    times: bool = False  # say where the time went
+    times: bool = False
 
 
 class Stages(_MessagePart, frozen=True):
-    """Where the time of one Step went, in microseconds; on several ranks, the first one's."""
+    """Times of one Step's stages, in microseconds. With several ranks they are the first rank's.
 
-    queue_us: Micros  # behind others' requests
-    layers_us: Annotated[tuple[Micros, ...], Meta(max_length=1024)]  # each of the cloud's layers, in order
-    head_us: Micros  # final norm and output head
-    sample_us: Micros  # the choice of the next ids
+    Attributes:
+        queue_us: Waiting behind other requests.
+        layers_us: Each of the cloud's layers, in order.
+        head_us: Final norm and output head.
+        sample_us: Choice of the next ids.
+    """
+
+    queue_us: Micros
+    layers_us: Annotated[tuple[Micros, ...], Meta(max_length=1024)]
+    head_us: Micros
+    sample_us: Micros
 
 
 class Tokens(WireMessage, frozen=True):
-    """One id per wanted row."""
+    """One id per wanted row.
+
+    Attributes:
+        ids: Next ids of the last ``want`` rows, in order.
+        compute_us: Microseconds from the arrival of the request to this reply.
+        seq: The Step's. A client discards a reply with another ``seq``: it is a late duplicate.
+        stages: Times of the stages, if the Step asked for them.
+    """
 
     ids: Annotated[tuple[Count, ...], Meta(max_length=MAX_WANT)]
-    compute_us: Micros  # time from the request's arrival to this reply
-    seq: Seq  # of the Step: by it, a reply that comes twice is not taken for the next one's
-    stages: Stages | None = None  # if asked for
+    compute_us: Micros
+    seq: Seq
+    stages: Stages | None = None
 
 
 class Finish(WireMessage, frozen=True):
-    """The reply is outputs ``0 … end-1``."""
+    """State that outputs ``0 … end-1`` are the reply. The cloud records the run and hands it on; no request undoes it.
+
+    Attributes:
+        session: From Opened.
+        seq: Number of this request in the session.
+        end: Number of outputs in the reply; at most the number of ids received.
+    """
 
     session: SessionId
     seq: Seq
@@ -225,7 +321,13 @@ class Finish(WireMessage, frozen=True):
 
 
 class Usage(_MessagePart, frozen=True):
-    """What the run cost."""
+    """Cost of one run.
+
+    Attributes:
+        prompt_tokens: As Open stated.
+        output_tokens: Tokens of the reply.
+        compute_us: Microseconds that the run waited for the model, all Steps together.
+    """
 
     prompt_tokens: Count
     output_tokens: Count
@@ -233,28 +335,52 @@ class Usage(_MessagePart, frozen=True):
 
 
 class Offer(_MessagePart, frozen=True):
-    """A product of the partner catalogue that fits the reply."""
+    """A product of the partner catalogue that fits the reply.
 
-    product: Words  # its id in the catalogue
+    Attributes:
+        product: Its id in the catalogue.
+        vendor: Name of the partner that sells it.
+        title: Its title.
+        price: Whole rupiah.
+        url: An http(s) link, or empty. Show it as text.
+        item: The recommended item that it answers; empty where the reply has no list.
+        matched: Words that the reply and the product share.
+    """
+
+    product: Words
     vendor: VendorName
     title: Words
-    price: Annotated[int, Meta(ge=0, le=2**53)]  # whole rupiah
+    price: Annotated[int, Meta(ge=0, le=2**53)]
     url: WebLink = ""
-    item: Words = ""  # the recommended item that it answers; empty where the reply has no list
-    matched: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()  # words that both have
+    item: Words = ""
+    matched: Annotated[tuple[Words, ...], Meta(max_length=64)] = ()
 
 
 class DeliveryStatus(enum.StrEnum):
-    """What became of the third party's copy."""
+    """Outcome of the third party's copy.
 
-    NONE = "none"  # not a third party's sheet
+    Attributes:
+        NONE: There is no copy: the run is not of a third party's sheet.
+        QUEUED: The third party can collect it.
+        WITHHELD: The reply quotes the provider's system prompt. The third party learns only that.
+        FAILED: The cloud could not write it down.
+    """
+
+    NONE = "none"
     QUEUED = "queued"
-    WITHHELD = "withheld"  # the reply quotes the provider's system prompt: the third party is told only that
-    FAILED = "failed"  # the cloud could not write it down
+    WITHHELD = "withheld"
+    FAILED = "failed"
 
 
 class Final(WireMessage, frozen=True):
-    """The reply as text, cut before the first stop id, and what the provider makes of it."""
+    """The finished reply.
+
+    Attributes:
+        text: The reply with tags, cut before the first stop id. It must equal the text of the ids received.
+        usage: Cost of the run.
+        offers: Products that fit the reply, the best first.
+        copy: Outcome of the third party's copy: ``none``, ``queued``, ``withheld`` or ``failed``.
+    """
 
     text: LongText
     usage: Usage
@@ -263,22 +389,33 @@ class Final(WireMessage, frozen=True):
 
 
 class Close(WireMessage, frozen=True):
-    """Give the slot back."""
+    """Close the session and free its slot.
+
+    Attributes:
+        session: From Opened.
+        seq: Number of this request in the session. The cloud does not check it.
+    """
 
     session: SessionId
     seq: Seq
 
 
 class Closed(WireMessage, frozen=True):
-    """Done; also said of a session that was closed before."""
+    """The session is closed, or was closed before."""
 
 
 class ListSheets(WireMessage, frozen=True):
-    """Which prompt sheets there are."""
+    """List the prompt sheets."""
 
 
 class SheetEntry(_MessagePart, frozen=True):
-    """A sheet of the provider's directory; ``NAME``, or ``PARTY/NAME`` for a third party's."""
+    """A sheet of the provider's directory.
+
+    Attributes:
+        prompt_id: ``NAME``, or ``PARTY/NAME`` for a third party's sheet.
+        title: Its title.
+        asks_for: Names of the profile fields that it asks for.
+    """
 
     prompt_id: PromptId
     title: Words
@@ -286,106 +423,179 @@ class SheetEntry(_MessagePart, frozen=True):
 
 
 class Sheets(WireMessage, frozen=True):
-    """All sheets, by prompt id."""
+    """All prompt sheets.
+
+    Attributes:
+        sheets: In the order of their prompt ids.
+    """
 
     sheets: Annotated[tuple[SheetEntry, ...], Meta(max_length=MAX_SHEETS)]
 
 
 class FetchSheet(WireMessage, frozen=True):
-    """One sheet."""
+    """Fetch one sheet.
+
+    Attributes:
+        prompt_id: As in Sheets.
+    """
 
     prompt_id: PromptId
 
 
 class SheetText(WireMessage, frozen=True):
-    """A sheet as it stands in the provider's directory."""
+    """A sheet exactly as the provider's directory holds it.
+
+    Attributes:
+        prompt_id: As requested.
+        text: The sheet, as TOML (``llama.sheets``).
+        system: The provider's own system prompt, which third parties' sheets are wrapped in.
+    """
 
     prompt_id: PromptId
-    text: LongText  # TOML; llama.sheets
-    system: LongText = ""  # the provider's own system prompt
+    text: LongText
+    system: LongText = ""
 
 
 class Collect(WireMessage, frozen=True):
-    """The oldest deliveries of ``vendor`` that are not acknowledged."""
+    """Fetch the oldest deliveries of a third party that it has not acknowledged.
+
+    Attributes:
+        vendor: Name of the third party. With keys, the name of the key.
+        limit: Most deliveries of the answer.
+    """
 
     vendor: VendorName
     limit: Annotated[int, Meta(ge=1, le=MAX_COLLECTED)] = MAX_COLLECTED
 
 
 class Delivery(_MessagePart, frozen=True):
-    """A third party's copy of one run of its sheet."""
+    """A third party's copy of one run of its sheet.
+
+    Attributes:
+        run_id: The run's id; it identifies a repeat.
+        prompt_id: Id of the sheet.
+        finished_at: UTC, ISO 8601.
+        prompt: The third party's sheet, as it was when the run was opened.
+        text: The reply with tags in place of what the third party need not know.
+        offers: The third party's own products that fit the reply.
+        withheld: Text and offers are kept back, since the reply quotes the provider's system prompt.
+    """
 
     run_id: RunId
     prompt_id: PromptId
-    finished_at: Words  # UTC, ISO 8601
-    prompt: LongText  # the third party's sheet
-    text: LongText = ""  # the reply, with tags for what the third party need not know
+    finished_at: Words
+    prompt: LongText
+    text: LongText = ""
     offers: Annotated[tuple[Offer, ...], Meta(max_length=MAX_OFFERS)] = ()
-    withheld: bool = False  # text and offers are kept back: the reply quotes the provider's system prompt
+    withheld: bool = False
 
 
 class Deliveries(WireMessage, frozen=True):
-    """Oldest first; empty when there are none, and fewer than asked for when they are large."""
+    """Unacknowledged deliveries.
+
+    Attributes:
+        deliveries: Oldest first. Empty when there are none; fewer than asked for when they are large.
+    """
 
     deliveries: Annotated[tuple[Delivery, ...], Meta(max_length=MAX_COLLECTED)]
 
 
 class Acknowledge(WireMessage, frozen=True):
-    """These have arrived."""
+    """Confirm deliveries, so that the cloud erases them. Ids that are not this third party's are ignored.
+
+    Attributes:
+        vendor: As in Collect.
+        run_ids: Ids of the deliveries that are stored.
+    """
 
     vendor: VendorName
     run_ids: Annotated[tuple[RunId, ...], Meta(max_length=MAX_COLLECTED)]
 
 
 class Acknowledged(WireMessage, frozen=True):
-    """They will not be handed out again."""
+    """The deliveries will not be handed out again."""
 
 
 class Publish(WireMessage, frozen=True):
-    """A third party's sheet, new or in place of the one of that name. Only with keys: ``vendor`` is the key's name."""
+    """Add or replace a third party's sheet. Only with keys.
+
+    Attributes:
+        vendor: Name of the key.
+        name: Name of the sheet in the third party's directory.
+        text: The sheet, as TOML (``llama.sheets``); at most 64 KiB as UTF-8.
+    """
 
     vendor: VendorName
     name: SheetName
-    text: Annotated[str, Meta(max_length=MAX_SHEET_BYTES)]  # TOML; llama.sheets
+    text: Annotated[str, Meta(max_length=MAX_SHEET_BYTES)]
 
 
 class Published(WireMessage, frozen=True):
-    """It is written down, and devices find it from now on."""
+    """The sheet is written to disk, and devices find it from now on.
+
+    Attributes:
+        prompt_id: ``VENDOR/NAME``.
+    """
 
     prompt_id: PromptId
 
 
 class Withdraw(WireMessage, frozen=True):
-    """Take one of ``vendor``'s sheets away; runs that have begun with it are still delivered. Only with keys."""
+    """Remove a third party's sheet. Runs that have begun with it are still delivered. Only with keys.
+
+    Attributes:
+        vendor: Name of the key.
+        name: Name of the sheet.
+    """
 
     vendor: VendorName
     name: SheetName
 
 
 class Withdrawn(WireMessage, frozen=True):
-    """Devices do not find it any more."""
+    """Devices do not find the sheet any more."""
 
 
 class Status(WireMessage, frozen=True):
-    """How does the cloud do. With keys an operator's alone is answered; without, who asks on the cloud's machine."""
+    """Read the cloud's status. With keys, only an operator's key may; without, only clients on the cloud's machine."""
 
 
 class StatusReport(WireMessage, frozen=True):
-    """The cloud at this moment, and what has happened since its start."""
+    """The cloud's status at this moment, and counts since its start.
 
-    up_s: Total  # seconds since the start
-    sessions: Count  # that are open
-    places: Count  # slots of the KV cache
-    waiting: Count  # in line for a slot
-    cached: Total  # positions of the cache that sessions have filled
-    cache: Total  # positions that it has
-    tokens: Total  # ids handed out
-    refusals: Total  # requests that were answered with an Error, but for those that wait in line
-    draining: bool = False  # no session is opened any more; the cloud stops when the last one has ended
+    Attributes:
+        up_s: Seconds since the start.
+        sessions: Open sessions.
+        places: Slots of the KV cache.
+        waiting: Requests in the slot queue.
+        cached: Positions of the cache that sessions have filled.
+        cache: Positions of the cache.
+        tokens: Ids handed out since the start.
+        refusals: Requests answered with Error since the start, without those in the slot queue.
+        draining: The cloud opens no more sessions and stops when the last one has ended.
+    """
+
+    up_s: Total
+    sessions: Count
+    places: Count
+    waiting: Count
+    cached: Total
+    cache: Total
+    tokens: Total
+    refusals: Total
+    draining: bool = False
 
 
 class Error(WireMessage, frozen=True):
-    """A request was refused."""
+    """A refusal of a request.
+
+    Attributes:
+        code: Reason of the refusal.
+        message: What is wrong.
+        advice: What the person can do; one sentence, or empty.
+        retry_after_s: Seconds to wait before asking again; omitted where waiting does not help. 0 keeps the client's
+            place in the slot queue: ask again at once.
+    """
 
     code: ErrorCode
     message: Annotated[str, Meta(max_length=MAX_ADVICE)]
@@ -417,7 +627,7 @@ _reply_decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply, 
 
 
 class Refused(Exception):
-    """A request that the cloud answers with ``error``; raised wherever the fault is found."""
+    """Raised for a request that the cloud must refuse; ``error`` is the reply."""
 
     def __init__(self, code: ErrorCode, message: str, advice: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -425,33 +635,33 @@ class Refused(Exception):
 
 
 def prefix_id(fingerprint: bytes, ids: Sequence[int]) -> bytes:
-    """Under which name a prefix is known: SHA-256 of the fingerprint and of the ids, four bytes each, little-endian."""
+    """Return a prefix's id: SHA-256 of the fingerprint and of the token ids, four bytes each, little-endian."""
     return hashlib.sha256(fingerprint + b"".join(i.to_bytes(4, "little") for i in ids)).digest()
 
 
 def encode(message: Request | Reply) -> bytes:
-    """The header frame of a message."""
+    """Return the header frame of a message."""
     return _encoder.encode(message)
 
 
 class RequestDecoder:
-    """Decodes the requests to one cloud.
+    """Decoder of the requests to one cloud.
 
-    What is longer than that cloud could use is refused by its length, before any of it is decoded: a header by its
-    bytes, a sequence by the number that stands in front of it.
+    It refuses data that is longer than the cloud could use before it decodes any of it: a header by its number of
+    bytes, a sequence by its length prefix.
 
     Args:
-        max_seq_len: the cloud's context; no Open has more ``resumed_ids``. None is that of any cloud.
+        max_seq_len: the cloud's context; no Open may have more ``resumed_ids``. None accepts any context.
 
     Attributes:
-        max_header_bytes: of any request.
+        max_header_bytes: most bytes of a request's header.
     """
 
     def __init__(self, max_seq_len: int | None) -> None:
         self.max_header_bytes = MAX_HEADER_BYTES
         requests: Any = Request
         if max_seq_len is not None:
-            # An id has at most five bytes; a sheet is what else may be long.
+            # An id has at most five bytes; the only other long field is a sheet's text.
             self.max_header_bytes = min(MAX_HEADER_BYTES, OTHER_HEADER_BYTES + max(MAX_SHEET_BYTES, 5 * max_seq_len))
             resumed_ids = Annotated[tuple[Count, ...], Meta(max_length=max_seq_len)]
             bounded_open = msgspec.defstruct(
@@ -461,7 +671,7 @@ class RequestDecoder:
         self._decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(requests, strict=True)
 
     def decode(self, header: bytes) -> Request:
-        """The request in a header frame.
+        """Decode the request in a header frame.
 
         Raises:
             Refused: ``bad_request``; the text names the field, never its value.
@@ -487,12 +697,12 @@ _any_decoder = RequestDecoder(None)
 
 
 def decode_request(header: bytes) -> Request:
-    """The request in a header frame, to whatever cloud. Raises as :meth:`RequestDecoder.decode`."""
+    """Decode a request to a cloud of any context. Raises as :meth:`RequestDecoder.decode`."""
     return _any_decoder.decode(header)
 
 
 def decode_reply(header: bytes) -> Reply:
-    """The reply in a header frame.
+    """Decode the reply in a header frame.
 
     Raises:
         ValueError: the bytes are not a reply of this protocol.
@@ -504,7 +714,7 @@ def decode_reply(header: bytes) -> Reply:
 
 
 def check_settings(request: Open) -> None:
-    """What the field types of Open cannot say.
+    """Check the sampling settings of Open, whose bounds its field types do not state.
 
     Raises:
         Refused: ``out_of_range``.
@@ -516,7 +726,7 @@ def check_settings(request: Open) -> None:
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, field: str) -> None:
-    """Every id is in the vocabulary.
+    """Check that every id is in the vocabulary.
 
     Raises:
         Refused: ``out_of_range``.

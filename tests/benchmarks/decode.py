@@ -1,6 +1,7 @@
 """How fast the split decodes, beside the uncut model, transformers and the machine's memory.
 
     python -m tests.benchmarks.decode [--checkpoint_dir .demo/smollm2] [--starts 2] [--rounds 5] [--tokens 64]
+        [--save docs/figures/decode.json]
 
 Batch 1, float32, greedy; the split over loopback, its cloud under torchrun. All contenders are alive at once and work
 in turn, one at a time, in every round in another order; a ratio is taken within a round, where the machine was the same
@@ -25,7 +26,9 @@ import msgspec
 
 from llama.command import run
 from llama.errors import SplitLlamaError, UsageError
+from tests.benchmarks import figures as figures_file
 from tests.benchmarks.contenders import CONTENDERS, Job, Ready, Turn
+from tests.benchmarks.figures import Figures
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.processes import ROOT, cloud
 
@@ -68,6 +71,7 @@ def main(
     rounds: int = 5,
     tokens: int = 64,
     json: str | None = None,
+    save: str | None = None,
 ) -> None:
     """Measure decoding, and print a table.
 
@@ -78,11 +82,13 @@ def main(
         rounds: after each start; in a round each contender has one turn. One more before them warms up, uncounted.
         tokens: that each contender decodes in a turn.
         json: file for all figures of all rounds.
+        save: file for the figures that are published; tests.benchmarks.charts draws them.
     """
     if not (Path(checkpoint_dir) / "cloud").is_dir():
         raise UsageError(f"--checkpoint_dir {checkpoint_dir} is no split checkpoint; make one: make .demo/smollm2")
     if starts < 1 or rounds < 1 or tokens < 2:
         raise UsageError("--starts and --rounds must be 1 or more, --tokens 2 or more")
+    figures_file.check_place(save)
     end_cleanly_on_sigterm()
     print(machine(), versions(["torch", "transformers"]), sep="\n", flush=True)
     ready, taken, busy = dict[str, Ready](), list[Round](), list[float]()
@@ -100,6 +106,9 @@ def main(
     print(f"  other processes took {100 * max(busy):.1f} % of the cores meanwhile{doubt}")
     if json is not None:
         Path(json).write_bytes(msgspec.json.format(msgspec.json.encode({"ready": ready, "rounds": taken})))
+    if save is not None:
+        setting = _setting(ready, checkpoint_dir, tokens)
+        figures_file.save(published(taken, setting, quiet=max(busy) <= QUIET), save)
 
 
 @contextlib.contextmanager
@@ -154,6 +163,25 @@ def _round(workers: dict[str, Worker], number: int, rounds: int) -> Round:
             raise SplitLlamaError(f"{name} says other tokens than the uncut model, from token {at} on; the speeds "
                                   f"cannot be compared")  # fmt: skip
     return turns
+
+
+def published(taken: list[Round], setting: str, *, quiet: bool) -> Figures:
+    """Return the speeds of all contenders that speak, as they are published."""
+    return figures_file.measured(
+        {name: figures_file.over_rounds([turns[name].per_s for turns in taken]) for name in SPEAKING},
+        setting=setting,
+        unit="tokens/s",
+        rounds=len(taken),
+        packages=["torch", "transformers"],
+        note="" if quiet else "NOT a quiet machine",
+    )
+
+
+def _setting(ready: dict[str, Ready], checkpoint_dir: str, tokens: int) -> str:
+    return (
+        f"{Path(checkpoint_dir).name}, float32, batch 1, greedy; {ready['uncut'].prompt_tokens} tokens of prompt, "
+        f"{tokens} of reply; {ready['split'].threads} threads"
+    )
 
 
 def _speeds(ready: dict[str, Ready], taken: list[Round]) -> list[Aimed]:

@@ -70,13 +70,18 @@ class Others:
         return max(0.0, (everything - idle - ours) / everything)
 
 
-def machine() -> str:
-    """CPU, cores that this process may use, memory, and the load of the last minute."""
+def hardware() -> str:
+    """Return the CPU's model, the cores that this process may use, and the memory."""
     model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     return (
-        f"machine: {model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{_meminfo('MemTotal') / 2**30:.1f} GiB, load {os.getloadavg()[0]:.2f}"
+        f"{model[1] if model else platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{_meminfo('MemTotal') / 2**30:.1f} GiB"
     )
+
+
+def machine() -> str:
+    """Return a line with the hardware and the load of the last minute."""
+    return f"machine: {hardware()}, load {os.getloadavg()[0]:.2f}"
 
 
 def versions(packages: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """How many tokens a second many devices get from one cloud, together and each, beside what one device gets alone.
 
     python -m tests.benchmarks.serving [--checkpoint_dir .demo/smollm2] [--rounds 3] [--tokens 48]
+        [--save docs/figures/serving.json]
 
 A real cloud, real sockets over loopback, float32, greedy; a process with one thread for every device, on the same cores
 as the cloud. In every round all numbers of devices have their turn. The speed is that of decoding together: the tokens
@@ -14,7 +15,7 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -33,6 +34,8 @@ from llama.privacy.preparing import prepare
 from llama.privacy.profile import Profile
 from llama.prompt import read_prompt
 from llama.sampling_params import SamplingParams
+from tests.benchmarks import figures as figures_file
+from tests.benchmarks.figures import Figures
 from tests.benchmarks.reporting import Aimed, Others, end_cleanly_on_sigterm, machine, progress, versions
 from tests.processes import cloud
 from tests.whole import load_edge
@@ -44,7 +47,7 @@ QUIET = 0.05
 
 def main(
     checkpoint_dir: str = ".demo/smollm2", prompt_file: str = "examples/sheets/birthday.toml", rounds: int = 3,
-    tokens: int = 48, devices: int = DEVICES[-1],
+    tokens: int = 48, devices: int = DEVICES[-1], save: str | None = None,
 ) -> None:  # fmt: skip
     """Print the figures.
 
@@ -54,9 +57,11 @@ def main(
         rounds: of all numbers of devices.
         tokens: of each reply.
         devices: the largest number at a time.
+        save: file for the figures that are published; tests.benchmarks.charts draws them.
     """
     if rounds < 1 or tokens < 4 or devices < 1:
         raise UsageError("--rounds and --devices must be 1 or more, --tokens 4 or more")
+    figures_file.check_place(save)
     end_cleanly_on_sigterm()
     numbers = [n for n in DEVICES if n <= devices]
     print(machine())
@@ -104,6 +109,22 @@ def main(
               f"p95 {statistics.quantiles(gaps, n=20)[-1]:.0f} ms")  # fmt: skip
     print(f"  other processes took {100 * share:.1f} % of the cores meanwhile"
           + ("" if share <= QUIET else ": NOT a quiet machine, do not rely on these figures"))  # fmt: skip
+    if save is not None:
+        together = {n: [speed for speed, _ in each] for n, each in taken.items()}
+        setting = f"{Path(checkpoint_dir).name}, float32, greedy, {tokens} tokens each"
+        figures_file.save(published(together, setting, rounds, quiet=share <= QUIET), save)
+
+
+def published(together: Mapping[int, Sequence[float]], setting: str, rounds: int, *, quiet: bool) -> Figures:
+    """Return the tokens a second that so many devices get together, as they are published."""
+    return figures_file.measured(
+        {str(devices): figures_file.over_rounds(speeds) for devices, speeds in together.items()},
+        setting=setting,
+        unit="tokens/s",
+        rounds=rounds,
+        packages=["torch", "pyzmq"],
+        note="" if quiet else "NOT a quiet machine",
+    )
 
 
 def _turn(crew: Sequence[Connection]) -> list[tuple[list[float], list[int]]]:
