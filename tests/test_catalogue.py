@@ -362,7 +362,7 @@ def test_the_command_tells_bad_lines_and_ends_with_one_line(
     reported = capsys.readouterr().err.splitlines()
     assert (ended.value.code, len(reported)) == (1, 3)
     assert reported[2] == (
-        f"error: {source}: 2 lines have errors (see above). Nothing was imported; fix them and import again"
+        f"error: {source}: 2 lines have errors (see above), and nothing was imported; fix them and import again"
     )
     for flags in (["--import_file", str(source)], ["--import_file", str(source), "--catalogue", str(source)]):
         with pytest.raises(SystemExit) as ended:

@@ -554,7 +554,7 @@ def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
 def test_a_record_that_another_program_keeps_locked_is_refused_after_a_moment(path: Path) -> None:
     """Not waited for without end."""
     RunStore(path).close()
-    with held_by_another(path), pytest.raises(RecordError, match="cannot be used: database is locked; give --record"):
+    with held_by_another(path), pytest.raises(RecordError, match="cannot be used: database is locked; use another"):
         RunStore(path)
     RunStore(path).close()
 

@@ -184,7 +184,7 @@ def products_in(file: BinaryIO, source: Path) -> Iterator[Product]:
     if bad:
         so_far = ", where reading stopped" if bad == MAX_BAD_LINES else ""
         lines = "1 line has errors" if bad == 1 else f"{bad} lines have errors{so_far}"
-        raise CatalogueError(f"{source}: {lines} (see above). Nothing was imported; fix them and import again")
+        raise CatalogueError(f"{source}: {lines} (see above), and nothing was imported; fix them and import again")
     if not count:
         raise CatalogueError(f"{source} has no products; nothing was imported")
 
