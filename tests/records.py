@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from llama import wire
-from llama.cloud import schema
-from llama.cloud.run_store import Run, RunStore
+from llama.cloud.run_store import RUN, Run, RunStore
 from llama.text.dates import utc
 
 NOW = time.time()
@@ -83,7 +82,7 @@ def looked_up(path: Path, query: str) -> list[tuple[Any, ...]]:
 
 def rows_of(path: Path) -> list[tuple[Any, ...]]:
     """All rows, oldest first: the fields of a Run in their order, and owner."""
-    return looked_up(path, f"SELECT {', '.join(schema.RUN)}, owner FROM runs ORDER BY number")
+    return looked_up(path, f"SELECT {', '.join(RUN)}, owner FROM runs ORDER BY number")
 
 
 def stored(path: Path) -> bytes:

@@ -32,7 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from llama import wire
@@ -40,7 +40,7 @@ from llama.cloud.outbox import Outbox
 from llama.cloud.owners import Owners
 from llama.cloud.retention import Retention
 from llama.cloud.rows import bytes_of, insert, loaded, stored
-from llama.cloud.schema import RUN, VERSION, create_tables, has_tables
+from llama.cloud.schema import VERSION, create_tables, has_tables
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.disk import create_empty, fsync_directory
 from llama.errors import RecordError
@@ -104,6 +104,7 @@ class Run:
     copy: str = "none"
 
 
+RUN = [each.name for each in fields(Run)]
 _IS_THE_RUN = "run_id = ? AND owner = ?"
 _WRITE_RUN = insert("runs", ["owner", "bytes", *RUN])
 _NEWEST_RUNS = f"SELECT {', '.join(RUN)} FROM runs ORDER BY number DESC LIMIT ?"

@@ -76,19 +76,6 @@ _INDICES = (
     "CREATE INDEX deliveries_by_age ON deliveries (written_at)",
     "CREATE INDEX deliveries_by_sheet ON deliveries (sheet)",
 )
-# The fields of a Run, in their order.
-RUN = [
-    "run_id",
-    "prompt_id",
-    "opened_at",
-    "finished_at",
-    "prompt_tokens",
-    "output_tokens",
-    "compute_us",
-    "text",
-    "offers",
-    "copy",
-]
 
 
 def has_tables(db: sqlite3.Connection, path: Path) -> bool:
