@@ -57,12 +57,12 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
                 partial.unlink(missing_ok=True)
     except OSError as err:
         raise CatalogueError(
-            f"the catalogue {target} cannot be written: {err.strerror or err}; free some room, or "
-            f"give --catalogue a path where this user may write"
+            f"the catalogue {target} cannot be written: {err.strerror or err}; free some space, or "
+            f"give --catalogue a path where you may write"
         ) from None
     except sqlite3.Error as err:
         raise CatalogueError(
-            f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local disk with room"
+            f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local disk with space"
         ) from None
     return count
 
