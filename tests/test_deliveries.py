@@ -145,7 +145,7 @@ class Provider:
     def outbox(self, party: str) -> list[int]:
         """For each delivery, whether it is acknowledged."""
         with closing(sqlite3.connect(f"file:{self.record}?mode=ro", uri=True)) as db:
-            rows = db.execute("SELECT acknowledged FROM deliveries WHERE vendor = ? ORDER BY place", (party,))
+            rows = db.execute("SELECT acknowledged FROM deliveries WHERE vendor = ? ORDER BY number", (party,))
             return [acknowledged for (acknowledged,) in rows]
 
 

@@ -182,7 +182,7 @@ try: restore(place / "backup", {"runs.sqlite": place / "again.sqlite"})
 except BackupError as err: print(err)
 """
     done = run_without(errno.EACCES, errno.EINVAL, code, tmp_path)
-    assert "again.sqlite is there, and is not written over" in done.stdout, done.stderr
+    assert "again.sqlite exists and is not overwritten" in done.stdout, done.stderr
 
 
 def test_a_mode_that_cannot_be_set_is_no_error_but_on_a_file_of_somebody_elses(tmp_path: Path) -> None:

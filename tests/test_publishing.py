@@ -411,9 +411,9 @@ def test_a_cloud_that_cannot_take_sheets_does_not_start(tiny_split: Splits, tmp_
     for flags in ({}, {"record_file": "r"}, {"key_file": "k", "allow_dir": "a"}):
         with pytest.raises(UsageError, match="give --sheet_dir, --record_file, --key_file and --allow_dir, too"):
             cloud_main.main(**given, **flags)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"--sheet_dir here has none: write it into system\.txt"):
+    with pytest.raises(UsageError, match=r"--sheet_dir here has none; write it into system\.txt"):
         SheetPublisher("here", SheetDirectory({}))
-    with pytest.raises(UsageError, match="this user may not write into --sheet_dir"):
+    with pytest.raises(UsageError, match="requires a writable --sheet_dir"):
         SheetPublisher(str(tmp_path / "nowhere"), read_all(str(sheet_dir)))
 
 

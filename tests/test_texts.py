@@ -160,5 +160,5 @@ def test_what_cannot_be_seen_is_no_prompt_no_title_no_example_and_no_value(tmp_p
     assert parse_sheet('questions = ["What?", " "]', "sheet").questions == ("What?", " ")  # an empty line in between
     assert not parse('name = "\u200b"\nphone = ["\u3164", " "]\n'.encode()).fields
     (tmp_path / "products.csv").write_text(PRODUCT.replace("Mug", "\u200b"))
-    with pytest.raises(CatalogueError, match="1 line is not good"):
+    with pytest.raises(CatalogueError, match="1 line has errors"):
         import_products(tmp_path / "products.csv", tmp_path / "c.sqlite")
