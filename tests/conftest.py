@@ -102,6 +102,7 @@ sys.addaudithook(_refuse_unmarked)
 
 # ---- files and halves
 
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
     """At the very end, one line for each program for want of which tests were skipped or failed."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.addresses import Endpoint, NotAnAddress, UnknownHost, known, looked_up, stays_here, tcp_of, to_listen
@@ -254,7 +254,6 @@ def test_a_literal_address_needs_no_look_up() -> None:
 
 
 @given(st.text("tcp:/[]%*;.1a5 -_é", max_size=30) | st.text(max_size=20))
-@settings(deadline=None)
 def test_any_text_is_an_address_or_is_refused(text: str) -> None:
     """No exception of another kind, with or without the scheme."""
     for address in (text, f"tcp://{text}", f"tcp://{text}:5555"):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.cloud.catalogue import Catalogue, Preference
@@ -31,10 +31,11 @@ from llama.cloud.products import FIELDS, OCCASIONS, Occasion
 from llama.command import run
 from llama.errors import CatalogueError
 from llama.text.printable import is_blank
+from tests.volumes import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "catalogue.jsonl"
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.6)
 
 Makes = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import jinja2
 import pytest
 import rich.pretty
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -128,7 +128,6 @@ def test_smollm2_prompts_equal_its_own_template_through_the_tokenizers_library(
     content = content.filter(lambda text: not any(token in text for token in special))
     message = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), content)
 
-    @settings(max_examples=400, deadline=None)
     @given(st.lists(message, min_size=1, max_size=5))
     def same(dialog: list[Message]) -> None:
         turns = [{"role": m.role, "content": m.content} for m in dialog]

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama import wire
@@ -389,7 +389,6 @@ def test_a_line_is_json_in_printable_ascii_with_every_field(served: Served) -> N
     withheld=st.booleans(),
     offers=st.lists(st.builds(wire.Offer, st.text(), st.just("toko-a"), st.text(), st.integers(0, 2**53))),
 )
-@settings(deadline=None)
 def test_every_delivery_is_one_line_from_which_it_can_be_read_again(
     text: str, prompt: str, withheld: bool, offers: list[wire.Offer]
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -41,6 +41,7 @@ from tests.support import (
     step_of,
 )  # fmt: skip
 from tests.test_limits import Clock
+from tests.volumes import examples
 
 PROMPT = [258, 84, 104, 101, 32]
 HELLO = Hello(wire.VERSION)
@@ -80,7 +81,7 @@ def test_every_sequence_of_every_message_has_a_bound(message: type[wire.WireMess
 
 
 @given(context=st.integers(1, 5000), more=st.integers(1, 100))
-@settings(max_examples=40, deadline=None)
+@examples(0.4)
 def test_more_resumed_ids_than_the_context_has_are_refused_before_they_are_decoded(context: int, more: int) -> None:
     """The elements are cut off here: only the length in front of them can have been looked at."""
     whole = wire.encode(open_request(resumed_ids=(7,) * (context + more)))
@@ -250,7 +251,7 @@ class Watched(RuleBasedStateMachine):
 
 
 TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke = Watched.TestCase
-TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke.settings = settings(deadline=None, max_examples=30)
+TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke.settings = examples(0.3)
 
 
 def test_a_key_has_so_many_connections_and_no_more(

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
@@ -506,7 +506,6 @@ almost_files = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.binary(max_size=300) | almost_files)
 def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: bytes) -> None:
     """What is taken is exactly what libzmq takes, too."""

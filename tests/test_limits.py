@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cloud_main
@@ -84,7 +84,6 @@ def test_a_few_of_the_largest_messages_come_at_once_however_low_the_limit_is() -
     asked=st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["a", "b"]), st.integers(0, 100)), max_size=60),
     bytes_s=st.sampled_from([10.0, 50.0, math.inf]), requests_s=st.sampled_from([1.0, 5.0, math.inf]),
 )  # fmt: skip
-@settings(deadline=None, max_examples=200)
 def test_in_no_time_span_does_a_peer_get_more_than_the_burst_and_its_rate(
     asked: list[tuple[float, str, int]], bytes_s: float, requests_s: float
 ) -> None:

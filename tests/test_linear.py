@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 import pytest
-from hypothesis import given, settings, target
+from hypothesis import given, target
 from hypothesis import strategies as st
 
 from llama import sheets, toml, wire
@@ -40,7 +40,6 @@ from tests.linear import MOST, Attack, Named, attacks, calls_in, growth, growth_
 from tests.support import SOAK
 
 ATTACKS = 400 if SOAK else 8  # on each pattern
-EXAMPLES = 1000 if SOAK else 5
 TOO_MUCH = 3.0
 LENGTH = 1000  # characters of the shorter text
 PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_text(encoding="utf-8")))
@@ -150,7 +149,6 @@ def test_cleaning_a_text_is_linear(unit: str) -> None:
     assert more_work(cleaned, lambda n: repeated(unit, n), LENGTH // 4) < TOO_MUCH
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=4), st.sampled_from(["", " ", ", ", "\n"]))
 def test_no_mixture_is_worse(units: list[str], between: str) -> None:
     """The search goes on from what made the most work."""

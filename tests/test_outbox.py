@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -39,7 +39,7 @@ from tests.records import (
 )
 from tests.support import ROOT
 
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.6)
 
 
 @pytest.fixture
@@ -399,9 +399,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert sorted(kept) == sorted(needed)
 
 
-OutboxMachine.TestCase.settings = settings(
-    deadline=None, max_examples=60, stateful_step_count=60, suppress_health_check=[HealthCheck.too_slow]
-)
+OutboxMachine.TestCase.settings = settings(examples(0.4), stateful_step_count=60)
 test_the_outbox_is_what_its_model_is = OutboxMachine.TestCase
 
 
@@ -413,6 +411,7 @@ import os, random, signal, sys, time
 from llama import wire
 from llama.cloud.run_store import Run, RunStore
 from llama.text.dates import utc
+from tests.volumes import examples
 
 path, seed, rounds = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 dice = random.Random(seed)

@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama import toml
@@ -14,8 +14,6 @@ from llama.errors import ProfileError
 from llama.privacy.policy import FieldPolicy
 from llama.privacy.profile import Profile, read_profile, text_of
 from tests.conftest import ROOT
-
-ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 
 
 def profile_of(directory: Path, data: str | bytes) -> Profile:
@@ -118,7 +116,6 @@ TOML_PIECES = st.lists(
 
 
 @given(st.one_of(TOML_PIECES, st.text(max_size=80)).map(lambda text: text.encode("utf-8", "replace")))
-@ANY_FILE
 def test_any_bytes_are_a_profile_or_a_one_line_refusal(tmp_path: Path, data: bytes) -> None:
     """No exception of another kind."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import cloud_main
@@ -296,7 +296,6 @@ def test_a_vendor_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet
         (sheet_dir / "insurer" / "one-more.toml").unlink()
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.text(max_size=60)
     | st.builds(

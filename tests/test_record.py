@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llama import wire
@@ -42,6 +42,7 @@ from tests.records import (
     rows_of,
 )
 from tests.support import MAX_SEQ_LEN, ROOT, Halves, Peer, Served, event_of, open_request, run_main, step_of
+from tests.volumes import examples
 
 Splits = Callable[..., Path]
 
@@ -61,7 +62,7 @@ COLUMNS = [
     "offers",
     "copy",
 ]
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.6)
 
 
 @pytest.fixture

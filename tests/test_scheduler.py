@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.cloud.model_runner import ModelRunner
@@ -30,6 +30,7 @@ from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Tokens
 from tests.support import ARGS, MAX_SEQ_LEN, Halves, Served, open_request, step_of
+from tests.volumes import examples
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,6 @@ def test_a_session_that_has_ended_is_not_waited_for_and_its_step_is_given_back()
 
 
 @given(ends=st.dictionaries(st.integers(0, 63), st.integers(1, 100_000), min_size=1))
-@settings(max_examples=200, deadline=None)
 def test_however_long_sessions_are_little_is_read_in_vain_and_everybody_gets_a_turn(ends: dict[int, int]) -> None:
     """The one that has waited longest is always in the next pass."""
     steps = [Waits(slot, end) for slot, end in ends.items()]
@@ -216,7 +216,7 @@ class Machine:
     end=st.sampled_from([256, 2048]),
     repeated=st.sampled_from([0.0, 1.0]),
 )
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 def test_however_dear_the_steps_of_one_key_are_another_device_decodes_on(
     row_s: float, long_s: float, sample_s: float, away_s: float, hostile: int, sampled: int, end: int, repeated: float
 ) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 import zmq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -36,9 +36,10 @@ from tests.support import (
     open_request,
     step_of,
 )  # fmt: skip
+from tests.volumes import examples
 
 PROMPT = [258, 84, 104, 101, 32]
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.6)
 
 
 @pytest.fixture(scope="module")
@@ -675,7 +676,7 @@ def test_requests_in_any_order_get_what_the_contract_says(halves: Halves, tokeni
 
     with Served(halves, tokenizer, slots=2) as served:
         machine = type("Machine", (AnyOrder,), {"served": served})
-        run_state_machine_as_test(machine, settings=settings(deadline=None, max_examples=40, stateful_step_count=30))
+        run_state_machine_as_test(machine, settings=settings(examples(0.4), stateful_step_count=30))
         assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
         assert len(served.server.sessions) == 0
 

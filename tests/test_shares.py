@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama import wire
@@ -29,6 +29,7 @@ from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, DeliveryStatus, Final, Finish, Open
 from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, open_request, written
+from tests.volumes import examples
 
 EMPTY, REAL = (20_000, 10_000) if SOAK else (1_000, 500)
 MOST = REAL // 2  # rows and copies that are kept
@@ -71,7 +72,7 @@ def waiting(record: RunStore) -> set[bytes]:
     most=st.integers(1, 20),
     most_bytes=st.integers(60, 2_000) | st.just(1 << 30),
 )
-@settings(deadline=None, max_examples=30)
+@examples(0.3)
 def test_who_has_no_more_than_a_fair_share_loses_nothing_to_others(
     runs: Sequence[tuple[str, int, bool]], most: int, most_bytes: int
 ) -> None:
@@ -199,7 +200,6 @@ def test_what_cannot_be_written_costs_no_look_at_all_rows(path: Path, monkeypatc
 @given(
     owner=st.text(min_size=1, max_size=50), row_id=st.binary(min_size=16, max_size=16), secret=st.binary(max_size=32)
 )
-@settings(deadline=None)
 def test_a_pseudonym_is_read_with_the_secret_and_the_rows_id_only(owner: str, row_id: bytes, secret: bytes) -> None:
     """It is the same for a key's rows, and what stands in them is not."""
     mine, another = Owners(secret), Owners(secret + b"!" if len(secret) < 32 else secret[:-1])

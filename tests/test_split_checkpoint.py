@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.checkpoint import layout
@@ -30,6 +30,7 @@ from llama.checkpoint.writing import PthFile
 from llama.errors import CheckpointError
 from llama.model_args import ModelArgs
 from tests.small_checkpoints import cut_along, params, read_back, same, weights, whole, write_gguf, write_meta
+from tests.volumes import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -209,7 +210,7 @@ def models_and_ranks(draw: st.DrawFn) -> tuple[ModelArgs, int, int]:
     return args, draw(st.sampled_from(fitting)), draw(st.integers(1, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(0.3)
 @given(models_and_ranks())
 def test_cutting_and_putting_together_gives_the_tensor_back(case: tuple[ModelArgs, int, int]) -> None:
     """For every tensor of random models: the ranks' regions cover it, are equally large, and read back as it was."""
@@ -224,7 +225,7 @@ def test_cutting_and_putting_together_gives_the_tensor_back(case: tuple[ModelArg
         assert layout.half_of(name, split_layer) in ("edge", "cloud")
 
 
-@settings(max_examples=25, deadline=None)
+@examples(0.2)
 @given(
     st.dictionaries(
         st.text("abc.", min_size=1, max_size=5), st.lists(st.integers(0, 5), min_size=1, max_size=2), min_size=1

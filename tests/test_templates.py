@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -203,7 +203,6 @@ def test_any_text_is_cut_at_added_tokens_as_the_library_cuts_it(worded: tokenize
     checkpoint = Checkpoint(tmp_path, worded, CHATML)
     pieces = st.sampled_from([*PIECES, *WORDS, "<both>", " <both>\n", "<|im_end|>", "<|im_", "\u2003", "_", "é"])
 
-    @settings(max_examples=400 if SOAK else 100, deadline=None)
     @given(st.lists(pieces | st.text(max_size=3), max_size=8).map("".join))
     def same(text: str) -> None:
         if any("\ud800" <= char <= "\udfff" for char in text):

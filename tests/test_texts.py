@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.cloud.importing import import_products
@@ -94,7 +94,6 @@ def test_a_file_of_another_encoding_is_not_shown_on_the_page_to_be_written_back(
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_a_text_is_blank_where_unicode_says_that_nothing_is_shown(text: str) -> None:
     """Space, control and format characters; whatever has a letter, a digit, a sign or a symbol is not."""
     shown = [c for c in text if unicodedata.category(c)[0] in "LNPS" and c not in "\u115f\u1160\u3164\uffa0\u2800"]
@@ -104,7 +103,6 @@ def test_a_text_is_blank_where_unicode_says_that_nothing_is_shown(text: str) -> 
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None)
 def test_any_bytes_are_utf_8_or_refused_without_a_word_of_them(raw: bytes) -> None:
     """What is read is what UTF-8 says, without marks at its beginning."""
     try:

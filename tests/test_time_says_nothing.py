@@ -35,7 +35,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 import zmq
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 import edge_main
@@ -58,6 +58,7 @@ from llama.wire import ErrorCode
 from tests.canaries import as_toml
 from tests.processes import ROOT, cloud
 from tests.support import SOAK, Peer
+from tests.volumes import examples
 
 Splits = Callable[..., Path]
 
@@ -307,7 +308,6 @@ def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) 
         assert right.ended == "ready" and right.characters > 50 and right.calls > 1000 and right.steps > 10_000
 
 
-@settings(deadline=None, max_examples=500 if SOAK else 40, suppress_health_check=[HealthCheck.too_slow])
 @given(drafts(), st.sampled_from(sorted(GUESSES)))
 def test_wherever_a_sheet_guesses_a_right_guess_is_as_much_work_as_a_wrong_one(
     work: Working, draft: Draft, name: str
@@ -349,7 +349,7 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
 def test_random_sheets_catch_it_too(work: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold guesses where such a gate would look for them."""
     monkeypatch.setattr(gate, "check", passed_by_an_old_gate)
-    few = settings(deadline=None, max_examples=40, phases=[Phase.generate], database=None)
+    few = settings(examples(0.4), phases=[Phase.generate], database=None)
     for name in ("religion", "phone"):
         right, wrong = GUESSES[name]
 

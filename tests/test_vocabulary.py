@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import TikTokenConverter
@@ -22,6 +22,7 @@ from llama.checkpoint.gguf_reading import GGUFFile
 from llama.checkpoint.vocabulary import Vocabulary, _merge_below, from_gguf, from_hugging_face, from_meta
 from llama.errors import TokenizerError
 from llama.tokenizer import SMOLLM_PATTERN, Tokenizer, meta_special_tokens, parse_ranks
+from tests.volumes import examples
 
 Json = dict[str, Any]
 
@@ -202,7 +203,7 @@ def test_metas_file_with_a_gap_is_refused(tmp_path: Path) -> None:
 def test_any_trained_vocabulary_that_is_taken_gives_the_librarys_ids(alphabet: str, tmp_path: Path) -> None:
     """Vocabularies trained on strings of few characters, where merges compete most, then compared on such strings."""
 
-    @settings(max_examples=40, deadline=None)
+    @examples(0.4)
     @given(
         st.lists(st.text(alphabet, min_size=1, max_size=12), min_size=1, max_size=12), st.integers(20, 300), st.data()
     )
@@ -252,7 +253,6 @@ def merged_one_by_one(token: bytes, limit: int, ranks: dict[bytes, int]) -> list
     return parts
 
 
-@settings(max_examples=400, deadline=None)
 @given(
     st.lists(st.text("ab", min_size=2, max_size=6), max_size=20, unique=True), st.text("ab", min_size=1, max_size=40),
     st.integers(0, 25),
