@@ -22,7 +22,7 @@ from llama.checkpoint.splitting import split
 from llama.edge.generation import CHUNK
 from llama.sampling_params import SamplingParams
 from tests.small_checkpoints import LLAMA_3_1_ROPE, gguf_name, random_llama, write_hugging_face
-from tests.support import SOAK
+from tests.volumes import SOAK
 from tests.whole import chunked_logits, generate, load_halves
 
 GREEDY = SamplingParams(temperature=0)

@@ -30,7 +30,8 @@ from llama.text.dates import utc
 from llama.wire import DeliveryStatus
 from tests.devices import Watched
 from tests.processes import cloud, wait_until
-from tests.support import GREEDY, ROOT, SOAK, Keys, run_main, written
+from tests.support import GREEDY, ROOT, Keys, run_main, written
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
 Splits = Callable[..., Path]

@@ -32,8 +32,9 @@ from llama.vendor.collector import line_of
 from llama.vendor.program import main
 from tests.killing import ForkServer
 from tests.processes import alive, wait_until
-from tests.support import SOAK, Halves, Served, exit_code, wait_for_end, written
+from tests.support import Halves, Served, exit_code, wait_for_end, written
 from tests.test_deliveries import finish, left
+from tests.volumes import SOAK
 
 SHEETS = {
     "system.txt": "Never sell two of a kind.",

@@ -19,7 +19,8 @@ from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
 from tests.pages import controller_of, device_of
 from tests.processes import wait_until
 from tests.raw import MORE, Listening, frame
-from tests.support import ROOT, SOAK, run_main
+from tests.support import ROOT, run_main
+from tests.volumes import SOAK
 
 ALLOWED = 64 << 20
 

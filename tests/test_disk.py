@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from llama.disk import create_file, give_name, keep_to_owner, replace_file, replace_file_in, temporary_name
-from tests.support import ROOT, SOAK
+from tests.support import ROOT
+from tests.volumes import SOAK
 
 # By machine: its number for the kernel's seccomp, and those of link (where it has one), linkat and renameat2.
 _FSYNC = {"x86_64": 74, "aarch64": 82}

@@ -1,8 +1,8 @@
 """Every command of the pages runs as it stands: each page's blocks, from top to bottom, in a copy of the repository.
 
 A small random checkpoint stands in for Llama's directory, this machine for the GPU box, and a free port for 5555. The
-test agrees to what sheets ask for (``--yes``). It starts each cloud, waits until it is ready, and stops it before it starts
-the next one.
+test agrees to what sheets ask for (``--yes``). It starts each cloud, waits until it is ready, and stops it before it
+starts the next one.
 """
 
 from __future__ import annotations

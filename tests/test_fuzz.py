@@ -24,9 +24,10 @@ from llama.wire import Welcome
 from tests.fuzzing import Fuzzer
 from tests.processes import cloud, wait_until
 from tests.support import GREEDY, Halves, Keys, Served
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
-MESSAGES = 100_000 if os.environ.get("SOAK") else 10_000  # of all tests here together
+MESSAGES = 100_000 if SOAK else 10_000  # of all tests here together
 SAMPLES = 40  # of the memory
 PROMPTS = ([258, 84, 104, 101, 32], [258, *range(40, 70)])
 LIMITS = "--max_requests_s_per_key", "inf", "--max_mb_s_per_key", "inf"

@@ -46,9 +46,9 @@ from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests import everyday
 from tests.canaries import MONTHS_EN, MONTHS_ID, SENTENCES, digits_of, person, words_of
-from tests.support import SOAK
 from tests.test_repository import PRODUCT, belongs_to, imports_of, module_of
 from tests.test_variants import ORDINARY
+from tests.volumes import SOAK
 
 EVERYDAY, INVENTED = (50, 10) if SOAK else (5, 1)  # people: of tests.everyday; of tests.canaries, of each language
 FORMS = 2  # of a value: so many in its own letters or digits, and so many in other words

@@ -37,7 +37,7 @@ from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.linear import MOST, Attack, Named, attacks, calls_in, growth, growth_at, patterns
-from tests.support import SOAK
+from tests.volumes import SOAK, examples
 
 ATTACKS = 400 if SOAK else 8  # on each pattern
 TOO_MUCH = 3.0
@@ -149,6 +149,7 @@ def test_cleaning_a_text_is_linear(unit: str) -> None:
     assert more_work(cleaned, lambda n: repeated(unit, n), LENGTH // 4) < TOO_MUCH
 
 
+@examples(0.05)
 @given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=4), st.sampled_from(["", " ", ", ", "\n"]))
 def test_no_mixture_is_worse(units: list[str], between: str) -> None:
     """The search goes on from what made the most work."""

@@ -69,7 +69,8 @@ from tests.canaries import (
 )
 from tests.processes import ROOT, cloud
 from tests.proxy import Proxy, Wire
-from tests.support import ARGS, FINGERPRINT, GREEDY, SOAK, Halves, without_counts
+from tests.support import ARGS, FINGERPRINT, GREEDY, Halves, without_counts
+from tests.volumes import SOAK
 
 Splits = Callable[..., Path]
 

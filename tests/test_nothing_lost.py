@@ -29,7 +29,8 @@ from llama.wire import Close
 from tests.chaos import BadLine
 from tests.devices import converse
 from tests.processes import Cloud, Mortal, cloud, edge, wait_until
-from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served
+from tests.support import GREEDY, MAX_SEQ_LEN, Halves, Served
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]

@@ -38,6 +38,7 @@ from tests.records import (
     waiting,
 )
 from tests.support import ROOT
+from tests.volumes import examples
 
 QUICK = examples(0.6)
 

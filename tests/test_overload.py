@@ -18,7 +18,8 @@ from llama.tokenizer import Tokenizer
 from llama.wire import Close, Error, ErrorCode, Open, Opened
 from tests.devices import converse
 from tests.processes import wait_until
-from tests.support import SOAK, Halves, Peer, Served, open_request
+from tests.support import Halves, Peer, Served, open_request
+from tests.volumes import SOAK
 
 SLOTS = 8 if SOAK else 4
 DEVICES, WAITING = 4 * SLOTS, SLOTS  # so that half of all are neither served nor in line

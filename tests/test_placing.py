@@ -33,7 +33,8 @@ from llama.cloud.run_store import RunStore
 from llama.command import run
 from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
-from tests.support import ROOT, SOAK, exit_code, run_main
+from tests.support import ROOT, exit_code, run_main
+from tests.volumes import SOAK
 
 OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
 NOBODY = 65534

@@ -28,8 +28,8 @@ from llama.sheets import read_all
 from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, DeliveryStatus, Final, Finish, Open
-from tests.support import SOAK, Halves, Keys, Peer, Served, event_of, open_request, written
-from tests.volumes import examples
+from tests.support import Halves, Keys, Peer, Served, event_of, open_request, written
+from tests.volumes import SOAK, examples
 
 EMPTY, REAL = (20_000, 10_000) if SOAK else (1_000, 500)
 MOST = REAL // 2  # rows and copies that are kept

@@ -18,7 +18,8 @@ from llama.sampling_params import SamplingParams
 from llama.wire import Close, Opened
 from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
-from tests.support import GREEDY, SOAK, open_request
+from tests.support import GREEDY, open_request
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
 # Of the last 4096 sessions something is remembered: only after so many is nothing more to be kept of any.

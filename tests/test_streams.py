@@ -35,7 +35,8 @@ from llama.cloud.backup import RECORD, back_up
 from llama.cloud.run_store import RunStore
 from llama.edge.terminal import Terminal
 from tests.processes import wait_until
-from tests.support import ROOT, SOAK
+from tests.support import ROOT
+from tests.volumes import SOAK
 
 TIMEOUT_S = 120.0  # far more than any of it takes
 NO_ROOM = "error: writing the output: No space left on device; free some room, or write to another disk\n"

@@ -37,8 +37,9 @@ from tests import chat_templates
 from tests.chat_templates import CHATML, EXPECTED, LLAMA_3, LLAMA_3_1, LLAMA_3_2, TEMPLATES, THINKING
 from tests.processes import cloud
 from tests.small_checkpoints import byte_tokens, random_llama
-from tests.support import ROOT, SOAK, run_main
+from tests.support import ROOT, run_main
 from tests.test_vocabulary import write_gguf
+from tests.volumes import SOAK
 
 Json = dict[str, Any]
 SPECIAL = (

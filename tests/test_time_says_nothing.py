@@ -57,8 +57,8 @@ from llama.tokenizer import Tokenizer
 from llama.wire import ErrorCode
 from tests.canaries import as_toml
 from tests.processes import ROOT, cloud
-from tests.support import SOAK, Peer
-from tests.volumes import examples
+from tests.support import Peer
+from tests.volumes import SOAK, examples
 
 Splits = Callable[..., Path]
 
@@ -308,6 +308,7 @@ def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) 
         assert right.ended == "ready" and right.characters > 50 and right.calls > 1000 and right.steps > 10_000
 
 
+@examples(0.4)
 @given(drafts(), st.sampled_from(sorted(GUESSES)))
 def test_wherever_a_sheet_guesses_a_right_guess_is_as_much_work_as_a_wrong_one(
     work: Working, draft: Draft, name: str
