@@ -87,9 +87,9 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
         KeysError: one of the files is there already, or cannot be written.
     """
     if not is_party_name(name):
-        raise UsageError(f"the name of a key is {name_rule(MAX_PARTY_NAME)}")
+        raise UsageError(f"the name of a key must be {name_rule(MAX_PARTY_NAME)} (got '{name}')")
     if role not in ROLES:
-        raise UsageError(f"--role is one of {', '.join(ROLES)}")
+        raise UsageError(f"--role must be one of {', '.join(ROLES)} (got '{role}')")
     private, public = Path(directory) / f"{name}.key", Path(directory) / f"{name}.pub"
     public_key, secret_key = (key.decode() for key in zmq.curve_keypair())
     text = f'name = "{name}"\nrole = "{role}"\npublic = "{public_key}"\n'
@@ -223,7 +223,8 @@ def link_keys(key_file: str | None, cloud_key: str | None, role: str) -> LinkKey
     if key_file is None and cloud_key is None:
         return None
     if key_file is None or cloud_key is None:
-        raise UsageError("--key_file and --cloud_key belong together: your own key, and the cloud's public one")
+        given, missing = ("cloud_key", "key_file") if key_file is None else ("key_file", "cloud_key")
+        raise UsageError(f"--{given} requires --{missing}")
     return LinkKeys(read_key(key_file, role), read_public(cloud_key, "cloud"))
 
 
@@ -317,12 +318,13 @@ def read_key_file(path: str | Path) -> tuple[bytes, os.stat_result]:
 
 
 def main(name: str, role: str, dir: str = ".") -> None:
-    """Make a key pair.
+    """Make a key pair. NAME.key is private and stays where it is used; NAME.pub is public.
 
     Args:
-        name: new NAME is short for it. Whose: 1 to 40 of a-z, 0-9 and -; a vendor's is that of its directory of sheets.
-        role: device, vendor or operator; or cloud, for the cloud itself.
-        dir: where the two files are written.
+        name: Name of the key, 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its directory of sheets. The word
+            new NAME is short for --name NAME.
+        role: device, vendor, operator or cloud. cloud is for the cloud itself.
+        dir: Directory for the two files.
     """
     private, public = make_keys(name, role, dir)
     if others_may_read(private):
@@ -353,9 +355,9 @@ def flags_of(words: Sequence[str]) -> list[str]:
     if not words or words[0].startswith("-"):
         return list(words)
     if words[0] != "new":
-        raise UsageError(f"'{words[0]}' is not known; write new NAME --role ROLE")
+        raise UsageError(f"unknown word '{words[0]}'; write python -m llama.keys new NAME --role ROLE")
     if len(words) < 2 or words[1].startswith("-"):
-        raise UsageError("whose key? write new NAME --role ROLE")
+        raise UsageError("missing NAME; write python -m llama.keys new NAME --role ROLE")
     return [f"--name={words[1]}", *words[2:]]
 
 

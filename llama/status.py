@@ -23,9 +23,10 @@ from datetime import timedelta
 
 import msgspec
 
+from llama.bounds import INTERVAL, TIMEOUT
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_interval, check_timeout, run
+from llama.command import run
 from llama.errors import CloudUnreachable, ProtocolMismatch
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport
@@ -46,17 +47,19 @@ def main(
     """Print how a cloud does.
 
     Args:
-        cloud: address of cloud_main.py, tcp://HOST:PORT.
-        json: as one JSON object a line.
-        follow: go on, also while the cloud is away, until Ctrl-C.
-        interval: seconds between one look and the next.
-        deadline: seconds of silence after which the cloud is given up; one that lives, but does not answer, after ten
-            times as long.
-        key_file: the operator's private key, NAME.key of llama.keys; the cloud must list it.
-        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
+        cloud: Address of the cloud, tcp://HOST:PORT.
+        json: Print one JSON object a line.
+        follow: Keep asking, also while the cloud is away, until Ctrl-C.
+        interval: Seconds between two requests.
+        deadline: Seconds without an answer after which the program gives up. If heartbeats arrive but the request stays
+            unanswered, it gives up after 10 times as long.
+        key_file: Private key of the operator, NAME.key from llama.keys. The cloud must list the public key. Requires
+            --cloud_key.
+        cloud_key: Public key file of the cloud. The program talks to no other cloud, and the link is encrypted.
+            Requires --key_file.
     """
-    check_timeout("deadline", deadline)
-    check_interval(interval)
+    TIMEOUT.check("deadline", deadline)
+    INTERVAL.check("interval", interval)
     keys = link_keys(key_file, cloud_key, "operator")
     notices = Notices("status", cloud, follow=follow, keys=keys)
     screen = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")

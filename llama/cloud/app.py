@@ -44,12 +44,12 @@ from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.cloud.sheet_publisher import SheetPublisher
 from llama.cloud.stop_signals import StopOnSignal, leave_stopping_to_rank_0
-from llama.command import give_stdout_up
 from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPE_NAMES, DTYPES
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import read_key
 from llama.memory_ceiling import own_memory
+from llama.process_end import give_stdout_up
 from llama.sheets import SheetDirectory, named, read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -125,7 +125,7 @@ def check(config: CloudConfig, process: Process) -> Checked:
     check_open_to(config.bind, endpoints, keys=keys, insecure=config.insecure, events=events)
     config.check("key_file", "max_sessions_per_key", "max_mb_s_per_key", "max_requests_s_per_key", "max_runs_s_per_key")
     if config.max_memory_gb is not None and own_memory() is None:
-        raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
+        raise UsageError("--max_memory_gb does not work here: this system does not report a process's memory; omit it")
     config.check("publishing")
     device = torch_device(config.device, process.local_rank, process.local_ranks)
     torch.set_num_threads(cpu_threads(config.threads, process.local_ranks))
@@ -220,8 +220,7 @@ def _read_sheets(config: CloudConfig, events: EventLog) -> tuple[SheetDirectory,
     if directory.parties and config.record_file is None:
         parties = named(sorted(directory.parties))
         raise UsageError(
-            f"--sheet_dir {config.sheet_dir} has sheets of third parties ({parties}), whose deliveries must be kept "
-            f"somewhere; give --record_file"
+            f"--sheet_dir {config.sheet_dir} has sheets of third parties ({parties}), which require --record_file"
         )
     return directory, SheetPublisher(config.sheet_dir, directory) if config.publishing else None
 
@@ -232,7 +231,7 @@ def _read_keys(config: CloudConfig, events: EventLog) -> CloudKeys | None:
     own = read_key(config.key_file, "cloud")
     allowed = AllowList(config.allow_dir, lambda line: events.warning("keys", message=line))
     if not len(allowed):
-        events.warning("nobody_listed", message=f"--allow_dir {config.allow_dir} lists nobody yet")
+        events.warning("nobody_listed", message=f"--allow_dir {config.allow_dir} has no public key yet")
     return CloudKeys(own, allowed, config.sessions_per_key)
 
 
@@ -240,7 +239,7 @@ def _read_edge_half(edge_ckpt_dir: str, cloud: Half) -> Half:
     half = read_half(edge_ckpt_dir, "edge")
     if half.fingerprint != cloud.fingerprint:
         raise UsageError(
-            f"--edge_ckpt_dir {edge_ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and cloud/ of one "
+            f"--edge_ckpt_dir {edge_ckpt_dir} and --ckpt_dir are from different splits; give edge/ and cloud/ of one "
             f"run of split_checkpoint.py"
         )
     return half

@@ -45,7 +45,7 @@ def context_of(max_seq_len: int | None, half: Half) -> int:
         return min(USUAL_CONTEXT, half.context_length)
     if not 2 <= max_seq_len <= half.context_length:
         raise UsageError(
-            f"--max_seq_len {max_seq_len} must lie between 2 and this model's context of {half.context_length}"
+            f"--max_seq_len must be between 2 and this model's context of {half.context_length} (got {max_seq_len})"
         )
     return max_seq_len
 
@@ -80,15 +80,15 @@ def plan(
     positions = int(kv_cache_gb * 2**30) // position_bytes
     if positions < max_seq_len:
         raise UsageError(
-            f"--kv_cache_gb {kv_cache_gb}: one session of {max_seq_len} tokens takes "
-            f"{position_bytes * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
+            f"--kv_cache_gb is too small: one session of {max_seq_len} tokens takes "
+            f"{position_bytes * max_seq_len / 2**30:.2f} GiB (got {kv_cache_gb}); raise it, or lower --max_seq_len"
         )
     fit = choose_prefixes(prefixes, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
     all_of_them = len({ids for of_a_party in prefixes.values() for ids in of_a_party})
     if len(fit) < all_of_them:
         warning = (
-            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; the others "
-            f"are computed anew for each session"
+            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; each session "
+            f"computes the others again"
         )
         events.warning("cache_small", message=warning)
     slots = (positions - sum(map(len, fit))) // max_seq_len
@@ -107,7 +107,7 @@ def memory_ceiling(max_memory_gb: float | None) -> MemoryCeiling | None:
     most = has + max(CLOUD_ALLOWANCE, has // 4) if max_memory_gb is None else max_memory_gb * 2**30
     if not most > has:  # nor NaN
         raise UsageError(
-            f"--max_memory_gb {max_memory_gb}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
-            f"lower --kv_cache_gb"
+            f"--max_memory_gb is too small: the idle cloud uses {has / 2**30:.2f} GiB (got {max_memory_gb}); raise it, "
+            f"or lower --kv_cache_gb"
         )
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)

@@ -23,9 +23,10 @@ from pathlib import Path
 from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
-from llama.command import end_if_signalled, run
+from llama.command import run
 from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
+from llama.process_end import end_if_signalled
 from llama.text.dates import utc
 
 
@@ -144,11 +145,11 @@ def _merge(db: sqlite3.Connection) -> None:
 
 
 def main(import_file: str, catalogue: str) -> None:
-    """Make or replace a partner catalogue.
+    """Make or replace a partner catalogue from a file of products.
 
     Args:
-        import_file: products, a line each; .csv with a header row, or .jsonl.
-        catalogue: SQLite file; replaced as a whole once every line has been found good.
+        import_file: Products, one a line. NAME.csv has a header row; NAME.jsonl (or .ndjson) has an object a line.
+        catalogue: SQLite file. It is replaced as a whole, and only if every line is good.
     """
     if Path(os.path.realpath(import_file)) == Path(os.path.realpath(catalogue)):
         raise UsageError("--import_file and --catalogue are the same file; give --catalogue another path")

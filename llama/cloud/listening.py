@@ -51,10 +51,10 @@ def check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insec
         return
     if not insecure:
         raise UsageError(
-            f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give --key_file and "
-            f"--allow_dir (python -m llama.keys makes them), or --insecure"
+            f"--bind {bind} is open to a network, and the cloud has no keys; give --key_file and --allow_dir (python "
+            f"-m llama.keys makes keys), or --insecure"
         )
-    warning = "anybody who reaches this address may use the model, and whoever listens learns what it does"
+    warning = "every machine that reaches this address can use the model, and the traffic is not encrypted"
     events.warning("insecure", message=warning)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from llama.checkpoint.halves import Half
-from llama.command import end_if_signalled
 from llama.edge import terminal
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.config import EdgeConfig, Resources, check_together, check_values
@@ -22,6 +21,7 @@ from llama.edge.pipeline import RunPipeline, RunSettings
 from llama.edge.sheet_source import SheetSource
 from llama.edge.terminal_run import TerminalOptions, TerminalRun
 from llama.errors import UsageError
+from llama.process_end import end_if_signalled
 from llama.wire import Welcome
 
 PAGE_SHEET_DEADLINE_S = 5.0  # who looks at a page waits less long for a sheet than who starts a program
@@ -59,7 +59,7 @@ class EdgeApp:
     def _run_in_terminal(self) -> None:
         config = self.config
         if config.prompt_id is None and config.prompt_file is None:
-            raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")
+            raise UsageError("--prompt_id or --prompt_file is required; --list_sheets lists the sheets")
         options = TerminalOptions(config.dry_run, config.yes, config.plain, config.json)
         TerminalRun(self.pipeline, options).run(config.prompt_id or "")
 
