@@ -417,7 +417,7 @@ def test_a_restore_writes_over_nothing_and_takes_nothing_that_is_damaged(
         )
         assert (new / name).read_text() == "mine"
         (new / name).unlink()
-    assert "has no products.sqlite; leave --catalogue away" in refused("lacking", *both)
+    assert "has no products.sqlite; omit --catalogue" in refused("lacking", *both)
     assert "nothing was restored" in refused("copy", "--record_file", new / "r", "--catalogue", new / "no" / "p")
     assert "is no back-up of llama.cloud.backup" in refused("new", *both)
     (tmp_path / "copy" / CATALOGUE).write_bytes((tmp_path / "copy" / CATALOGUE).read_bytes() + b"\0")
@@ -431,7 +431,10 @@ def test_a_restore_writes_over_nothing_and_takes_nothing_that_is_damaged(
     ("program", "flags", "said"),
     [
         ("backup", ("--output_dir", "x"), "--record_file or --catalogue is required"),
-        ("backup", ("--record_file", "x"), "the following arguments are required: --output_dir; --help lists all flags"),
+        (
+            "backup", ("--record_file", "x"),
+            "the following arguments are required: --output_dir; --help lists all flags",
+        ),
         ("restore", ("--backup_dir", "x"), "--record_file or --catalogue is required"),
         (
             "restore", ("--backup_dir", "x", "--record_file", "y", "--catalogue", "./y"),

@@ -418,7 +418,9 @@ def test_a_cloud_that_cannot_take_sheets_does_not_start(tiny_split: Splits, tmp_
     """Without a directory, a record or keys; without a system prompt; where it may not write."""
     given = {"ckpt_dir": str(tiny_split() / "cloud"), "publishing": True, "sheet_dir": str(sheet_dir)}
     for flags in ({}, {"record_file": "r"}, {"key_file": "k", "allow_dir": "a"}):
-        with pytest.raises(UsageError, match="give --sheet_dir, --record_file, --key_file and --allow_dir, too"):
+        with pytest.raises(
+            UsageError, match="--publishing requires --sheet_dir, --record_file, --key_file and --allow_dir"
+        ):
             cloud_main.main(**given, **flags)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"--sheet_dir here has none: write it into system\.txt"):
         SheetPublisher("here", SheetDirectory({}))
