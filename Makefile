@@ -1,8 +1,9 @@
 # demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
 # test: everything that must hold (the page only where Chromium is; with CI=true it fails without)
-# lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
+# lint: style and types      docs: write docs/command-line.md from the programs
+# bench: speed, memory and what the sanitiser finds, side by side with peers
 # soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
-.PHONY: demo page test lint bench soak fixtures clean
+.PHONY: demo page test lint docs bench soak fixtures clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -24,7 +25,10 @@ test: .venv/tests fixtures
 lint: .venv/tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama tests
+	$(BIN)/mypy edge_main.py cloud_main.py split_checkpoint.py model_edge.py model_cloud.py llama docs tests
+
+docs: .venv/product
+	$(BIN)/python -m docs.command_line
 
 bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode

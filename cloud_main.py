@@ -77,12 +77,13 @@ def main(
             faster if another program keeps a core busy.
         cuda_graphs: Capture CUDA graphs of decoding steps at the start, and replay them. This applies to one rank on
             a GPU (Ampere or newer) in bfloat16 or float16.
-        max_waiting: Sessions that may queue (FIFO) for a slot, 0 to 65536. Further ones get busy.
+        max_waiting: Sessions that may queue (FIFO) for a slot, 0 to 65536. Further ones get the answer busy.
         session_idle_s: Seconds after which an unused session loses its slot. Its device recovers by itself.
         drain_s: Seconds that running replies have to end after SIGTERM. Keep it below 30, when torchrun kills the
             ranks.
-        record_file: SQLite file with a row per finished run, and third parties' deliveries. It is made if it does not
-            exist. By default nothing is kept.
+        record_file: SQLite file of the record. It has a row per finished run (ids, times, counts, offers, the reply
+            with its tags), and third parties' deliveries. It is made if it does not exist. By default there is no
+            record.
         retention_days: Days after which a run, or a delivery that no vendor has collected, is deleted. Requires
             --record_file. By default 30.
         sheet_dir: Directory of sheets for devices. Its sub-directories are third parties', and require --record_file.
@@ -97,8 +98,8 @@ def main(
             --allow_dir. Requires --allow_dir.
         allow_dir: Directory of the allowed public keys, NAME.pub. The cloud reads it again when it changes. Requires
             --key_file.
-        max_sessions_per_key: Most sessions of one key at a time, 1 or more. Further ones get busy. Requires
-            --key_file. By default 4.
+        max_sessions_per_key: Most sessions of one key at a time, 1 or more. Further ones get the answer busy.
+            Requires --key_file. By default 4.
         insecure: Listen on a network without keys. Every machine there can then use the model, and can read the
             traffic. Not with --key_file.
         max_mb_s_per_key: Megabytes per second to and from one key, or without keys one connection. Twice as much may
@@ -108,8 +109,8 @@ def main(
         max_memory_gb: GiB of its own memory at which the cloud ends, with exit code 3. By default its memory once it is
             ready, plus 2 GiB or a quarter, whichever is more. Mapped files and GPU memory do not count.
         log_level: Lowest level of the log on stderr, info, warning or error.
-        metrics_port: Port of 127.0.0.1 for /metrics (Prometheus) and /healthz. 0 is any free port, which the log line
-            of the event ready names. By default there are no metrics.
+        metrics_port: Port of 127.0.0.1 for /metrics (Prometheus) and /healthz, 1 to 65535, or 0 for any free port. The
+            log's event ready names it. By default there are no metrics.
     """
     config = CloudConfig(**locals())  # the parameters, and nothing else yet
     app.run(config, Models(new_cloud=CloudTransformer, load_edge=load_edge))

@@ -63,13 +63,13 @@ def main(
     Args:
         ckpt_dir: Directory of the edge half, from split_checkpoint.py.
         cloud: Address of the cloud, tcp://HOST:PORT. Only --dry_run and --list_sheets work without it.
-        prompt_file: Prompt to ask, a file. NAME.txt is your message, NAME.json your dialogue (a list of objects with
-            role and content), NAME.toml a sheet.
+        prompt_file: File of the prompt. A .txt file is your message. A .json file is your dialogue, a list of objects
+            with role and content. A .toml file is a sheet.
         sheet_dir: Directory of sheets on this machine. By default sheets come from the cloud.
         prompt_id: Sheet to ask. NAME is the provider's, VENDOR/NAME a third party's. Not with --prompt_file.
         profile_file: Your profile, a TOML file. It stays on this device.
-        sanitise: schema replaces the secrets that it recognises before anything leaves this device. off sends your
-            words unchanged, after a warning.
+        sanitise: Mode of the sanitiser, schema or off. With schema, it replaces the secrets that it recognises before
+            anything leaves this device. With off, your words leave it unchanged, after a warning.
         dry_run: Print the exact text that would leave this device, and exit. It needs no consent. It needs a cloud
             only for a sheet of the cloud.
         yes: Agree to what the sheet asks for, this time. For scripts.

@@ -54,8 +54,9 @@ def main(
         dtype: Data type of the halves, float32, bfloat16 or float16. By default the source's, and float32 for GGUF.
         rope_scaling_factor: Factor of Llama 3.1's scaled rotary embedding, for Meta directories whose params.json does
             not have it. By default the source's.
-        chat_format: template, llama3 or chatml. llama3 writes what Meta's code does, without dates and without an
-            automatic system message. By default the checkpoint's own template, if it has one.
+        chat_format: Chat format of the halves, template, llama3 or chatml. With llama3, dialogues are as in Meta's
+            code, without dates and without an automatic system message. By default the checkpoint's own template, if
+            it has one.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)} (got {dtype})")

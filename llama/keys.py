@@ -316,14 +316,16 @@ def read_key_file(path: str | Path) -> tuple[bytes, os.stat_result]:
 
 # ---- the command line
 
+USAGE = "new NAME --role ROLE"
+
 
 def main(name: str, role: str, dir: str = ".") -> None:
     """Make a key pair. NAME.key is private and stays where it is used; NAME.pub is public.
 
     Args:
-        name: Name of the key, 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its directory of sheets. The word
-            new NAME is short for --name NAME.
-        role: device, vendor, operator or cloud. cloud is for the cloud itself.
+        name: Name of the key, 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its directory of sheets. The two
+            words new NAME are short for --name NAME.
+        role: Role of the key's owner, device, vendor, operator or cloud.
         dir: Directory for the two files.
     """
     private, public = make_keys(name, role, dir)
@@ -373,4 +375,4 @@ if __name__ == "__main__":
             raise wrong
 
         run(refuse, [])
-    run(main, words, usage="new NAME --role ROLE")
+    run(main, words, usage=USAGE)

@@ -48,7 +48,7 @@ def main(
 
     Args:
         cloud: Address of the cloud, tcp://HOST:PORT.
-        json: Print one JSON object a line.
+        json: Print each report as a line with one JSON object.
         follow: Keep asking, also while the cloud is away, until Ctrl-C.
         interval: Seconds between two requests.
         deadline: Seconds without an answer after which the program gives up. If heartbeats arrive but the request stays

@@ -148,7 +148,8 @@ def main(import_file: str, catalogue: str) -> None:
     """Make or replace a partner catalogue from a file of products.
 
     Args:
-        import_file: Products, one a line. NAME.csv has a header row; NAME.jsonl (or .ndjson) has an object a line.
+        import_file: Products, one per line. A .csv file has a header row. A .jsonl or .ndjson file has an object per
+            line.
         catalogue: SQLite file. It is replaced as a whole, and only if every line is good.
     """
     if Path(os.path.realpath(import_file)) == Path(os.path.realpath(catalogue)):

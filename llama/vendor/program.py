@@ -71,9 +71,10 @@ def main(
         exec_timeout: Seconds after which a try of --exec is stopped, and counts as failed.
         acknowledge: Also acknowledge what a pipe or a terminal has taken. The cloud then erases it, even if its reader
             loses it.
-        publish: Sheet to publish, a file NAME.toml. It is new, or replaces an earlier one. Requires --key_file and
+        publish: Sheet to publish, a file NAME.toml. It replaces an earlier one of that name. Requires --key_file and
             --cloud_key.
-        withdraw: NAME of a sheet to withdraw. Devices find it no more. Requires --key_file and --cloud_key.
+        withdraw: Name of a sheet to withdraw, without .toml. Devices no longer find it. Requires --key_file and
+            --cloud_key.
         deadline: Seconds without an answer after which the program gives up.
         interval: Seconds between two requests for more copies.
         key_file: Private key of the vendor, NAME.key from llama.keys. The cloud must list the public key. Requires
