@@ -161,6 +161,36 @@ def test_help_shows_the_flags_and_runs_nothing(capsys: pytest.CaptureFixture[str
     assert "ckpt_dir" in out + err and "how many" in out + err
 
 
+def test_help_has_every_flag_in_order_with_its_type_default_and_text_within_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch that is on has its negation listed, too."""
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        run(program, ["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    lines = [line.split() for line in text.splitlines() if line.startswith("  -")]
+    assert [line[:2] for line in lines] == [
+        ["--ckpt_dir", "TEXT"], ["--title", "TEXT"], ["--count", "N"], ["--share", "NUMBER"], ["--json", "[BOOL]"],
+        ["-h,", "--help"],
+    ]  # fmt: skip
+    assert "what. (default: none)" in text and "how much. (default: 0.5)" in text and "(default: None)" not in text
+
+    def switched(fast: bool = True) -> None:
+        """Go.
+
+        Args:
+            fast: 100 % of it: as
+                fast: as can be.
+        """
+
+    with pytest.raises(SystemExit):
+        run(switched, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--fast [BOOL] 100 % of it: as fast: as can be. (default: on) --nofast, --no_fast" in text
+
+
 def test_an_error_of_the_family_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     """And a Ctrl-C is 130."""
     assert refusal(capsys, "--ckpt_dir", "broken", code=1) == "error: it is broken; mend it\n"

@@ -332,7 +332,7 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
         (
             out,
             served.address,
-            f"cannot listen on {served.address}: the port is in use; stop what listens there or choose",
+            f"cannot listen on {served.address}: the port is in use; stop the program that listens there, or choose",
         ),
         (
             damaged,

@@ -9,14 +9,14 @@ Used as::
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --publish cover.toml
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --withdraw cover
 
-A copy is one JSON object in a line, ASCII only, so that nothing in it can steer a terminal. It is acknowledged, and so
-erased at the cloud, once it is stored: on the disk, or taken by a command that ended with 0. A pipe or a terminal
-stores nothing, so nothing is acknowledged there, unless ``--acknowledge`` says that copies may be lost. Each is stored
-at least once: whatever ends this program before the cloud has the acknowledgement, the next start gets the same copy
-again, with the same ``run_id``.
+A copy is one JSON object in a line. It is ASCII only, so that it cannot steer a terminal. The program acknowledges a
+copy once it is stored, and the cloud then erases it. Stored means on the disk, or taken by a command that ended with 0.
+A pipe or a terminal stores nothing, so copies are not acknowledged there, unless ``--acknowledge`` allows their loss.
+Each copy is stored at least once. If this program ends before the cloud has the acknowledgement, the next start
+gets the same copy again, with the same ``run_id``.
 
-Knows: the link, what a sheet is. Does not know: the model, the person, what tags stand for, other third parties.
-Nothing of a copy goes to stderr.
+Knows: the link, sheets. Does not know: the model, the person, the values behind tags, other third parties.
+No part of a copy goes to stderr.
 """
 
 from __future__ import annotations
@@ -112,10 +112,10 @@ def main(
 
 
 def _refuse_to_collect(**flags: str | bool | None) -> None:
-    """Refuse the first flag of collecting that is given, beside one that publishes or withdraws.
+    """Refuse flags of collecting beside one that publishes or withdraws.
 
     Raises:
-        UsageError: there is one.
+        UsageError: about the first such flag.
     """
     for name, value in flags.items():
         if value not in (None, False):
@@ -123,7 +123,7 @@ def _refuse_to_collect(**flags: str | bool | None) -> None:
 
 
 def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
-    """Until nothing is left, or as many came as a cloud keeps; with ``follow`` for ever."""
+    """Collect until nothing is left or ``MOST_ONCE`` copies came; with ``follow``, without end."""
     total = 0
     while follow or total < MOST_ONCE:
         try:
@@ -141,7 +141,7 @@ def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
 
 
 def _look_at_oldest(collector: Collector, at_once: int) -> None:
-    """Collect once, and say that what came was not acknowledged."""
+    """Collect once, and report that the copies were not acknowledged."""
     if number := collector.some():
         collector.notices.tell(
             f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} again, and only "
@@ -152,10 +152,10 @@ def _look_at_oldest(collector: Collector, at_once: int) -> None:
 def _sink(
     spool: str | None, command: str | None, timeout_s: float, acknowledge: bool, follow: bool, notices: Notices
 ) -> Sink:
-    """Where copies go.
+    """Return the sink that stores the copies.
 
     Raises:
-        UsageError: the flags exclude each other, or what they name cannot be used.
+        UsageError: the flags exclude each other, or the directory or command cannot be used.
     """
     if spool is not None and command is not None:
         raise UsageError("--spool and --exec cannot be combined; omit one of them")
@@ -178,11 +178,11 @@ def _sink(
 
 
 def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish | Withdraw | None:
-    """What the flags ask for, looked through before anybody is asked; None is to collect.
+    """Return the checked request that the flags ask for; None means to collect.
 
     Raises:
-        UsageError: both, or not a name.
-        PromptError: not a sheet.
+        UsageError: both flags are given, or a name is malformed.
+        PromptError: the file is not a sheet.
     """
     if publish is not None and withdraw is not None:
         raise UsageError("--publish and --withdraw cannot be combined; run one after the other")
@@ -203,7 +203,7 @@ def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish 
 
 
 def put(link: Link, request: Publish | Withdraw) -> str:
-    """Publish a sheet, or withdraw it; what has become of it, in words.
+    """Publish or withdraw a sheet, and return the result in words.
 
     Raises:
         CloudUnreachable, CloudRefused, ProtocolMismatch: see ``Link.ask``.
