@@ -258,4 +258,4 @@ def test_an_edge_half_of_another_split_is_refused(tiny_split: Callable[..., Path
     """It would compute other rows than the devices do."""
     out, other = tiny_split(), tiny_split(2)
     ended = run_main("cloud_main.py", "--ckpt_dir", str(out / "cloud"), "--edge_ckpt_dir", str(other / "edge"))
-    assert ended.returncode == 2 and "--edge_ckpt_dir" in ended.stderr and "same split" in ended.stderr
+    assert ended.returncode == 2 and "--edge_ckpt_dir" in ended.stderr and "from different splits" in ended.stderr
