@@ -1,6 +1,7 @@
 # demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
 # test: everything that must hold (the page only where Chromium is; with CI=true it fails without)
-# lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
+# lint: style and types      docs: write docs/command-line.md from the programs
+# bench: speed, memory and what the sanitiser finds, side by side with peers
 # soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
 .PHONY: demo page test lint bench charts docs soak fixtures clean
 .DELETE_ON_ERROR:
@@ -42,6 +43,7 @@ charts: .venv/tests
 
 # The parts of docs/ that are made from the program.
 docs: .venv/product
+	$(BIN)/python -m docs.command_line
 	$(BIN)/python -m docs.protocol_tables
 
 soak: .venv/tests fixtures

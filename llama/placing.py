@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama.command import end_if_signalled, uninterrupted
 from llama.disk import keep_to_owner, lock
 from llama.errors import SplitLlamaError
+from llama.process_end import end_if_signalled, uninterrupted
 
 _PARTIAL, _TRIAL = ".partial", ".trial"
 _USUAL_NAME_BYTES = 255

@@ -432,9 +432,12 @@ def test_a_restore_writes_over_nothing_and_takes_nothing_that_is_damaged(
 @pytest.mark.parametrize(
     ("program", "flags", "said"),
     [
-        ("backup", ("--output_dir", "x"), "there is nothing to copy; give --record_file, --catalogue, or both"),
-        ("backup", ("--record_file", "x"), "--output_dir must be given; --help lists all flags"),
-        ("restore", ("--backup_dir", "x"), "there is nothing to restore; give --record_file, --catalogue, or both"),
+        ("backup", ("--output_dir", "x"), "--record_file or --catalogue is required"),
+        (
+            "backup", ("--record_file", "x"),
+            "the following arguments are required: --output_dir; --help lists all flags",
+        ),
+        ("restore", ("--backup_dir", "x"), "--record_file or --catalogue is required"),
         (
             "restore", ("--backup_dir", "x", "--record_file", "y", "--catalogue", "./y"),
             "--record_file and --catalogue are the same file; give --catalogue another path",

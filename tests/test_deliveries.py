@@ -555,11 +555,17 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--vendor", "Insurer"), "--vendor is the name of a directory of sheets: 1 to 40 of a-z, 0-9 and -"),
-        (("--vendor", "insurer", "--deadline", "0"), "--deadline 0.0 is no time to wait; give seconds above 0"),
-        (("--vendor", "insurer", "--interval", "nan"), "--interval nan: give seconds above 0"),
+        (
+            ("--vendor", "Insurer"),
+            "--vendor must be the name of a directory of sheets, 1 to 40 of a-z, 0-9 and - (got 'Insurer')",
+        ),
+        (("--vendor", "insurer", "--deadline", "0"), "--deadline must be greater than 0 seconds (got 0)"),
+        (
+            ("--vendor", "insurer", "--interval", "nan"),
+            "--interval must be a finite number of seconds greater than 0 (got nan)",
+        ),
         (("--vendor", "insurer", "--folow"), "unknown flag --folow; did you mean --follow?"),
-        ((), "--vendor must be given; --help lists all flags"),
+        ((), "the following arguments are required: --vendor; --help lists all flags"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line_and_asks_nobody(
@@ -586,6 +592,7 @@ def test_a_vendor_needs_no_model() -> None:
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
         "llama",
         "llama.addresses",
+        "llama.bounds",
         "llama.vendor.collector",
         "llama.command",
         "llama.disk",
@@ -601,6 +608,7 @@ def test_a_vendor_needs_no_model() -> None:
         "llama.keys",
         "llama.listing",
         "llama.memory_ceiling",
+        "llama.process_end",
         "llama.vendor.stdout_sink",
         "llama.sheets",
         "llama.vendor.spool_sink",

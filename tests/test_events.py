@@ -96,7 +96,7 @@ def test_a_level_that_is_not_known_is_refused(
     with pytest.raises(SystemExit) as ended:
         run(main, ["--ckpt_dir", str(tiny_split() / "cloud"), "--log_level", "loud"])
     assert ended.value.code == 2
-    assert capfd.readouterr() == ("", "error: --log_level loud is not known; use info, warning, error\n")
+    assert capfd.readouterr() == ("", "error: --log_level must be one of info, warning, error (got loud)\n")
 
 
 # ---- how many

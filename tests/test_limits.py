@@ -306,11 +306,16 @@ print(own_memory() - before, cache.nbytes)
 def test_limits_that_cannot_be_are_refused_in_one_line(tiny_split: Callable[..., Path]) -> None:
     """Less memory than the cloud has when it is ready is no ceiling."""
     half = str(tiny_split() / "cloud")
-    with pytest.raises(UsageError, match=r"--max_mb_s_per_key 0: give a number above 0; inf is no limit"):
+    with pytest.raises(UsageError, match=r"--max_mb_s_per_key must be greater than 0, or inf for no limit \(got 0\)"):
         cloud_main.main(half, max_mb_s_per_key=0)
-    with pytest.raises(UsageError, match=r"--max_requests_s_per_key nan: give a number above 0"):
+    with pytest.raises(
+        UsageError, match=r"--max_requests_s_per_key must be greater than 0, or inf for no limit \(got nan\)"
+    ):
         cloud_main.main(half, max_requests_s_per_key=math.nan)
     ended = run_main("cloud_main.py", "--ckpt_dir", half, "--bind", ANY_PORT, "--max_memory_gb", "0.01")
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: --max_memory_gb 0.01: it has 0.") and ended.stderr.count("\n") == 1
-    assert ended.stderr.endswith("give more, or lower --kv_cache_gb\n")
+    assert (
+        ended.stderr.startswith("error: --max_memory_gb is too small: the idle cloud uses 0.")
+        and ended.stderr.count("\n") == 1
+    )
+    assert ended.stderr.endswith("(got 0.01); raise it, or lower --kv_cache_gb\n")

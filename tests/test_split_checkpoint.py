@@ -284,7 +284,7 @@ def test_three_ranks_fit_smollm2_and_two_do_not(smollm2_gguf: Path, tmp_path: Pa
     [
         (["--split_layer", "3"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 3"),
         (["--split_layer", "0"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 0"),
-        (["--split_layer", "one"], 2, "--split_layer needs a whole number"),
+        (["--split_layer", "one"], 2, "--split_layer must be a whole number (got 'one')"),
         (["--dtype", "int4"], 2, "--dtype must be one of float32, bfloat16, float16"),
         (["--rope_scaling_factor", "32"], 1, "leave --rope_scaling_factor out"),
         (["--split_layers", "1"], 2, "did you mean --split_layer?"),

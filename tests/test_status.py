@@ -214,12 +214,12 @@ def test_a_report_in_words_is_for_people() -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (("--deadline", "0"), 2, "--deadline 0.0 is no time to wait; give seconds above 0"),
-        (("--interval", "inf"), 2, "--interval inf: give seconds above 0"),
+        (("--deadline", "0"), 2, "--deadline must be greater than 0 seconds (got 0)"),
+        (("--interval", "inf"), 2, "--interval must be a finite number of seconds greater than 0 (got inf)"),
         (
             ("--key_file", "ops.key"),
             2,
-            "--key_file and --cloud_key belong together: your own key, and the cloud's public",
+            "--key_file requires --cloud_key",
         ),
         (("--deadline", "0.2"), 1, "no answer from {} for 0 s; check that cloud_main.py runs there"),
     ],
@@ -242,6 +242,7 @@ def test_an_operator_needs_no_model() -> None:
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
         "llama",
         "llama.addresses",
+        "llama.bounds",
         "llama.command",
         "llama.disk",
         "llama.client",
@@ -254,6 +255,7 @@ def test_an_operator_needs_no_model() -> None:
         "llama.files",
         "llama.keys",
         "llama.memory_ceiling",
+        "llama.process_end",
         "llama.starting",
         "llama.status",
         "llama.text",

@@ -32,9 +32,10 @@ import msgspec
 from llama import placing
 from llama.cloud.catalogue import check_version
 from llama.cloud.schema import has_tables
-from llama.command import end_if_signalled, run
+from llama.command import run
 from llama.disk import create_empty, fsync_directory, fsync_file, keep_to_owner
 from llama.errors import BackupError, CatalogueError, RecordError, UsageError
+from llama.process_end import end_if_signalled
 from llama.text.dates import utc
 
 RECORD, CATALOGUE, MANIFEST = "runs.sqlite", "products.sqlite", "manifest.json"
@@ -182,17 +183,17 @@ def entry_of(path: Path) -> BackupEntry:
 
 
 def main(output_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:
-    """Copy a cloud's record and catalogue as they are now. The cloud may keep using them.
+    """Copy a cloud's record and catalogue as they are now. The cloud may go on using them.
 
     Args:
-        output_dir: the back-up; a new directory.
-        record_file: the cloud's --record_file.
-        catalogue: the cloud's --catalogue.
+        output_dir: Directory for the back-up. It must not exist.
+        record_file: The cloud's --record_file.
+        catalogue: The cloud's --catalogue.
     """
     given = {RECORD: record_file, CATALOGUE: catalogue}
     sources = {name: path for name, path in given.items() if path is not None}
     if not sources:
-        raise UsageError("there is nothing to copy; give --record_file, --catalogue, or both")
+        raise UsageError("--record_file or --catalogue is required")
     began = time.monotonic()
     size = back_up(sources, output_dir)
     seconds = time.monotonic() - began

@@ -23,7 +23,7 @@ from pathlib import Path
 from llama import placing
 from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect, is_catalogue
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
-from llama.command import end_if_signalled, run
+from llama.command import run
 from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
 
@@ -143,11 +143,12 @@ def _merge(db: sqlite3.Connection) -> None:
 
 
 def main(import_file: str, catalogue: str) -> None:
-    """Make or replace a partner catalogue.
+    """Make or replace a partner catalogue from a file of products.
 
     Args:
-        import_file: products, one per line; .csv with a header row, or .jsonl.
-        catalogue: SQLite file; replaced as a whole once every line has been checked.
+        import_file: Products, one per line. A .csv file has a header row. A .jsonl or .ndjson file has an object per
+            line.
+        catalogue: SQLite file. It is replaced as a whole, and only if every line is good.
     """
     if Path(os.path.realpath(import_file)) == Path(os.path.realpath(catalogue)):
         raise UsageError("--import_file and --catalogue are the same file; give --catalogue another path")

@@ -21,9 +21,9 @@ from msgspec import Meta
 from rich.progress import Progress
 
 from llama import screen
-from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
+from llama.process_end import end_if_signalled
 from llama.text.decoding import encoding_problem, without_marks
 from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
 from llama.text.printable import (

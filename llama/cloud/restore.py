@@ -23,10 +23,11 @@ import msgspec
 
 from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, BackupManifest, entry_of, verify
-from llama.command import end_if_signalled, run, uninterrupted
+from llama.command import run
 from llama.disk import create_empty, cure_of_writing, fsync_directory, fsync_file, give_name
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
+from llama.process_end import end_if_signalled, uninterrupted
 
 _COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would apply another file's log to this one
 _MANIFEST_BYTES = 1 << 16
@@ -184,14 +185,14 @@ def main(backup_dir: str, record_file: str | None = None, catalogue: str | None 
     """Restore a cloud's record and catalogue from a back-up.
 
     Args:
-        backup_dir: the directory that llama.cloud.backup wrote.
-        record_file: path of the restored record; it must not exist.
-        catalogue: path of the restored catalogue; likewise.
+        backup_dir: Directory of the back-up, from llama.cloud.backup.
+        record_file: Path for the record. It must not exist.
+        catalogue: Path for the catalogue. It must not exist.
     """
     given = {RECORD: record_file, CATALOGUE: catalogue}
     targets = {name: path for name, path in given.items() if path is not None}
     if not targets:
-        raise UsageError("there is nothing to restore; give --record_file, --catalogue, or both")
+        raise UsageError("--record_file or --catalogue is required")
     if len({Path(path).absolute() for path in targets.values()}) < len(targets):
         raise UsageError("--record_file and --catalogue are the same file; give --catalogue another path")
     manifest = restore(backup_dir, targets)
