@@ -14,7 +14,7 @@ import pytest
 
 from llama.command import check_flags
 from llama.errors import UsageError
-from tests.docs import PAGES, README, ROOT, Block, anchor_of, links_of, parsed, program_calls
+from tests.documents import PAGES, README, ROOT, Block, anchor_of, links_of, parsed, program_calls
 
 PRODUCT = sorted([*ROOT.glob("*.py"), *(ROOT / "llama").rglob("*.py")])
 LANGUAGES = {"sh", "console", "text", "toml", "json", "python", "xml"}

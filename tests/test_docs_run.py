@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs import ROOT, Block, parsed
+from tests.documents import ROOT, Block, parsed
 from tests.small_checkpoints import params, weights, write_meta
 
 COPIED = ("*.py", "llama", "examples", "requirements.txt", "tests/data/tiny-llama3")

@@ -26,6 +26,7 @@ from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
 from llama.command import run
 from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
+from llama.process_end import end_if_signalled
 
 
 def import_products(source: str | Path, catalogue: str | Path) -> int:
