@@ -143,7 +143,7 @@ def test_copies_of_sheets_that_programs_made_are_passed_over_and_told_of_once(
     reported = list[str]()
     assert list(read_all(str(tmp_path), reported.append).sheets) == ["-", "birthday", "insurer/cover"]
     passed = [*WASTE, *COPIES, *(f"insurer/{name}" for name in COPIES)]
-    end = "passed over: it looks like a copy that a program made; rename it if it is meant"
+    end = "ignored: the name looks like a copy that a program made; rename it to use it"
     assert sorted(reported) == sorted(f"prompt file {tmp_path / name}: {end}" for name in passed)
     for _ in range(2):
         assert ids_on_both_sides(tmp_path) == ["-", "birthday", "insurer/cover"]
@@ -165,7 +165,7 @@ def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> N
     now = 5.0
     listed.refresh()
     assert len(listed) == len(names) - 1 and len(reported) == len(COPIES)
-    assert "--allow_dir: '~$a.pub': passed over: it looks like a copy that a program made; rename it" in "".join(
+    assert "--allow_dir: '~$a.pub': ignored: the name looks like a copy that a program made; rename it" in "".join(
         reported
     )
 

@@ -1,8 +1,8 @@
 """THE POLICY: the form in which each field of a profile may leave the device, and what each party holds after a run.
 
 There are two tables. :data:`FIELDS` holds the policy of each field of a profile; a field that is not in it is secret.
-:data:`SEES` holds what each party has of a run. The README's table, the three parties' views and their tests are made
-from it.
+:data:`SEES` holds what each party has of a run. It is the source of the README's table, the three parties' views and
+their tests.
 
 Standard library only. Knows nothing about: anybody's values.
 """
