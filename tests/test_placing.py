@@ -268,7 +268,7 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
 
 def test_a_file_larger_than_a_file_system_holds_is_found_out(tmp_path: Path) -> None:
     """As 4 GB are on FAT; here it is what any file system has as a bound."""
-    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, and its file system has none so large"):
+    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, but its file system allows none so large"):
         placing.check_room(tmp_path, tmp_path, OUTPUT, needed=0, largest=2**63 - 1, files=0)
     assert names(tmp_path) == []
 

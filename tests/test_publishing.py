@@ -381,7 +381,7 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
         (("--publish", "{}/claim.txt"), "--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of"),
         (("--publish", "{}/nothing.toml"), "error: sheet {}/nothing.toml: no such file"),
         (("--publish", "{}/broken.toml"), "error: sheet {}/broken.toml: not valid TOML (at end of document)"),
-        (("--publish", "{}/large.toml"), "large.toml: 70021 bytes; a sheet that is published has at most 65536"),
+        (("--publish", "{}/large.toml"), "large.toml: 70021 bytes, but a published sheet has at most 65536"),
         (("--publish", "{}/claim.toml"), "a cloud knows by its key whose a sheet is; give --key_file and --cloud_key"),
         (("--publish", "{}/claim.toml", "--follow"), "--follow collects; leave it away to publish or withdraw a sheet"),
         (("--withdraw", "claim", "--spool", "{}"), "--spool collects; leave it away to publish or withdraw a sheet"),

@@ -452,7 +452,7 @@ def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(go
         ["sh", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "may write no more than" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
+    assert "may write at most" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
     assert "writing" not in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
