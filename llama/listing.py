@@ -2,9 +2,9 @@
 
 A name that begins with a dot is hidden: Kubernetes' ``..data`` and ``..2026_11_28_14_26_03.1``, ``.git``, a Mac's
 ``._birthday.toml``, editors' locks and backups. Hidden names are ignored, and so are names with another ending:
-``README``, ``Thumbs.db``, ``birthday.toml~``, ``#birthday.toml#``. Every other name counts, whatever it refers to. So a
-caller reports a directory or a dangling link of such a name. The ending counts in any case of letters. So
-``BIRTHDAY.TOML`` is reported, too.
+``README``, ``Thumbs.db``, ``birthday.toml~``, ``#birthday.toml#``. Every other name counts, even of a directory or
+a dangling link, and the caller reports these. The ending counts in any case of letters. So ``BIRTHDAY.TOML`` is
+reported, too.
 
 A name with that ending may still be a copy that a program made, perhaps of an outdated file (:func:`is_a_copy`). It is
 ignored as well, and the caller reports it.

@@ -106,7 +106,7 @@ def test_what_the_program_takes_itself_is_nobody_elses_doing() -> None:
     used = (10 << 30) - 1
     ceiling.check()  # a quarter more
     used = (10 << 30) + 1
-    with pytest.raises(MemoryCeilingReached, match=r"10\.00 GiB, and may have 10\.00"):
+    with pytest.raises(MemoryCeilingReached, match=r"10\.00 GiB of memory, over its limit of 10\.00"):
         ceiling.check()
     used = 1 << 30
     fixed = MemoryCeiling(2 << 30, Clock(), lambda: used, memory_ceiling.DEVICE_WORDS)

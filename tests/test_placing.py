@@ -261,7 +261,7 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
     with mounted(out, "-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs"):
-        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, 10 are needed"):
+        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, but 10 are needed"):
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
 
@@ -619,7 +619,7 @@ def test_a_catalogue_has_a_name_as_long_as_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
+    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "expands ~ only")]
 )
 def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
     """It would be a directory of an odd name beside the one that was meant."""

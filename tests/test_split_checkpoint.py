@@ -338,7 +338,7 @@ def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writt
         vocabulary = open_source(golden / "tiny-llama3").vocabulary
 
     Huge.args = args  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=rf"GB free, {needed / 1e9:.1f} GB are needed; make room"):
+    with pytest.raises(CheckpointError, match=rf"GB free, but {needed / 1e9:.1f} GB are needed; make room"):
         split(Huge(), tmp_path / "out")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 

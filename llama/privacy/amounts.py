@@ -20,7 +20,7 @@ MAX_GROUPS = 8  # groups of digits in one number: enough for any amount of money
 
 
 class Amount(NamedTuple):
-    """One reading of ``text[start:end]``: ``value``; ``scaled`` if a word such as *juta* gives the number of zeros."""
+    """A reading of ``text[start:end]``: ``value``; ``scaled`` if a word such as *juta* gives the number of zeros."""
 
     start: int
     end: int

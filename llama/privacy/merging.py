@@ -1,6 +1,6 @@
 """The merge of a sheet's words and the person's into a dialogue that still separates them.
 
-The sheet's words pass byte for byte, whatever the profile contains. If they were masked or refused where they equal a
+The sheet's words pass byte for byte, for any profile. If they were masked or refused where they equal a
 secret, a sheet that lists a thousand names would learn which one is the person's.
 
 A sheet places a field with ``{field}`` in a question. Fields that it asks for and does not place follow the questions,
@@ -29,7 +29,7 @@ NOT_GIVEN = {"en": "not given", "id": "tidak diisi"}
 
 @dataclass(frozen=True)
 class Passage:
-    """One message in pieces: plain text comes from a sheet or the product, CleanText from the person."""
+    """A message in pieces: plain text comes from a sheet or the product, CleanText from the person."""
 
     role: str
     pieces: tuple[str | CleanText, ...] = field(repr=False)

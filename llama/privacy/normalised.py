@@ -158,7 +158,7 @@ class NormalisedText:
 
     @cached_property
     def all_dates(self) -> list[tuple[int, int, set[Day]]]:
-        """All dates, including those that only somebody who knows the date would recognise."""
+        """All dates, including those that are recognised only if the date is known."""
         return [*self.dates, *dates_in(self.line, RARE_DATES)]
 
     @cached_property

@@ -231,7 +231,7 @@ class DataKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table.
+    """A cell of the table.
 
     Attributes:
         holds: the party must be assumed to hold it.

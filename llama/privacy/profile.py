@@ -37,12 +37,12 @@ MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
 
 Value = str | int | float | dt.date
-"""One value. ``bool`` becomes text; a date with a time of day loses the time."""
+"""A value. ``bool`` becomes text; a date with a time of day loses the time."""
 
 
 @dataclass(frozen=True)
 class ProfileField:
-    """One labelled field. Its values do not print."""
+    """A labelled field. Its values do not print."""
 
     name: str
     policy: FieldPolicy

@@ -24,7 +24,7 @@ _PROFILE_PATH = re.compile(r"(?:^|/)(?:u|user|users|in|profile|member|~)/")
 
 
 def is_personal_link(url: str) -> bool:
-    """Return whether a folded link contains somebody's id or leads to a profile; ``shop.example/gifts`` does not."""
+    """Return whether a folded link contains a person's id or leads to a profile; ``shop.example/gifts`` does not."""
     host, _, path = re.sub(r"^https?://", "", url).partition("/")
     has_id = "@" in url or "=" in path or _ID_IN_PATH.search(path)
     return bool(has_id or (path and _PROFILE_HOST.search(host)) or _PROFILE_PATH.search(path))
