@@ -426,8 +426,8 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
         (
             f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short",
             1,
-            "error: writing the output: File too large; let this program write larger files (ulimit -f), or write to a "
-            "file system that takes them\n",
+            "error: writing the output: File too large; raise the limit on file size (ulimit -f), or write to a "
+            "file system that allows larger files\n",
         ),
     ):
         ended = subprocess.run(["sh", "-c", shell], cwd=ROOT, text=True, capture_output=True, check=False)

@@ -99,7 +99,7 @@ print(*sorted(os.listdir(place)))
     [
         (errno.ENOSPC, "free some room, or write to another disk"),
         (errno.EDQUOT, "free some room, or write to another disk"),
-        (errno.EIO, "the disk failed; look after it, or write to another one"),
+        (errno.EIO, "the disk failed; check it, or write to another one"),
     ],
 )
 def test_what_a_disk_does_not_take_is_told_with_what_helps_and_leaves_nothing(

@@ -284,7 +284,7 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
         assert (got.tokens, got.text) == (undisturbed.tokens, undisturbed.text)
         assert got.timing.reopened == 1
         (error,) = [line for line in first.said() if "ready in" not in line]
-        assert error.startswith("error: this cloud has taken 1.") and error.endswith("devices go on where they were")
+        assert error.startswith("error: this cloud uses 1.") and error.endswith("devices then continue their replies")
 
 
 def test_a_cache_has_all_its_memory_from_the_start() -> None:

@@ -262,14 +262,14 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
     with mounted(out, "-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs"):
-        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, 10 are needed"):
+        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, but 10 are needed"):
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
 
 
 def test_a_file_larger_than_a_file_system_holds_is_found_out(tmp_path: Path) -> None:
     """As 4 GB are on FAT; here it is what any file system has as a bound."""
-    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, and its file system has none so large"):
+    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, but its file system allows none so large"):
         placing.check_room(tmp_path, tmp_path, OUTPUT, needed=0, largest=2**63 - 1, files=0)
     assert names(tmp_path) == []
 
@@ -620,7 +620,7 @@ def test_a_catalogue_has_a_name_as_long_as_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
+    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "expands ~ only")]
 )
 def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
     """It would be a directory of an odd name beside the one that was meant."""

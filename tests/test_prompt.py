@@ -231,7 +231,7 @@ def test_a_missing_file_a_directory_and_an_enormous_file_are_refused(tmp_path: P
     with pytest.raises(PromptError, match=r"nowhere\.txt: no such file"):
         read_prompt(str(tmp_path / "nowhere.txt"))
     os.mkfifo(tmp_path / "pipe.toml")
-    with pytest.raises(PromptError, match=r"pipe\.toml: not a file"):
+    with pytest.raises(PromptError, match=r"pipe\.toml: not a regular file"):
         read_prompt(str(tmp_path / "pipe.toml"))
     (tmp_path / "d.txt").mkdir()
     with pytest.raises(PromptError, match=r"d\.txt: a directory"):

@@ -383,7 +383,7 @@ def test_the_program_publishes_a_file_and_withdraws_it_by_its_name(
         (("--publish", "{}/claim.txt"), "--publish must be a file NAME.toml, with NAME 1 to 80 of a-z, 0-9 and - (got"),
         (("--publish", "{}/nothing.toml"), "error: sheet {}/nothing.toml: no such file"),
         (("--publish", "{}/broken.toml"), "error: sheet {}/broken.toml: not valid TOML (at end of document)"),
-        (("--publish", "{}/large.toml"), "large.toml: 70021 bytes; a sheet that is published has at most 65536"),
+        (("--publish", "{}/large.toml"), "large.toml: 70021 bytes, but a published sheet has at most 65536"),
         (("--publish", "{}/claim.toml"), "--publish requires --key_file and --cloud_key"),
         (
             ("--publish", "{}/claim.toml", "--follow"),

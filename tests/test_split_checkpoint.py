@@ -339,7 +339,7 @@ def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writt
         vocabulary = open_source(golden / "tiny-llama3").vocabulary
 
     Huge.args = args  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=rf"GB free, {needed / 1e9:.1f} GB are needed; make room"):
+    with pytest.raises(CheckpointError, match=rf"GB free, but {needed / 1e9:.1f} GB are needed; make room"):
         split(Huge(), tmp_path / "out")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -453,7 +453,7 @@ def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(go
         ["sh", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "may write no more than" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
+    assert "may write at most" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
     assert "writing" not in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

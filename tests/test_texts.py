@@ -150,9 +150,9 @@ def test_what_cannot_be_seen_is_no_prompt_no_title_no_example_and_no_value(tmp_p
         (tmp_path / name).write_text(data)
         with pytest.raises(PromptError, match=r"a\.\w+: empty"):
             read_prompt(str(tmp_path / name))
-    with pytest.raises(PromptError, match=r"nothing that can be seen - at `\$\.questions`"):
+    with pytest.raises(PromptError, match=r"no visible text - at `\$\.questions`"):
         parse_sheet('questions = ["\u200b", " "]', "sheet")
-    with pytest.raises(PromptError, match=r"nothing that can be seen - at `\$\.examples\[0\]\.assistant`"):
+    with pytest.raises(PromptError, match=r"no visible text - at `\$\.examples\[0\]\.assistant`"):
         parse_sheet(f'{SHEET}examples = [{{user = "a", assistant = "\u3164"}}]', "sheet")
     assert parse_sheet(f'{SHEET}title = "\u200b"', "sheet").title == ""
     assert parse_sheet('questions = ["What?", " "]', "sheet").questions == ("What?", " ")  # an empty line in between

@@ -286,7 +286,10 @@ def test_a_profile_that_was_deleted_or_damaged_can_be_mended(controller: WebCont
 def test_a_pipe_is_no_profile(device: Device, tmp_path: Path) -> None:
     """It would be waited for."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ProfileError, match="not a file"), controller_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"):
+    with (
+        pytest.raises(ProfileError, match="not a regular file"),
+        controller_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"),
+    ):
         pass
 
 
