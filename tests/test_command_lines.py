@@ -144,7 +144,7 @@ def emptied(directory: Path) -> None:
         path.unlink()
 
 
-MAKE = "make it with split_checkpoint.py"
+MAKE = "create it with split_checkpoint.py"
 TAKES = "--ckpt_dir takes a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
 DAMAGES: dict[
     str, tuple[Callable[[Path], object], str, str]
@@ -339,7 +339,7 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
             "tcp://127.0.0.1:*",
             "layers.1.attention.wo.weight (64, 32) instead of (64, 64)); split the original",
         ),
-        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "is cut for 2 rank(s), but 1 run; start 2 rank(s), or cut it anew"),
+        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "is divided for 2 rank(s), but 1 run; start 2 rank(s), or cut it anew"),
     ]
     endings = together(*(["cloud_main.py", "--ckpt_dir", half / "cloud", "--bind", bind] for half, bind, _ in cases))
     for ended, (_, _, said) in zip(endings, cases, strict=True):
