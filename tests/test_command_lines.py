@@ -339,7 +339,7 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
             "tcp://127.0.0.1:*",
             "layers.1.attention.wo.weight (64, 32) instead of (64, 64)); split the original",
         ),
-        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "is divided for 2 rank(s), but 1 run; start 2 rank(s), or cut it anew"),
+        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "divided for 2 rank(s), but 1 run; start 2 rank(s), or split again"),
     ]
     endings = together(*(["cloud_main.py", "--ckpt_dir", half / "cloud", "--bind", bind] for half, bind, _ in cases))
     for ended, (_, _, said) in zip(endings, cases, strict=True):

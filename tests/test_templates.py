@@ -361,7 +361,7 @@ def test_what_is_asked_for_goes_before_the_template(plain: tokenizers.Tokenizer,
     ):
         from_hugging_face(tmp_path)
     assert from_hugging_face(tmp_path, "chatml").chat_format == "chatml"
-    with pytest.raises(TokenizerError, match="--chat_format must be one of llama3, chatml, template .got 'llama2'."):
+    with pytest.raises(TokenizerError, match=r"--chat_format must be one of .*template \(got 'llama2'\)"):
         from_hugging_face(tmp_path, "llama2")
     (tmp_path / "chat_template.jinja").unlink()
     with pytest.raises(TokenizerError, match="the checkpoint has no chat template; omit --chat_format"):
