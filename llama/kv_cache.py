@@ -166,9 +166,7 @@ class StepMetadata:
     ) -> StepMetadata:
         """Make the metadata as :meth:`of` does, for different start positions or a part of the cache's slots."""
         device, dtype, end = cache.keys_values.device, cache.keys_values.dtype, max(start_pos) + seqlen
-        start_of_slot = [
-            0
-        ] * cache.n_slots  # an idle slot attends to its first position, which always exists
+        start_of_slot = [0] * cache.n_slots  # an idle slot attends to its first position, which always exists
         for slot, start in zip(slots, start_pos, strict=True):
             start_of_slot[slot] = start
         positions = torch.tensor(start_of_slot, device=device)[:, None] + torch.arange(seqlen, device=device)

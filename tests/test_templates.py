@@ -371,7 +371,7 @@ def test_what_is_asked_for_goes_before_the_template(plain: tokenizers.Tokenizer,
 def test_a_dialogue_that_the_template_refuses_is_told_by_its_roles(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
     chat = Checkpoint(tmp_path, plain, chat_templates.LLAMA_2).chat
     with pytest.raises(
-        TokenizerError, match="refuses a dialogue of these roles: user, user; leave the system"
+        TokenizerError, match="refuses a dialogue of these roles: user, user; omit the system"
     ) as refused:
         chat.encode([Message("user", "private"), Message("user", "private")])
     assert "private" not in str(refused.value)
