@@ -401,7 +401,7 @@ HUGGING_FACE_FIELDS: dict[str, list[Case]] = {
             r"original_max_position_embeddings of the rotary scaling must be 8192 .got 4096",
         ),
     ],
-    "fields left out": [
+    "missing fields": [
         Case(
             hf(drop=("rms_norm_eps", "max_position_embeddings", "hidden_act", "attention_bias", "mlp_bias",
                      "head_dim")),
@@ -609,7 +609,7 @@ FAMILIES: dict[str, list[Case]] = {
         Case(both_families,
              r"two checkpoints: params\.json with consolidated\.00\.pth .* config\.json with model\.safe")
     ],
-    "both settings and nobody's": [
+    "both settings files and no weights": [
         Case(hf(after=then(lacking(WEIGHTS), placed("params.json", b"{}"))),
              "no weights: .*; finish the download")
     ],
@@ -684,13 +684,13 @@ WENT_WRONG: dict[str, list[Case]] = {
         Case(ggufs("m.gguf.part", after=lambda path: cut(path.name)(path.parent)), r"m\.gguf\.part is an unfinished"),
         Case(hf(after=renamed("config.json", "config.json.tmp")), r"has config\.json only as an unfinished download"),
     ],
-    "a link to nothing": [
+    "a link to a missing file": [
         Case(lambda d: hub_snapshot(d, blobs=False), r"config\.json is a link to .*, which does not exist; .*cp -rL"),
         Case(hf(after=then(lacking(WEIGHTS), lambda d: (d / WEIGHTS).symlink_to("../blob"))),
              r"model\.safetensors is a link to \.\./blob, which does not exist"),
         Case(lambda d: linked(d / "blob", d / "m.gguf"), r"m\.gguf is a link to"),
     ],
-    "zeros, or a file": [
+    "zeros, or an empty": [
         *(Case(hf(after=placed(WEIGHTS, content)), complaint)
           for content, complaint in ((b"", "is empty; finish the download"), (bytes(9999), "begins with zeros only"))),
         Case(meta(after=placed("consolidated.00.pth", b"")), "is empty; finish the download"),
@@ -789,7 +789,7 @@ GGUF_FILES: dict[str, list[Case]] = {
              tensors=lambda tensors: {k: t.half().float() for k, t in tensors.items()}),
         Case(ggufs(kind=Kind.BF16)),
     ],
-    "whole numbers in the metadata": [
+    "integers of any width": [
         Case(with_gguf(fields=ALL_NUMBERS), check=has((5e5, None))),
         Case(with_gguf(fields=PER_LAYER)),
         Case(with_gguf(fields={"llama.attention.head_count_kv": ([U8], [1, 2])}), "head_count_kv differs from layer"),
@@ -832,7 +832,7 @@ GGUF_FILES: dict[str, list[Case]] = {
         for number, called in {41: r"41 \(Q1_0\)", 31: r"31 \(Q4_0_4_4\)", 4: r"4 \(Q4_2\)", 15: r"15 \(Q8_K\)",
                                42: "42", 99: "99"}.items()
     ],
-    "a tensor of whole numbers": [
+    "a tensor of integers": [
         Case(ggufs(after=with_type(24)), r"ffn_up\.weight is stored in type 24 \(I8\), an integer type")
     ],
     "one part of several": [
@@ -870,7 +870,7 @@ GGUF_FILES: dict[str, list[Case]] = {
 }  # fmt: skip
 TABLES = {
     "Which family": FAMILIES,
-    "What went wrong on the way": WENT_WRONG,
+    "Failed downloads and copies": WENT_WRONG,
     "Hugging Face directories: files": HUGGING_FACE_FILES,
     "Hugging Face directories: `config.json`": HUGGING_FACE_FIELDS,
     "Hugging Face directories: tensors": HUGGING_FACE_TENSORS,
@@ -939,7 +939,7 @@ def test_a_line_of_the_table_is_true(heading: str, line: str, happens: str, tmp_
         said = str(refusal.value)
         assert said.isprintable() and len(said) < 600
         assert str(directory) in said or str(path) in said
-        if heading != "What went wrong on the way" and line != "not JSON":
+        if heading != "Failed downloads and copies" and line != "not JSON":
             assert "again" not in said.replace("save it again", ""), said
 
 

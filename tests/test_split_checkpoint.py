@@ -281,8 +281,8 @@ def test_three_ranks_fit_smollm2_and_two_do_not(smollm2_gguf: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("flags", "code", "complaint"),
     [
-        (["--split_layer", "3"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 3"),
-        (["--split_layer", "0"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 0"),
+        (["--split_layer", "3"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 3)"),
+        (["--split_layer", "0"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 0)"),
         (["--split_layer", "one"], 2, "--split_layer needs a whole number"),
         (["--dtype", "int4"], 2, "--dtype must be one of float32, bfloat16, float16"),
         (["--rope_scaling_factor", "32"], 1, "omit --rope_scaling_factor"),
