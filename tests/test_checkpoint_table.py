@@ -821,7 +821,7 @@ GGUF_FILES: dict[str, list[Case]] = {
     "version 1, or": [
         Case(ggufs(after=patched(4, struct.pack("<I", 1))),
              "is GGUF version 1; only 2 and 3 are supported; make a new file"),
-        Case(ggufs(after=patched(4, struct.pack("<I", 4))), "is GGUF of version 4; supported are 2 and 3"),
+        Case(ggufs(after=patched(4, struct.pack("<I", 4))), "is GGUF version 4; only 2 and 3"),
         *(Case(ggufs(after=lambda p, m=magic: p.write_bytes(m + bytes([1]) * 99)), "from before GGUF")  # type: ignore[misc]
           for magic in (b"lmgg", b"tjgg")),
     ],
@@ -856,7 +856,7 @@ GGUF_FILES: dict[str, list[Case]] = {
     "another architecture, an": [
         Case(ggufs(architecture="qwen2"), "of architecture 'qwen2'; only llama"),
         Case(ggufs(architecture="clip"), "of architecture 'clip'; only llama"),
-        Case(ggufs(extra={"general.type": "adapter"}), "of the type 'adapter'"),
+        Case(ggufs(extra={"general.type": "adapter"}), "type is 'adapter'"),
         Case(ggufs(tensors={}), "holds no tensors, only a vocabulary"),
         Case(ggufs(extra={"llama.expert_count": 8}), "a mixture of experts"),
     ],
