@@ -194,7 +194,7 @@ def test_metas_file_with_a_gap_is_refused(tmp_path: Path) -> None:
     """A line lost: the special tokens would be numbered wrongly."""
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"YQ== 0\nYw== 2\n")
-    with pytest.raises(TokenizerError, match="id 2 is given out twice"):
+    with pytest.raises(TokenizerError, match="id 2 is used twice"):
         from_meta(path)
 
 

@@ -217,7 +217,7 @@ class GGUFSource:
             if torch.allclose(freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE):
                 return factor
         raise CheckpointError(
-            f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; only that is supported"
+            f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; use a model with that or none"
         )
 
     def _check_tensors(self) -> None:

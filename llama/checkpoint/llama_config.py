@@ -117,7 +117,9 @@ def read_config(path: Path) -> LlamaConfig:
         )
     _check_attention(config, path)
     if config.hidden_act not in _SILU:
-        raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; only silu is supported")
+        raise CheckpointError(
+            f"{path} asks for the activation '{shown(config.hidden_act)}'; only silu is supported; use another model"
+        )
     return config
 
 

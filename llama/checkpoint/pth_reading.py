@@ -311,7 +311,7 @@ def _view(
 
 
 def _refuse_view() -> NoReturn:
-    raise ValueError("a tensor goes beyond its storage")
+    raise ValueError("a tensor extends beyond its storage")
 
 
 def _dtype(name: str) -> torch.dtype | None:

@@ -346,7 +346,7 @@ def _verify(plan: _Plan, partial: Path, digests: Mapping[str, TensorDigest], pro
             if written != digests[name]:
                 raise CheckpointError(f"verification failed: {name} reads back differently; the disk may be failing")
     if seen != digests.keys():
-        raise CheckpointError("verification failed: not every tensor of the source was written")
+        raise CheckpointError("verification failed: not every tensor of the source was written; split again")
 
 
 def _write_manifests(partial: Path, progress: Progress) -> None:
