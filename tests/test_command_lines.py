@@ -358,7 +358,7 @@ def test_more_ranks_than_the_half_is_cut_for_are_refused_by_each_rank_in_one_lin
         end(launcher)
     text = log.read_text()
     errors = [line for line in text.splitlines() if "error: " in line]
-    assert f"{half} is divided for 1 rank(s), but 2 run; start 1 rank(s), or split again: python split_chec" in errors[0]
+    assert f"{half} is divided for 1 rank(s), but 2 run; start 1 rank(s), or split again: python split_" in errors[0]
     assert "--cloud_model_parallel_size 2" in errors[0]
     assert "ready in" not in text and not re.search(r'File ".*cloud_main\.py", line', text)
 
