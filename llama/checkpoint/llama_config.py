@@ -1,8 +1,8 @@
 """config.json of a Hugging Face directory, as transformers' ``LlamaConfig`` understands it.
 
-Knows: the fields and their defaults, the names of Llama's architectures, and the rotary settings in the spelling of
-transformers 5, the older one, or both in one file (``configuration_llama.py`` and ``modeling_rope_utils.py`` of
-transformers 5).
+Knows: the fields and their defaults, the names of Llama's architectures, and the rotary settings, in the spelling of
+transformers 5, the older one, or both in one file. Sources: ``configuration_llama.py`` and ``modeling_rope_utils.py``
+of transformers 5.
 Knows nothing about: tensors, other files of the directory.
 """
 
