@@ -63,7 +63,7 @@ def _section(program: str, main: Callable[..., None], usage: str) -> str:
     rows = "".join(f"| {' | '.join(_row(flag))} |\n" for flag in flags_of(main))
     return (
         f"## `{program.removeprefix('-m ')}`\n\n{summary_of(main)}\n\n"
-        f"```sh\n{usage_line(main, program, usage)}\n```\n\n"
+        f"```text\n{usage_line(main, program, usage)}\n```\n\n"
         f"| flag | type | default | what it does |\n|---|---|---|---|\n{rows}"
     )
 

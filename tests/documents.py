@@ -43,8 +43,18 @@ class Block:
 
     def commands(self) -> list[str]:
         """Return the shell commands without comments, each with the lines that continue it."""
-        joined = self.text.replace("\\\n", " ")
-        return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        commands, begun = list[str](), ""
+        for line in self.text.replace("\\\n", " ").splitlines():
+            begun = f"{begun}\n{line}" if begun else line
+            try:
+                words = shlex.split(begun, comments=True)
+            except ValueError:  # a quotation that the next line ends
+                continue
+            if words:
+                commands.append(begun)
+            begun = ""
+        assert not begun, f"a quotation has no end: {begun}"
+        return commands
 
 
 def anchor_of(heading: str) -> str:

@@ -17,7 +17,7 @@ from llama.errors import UsageError
 from tests.documents import PAGES, README, ROOT, Block, anchor_of, links_of, parsed, program_calls
 
 PRODUCT = sorted([*ROOT.glob("*.py"), *(ROOT / "llama").rglob("*.py")])
-LANGUAGES = {"sh", "console", "text", "toml", "json", "python", "xml"}
+LANGUAGES = {"sh", "console", "text", "toml", "json", "python", "hexdump"}
 BLOCKS = [(page, block) for page in PAGES for block in parsed(page)[1]]
 COMMANDS = [(page, block, command) for page, block in BLOCKS if block.language == "sh" for command in block.commands()]
 

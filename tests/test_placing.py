@@ -222,7 +222,7 @@ def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: 
         "round": "Too many levels of symbolic links",
         "n" * 256: "File name too long",
         "file/below": "Not a directory",
-        "\udcff/out": "its path is not UTF-8",
+        "\udcff/out": "its path or this locale is not UTF-8",
     }.items():
         reported = cannot(tmp_path / name, source)
         assert said in reported and str(tmp_path / name) in reported and "--output_dir" in reported

@@ -282,11 +282,11 @@ def test_three_ranks_fit_smollm2_and_two_do_not(smollm2_gguf: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("flags", "code", "complaint"),
     [
-        (["--split_layer", "3"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 3"),
-        (["--split_layer", "0"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 0"),
+        (["--split_layer", "3"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 3)"),
+        (["--split_layer", "0"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 0)"),
         (["--split_layer", "one"], 2, "--split_layer must be a whole number (got 'one')"),
         (["--dtype", "int4"], 2, "--dtype must be one of float32, bfloat16, float16"),
-        (["--rope_scaling_factor", "32"], 1, "leave --rope_scaling_factor out"),
+        (["--rope_scaling_factor", "32"], 1, "omit --rope_scaling_factor"),
         (["--split_layers", "1"], 2, "did you mean --split_layer?"),
     ],
 )
@@ -470,7 +470,7 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line_and_nothing_is_left(
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
 
     try:
-        with pytest.raises(CheckpointError, match=r"out failed: .*; nothing was left behind"):
+        with pytest.raises(CheckpointError, match=r"out failed: .*; no files were left behind"):
             split(open_source(golden / "tiny-llama3"), tmp_path / "out", progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -357,21 +357,21 @@ def test_what_is_asked_for_goes_before_the_template(plain: tokenizers.Tokenizer,
     assert from_hugging_face(tmp_path, "template").chat_format == "template"
     (tmp_path / "chat_template.jinja").write_text("{% for")
     with pytest.raises(
-        TokenizerError, match=r"cannot be rendered .TemplateSyntaxError.; mend it, or say --chat_format"
+        TokenizerError, match=r"cannot be rendered .TemplateSyntaxError.; repair it, or use --chat_format"
     ):
         from_hugging_face(tmp_path)
     assert from_hugging_face(tmp_path, "chatml").chat_format == "chatml"
-    with pytest.raises(TokenizerError, match="--chat_format must be one of llama3, chatml, template, not 'llama2'"):
+    with pytest.raises(TokenizerError, match=r"--chat_format must be one of .*template \(got 'llama2'\)"):
         from_hugging_face(tmp_path, "llama2")
     (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(TokenizerError, match="the checkpoint has no chat template; leave it out"):
+    with pytest.raises(TokenizerError, match="the checkpoint has no chat template; omit --chat_format"):
         from_hugging_face(tmp_path, "template")
 
 
 def test_a_dialogue_that_the_template_refuses_is_told_by_its_roles(plain: tokenizers.Tokenizer, tmp_path: Path) -> None:
     chat = Checkpoint(tmp_path, plain, chat_templates.LLAMA_2).chat
     with pytest.raises(
-        TokenizerError, match="refuses a dialogue of these roles: user, user; leave the system"
+        TokenizerError, match="refuses a dialogue of these roles: user, user; omit the system"
     ) as refused:
         chat.encode([Message("user", "private"), Message("user", "private")])
     assert "private" not in str(refused.value)
@@ -692,7 +692,7 @@ def test_templates_in_a_directory_of_their_own(plain: tokenizers.Tokenizer, tmp_
     (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("x")
     assert from_hugging_face(tmp_path).chat_format == "chatml"
     (tmp_path / "chat_template.jinja").unlink()
-    with pytest.raises(TokenizerError, match=r"has templates .rag., but none is the default"):
+    with pytest.raises(TokenizerError, match=r"has templates .rag., but none is named default"):
         from_hugging_face(tmp_path)
     (tmp_path / "additional_chat_templates" / "default.jinja").write_text(LLAMA_3)
     assert from_hugging_face(tmp_path).chat_format == "llama3"

@@ -337,9 +337,9 @@ def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
         (b"YQ== 0\n 1\n", "line 2: not a token"),
         (b"YQ== 0\nY!== 1\n", "line 2: not a token"),
         (b"YQ== 0\nYg== " + b"9" * 9999, "line 2: not a token"),
-        (b"YQ== 0\nYg== 1\nYQ== 2\n", "line 3: a token that stood before"),
-        (b"YQ== 0\nYg== 1\nYw== 1\n", "line 3: id 1 stood before"),
-        (b"YQ== 0\nYg== 2\n", "id 2 is given out twice"),
+        (b"YQ== 0\nYg== 1\nYQ== 2\n", "line 3: repeats an earlier token"),
+        (b"YQ== 0\nYg== 1\nYw== 1\n", "line 3: repeats id 1"),
+        (b"YQ== 0\nYg== 2\n", "id 2 is used twice"),
         (b"YQ== 0\nYg== 500\n", "id 1 has no token"),
         (bytes(range(1, 256)), "line 1: not a token"),
         (b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02\n\x0c\n\x03<s>", "SentencePiece model .Llama 2"),
@@ -382,8 +382,8 @@ def test_a_rank_file_gives_back_its_tokens(tokens: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("special", "complaint"),
     [
-        ({"<a>": 1}, "id 1 is given out twice"),
-        ({"<a>": 2, "<b>": 2}, "given out twice"),
+        ({"<a>": 1}, "id 1 is used twice"),
+        ({"<a>": 2, "<b>": 2}, "used twice"),
         ({"<a>": 3}, "id 2 has no"),
         ({"": 2}, "the added token 2 has no text"),
     ],
