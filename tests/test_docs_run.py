@@ -24,6 +24,8 @@ import pytest
 from tests.documents import ROOT, Block, parsed
 from tests.small_checkpoints import params, weights, write_meta
 
+pytestmark = pytest.mark.process
+
 COPIED = ("*.py", "llama", "examples", "requirements.txt", "tests/data/tiny-llama3")
 COMMAND_S = 120.0
 READY = {"cloud_main.py": "ready in", "--web": "http://127.0.0.1:", "--metrics_port": "ready in"}
