@@ -53,6 +53,7 @@ charts: .venv/tests
 docs: .venv/product
 	$(BIN)/python -m docs.command_line
 	$(BIN)/python -m docs.protocol_tables
+	$(BIN)/python -m docs.every_file
 
 soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \

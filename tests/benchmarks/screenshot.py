@@ -28,9 +28,7 @@ def main() -> None:
     """Run the birthday sheet once in each colour scheme and write ``docs/images/page-{light,dark}.png``."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        print(
-            "chromium is missing on this machine, so docs/images/page-*.png stay; to take them: apt-get install chromium"
-        )
+        print("chromium is missing, so docs/images/page-*.png stay as they are; to take them: apt-get install chromium")
         return
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
