@@ -199,6 +199,6 @@ def test_make_demo_shows_the_reply_and_who_saw_what(smollm2_split: Callable[...,
         timeout=COMMAND_S,
     )
     assert done.returncode == 0, done.stderr
-    shown, record = done.stdout.split("all that the provider has written down")
+    shown, record = done.stdout.split("all data that the provider stored")
     assert "[NAME_1]" in shown and "Gifts for Rudi Hartono" in shown and "who saw what" in shown
     assert "Gifts for [NAME_1]" in record and "Rudi" not in record
