@@ -42,10 +42,18 @@ class Block:
     line: int
 
     def commands(self) -> list[str]:
-        """Return the shell commands without comments, each with the lines that continue it."""
-        commands, begun = list[str](), ""
+        """Return the shell commands without comments, each with the lines that continue it and its here-document."""
+        commands, begun, until = list[str](), "", None
         for line in self.text.replace("\\\n", " ").splitlines():
             begun = f"{begun}\n{line}" if begun else line
+            if until is not None:
+                if line == until:
+                    commands.append(begun)
+                    begun, until = "", None
+                continue
+            if here := re.search(r"<<'(\w+)'", line):
+                until = here[1]
+                continue
             try:
                 words = shlex.split(begun, comments=True)
             except ValueError:  # a quotation that the next line ends
