@@ -34,7 +34,7 @@ READY = {"cloud_main.py": "ready in", "--web": "http://127.0.0.1:"}  # a word of
 
 
 class Journey(NamedTuple):
-    """Sections of a page that a reader runs one after the other in one directory; none: all sections, in their order."""
+    """Sections of a page that a reader runs in this order in one directory; without any, the whole page."""
 
     page: str
     sections: tuple[str, ...] = ()
@@ -171,8 +171,9 @@ def at_a_terminal(command: list[str], directory: Path) -> tuple[int, str]:
             answered = True
     else:
         os.kill(pid, signal.SIGKILL)
-    os.close(screen)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(screen)  # after its end: to close it is to hang the line up
+    return code, shown
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
