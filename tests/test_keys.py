@@ -439,7 +439,7 @@ def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
     allowed = AllowList(keys.allowed, reported.append)
     keys.allowed.rename(keys.directory / "away")
     assert allowed.find(phone.own.identity.public) is None
-    assert len(reported) == 1 and "nobody is listed" in reported[0]
+    assert len(reported) == 1 and "no key is listed" in reported[0]
     (keys.directory / "away").rename(keys.allowed)
     assert allowed.find(phone.own.identity.public) == phone.own.identity
     with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
