@@ -167,4 +167,4 @@ def refused(error: Error, metrics: Metrics, event_log: EventLog) -> bytes:
 
 
 def _stopping() -> Refused:
-    return Refused(ErrorCode.BUSY, "the cloud is stopping", "try again; the run continues once the cloud has restarted", 1.0)
+    return Refused(ErrorCode.BUSY, "the cloud is stopping", "try again; the run continues after the restart", 1.0)
