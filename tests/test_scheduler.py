@@ -357,7 +357,7 @@ def test_the_same_text_alone_and_in_a_crowd(halves: Halves, tokenizer: Tokenizer
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert max(sizes, default=0) >= 2, "nobody shared a pass"
+        assert max(sizes, default=0) >= 2, "no steps shared a pass"
         for i, (prompt, sampling) in enumerate(runs):
             assert got[i] == halves.tokens(prompt, 20, sampling), i
         assert len(served.server.sessions) == 0

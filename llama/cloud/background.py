@@ -39,7 +39,7 @@ class Services(Protocol):
 
 
 class BackgroundExecutor:
-    """One thread and its queue.
+    """A thread that runs background jobs, and its queue.
 
     Args:
         services: does the work; only that thread uses it.

@@ -52,7 +52,7 @@ class StepJob:
 
     @property
     def end(self) -> int:
-        """One past the step's last position."""
+        """Position after the step's last one."""
         return self.step.position + self.step.rows
 
     @property
@@ -72,7 +72,7 @@ class StepJob:
 
 @dataclass(frozen=True)
 class ClearSlot:
-    """Order to zero positions ``0 … end-1`` of an ended session's slot. The slot is free only after that."""
+    """A job that zeroes positions ``0 … end-1`` of an ended session's slot. The slot is free only after that."""
 
     slot: int
     end: int
@@ -80,7 +80,7 @@ class ClearSlot:
 
 @dataclass(frozen=True)
 class FillSlot:
-    """Order to copy an entry of the prefix cache to the beginning of a slot."""
+    """A job that copies an entry of the prefix cache to the beginning of a slot."""
 
     slot: int
     prefix: int
@@ -88,7 +88,7 @@ class FillSlot:
 
 @dataclass(frozen=True)
 class FinishJob:
-    """A run that its device has finished: it is to be turned into text and processed."""
+    """A job that turns a finished run into text and processes it."""
 
     session: Session
     run: FinishedRun
@@ -125,7 +125,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class SlotCleared:
-    """Report that a slot is free again."""
+    """A slot that has been cleared and is free again."""
 
     slot: int
 

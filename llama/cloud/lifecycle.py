@@ -23,7 +23,7 @@ from llama.wire import Close, Closed, Error, ErrorCode, Open, Opened, Refused, W
 
 
 class SessionLifecycle:
-    """Opens and ends the sessions of one cloud.
+    """Slot queue, opening and ending of the sessions of one cloud.
 
     Args:
         welcome: the reply to a device's Hello. Its limits are enforced here.
@@ -80,7 +80,9 @@ class SessionLifecycle:
         waits_already = (owner, request.run_id) in self.sessions.queue
         if not waits_already and (wait_s := self._run_limiter.wait_s(owner or peer, 0)):
             advice = "wait, or ask the provider to raise --max_runs_s_per_key"
-            raise Refused(ErrorCode.BUSY, "this key has begun more runs a second than allowed", advice, wait_s)
+            raise Refused(
+                ErrorCode.BUSY, "this key or connection has begun more runs a second than allowed", advice, wait_s
+            )
         if existing is not None:
             self.end(existing, EndReason.REPLACED)
         self.sessions.enqueue(request, digest, peer, owner)

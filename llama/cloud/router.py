@@ -70,7 +70,7 @@ class RequestHandler(Protocol):
 
 
 class Router:
-    """One listening socket, used by one thread.
+    """The cloud's listening socket, used by a single thread.
 
     Args:
         context: the ZeroMQ context.

@@ -70,7 +70,7 @@ class WaitingStep(Protocol):
 
     @property
     def end(self) -> int:
-        """One past the step's last position."""
+        """Position after the step's last one."""
 
     @property
     def sampled(self) -> int:

@@ -48,7 +48,7 @@ STUCK_S = 60.0  # the worker or the I/O thread counts as stuck after this long w
 
 
 class Server:
-    """Serves one model to many devices.
+    """Server of one model for many devices.
 
     Args:
         tokenizer: turns finished replies into text. The cloud samples and accepts only its ids, though some checkpoints

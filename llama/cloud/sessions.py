@@ -42,7 +42,7 @@ class EndReason(enum.StrEnum):
 
 @dataclass
 class Session:
-    """One run of one device.
+    """An open session: the run of a device, its slot, its positions and its last reply.
 
     Args:
         id: 16 random bytes. A peer that knows them, and with keys has the owner's key, may use the session.

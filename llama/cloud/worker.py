@@ -41,7 +41,7 @@ _OUT_OF_MEMORY = Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in thi
 
 
 class Worker:
-    """Computes all steps of one cloud, in the thread that calls :meth:`run`.
+    """Worker that computes all steps of one cloud, in the thread that calls :meth:`run`.
 
     Args:
         runner: the model on all ranks.
