@@ -249,7 +249,7 @@ class Handler:
 
     def _reply_to_session(self, session: Session, reply: Reply, seconds: float = 0.0) -> None:
         session.last_used = session.answered = self._clock()
-        if session.closing:  # by another request while this one was worked on
+        if session.closing:  # another request closed it while this one was computed
             reply = unknown_session().error
         session.reply = self._encoded(reply)
         self._deliver(session.waiter, session.owner, session.reply, seconds)

@@ -34,9 +34,7 @@ AT_ONCE = 8  # maximum messages per call, so that the I/O thread's other work ge
 MOST_FRAMES = 16  # maximum frames of a message; a Step's message has 4 with its envelope
 EVENTS_AT_ONCE = 100  # maximum monitor events per call, for the same reason
 OVERSIZE_AT_ONCE = 1000  # maximum frames beyond MOST_FRAMES that are read and dropped per call
-BACK_OFF_S = (
-    0.001  # reading pauses for so long after a message over the rate, so that the model thread can take the GIL
-)
+BACK_OFF_S = 0.001  # pause in reading after a message over the rate, so that the model thread can take the GIL
 REFUSALS_S = 20.0  # messages a second that a connection over its rate may send; a device asks again after 0.1 s
 
 

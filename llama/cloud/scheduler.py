@@ -29,8 +29,8 @@ from typing import Generic, Protocol, TypeVar
 # A device handles a token in a fraction of the cloud's time, and a pass without it costs nearly as much as one with it.
 GATHERING_SHARE = 0.3
 MOST_GATHERING_S = 0.02
-# A batch reads all slots from its first to its last, each up to the end of its longest step. It may read so many times
-# the positions that it needs, plus so many positions.
+# A batch reads all slots from its first to its last, each up to the end of its longest step. It may read at most WASTE
+# times the positions that it needs, plus FREE_WASTE positions.
 WASTE, FREE_WASTE = 4, 1024
 # A part of a chunk should take the time of so many decoding passes. A part is a pass, too, so it loses the time of one
 # of them. With the pass after it, a decoding session gets its next token within five.
