@@ -136,6 +136,6 @@ def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once
                         converse(served.endpoint, halves.edge, tokenizer, PROMPT, 1, waits_when_busy=False)
                     assert (refused.value.code, refused.value.retry_after_s) == (ErrorCode.BUSY, 2.0)
             assert list(replies) == [[halves.tokens(*talk) for talk in each] for each in talks]
-        print(f"{DEVICES} devices for {SLOTS} slots, {WAITING} in line, three times each: all got their text; the "
+        print(f"{DEVICES} devices for {SLOTS} slots, {WAITING} in the queue, three times each: all got their text; the "
               f"longest wait was {max(waits)} of {3 * DEVICES} turns")  # fmt: skip
         assert all_is_free(served)
