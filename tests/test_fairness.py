@@ -114,7 +114,7 @@ def test_what_is_too_long_is_refused_before_its_contents_are_looked_at(halves: H
     """The ids are not in the vocabulary, and too many for the context. The refusal names the number."""
     with Served(halves, tokenizer) as served, served.peer() as peer:
         refusal = peer.ask(open_request(10, resumed_ids=(10**6,) * (MAX_SEQ_LEN - 5)))
-        assert isinstance(refusal, Error) and "the context is" in refusal.message
+        assert isinstance(refusal, Error) and "the context of" in refusal.message
 
 
 # ---- costs of requests
