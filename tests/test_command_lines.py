@@ -436,7 +436,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     return streams
 
 
-FULL = re.compile(r"the cloud is busy: all 2 slots are taken, and \d+ wait for one; asking again in 2\.0 s\n")
+FULL = re.compile(r"the cloud is busy: all 2 slots are taken \(sessions in the queue: \d+\); asking again in 2\.0 s\n")
 
 
 def free_places(address: str) -> int:

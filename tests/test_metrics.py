@@ -449,12 +449,12 @@ def test_whoever_asks_another_name_than_loopbacks_is_refused_in_a_line(watched: 
             expected = 404 if (path, status) == ("/", 200) else status
             assert answer.startswith(f"HTTP/1.1 {expected} "), (names, answer[:80])
             if status == 403:
-                assert answer.endswith("\r\n\r\nonly 127.0.0.1, localhost and [::1] are answered\n"), names
+                assert answer.endswith("\r\n\r\nwrong host name; use 127.0.0.1, localhost or [::1]\n"), names
 
 
 def test_other_paths_are_not_there_and_a_head_has_no_body(watched: Watched) -> None:
     for path in ("/", "/metrics/", "/metrics/x"):
-        assert get(watched.address, path) == (404, "there are /metrics and /healthz\n")
+        assert get(watched.address, path) == (404, "no such page; use /metrics or /healthz\n")
     with connected(watched.address) as connection:
         connection.sendall(b"HEAD /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(1000), b""))
