@@ -24,7 +24,7 @@ page: .demo/smollm2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: .venv/tests
-	TIER=unit $(PYTEST) -m "not process and not model and not browser"
+	TIER=unit $(PYTEST) -m "not process and not model and not browser and not long"
 
 test: .venv/tests fixtures
 	$(PYTEST)

@@ -1,8 +1,9 @@
 """The tiers of the tests, where their real files are, and the halves that many tests share.
 
-A test belongs to the unit tier unless it has one of three marks. ``process``: it starts a process; the test says so
+A test belongs to the unit tier unless it has one of four marks. ``process``: it starts a process; the test says so
 itself, and :func:`_refuse_unmarked` fails one that does not. ``model``: it uses a downloaded file; ``browser``: it uses
-Chromium; both follow from the test's fixtures. ``make unit`` runs the others, ``make test`` all.
+Chromium; both follow from the test's fixtures. ``long``: it computes or waits for more than about a second.
+``make unit`` runs the others, ``make test`` all.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ _running: pytest.Item | None = None  # the test at work, where it may not start 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the volume of the property tests; make the directory that the workers of this run share."""
     config.addinivalue_line("markers", "process: starts at least one process")
+    config.addinivalue_line("markers", "long: takes more than about a second")
     config.addinivalue_line("markers", "model: uses a file that make fixtures fetches")
     config.addinivalue_line("markers", "browser: uses Chromium")
     volumes.load_profile()

@@ -136,6 +136,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(ended.stdout)
 
 
+@pytest.mark.process
 def test_a_device_reaches_a_cloud_by_any_name_that_leads_to_it(said: Any) -> None:
     """IPv6 only, IPv4 only, or both, of which either one is another's; IPv4 first, as ever, and at once."""
     reached = said["reached"]
@@ -143,6 +144,7 @@ def test_a_device_reaches_a_cloud_by_any_name_that_leads_to_it(said: Any) -> Non
     assert [name for name, (_, notices) in reached.items() if notices] == ["both", "six-works"]
 
 
+@pytest.mark.process
 def test_a_name_is_looked_up_anew_for_each_connection(said: Any) -> None:
     """A cloud moves to another address, of the other kind, while nothing is asked, and is found at the first question.
 
@@ -153,6 +155,7 @@ def test_a_name_is_looked_up_anew_for_each_connection(said: Any) -> None:
     assert not any("firewall" in notice for notice in notices)
 
 
+@pytest.mark.process
 def test_a_cloud_listens_on_what_its_name_stands_for(said: Any) -> None:
     """The first address that this machine has; of a name that is none of its addresses it says so."""
     listened = said["listened"]
@@ -178,6 +181,7 @@ def test_who_looks_for_a_host_that_nobody_knows_is_told_at_once() -> None:
     assert time.monotonic() - began < 300
 
 
+@pytest.mark.process
 def test_who_follows_a_cloud_whose_name_nobody_knows_is_told_so_once() -> None:
     """And asks on: the name service may be late, as when a machine starts."""
     with Process(
@@ -189,6 +193,7 @@ def test_who_follows_a_cloud_whose_name_nobody_knows_is_told_so_once() -> None:
         assert len(follows.err) == 1 and follows.process.poll() is None
 
 
+@pytest.mark.long
 def test_a_look_up_that_takes_its_time_hears_who_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """And ends with the deadline, as all waiting does; the resolver is the one thing here that is not the system's."""
 

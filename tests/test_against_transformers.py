@@ -68,6 +68,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 ORIGINAL_CONTEXT = 8192  # of Llama 3, which the scaling stretches
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_halves_of_a_hugging_face_directory_give_transformers_logits(
     family: str, tmp_path: Path, record_property: Callable[[str, object], None]

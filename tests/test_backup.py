@@ -34,6 +34,8 @@ from tests.support import GREEDY, ROOT, Keys, run_main, written
 from tests.volumes import SOAK
 from tests.whole import load_edge
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 
 DEVICES = 8

@@ -345,6 +345,7 @@ def command(*flags: str, **how: Any) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_the_command_imports_and_says_how_many(target: Path) -> None:
     process = command("--import_file", str(SAMPLE), "--catalogue", str(target))
     out, err = process.communicate(timeout=60)
@@ -389,6 +390,7 @@ def a_long_import(tmp_path: Path, target: Path) -> Iterator[subprocess.Popen[str
         process.communicate()
 
 
+@pytest.mark.process
 def test_a_killed_import_leaves_the_old_catalogue_whole(made: Makes, tmp_path: Path) -> None:
     """kill -9; and the next import takes away what the killed one left."""
     target = made(jsonl(a_product(1)))
@@ -403,6 +405,7 @@ def test_a_killed_import_leaves_the_old_catalogue_whole(made: Makes, tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["many.jsonl", "products.jsonl", "products.sqlite"]
 
 
+@pytest.mark.process
 def test_ctrl_c_leaves_nothing(tmp_path: Path, target: Path) -> None:
     with a_long_import(tmp_path, target) as process:
         process.send_signal(signal.SIGINT)
@@ -411,6 +414,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, target: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["many.jsonl"]
 
 
+@pytest.mark.process
 def test_two_imports_at_a_time_do_not_meet(made: Makes, tmp_path: Path, target: Path) -> None:
     with a_long_import(tmp_path, target):
         with pytest.raises(CatalogueError, match="another import"):

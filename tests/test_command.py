@@ -207,6 +207,7 @@ def test_an_error_that_quotes_foreign_text_stays_one_line_without_control_charac
     assert text.rstrip("\n").isprintable() and "error: two" in text
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     """``program | head -0``: exit code 1 and nothing on stderr."""
     code = (
@@ -251,6 +252,7 @@ def test_a_signal_whose_exception_was_dropped_still_ends_the_work(number: signal
     assert ended.value.code == code and calls == [{"step": 1}]
 
 
+@pytest.mark.process
 def test_as_the_first_process_of_a_container_a_program_ends_by_signals_while_it_imports() -> None:
     """For such a process the system ignores what it has no handler for."""
     isolated = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]

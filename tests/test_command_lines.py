@@ -40,6 +40,8 @@ from tests.small_checkpoints import Tensors, read_back
 from tests.support import ROOT, open_request, run_main
 from tests.whole import generate, load_halves
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 Ended = subprocess.CompletedProcess[str]
 Main = Callable[..., None]

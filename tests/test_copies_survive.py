@@ -36,6 +36,8 @@ from tests.support import Halves, Served, exit_code, wait_for_end, written
 from tests.test_deliveries import finish, left
 from tests.volumes import SOAK
 
+pytestmark = pytest.mark.process
+
 SHEETS = {
     "system.txt": "Never sell two of a kind.",
     "insurer/short.toml": 'questions = ["Which cover?"]',

@@ -51,6 +51,8 @@ from tests.processes import Cloud, cloud, wait_until
 from tests.support import ROOT, Halves, Served, run_main
 from tests.whole import load_edge
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 
 SYSTEM = "You serve this shop alone. The zimtstern rule: never sell two of a kind to the same person."

@@ -47,6 +47,7 @@ def low_ceiling() -> MemoryCeiling:
     return GrowthCeiling(ALLOWED, time.monotonic, lambda: own_memory() or 0)
 
 
+@pytest.mark.process
 def test_frames_without_end_end_the_wait_for_an_answer_and_every_pause() -> None:
     """With what was taken, and long before the deadline; afterwards nothing of it is kept.
 
@@ -171,6 +172,7 @@ PROGRAMS = [["edge_main.py", "--prompt_id", "gifts"]] + (
 )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
     program: list[str], tiny_split: Callable[..., Path]

@@ -61,6 +61,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("link_error", "rename_error"), KINDS)
 def test_keys_are_made_where_there_are_no_hard_links_and_none_is_written_over(
     tmp_path: Path, link_error: object, rename_error: int
@@ -94,6 +95,7 @@ print(*sorted(os.listdir(place)))
     assert stat.S_IMODE((tmp_path / "phone.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("number", "cure"),
     [
@@ -131,6 +133,7 @@ print(*os.listdir(place / "new"))
     ], done.stderr  # fmt: skip
 
 
+@pytest.mark.process
 def test_of_many_who_give_a_file_the_same_name_one_does(tmp_path: Path) -> None:
     """Whatever the file system has: here by links, by a rename that does not replace, and by neither."""
     code = """
@@ -186,6 +189,7 @@ except BackupError as err: print(err)
     assert "again.sqlite exists and is not overwritten" in done.stdout, done.stderr
 
 
+@pytest.mark.process
 def test_a_mode_that_cannot_be_set_is_no_error_but_on_a_file_of_somebody_elses(tmp_path: Path) -> None:
     """FAT refuses; but what somebody else has made there first is not to be trusted with what is private."""
     calls = {"x86_64": (90, 268), "aarch64": (53,)}[platform.machine()]

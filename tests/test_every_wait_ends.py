@@ -48,6 +48,8 @@ from tests.processes import Cloud, cloud, wait_until
 from tests.support import Process, written
 from tests.volumes import SOAK
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 DEADLINE_S = 0.4
 SLOW_S = 4.0  # that a busy machine may add to a bound

@@ -39,6 +39,7 @@ def leaked(mention: Mention, text: str) -> bool:
     return is_there or (len(digits) >= LONG_NUMBER and digits in digits_of(text))
 
 
+@pytest.mark.long
 def test_no_declared_value_leaves_in_an_everyday_context(
     tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def fuzz(fuzzer: Fuzzer, devices: Devices, pid: int) -> None:
     assert growth < GROWTH_MIB, sizes
 
 
+@pytest.mark.long
 def test_whatever_is_sent_honest_devices_get_their_tokens_and_nothing_is_left_of_it(
     halves: Halves, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_whatever_is_sent_honest_devices_get_their_tokens_and_nothing_is_left_of
     assert err == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("with_keys", [False, True], ids=["no keys", "keys"])
 def test_whatever_is_sent_a_cloud_that_is_a_process_says_nothing_of_it_and_ends_well(
     tiny_split: Callable[..., Path], keys: Keys, with_keys: bool

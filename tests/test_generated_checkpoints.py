@@ -22,6 +22,8 @@ from tests.generated_checkpoints import ASPECTS, Recipe, recipes
 from tests.volumes import SOAK
 from tests.whole import generate, load_halves
 
+pytestmark = pytest.mark.process
+
 COUNT, TOKENS = 48, 16
 GREEDY = SamplingParams(temperature=0)
 RELATIVE_BOUND = 1e-4

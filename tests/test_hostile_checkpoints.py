@@ -23,6 +23,8 @@ from tests.hostile_checkpoints import CHATML, READERS, Bases, Case, all_cases, g
 from tests.support import ROOT
 from tests.volumes import SOAK
 
+pytestmark = pytest.mark.process
+
 MIB = 500
 SECONDS = 2.0  # of computing
 TIMEOUT_S = 60.0  # by the clock, on a machine that has much else to do

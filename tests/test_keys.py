@@ -632,6 +632,7 @@ ME, ANOTHER, OURS, FOREIGN = 23456, 23457, 34567, 34568  # no account of this ma
 DAEMON = 1  # an account, and its group
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 @pytest.mark.parametrize(
     ("user", "owner", "group", "mode", "reported"),
@@ -695,6 +696,7 @@ def name_in_acl(path: Path, user: int) -> None:
         pytest.skip(f"no access control lists here ({err.strerror})")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(keys: Keys) -> None:
     """In its mode the group bits are the list's mask, so the group seems to be able to read it. chmod 600 closes it."""
@@ -722,6 +724,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return run_main("-m", "llama.keys", *words)
 
 
+@pytest.mark.process
 def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Path) -> None:
     """It never prints a key."""
     made = make("new", "phone", "--role", "device", "--dir", str(tmp_path))
@@ -733,6 +736,7 @@ def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Pat
     assert again.returncode == 1 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: Path) -> None:
     """The output has escapes for the name. The same holds if no program reads the output."""
     place = tmp_path / "\u043a\u043b\u044e\u0447\u0438"
@@ -744,6 +748,7 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
     assert sorted(path.name for path in place.iterdir()) == ["a.key", "a.pub", "b.key", "b.pub"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
@@ -766,6 +771,7 @@ def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], reported:
     assert refused.stderr.startswith("error: ") and reported in refused.stderr and refused.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_the_words_are_short_for_flags() -> None:
     """``--help`` shows the flags."""
     assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
@@ -773,6 +779,7 @@ def test_the_words_are_short_for_flags() -> None:
     assert make("--help").stdout.startswith("usage: python -m llama.keys new NAME --role ROLE [flags]\n")
 
 
+@pytest.mark.process
 def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
     """A vendor's or an operator's machine need not have torch."""
     code = "import sys, llama.keys; sys.exit('torch' in sys.modules)"
@@ -801,6 +808,7 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
 # ---- the programs
 
 
+@pytest.mark.process
 def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
     tiny_split: Splits, keys: Keys, tmp_path: Path
 ) -> None:
@@ -861,6 +869,7 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         assert key not in said
 
 
+@pytest.mark.process
 def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
     """The error appears once, however long the cloud rejects the key. The program never says that it gives up."""
     keys.make("insurer", "vendor", listed=False)
@@ -893,6 +902,7 @@ def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Serve
     assert program.stderr.startswith(silence) and program.stderr.count("\n") == 2
 
 
+@pytest.mark.process
 def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:
     """Without keys all networks are refused. With keys, an address of another machine is refused."""
     cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")

@@ -157,6 +157,7 @@ def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
         assert len(served.server.sessions) == 0
 
 
+@pytest.mark.long
 def test_a_connection_beyond_its_rate_is_told_when_to_ask_again_and_nothing_is_computed(served: Served) -> None:
     """The refused step does not count. Sent again unchanged, it is computed once."""
     rows = served.halves.rows(PROMPT)
@@ -198,6 +199,7 @@ def test_a_keys_rate_is_that_of_all_its_connections_and_of_no_other_key(
             peer.__exit__()
 
 
+@pytest.mark.long
 def test_a_device_beyond_its_rate_waits_and_gets_the_very_tokens(halves: Halves, tokenizer: Tokenizer) -> None:
     """A reply of 50 tokens at a rate of 10 requests a second, with a burst of 20."""
     reported = list[str]()
@@ -253,6 +255,7 @@ def _reply(
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_on_with_the_reply(
     tiny_split: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -293,6 +296,7 @@ def test_a_flood_of_frames_ends_the_cloud_with_one_line_and_its_next_start_goes_
         assert error.startswith("error: this cloud uses 1.") and error.endswith("devices then continue their replies")
 
 
+@pytest.mark.process
 def test_a_cache_has_all_its_memory_from_the_start() -> None:
     """So filling it stays within the ceiling, which is set when the cloud is ready. The test runs in a new process."""
     ended = run_main("-c", """
@@ -309,6 +313,7 @@ print(own_memory() - before, cache.nbytes)
     assert grown > 0.9 * size > 1e8
 
 
+@pytest.mark.process
 def test_limits_that_cannot_be_are_refused_in_one_line(tiny_split: Callable[..., Path]) -> None:
     """A ceiling below the memory of a ready cloud is refused."""
     half = str(tiny_split() / "cloud")

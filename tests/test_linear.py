@@ -114,6 +114,7 @@ def finding(pattern: Named) -> Callable[[str], int]:
     return lambda text: sum(1 for _ in pattern.pattern.finditer(text))
 
 
+@pytest.mark.long
 def test_every_pattern_is_linear_in_texts_made_from_it() -> None:
     """Whatever it nearly matches, and however often."""
     slow = [
@@ -198,6 +199,7 @@ def test_every_parser_of_a_peers_text_is_linear(parser: Callable[[str], object])
         assert growth(parser, partial(repeated, unit), LENGTH) < MOST, attack
 
 
+@pytest.mark.long
 def test_looking_for_quotations_is_linear(tokenizer: Tokenizer) -> None:
     """Also where all of the prompt is repeated, and known."""
     for unit in ("Recommend a gift{i} ", "the word {x} and ", "a {i} ", "1 2 3 "):

@@ -201,6 +201,7 @@ def test_what_is_a_sheet_by_its_name_and_is_none_is_an_error_that_names_it(
         assert said in str(refused.value) and name.split("/")[0] in str(refused.value)
 
 
+@pytest.mark.process
 def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     """A sheet, a third party's directory, the directory itself; what a file server keeps to itself is passed over."""
     directory = written(tmp_path / "sheets", {"gifts.toml": SHEET, "insurer/x.toml": SHEET, "lost+found/x": ""})

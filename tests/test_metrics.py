@@ -256,6 +256,7 @@ def test_health_says_starting_then_ok_then_draining_then_stopping(halves: Halves
         assert health() == (503, "stopping\n")
 
 
+@pytest.mark.long
 def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgotten once it has; an idle cloud is well."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
@@ -268,6 +269,7 @@ def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.
         assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
 
 
+@pytest.mark.long
 def test_a_router_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when it waits for a disk that does not answer; and forgotten once it goes on."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
@@ -299,6 +301,7 @@ def is_over(connection: socket.socket) -> bool:
     return bool(select.select([connection], [], [], 0)[0]) and connection.recv(1) == b""
 
 
+@pytest.mark.long
 def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) -> None:
     """Below the limit a scrape is answered at once. Above it connections are cut, until the silent ones time out."""
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -334,6 +337,7 @@ def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) ->
         assert wait_until(lambda: cut(len(first) + len(more)))
 
 
+@pytest.mark.long
 def test_a_request_in_small_pieces_is_cut_off(watched: Watched) -> None:
     """However often a part of it comes."""
     with connected(watched.address) as connection:
@@ -485,6 +489,7 @@ def test_a_port_that_cannot_be_had_is_told_with_its_flag() -> None:
 # ---- the program
 
 
+@pytest.mark.process
 def test_a_cloud_that_is_asked_to_can_be_watched(tiny_split: Callable[..., Path], tmp_path: Path) -> None:
     """A device's run is counted as it says itself, no word of it is to be found, and the end is not held up by a
     connection that stays open."""
@@ -510,6 +515,7 @@ def test_a_cloud_that_is_asked_to_can_be_watched(tiny_split: Callable[..., Path]
     ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_metrics_port_in_use_is_told_before_the_model_is_loaded(tiny_split: Callable[..., Path]) -> None:
     """In one line."""
     command = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind", "tcp://127.0.0.1:*")

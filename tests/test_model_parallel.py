@@ -24,6 +24,8 @@ from tests.devices import converse
 from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until, without_events
 from tests.whole import generate, load_edge, load_whole
 
+pytestmark = pytest.mark.process
+
 GREEDY = SamplingParams(temperature=0)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # ranks that spin would take each other's cores
 TORCHRUNS_OWN = re.compile(r"^[WE]\d{4} ")  # lines of its log

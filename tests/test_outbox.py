@@ -456,6 +456,7 @@ for _ in range(rounds):
 """
 
 
+@pytest.mark.process
 def test_a_kill_at_any_moment_loses_nothing_that_was_finished(path: Path) -> None:
     """Sixty processes, one after the other, each killed at work on the file that the last one left.
 

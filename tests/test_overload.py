@@ -97,6 +97,7 @@ def opened(peer: Peer, request: Open) -> bytes:
         peer.send_request(request)
 
 
+@pytest.mark.long
 def test_devices_that_wait_all_get_their_text_and_the_others_are_refused_at_once(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:

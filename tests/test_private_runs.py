@@ -22,6 +22,8 @@ from llama.tokenizer import Tokenizer
 from tests.processes import Cloud, ask, cloud, edge
 from tests.support import ROOT, run_main
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 
 SHEETS = ROOT / "examples" / "sheets"

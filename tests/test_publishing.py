@@ -430,6 +430,7 @@ def test_a_cloud_that_cannot_take_sheets_does_not_start(tiny_split: Splits, tmp_
 # ---- the programs
 
 
+@pytest.mark.process
 def test_from_a_published_sheet_to_its_delivery_and_its_withdrawal(
     tiny_split: Splits, sheet_dir: Path, tmp_path: Path
 ) -> None:

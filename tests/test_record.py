@@ -537,6 +537,7 @@ def as_a_user() -> list[str]:
     return [needed("setpriv"), *(f"--{caps}=-dac_override,-dac_read_search" for caps in ("bounding-set", "inh-caps"))]
 
 
+@pytest.mark.process
 def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
     """Before any run is lost: the file is read-only, then its directory is."""
     opens_it = "import sys; from llama.cloud.run_store import RunStore; RunStore(sys.argv[1]).close()"
@@ -552,6 +553,7 @@ def test_a_record_that_may_only_be_read_is_refused_at_once(path: Path) -> None:
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_a_record_that_another_program_keeps_locked_is_refused_after_a_moment(path: Path) -> None:
     """Not waited for without end."""
     RunStore(path).close()
@@ -563,6 +565,7 @@ def test_a_record_that_another_program_keeps_locked_is_refused_after_a_moment(pa
 # ---- the program
 
 
+@pytest.mark.process
 def test_the_cloud_program_keeps_a_record_that_outlives_it(tiny_split: Splits, path: Path, tmp_path: Path) -> None:
     """Two devices' runs, read while it serves; it is killed, and starts again with the file that it left."""
     sheet = tmp_path / "sheet.toml"
@@ -586,6 +589,7 @@ def test_the_cloud_program_keeps_a_record_that_outlives_it(tiny_split: Splits, p
     assert [file.name for file in path.parent.glob("runs*")] == ["runs.sqlite"]
 
 
+@pytest.mark.process
 def test_the_cloud_program_refuses_an_unusable_record_in_one_line_before_it_loads_or_listens(
     tiny_split: Splits, path: Path
 ) -> None:
@@ -596,6 +600,7 @@ def test_the_cloud_program_refuses_an_unusable_record_in_one_line_before_it_load
     assert ended.stderr == f"error: the run record {path} is not a file; give --record_file the path of one\n"
 
 
+@pytest.mark.process
 def test_only_rank_0_keeps_the_record(tiny_split: Splits, path: Path, tmp_path: Path) -> None:
     """Two ranks, one row per run."""
     question = tmp_path / "question.txt"

@@ -19,6 +19,8 @@ from tests.hostile_checkpoints import CHATML, LOOP
 from tests.processes import wait_until
 from tests.support import ROOT
 
+pytestmark = pytest.mark.process
+
 DIALOG = [{"role": "user", "content": "Größe? 🙂 <|im_end|> {{ 1 }}\n"}, {"role": "assistant", "content": ""}]
 TEMPLATES = [
     CHATML,

@@ -120,6 +120,7 @@ def test_whoever_needs_no_tensor_never_reaches_torch(package: str) -> None:
             assert not {name for name in reached_from(module) if name.split(".")[0] in {"torch", "numpy", "fairscale"}}
 
 
+@pytest.mark.process
 def test_a_fresh_interpreter_with_the_contract_and_its_programs_has_neither_torch_nor_numpy() -> None:
     """Nor through a library that they use."""
     modules = "llama.wire, llama.vendor.program, llama.status, llama.keys, llama.cloud.backup, llama.cloud.importing"

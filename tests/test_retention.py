@@ -207,6 +207,7 @@ def test_rows_that_another_program_deletes_or_adds_are_counted(path: Path, short
     assert len(rows_of(path)) == 8
 
 
+@pytest.mark.long
 def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(
     connections: list[sqlite3.Connection], path: Path, clock: Clock
 ) -> None:

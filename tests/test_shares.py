@@ -248,6 +248,7 @@ def ended(served: Served, peer: Peer, request: Open, keys: LinkKeys | None = Non
     return final
 
 
+@pytest.mark.long
 def test_a_key_with_thousands_of_runs_empty_and_real_takes_nobody_elses(
     halves: Halves, tokenizer: Tokenizer, tmp_path: Path, path: Path
 ) -> None:

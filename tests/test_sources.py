@@ -361,6 +361,7 @@ def test_405bs_doubled_heads_are_halved_only_if_every_pair_is_equal(tokenizer: P
     assert same(tensors_of(tmp_path / "other"), twice)
 
 
+@pytest.mark.long
 def test_what_params_json_leaves_unsaid_follows_the_release(golden: Path, tokenizer: Path, tmp_path: Path) -> None:
     """Rotary base and factor, vocabulary, key/value heads and context of Llama 2, Code Llama, 3, 3.1 and 3.2."""
 

@@ -56,6 +56,7 @@ def hidden(directory: Path) -> list[str]:
 # --- What is written ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_command_writes_two_directories_in_metas_layout(golden: Path, tmp_path: Path) -> None:
     """params.json, tokenizer.model, consolidated.NN.pth and a manifest with the true size and SHA-256 of each."""
     out = tmp_path / "deep" / "out"
@@ -279,6 +280,7 @@ def test_three_ranks_fit_smollm2_and_two_do_not(smollm2_gguf: Path, tmp_path: Pa
         split(source, tmp_path / "out", cloud_model_parallel_size=2)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "code", "complaint"),
     [
@@ -301,6 +303,7 @@ def test_a_flag_that_does_not_fit_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_missing_source_is_refused_in_one_line(tmp_path: Path) -> None:
     """One line on stderr, and it says what --ckpt_dir takes."""
     done = run("--ckpt_dir", tmp_path / "missing", "--output_dir", tmp_path / "out")
@@ -446,6 +449,7 @@ def test_values_that_float16_cannot_hold_are_refused_by_tensor(tokenizer: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@pytest.mark.process
 def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(golden: Path, tmp_path: Path) -> None:
     """Where it is the process's, with the cure."""
     limited = f"ulimit -f 64; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"
@@ -494,6 +498,7 @@ def test_progress_is_counted_to_the_end_in_each_stage(golden: Path, tmp_path: Pa
 # --- What it costs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_memory_stays_small_where_one_tensor_is_large(tokenizer: Path, tmp_path: Path) -> None:
     """Embeddings of 0.54 GB as float32, twice: anonymous memory stays below 0.45 GB, of which torch is a third."""
     p = params(dim=2048, n_layers=2, n_heads=32, n_kv_heads=8, multiple_of=256, vocab_size=65536)
@@ -515,6 +520,7 @@ def test_memory_stays_small_where_one_tensor_is_large(tokenizer: Path, tmp_path:
     assert 50e6 < peak < 450e6
 
 
+@pytest.mark.long
 def test_a_gguf_is_never_dequantised_as_a_whole(tmp_path: Path) -> None:
     """Slabs of a tensor of 96 MB are at most 32 MiB, and a multiple of no whole head is cut."""
     p = params(vocab_size=24 * 1024, dim=1024, n_layers=1, multiple_of=64, n_heads=8)

@@ -94,6 +94,7 @@ def test_refusals_of_what_the_cloud_has_worked_on_count_too(served: Served) -> N
     assert status(served).refusals == 2
 
 
+@pytest.mark.long
 def test_who_waits_in_line_is_counted_and_is_not_refused(served: Served) -> None:
     """Being asked to ask again is no refusal; one who is turned away is."""
     with (
@@ -236,6 +237,7 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(
     assert out == "" and err.splitlines()[-1].startswith(f"error: {said.format(address)}")
 
 
+@pytest.mark.process
 def test_an_operator_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded, nor torch."""
     loaded = set(run_main("-c", "import sys, llama.status; print(*sys.modules)").stdout.split())
@@ -267,6 +269,7 @@ def test_an_operator_needs_no_model() -> None:
     }
 
 
+@pytest.mark.process
 def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
     halves: Halves, tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

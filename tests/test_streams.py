@@ -293,6 +293,7 @@ USUAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("program", "state"), [(p, s) for p in NAMES for s in STATES] if SOAK else USUAL)
 def test_a_program_ends_as_it_does_with_ordinary_streams(
     program: str, state: str, world: World, tmp_path: Path
@@ -436,6 +437,7 @@ def test_a_terminal_that_has_gone_is_nobody(
     assert Terminal().ask("Agree?") is None
 
 
+@pytest.mark.process
 def test_a_slow_reader_is_waited_for_where_a_parent_has_left_a_pipe_non_blocking() -> None:
     """All of it arrives, and nothing is said of it."""
     script = "from llama import starting; starting.begin(); print('x' * 500_000, flush=True)"

@@ -41,6 +41,8 @@ from tests.support import ROOT, run_main
 from tests.test_vocabulary import write_gguf
 from tests.volumes import SOAK
 
+pytestmark = pytest.mark.process
+
 Json = dict[str, Any]
 SPECIAL = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",

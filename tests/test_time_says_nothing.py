@@ -297,6 +297,7 @@ def test_a_wrong_guess_has_the_shape_of_the_right_one() -> None:
 # ---- what is counted
 
 
+@pytest.mark.long
 @EACH_GUESS
 def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) -> None:
     """Nine hundred times around sixty places of a field, to a person with one secret and to one with eleven."""
@@ -308,6 +309,7 @@ def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) 
         assert right.ended == "ready" and right.characters > 50 and right.calls > 1000 and right.steps > 10_000
 
 
+@pytest.mark.long
 @examples(0.4)
 @given(drafts(), st.sampled_from(sorted(GUESSES)))
 def test_wherever_a_sheet_guesses_a_right_guess_is_as_much_work_as_a_wrong_one(
@@ -347,6 +349,7 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
     assert right.ended == wrong.ended == "ready"
 
 
+@pytest.mark.long
 def test_random_sheets_catch_it_too(work: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold guesses where such a gate would look for them."""
     monkeypatch.setattr(gate, "check", passed_by_an_old_gate)

@@ -287,6 +287,7 @@ def test_a_token_that_merges_cannot_reach_is_taken_only_with_ignore_merges(train
         assert ours.encode(text, bos=False, eos=False) == library.encode(text, add_special_tokens=False).ids
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -377,6 +378,7 @@ def test_damaged_or_missing_json_is_refused_with_its_name(trained: Json, tmp_pat
         from_hugging_face(tmp_path)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("template", "default_system"),
     [
@@ -396,6 +398,7 @@ def test_the_default_system_message_is_read_off_the_template(
     assert (v.chat_format, v.default_system) == ("chatml", default_system)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [

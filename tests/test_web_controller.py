@@ -30,6 +30,8 @@ from tests.pages import controller_of, device_of
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import written
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 SHEETS = {
     "system.txt": "Be kind.",
