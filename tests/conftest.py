@@ -102,6 +102,15 @@ def _refuse_unmarked(event: str, _: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse_unmarked)
 
 
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_before() -> Generator[None]:
+    """Give torch back its number of CPU threads: a test that raises it would slow every later one on busy cores."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 # ---- files and halves
 
 

@@ -536,7 +536,7 @@ def refuses(name: str, pieces: Sequence[str | CleanText], chat: ChatFormat, toke
 
 
 def assert_says_only_the_field(message: str, name: str) -> None:
-    assert f"the value of {name} " in message
+    assert f"the value of {name};" in message
     assert not [w for w in re.findall(r"[^\W_]+", str(SECRETS[name])) if re.search(rf"\b{w}\b", message, re.IGNORECASE)]
 
 
@@ -599,7 +599,7 @@ def test_ids_of_a_value_that_nobody_has_seen_as_text_are_refused(
             entities(), profile_from({name: SECRETS[name], "notes": "nothing"}), "schema", slipping, tokenizer, CONTEXT
         )
     message = str(refused.value)
-    assert "something else than the prompt" in message or f"the value of {name} " in message
+    assert "another text than the prompt" in message or f"the value of {name};" in message
     assert not leaks(message, [Canary(name, "", (), tuple(re.findall(r"[^\W_]{4,}", SECRETS[name].casefold())))])
 
 

@@ -286,7 +286,7 @@ def test_a_vendor_has_so_many_sheets_and_all_together_have(tmp_path: Path, sheet
         sheet = parse_sheet(OLD, "")
         ids = [others.format(i) for i in range(most - 1)]
         directory = SheetDirectory({each: Listed(each, OLD, sheet) for each in ["insurer/cover", *ids]})
-        with pytest.raises(Refused, match=f"{most} sheets, the most") as refused:
+        with pytest.raises(Refused, match=f"{most} sheets, the maximum") as refused:
             publisher.publish(directory, Publish("insurer", "one-more", NEW))
         assert refused.value.error.code == "out_of_range" and refused.value.error.advice
         assert not (sheet_dir / "insurer" / "one-more.toml").exists()
