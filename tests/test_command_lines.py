@@ -625,7 +625,7 @@ def test_without_json_the_text_streams_as_utf_8_and_one_line_of_timing_follows_o
     assert "".join(piece.decode() for piece in pieces) == shown(text) + "\n"
     fed, number = len(prompt_ids(tiny_split())), r"\d+(\.\d+)?"
     assert re.fullmatch(
-        rf"cut off after 100 tokens, as the sheet or --max_gen_len says\n"
+        rf"cut off after 100 tokens: the limit of the sheet or of --max_gen_len\n"
         rf"{fed} prompt tokens, first token after {number} s; 100 tokens at {number} tokens/s; "
         rf"per token: device {number} ms, network {number} ms, cloud {number} ms, {number} bytes out, {number} in\n",
         stderr,
@@ -692,7 +692,7 @@ def test_a_reply_ends_exactly_where_the_context_does(served: Cloud, tiny_split: 
 @pytest.mark.parametrize(
     ("prompt_tokens", "tokens", "said"),
     [
-        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; give --max_gen_len for a sho"),
+        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; limit it with --max_gen_len, "),
         (CONTEXT // 2, CONTEXT // 2, "prompt and reply fill the context of 256 tokens; shorten the prompt, or start "),
     ],
 )
