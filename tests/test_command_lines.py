@@ -692,7 +692,7 @@ def test_a_reply_ends_exactly_where_the_context_does(served: Cloud, tiny_split: 
 @pytest.mark.parametrize(
     ("prompt_tokens", "tokens", "said"),
     [
-        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; limit it with --max_gen_len, "),
+        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; limit it with --max_gen_len"),
         (CONTEXT // 2, CONTEXT // 2, "prompt and reply fill the context of 256 tokens; shorten the prompt, or start "),
     ],
 )

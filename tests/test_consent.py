@@ -133,7 +133,7 @@ def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
         assert line in text
     assert "Sari" not in text and "tea" not in text
     assert "from the provider" in question(found("name"), FILLED, "schema")
-    where = "is remembered in dir/profile.toml.consents.json; delete that"
+    where = "dir/profile.toml.consents.json remembers it. Delete that file"
     assert where in question(found("name"), FILLED, "schema", "dir/profile.toml")
     assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED, "schema")
 

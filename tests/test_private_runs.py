@@ -95,7 +95,7 @@ def test_a_dry_run_prints_what_a_run_then_sends_and_asks_nobody(
     run = run_main(*command[:-1], "--cloud", served.address, "--yes", "--json", "--max_gen_len", "1")
     answer = json.loads(run.stdout)
     assert dry.stdout == fed(tiny_split(), answer) + "\n"
-    assert f"nothing was sent; a run sends the hidden states of these {len(answer['prompt_tokens'])} tokens" in dry.stderr
+    assert f"a run sends the hidden states of these {len(answer['prompt_tokens'])} tokens" in dry.stderr
     assert "For: my husband [NAME_1]." in dry.stdout and "because of my [PRIVATE_1]" in dry.stdout
     assert_no_secret(dry.stdout)
     assert [path.name for path in profile.parent.iterdir()] == [profile.name]

@@ -1,7 +1,7 @@
 """The store of the person's agreements: one per origin and set of fields, in a file beside the profile.
 
-``PROFILE.consents.json`` lists, for each origin of sheets, the fields that it may have and the disclosure level of each.
-It holds no values. Delete it to be asked again. A new field, or a field at another level, needs a new agreement.
+``PROFILE.consents.json`` lists, for each origin of sheets, the fields that it may have and each field's disclosure
+level. It holds no values. Delete it to be asked again. A new field, or a field at another level, needs a new agreement.
 
 Knows: levels, origins, the file. Does not know: how the person is asked.
 """

@@ -40,7 +40,7 @@ def ask(question: str) -> bool | None:
 
 
 def _may_be_seen(stream: TextIO) -> bool:
-    """Return whether a person may read the stream now. Text in a file or in the null device is seen too late or never."""
+    """Return whether a person may read the stream now. They read a file too late, and the null device never."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
     except (OSError, ValueError):  # the stream is not a file

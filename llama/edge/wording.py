@@ -99,7 +99,7 @@ def levels(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
 
 
 def notes(sourced: SourcedPrompt, mode: Mode, profile_file: str = "") -> list[str]:
-    """Return what else the provider and the third party get, and the file that remembers the answer, if there is one."""
+    """Return what else the provider and the third party get, and which file remembers the answer, if any."""
     lines = ["The provider can read everything you send, and the reply, which may quote it."]
     if sourced.party:
         tags = "" if mode == "off" else " (tags stay tags)"
