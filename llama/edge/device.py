@@ -60,7 +60,7 @@ class Device:
         same_shape = (welcome.dim, welcome.split_layer) == (self.half.args.dim, self.half.split_layer)
         if not same_shape or welcome.max_seq_len > self.half.context_length:
             raise ProtocolMismatch(
-                f"the cloud at {link.address} describes a model that does not match its fingerprint; update the cloud"
+                f"the cloud at {link.address} describes another model than the one of its fingerprint; update the cloud"
             )
         return welcome
 

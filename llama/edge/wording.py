@@ -27,7 +27,7 @@ SANITISE_OFF = (
     "warning: --sanitise off: your words and fields leave this device unchanged, and all who receive them can read them"
 )
 OWN_WORDS = "your own words"  # the title of a prompt that is not a sheet
-DECLINED = "declined; nothing was sent"
+DECLINED = "you declined; nothing was sent"
 
 
 def caution(text: str) -> str:
