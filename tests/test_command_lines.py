@@ -401,12 +401,12 @@ def lines_of_a_lost_cloud(err: str, address: str, deadline_s: int) -> list[int]:
     is the error.
     """
     *notices, error = err.splitlines()
-    broke = f"the connection to {address} broke; asking again as soon as it is back (giving up after {deadline_s} s)"
+    broke = f"the connection to {address} broke; trying again as soon as it is back (giving up after {deadline_s} s)"
     notices = notices[1:] if notices[:1] == [broke] else notices
     assert error.startswith(f"error: no answer from {address} for ") and "check that cloud_main.py runs there" in error
     assert CANARY not in err
     pattern = re.compile(
-        rf"no answer from {re.escape(address)} for (\d+) s; asking again \(giving up after {deadline_s} s\)"
+        rf"no answer from {re.escape(address)} for (\d+) s; trying again \(giving up after {deadline_s} s\)"
     )
     found = [pattern.fullmatch(notice) for notice in notices]
     assert all(found), err
@@ -436,7 +436,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     return streams
 
 
-FULL = re.compile(r"the cloud is busy: all 2 slots are taken, and \d+ wait for one; asking again in 2\.0 s\n")
+FULL = re.compile(r"the cloud is busy: all 2 slots are taken, and \d+ wait for one; trying again in 2\.0 s\n")
 
 
 def free_places(address: str) -> int:

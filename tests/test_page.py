@@ -285,7 +285,9 @@ def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> 
             else:
                 page.keyboard.press("Escape")
             expect(page.locator("#status")).to_have_text("You declined. Nothing was sent.")
-            expect(page.get_by_role("article", name="Recommendations")).to_contain_text("You declined. Nothing was sent.")
+            expect(page.get_by_role("article", name="Recommendations")).to_contain_text(
+                "You declined. Nothing was sent."
+            )
         assert not bytes_page.consents.exists() or "employer" not in bytes_page.consents.read_text()
         assert asked == []
 
@@ -323,7 +325,9 @@ def test_a_run_goes_on_when_a_killed_cloud_is_back(browser: Browser, tiny_split:
         start_and_agree(page)
         expect(page.locator("#status")).to_contain_text("is being written", timeout=BUSY_S)
         os.kill(first.pid, signal.SIGKILL)
-        expect(page.locator("#banners")).to_contain_text("The cloud is away. Your device keeps trying. The run continues")
+        expect(page.locator("#banners")).to_contain_text(
+            "The cloud is away. Your device keeps trying. The run continues"
+        )
         expect(page.locator("#status")).to_contain_text("nothing new for")
         window.shot("desktop-light-cloud-away")
         stack.enter_context(cloud(half / "cloud", "--max_seq_len", 4096, bind=first.address))
