@@ -372,7 +372,7 @@ def test_strangers_are_refused(browser: Browser, bytes_page: Program) -> None:
     assert answers() == 403
     for token_part, why in (
         ("", "This address lacks the part after #."),
-        ("/#guessed", "A wrong token; open the address that the program has printed."),
+        ("/#guessed", "Wrong token; open the address that the program printed."),
     ):
         with screen(browser, complaints="403") as window:
             window.page.goto(bytes_page.origin + token_part)

@@ -70,7 +70,7 @@ class Connection:
 
     @property
     def looks_up_its_host(self) -> bool:
-        """Whether the host name is still being resolved."""
+        """True while the host name is being resolved."""
         return self._lookup is not None
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class SheetSource:
 
     @property
     def is_the_cloud(self) -> bool:
-        """Whether the sheets are the cloud's own."""
+        """True if the sheets are the cloud's own."""
         return self.prompt_file is None and self.sheet_dir is None
 
     def entries(self, check: Callable[[], None] | None = None) -> tuple[SheetEntry, ...]:
@@ -98,7 +98,7 @@ def sheets_of(link: Link) -> tuple[SheetEntry, ...]:
 
 
 def fetch(link: Link, prompt_id: str) -> SourcedPrompt:
-    """Ask the cloud for a sheet of its own directory.
+    """Ask the cloud for one of its sheets.
 
     Raises:
         LinkError: the cloud does not answer, or has no such sheet (the message lists the sheets that it has).

@@ -35,7 +35,7 @@ class Sink(Protocol):
 
     @property
     def acknowledges(self) -> bool:
-        """Whether the cloud may erase the copies that this sink has stored."""
+        """True if the cloud may erase the copies that this sink has stored."""
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
         """Store all copies, and return when they are stored. Raise if they are not."""

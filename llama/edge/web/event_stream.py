@@ -72,7 +72,7 @@ class EventStream:
 
     @property
     def has_subscribers(self) -> bool:
-        """Whether a page is open."""
+        """True while a page is open."""
         return bool(self._wakers)
 
 

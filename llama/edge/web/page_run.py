@@ -52,7 +52,7 @@ class PageRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended and cannot change any more."""
+        """True if the run has ended and cannot change any more."""
         return self.phase in ("done", "failed", "stopped")
 
     def snapshot(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class CurrentRun:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a run has begun and has not ended."""
+        """True if a run has begun and has not ended."""
         run = self.run
         return run is not None and not run.is_over
 
