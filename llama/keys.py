@@ -332,9 +332,7 @@ def main(name: str, role: str, dir: str = ".") -> None:
             f"move it to one that does, and chmod 600 it there",
             sys.stderr,
         )
-    goes_to = (
-        "give it to all clients, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
-    )
+    goes_to = "give it to all clients, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
     _print(f"{private}: private, stays where it is used (--key_file)\n{public}: public, {goes_to}", sys.stdout)
 
 
