@@ -133,7 +133,7 @@ def read_key(path: str, role: str) -> KeyPair:
     """
     try:
         raw, status = read_key_file(path)
-        pair = parse_private(raw)  # first: others may read what turns out to be a public one
+        pair = parse_private(raw)  # before the mode check: a public key file may be open to others
         _check_mode(path, status)
     except ValueError as err:
         raise KeysError(f"key {path}: {err}") from None

@@ -55,7 +55,7 @@ REPLY_BYTES: dict[type[Request], int] = {
     Finish: 16 << 20,
     ListSheets: 16 << 20,
 }
-SHORT_REPLY_BYTES = 64 << 10  # for all other replies
+SHORT_REPLY_BYTES = 64 << 10  # for all other replies; an Error is not longer either
 MAX_REPLY_BYTES = max(REPLY_BYTES.values())
 WORDS_SHOWN = 2000  # maximum characters of a cloud's message that are shown
 STOPPING = "the cloud is stopping"  # message of a busy cloud that is about to stop

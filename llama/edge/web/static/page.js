@@ -270,9 +270,9 @@ function draw() {
   else drawStatus(view);
 }
 
-const ANNOUNCED = { away: "The cloud is away.", wrong: "This is not the right cloud.", here: "The cloud is here." };
+const ANNOUNCED = { away: "The cloud is away.", wrong: "This is not the right cloud.", here: "The cloud is connected." };
 const CLOUD = {
-  connecting: "looking for the cloud", here: "the cloud is here", away: "the cloud is away", wrong: "not the right cloud",
+  connecting: "looking for the cloud", here: "the cloud is connected", away: "the cloud is away", wrong: "not the right cloud",
 };
 
 function drawTop({ cloud, model }) {
