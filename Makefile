@@ -1,8 +1,10 @@
 # demo: split a real checkpoint and ask it, as a person with a profile      page: the same on a page
+# unit: what needs no process, no browser and no downloaded model, in 90 seconds
 # test: everything that must hold (the page only where Chromium is; with CI=true it fails without)
-# lint: style and types      bench: speed, memory and what the sanitiser finds, side by side with peers
+# lint: style and types      docs: write the parts of docs/ that are made from the programs
+# bench: speed, memory and what the sanitiser finds, side by side with peers; draws the charts and the screenshots
 # soak: what must hold for long, at length: many sessions, bad lines, kills, overload, hostile bytes; prints its figures
-.PHONY: demo page test lint bench charts docs soak fixtures clean
+.PHONY: demo page unit test lint bench charts docs soak fixtures clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -18,8 +20,14 @@ page: .demo/smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2 --web
 
 # Two at a time, each with one thread: they wait for processes and sockets as often as they compute.
+# Tests that share a cloud or a browser stay on one worker (loadgroup).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+unit: .venv/tests
+	TIER=unit $(PYTEST) -m "not process and not model and not browser and not long"
+
 test: .venv/tests fixtures
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
 
 lint: .venv/tests
 	$(BIN)/ruff check .
@@ -30,6 +38,7 @@ bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.decode --save docs/figures/decode.json
 	$(BIN)/python -m tests.benchmarks.serving --save docs/figures/serving.json
 	$(BIN)/python -m tests.benchmarks.charts
+	$(BIN)/python -m tests.benchmarks.screenshot
 	$(BIN)/python -m tests.benchmarks.flooding
 	$(BIN)/python -m tests.benchmarks.sending
 	$(BIN)/python -m tests.benchmarks.memory
@@ -42,13 +51,16 @@ charts: .venv/tests
 
 # The parts of docs/ that are made from the program.
 docs: .venv/product
+	$(BIN)/python -m docs.command_line
 	$(BIN)/python -m docs.protocol_tables
+	$(BIN)/python -m docs.every_file
 
 soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \
 		tests/test_against_transformers.py tests/test_nothing_leaks.py tests/test_everyday.py tests/test_gate.py \
 		tests/test_time_says_nothing.py tests/test_shares.py tests/test_backup.py tests/test_copies_survive.py \
 		tests/test_hostile_checkpoints.py tests/test_generated_checkpoints.py
+	SOAK=1 $(PYTEST) -m "hypothesis and not process"
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)
 

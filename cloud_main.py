@@ -59,38 +59,58 @@ def main(
     log_level: str = LEVELS[0],
     metrics_port: int | None = None,
 ) -> None:
-    """Serve until Ctrl-C; after SIGTERM, until the running sessions have ended.
+    """Serve until Ctrl-C. After SIGTERM, begin no session, and end once the running replies have ended.
 
     Args:
-        ckpt_dir: the cloud half that split_checkpoint.py wrote.
-        bind: where to listen, tcp://HOST:PORT; tcp://0.0.0.0:PORT is every network of this machine.
-        max_seq_len: most tokens of prompt and reply together; by default 2048, or the model's context if less.
-        kv_cache_gb: GiB for the sessions' keys and values, on all ranks together; sized at the start, never grown.
-        max_batch_size: sessions held at a time; by default as many as --kv_cache_gb has room for, up to 256.
-        device: cpu or cuda; by default CUDA where there is a GPU.
-        dtype: float32, bfloat16 or float16; by default the checkpoint's.
-        threads: CPU threads per rank; by default the cores shared among the ranks.
-        cuda_graphs: with one rank on a GPU, bfloat16 or float16: decode by CUDA graphs.
-        max_waiting: sessions that may wait for a slot.
-        session_idle_s: seconds after which an unused session loses its slot; its device recovers by itself.
-        drain_s: seconds that running sessions have to end after SIGTERM; below torchrun's 30.
-        record_file: SQLite file of finished runs, and of third parties' deliveries; by default none is kept.
-        retention_days: days after which a run, or a delivery that nobody has collected, is forgotten; by default 30.
-        sheet_dir: directory of prompt sheets for devices to fetch; its sub-directories are third parties'.
-        publishing: let third parties write their own sheets into --sheet_dir while the cloud runs; needs keys.
-        edge_ckpt_dir: the device's half; with it, what the sheets tell the model is computed once for all devices.
-        catalogue: SQLite file of the partners' products, from which offers are made; llama.cloud.importing makes it.
-        key_file: the cloud's private key, NAME.key of llama.keys; from then on only listed keys are spoken to.
-        allow_dir: directory of the public keys that are listed, NAME.pub; read anew whenever it changes.
-        max_sessions_per_key: sessions of one key at a time; by default 4.
-        insecure: listen on a network without keys; anybody there may ask, and listen.
-        max_mb_s_per_key: megabytes a second to and from one key, or without keys one connection; beyond, it waits.
-        max_requests_s_per_key: requests a second, likewise; a token is a request.
-        max_runs_s_per_key: runs that begin in a second, likewise.
-        max_memory_gb: GiB of memory at which the cloud ends, with exit code 3; by default what it has once it is ready,
-            and 2 GiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
-        log_level: the least that is told of on stderr, info, warning or error.
-        metrics_port: port of 127.0.0.1 for /metrics (Prometheus) and /healthz; by default there are none.
+        ckpt_dir: Directory of the cloud half, from split_checkpoint.py.
+        bind: Address to listen on, tcp://HOST:PORT. HOST is an IPv4 address, an [IPv6] address, a name or a network
+            interface. tcp://0.0.0.0:PORT is all of IPv4, tcp://[::]:PORT is all networks.
+        max_seq_len: Most tokens of prompt and reply together, from 2 to the model's context. By default 2048, or the
+            model's context if that is less.
+        kv_cache_gb: GiB of KV cache, on all ranks together. It holds as many slots of --max_seq_len tokens as fit. It
+            is allocated at the start and never grows.
+        max_batch_size: Most sessions at a time (slots), 1 to 65536. By default as many as --kv_cache_gb holds, up to
+            256.
+        device: Torch device, cpu or cuda. By default CUDA where there is a GPU.
+        dtype: Data type of the computation, float32, bfloat16 or float16. By default the checkpoint's.
+        threads: CPU threads per rank, 1 to 4096. By default the ranks of this machine share its cores. One fewer is
+            faster if another program keeps a core busy.
+        cuda_graphs: Capture CUDA graphs of decoding steps at the start, and replay them. This applies to one rank on
+            a GPU (Ampere or newer) in bfloat16 or float16.
+        max_waiting: Sessions that may queue (FIFO) for a slot, 0 to 65536. Further ones get the answer busy.
+        session_idle_s: Seconds after which an unused session loses its slot. Its device recovers by itself.
+        drain_s: Seconds that running replies have to end after SIGTERM. Keep it below 30, when torchrun kills the
+            ranks.
+        record_file: SQLite file of the record. It has a row per finished run (ids, times, counts, offers, the reply
+            with its tags), and third parties' deliveries. It is made if it does not exist. By default there is no
+            record.
+        retention_days: Days after which a run, or a delivery that no vendor has collected, is deleted. Requires
+            --record_file. By default 30.
+        sheet_dir: Directory of sheets for devices. Its sub-directories are third parties', and require --record_file.
+            By default there are no sheets.
+        publishing: Let third parties publish their own sheets into --sheet_dir while the cloud runs. Requires
+            --sheet_dir, --record_file, --key_file and --allow_dir.
+        edge_ckpt_dir: Directory of the edge half of the same split. With it, the cloud computes the prefixes of the
+            sheets' prompts once, at the start.
+        catalogue: SQLite file of the partners' products, from llama.cloud.importing. Offers are made from it. By
+            default there are no offers.
+        key_file: Private key of the cloud, NAME.key from llama.keys. With it, the cloud answers only the keys in
+            --allow_dir. Requires --allow_dir.
+        allow_dir: Directory of the allowed public keys, NAME.pub. The cloud reads it again when it changes. Requires
+            --key_file.
+        max_sessions_per_key: Most sessions of one key at a time, 1 or more. Further ones get the answer busy.
+            Requires --key_file. By default 4.
+        insecure: Listen on a network without keys. Every machine there can then use the model, and can read the
+            traffic. Not with --key_file.
+        max_mb_s_per_key: Megabytes per second to and from one key, or without keys one connection. Twice as much may
+            come at once. Beyond that, its requests wait. inf means no limit.
+        max_requests_s_per_key: Requests per second, likewise. A token is a request.
+        max_runs_s_per_key: New runs per second, likewise.
+        max_memory_gb: GiB of its own memory at which the cloud ends, with exit code 3. By default its memory once it is
+            ready, plus 2 GiB or a quarter, whichever is more. Mapped files and GPU memory do not count.
+        log_level: Lowest level of the log on stderr, info, warning or error.
+        metrics_port: Port of 127.0.0.1 for /metrics (Prometheus) and /healthz, 1 to 65535, or 0 for any free port. The
+            log's event ready names it. By default there are no metrics.
     """
     config = CloudConfig(**locals())  # the parameters, and nothing else yet
     app.run(config, Models(new_cloud=CloudTransformer, load_edge=load_edge))

@@ -58,37 +58,45 @@ def main(
     key_file: str | None = None,
     cloud_key: str | None = None,
 ) -> None:
-    """Answer a prompt, with the person's data where the prompt asks for it.
+    """Answer a prompt, with your data where the prompt asks for it. Secrets are replaced before anything is sent.
 
     Args:
-        ckpt_dir: the edge half that split_checkpoint.py wrote.
-        cloud: address of cloud_main.py, tcp://HOST:PORT.
-        prompt_file: .txt (your own message), .json (your own dialogue) or .toml (a prompt sheet).
-        sheet_dir: a directory of the provider's sheets on this machine, instead of the cloud's own.
-        prompt_id: which sheet, NAME or VENDOR/NAME; instead of --prompt_file.
-        profile_file: your data, TOML; it stays on this device.
-        sanitise: schema replaces what it recognises as secret before it leaves; off sends your words as they are.
-        dry_run: print what would leave this device, and stop.
-        yes: agree to what the sheet asks for, this time.
-        plain: nothing but the reply on stdout, for pipes.
-        json: one JSON object on stdout instead of streamed text.
-        web: show all of it on a page of this machine's, whose address is printed.
-        port: of that page; by default any that is free.
-        list_sheets: print which sheets there are, and stop.
-        temperature: 0 always takes the likeliest token; higher is more varied.
-        top_p: choose among the likeliest tokens that make up this share of the probability.
-        seed: the same seed gives the same reply.
-        max_gen_len: most tokens of the reply; by default what the sheet says, or what the cloud's context leaves.
-        device: where the edge half runs: cpu, cuda or mps.
-        threads: CPU threads; by default one per core.
-        deadline: seconds of silence, or of being full, after which the cloud is given up; one that lives, but does not
-            answer a request, after ten times as long (after four times, when the reply is complete).
-        restart_deadline: likewise where the cloud had answered and then went away, or says that it is stopping; when it
-            is back, the reply goes on where it was.
-        max_memory_gb: GiB of memory at which this device ends, with exit code 3; by default what it has once its half
-            is loaded, and 512 MiB or a quarter more. Mapped files do not count, nor does a GPU's memory.
-        key_file: this device's private key, NAME.key of llama.keys; the cloud must list it.
-        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
+        ckpt_dir: Directory of the edge half, from split_checkpoint.py.
+        cloud: Address of the cloud, tcp://HOST:PORT. Only --dry_run and --list_sheets work without it.
+        prompt_file: File of the prompt. A .txt file is your message. A .json file is your dialogue, a list of objects
+            with role and content. A .toml file is a sheet.
+        sheet_dir: Directory of sheets on this machine. By default sheets come from the cloud.
+        prompt_id: Sheet to ask. NAME is the provider's, VENDOR/NAME a third party's. Not with --prompt_file.
+        profile_file: Your profile, a TOML file. It stays on this device.
+        sanitise: Mode of the sanitiser, schema or off. With schema, it replaces the secrets that it recognises before
+            anything leaves this device. With off, your words leave it unchanged, after a warning.
+        dry_run: Print the exact text that would leave this device, and exit. It needs no consent. It needs a cloud
+            only for a sheet of the cloud.
+        yes: Agree to what the sheet asks for, this time. For scripts.
+        plain: Print only the reply on stdout. For pipes.
+        json: Print one JSON object instead of text. Its fields are text (restored), text_sent (with tags),
+            tags_restored, tags_left, tokens and prompt_tokens (ids), stop_reason, timing, offers, and copy (what
+            became of a third party's copy).
+        web: Show the run on a page of this machine. The program prints the address of the page.
+        port: Port of the page, 1 to 65535, or 0 for any free port. Requires --web. By default any free port.
+        list_sheets: Print the ids of the sheets, and exit.
+        temperature: Sampling temperature, 0 to 100. 0 always takes the likeliest token; higher values vary more.
+        top_p: Sample among the likeliest tokens that make up this share of the probability, 0 to 1.
+        seed: Seed of the sampling, 0 to 2**63-1. The same seed gives the same reply.
+        max_gen_len: Most tokens of the reply, 1 or more. By default the sheet's limit, or the rest of the context.
+        device: Torch device of the edge half, cpu, cuda or mps.
+        threads: CPU threads, 1 to 4096. By default one per core.
+        deadline: Seconds that the cloud may be silent or busy. Then the program gives up. If heartbeats arrive but a
+            request stays unanswered, it gives up after 10 times as long, or 4 times once the reply is complete.
+        restart_deadline: Seconds, likewise, for a cloud that has answered before and went away, or that says it is
+            stopping. When it is back, the reply continues where it was.
+        max_memory_gb: GiB of its own memory at which the program ends, with exit code 3. By default its memory once
+            the edge half is loaded, plus 512 MiB or a quarter, whichever is more. Mapped files and GPU memory do not
+            count.
+        key_file: Private key of this device, NAME.key from llama.keys. The cloud must list the public key. Requires
+            --cloud_key.
+        cloud_key: Public key file of the cloud. The program talks to no other cloud, and the link is encrypted.
+            Requires --key_file.
     """
     app.build(EdgeConfig(**locals()), load).run()  # the flags are its fields
 

@@ -15,11 +15,11 @@ from llama.stages import StageClock
 
 
 class CloudTransformer(TransformerLayers):
-    """The device's hidden states in, logits out.
+    """Model part from the device's hidden states to logits.
 
     Args:
         args: Meta's hyperparameters of the whole model.
-        split_layer: k, the first layer that is here, ``1 … n_layers-1``.
+        split_layer: k, the first layer in the cloud, ``1 … n_layers-1``.
     """
 
     def __init__(self, args: ModelArgs, split_layer: int) -> None:
@@ -28,7 +28,7 @@ class CloudTransformer(TransformerLayers):
         self.output = ColumnParallelLinear(args.dim, args.vocab_size)
 
     def prepare(self, for_good: bool = False) -> None:
-        """As the layers', and the output head."""
+        """Prepare the layers and the output head."""
         super().prepare(for_good)
         self._output = side_by_side(self.output, for_good=for_good)
 
@@ -44,9 +44,9 @@ class CloudTransformer(TransformerLayers):
     ) -> torch.Tensor:
         """Turn hidden states ``(B, T, dim)`` at ``start_pos[b] …`` into float32 logits ``(B, want, vocab)``.
 
-        Only the last ``want`` positions get logits: a prompt needs one, and each costs a vocabulary. ``clock`` is
-        stopped after each layer; what follows is the norm's and the output head's. ``slots``, ascending, are those of
-        the cache that the B sequences lie in; None is all.
+        Only the last ``want`` positions get logits: a prompt needs one, and each costs a row of the vocabulary's size.
+        ``clock`` is stopped after each layer; the remaining time belongs to the norm and the output head. ``slots``
+        are the ascending cache slots of the B sequences; None means all.
         """
         h = self.run_layers(h, start_pos, cache, clock, slots)
         if want == 0:
@@ -54,7 +54,7 @@ class CloudTransformer(TransformerLayers):
         return self._logits(h[:, -want:].flatten(0, 1)).view(h.shape[0], want, -1)
 
     def decode(self, h: torch.Tensor, step: StepMetadata, cache: KVCache) -> torch.Tensor:
-        """Turn one hidden state of each sequence, ``(B, dim)``, into float32 logits ``(B, vocab)``; prepared."""
+        """Turn one hidden state of each sequence, ``(B, dim)``, into float32 logits ``(B, vocab)``; prepare first."""
         return self._logits(self.run_step(h, step, cache))
 
     def _logits(self, h: torch.Tensor) -> torch.Tensor:

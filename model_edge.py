@@ -16,11 +16,11 @@ from llama.stages import StageClock
 
 
 class EdgeTransformer(TransformerLayers):
-    """Token ids in, the hidden states after layer k-1 out; that tensor is all that leaves the device.
+    """Model part from token ids to the hidden states after layer k-1. Only that tensor leaves the device.
 
     Args:
         args: Meta's hyperparameters of the whole model.
-        split_layer: k, the number of layers kept here, ``1 … n_layers-1``.
+        split_layer: k, the number of layers on the device, ``1 … n_layers-1``.
     """
 
     def __init__(self, args: ModelArgs, split_layer: int) -> None:
@@ -33,18 +33,18 @@ class EdgeTransformer(TransformerLayers):
     ) -> torch.Tensor:
         """Turn int64 ids ``(B, T)`` at positions ``start_pos[b] …`` into the hidden states to send, ``(B, T, dim)``.
 
-        The embedding table, and with it ``tokens``, may be on another device and the table of another dtype than the
-        layers: it is memory-mapped from the checkpoint, and only what is looked up is moved and cast. ``clock`` is
-        stopped after the embeddings and after each layer.
+        The embedding table is memory-mapped from the checkpoint. It (and ``tokens``) may be on another device than the
+        layers, and it may have another dtype: only the rows that are looked up are moved and cast. ``clock`` is stopped
+        after the embeddings and after each layer.
         """
-        h = self.tok_embeddings(tokens).to(self.first_weight)  # its device and dtype
+        h = self.tok_embeddings(tokens).to(self.first_weight)  # to the device and dtype of the layers
         if clock is not None:
             clock.stop()
         return self.run_layers(h, start_pos, cache, clock)
 
 
 def load_edge(half: Half, dtype: torch.dtype, device: torch.device) -> EdgeTransformer:
-    """The half in ``dtype``, whole and ready; embeddings stay in the file and are looked up there.
+    """Return the half in ``dtype``, loaded and prepared. Embeddings stay in the file and are looked up there.
 
     Raises:
         CheckpointError: the files are damaged.

@@ -29,9 +29,10 @@ from rich.progress import (
 from llama import screen
 from llama.checkpoint import splitting
 from llama.checkpoint.opening import open_source
-from llama.command import end_if_signalled, run
+from llama.command import run
 from llama.dtypes import DTYPES
 from llama.errors import UsageError
+from llama.process_end import end_if_signalled
 
 
 def main(
@@ -43,20 +44,22 @@ def main(
     rope_scaling_factor: float | None = None,
     chat_format: str | None = None,
 ) -> None:
-    """Cut a Llama checkpoint into OUTPUT_DIR/edge and OUTPUT_DIR/cloud.
+    """Split a Llama checkpoint into OUTPUT_DIR/edge and OUTPUT_DIR/cloud.
 
     Args:
-        ckpt_dir: a Meta directory, a Hugging Face directory or a .gguf file.
-        output_dir: where the halves go; must not exist yet, or be empty; a link is followed.
-        split_layer: number of layers that the device computes.
-        cloud_model_parallel_size: number of ranks (GPUs) that the cloud's half is cut for.
-        dtype: float32, bfloat16 or float16; without it the source's own, float32 for GGUF.
-        rope_scaling_factor: overrules the factor of Llama 3.1's scaled rotary embedding.
-        chat_format: template, llama3 or chatml; without it the checkpoint's own chat template, if it has one. llama3
-            is what Meta's code writes: no dates and no system message of its own.
+        ckpt_dir: A Meta directory, a Hugging Face directory or a .gguf file.
+        output_dir: Directory for the two halves. It must not exist, or be empty. A link is followed.
+        split_layer: Number of layers that the device computes, from 1 to one less than the model has.
+        cloud_model_parallel_size: Number of ranks (GPUs) that the cloud half is cut for.
+        dtype: Data type of the halves, float32, bfloat16 or float16. By default the source's, and float32 for GGUF.
+        rope_scaling_factor: Factor of Llama 3.1's scaled rotary embedding, for Meta directories whose params.json does
+            not have it. By default the source's.
+        chat_format: Chat format of the halves, template, llama3 or chatml. With llama3, dialogues are as in Meta's
+            code, without dates and without an automatic system message. By default the checkpoint's own template, if
+            it has one.
     """
     if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, not '{dtype}'")
+        raise UsageError(f"--dtype must be one of {', '.join(DTYPES)} (got {dtype})")
     started = time.monotonic()
     splitting.check_output(Path(output_dir), Path(ckpt_dir))
     source = open_source(Path(ckpt_dir), rope_scaling_factor, chat_format)

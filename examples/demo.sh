@@ -1,7 +1,7 @@
 #!/bin/sh
-# Start the cloud, ask it one sheet with a sample profile, show what each party holds, stop the cloud:
+# Start the cloud, run one sheet with a sample profile, show the data that each party holds, stop the cloud:
 # sh examples/demo.sh SPLIT_CHECKPOINT [PROMPT_ID]
-# or leave it to a page, until Ctrl-C:
+# Or serve a page until Ctrl-C:
 # sh examples/demo.sh SPLIT_CHECKPOINT --web
 set -eu
 checkpoint=$1
@@ -34,19 +34,19 @@ address=$(sed -n 's/^ready.* listening on \([^,]*\),.*/\1/p' "$work/log")
 echo "cloud:   $(grep '^ready' "$work/log")"
 if [ "$prompt_id" = --web ]; then
     cp examples/profile.toml "$work/profile.toml"
-    echo "profile: a copy of examples/profile.toml, which the page may edit, and which goes at the end"
+    echo "profile: a copy of examples/profile.toml; the page may edit it; it is deleted at the end"
     python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --profile_file "$work/profile.toml" \
         --prompt_id birthday --temperature 0 --web
     exit
 fi
 echo "sheet:   examples/sheets/$prompt_id.toml"
-echo "profile: examples/profile.toml, which stays on the device; in it:"
+echo "profile: examples/profile.toml, which stays on the device; it has:"
 grep -E '^(phone|nik|diagnosis|recipient|notes) = ' examples/profile.toml | sed 's/^/         /'
 echo
 python edge_main.py --ckpt_dir "$checkpoint/edge" --cloud "$address" --prompt_id "$prompt_id" \
     --profile_file examples/profile.toml --yes --temperature 0
 echo
-echo "all that the provider has written down (its --record_file):"
+echo "all data that the provider stored (its --record_file):"
 python - "$work/runs.sqlite" <<'PYTHON'
 import json
 import sqlite3
@@ -62,4 +62,4 @@ for run in runs.execute("SELECT prompt_id, prompt_tokens, output_tokens, text, o
     print("\n".join(f"  {'offers' if i == 0 else '':13} {offer}" for i, offer in enumerate(offers)))
 PYTHON
 echo
-echo "make page shows the same on a page of this machine's"
+echo "To see the same in a browser, run: make page"

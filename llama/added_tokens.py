@@ -1,7 +1,8 @@
-"""Added tokens, found in a text before it is cut: special ones, and words of the vocabulary.
+"""Finding added tokens (special tokens and words of the vocabulary) in a text before it is split.
 
-They are found as the ``tokenizers`` library does (github.com/huggingface/tokenizers, ``added_vocabulary.rs``): leftmost
-first, of those that begin there the longest, with their flags; tokens with ``normalized`` in what the others have left.
+The search follows the ``tokenizers`` library (github.com/huggingface/tokenizers, ``added_vocabulary.rs``): leftmost
+first, then the longest at that place, with the tokens' flags. Tokens with ``normalized`` are searched in the remaining
+text.
 
 Knows nothing about: ids of ordinary text, chat formats.
 """
@@ -15,19 +16,19 @@ from dataclasses import dataclass
 import msgspec
 import regex
 
-# What the library takes for whitespace beside a token (Unicode's White_Space), and for a part of a word.
+# The library's whitespace beside a token (Unicode's White_Space), and its characters of a word.
 _SPACES = re.compile(r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*")
 _WORD = regex.compile(r"\w")
 
 
 class TokenFlags(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How an added token is found; the names are those of ``tokenizer.json``.
+    """Matching flags of an added token, with the names of ``tokenizer.json``.
 
     Attributes:
-        lstrip: it takes in whitespace before it.
-        rstrip: it takes in whitespace behind it.
-        single_word: it does not count inside a word.
-        normalized: it is looked for in what those without this flag have left.
+        lstrip: the match includes whitespace before the token.
+        rstrip: the match includes whitespace after the token.
+        single_word: the token does not match inside a word.
+        normalized: the token is searched in the text that tokens without this flag leave.
     """
 
     lstrip: bool = False
@@ -41,7 +42,7 @@ PLAIN = TokenFlags()
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a text, from ``start`` to before ``end``: ordinary, or an added token with what it takes in."""
+    """A part of a text, ``start`` to ``end`` (exclusive): ordinary text, or an added token with its whitespace."""
 
     start: int
     end: int
@@ -49,7 +50,7 @@ class Segment:
 
 
 class Literals:
-    """Finds some texts in another: leftmost first, of those that begin there the longest; none overlap."""
+    """Search for several texts in another: leftmost first, then the longest at that place; matches do not overlap."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._texts = frozenset(texts)
@@ -60,7 +61,7 @@ class Literals:
         self._firsts = re.compile(f"[{''.join(map(re.escape, sorted(lengths)))}]" if lengths else "(?!)")
 
     def find(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Where they stand in ``text[start:end]``, in order."""
+        """Yield (begin, end) of the matches in ``text[start:end]``, in order."""
         at = start
         for found in self._firsts.finditer(text, start, end):
             begin = found.start()
@@ -74,12 +75,12 @@ class Literals:
 
 
 class AddedTokens:
-    """Cuts a text at added tokens.
+    """Splitter of texts at added tokens.
 
     Args:
         special_tokens: id by text.
-        words: of those that are no special ones.
-        flags: of both, by text; one that is not named has none.
+        words: id by text of added tokens that are not special.
+        flags: flags of both, by text; tokens not listed have none.
     """
 
     def __init__(
@@ -93,11 +94,11 @@ class AddedTokens:
         self._words_only = [Literals(some) for some in passes if some & words.keys()]
 
     def segments(self, text: str, *, special: bool) -> Iterator[Segment]:
-        """Cut a text into ordinary stretches and added tokens; special ones count only if ``special``."""
+        """Split a text into ordinary parts and added tokens. Special tokens match only if ``special``."""
         return self._cut(text, 0, len(text), self._with_special if special else self._words_only, special)
 
     def _cut(self, text: str, start: int, end: int, passes: Sequence[Literals], special: bool) -> Iterator[Segment]:
-        """The segments of ``text[start:end]``: each pass looks at what those before it have left."""
+        """Yield the segments of ``text[start:end]``. Each pass searches the text that earlier passes leave."""
         if not passes:
             if start < end:
                 yield Segment(start, end)
@@ -117,7 +118,7 @@ class AddedTokens:
                     begin -= 1
             if flags.rstrip and (spaces := _SPACES.match(text, stop, end)):
                 stop = spaces.end()
-            if begin < at:  # the one before has taken in where this one begins
+            if begin < at:  # the previous match includes the beginning of this one
                 continue
             yield from self._cut(text, at, begin, passes[1:], special)
             yield Segment(begin, stop, self._ids[token])

@@ -1,10 +1,10 @@
-"""Network addresses, ``tcp://HOST:PORT``: what they are, and names of hosts looked up.
+"""Network addresses, ``tcp://HOST:PORT``: their syntax, and the look-up of host names.
 
-libzmq looks names up by itself, but only for IPv4 or, with ``ZMQ_IPV6``, for IPv6 first, where it takes the first
-address that it finds, and does not say that there is none. So names are looked up here, and libzmq is given addresses.
-IPv4 comes first, as libzmq has it: a name that has both often has an IPv6 address that leads nowhere.
+libzmq can look names up, but only for IPv4 or, with ``ZMQ_IPV6``, for IPv6 first. It takes the first address found, and
+does not report a missing one. So names are looked up here, and libzmq gets addresses. IPv4 comes first, as in libzmq: a
+name that has both often has an IPv6 address that leads nowhere.
 
-A look-up takes as long as the system's name service likes, and hears nobody meanwhile: see :class:`Lookup`.
+The system's name service may take any time for a look-up, and cannot be interrupted: see :class:`Lookup`.
 
 Knows: the resolver, how libzmq writes addresses. Does not know: sockets.
 """
@@ -20,25 +20,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_PORT = 65535
-_SLICE_S = 0.05  # the longest piece of a wait
+_SLICE_S = 0.05  # the longest single wait
 
 
 class NotAnAddress(ValueError):
-    """It cannot be one; the message says why, or is empty where nothing more can be said than how to write one."""
+    """The error for a text that is no address; empty if only the syntax can be stated."""
 
 
 def address_refusal(use: str, why: str = "", *, flag: str = "") -> str:
-    """Say that something is no address to ``use``, why where that is known, and how to write one behind ``flag``."""
+    """Return the error for a text that is no address to ``use``: the reason if known, and the syntax with ``flag``."""
     return f"not an address to {use}{f': {why}' if why else ''}; write {f'{flag} ' if flag else ''}tcp://HOST:PORT"
 
 
 class UnknownHost(Exception):
-    """The name of a host is not known here; the message says which."""
+    """The error for a host name that this machine does not know; the message names it."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What libzmq is given.
+    """An address for libzmq.
 
     Attributes:
         address: in libzmq's spelling.
@@ -51,10 +51,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Tcp:
-    """An address of TCP, taken apart.
+    """The parts of a TCP address.
 
     Attributes:
-        host: a name, an IPv4 address, or an IPv6 address without brackets; ``*`` and interfaces where one listens.
+        host: a name, an IPv4 address, or an IPv6 address without brackets; ``*`` and interfaces for listening.
         port: digits, or ``*``.
     """
 
@@ -63,7 +63,7 @@ class Tcp:
 
     @property
     def ip(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        """The address, where the host is one."""
+        """The IP address, if the host is one."""
         try:
             return ipaddress.ip_address(self.host)
         except ValueError:
@@ -71,16 +71,16 @@ class Tcp:
 
 
 def has_a_port(address: str) -> bool:
-    """Whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
+    """Return whether an address ends in a port that exists, or ``*``; libzmq takes 65536 + p as p."""
     port = address.rpartition(":")[2]
     return port == "*" or (re.fullmatch("[0-9]{1,5}", port) is not None and int(port) <= _MAX_PORT)
 
 
 def tcp_of(address: str) -> Tcp | None:
-    """An address of TCP, taken apart; None for other transports of libzmq's, and its own ways of writing.
+    """Split a TCP address into its parts; return None for libzmq's other transports and special forms.
 
     Raises:
-        NotAnAddress: it can be none.
+        NotAnAddress: the text is no address.
     """
     try:
         address.encode()
@@ -97,24 +97,24 @@ def tcp_of(address: str) -> Tcp | None:
     if host.startswith("[") and host.endswith("]"):
         return Tcp(_ipv6(host[1:-1]), port)
     if ":" in host:
-        raise NotAnAddress(f"an IPv6 address stands in brackets: tcp://[{host}]:{port}")
+        raise NotAnAddress(f"an IPv6 address needs brackets: tcp://[{host}]:{port}")
     if re.search(r"[\[\]\s/]", host):
         raise NotAnAddress
     tcp = Tcp(host, port)
     if tcp.ip is None and re.fullmatch(r"(0x[0-9a-fA-F]*|[0-9]+)(\.(0x[0-9a-fA-F]*|[0-9]+))*\.?", host):
         raise NotAnAddress(
-            "an IPv4 address has four numbers from 0 to 255 without leading zeros, which some read as octal"
+            "an IPv4 address has four numbers from 0 to 255 without leading zeros, which some programs read as octal"
         )
     return tcp
 
 
 def _ipv6(text: str) -> str:
-    """What stands in brackets. Raises NotAnAddress."""
-    text = re.sub("%25(?=.)", "%", text)  # as RFC 6874 has it in URLs
+    """Return the IPv6 address between brackets. Raises NotAnAddress."""
+    text = re.sub("%25(?=.)", "%", text)  # the form in URLs (RFC 6874)
     try:
         ip = ipaddress.IPv6Address(text)
     except ValueError:
-        raise NotAnAddress("what stands in brackets is no IPv6 address") from None
+        raise NotAnAddress("the text in brackets is not an IPv6 address") from None
     if ip.scope_id is None:
         if ip.is_link_local:
             raise NotAnAddress(f"a link-local address needs its network interface: [{text}%eth0]")
@@ -127,10 +127,10 @@ def _ipv6(text: str) -> str:
 
 
 def known(address: str) -> Endpoint | None:
-    """What libzmq is given where nothing need be looked up; None for the name of a host.
+    """Return the endpoint of an address that needs no look-up; None for a host name.
 
     Raises:
-        NotAnAddress: it can be none.
+        NotAnAddress: the text is no address.
     """
     tcp = tcp_of(address)
     if tcp is None:
@@ -141,26 +141,25 @@ def known(address: str) -> Endpoint | None:
 
 
 def name_of(address: str) -> str:
-    """The name of the host, where there is one; or empty. Raises NotAnAddress."""
+    """Return the host name, or an empty text if there is none. Raises NotAnAddress."""
     tcp = tcp_of(address)
     return "" if tcp is None or tcp.ip is not None else tcp.host
 
 
 def looked_up(address: str) -> list[Endpoint]:
-    """What the name of a host stands for now, IPv4 first; takes as long as the system likes.
+    """Return the current endpoints of a host name, IPv4 first; takes as long as the system likes.
 
     Raises:
-        UnknownHost: nothing.
+        UnknownHost: there are none.
     """
     tcp = tcp_of(address)
     assert tcp is not None
     try:
         found = socket.getaddrinfo(tcp.host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as err:  # the latter for what can be no name
+    except (OSError, UnicodeError) as err:  # UnicodeError: the text cannot be a name
         reason = f" ({err.strerror})" if isinstance(err, OSError) and err.strerror else ""
         raise UnknownHost(
-            f"this machine knows no host of the name {tcp.host}{reason}; check how it is written, or "
-            f"give its IP address"
+            f"this machine cannot resolve the host name {tcp.host}{reason}; check its spelling, or give its IP address"
         ) from None
     hosts = {socket.AF_INET: list[str](), socket.AF_INET6: list[str]()}
     for family, _, _, _, there in found:
@@ -177,7 +176,7 @@ def _endpoint(host: str, port: str) -> Endpoint:
 
 
 class Lookup:
-    """A look-up that has begun, in a thread that no one need wait for."""
+    """A look-up that has begun, in a thread that the caller need not wait for."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -192,12 +191,12 @@ class Lookup:
             self._found = err
 
     def wait(self, seconds: float, while_waiting: Callable[[], None] = lambda: None) -> list[Endpoint] | None:
-        """What was found, or None where it is still being looked for after so many seconds.
+        """Return the endpoints, or None if the look-up still runs after so many seconds.
 
         ``while_waiting`` is called several times a second; it may raise to wait no longer.
 
         Raises:
-            UnknownHost: nothing was found.
+            UnknownHost: the look-up found nothing.
         """
         give_up = time.monotonic() + seconds
         while self._thread.is_alive() and (left := give_up - time.monotonic()) > 0:
@@ -208,15 +207,15 @@ class Lookup:
         return self._found
 
 
-LISTENING_LOOKUP_S = 20.0  # for the name that is listened to
+LISTENING_LOOKUP_S = 20.0  # for the name to listen on
 
 
 def to_listen(address: str) -> list[Endpoint]:
-    """What ``address`` stands for, where one listens; the first that this machine has is meant.
+    """Return the endpoints to listen on for ``address``; the first one that this machine has is used.
 
     Raises:
-        NotAnAddress: it can be none.
-        UnknownHost: it names a host that is not known, or the look-up takes too long.
+        NotAnAddress: the text is no address.
+        UnknownHost: the host name is unknown, or its look-up takes too long.
     """
     tcp = tcp_of(address)
     if tcp is None or tcp.host == "*":
@@ -228,14 +227,14 @@ def to_listen(address: str) -> list[Endpoint]:
     found = Lookup(address).wait(LISTENING_LOOKUP_S)
     if found is None:
         raise UnknownHost(
-            f"this machine's look-up of the name {tcp.host} takes more than {LISTENING_LOOKUP_S:.0f} s; "
-            f"check its name service, or give the IP address"
+            f"the look-up of the name {tcp.host} takes more than {LISTENING_LOOKUP_S:.0f} s; check this machine's "
+            f"name service, or give the IP address"
         )
     return found
 
 
 def stays_here(endpoint: Endpoint) -> bool:
-    """Whether only this machine itself can reach it."""
+    """Return whether only this machine itself can reach it."""
     scheme = endpoint.address.partition("://")[0]
     if scheme in ("ipc", "inproc"):
         return True
@@ -244,7 +243,7 @@ def stays_here(endpoint: Endpoint) -> bool:
 
 
 def loopback() -> tuple[socket.AddressFamily, str]:
-    """The address by which this machine reaches itself: 127.0.0.1, or ::1 where there is no IPv4 at all."""
+    """Return the family and address by which this machine reaches itself: 127.0.0.1, or ::1 without any IPv4."""
     for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
             with socket.socket(family) as there:
@@ -252,9 +251,9 @@ def loopback() -> tuple[socket.AddressFamily, str]:
             return family, host
         except OSError:
             continue
-    return socket.AF_INET, "127.0.0.1"  # whoever listens there says what is wrong
+    return socket.AF_INET, "127.0.0.1"  # the caller's bind reports the problem
 
 
 def in_url(host: str) -> str:
-    """An address of a host as it stands in a URL."""
+    """Return the address of a host in the form of a URL."""
     return f"[{host}]" if ":" in host else host

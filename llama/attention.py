@@ -1,7 +1,7 @@
-"""The two ways through attention: a dot product over padded sequences, and flash attention on a CUDA GPU.
+"""Two implementations of attention: a dot product over padded sequences, and flash attention on a CUDA GPU.
 
-Both read keys and values by groups of query heads instead of repeating them for each head, and give Meta's numbers.
-Shapes are those of :mod:`llama.kv_cache`; H query heads lie on this rank, ``rep`` of them to a key head.
+In both, groups of query heads read the keys and values, instead of repeating them for each head. Both give Meta's
+numbers. Shapes follow :mod:`llama.kv_cache`; this rank has H query heads, ``rep`` of them per key head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llama.kv_cache import FlashMetadata, LayerCache, StepMetadata
 
 
 def attend(xq: torch.Tensor, cache: LayerCache, step: StepMetadata) -> torch.Tensor:
-    """Attend from queries ``(B, T, H, D)`` to the cached positions that each may see; gives ``(B*T, H*D)``."""
+    """Attend from queries ``(B, T, H, D)`` to the cached positions that each may see; return ``(B*T, H*D)``."""
     if step.flash is not None:
         b, _, heads, d = xq.shape
         kv_heads = step.flash.used.shape[0] // b
@@ -26,7 +26,7 @@ def attend(xq: torch.Tensor, cache: LayerCache, step: StepMetadata) -> torch.Ten
 
 
 def dot_product_attention(xq: torch.Tensor, cache: LayerCache, step: StepMetadata) -> torch.Tensor:
-    """Attend from queries ``(B, T, H, D)``, B as many as the cache's slots, as Meta's reference does."""
+    """Attend from queries ``(B, T, H, D)`` as Meta's reference does; B equals the number of the cache's slots."""
     b, t, heads, d = xq.shape
     kv_heads = cache.keys.shape[0] // b
     rep = heads // kv_heads
@@ -46,7 +46,7 @@ def dot_product_attention(xq: torch.Tensor, cache: LayerCache, step: StepMetadat
 
 
 def _attend_among_idle_slots(xq: torch.Tensor, cache: LayerCache, step: StepMetadata) -> torch.Tensor:
-    """Give every slot a query, those without a part in the step zeros, and take the answers of the others."""
+    """Attend with a query for every slot (zeros for idle slots), and return the answers of the active slots."""
     assert step.write_at is not None and step.mask is not None
     b, t, heads, d = xq.shape
     slots, n_slots = step.write_at[0][:, 0], step.mask.shape[0]
@@ -56,14 +56,14 @@ def _attend_among_idle_slots(xq: torch.Tensor, cache: LayerCache, step: StepMeta
 
 
 def flash_attention(xq: torch.Tensor, cache: LayerCache, flash: FlashMetadata) -> torch.Tensor:
-    """Attention of one new position of each sequence, ``(B*K, rep, D)`` to the same shape.
+    """Attend from one new position of each sequence, ``(B*K, rep, D)``; return the same shape.
 
-    For float16 or bfloat16 on CUDA. This is torch's flash attention over sequences of different lengths, called where
-    they lie in the cache. Each key head of each slot is a sequence of its own, so that none of them need be copied, and
-    none is read beyond its length.
+    It works for float16 or bfloat16 on CUDA. It calls torch's flash attention for sequences of different lengths,
+    directly on the cache. Each key head of each slot counts as one sequence, so none is copied and none is read beyond
+    its length.
     """
     keys, values = (each.view(-1, 1, each.shape[-1]) for each in (cache.keys, cache.values))
-    # Not torch.nn.attention.varlen, which is this call and one more kernel, and in torch 2.11 takes no lengths.
+    # Not torch.nn.attention.varlen: it adds a kernel to this call, and in torch 2.11 it takes no lengths.
     output: torch.Tensor = torch.ops.aten._flash_attention_forward(
         xq,
         keys,

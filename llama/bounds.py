@@ -1,6 +1,6 @@
 """Bounds of flags, declared beside the field that they belong to.
 
-top_p: Annotated[float, Bound(" must lie between 0 and 1", at_least=0, at_most=1)] = 0.9
+top_p: Annotated[float, Bound("between 0 and 1", at_least=0, at_most=1)] = 0.9
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from llama.errors import UsageError
 
 @dataclass(frozen=True)
 class Bound:
-    """What a flag's value must be; NaN never is, and None is not checked.
+    """The values that a flag may have. NaN is out of bounds wherever a number is bounded, and None is not checked.
 
     Attributes:
-        otherwise: the error, after ``--FLAG VALUE``.
+        rule: the bounds in words, after ``--FLAG must be``.
         at_least: the smallest value.
         at_most: the largest value.
-        above: a number that is below every value.
-        finite: infinity is none.
+        above: a number below every value.
+        finite: whether infinity is out of bounds.
         one_of: all values.
     """
 
-    otherwise: str
+    rule: str
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None
@@ -48,14 +48,18 @@ class Bound:
         """Check the value of ``--flag``.
 
         Raises:
-            UsageError: it is out of its bounds.
+            UsageError: it is out of bounds.
         """
         if value is not None and not self.allows(value):
-            raise UsageError(f"--{flag} {value}{self.otherwise}")
+            raise UsageError(f"--{flag} must be {self.rule} (got {str(value).removesuffix('.0')})")
+
+
+TIMEOUT = Bound("greater than 0 seconds", above=0)
+INTERVAL = Bound("a finite number of seconds greater than 0", above=0, finite=True)
 
 
 @cache
 def bounds_of(config: type) -> Mapping[str, Bound]:
-    """Give the bounds of all fields of a configuration that have any, in the fields' order."""
+    """Return the bounds of the fields of a configuration that have any, in the fields' order."""
     hints = get_type_hints(config, include_extras=True)
     return {name: each for name, hint in hints.items() for each in getattr(hint, "__metadata__", ())}

@@ -1,21 +1,21 @@
-"""Chat formats: how a dialogue becomes the ids a model was trained on.
+"""Chat formats: conversion of a dialogue into the ids that a model was trained on.
 
 ============ =========================================================================================================
 ``llama3``   ``<|begin_of_text|>``, then per message ``<|start_header_id|>role<|end_header_id|>``, a blank line, the
              content without surrounding whitespace, ``<|eot_id|>``; at the end an open header of the assistant
              (github.com/meta-llama/llama3, ``ChatFormat``)
-``chatml``   per message ``<|im_start|>role``, a newline, the content as it is, ``<|im_end|>``, a newline; at the end an
-             open message of the assistant
-``template`` whatever the checkpoint's own chat template writes: ``llama.template_format``
+``chatml``   per message ``<|im_start|>role``, a newline, the unchanged content, ``<|im_end|>``, a newline; at the end
+             an open message of the assistant
+``template`` the text of the checkpoint's own chat template: ``llama.template_format``
 ============ =========================================================================================================
 
-In the first two the model's own system message goes in front where the dialogue has none.
+The first two put the model's default system message in front of a dialogue that has none.
 
-Special tokens are put in as ids; what people wrote is encoded as ordinary text, so that it cannot close its own
-message. Each stretch between two special tokens is encoded as the model's makers do it: in ``llama3`` header, blank
-line and content one by one, in ``chatml`` all in one.
+Special tokens are inserted as ids. A person's words are encoded as ordinary text, so they cannot close their own
+message. The text between two special tokens is encoded as the model's makers do it: in ``llama3`` header, blank line
+and content separately, in ``chatml`` together.
 
-Knows nothing about: where a dialogue comes from, how long it may be.
+Knows nothing about: the origin of a dialogue, its permitted length.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llama.tokenizer import Tokenizer
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One turn of a dialogue. Its printed form leaves the content out, which may be personal."""
+    """One turn of a dialogue. Its printed form omits the content, which may be personal."""
 
     role: str
     content: str
@@ -45,16 +45,16 @@ class Message(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A dialogue with the assistant's next message opened; it does not print.
+    """An encoded dialogue with the assistant's next message opened. Its printed form omits all content.
 
     Attributes:
-        ids: to be embedded.
-        text: the same, special tokens by name. It is what the ids are decoded to, unless the vocabulary cannot write
-            some of it.
-        offsets: where in ``text`` character 0 of each message's content stands; before its place, where the format
-            strips a content; None, where the content does not stand in the text as it was written.
-        shared: how many of the ids, from the first, are those of ``ChatFormat.prefixes`` for the first messages.
-        preface: what the checkpoint's own template says before the first message, without special tokens.
+        ids: token ids to embed.
+        text: the same as text, with special tokens by name. It equals the decoded ids, unless the vocabulary cannot
+            write some of it.
+        offsets: position in ``text`` of character 0 of each message's content. If the format strips a content, the
+            position is where its stripped margin would begin. None if the content does not appear unchanged.
+        shared: number of leading ids that equal ``ChatFormat.prefixes`` for the first messages.
+        preface: text of the checkpoint's template before the first message, without special tokens.
     """
 
     ids: list[int] = field(repr=False)
@@ -65,44 +65,44 @@ class Encoded:
 
 
 class ChatFormat(Protocol):
-    """What all formats offer."""
+    """Interface of all chat formats."""
 
     stop_ids: tuple[int, ...]
-    """Ids after which the reply is over."""
+    """Ids that end a reply."""
     default_system: str | None
-    """Put in front of a dialogue that has no system message."""
+    """System message for a dialogue without one, or None."""
 
     def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
-        """A dialogue with the assistant's next message opened.
+        """Encode a dialogue with the assistant's next message opened.
 
         Args:
             dialog: at least one message.
-            prefix_messages: how many messages from the first everybody's dialogue of this kind begins with.
+            prefix_messages: number of first messages that are the same in every dialogue of this kind.
 
         Raises:
             TokenizerError: no message, an unknown role, or a content that is not text; names the message by its number.
         """
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Its ids alone; raises likewise."""
+        """Return only the ids of ``encode``; raises the same errors."""
 
     def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """For each list of messages: ids that every dialogue begins with whose first messages are these.
+        """Return, for each list of messages, the first ids of every dialogue that begins with these messages.
 
-        Without messages, ids that every dialogue begins with that has no system message. Raises likewise.
+        For an empty list, return the first ids of every dialogue without a system message. Raises as ``encode``.
         """
 
 
 class _NativeFormat:
-    """What the formats share that are written here."""
+    """Base class of the native formats."""
 
     roles: tuple[str, ...]
-    # Tokens after which a reply is over: the first, which ends a turn, always; others if the checkpoint names none.
+    # Tokens that end a reply: the first, which ends a turn, always; the others if the checkpoint names none.
     ends: tuple[str, ...]
-    begins: str  # what a dialogue begins with
+    begins: str  # beginning of a dialogue
     turn: str  # one message
     opens_reply: str
-    strips: bool  # a content's margins go
+    strips: bool  # strip whitespace around a content
     stop_ids: tuple[int, ...]
 
     def __init__(
@@ -114,28 +114,28 @@ class _NativeFormat:
         self.stop_ids = tuple(dict.fromkeys([*ends, *(stop_ids or ())]))
 
     def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
-        """A dialogue with the assistant's next message opened."""
+        """Encode a dialogue with the assistant's next message opened."""
         ids = self.encode_dialog_prompt(dialog)
         (shared,) = self.prefixes([dialog[:prefix_messages]])
         text, offsets = self.spell(dialog)
         return Encoded(ids, text, [*offsets], len(shared) if ids[: len(shared)] == shared else 0)
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Ids of a dialogue with the assistant's next message opened."""
+        """Return the ids of a dialogue with the assistant's next message opened."""
         raise NotImplementedError
 
     def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Ids that dialogues begin with whose first messages are these."""
+        """Return the first ids of dialogues that begin with these messages."""
         raise NotImplementedError
 
     def spell(self, dialog: Sequence[Message]) -> tuple[str, list[int]]:
-        """``text`` and ``offsets`` of :class:`Encoded`."""
+        """Return ``text`` and ``offsets`` of :class:`Encoded`."""
         text, offsets = self.written(checked(dialog, self.roles, self.default_system))
         return text, offsets[-len(dialog) :]
 
     @classmethod
     def written(cls, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """The text of these very messages, and where in it character 0 of each content stands."""
+        """Return the text of exactly these messages, and the position in it of character 0 of each content."""
         text, offsets = cls.begins, list[int]()
         for message in messages:
             before, after = (part.replace("{role}", message.role) for part in cls.turn.split("{content}"))
@@ -166,11 +166,11 @@ class Llama3Format(_NativeFormat):
         )
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Ids of a dialogue with the assistant's next message opened."""
+        """Return the ids of a dialogue with the assistant's next message opened."""
         return self._encode(checked(dialog, self.roles, self.default_system)) + self.encode_header("assistant")
 
     def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Ids that dialogues begin with whose first messages are these."""
+        """Return the first ids of dialogues that begin with these messages."""
         found = [_prefix_messages(messages, self.roles, self.default_system) for messages in first_messages]
         return [self._encode(prefix) if prefix else [] for prefix in found]
 
@@ -178,11 +178,11 @@ class Llama3Format(_NativeFormat):
         return [self._begin_of_text, *(i for message in messages for i in self.encode_message(message))]
 
     def encode_message(self, message: Message) -> list[int]:
-        """Ids of one whole message."""
+        """Return the ids of one whole message."""
         return [*self.encode_header(message.role), *_encode(self._tokenizer, message.content.strip()), self._eot]
 
     def encode_header(self, role: str) -> list[int]:
-        """Ids of what stands before a message's content."""
+        """Return the ids before a message's content."""
         return [
             self._start_header,
             *_encode(self._tokenizer, role),
@@ -192,7 +192,7 @@ class Llama3Format(_NativeFormat):
 
 
 class ChatMLFormat(_NativeFormat):
-    """ChatML, as SmolLM2 and others use it."""
+    """ChatML, the format of SmolLM2 and others."""
 
     roles = ("system", "user", "assistant")
     ends = ("<|im_end|>",)
@@ -208,12 +208,12 @@ class ChatMLFormat(_NativeFormat):
         self._im_start, self._im_end = _special_ids(tokenizer, ("<|im_start|>", "<|im_end|>"))
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Ids of a dialogue with the assistant's next message opened."""
+        """Return the ids of a dialogue with the assistant's next message opened."""
         dialog = checked(dialog, self.roles, self.default_system)
         return [*self._encode(dialog), self._im_start, *_encode(self._tokenizer, "assistant\n")]
 
     def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Ids that dialogues begin with whose first messages are these."""
+        """Return the first ids of dialogues that begin with these messages."""
         return [
             self._encode(_prefix_messages(messages, self.roles, self.default_system)) for messages in first_messages
         ]
@@ -222,20 +222,20 @@ class ChatMLFormat(_NativeFormat):
         return [i for message in messages for i in self.encode_message(message)]
 
     def encode_message(self, message: Message) -> list[int]:
-        """Ids of one whole message."""
+        """Return the ids of one whole message."""
         text = f"{message.role}\n{message.content}"
         return [self._im_start, *_encode(self._tokenizer, text), self._im_end, *_encode(self._tokenizer, "\n")]
 
 
 NATIVE_FORMATS: dict[str, type[Llama3Format | ChatMLFormat]] = {"llama3": Llama3Format, "chatml": ChatMLFormat}
 TEMPLATE = "template"
-MAX_STOP_IDS = 32  # that a checkpoint says; a request has room for twice as many
+MAX_STOP_IDS = 32  # per checkpoint; a request has room for twice as many
 
 
 def chat_format(
     name: str, tokenizer: Tokenizer, default_system: str | None, stop_ids: Sequence[int] | None = None
 ) -> Llama3Format | ChatMLFormat:
-    """The format of that name that is written here.
+    """Return the native format of that name.
 
     Args:
         name: ``llama3`` or ``chatml``.
@@ -244,10 +244,10 @@ def chat_format(
         stop_ids: ids that end a reply, beside the one that ends a turn; None for those of Meta's models, or of ChatML.
 
     Raises:
-        TokenizerError: unknown name, or special tokens that the vocabulary lacks.
+        TokenizerError: the name is unknown, or the vocabulary lacks the format's special tokens.
     """
     if name not in NATIVE_FORMATS:
-        raise TokenizerError(f"chat format {name!r} is not known; known are {' and '.join(NATIVE_FORMATS)}")
+        raise TokenizerError(f"chat format {name!r} is unknown; use {' or '.join(NATIVE_FORMATS)}")
     return NATIVE_FORMATS[name](tokenizer, default_system, stop_ids)
 
 
@@ -258,22 +258,24 @@ def _encode(tokenizer: Tokenizer, text: str) -> list[int]:
 def _special_ids(tokenizer: Tokenizer, names: tuple[str, ...]) -> list[int]:
     missing = [name for name in names if name not in tokenizer.special_tokens]
     if missing:
-        raise TokenizerError(f"the vocabulary lacks {' and '.join(missing)}, which the chat format needs")
+        raise TokenizerError(
+            f"the vocabulary lacks {' and '.join(missing)}, which the chat format needs; split the checkpoint again"
+        )
     return [tokenizer.special_tokens[name] for name in names]
 
 
 def _prefix_messages(messages: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
-    """The first messages of a dialogue, with the default system message where it would be put in front."""
+    """Return the first messages of a dialogue, with the default system message where ``checked`` would add it."""
     if messages:
         return checked(messages, roles, default_system)
     return [] if default_system is None else [Message("system", default_system)]
 
 
 def checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: str | None) -> list[Message]:
-    """The dialogue, found to be one that can be encoded, with the default system message where it has none.
+    """Check that a dialogue can be encoded; return it, with the default system message if it has none.
 
     Raises:
-        TokenizerError: as of ``ChatFormat.encode``.
+        TokenizerError: as ``ChatFormat.encode``.
     """
     if not dialog:
         raise TokenizerError("the dialogue has no message; give at least one")
@@ -286,7 +288,9 @@ def checked(dialog: Sequence[Message], roles: tuple[str, ...], default_system: s
         try:
             message.content.encode()
         except UnicodeEncodeError:
-            raise TokenizerError(f"{place}: a lone surrogate, which is not Unicode; save the prompt as UTF-8") from None
+            raise TokenizerError(
+                f"{place}: a lone surrogate, which is not valid Unicode; save the prompt as UTF-8"
+            ) from None
     if default_system is None or dialog[0].role == "system":
         return list(dialog)
     return [Message("system", default_system), *dialog]

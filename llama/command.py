@@ -1,43 +1,35 @@
-"""Runs a command line with python-fire, strictly: nothing starts unless every flag is known and parses.
+"""Command lines: an argparse parser checks the flags of a ``main``, then python-fire calls it with their values.
 
 python-fire alone runs the function before it rejects an unknown flag, and guesses types from text (``--title 42`` would
-arrive as an int). Here the flags are checked against the function's signature first, and each text is converted to the
-type that the signature declares.
+arrive as an int). The parser here is built from the function's signature, so nothing runs unless every flag is known
+and has a value of its declared type. Each flag's help is the flag's line in the docstring's ``Args``.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import difflib
-import errno
 import inspect
-import math
-import os
-import signal
+import re
 import sys
-import threading
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import fire
 
-from llama.disk import cure_of_writing
-from llama.errors import Declined, SplitLlamaError, UsageError
-from llama.text.printable import one_line
+from llama.errors import UsageError
+from llama.process_end import LEAST_DESCRIPTORS, check_descriptors, exit_codes
 
-_received = list[int]()  # signals that this run was told to end with
-_uninterrupted = list[None]()  # one for each section that is in progress and must not be ended in its midst
-
-_NOT_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
-LEAST_DESCRIPTORS = 12
-NO_TIME_TO_WAIT = " is no time to wait; give seconds above 0"  # after --FLAG SECONDS
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
-_NEVER_SUGGESTED = {"insecure"}  # whoever has mistyped something else must not be led to take a protection away
+_NEVER_SUGGESTED = {"insecure"}  # a typing error must not lead to a flag that removes a protection
+_KINDS = {str: "text", int: "whole number", float: "number", bool: "switch"}
+_METAVARS = {str: "TEXT", int: "N", float: "NUMBER"}
+_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n        .*)*)", re.MULTILINE)
+_DASHES = "\0--"  # stands for the value "--", which argparse drops before Python 3.13; no argument can have a NUL
 
 
 def run(
@@ -47,241 +39,205 @@ def run(
     usage: str = "",
     descriptors: int = LEAST_DESCRIPTORS,
 ) -> None:
-    """Call ``main`` with the flags of ``argv`` (the process's own by default), and exit the process.
+    """Call ``main`` with the flags of ``argv`` (this process's own by default), and exit the process on an error.
 
-    ``usage`` is how ``--help`` writes the words that must be given, where there is a shorter way than the flags;
-    ``descriptors`` is how many files and sockets the program needs at least.
+    Args:
+        main: the program; its parameters are its flags.
+        argv: words of the command line.
+        usage: the required words in the usage line of ``--help``, where they have a shorter form than the flags.
+        descriptors: files and sockets that the program needs at least.
 
-    Exit codes: 0 done; 1 a :class:`SplitLlamaError`, told in one line on stderr; 2 a wrong command line; 130 Ctrl-C;
-    143 SIGTERM, unless ``main`` handles it.
+    Raises:
+        SystemExit: see ``llama.process_end`` for the codes. After success the function returns.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    with _ended_by_exceptions():
-        _run(main, argv, usage, descriptors)
-
-
-def _run(main: Callable[..., None], argv: list[str], usage: str, descriptors: int) -> None:
-    try:
+    with exit_codes():
         if {"--help", "-h"} & set(argv):
-            print(help_text(main, usage), flush=True)
+            print(help_text(main, usage), end="", flush=True)
             sys.exit(0)
-        _check_descriptors(descriptors)
-        # each flag and its value as one word, which python-fire cannot take apart in another way
-        checked = [f"--{name}={value}" for name, value in check_flags(main, argv).items()]
-        fire.Fire(fire.decorators.SetParseFns(**_converters(main))(main), command=checked)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where it is told if that fails; at its end Python would show a traceback
-    except SplitLlamaError as err:
-        _say(one_line(str(err) if isinstance(err, Declined) else f"error: {err}"))
-        sys.exit(err.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        sys.exit(130)
-    except OSError as err:  # most likely our output, which may have been closed or sent to a full disk
-        give_stdout_up()
-        if not isinstance(err, BrokenPipeError):  # then whoever read it has left and wants no more
-            where = err.filename or ("writing the output" if err.errno in _NOT_WRITTEN else "the system refused")
-            _say(one_line(f"error: {where}: {err.strerror or err}{_cure(err.errno, cure_of_writing(err))}"))
-        sys.exit(1)
-    except Exception as err:  # a library's own kind of it, such as ZeroMQ's
-        if getattr(err, "errno", None) not in _NO_DESCRIPTORS:
-            raise
-        _say(one_line(f"error: the system refused: {err}{_cure(errno.EMFILE)}"))
-        sys.exit(1)
+        check_descriptors(descriptors)
+        values = check_flags(main, argv)
+        checked = {name: lambda _, value=value: value for name, value in values.items()}
+        words = [f"--{name}={value}" for name, value in values.items()]  # one word each, which python-fire keeps whole
+        fire.Fire(fire.decorators.SetParseFns(**checked)(main), command=words)
 
 
-def _check_descriptors(least: int) -> None:
-    """Whether files and sockets can be opened; where not even a few can, libzmq aborts the process."""
-    opened = list[int]()
-    try:
-        for _ in range(least):
-            opened.append(os.dup(0))
-    except OSError as err:
-        if err.errno in _NO_DESCRIPTORS:
-            raise SplitLlamaError("this process may open too few files; let it open more (ulimit -n 64)") from None
-    finally:
-        for number in opened:
-            os.close(number)
+@dataclass(frozen=True)
+class Flag:
+    """A parameter of a ``main``.
 
-
-def _cure(number: int | None, otherwise: str = "") -> str:
-    cure = "let this program open more (ulimit -n)" if number in _NO_DESCRIPTORS else otherwise
-    return f"; {cure}" if cure else ""
-
-
-def give_stdout_up() -> None:
-    """What is still buffered would fail once more, at Python's end."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is none, or None
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:  # closed: print would take stdout instead
-        with contextlib.suppress(OSError):  # nobody reads it
-            print(text, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _ended_by_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the work as Ctrl-C does, so that what was begun is given back or removed."""
-
-    _received.clear()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        _received.append(number)
-        if not _uninterrupted:
-            end_if_signalled()
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: stop}
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-        del handlers[signal.SIGHUP]
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _received.clear()  # whoever goes on after this was not meant
-
-
-def end_if_signalled() -> None:
-    """End the work if a signal has come.
-
-    Its handler has raised already, but Python drops what is raised inside a finaliser or a callback of a library: long
-    work asks again between its steps, at the latest before it makes its result final.
+    Attributes:
+        name: without dashes.
+        type: str, int, float or bool; ``X | None`` counts as X.
+        default: None where the program works the value out, or where the flag is required.
+        required: it has no default.
+        about: its help.
     """
-    if _received:
-        if _received[0] == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(128 + _received[0])
+
+    name: str
+    type: type
+    default: Any
+    required: bool
+    about: str
+
+    @property
+    def kind(self) -> str:
+        """The type in words."""
+        return _KINDS[self.type]
+
+    @property
+    def default_text(self) -> str:
+        """The default for help and pages; empty where there is none, or a switch is off."""
+        if self.type is bool:
+            return "on" if self.default else ""
+        return "" if self.default is None else str(self.default).removesuffix(".0")
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a text on the command line stands for.
+
+        Raises:
+            UsageError: it is not of the flag's type.
+        """
+        text = text.removeprefix(_DASHES[0])
+        if self.type is bool:
+            if text.lower() in _TRUE | _FALSE:
+                return text.lower() in _TRUE
+            raise UsageError(f"--{self.name} is a switch: give true or false (got '{text}')")
+        try:
+            return self.type(text)
+        except ValueError:
+            raise UsageError(f"--{self.name} must be a {self.kind} (got '{text}')") from None
 
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C, SIGTERM and SIGHUP back, so that none stops what must be done as a whole, such as clearing up.
-
-    The work ends at the end of the section if one has come. To mask them in this thread is not enough: any other thread
-    takes them (torch has some), and Python runs the handler in this one.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _uninterrupted.append(None)
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        _uninterrupted.pop()
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    if not _uninterrupted:
-        end_if_signalled()
+def flags_of(main: Callable[..., None]) -> list[Flag]:
+    """Return the flags of a ``main`` in their order."""
+    about = {name: " ".join(text.split()) for name, text in _ARGUMENT.findall(_docstring(main)[1])}
+    hints, flags = get_type_hints(main), list[Flag]()
+    for name, parameter in inspect.signature(main).parameters.items():
+        hint, required = hints[name], parameter.default is parameter.empty
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
+            hint = next(each for each in get_args(hint) if each is not type(None))
+        flags.append(Flag(name, hint, None if required else parameter.default, required, about.get(name, "")))
+    return flags
 
 
 def check_flags(main: Callable[..., None], argv: Sequence[str]) -> dict[str, Any]:
-    """The values that ``argv`` gives to the parameters of ``main``.
+    """Return the values that ``argv`` gives to the parameters of ``main``.
 
     Raises:
-        UsageError: an unknown flag (with the nearest known one), a missing or unparsable value, a flag given twice,
-            a word that belongs to no flag, or a required flag that is not there.
+        UsageError: an unknown flag (with the nearest known one), a missing value or one of another type, a flag given
+            twice, a word that belongs to no flag, or a required flag that is missing.
     """
-    known = inspect.signature(main).parameters
-    convert, values, words = _converters(main), dict[str, Any](), list(argv)
+    parser, options = _parser(main)
+    return vars(parser.parse_args(_joined(options, argv)))
+
+
+def help_text(main: Callable[..., None], usage: str = "") -> str:
+    """Return the text of ``--help``, as wide as the terminal."""
+    return _parser(main, usage)[0].format_help()
+
+
+def summary_of(main: Callable[..., None]) -> str:
+    """Return the docstring of ``main`` above its ``Args``, in one paragraph."""
+    return " ".join(_docstring(main)[0].split())
+
+
+def usage_line(main: Callable[..., None], program: str, usage: str = "") -> str:
+    """Return the command that starts a program, with its required flags or ``usage`` in their place."""
+    needed = usage or " ".join(f"--{flag.name} {flag.name.upper()}" for flag in flags_of(main) if flag.required)
+    return " ".join(filter(None, ("python", program, needed, "[flags]")))
+
+
+def _docstring(main: Callable[..., None]) -> tuple[str, str]:
+    """Return what stands above ``Args:`` in the docstring, and what stands below."""
+    above, _, below = (inspect.getdoc(main) or "").partition("\n\nArgs:\n")
+    return above, below
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises its errors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message.removeprefix('argument ')}; --help lists all flags")
+
+
+class _Once(argparse.Action):
+    """Store a flag's value, or its constant where it takes none; refuse a second one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Set the value."""
+        if hasattr(namespace, self.dest):
+            raise UsageError(f"--{self.dest} is given twice")
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+
+
+def _parser(main: Callable[..., None], usage: str = "") -> tuple[argparse.ArgumentParser, dict[str, argparse.Action]]:
+    """Build the parser of the flags of ``main``; also return each spelling with its action."""
+    parser = _Parser(
+        usage=usage_line(main, _program(), usage),
+        description=summary_of(main),
+        argument_default=argparse.SUPPRESS,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    group = parser.add_argument_group("flags")
+    actions = list[argparse.Action]()
+    for flag in flags_of(main):
+        option, default = f"--{flag.name}", f" (default: {flag.default_text})" if flag.default_text else ""
+        about: dict[str, Any] = {"action": _Once, "dest": flag.name, "help": (flag.about + default).replace("%", "%%")}
+        if flag.type is bool:
+            actions.append(group.add_argument(option, nargs="?", const=True, type=flag.parse, metavar="BOOL", **about))
+            off = (f"--no{flag.name}", f"--no_{flag.name}")
+            about["help"] = f"Switch --{flag.name} off." if flag.default else argparse.SUPPRESS
+            actions.append(group.add_argument(*off, nargs=0, const=False, **about))
+        else:
+            metavar = _METAVARS[flag.type]
+            actions.append(
+                group.add_argument(option, required=flag.required, type=flag.parse, metavar=metavar, **about)
+            )
+    group.add_argument("-h", "--help", action="help", help="Print this, and exit.")
+    return parser, {spelling: action for action in actions for spelling in action.option_strings}
+
+
+def _joined(options: Mapping[str, argparse.Action], argv: Sequence[str]) -> list[str]:
+    """Join each flag with its value into one word, so that a value may begin with a dash.
+
+    Args:
+        options: the flags, by each of their spellings.
+        argv: the command line. A flag's name may have dashes for underscores.
+
+    Raises:
+        UsageError: an unknown flag, or a word that belongs to no flag.
+    """
+    joined, words = list[str](), list(argv)
     while words:
         word = words.pop(0)
         if not word.startswith("--") or word == "--":
             raise UsageError(f"'{word}' belongs to no flag; write --name value")
-        name, has_value, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if name not in known and name.startswith("no") and name[2:] in known and _is_switch(main, name[2:]):
-            name, has_value, value = name[2:], "=", "false"
-        if name not in known:
-            suggested = [flag for flag in known if flag not in _NEVER_SUGGESTED]
-            begun = [flag for flag in suggested if flag.startswith(name)]
-            nearest = begun or difflib.get_close_matches(name, suggested, n=1)
-            hint = f"did you mean --{nearest[0]}?" if nearest else "the flags are " + ", ".join(f"--{k}" for k in known)
-            raise UsageError(f"unknown flag --{name}; {hint}")
-        if name in values:
-            raise UsageError(f"--{name} is given twice")
-        if not has_value:
-            if words and not words[0].startswith("--"):
-                value = words.pop(0)
-            elif _is_switch(main, name):
-                value = "true"
-            else:
-                raise UsageError(f"--{name} needs a value")
-        values[name] = convert[name](value)
-    missing = [f"--{k}" for k, p in known.items() if p.default is p.empty and k not in values]
-    if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given; --help lists all flags")
-    return values
+        name, equals, value = word[2:].partition("=")
+        option = f"--{name.replace('-', '_')}"
+        if option not in options:
+            raise UsageError(f"unknown flag {option}; {_hint(option[2:], [a.dest for a in options.values()])}")
+        if not equals and options[option].nargs != 0 and words and not words[0].startswith("--"):
+            equals, value = "=", words.pop(0)
+        joined.append(f"{option}{equals}{_DASHES if value == '--' else value}")
+    return joined
 
 
-def check_timeout(flag: str, seconds: float) -> None:
-    """Refuse a flag's seconds of waiting that are none: 0, less, or not a number.
-
-    Raises:
-        UsageError: they are.
-    """
-    if not seconds > 0:
-        raise UsageError(f"--{flag} {seconds}{NO_TIME_TO_WAIT}")
-
-
-def check_interval(seconds: float) -> None:
-    """Refuse an --interval that is none: 0, less, without end, or not a number.
-
-    Raises:
-        UsageError: it is.
-    """
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"--interval {seconds}: give seconds above 0")
-
-
-def help_text(main: Callable[..., None], usage: str = "") -> str:
-    """What ``--help`` prints: python-fire's own would offer short and positional forms, which are refused here."""
-    doc, parameters = fire.docstrings.parse(inspect.getdoc(main) or ""), inspect.signature(main).parameters
-    about = {arg.name: arg.description for arg in doc.args or []}
-    needed = usage or " ".join(f"--{name} {name.upper()}" for name, p in parameters.items() if p.default is p.empty)
-    lines = [doc.summary or "", "", f"usage: python {_program()} {needed} [flags]", ""]
-    for name, p in parameters.items():
-        default = "" if p.default in (p.empty, None, False) else f" (default {p.default})"
-        lines.append(f"  --{name:<25} {about.get(name, '')}{default}")
-    return "\n".join(lines)
+def _hint(name: str, known: Sequence[str]) -> str:
+    """Return the flag that was probably meant, or all flags."""
+    known = list(dict.fromkeys(known))
+    suggested = [flag for flag in known if flag not in _NEVER_SUGGESTED]
+    nearest = [flag for flag in suggested if flag.startswith(name)] or difflib.get_close_matches(name, suggested, n=1)
+    return f"did you mean --{nearest[0]}?" if nearest else f"the flags are {', '.join(f'--{flag}' for flag in known)}"
 
 
 def _program() -> str:
-    """What this process was started as: ``edge_main.py``, or ``-m llama.vendor``."""
-    module = sys.modules["__main__"].__spec__  # of a program that is a file, None
+    """Return what this process was started as: ``edge_main.py``, or ``-m llama.vendor``."""
+    module = sys.modules["__main__"].__spec__  # None for a program that is a file
     if module is not None and module.origin == sys.argv[0]:
         return f"-m {module.name.removesuffix('.__main__')}"
     return Path(sys.argv[0]).name
-
-
-def _is_switch(main: Callable[..., None], name: str) -> bool:
-    return get_type_hints(main)[name] is bool
-
-
-def _converters(main: Callable[..., None]) -> dict[str, Callable[[str], Any]]:
-    """For each parameter of ``main``, text to its declared type (``X | None`` counts as X)."""
-
-    def converter(name: str, hint: Any) -> Callable[[str], Any]:
-        if typing.get_origin(hint) in (types.UnionType, typing.Union):
-            hint = next(h for h in get_args(hint) if h is not type(None))
-
-        def convert(text: str) -> Any:
-            text = str(text)
-            if hint is bool:
-                if text.lower() in _TRUE | _FALSE:
-                    return text.lower() in _TRUE
-                raise UsageError(f"--{name} is a switch: true or false, not '{text}'")
-            try:
-                return hint(text)
-            except ValueError:
-                kind = {int: "a whole number", float: "a number"}.get(hint, hint.__name__)
-                raise UsageError(f"--{name} needs {kind}, not '{text}'") from None
-
-        return convert
-
-    hints = get_type_hints(main)
-    return {name: converter(name, hints[name]) for name in inspect.signature(main).parameters}

@@ -1,4 +1,4 @@
-"""Which torch device and how many CPU threads: flags to what torch wants."""
+"""Torch device and CPU threads from the ``--device`` and ``--threads`` flags."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 
 from llama.errors import DeviceError, UsageError
 
-MAX_THREADS = 4096  # more than any machine has cores; with far more, OpenMP stops the process or never begins
+MAX_THREADS = 4096  # more than the cores of any machine; with far more, OpenMP ends the process or hangs at the start
 
 
 def torch_device(name: str | None, local_rank: int = 0, local_ranks: int = 1) -> torch.device:
-    """The device of a ``--device`` flag; None is this rank's GPU where there is one, else the CPU.
+    """Return the device of a ``--device`` flag. None means this rank's GPU if the machine has one, else the CPU.
 
-    Where there are fewer GPUs than ranks of this machine, every rank says so: one that waited for the others would
-    not even hear that it is to end.
+    If this machine has fewer GPUs than ranks, every rank raises the error: a rank that waited for the others would not
+    notice that it should end.
 
     Raises:
-        DeviceError: not available here.
+        DeviceError: the device is unknown or not available on this machine.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,8 +32,8 @@ def torch_device(name: str | None, local_rank: int = 0, local_ranks: int = 1) ->
         if highest >= torch.cuda.device_count():
             cure = "use --device cpu, or fewer ranks" if local_ranks > 1 else "use --device cpu"
             raise DeviceError(
-                f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, number "
-                f"{highest} is not among them; {cure}"
+                f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices, so "
+                f"number {highest} does not exist; {cure}"
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -44,21 +44,21 @@ def torch_device(name: str | None, local_rank: int = 0, local_ranks: int = 1) ->
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch failed for want of memory; on the CPU that is a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)  # the word its allocators share
+    """Return whether torch ran out of memory; on the CPU that is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate" in str(error)  # a word in every allocator's message
 
 
 def cpu_threads(flag: int | None, processes: int = 1) -> int:
-    """Threads per process: ``--threads``, or this process's cores shared among the ``processes`` of one machine.
+    """Return the threads per process: ``--threads``, or this process's cores divided by the machine's ``processes``.
 
-    torchrun would leave every process one thread.
+    torchrun would set one thread per process.
 
     Raises:
-        UsageError: below 1 or above ``MAX_THREADS``.
+        UsageError: the flag is below 1 or above ``MAX_THREADS``.
     """
     if flag is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // processes)
     if not 1 <= flag <= MAX_THREADS:
-        raise UsageError(f"--threads {flag}: give 1 to {MAX_THREADS}")
+        raise UsageError(f"--threads must be 1 to {MAX_THREADS} (got {flag})")
     return flag

@@ -1,6 +1,7 @@
-"""What is written reaches the disk, gets its name, and is nobody else's meanwhile; on file systems of any kind.
+"""Durable and exclusive writing of files, on file systems of any kind.
 
-Some have no hard links (FAT, exFAT, many a network share, Android's storage), no locks or no modes.
+A file reaches the disk, gets its name, and is not shared with another process meanwhile. Some file systems have no hard
+links (FAT, exFAT, many a network share, Android's storage), no locks or no modes.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # said of what a file system does not have
+_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # errors for features that a file system lacks
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_CANNOT_SYNC = _CANNOT | {errno.EROFS}  # said by file systems that have nothing to sync
-# EPERM is Linux's word for FAT and others, EACCES that of Android's policy, EMLINK that of some network shares.
+_CANNOT_SYNC = _CANNOT | {errno.EROFS}  # errors of file systems that have nothing to sync
+# EPERM comes from Linux for FAT and others, EACCES from Android's policy, EMLINK from some network shares.
 _CANNOT_LINK = _CANNOT | {errno.EPERM, errno.EACCES, errno.EMLINK}
-UNFINISHED = ".unfinished"  # what replace_file_in is writing
+UNFINISHED = ".unfinished"  # temporary name of replace_file_in
 _AT_FDCWD, _NOREPLACE, _EXCL = -100, 1, 4  # Linux's linux/fs.h and fcntl.h; macOS's sys/stdio.h
 
 
 def write_all(fd: int, content: bytes) -> None:
-    """Write all of it to an open file, a pipe or a terminal; waits for room also where a parent made it non-blocking.
+    """Write all of it to an open file, a pipe or a terminal. Wait for room even if a parent made it non-blocking.
 
     Raises:
         OSError: not all of it is written.
@@ -39,9 +40,9 @@ def write_all(fd: int, content: bytes) -> None:
 
 
 def fsync(fd: int) -> None:
-    """Wait until the disk has what was written to an open file, or the names in an open directory.
+    """Wait until the disk has the data of an open file, or the names in an open directory.
 
-    Returns at once on file systems that cannot say.
+    Returns at once on file systems that do not support this.
 
     Raises:
         OSError: the disk does not have it.
@@ -54,13 +55,13 @@ def fsync(fd: int) -> None:
 
 
 def cure_of_writing(err: OSError) -> str:
-    """What helps where something could not be written, if the disk is the reason; else nothing."""
+    """Return the remedy for a failed write, if the disk is the reason; otherwise an empty text."""
     if err.errno in _NO_ROOM:
         return "free some room, or write to another disk"
     if err.errno == errno.EIO:
-        return "the disk failed; look after it, or write to another one"
+        return "the disk failed; check it, or write to another one"
     if err.errno == errno.EFBIG:
-        return "let this program write larger files (ulimit -f), or write to a file system that takes them"
+        return "raise the limit on file size (ulimit -f), or write to a file system that allows larger files"
     return ""
 
 
@@ -84,11 +85,11 @@ def fsync_directory(directory: Path | int) -> None:
 
 
 def create_empty(path: Path) -> None:
-    """Make an empty file that only its owner may read and write; a library, such as SQLite, then writes to it.
+    """Create an empty file that only its owner may read and write; a library, such as SQLite, then writes to it.
 
     Raises:
-        FileExistsError: something is there, if only a link to nothing.
-        OSError: it cannot be made.
+        FileExistsError: the path exists, even as a dangling link.
+        OSError: the file cannot be created.
     """
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
@@ -97,13 +98,13 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
     """Write a new file, which appears under its name whole and outlasts a power cut.
 
     Args:
-        path: nothing may be there.
+        path: must not exist.
         content: all of it.
         mode: as far as this process's umask allows it.
 
     Raises:
-        FileExistsError: something is there, and stays as it is.
-        OSError: it cannot be written.
+        FileExistsError: the path exists, and stays unchanged.
+        OSError: the file cannot be written.
     """
     with temporary_name(path) as unfinished:
         _write_new(unfinished, content, mode)
@@ -112,12 +113,12 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file in place of what is there, as a whole or not at all; only its owner may read and write it.
+    """Replace a file as a whole or not at all. Only its owner may read and write the new one.
 
-    A link is followed, so that what it names is replaced and it stays a link. The file outlasts a power cut.
+    A link is followed: its target is replaced, and the link stays. The file outlasts a power cut.
 
     Raises:
-        OSError: it cannot be written there; what was there is as it was.
+        OSError: the file cannot be written there; the old file is unchanged.
     """
     path = path.resolve()
     with temporary_name(path) as unfinished:
@@ -127,10 +128,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def replace_file_in(directory: int, name: str, content: bytes, mode: int) -> None:
-    """As :func:`replace_file`, in an open directory that no other process writes to; a link itself is replaced.
+    """Replace a file in an open directory that no other process writes to. A link itself is replaced.
 
-    The temporary name is :data:`UNFINISHED`, so that a kill leaves one file at most and the next call takes it away.
-    That the new name outlasts a power cut, too, is the caller's to wait for, with the directory.
+    This is like :func:`replace_file`. The temporary name is :data:`UNFINISHED`, so that a kill leaves at most one file
+    and the next call removes it. The new name outlasts a power cut only after the caller has synced the directory.
 
     Args:
         directory: its descriptor.
@@ -139,7 +140,7 @@ def replace_file_in(directory: int, name: str, content: bytes, mode: int) -> Non
         mode: as far as this process's umask allows it.
 
     Raises:
-        OSError: it cannot be written; what was there is as it was.
+        OSError: the file cannot be written; the old file is unchanged.
     """
     with suppress(FileNotFoundError):
         os.unlink(UNFINISHED, dir_fd=directory)
@@ -147,13 +148,13 @@ def replace_file_in(directory: int, name: str, content: bytes, mode: int) -> Non
         _write_new(UNFINISHED, content, mode, directory)
         os.rename(UNFINISHED, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
-        with suppress(OSError):  # of a full disk it would take a part
+        with suppress(OSError):  # it would use room on a full disk
             os.unlink(UNFINISHED, dir_fd=directory)
         raise
 
 
 def _write_new(path: str | Path, content: bytes, mode: int, directory: int | None = None) -> None:
-    """Write a file that is not there yet, and wait until the disk has it; ``path`` may begin at an open directory."""
+    """Write a new file, and wait until the disk has it; ``path`` may be relative to an open directory."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
     try:
         write_all(fd, content)
@@ -163,12 +164,12 @@ def _write_new(path: str | Path, content: bytes, mode: int, directory: int | Non
 
 
 def replace_with(unfinished: Path, path: Path) -> None:
-    """Give a finished file, of a temporary name in the same directory, the name of what it replaces.
+    """Rename a finished file from its temporary name to the name of the file that it replaces.
 
-    It is on the disk before it has the name, and the name is when this returns.
+    Both names are in one directory. The content is on the disk before the rename, and the new name before the return.
 
     Raises:
-        OSError: it cannot be done; both are as they were.
+        OSError: it cannot be done; both files are unchanged.
     """
     fsync_file(unfinished)
     unfinished.replace(path)
@@ -176,14 +177,14 @@ def replace_with(unfinished: Path, path: Path) -> None:
 
 
 def give_name(unfinished: Path, path: Path) -> None:
-    """Give a finished file, of a temporary name in the same directory, its own, which nothing else must have.
+    """Rename a finished file from its temporary name to its own name, in the same directory, which must be free.
 
     Raises:
-        FileExistsError: something has it, and is as it was; so is the unfinished file.
-        OSError: likewise, for another reason.
+        FileExistsError: the name exists; its file and the unfinished file are unchanged.
+        OSError: there is another reason; likewise.
     """
     try:
-        os.link(unfinished, path)  # unlike a rename, it replaces nothing
+        os.link(unfinished, path)  # unlike a rename, this replaces nothing
     except (OSError, AttributeError) as err:  # some builds of Python have no os.link
         if isinstance(err, OSError) and err.errno not in _CANNOT_LINK:
             raise
@@ -192,7 +193,7 @@ def give_name(unfinished: Path, path: Path) -> None:
         return
     if _renamed(unfinished, path):
         return
-    create_empty(path)  # then it replaces our own empty file
+    create_empty(path)  # the rename then replaces our own empty file
     try:
         unfinished.replace(path)
     except BaseException:
@@ -202,10 +203,10 @@ def give_name(unfinished: Path, path: Path) -> None:
 
 
 def _renamed(unfinished: Path, path: Path) -> bool:
-    """Rename without replacing, where the system has that; whether it was done.
+    """Rename without replacing, if the system supports that; return whether it was done.
 
     Raises:
-        FileExistsError: something has the name.
+        FileExistsError: the new name exists.
     """
     old, new = os.fsencode(unfinished), os.fsencode(path)
     try:
@@ -216,16 +217,16 @@ def _renamed(unfinished: Path, path: Path) -> bool:
             failed = system.renamex_np(old, new, _EXCL)
         else:
             return False
-    except (OSError, TypeError):  # no C library of that kind
+    except (OSError, TypeError):  # no suitable C library
         return False
     if failed and ctypes.get_errno() == errno.EEXIST:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    return not failed  # whatever else is wrong, the other way will tell
+    return not failed  # the other way reports any other problem
 
 
 @contextmanager
 def temporary_name(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` that nobody else has; what is there in the end, and was not renamed, goes."""
+    """Provide an unused name beside ``path``. At the end, delete its file if that was not renamed."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield unfinished
@@ -237,7 +238,7 @@ def temporary_name(path: Path) -> Iterator[Path]:
 def lock(fd: int) -> None:
     """Lock an open file or directory until it is closed, at the latest when this process ends.
 
-    Some file systems have no locks, or none for directories, and do without.
+    Some file systems have no locks, or none for directories. There this does nothing.
 
     Raises:
         BlockingIOError: another process has locked it.
@@ -251,10 +252,10 @@ def lock(fd: int) -> None:
 
 
 def keep_to_owner(path: Path, mode: int) -> None:
-    """Set a mode that leaves others nothing. Where the file system keeps no modes, what is ours stays as it is.
+    """Set a mode without access for others. Where the file system keeps no modes, our own file stays unchanged.
 
     Raises:
-        OSError: it cannot be set, and the file is somebody else's.
+        OSError: the mode cannot be set, and another user owns the file.
     """
     try:
         path.chmod(mode)

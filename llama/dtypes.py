@@ -1,4 +1,4 @@
-"""The dtypes of weights and hidden states, by the names that checkpoints, flags and the wire use."""
+"""Dtypes of weights and hidden states, by their names in checkpoints, flags and messages."""
 
 from __future__ import annotations
 

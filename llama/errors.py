@@ -1,4 +1,4 @@
-"""Every error that is told to a person, in one family.
+"""The family of all errors that a person sees.
 
     SplitLlamaError            one line: what was wrong, where, and what to do; exit code 1
     ├── UsageError             a flag that does not exist or does not parse; exit code 2
@@ -6,19 +6,19 @@
     ├── TokenizerError         a tokenizer file, or a dialogue that cannot be encoded
     ├── PromptError            a prompt file, or a prompt that does not fit
     ├── ProfileError           the person's profile
-    ├── PrivacyRefused         something that must not leave the device was about to
+    ├── PrivacyRefused         the gate stopped something that must not leave the device
     │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
     ├── BindError              an address the cloud cannot listen on
     ├── MemoryCeilingReached   the program has more memory than it may; exit code 3
-    ├── KeysError              a key file, or the directory of those that are allowed
+    ├── KeysError              a key file, or the directory of allowed keys
     ├── RecordError            the file of finished runs
     ├── CatalogueError         the partner catalogue, or the file of products that it is made from
-    ├── BackupError            a back-up of these, or where one is to be written
+    ├── BackupError            a back-up of these, or its destination
     └── LinkError              the device's side of the network
-        ├── CloudUnreachable   nobody answered before the deadline
+        ├── CloudUnreachable   no answer before the deadline
         │   └── RequestUnanswered   the cloud lives, but a request was not answered in time
-        ├── ProtocolMismatch   somebody answered, but not in this protocol
+        ├── ProtocolMismatch   the peer answered, but not in this protocol
         └── CloudRefused       the cloud answered with a typed error (``code``)
 
 A message never holds personal data: it may name a file, a field, a flag, a shape or an address, never text from a
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 
 class SplitLlamaError(Exception):
-    """Base of the family: the message is complete as it stands and is printed without a traceback."""
+    """Base of the family: its message is complete and is printed without a traceback."""
 
     exit_code = 1
 
@@ -57,11 +57,11 @@ class ProfileError(SplitLlamaError):
 
 
 class PrivacyRefused(SplitLlamaError):
-    """Nothing was sent: the gate found a secret in what was about to leave, or nobody was there to agree."""
+    """Nothing was sent: the gate found a secret in the prompt, or there was no one to give consent."""
 
 
 class Declined(PrivacyRefused):
-    """Nothing was sent: the person did not agree; what they chose is no error, and is not called one."""
+    """Nothing was sent: the person did not agree. That is a choice, not an error, and is not reported as one."""
 
 
 class DeviceError(SplitLlamaError):
@@ -73,25 +73,25 @@ class BindError(SplitLlamaError):
 
 
 class MemoryCeilingReached(SplitLlamaError):
-    """The program ends because it has more memory than it may; another start of it goes on."""
+    """The program ends because it has more memory than it may; a restart continues its work."""
 
     exit_code = 3
 
 
 class KeysError(SplitLlamaError):
-    """A key file, or the directory of those that are allowed, is none, cannot be read or written, or is too open."""
+    """A key file, or the directory of allowed keys, is invalid, unreadable, not writable, or open to others."""
 
 
 class RecordError(SplitLlamaError):
-    """The file of finished runs is none, is of another version, or cannot be read or written."""
+    """The file of finished runs is invalid, of another version, or cannot be read or written."""
 
 
 class CatalogueError(SplitLlamaError):
-    """The partner catalogue, or the file of products to be imported, is none, of another version or not good."""
+    """The partner catalogue, or the file of products to import, is invalid, of another version, or faulty."""
 
 
 class BackupError(SplitLlamaError):
-    """A back-up cannot be written, is none, is damaged, or would be restored over what is there."""
+    """A back-up cannot be written, is invalid or damaged, or would overwrite existing files when restored."""
 
 
 class LinkError(SplitLlamaError):
@@ -103,7 +103,7 @@ class CloudUnreachable(LinkError):
 
 
 class RequestUnanswered(CloudUnreachable):
-    """The cloud says that it lives, but has not answered a request within so many deadlines."""
+    """The cloud sends heartbeats, but has not answered a request within so many deadlines."""
 
 
 class ProtocolMismatch(LinkError):
@@ -115,8 +115,8 @@ class CloudRefused(LinkError):
 
     Args:
         code: one of ``llama.wire.ErrorCode``.
-        message: what was wrong.
-        advice: what to do about it.
+        message: the problem.
+        advice: the remedy.
         retry_after_s: seconds after which the same request may succeed, or None.
     """
 

@@ -1,8 +1,9 @@
 """Files that are read whole: regular ones only, and never more than a bound.
 
-A pipe or a device in a file's place is refused before it is opened: it would be waited for, or never end.
+A pipe or a device in place of a file is refused before it is opened: opening could wait, or reading never end.
 
-Errors are ``OSError``s whose ``strerror`` can be told as it stands. Also the one line that names what a file holds.
+Errors are ``OSError``s whose ``strerror`` can be shown unchanged. The module also has the functions that put a file's
+content into one line of an error.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ _SHOWN_BITS = 128  # of a whole number; larger ones take long to write out
 
 
 class NotRegular(OSError):
-    """A pipe, a socket or a device."""
+    """The error for a pipe, a socket or a device."""
 
 
 class StorageRefused(OSError):
-    """Cloud storage does not give a file; ``strerror`` is the kind of its error."""
+    """The error for a file that cloud storage does not give; ``strerror`` is the kind of its error."""
 
 
 class TooLarge(OSError):
-    """The file is larger than what it can be honestly."""
+    """The error for a file that is larger than a genuine one can be."""
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """The file, open for reading; never waits.
+    """Open the file for reading, without ever waiting.
 
     Raises:
-        NotRegular: it is none.
+        NotRegular: it is not a regular file.
         OSError: it is missing, a directory (``IsADirectoryError``) or unreadable.
     """
-    check_regular(Path(path).stat().st_mode, path)  # first: to open some devices does something
+    check_regular(Path(path).stat().st_mode, path)  # check first: opening some devices has effects
     file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: PTH123, SIM115
     try:
-        check_regular(os.fstat(file.fileno()).st_mode, path)  # what was there may have been replaced
+        check_regular(os.fstat(file.fileno()).st_mode, path)  # the file may have been replaced meanwhile
     except OSError:
         file.close()
         raise
@@ -52,16 +53,19 @@ def open_regular(path: str | Path) -> BinaryIO:
 
 
 def not_a_path(text: str | Path) -> str:
-    """Why a text is most likely no path that is meant, and what helps; empty where it may be one."""
+    """Return why a text is probably not the intended path, and the remedy; empty if it may be one."""
     if re.match(r"\w{1,20}:/", str(text)):
         return "it is a URL; give a path on this machine"
     if str(text).startswith("~"):
-        return "a ~ is replaced by the shell only at the beginning of a word; write the path out"
+        return "the shell expands ~ only at the beginning of a word; write the full path"
     return ""
 
 
 def can_open() -> bool:
-    """Whether this process may have one more descriptor: libraries tell the want of one as all kinds of errors."""
+    """Return whether this process may open one more descriptor.
+
+    Libraries report the lack of one as many different errors.
+    """
     try:
         os.close(os.dup(0))
     except OSError as err:
@@ -70,12 +74,12 @@ def can_open() -> bool:
 
 
 def lies_there(path: Path) -> bool:
-    """Whether there is anything of this name, if only a pipe or a link to nothing."""
+    """Return whether the path exists, even as a pipe or a dangling link."""
     return path.is_symlink() or path.exists()
 
 
 def check_regular(mode: int, path: str | Path) -> None:
-    """Refuse what is not a regular file, by its ``st_mode``; raises as :func:`open_regular`."""
+    """Refuse a file that is not regular, by its ``st_mode``; raises as :func:`open_regular`."""
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
@@ -83,7 +87,7 @@ def check_regular(mode: int, path: str | Path) -> None:
 
 
 def read_regular(path: str | Path, most: int) -> bytes:
-    """All bytes of a local file.
+    """Return all bytes of a local file.
 
     Raises:
         TooLarge: there are more than ``most``.
@@ -94,7 +98,7 @@ def read_regular(path: str | Path, most: int) -> bytes:
 
 
 def read_open(file: BinaryIO, path: str | Path, most: int) -> bytes:
-    """All bytes of a file that :func:`open_regular` has opened.
+    """Return all bytes of a file that :func:`open_regular` has opened.
 
     Raises:
         TooLarge: there are more than ``most``.
@@ -106,19 +110,21 @@ def read_open(file: BinaryIO, path: str | Path, most: int) -> bytes:
 
 
 def read_json(path: str | Path, most: int) -> bytes:
-    """As :func:`read_anywhere`, a JSON text that takes little memory once it is decoded, without a byte order mark.
+    """Return the bytes of a JSON file, read as :func:`read_anywhere` does, without a byte order mark.
+
+    The limit on values makes sure that the decoded text takes little memory.
 
     Raises:
-        TooLarge: also where it has more than ``MAX_JSON_VALUES`` values, of which each takes some hundred bytes.
+        TooLarge: also if it has more than ``MAX_JSON_VALUES`` values, each of which takes some hundred bytes.
     """
     data = read_anywhere(path, most).removeprefix(codecs.BOM_UTF8)
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        raise TooLarge(errno.EFBIG, f"it has more than {MAX_JSON_VALUES} values, the most that such a file has")
+        raise TooLarge(errno.EFBIG, f"it has more than {MAX_JSON_VALUES} values, the limit for such a file")
     return data
 
 
 def read_anywhere(path: str | Path, most: int) -> bytes:
-    """All bytes of a local file, or of one in cloud storage (whatever blobfile opens).
+    """Return all bytes of a local file, or of one in cloud storage (any that blobfile opens).
 
     Raises:
         StorageRefused: the cloud storage refuses.
@@ -126,7 +132,7 @@ def read_anywhere(path: str | Path, most: int) -> bytes:
     """
     if "://" not in str(path):
         return read_regular(path, most)
-    import blobfile  # here, since it takes a tenth of a second, and few files are in cloud storage
+    import blobfile  # imported here: it takes a tenth of a second, and few files are in cloud storage
 
     try:
         with blobfile.BlobFile(str(path), "rb") as file:
@@ -136,9 +142,9 @@ def read_anywhere(path: str | Path, most: int) -> bytes:
 
 
 def shown(value: object) -> str:
-    """A name or value out of somebody's file for one line of an error: cut, and without what a terminal would obey.
+    """Return a name or value from a file for one line of an error: cut, and without characters that control a terminal.
 
-    It is cut before anything is made of it. Of what is neither a text nor a number only the type is named.
+    It is cut before any other processing. For a value that is neither text nor number, only the type is named.
     """
     match value:
         case str():
@@ -154,7 +160,7 @@ def shown(value: object) -> str:
 
 
 def quoted(value: object) -> str:
-    """As :func:`shown`, a text in quotation marks and with escapes for what cannot be printed."""
+    """Return the same as :func:`shown`, with a text in quotation marks and with escapes for unprintable characters."""
     return shown(repr(value[: _SHOWN + 1]) if isinstance(value, str) else value)
 
 
@@ -166,4 +172,4 @@ def _bounded(data: bytes, path: str | Path, most: int) -> bytes:
 
 def _too_large(path: str | Path, most: int) -> TooLarge:
     size = f"{most >> 20} MiB" if most >= 1 << 20 else f"{most >> 10} KiB"
-    return TooLarge(errno.EFBIG, f"it is larger than {size}, the most that such a file has", str(path))
+    return TooLarge(errno.EFBIG, f"it is larger than {size}, the limit for such a file", str(path))

@@ -87,9 +87,9 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
         KeysError: one of the files exists, or cannot be written.
     """
     if not is_party_name(name):
-        raise UsageError(f"the name of a key is {name_rule(MAX_PARTY_NAME)}")
+        raise UsageError(f"the name of a key must be {name_rule(MAX_PARTY_NAME)} (got '{name}')")
     if role not in ROLES:
-        raise UsageError(f"--role is one of {', '.join(ROLES)}")
+        raise UsageError(f"--role must be one of {', '.join(ROLES)} (got '{role}')")
     private, public = Path(directory) / f"{name}.key", Path(directory) / f"{name}.pub"
     public_key, secret_key = (key.decode() for key in zmq.curve_keypair())
     text = f'name = "{name}"\nrole = "{role}"\npublic = "{public_key}"\n'
@@ -223,7 +223,8 @@ def link_keys(key_file: str | None, cloud_key: str | None, role: str) -> LinkKey
     if key_file is None and cloud_key is None:
         return None
     if key_file is None or cloud_key is None:
-        raise UsageError("--key_file and --cloud_key belong together: your own key, and the cloud's public one")
+        given, missing = ("cloud_key", "key_file") if key_file is None else ("key_file", "cloud_key")
+        raise UsageError(f"--{given} requires --{missing}")
     return LinkKeys(read_key(key_file, role), read_public(cloud_key, "cloud"))
 
 
@@ -316,14 +317,17 @@ def read_key_file(path: str | Path) -> tuple[bytes, os.stat_result]:
 
 # ---- the command line
 
+USAGE = "new NAME --role ROLE"
+
 
 def main(name: str, role: str, dir: str = ".") -> None:
-    """Make a key pair.
+    """Make a key pair. NAME.key is private and stays where it is used; NAME.pub is public.
 
     Args:
-        name: "new NAME" is short for it: 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its sheet directory.
-        role: device, vendor or operator; or cloud, for the cloud itself.
-        dir: the directory for the two files.
+        name: Name of the key, 1 to 40 of a-z, 0-9 and -. A vendor's is the name of its directory of sheets. The two
+            words new NAME are short for --name NAME.
+        role: Role of the key's owner, device, vendor, operator or cloud.
+        dir: Directory for the two files.
     """
     private, public = make_keys(name, role, dir)
     if others_may_read(private):
@@ -352,9 +356,9 @@ def flags_of(words: Sequence[str]) -> list[str]:
     if not words or words[0].startswith("-"):
         return list(words)
     if words[0] != "new":
-        raise UsageError(f"unknown word '{words[0]}': python -m llama.keys new NAME --role ROLE")
+        raise UsageError(f"unknown word '{words[0]}'; write python -m llama.keys new NAME --role ROLE")
     if len(words) < 2 or words[1].startswith("-"):
-        raise UsageError("missing NAME: python -m llama.keys new NAME --role ROLE")
+        raise UsageError("missing NAME; write python -m llama.keys new NAME --role ROLE")
     return [f"--name={words[1]}", *words[2:]]
 
 
@@ -370,4 +374,4 @@ if __name__ == "__main__":
             raise wrong
 
         run(refuse, [])
-    run(main, words, usage="new NAME --role ROLE")
+    run(main, words, usage=USAGE)

@@ -1,10 +1,10 @@
-"""The KV cache, and the metadata that says what one step reads of it and writes to it.
+"""The KV cache, and the metadata of one step's reads and writes.
 
 A cache has *slots*: each holds the keys and values of one sequence. A step takes T new positions of each of B
-sequences through the layers; what it needs to know about them is the same for every layer, so it is made once.
+sequences through the layers. Its metadata is the same for every layer, so it is made once.
 
 Shapes below use B sequences, T new positions, K key/value heads on this rank, S positions of a slot, D head_dim. "T"
-as a dtype is the compute dtype, that of the weights.
+as a dtype is the compute dtype (the dtype of the weights).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from llama.model_args import ModelArgs
 class KVCache:
     """Keys and values of consecutive layers: one tensor ``(layers, 2, slots, K, S, D)``.
 
-    ``slot(i)`` and ``slots(i, j)`` are views, so a session's cache of one slot and the cloud's whole one are the same
-    memory. Content beyond a slot's current position is never read for it, except multiplied by a probability of exactly
-    0 when sequences of different lengths share a step; it must therefore be finite, which zeros at the start and
-    :meth:`clear` ensure.
+    ``slot(i)`` and ``slots(i, j)`` are views: a session's one-slot cache shares memory with the cloud's whole cache.
+    Values beyond a slot's current position are read only when sequences of different lengths share a step, and then
+    multiplied by a probability of exactly 0. They must therefore be finite. The zeros at the start and :meth:`clear`
+    ensure that.
     """
 
     def __init__(self, keys_values: torch.Tensor) -> None:
@@ -43,15 +43,15 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> KVCache:
-        """Zeros for ``batch_size`` slots of ``max_seq_len`` positions; this rank's share of the heads."""
+        """Return a zeroed cache: ``batch_size`` slots of ``max_seq_len`` positions, this rank's share of the heads."""
         heads = max(args.kv_heads, parallel.world_size()) // parallel.world_size()
         shape = (n_layers, 2, batch_size, heads, max_seq_len, args.head_dim)
         return cls(torch.zeros(shape, dtype=dtype, device=device))
 
     @staticmethod
     def bytes_per_position(n_layers: int, args: ModelArgs, dtype: torch.dtype, ranks: int) -> int:
-        """Bytes that one position of one slot takes, on all ranks together."""
-        heads = max(args.kv_heads, ranks)  # more ranks than heads: each head lives on several
+        """Return the bytes that one position of one slot takes, on all ranks together."""
+        heads = max(args.kv_heads, ranks)  # with more ranks than heads, several ranks hold each head
         return n_layers * 2 * heads * args.head_dim * dtype.itemsize
 
     @property
@@ -60,19 +60,19 @@ class KVCache:
         return self.keys_values.shape[2]
 
     def slot(self, index: int) -> KVCache:
-        """The cache of one slot, as a view."""
+        """Return the cache of one slot, as a view."""
         return self.slots(index, index + 1)
 
     def slots(self, first: int, end: int) -> KVCache:
-        """The cache of slots ``first … end-1``, as a view."""
+        """Return the cache of slots ``first … end-1``, as a view."""
         return KVCache(self.keys_values[:, :, first:end])
 
     def clear(self, end: int) -> None:
-        """Zero positions ``0 … end-1`` of every slot, so that nothing of a finished sequence stays behind."""
+        """Zero positions ``0 … end-1`` of every slot, so that no data of a finished sequence remain."""
         self.keys_values[..., :end, :].zero_()
 
     def by_layer(self, step: StepMetadata) -> Iterator[LayerCache]:
-        """Each layer's part in a step, made for all layers at once: that is fewer calls."""
+        """Return each layer's part of a step. Making them for all layers at once takes fewer calls."""
         read = self.keys_values[..., : step.end, :]
         keys, values = (read[:, which].flatten(1, 2).unbind(0) for which in (0, 1))
         alike = step.write_at is None and step.flash is None
@@ -81,13 +81,13 @@ class KVCache:
 
 
 class LayerCache(NamedTuple):
-    """What one layer reads and writes in one step; all views of a :class:`KVCache`.
+    """The parts of a :class:`KVCache` that one layer reads and writes in one step; all are views.
 
     Attributes:
         keys: ``(slots*K, end, D)``, ``end`` as in :class:`StepMetadata`.
-        values: of the same shape.
-        new: where the new keys and values go: ``(2, B, K, T, D)`` where all sequences start at the same position, else
-            all of the layer's, ``(2, slots, K, S, D)``.
+        values: same shape as ``keys``.
+        new: place of the new keys and values: ``(2, B, K, T, D)`` if all sequences start at the same position, else
+            the whole layer, ``(2, slots, K, S, D)``.
     """
 
     keys: torch.Tensor
@@ -95,8 +95,8 @@ class LayerCache(NamedTuple):
     new: torch.Tensor
 
     def write(self, keys_values: torch.Tensor, step: StepMetadata) -> None:
-        """Keep the new keys and values ``(B, T, 2, K, D)``."""
-        if step.flash is not None:  # in fewer operations than by slot and position
+        """Store the new keys and values ``(B, T, 2, K, D)``."""
+        if step.flash is not None:  # fewer operations than by slot and position
             d = keys_values.shape[-1]
             self.new.view(-1, d).index_copy_(0, step.flash.write_at, keys_values.reshape(-1, d))
         elif step.write_at is None:
@@ -108,18 +108,18 @@ class LayerCache(NamedTuple):
 
 @dataclass(frozen=True)
 class StepMetadata:
-    """Where the T new positions of each of B sequences lie; made once per step and shared by all layers.
+    """Slots and positions of the T new positions of each of B sequences; made once per step, shared by all layers.
 
     Attributes:
         start_pos: first position of each of the B sequences.
         seqlen: T.
         end: one past the last position of the longest sequence.
         freqs_cis: complex64 ``(1 or B, T, 1, D/2)``, the rotary angles of the new positions.
-        mask: T ``(T, end)`` or ``(slots, 1, 1, T, end)`` of 0 and -inf, or None when nothing is hidden.
-        write_at: int64 ``(B, 1)`` and ``(B, T)``, slot and position of each new entry, where the sequences differ in
-            their positions or are not all of the cache's. None also with ``flash``.
+        mask: T ``(T, end)`` or ``(slots, 1, 1, T, end)`` of 0 and -inf, or None if no position is hidden.
+        write_at: int64 ``(B, 1)`` and ``(B, T)``, slot and position of each new entry, if the sequences start at
+            different positions or do not fill all slots of the cache. None otherwise, and with ``flash``.
         idle_slots: whether the cache has slots that take no part in the step.
-        flash: what flash attention is to read, where only the GPU knows the slots and positions.
+        flash: input of flash attention, if only the GPU knows the slots and positions.
     """
 
     start_pos: Sequence[int]
@@ -146,10 +146,10 @@ class StepMetadata:
             start_pos: one per sequence.
             seqlen: T.
             freqs_cis: the rotary angles of all positions, ``(S or more, D/2)``.
-            cache: what the sequences lie in.
-            slots: which of its slots they are, in ascending order; None is all.
+            cache: the cache of the sequences.
+            slots: the sequences' slots, in ascending order; None means all.
         """
-        assert slots is not None or len(start_pos) == cache.n_slots  # or others would be read and written
+        assert slots is not None or len(start_pos) == cache.n_slots  # otherwise other slots would be read and written
         first, end = start_pos[0], max(start_pos) + seqlen
         if slots is None and all(start == first for start in start_pos):
             mask = None
@@ -164,9 +164,9 @@ class StepMetadata:
     def _of_some(
         cls, start_pos: Sequence[int], seqlen: int, freqs_cis: torch.Tensor, cache: KVCache, slots: Sequence[int]
     ) -> StepMetadata:
-        """As :meth:`of`, for sequences that start at different positions, or that are not all of the cache's."""
+        """Make the metadata as :meth:`of` does, for different start positions or a part of the cache's slots."""
         device, dtype, end = cache.keys_values.device, cache.keys_values.dtype, max(start_pos) + seqlen
-        start_of_slot = [0] * cache.n_slots  # an idle slot looks at its first position, which is never empty
+        start_of_slot = [0] * cache.n_slots  # an idle slot attends to its first position, which always exists
         for slot, start in zip(slots, start_pos, strict=True):
             start_of_slot[slot] = start
         positions = torch.tensor(start_of_slot, device=device)[:, None] + torch.arange(seqlen, device=device)
@@ -190,8 +190,8 @@ class StepMetadata:
     ) -> StepMetadata:
         """Make the metadata of one new position ``positions[b]`` of slot ``slots[b]`` each, from tensors on the GPU.
 
-        Both are int64 ``(B,)``, and may be changed before each replay. Nothing here waits for what they hold, so that a
-        CUDA graph can be captured of it.
+        Both are int64 ``(B,)``, and may be changed before each replay. This method never waits for their values, so a
+        CUDA graph can capture it.
         """
         n_slots, kv_heads, length = cache.keys_values.shape[2:5]
         begins = (slots[:, None] * kv_heads + torch.arange(kv_heads, device=positions.device)) * length
@@ -206,17 +206,17 @@ class StepMetadata:
 
 
 class FlashMetadata(NamedTuple):
-    """What each query group of flash attention reads of a layer's cache, slots and heads one after another.
+    """The part of a layer's cache that each query group of flash attention reads, in the order of slots and heads.
 
-    A group is one sequence's query heads that share a key head; int32, on the GPU.
+    A group is one sequence's query heads that share a key head. The tensors are int32 on the GPU, except ``write_at``.
 
     Attributes:
         groups: ``(B*K + 1,)``, 0 … B*K.
-        begins: ``(B*K + 1,)``, where each group's keys begin, counted in positions from the cache's start; the last
-            stands for nothing.
-        used: ``(B*K,)``, how many there are.
-        write_at: int64 ``(B*2*K,)``, where the new keys and values belong, counted in the same way: those of a
-            sequence's keys, of its values, of the next one's keys …
+        begins: ``(B*K + 1,)``, start of each group's keys, in positions from the cache's start; the last entry is
+            unused.
+        used: ``(B*K,)``, number of keys of each group.
+        write_at: int64 ``(B*2*K,)``, places of the new keys and values, in the same unit: a sequence's keys, its
+            values, the next sequence's keys …
     """
 
     groups: torch.Tensor

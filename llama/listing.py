@@ -1,13 +1,13 @@
-"""What of a directory counts: the files whose names end as they should, and nothing that other programs leave there.
+"""Listing of a directory: the files with the right ending, without the files that other programs leave there.
 
-Hidden is what begins with a dot: Kubernetes' ``..data`` and ``..2026_11_28_14_26_03.1``, ``.git``, a Mac's
-``._birthday.toml``, editors' locks and backups. All hidden is passed over, and all that ends otherwise: ``README``,
-``Thumbs.db``, ``birthday.toml~``, ``#birthday.toml#``. What has a name that counts does so whatever it is, so that a
-directory or a link to nothing of such a name is told of by whoever reads it. The ending counts in any case of letters,
-so that ``BIRTHDAY.TOML`` is told of, too.
+A name that begins with a dot is hidden: Kubernetes' ``..data`` and ``..2026_11_28_14_26_03.1``, ``.git``, a Mac's
+``._birthday.toml``, editors' locks and backups. Hidden names are ignored, and so are names with another ending:
+``README``, ``Thumbs.db``, ``birthday.toml~``, ``#birthday.toml#``. Every other name counts, even of a directory or
+a dangling link, and the caller reports these. The ending counts in any case of letters. So ``BIRTHDAY.TOML`` is
+reported, too.
 
-A name with that ending may still be a copy that a program made, of a file that may long be another
-(:func:`is_a_copy`): it is passed over as well, and whoever reads the directory tells of it.
+A name with that ending may still be a copy that a program made, perhaps of an outdated file (:func:`is_a_copy`). It is
+ignored as well, and the caller reports it.
 
 Knows nothing about: what the files hold.
 """
@@ -22,40 +22,40 @@ from pathlib import Path
 
 from llama.text.names import NAME_CHARACTER
 
-# What file servers, archivers and version control keep in a directory: Synology's @eaDir, #recycle, $RECYCLE.BIN,
-# __MACOSX, __pycache__; and by name what begins with a letter.
+# Directories of file servers, archivers and version control: Synology's @eaDir, #recycle, $RECYCLE.BIN, __MACOSX,
+# __pycache__; those that begin with a letter are listed by name.
 _OTHERS = re.compile(r"[^0-9A-Za-z-].*|lost\+found|System Volume Information|CVS|RCS|SCCS", re.DOTALL)
-_WASTE = re.compile(r"RECYCLER|Recycled|found\.[0-9]{3}|node_modules")  # these may be meant, so they are told of
-# Word's ~$a, editors' #a; Windows' "a (1)", "a - Copy", Dropbox's "a (conflicted copy)", in any writing's brackets; git
-# mergetool's four; Syncthing's. Every name that this project gives begins with one of a-z, 0-9 and -.
+_WASTE = re.compile(r"RECYCLER|Recycled|found\.[0-9]{3}|node_modules")  # may be intentional, so these are reported
+# Word's ~$a, editors' #a; Windows' "a (1)", "a - Copy", Dropbox's "a (conflicted copy)", with brackets of any script;
+# git mergetool's four; Syncthing's. Every name that this project gives begins with one of a-z, 0-9 and -.
 _COPY = re.compile(
     r"\A[\W_](?<!-)|[\s()\[\]{}<>\uff08\uff09\u3010\u3011]|_(?:BACKUP|BASE|LOCAL|REMOTE)_[0-9]{1,20}\b|\.sync-conflict-"
 )
-PASSED_OVER = "passed over: it looks like a copy that a program made; rename it if it is meant"
-_ANYBODYS = re.compile(rf"{NAME_CHARACTER}+")  # a name that a sub-directory may have
+PASSED_OVER = "ignored: the name looks like a copy that a program made; rename it to use it"
+_ANYBODYS = re.compile(rf"{NAME_CHARACTER}+")  # a valid name of a sub-directory
 
 Stamp = tuple[tuple[str, tuple[int, ...] | None], ...]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is passed over, whatever it ends in."""
+    """Return whether a name is ignored, regardless of its ending."""
     return name.startswith(".")
 
 
 def ends_in(name: str, suffix: str) -> bool:
-    """Whether a file is one by its name."""
+    """Return whether a file has the ending by its name."""
     return not is_hidden(name) and name.lower().endswith(suffix) and len(name) > len(suffix)
 
 
 def is_a_copy(name: str) -> bool:
-    """Whether a file or directory looks, by its name, like a copy that a program made of another."""
+    """Return whether a file or directory looks, by its name, like a copy that a program made of another."""
     return _COPY.search(name) is not None
 
 
 def files_in(directory: Path, suffix: str, *, below: bool = False) -> list[Path]:
-    """All that is called so in a directory; with ``below``, also in its sub-directories.
+    """Return all files with the ending in a directory; with ``below``, also in its sub-directories.
 
-    Links are followed. A sub-directory that cannot be listed is passed over only if its name could not be meant.
+    Links are followed. A sub-directory that cannot be listed is ignored only if its name is not a valid one.
 
     Raises:
         OSError: the directory, or a sub-directory, cannot be listed, or leads back to the directory.
@@ -70,10 +70,10 @@ def files_in(directory: Path, suffix: str, *, below: bool = False) -> list[Path]
                 below_it.append(directory / entry.name)
     for sub_directory in below_it:
         try:
-            if sub_directory.samefile(directory):  # its files would be another's, too
+            if sub_directory.samefile(directory):  # its files would belong to two parties
                 raise OSError(errno.ELOOP, "a link back to the directory itself", str(sub_directory))
             found += files_in(sub_directory, suffix)
-        except FileNotFoundError:  # taken away meanwhile
+        except FileNotFoundError:  # removed meanwhile
             continue
         except OSError:
             if _ANYBODYS.fullmatch(sub_directory.name):
@@ -82,9 +82,10 @@ def files_in(directory: Path, suffix: str, *, below: bool = False) -> list[Path]
 
 
 def passed_over(directory: Path, suffix: str) -> list[Path]:
-    """What :func:`files_in`, with ``below``, leaves out although it may be meant: copies, and where waste is kept.
+    """Return the names that :func:`files_in` ignores, with ``below``, although they may be intentional.
 
-    A directory is named only if it has a file of that suffix. What cannot be listed is left out.
+    They are copies, and directories for waste. A directory is named only if it has a file of that suffix. A
+    sub-directory that cannot be listed is omitted.
     """
     copies, below_it = list[Path](), list[Path]()
     with suppress(OSError), os.scandir(directory) as entries:
@@ -109,7 +110,7 @@ def _is_waste(name: str) -> bool:
 
 
 def _may_be_meant(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a directory, and not one of those that are passed over without a word."""
+    """Return whether an entry is a directory, and not one of those that are ignored without a report."""
     return not is_hidden(entry.name) and not _OTHERS.fullmatch(entry.name) and _is_directory(entry)
 
 
@@ -121,7 +122,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def stamp_of(directory: str | Path, suffix: str, *others: str) -> Stamp:
-    """Another one if any of these files is another, is written or appears; and of ``others``, by name."""
+    """Return a stamp that changes if a file of these, or of ``others`` (by name), is replaced, written or created."""
     try:
         paths = sorted(files_in(Path(directory), suffix, below=True))
     except OSError:

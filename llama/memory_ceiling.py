@@ -1,7 +1,8 @@
-"""How much memory this process may have of its own: resident, without what is mapped from files.
+"""The limit on this process's own memory: resident, without pages that are mapped from files.
 
-libzmq bounds a frame's size, but not how many frames a message has: whoever is connected can make the process grow, on
-either side, and nothing of it is seen before the message ends. What bounds it is a look at the process itself.
+libzmq limits the size of a frame, but not the number of frames of a message. So any connected peer can make the process
+grow, on either side, and the process cannot see a message before it ends. Only a check of the process's memory limits
+this.
 
 Knows: the clock, what the system says of this process. Does not know: sockets, who sends.
 """
@@ -18,31 +19,31 @@ from pathlib import Path
 from llama.errors import MemoryCeilingReached, UsageError
 
 LOOK_EVERY_S = 0.05
-CLOUD_ALLOWANCE = 2 << 30  # bytes that a cloud may grow by after loading, or a quarter of what it has then
-DEVICE_ALLOWANCE = 512 << 20  # bytes that a device may grow by through what it is sent, or a quarter of what it has
+CLOUD_ALLOWANCE = 2 << 30  # bytes by which a cloud may grow after loading, or a quarter of its size then
+DEVICE_ALLOWANCE = 512 << 20  # bytes by which received data may make a device grow, or a quarter of its size
 CLOUD_WORDS = (
-    "this cloud has taken {used:.2f} GiB, and may have {most:.2f} (--max_memory_gb): somebody may send messages "
-    "without end; start it again, devices go on where they were"
+    "this cloud uses {used:.2f} GiB of memory, over its limit of {most:.2f} (--max_memory_gb): a client may send "
+    "endless messages; start it again, devices then continue their replies"
 )
 DEVICE_WORDS = (
-    "this device has taken {used:.2f} GiB, and may have {most:.2f} (--max_memory_gb): the cloud may send messages "
-    "without end; check that --cloud is the right one"
+    "this device uses {used:.2f} GiB of memory, over its limit of {most:.2f} (--max_memory_gb): the cloud may send "
+    "endless messages; check that --cloud is the right one"
 )
 PROGRAM_WORDS = (
-    "this program has taken {used:.2f} GiB, and may have {most:.2f}: the cloud may send messages without end; check "
-    "that --cloud is the right one"
+    "this program uses {used:.2f} GiB of memory, over its limit of {most:.2f}: the cloud may send endless messages; "
+    "check that --cloud is the right one"
 )
 
 _STATM = Path("/proc/self/statm")
 
 
 class MemoryCeiling:
-    """A fixed one.
+    """A fixed ceiling.
 
     Args:
         most: bytes.
         clock: monotonic seconds.
-        used: what the process has now.
+        used: returns the memory of the process in bytes.
         words: of the error, with ``{used}`` and ``{most}`` in GiB.
     """
 
@@ -53,10 +54,10 @@ class MemoryCeiling:
         self._look_again = clock()
 
     def check(self) -> None:
-        """Look, now and then.
+        """Check the memory, at most once per ``LOOK_EVERY_S``.
 
         Raises:
-            MemoryCeilingReached: there is more than that.
+            MemoryCeilingReached: the process has more than the ceiling.
         """
         now = self._clock()
         if now < self._look_again:
@@ -68,27 +69,27 @@ class MemoryCeiling:
 
     @contextmanager
     def growing(self) -> Iterator[None]:
-        """In here the process's own work takes memory that it keeps.
+        """Enclose work of the process that takes memory and keeps it.
 
         Raises:
-            UsageError: that was more than the ceiling allows.
+            UsageError: the process then has more than the ceiling.
         """
         yield
         used = self._used()
         if used > self.most:
             raise UsageError(
-                f"--max_memory_gb {self.most / 2**30:.2f}: the half and its cache are loaded, and take "
-                f"{used / 2**30:.2f} GiB; give more"
+                f"--max_memory_gb {self.most / 2**30:.2f}: the loaded half and its cache take "
+                f"{used / 2**30:.2f} GiB; set a higher limit"
             )
 
 
 class GrowthCeiling(MemoryCeiling):
-    """So much more than the process has of its own accord.
+    """A ceiling at a distance above the memory that the process takes for its own work.
 
     Args:
-        allowance: bytes, or a quarter of what there is where that is more.
+        allowance: bytes; a quarter of the memory in use counts instead if that is more.
         clock: monotonic seconds.
-        used: what the process has now.
+        used: returns the memory of the process in bytes.
         words: of the error.
     """
 
@@ -99,13 +100,13 @@ class GrowthCeiling(MemoryCeiling):
         super().__init__(self._above_present(used()), clock, used, words)
 
     def check(self) -> None:
-        """As the fixed one, but not while the process's own work takes memory."""
+        """Check as the fixed ceiling does, but not during the process's own work."""
         if not self._at_work:
             super().check()
 
     @contextmanager
     def growing(self) -> Iterator[None]:
-        """What is taken in here counts as the process's own from then on; any thread may use it."""
+        """Count the memory taken inside as the process's own from then on; any thread may use this."""
         with self._lock:
             self._at_work += 1
         try:
@@ -120,14 +121,15 @@ class GrowthCeiling(MemoryCeiling):
 
 
 def of_a_client(gib: float | None = None, words: str = PROGRAM_WORDS) -> MemoryCeiling | None:
-    """The ceiling of a program that asks a cloud; None where the system does not tell how much memory it has.
+    """Return the ceiling of a program that asks a cloud; None if the system does not report its memory.
 
     Args:
-        gib: what a flag says; without it, what the process has and keeps, and ``DEVICE_ALLOWANCE`` or a quarter more.
+        gib: value of the flag. Without it, the ceiling is the memory that the process has and keeps, and
+            ``DEVICE_ALLOWANCE`` or a quarter more.
         words: of the error.
 
     Raises:
-        UsageError: ``gib`` is no ceiling, or cannot be watched.
+        UsageError: ``gib`` is no valid ceiling, or the memory cannot be watched.
     """
     has = own_memory()
     if gib is None:
@@ -135,14 +137,16 @@ def of_a_client(gib: float | None = None, words: str = PROGRAM_WORDS) -> MemoryC
             return None
         return GrowthCeiling(DEVICE_ALLOWANCE, time.monotonic, lambda: own_memory() or 0, words)
     if has is None:
-        raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
-    if not gib * 2**30 > has:  # nor NaN
-        raise UsageError(f"--max_memory_gb {gib}: it has {has / 2**30:.2f} GiB now, with nothing loaded; give more")
+        raise UsageError("--max_memory_gb: this system does not report the memory of a process; omit the flag")
+    if not gib * 2**30 > has:  # also refuses NaN
+        raise UsageError(
+            f"--max_memory_gb {gib}: the process uses {has / 2**30:.2f} GiB before loading; set a higher limit"
+        )
     return MemoryCeiling(gib * 2**30, time.monotonic, lambda: own_memory() or 0, words)
 
 
 def own_memory() -> int | None:
-    """Resident bytes of this process without those mapped from files; None where the system does not tell."""
+    """Return the resident bytes of this process without those mapped from files; None if the system hides them."""
     try:
         _, resident, shared, *_ = map(int, _STATM.read_text().split())
     except (OSError, ValueError):

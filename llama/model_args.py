@@ -17,8 +17,8 @@ class ModelArgs:
     dim: int = 4096
     n_layers: int = 32
     n_heads: int = 32
-    n_kv_heads: int | None = None  # None: as many as n_heads
-    vocab_size: int = -1  # -1: the tokenizer's
+    n_kv_heads: int | None = None  # None: same as n_heads
+    vocab_size: int = -1  # -1: the tokenizer's size
     multiple_of: int = 256  # the feed-forward width is rounded up to a multiple of this
     ffn_dim_multiplier: float | None = None
     norm_eps: float = 1e-5

@@ -1,12 +1,12 @@
-"""Where a directory of results is to stand: found out before the work by doing it, and then made there, whole.
+"""Placement of a directory of results: its place is tried before the work, and filled afterwards in one step.
 
-What does not exist yet is made as ``.NAME.partial`` beside it and renamed. A directory that is there and empty stays
-the one it is, which may be a mount point, or the only place that this user may write into: ``.partial`` is made inside
-it, and what that holds is renamed at the end, one part after the other. Only a SIGKILL between two of these renames
-leaves one part without the other, each of them whole; the next run takes that over.
+A directory that does not exist yet is made as ``.NAME.partial`` beside its place and renamed. An existing empty
+directory is kept, since it may be a mount point, or the only place that this user may write into. Then ``.partial`` is
+made inside it, and its parts are renamed at the end, one after the other. Only a SIGKILL between two of these renames
+leaves one part without the other, each of them whole. The next run reuses that directory.
 
-A link leads to where the results are to stand. Whatever ends the work early takes the partial directory away; what a
-killed run has left is taken over by the next one, what another run is writing is not.
+A link is followed to the place of the results. If the work ends early for any reason, the partial directory is deleted.
+The next run reuses the remains of a killed run, but never those of a run that is still writing.
 
 Knows: file systems. Does not know: what is written.
 """
@@ -26,23 +26,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama.command import end_if_signalled, uninterrupted
 from llama.disk import keep_to_owner, lock
 from llama.errors import SplitLlamaError
+from llama.process_end import end_if_signalled, uninterrupted
 
 _PARTIAL, _TRIAL = ".partial", ".trial"
 _USUAL_NAME_BYTES = 255
-# What an empty directory may have in it: a file system's own, or a desktop's.
+# Allowed in an empty directory: names of a file system or a desktop.
 _NOBODYS = {"lost+found", ".snapshot", ".DS_Store", "System Volume Information"}
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What is to be written, and how errors speak of it.
+    """The output of a program, and its names in errors.
 
     Attributes:
         flag: of the directory, as errors name it.
-        error: what is raised.
+        error: the class of errors.
         parts: names in the directory, once it is whole.
         leaves: further names that a killed run may leave in a partial directory.
         mode: of the directory, if it is made.
@@ -56,27 +56,27 @@ class OutputSpec:
 
 
 class _OnlyATrial(Exception):
-    """Nothing is to be written."""
+    """The end of a trial, which writes nothing."""
 
 
 def check(output: Path, spec: OutputSpec) -> None:
-    """Whether results can be put there; what that takes is made and taken away again. Raises as :func:`appearing`."""
+    """Check that results can be put there. Everything made for the check is removed. Raises as :func:`appearing`."""
     with contextlib.suppress(_OnlyATrial), appearing(output, spec):
         raise _OnlyATrial
 
 
 @contextlib.contextmanager
 def appearing(output: Path, spec: OutputSpec) -> Iterator[Path]:
-    """An empty directory to write into, whose content stands in ``output`` once this is left without an exception.
+    """Provide an empty directory to write into. On exit without an exception, its content moves to ``output``.
 
     Raises:
-        SplitLlamaError: ``output`` is in use, or results cannot be put there; before anything is written.
-        OSError: they could be, and cannot any more.
+        SplitLlamaError: ``output`` is in use, or cannot take results; raised before anything is written.
+        OSError: ``output`` could take results, but no longer can.
     """
     try:
         place = Path(os.path.realpath(output))
         try:
-            mode = place.lstat().st_mode  # a link is one that leads round in circles
+            mode = place.lstat().st_mode  # a link here is one that leads in circles
         except FileNotFoundError:
             mode = None
         if stat.S_ISLNK(mode or 0):
@@ -94,51 +94,51 @@ def appearing(output: Path, spec: OutputSpec) -> Iterator[Path]:
 
 
 def check_room(directory: Path, output: Path, spec: OutputSpec, *, needed: int, largest: int, files: int) -> None:
-    """Whether a directory's file system takes so much.
+    """Check that a directory's file system has room for the files.
 
     Args:
-        directory: where it is to be written.
-        output: how errors name that.
-        spec: whose flag and error are used.
+        directory: the directory to write to.
+        output: its name in errors.
+        spec: the flag and the error class.
         needed: bytes in all.
         largest: bytes of the largest file.
-        files: how many there are.
+        files: number of files.
 
     Raises:
-        SplitLlamaError: it does not.
+        SplitLlamaError: it has too little room.
     """
     room = os.statvfs(directory)
     free, more = room.f_bavail * room.f_frsize, f"make room or choose another {spec.flag}"
-    if room.f_blocks and free < needed:  # 0: it cannot say
-        sizes = f"{_gigabytes(free)} GB free, {_gigabytes(needed)} GB are needed"
+    if room.f_blocks and free < needed:  # 0: the file system does not report it
+        sizes = f"{_gigabytes(free)} GB free, but {_gigabytes(needed)} GB are needed"
         raise spec.error(f"{output}: its file system has {sizes}; {more}")
     if room.f_files and room.f_favail < files:
-        sizes = f"room for {room.f_favail} files, {files} are needed"
+        sizes = f"room for {room.f_favail} files, but {files} are needed"
         raise spec.error(f"{output}: its file system has {sizes}; {more}")
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY and largest > most:
         raise spec.error(
-            f"{output}: a file of {largest / 1e9:.3g} GB is needed, and this process may write no more "
-            f"than {most / 1e9:.3g} GB into one; raise the limit (ulimit -f)"
+            f"{output}: a file of {largest / 1e9:.3g} GB is needed, but this process may write at most "
+            f"{most / 1e9:.3g} GB per file; raise the limit (ulimit -f)"
         )
     if not _takes_a_file_of(directory, largest):
         raise spec.error(
-            f"{output}: a file of {largest / 1e9:.1f} GB is needed, and its file system has none so "
+            f"{output}: a file of {largest / 1e9:.1f} GB is needed, but its file system allows none so "
             f"large (FAT: 4.3 GB); choose another {spec.flag}"
         )
 
 
 def _gigabytes(count: int) -> str:
-    """With as many digits as tell little room from less."""
+    """Write a size in GB with enough digits to tell little room from less."""
     return f"{count / 1e9:.1f}" if count >= 1e9 else f"{count / 1e9:.2g}"
 
 
 def check_replaceable(file: Path) -> None:
-    """Whether another file can be renamed over one that is there, or over nothing.
+    """Check that another file can be renamed to this path, whether or not a file is there.
 
     Raises:
-        OSError: it cannot: it is a mount point, as a single file that is mounted into a container is; it may not be
-            changed; or it is another's in a directory such as /tmp.
+        OSError: it cannot. The file is a mount point, as a single file mounted into a container is; or it may not be
+            changed; or it belongs to another user in a directory such as /tmp.
     """
     try:
         there = file.stat()
@@ -148,16 +148,16 @@ def check_replaceable(file: Path) -> None:
         raise OSError(errno.EBUSY, "it is a mount point, which cannot be replaced; mount its directory", str(file))
     above = file.parent.stat()
     if above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, there.st_uid, above.st_uid):
-        raise PermissionError(errno.EPERM, "it is another user's", str(file))
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(file))
     try:
         os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as err:
-        if err.errno in (errno.EPERM, errno.EROFS):  # immutable; where it is only not writable, its directory counts
+        if err.errno in (errno.EPERM, errno.EROFS):  # immutable; for one without write access, its directory counts
             raise
 
 
 def _is_a_mount_point(path: Path) -> bool:
-    """Also of what is mounted from the same file system, of which only the kernel's list knows."""
+    """Return whether a path is a mount point, even of the same file system, which only the kernel's list shows."""
     if os.path.ismount(path):
         return True
     try:
@@ -169,7 +169,7 @@ def _is_a_mount_point(path: Path) -> bool:
 
 
 def hidden_name(directory: Path, name: str, ending: str) -> str:
-    """``.NAME`` and an ending for what is not finished; of a name that is too long for that, a digest of it."""
+    """Return ``.NAME`` and an ending, for an unfinished file; with a digest instead of a name that is too long."""
     try:
         most = os.pathconf(directory, "PC_NAME_MAX")
     except (OSError, ValueError):
@@ -182,7 +182,7 @@ def hidden_name(directory: Path, name: str, ending: str) -> str:
 
 @contextlib.contextmanager
 def _parents(output: Path, place: Path, spec: OutputSpec) -> Iterator[None]:
-    """Makes the directories above; what had to be made of them goes again if anything goes wrong."""
+    """Make the directories above. If anything fails, remove those that were made."""
     made = [path for path in place.parents if not path.exists()]
     try:
         try:
@@ -192,7 +192,7 @@ def _parents(output: Path, place: Path, spec: OutputSpec) -> Iterator[None]:
         yield
     except BaseException:
         for path in made:
-            with contextlib.suppress(OSError):  # not empty: somebody else's too by now
+            with contextlib.suppress(OSError):  # not empty: another program uses it by now
                 path.rmdir()
         raise
 
@@ -201,7 +201,7 @@ def _parents(output: Path, place: Path, spec: OutputSpec) -> Iterator[None]:
 def _beside(output: Path, place: Path, spec: OutputSpec) -> Iterator[Path]:
     partial = _partial_beside(place)
     with _held(output, partial, spec):
-        if os.path.lexists(place):  # by now
+        if os.path.lexists(place):  # created meanwhile
             raise _in_use(output, spec)
         try:
             with uninterrupted():
@@ -218,10 +218,10 @@ def _partial_beside(place: Path) -> Path:
 
 
 def _try_name(trial: Path, place: Path, output: Path, spec: OutputSpec) -> None:
-    """Whether a directory can be renamed to ``place``; raises OSError.
+    """Check that a directory can be renamed to ``place``; raises OSError.
 
-    It is one of its own: the partial directory keeps its name, which another run would take meanwhile. And it is
-    locked, so that no other run begins in what is only tried.
+    This uses a separate directory. The partial directory keeps its name, which another run would otherwise take. The
+    trial directory is locked, so that no other run begins in it.
     """
     trial.mkdir()
     held = os.open(trial, os.O_RDONLY | os.O_DIRECTORY)
@@ -234,7 +234,7 @@ def _try_name(trial: Path, place: Path, output: Path, spec: OutputSpec) -> None:
 
 
 def _clear_beside(output: Path, place: Path, spec: OutputSpec) -> None:
-    """Take away what a run has left beside that was killed while it tried the name; not what another is writing."""
+    """Delete what a run left beside if it was killed while it tried the name, but not what another run is writing."""
     if place.name and (partial := _partial_beside(place)).is_dir():
         with contextlib.suppress(spec.error, OSError), _held(output, partial, spec):
             partial.rmdir()
@@ -245,14 +245,14 @@ def _inside(output: Path, place: Path, spec: OutputSpec) -> Iterator[Path]:
     partial, trial = place / _PARTIAL, place / _TRIAL
     try:
         held = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # it was what another run tried
+    except FileNotFoundError:  # another run had tried its name here
         raise _writing(output, spec) from None
     except OSError as err:
         raise _useless(output, spec, err) from None
     try:
-        # By now it may be what another run tries, or has finished: nothing is judged before that one is out of it.
+        # It may be a directory that another run tries, or has finished. So nothing is judged before that run is done.
         _lock(held, output, spec)
-        if not _has_name(held, place):  # it was what another run tried
+        if not _has_name(held, place):  # another run had tried its name here
             raise _writing(output, spec)
         _clear_beside(output, place, spec)
         yield from _filled(output, place, partial, trial, spec)
@@ -266,7 +266,7 @@ def _filled(output: Path, place: Path, partial: Path, trial: Path, spec: OutputS
         begun = {path.name for path in partial.iterdir()} if partial.is_dir() else set[str]()
     except OSError as err:
         raise _useless(output, spec, err) from None
-    if there and not (begun and begun == spec.parts - there):  # else one was killed when it had renamed some
+    if there and not (begun and begun == spec.parts - there):  # otherwise a run was killed between its renames
         raise _in_use(output, spec)
     with _held(output, partial, spec):
         try:
@@ -286,7 +286,7 @@ def _filled(output: Path, place: Path, partial: Path, trial: Path, spec: OutputS
 
 
 def _move_up(partial: Path, place: Path) -> None:
-    """Rename what is in ``partial`` into ``place``: all of it, or nothing. Raises OSError."""
+    """Rename the content of ``partial`` into ``place``: all of it, or nothing. Raises OSError."""
     moved = list[Path]()
     try:
         for part in sorted(partial.iterdir()):
@@ -302,14 +302,14 @@ def _move_up(partial: Path, place: Path) -> None:
 
 @contextlib.contextmanager
 def _held(output: Path, partial: Path, spec: OutputSpec) -> Iterator[None]:
-    """``partial`` is there, empty, and nobody else's; it vanishes if anything goes wrong."""
-    in_the_way = spec.error(f"{partial} is in the way, and not what a killed run leaves; move it elsewhere")
+    """Hold ``partial`` as an empty directory for this process only; delete it if anything fails."""
+    in_the_way = spec.error(f"{partial} is in the way, and was not left by a killed run; move it elsewhere")
     try:
         with contextlib.suppress(FileExistsError):
             partial.mkdir(spec.mode)
         try:
             held = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except FileNotFoundError:  # it was another run's, which has renamed it or taken it away
+        except FileNotFoundError:  # another run had it, and has renamed or deleted it
             raise _writing(output, spec) from None
     except OSError as err:
         if os.path.lexists(partial) and not (partial.is_dir() and not partial.is_symlink()):
@@ -317,7 +317,7 @@ def _held(output: Path, partial: Path, spec: OutputSpec) -> Iterator[None]:
         raise _useless(output, spec, err) from None
     try:
         _lock(held, output, spec)
-        if not _has_name(held, partial):  # it was another run's
+        if not _has_name(held, partial):  # another run had it
             raise _writing(output, spec)
         if any(path.name not in {*spec.parts, *spec.leaves, _TRIAL} for path in partial.iterdir()):
             raise in_the_way
@@ -342,7 +342,7 @@ def _held(output: Path, partial: Path, spec: OutputSpec) -> Iterator[None]:
 
 
 def _lock(directory: int, output: Path, spec: OutputSpec) -> None:
-    """Until it is closed; raises the error of the spec where another process has it."""
+    """Lock a directory until it is closed. Raises the error of the spec if another process has the lock."""
     try:
         lock(directory)
     except BlockingIOError:
@@ -350,7 +350,7 @@ def _lock(directory: int, output: Path, spec: OutputSpec) -> None:
 
 
 def _has_name(directory: int, path: Path) -> bool:
-    """Whether an open directory still is what bears this name."""
+    """Return whether an open directory still has this name."""
     try:
         return os.path.samestat(os.fstat(directory), path.lstat())
     except OSError:
@@ -358,7 +358,10 @@ def _has_name(directory: int, path: Path) -> bool:
 
 
 def _takes_a_file_of(directory: Path, size: int) -> bool:
-    """Whether its file system has files so large. None is made: one that has not refuses to go to that place in one."""
+    """Return whether the file system allows files of this size. No such file is written.
+
+    A file system with a lower limit refuses to seek to that position.
+    """
     with tempfile.TemporaryFile(dir=directory) as file:
         try:
             os.lseek(file.fileno(), size, os.SEEK_SET)

@@ -1,8 +1,8 @@
-"""What a prompt begins with, where everybody's begins so: the messages before a sheet's question.
+"""The shared prefix of a prompt: the messages before a sheet's question, which are the same for every person.
 
-They are the provider's or a third party's words alone, and so the same for every person who is asked. Device and cloud
-both know them from the sheet; so the cloud can have computed its layers for them before anybody asks, and the device,
-which names them by a digest (``llama.wire``), sends only the rows that follow.
+They contain only words of the provider or a third party. Device and cloud both know them from the sheet. So the cloud
+can compute its layers for them before any request. The device names them by a digest (``llama.wire``) and sends only
+the rows that follow.
 
 Knows: sheets. Does not know: anybody's words, tokens, the model.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from llama.chat import Message
 from llama.sheets import Sheet
 
-# What the provider's prompt says of what follows; the party's name is stamped by the channel.
+# The provider's introduction to the text that follows. The channel stamps the party's name.
 WRAPPING = {
     "en": "The questions come from a partner, {party}. What the partner says about the task:",
     "id": "Pertanyaannya dari mitra, {party}. Kata mitra tentang tugasnya:",
@@ -20,12 +20,12 @@ WRAPPING = {
 
 
 def instructions(sheet: Sheet, *, party: str = "", provider_system: str = "") -> list[Message]:
-    """The messages of a sheet's dialogue before its question: what the model is told, and examples.
+    """Return the messages of a sheet's dialogue before its question: instructions to the model, and examples.
 
     Args:
-        sheet: what is asked.
-        party: the third party whose sheet it is, as the channel says; empty for the provider's own.
-        provider_system: the provider's system prompt, which a third party's sheet is wrapped in.
+        sheet: the sheet that asks.
+        party: the third party of the sheet, as the channel states it; empty for the provider's own.
+        provider_system: the provider's system prompt, in which a third party's sheet is wrapped.
     """
     system = sheet.system or provider_system
     if party:

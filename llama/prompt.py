@@ -1,4 +1,4 @@
-"""Prompt files: what a provider, a vendor or the person wants to ask.
+"""Prompt files: the questions of a provider, a vendor or the person.
 
 ========  ==============================================================================================
 ``.txt``  the person's own words, one user message: the file's text (UTF-8; a byte order mark is removed)
@@ -6,8 +6,8 @@
 ``.toml`` a prompt sheet, another party's words; see ``llama.sheets``
 ========  ==============================================================================================
 
-A sheet may also come from the provider's directory, here or at the cloud. Whose it is follows from the channel that it
-came through, never from what it says.
+A sheet may also come from the provider's directory, here or at the cloud. The channel of a sheet determines its owner,
+never its content.
 
 Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
 """
@@ -43,20 +43,20 @@ class _Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class OwnWords:
-    """What the person has written; it does not print."""
+    """The person's own words; they do not print."""
 
     dialog: tuple[Message, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class SourcedPrompt:
-    """A prompt, and the channel that it came through: whose it is.
+    """A prompt, and the channel that it came through, which determines its owner.
 
     Attributes:
-        prompt: what it says.
-        origin: ``file:PATH``, ``provider:WHERE`` or ``vendor:NAME:WHERE``, where is a directory or the cloud's address;
-            stamped here, never read from a sheet.
-        prompt_id: what the cloud gets: the sheet's own id, or its place in the provider's directory.
+        prompt: its content.
+        origin: ``file:PATH``, ``provider:WHERE`` or ``vendor:NAME:WHERE``; WHERE is a directory or the cloud's address.
+            It is stamped here, never read from a sheet.
+        prompt_id: the id that the cloud gets: the sheet's own id, or its place in the provider's directory.
         party: the vendor's name, or empty.
         provider_system: the provider's own system prompt, for a vendor's sheet.
     """
@@ -69,51 +69,49 @@ class SourcedPrompt:
 
 
 def read_prompt(path: str) -> SourcedPrompt:
-    """The prompt in a file, local or in cloud storage (whatever blobfile opens).
+    """Return the prompt in a file, local or in cloud storage (any that blobfile opens).
 
     Raises:
-        PromptError: missing, empty, too large, binary, malformed, or of an unknown kind.
+        PromptError: the file is missing, empty, too large, binary, malformed, or of an unknown kind.
     """
     kind = PurePath(path).suffix.lower()
     if kind not in _PARSERS:
-        raise PromptError(
-            f"prompt file {path}: a name ending in .txt, .json or .toml is needed, to know how to read it"
-        )
+        raise PromptError(f"prompt file {path}: unknown file type; use a name that ends in .txt, .json or .toml")
     prompt = _PARSERS[kind](sheets.read_text(path), f"prompt file {path}")
     where = path if "://" in path else _absolute(path)
     return SourcedPrompt(prompt, f"{FILE}:{where}", prompt.id if isinstance(prompt, Sheet) else "")
 
 
 def read_from_directory(sheet_dir: str, prompt_id: str) -> SourcedPrompt:
-    """A sheet of the provider's directory, by its id: ``birthday``, or ``insurer/cover`` for a vendor's.
+    """Return a sheet of the provider's directory by its id: ``birthday``, or ``insurer/cover`` for a vendor's.
 
     Raises:
-        PromptError: no such sheet (with those that there are), or one that cannot be read.
+        PromptError: there is no such sheet (the error lists the existing ones), or it cannot be read.
     """
     listed, system = sheets.read_listed(sheet_dir, prompt_id)
     return _listed(listed, system, _absolute(sheet_dir))
 
 
 def received(prompt_id: str, text: str, system: str, address: str) -> SourcedPrompt:
-    """A sheet that the cloud at ``address`` has sent, from its own directory.
+    """Return a sheet that the cloud at ``address`` has sent from its own directory.
 
     Raises:
-        PromptError: malformed.
+        PromptError: it is malformed.
     """
     where = f"sheet {prompt_id} of {address}"
     if len(text) > MAX_BYTES or len(system) > MAX_BYTES:
-        raise PromptError(f"{where}: larger than {MAX_BYTES >> 20} MiB, which no context holds")
+        raise PromptError(f"{where}: larger than {MAX_BYTES >> 20} MiB, more than any context holds; shorten it")
     sheets.check_text(system, f"{where}, the provider's system prompt")
     system = "" if is_blank(system) else system
     return _listed(Listed(prompt_id, text, sheets.parse_sheet(text, where)), system, address)
 
 
 def _absolute(path: str) -> str:
-    """A path that is made absolute, as text that UTF-8 can write; no two paths become the same."""
+    """Return an absolute path as text that UTF-8 can write; no two paths become the same."""
     place = str(Path(path).resolve())
     try:
         place.encode()
-    except UnicodeEncodeError:  # an absolute path never begins so
+    except UnicodeEncodeError:  # no absolute path begins with this prefix
         return "bytes:" + os.fsencode(place).replace(b"\\", rb"\\").decode(errors="backslashreplace")
     return place
 
@@ -136,16 +134,16 @@ def _parse_dialogue(text: str, where: str) -> OwnWords:
         shape = 'a dialogue is a list of {"role": "system" | "user" | "assistant", "content": "…"}'
         raise PromptError(f"{where}: {problem}; {shape}") from None
     except (ValueError, RecursionError) as err:
-        # The library says where, and may quote a character; only the place is passed on.
+        # The library's message may quote a character. Only the place is kept.
         place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
         raise PromptError(f"{where}: not valid JSON {place}".rstrip()) from None
     if all(is_blank(turn.content) for turn in turns):
-        raise PromptError(f"{where}: empty: no content of it says anything; write the question into it")
+        raise PromptError(f"{where}: empty: no message has visible text; write the question into it")
     return OwnWords(tuple(Message(turn.role, _said(turn)) for turn in turns))
 
 
 def _said(turn: _Turn) -> str:
-    """The content; a system message of which nothing can be seen says nothing."""
+    """Return the content of a turn; empty for a system message without visible text."""
     return "" if turn.role == "system" and is_blank(turn.content) else turn.content
 
 

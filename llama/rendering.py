@@ -1,9 +1,9 @@
-"""Runs a chat template, which is somebody's program, in a process of its own with little time and memory.
+"""Run a chat template, a third party's program, in a separate process with little time and memory.
 
-jinja's sandbox keeps a template from reaching anything; it does not keep it from looping for ever, or from filling the
-memory. The process is ``template_program``; request and answer are JSON.
+jinja's sandbox isolates a template from the system, but not from looping forever or filling the memory. The process is
+``template_program``; request and answer are JSON.
 
-Knows nothing about: chat formats, where a template comes from.
+Knows nothing about: chat formats, the origin of a template.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import msgspec
 
-MAX_TEMPLATE_BYTES = 256 << 10  # the longest of known models have a tenth
-MEMORY_BYTES = 256 << 20  # of addresses; 30 MiB of them are Python's and jinja's own
-SECONDS = 1.0  # of computing; by the clock, on a machine that has much else to do, ten times as long
-# Both grow with the dialogues: a context of 131,072 tokens holds half a million characters.
+MAX_TEMPLATE_BYTES = 256 << 10  # the longest of known models has a tenth
+MEMORY_BYTES = 256 << 20  # address space; Python and jinja take 30 MiB of it
+SECONDS = 1.0  # CPU time; the limit of wall-clock time is ten times as long, for busy machines
+# Both limits grow with the dialogues: a context of 131,072 tokens holds half a million characters.
 _CHARACTERS, _CHARACTERS_PER_CHARACTER = 128 << 10, 4
 _MEMORY_PER_CHARACTER, _SECONDS_PER_CHARACTER = 64, 1e-6
 _ANSWER_BYTES_PER_CHARACTER = 12  # a character beyond U+FFFF, escaped
@@ -29,31 +29,31 @@ Dialog = Sequence[Mapping[str, str]]
 
 
 class CannotRender(ValueError):
-    """The message, a few words, says why."""
+    """The template cannot be rendered. The message, a few words, says why."""
 
 
 class DialogRefused(CannotRender):
-    """The template itself says that it cannot write this dialogue (``raise_exception``)."""
+    """The template refuses this dialogue (``raise_exception``)."""
 
 
 class _Rendered(msgspec.Struct):
-    """``texts``, or the name of the ``error`` that ended it."""
+    """The program's answer: ``texts``, or the name of the ``error`` that ended it."""
 
     texts: list[str | None] = []
     error: str = ""
 
 
 def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str] | None = None) -> list[str]:
-    """The text of each dialogue, with the assistant's next message opened.
+    """Return the text of each dialogue, with the assistant's next message opened.
 
     Args:
-        template: jinja.
+        template: the jinja source.
         dialogs: messages with ``role`` and ``content``.
-        variables: what the template knows beside them, such as ``bos_token``.
+        variables: the template's other variables, such as ``bos_token``.
 
     Raises:
         DialogRefused: the template refuses one of the dialogues.
-        CannotRender: the template is too long, fails, takes too long or too much, or writes too much.
+        CannotRender: the template is too long, fails, takes too much time or memory, or writes too much.
     """
     return [text for text in _render(template, dialogs, variables or {}, opens_reply=True) if text is not None]
 
@@ -61,9 +61,9 @@ def render(template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str
 def render_any(
     template: str, dialogs: Sequence[Dialog], variables: Mapping[str, str], *, opens_reply: bool
 ) -> list[str | None]:
-    """As :func:`render`, but None for a dialogue that the template refuses or fails at.
+    """Render as :func:`render` does, but return None for a dialogue that the template refuses or fails at.
 
-    With ``opens_reply`` the assistant's next message is opened at the end.
+    With ``opens_reply``, the text ends with the opening of the assistant's next message.
     """
     return _render(template, dialogs, variables, opens_reply=opens_reply, any_of_them=True)
 
@@ -92,14 +92,14 @@ def _render(
             }
         )
     except UnicodeEncodeError:
-        raise CannotRender("it is not Unicode") from None
+        raise CannotRender("it is not valid Unicode") from None
     try:
         seconds, most = SECONDS + _SECONDS_PER_CHARACTER * given, characters * _ANSWER_BYTES_PER_CHARACTER
         returned, out = _run(request, seconds, most)
     except OSError as err:
-        raise CannotRender(f"no process can be started for it: {err.strerror or type(err).__name__}") from None
+        raise CannotRender(f"its process cannot be started: {err.strerror or type(err).__name__}") from None
     if returned:
-        raise CannotRender("it takes too long, or too much memory")
+        raise CannotRender("it takes too much time or memory")
     try:
         answer = msgspec.json.decode(out, type=_Rendered)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -107,13 +107,13 @@ def _render(
     if answer.error == "CannotSay":
         raise DialogRefused("it refuses the dialogue")
     if answer.error or len(answer.texts) != len(dialogs):
-        raise CannotRender(answer.error or "it gives no text")
+        raise CannotRender(answer.error or "it writes no text")
     return answer.texts
 
 
 def _run(request: bytes, seconds: float, most: int) -> tuple[int, bytes]:
-    """Exit status and output, of at most that many bytes; the program has ended when this returns, or raises."""
-    # -I: neither the environment nor the working directory has a say in what is imported.
+    """Return exit status and output (at most ``most`` bytes). The program has ended when this returns or raises."""
+    # -I: neither the environment nor the working directory affects imports.
     command = [sys.executable, "-I", str(_PROGRAM), str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as program:
         assert program.stdin is not None and program.stdout is not None
@@ -124,12 +124,12 @@ def _run(request: bytes, seconds: float, most: int) -> tuple[int, bytes]:
             try:
                 program.stdin.write(request)
                 program.stdin.close()
-            except BrokenPipeError:  # it has ended already; its status says so
+            except BrokenPipeError:  # it has already ended; its exit status says so
                 pass
             out = program.stdout.read(most)
-            if len(out) == most:  # more than it may write
+            if len(out) == most:  # it may write less than this
                 program.kill()
             return program.wait(), out
         finally:
             deadline.cancel()
-            program.kill()  # Ctrl-C, for one, ends the wait here and not there
+            program.kill()  # Ctrl-C, for example, ends the wait here but not the program

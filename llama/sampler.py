@@ -1,9 +1,9 @@
-"""From logits to one token id, reproducibly.
+"""Reproducible sampling of one token id from logits.
 
-The id at output index i is a function of the logits, the settings and ``(seed, i)`` alone: no generator is kept, so a
+The id at output index i depends only on the logits, the settings and ``(seed, i)``. No generator state is kept, so a
 request that is replayed, resumed on another machine or batched with others samples the same id again.
 
-Knows nothing about: sessions, text, which half it runs in.
+Knows nothing about: sessions, text, the half that it runs in.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import torch
 
 from llama.sampling_params import SamplingParams
 
-# Rows are sorted this far before the whole vocabulary is: with usual settings the kept mass lies in a few hundred ids.
+# Only this many top ids are sorted first: with usual settings a few hundred ids hold the kept mass. The whole
+# vocabulary is sorted only if they do not suffice.
 FIRST_CANDIDATES = 1024
 _BUCKETS = 1 << 16
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) with 53 random bits, drawn from BLAKE2b of ``(seed, index)``."""
+    """Return a number in [0, 1) with 53 random bits from BLAKE2b of ``(seed, index)``."""
     digest = hashlib.blake2b(seed.to_bytes(8, "little") + index.to_bytes(8, "little"), digest_size=8).digest()
     return (int.from_bytes(digest, "little") >> 11) / 2**53
 
 
 def sample(logits: torch.Tensor, sampling: SamplingParams, index: int) -> int:
-    """Token id for output ``index`` from float32 logits ``(vocab,)``.
+    """Return the token id for output ``index`` from float32 logits ``(vocab,)``.
 
     Top-p keeps, in order of probability, every id whose *preceding* mass is at most ``top_p`` (Meta's rule, so at least
-    one stays), and the id is read off the renormalised cumulative mass at :func:`uniform`.
+    one remains). The id is the one at :func:`uniform` in the renormalised cumulative mass.
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
-    # The largest becomes 0 before the division, which no temperature can then make overflow.
+    # Subtract the largest logit before the division, so that a small temperature cannot overflow.
     probs = torch.softmax((logits.double() - logits.max()) / sampling.temperature, dim=-1)
     mass, ids = torch.topk(probs, min(FIRST_CANDIDATES, len(probs)))
     draw = uniform(sampling.seed, index)
@@ -50,16 +51,17 @@ def sample(logits: torch.Tensor, sampling: SamplingParams, index: int) -> int:
 
 
 def at_mass(probs: torch.Tensor, mass: float) -> tuple[int, float]:
-    """The first id whose cumulative probability exceeds ``mass``, and that cumulative probability.
+    """Return the first id whose cumulative probability exceeds ``mass``, and that cumulative probability.
 
-    Ids come in order of probability, equal ones in order of id. Only those near the place are sorted, which takes a
-    fraction of what the whole vocabulary takes: a flat distribution must not cost the others in a pass.
+    Ids are in order of probability, equal ones in order of id. Only the ids near the result are sorted, in a fraction
+    of the time for the whole vocabulary: a flat distribution must not slow the other sequences of a pass.
 
     Args:
         probs: float64 ``(vocab,)``, on the CPU.
-        mass: 0 to 1; beyond all that there is, the last id is meant.
+        mass: 0 to 1; above the total probability, the last id is returned.
     """
-    # A float's bits grow with it: sixteen binades below the largest, in 4096 steps each, and all the rest in one.
+    # A positive float's bits grow with its value. The buckets: sixteen binades below the largest value in 4096 steps
+    # each, and one bucket for all smaller values.
     bits = probs.view(torch.int64) >> 40
     buckets = (bits - (int(bits.max()) - (_BUCKETS - 1))).clamp(min=0)
     masses = torch.bincount(buckets, weights=probs, minlength=_BUCKETS).flip(0)

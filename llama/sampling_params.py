@@ -1,4 +1,4 @@
-"""The settings by which the next token is chosen; without torch, since devices send them and do not sample."""
+"""Settings for choosing the next token. This module does not import torch: devices send settings but do not sample."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How the next token is chosen.
+    """Settings for choosing the next token.
 
     Args:
         temperature: 0 takes the likeliest token; otherwise logits are divided by it.
-        top_p: smallest probability mass to choose from; 1 is the whole vocabulary.
+        top_p: smallest probability mass to choose from; 1 means the whole vocabulary.
         seed: ``0 … 2**63-1``; the same seed gives the same reply.
     """
 

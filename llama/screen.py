@@ -1,4 +1,4 @@
-"""Consoles of rich's for any terminal: whatever the environment says of its size, and whatever it can write.
+"""Consoles of rich for any terminal, regardless of the size in the environment and of the characters it can write.
 
 Knows: rich, terminals' sizes. Does not know: what is shown.
 """
@@ -11,13 +11,13 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 
-WITHOUT_A_SCREEN = 100  # columns of what goes into a file or a pipe
-_LEAST, _MOST, _USUAL = 20, 1000, 80  # of a terminal; a narrower one wraps what is laid out for the least
+WITHOUT_A_SCREEN = 100  # columns of output into a file or a pipe
+_LEAST, _MOST, _USUAL = 20, 1000, 80  # columns of a terminal; a narrower one wraps the layout for the least
 _LINES = 25
 
 
 def console(stream: TextIO) -> Console:
-    """A console that writes to ``stream``: colours on a terminal that has them, and text is no markup.
+    """Return a console that writes to ``stream``: with colours if the terminal has them, and without markup in text.
 
     In an encoding other than UTF-8 it draws in ASCII.
     """
@@ -34,12 +34,12 @@ def console(stream: TextIO) -> Console:
 
 
 def has_bars(console: Console) -> bool:
-    """Whether a line can be drawn over again."""
+    """Return whether a line can be redrawn."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
 def rendered(what: RenderableType, stream: TextIO) -> str:
-    """What :func:`console` would write to ``stream``, which is left alone."""
+    """Return the text that :func:`console` would write to ``stream``, without writing it."""
     made = console(stream)
     with made.capture() as capture:
         made.print(what)
@@ -47,7 +47,10 @@ def rendered(what: RenderableType, stream: TextIO) -> str:
 
 
 def _columns(terminal: TextIO, environment: Mapping[str, str]) -> int:
-    """How wide a terminal is: as COLUMNS says, or as it says itself; within bounds, or rich lays out for ever."""
+    """Return the width of a terminal, from COLUMNS or the terminal itself.
+
+    It is kept within bounds, beyond which rich would lay out for ever.
+    """
     said = environment.get("COLUMNS", "")
     columns = int(said) if said.isascii() and said.isdecimal() and len(said) < 10 else 0
     try:

@@ -1,4 +1,4 @@
-"""Prompt sheets: what a provider or a third party asks, without a word of the person's; and directories of them.
+"""Prompt sheets: the questions of a provider or a third party, without the person's words; and directories of them.
 
 A sheet is a TOML file; see :class:`Sheet`. A directory of sheets is the provider's channel::
 
@@ -6,9 +6,9 @@ A sheet is a TOML file; see :class:`Sheet`. A directory of sheets is the provide
     birthday.toml       a sheet of the provider's         prompt id: birthday
     insurer/cover.toml  a sheet of the third party "insurer"         insurer/cover
 
-Whose a sheet is follows from where it was found, never from what it says. Both sides read such directories: the device
-one that it was given, the cloud the one that it serves and knows third parties by. ``llama.listing`` says what of a
-directory counts as a sheet.
+The place of a sheet determines its owner, never its content. Both sides read such directories. The device reads the one
+that it was given; the cloud reads the one that it serves and that names its third parties. ``llama.listing`` decides
+which files of a directory count as sheets.
 
 Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
 """
@@ -39,11 +39,11 @@ from llama.wire import MAX_SHEET_BYTES, MAX_SHEETS
 MAX_BYTES = 16 << 20  # far beyond any context; keeps a wrong path from being read into memory
 MAX_ASKED = 64  # fields
 SYSTEM_FILE, SUFFIX = "system.txt", ".toml"
-TRIES, TRY_AGAIN_S = 5, 0.05  # to read a directory that is replaced meanwhile
+TRIES, TRY_AGAIN_S = 5, 0.05  # to read a directory that changes meanwhile
 
-MAX_NAMED = 10  # sheets, where a message says which there are
+MAX_NAMED = 10  # most sheets that a message lists
 
-_STEERING = CONTROLS + LINE_ENDS + TURNS  # TOML lets few of them stand in a file, but any be written as an escape
+_STEERING = CONTROLS + LINE_ENDS + TURNS  # TOML allows few of these in a file, but all of them as escapes
 _NO_TEXT = re.compile(rf"(?![\n\t])(?!\r\n)[{_STEERING}]")
 
 Text = Annotated[str, Meta(min_length=1)]
@@ -74,13 +74,13 @@ class Sheet:
     """Another party's words, none of them the person's.
 
     Attributes:
-        questions: form one user message, a line each; ``{field}`` is where a field that is asked for goes.
-        id: which sheet; what the cloud is told.
+        questions: they form one user message, a line each; ``{field}`` marks the place of a field that is asked for.
+        id: the id of the sheet, which the cloud gets.
         title: for the person who is asked to agree.
-        system: what the model is told first.
+        system: first instructions to the model.
         examples: earlier turns, as (user, assistant), that show the form of an answer.
         asks_for: fields of the profile.
-        task: what the reply is: gift ideas to be searched in a catalogue, an answer, or what a text mentions.
+        task: the kind of the reply: gift ideas to search in a catalogue, an answer, or items that a text mentions.
         language: ``en`` or ``id``: of the labels and generalised values.
         max_gen_len: most tokens of the reply, or None.
     """
@@ -97,7 +97,7 @@ class Sheet:
 
     @property
     def texts(self) -> list[str]:
-        """All that it says to the model."""
+        """All texts of the sheet for the model."""
         return [self.system, *(text for example in self.examples for text in example), *self.questions]
 
 
@@ -108,7 +108,7 @@ class Listed:
     Attributes:
         prompt_id: its place there: ``birthday``, ``insurer/cover``.
         text: the file's text.
-        sheet: what it says.
+        sheet: the parsed sheet.
     """
 
     prompt_id: str
@@ -117,12 +117,12 @@ class Listed:
 
     @property
     def party(self) -> str:
-        """The third party whose it is, or empty."""
+        """The third party that owns the sheet, or empty."""
         return party_of(self.prompt_id)
 
 
 def party_of(prompt_id: str) -> str:
-    """The third party that a sheet's place names, or empty for the provider's own."""
+    """Return the third party that a sheet's place names, or empty for the provider's own."""
     return prompt_id.partition("/")[0] if "/" in prompt_id else ""
 
 
@@ -144,38 +144,38 @@ class SheetDirectory:
         return frozenset(party_of(prompt_id) for prompt_id in self.sheets) - {""}
 
     def of(self, party: str) -> list[str]:
-        """The prompt ids of a third party's sheets."""
+        """Return the prompt ids of a third party's sheets."""
         return [prompt_id for prompt_id in self.sheets if party_of(prompt_id) == party]
 
     def with_sheet(self, listed: Listed) -> SheetDirectory:
-        """The same with this sheet, new or in place of the one that has its prompt id."""
+        """Return a copy with this sheet, which is new or replaces the one with its prompt id."""
         sheets = {**self.sheets, listed.prompt_id: listed}
         return SheetDirectory({prompt_id: sheets[prompt_id] for prompt_id in sorted(sheets, key=_order)}, self.system)
 
     def without_sheet(self, prompt_id: str) -> SheetDirectory:
-        """The same without this sheet."""
+        """Return a copy without this sheet."""
         return SheetDirectory({each: listed for each, listed in self.sheets.items() if each != prompt_id}, self.system)
 
 
 def _order(prompt_id: str) -> Path:
-    return Path(f"{prompt_id}.toml")  # as of files
+    return Path(f"{prompt_id}.toml")  # the order of the files
 
 
 _said = set[str]()
 
 
 def _say_once(line: str) -> None:
-    """On stderr, once for this process: a directory is read anew for each question."""
+    """Print a line to stderr, once per process: a directory is read anew for each question."""
     if line not in _said and sys.stderr is not None:
         _said.add(line)
         print(one_line(line), file=sys.stderr, flush=True)
 
 
 def read_all(sheet_dir: str, tell: Callable[[str], None] = _say_once) -> SheetDirectory:
-    """Every sheet of a directory, as they are at one moment; ``tell`` is told of what looks like one and is left out.
+    """Read all sheets of a directory, as of one moment. Report copies, which are ignored, to ``tell``.
 
     Raises:
-        PromptError: no directory, too many sheets, or one that cannot be read.
+        PromptError: there is no directory, it has too many sheets, or one cannot be read.
     """
     _tell_of_copies(sheet_dir, tell)
     return _at_one_moment(sheet_dir, lambda: _read_all(sheet_dir))
@@ -191,11 +191,13 @@ def _read_all(sheet_dir: str) -> SheetDirectory:
     for prompt_id, path in paths.items():
         if not is_prompt_id(prompt_id) or path.suffix != SUFFIX:
             raise PromptError(
-                f"prompt file {path}: its name, or its directory's, cannot be a prompt id; use a-z, 0-9 "
+                f"prompt file {path}: the name of the file or its directory cannot be a prompt id; use a-z, 0-9 "
                 f"and -, and {SUFFIX}"
             )
     if len(paths) > MAX_SHEETS:
-        raise PromptError(f"--sheet_dir {sheet_dir} has {len(paths)} sheets; the most is {MAX_SHEETS}")
+        raise PromptError(
+            f"--sheet_dir {sheet_dir} has {len(paths)} sheets, but at most {MAX_SHEETS} are allowed; remove some"
+        )
     system = system_of(sheet_dir)
     return SheetDirectory(
         {prompt_id: _listed(sheet_dir, prompt_id, paths[prompt_id], system) for prompt_id in paths}, system
@@ -203,16 +205,16 @@ def _read_all(sheet_dir: str) -> SheetDirectory:
 
 
 def read_listed(sheet_dir: str, prompt_id: str) -> tuple[Listed, str]:
-    """One sheet of a directory, and the provider's own system prompt there, as they are at one moment.
+    """Return one sheet of a directory, and the provider's own system prompt there, as of one moment.
 
     Raises:
-        PromptError: no such sheet (with those that there are), or one that cannot be read.
+        PromptError: there is no such sheet (the error lists the existing ones), or it cannot be read.
     """
 
     def read() -> tuple[Listed, str]:
         known, system = paths_of(sheet_dir), system_of(sheet_dir)
         if prompt_id not in known:
-            names = named(known) or f"none: sheets end in {SUFFIX}, and have names of a-z, 0-9 and -"
+            names = named(known) or f"none: names of sheets end in {SUFFIX} and consist of a-z, 0-9 and -"
             raise PromptError(f"--sheet_dir {sheet_dir} has no sheet {prompt_id}; it has {names}")
         return _listed(sheet_dir, prompt_id, known[prompt_id], system), system
 
@@ -224,23 +226,23 @@ def _listed(sheet_dir: str, prompt_id: str, path: Path, system: str) -> Listed:
     text = read_text(str(path))
     if party_of(prompt_id) and not system:
         raise PromptError(
-            f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which is wrapped in the "
-            f"provider's own system prompt; write that into {SYSTEM_FILE}"
+            f"--sheet_dir {sheet_dir}: {prompt_id} is a third party's sheet, which needs the "
+            f"provider's own system prompt around it; write that into {SYSTEM_FILE}"
         )
     return Listed(prompt_id, text, parse_sheet(text, f"prompt file {path}"))
 
 
 def paths_of(sheet_dir: str) -> dict[str, Path]:
-    """Where the sheets of a directory are, by prompt id, in order.
+    """Return the paths of the sheets of a directory, by prompt id, in order.
 
     Raises:
-        PromptError: no directory, or one that cannot be listed.
+        PromptError: there is no directory, or it cannot be listed.
     """
     return {each: path for each, path in _all_paths_of(sheet_dir).items() if is_prompt_id(each)}
 
 
 def _all_paths_of(sheet_dir: str) -> dict[str, Path]:
-    """Likewise, also those whose names cannot be prompt ids."""
+    """Return the same, including sheets whose names are no valid prompt ids."""
     directory = Path(sheet_dir)
     try:
         paths = sorted(listing.files_in(directory, SUFFIX, below=True))
@@ -252,7 +254,7 @@ def _all_paths_of(sheet_dir: str) -> dict[str, Path]:
         where = err.filename or sheet_dir
         raise PromptError(
             f"--sheet_dir {sheet_dir}: {where} cannot be listed ({err.strerror}); change its mode or "
-            f"owner, or take it away"
+            f"owner, or remove it"
         ) from None
     return {path.relative_to(directory).as_posix()[: -len(SUFFIX)]: path for path in paths}
 
@@ -261,7 +263,7 @@ _Read = TypeVar("_Read")
 
 
 def _at_one_moment(sheet_dir: str, read: Callable[[], _Read]) -> _Read:
-    """What is read of a directory, read again where that changes meanwhile, as Kubernetes replaces a ConfigMap."""
+    """Read a directory, and read it again if it changes meanwhile, as when Kubernetes replaces a ConfigMap."""
     for _ in range(TRIES):
         before = listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE)
         try:
@@ -277,16 +279,16 @@ def _at_one_moment(sheet_dir: str, read: Callable[[], _Read]) -> _Read:
 
 
 def named(names: Collection[str]) -> str:
-    """Names as a message lists them: the first :data:`MAX_NAMED`, and how many more there are."""
+    """List names for a message: the first :data:`MAX_NAMED`, and the number of the others."""
     listed, more = ", ".join(itertools.islice(names, MAX_NAMED)), len(names) - MAX_NAMED
     return f"{listed} and {more} more" if more > 0 else listed
 
 
 def system_of(sheet_dir: str) -> str:
-    """The provider's own system prompt, or empty where there is none, or nothing of it can be seen.
+    """Return the provider's own system prompt, or empty if there is none or it has no visible text.
 
     Raises:
-        PromptError: it cannot be read, or holds control characters.
+        PromptError: it cannot be read, or contains control characters.
     """
     path = Path(sheet_dir) / SYSTEM_FILE
     if not os.path.lexists(path):
@@ -299,32 +301,33 @@ def system_of(sheet_dir: str) -> str:
 
 
 def check_text(text: str, where: str, place: str = "") -> None:
-    """Whether a text for the model can be shown as what it is; lines' ends and tabs can.
+    """Check that a text for the model can be shown unaltered; line ends and tabs can.
 
     Args:
         text: untrusted.
         where: begins the message of an error.
-        place: which part it is.
+        place: the part of the sheet.
 
     Raises:
-        PromptError: it holds control characters, or signs that turn the direction of writing; says where, not which.
+        PromptError: it contains control characters, or signs that change the direction of writing. The error names the
+            place, not the character.
     """
     if found := _NO_TEXT.search(text):
         at = place or f"line {text.count(chr(10), 0, found.start()) + 1}"
         raise PromptError(
-            f"{where}: a control character, or a sign that turns the direction of writing - at `{at}`; take it out"
+            f"{where}: a control character, or a sign that changes the direction of writing - at `{at}`; remove it"
         )
 
 
 def parse_sheet(text: str, where: str) -> Sheet:
-    """The sheet in a TOML text.
+    """Parse the sheet in a TOML text.
 
     Args:
         text: untrusted.
         where: begins the message of an error.
 
     Raises:
-        PromptError: malformed; says where, and nothing of what stands there.
+        PromptError: it is malformed. The error names the place, and quotes nothing.
     """
     try:
         file = msgspec.convert(toml.parsed(text), _SheetFile)
@@ -333,15 +336,15 @@ def parse_sheet(text: str, where: str) -> Sheet:
         problem = re.sub(r"unknown field `(?![\w-]{1,40}`).*`", "unknown field", problem, flags=re.DOTALL | re.ASCII)
         raise PromptError(f"{where}: {problem}; {_SHAPE}") from None
     except (ValueError, RecursionError) as err:
-        # The library says where, and may quote a character; only the place is passed on.
+        # The library's message may quote a character. Only the place is kept.
         place = str(err)[str(err).rfind("(") :] if "(" in str(err) else ""
         raise PromptError(f"{where}: not valid TOML {place}".rstrip()) from None
     for name, text in _bodies(file):
         check_text(text, where, name)
         if is_blank(text) and name.startswith("$.examples"):
-            raise PromptError(f"{where}: nothing that can be seen - at `{name}`; write it, or leave the example away")
+            raise PromptError(f"{where}: no visible text - at `{name}`; write it, or omit the example")
     if all(map(is_blank, file.questions)):
-        raise PromptError(f"{where}: nothing that can be seen - at `$.questions`; write the question into it")
+        raise PromptError(f"{where}: no visible text - at `$.questions`; write the question into it")
     ident, title, system = ("" if is_blank(text) else text for text in (file.id, file.title, file.system))
     return Sheet(
         tuple(file.questions),
@@ -357,7 +360,7 @@ def parse_sheet(text: str, where: str) -> Sheet:
 
 
 def _bodies(file: _SheetFile) -> Iterator[tuple[str, str]]:
-    """All that it says to the model, and where; ids and titles are looked at already."""
+    """Yield each text for the model with its place; ids and titles are already checked."""
     yield "$.system", file.system
     for i, question in enumerate(file.questions):
         yield f"$.questions[{i}]", question
@@ -367,33 +370,37 @@ def _bodies(file: _SheetFile) -> Iterator[tuple[str, str]]:
 
 
 def parse_published(text: str, where: str) -> Sheet:
-    """The sheet in a text that a third party publishes. As :func:`parse_sheet`, and no larger than a cloud takes."""
+    """Parse a sheet that a third party publishes: as :func:`parse_sheet`, with the cloud's limit on its size."""
     if (size := len(text.encode())) > MAX_SHEET_BYTES:
-        raise PromptError(f"{where}: {size} bytes; a sheet that is published has at most {MAX_SHEET_BYTES}")
+        raise PromptError(f"{where}: {size} bytes, but a published sheet has at most {MAX_SHEET_BYTES}; shorten it")
     return parse_sheet(text, where)
 
 
 def read_text(path: str, what: str = "prompt file", *, may_be_blank: bool = False) -> str:
-    """A text file, local or in cloud storage (whatever blobfile opens).
+    """Return the text of a file, local or in cloud storage (any that blobfile opens).
 
-    ``what`` it is begins the message of an error.
+    ``what`` is the kind of the file; it begins the message of an error.
 
     Raises:
-        PromptError: missing, empty, too large, binary.
+        PromptError: the file is missing, empty, too large or binary.
     """
     try:
         raw = read_anywhere(path, MAX_BYTES)
     except NotRegular:
-        raise PromptError(f"{what} {path}: not a file; name one") from None
+        raise PromptError(f"{what} {path}: not a regular file; name a regular file") from None
     except TooLarge:
-        raise PromptError(f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, which no context holds") from None
+        raise PromptError(
+            f"{what} {path}: larger than {MAX_BYTES >> 20} MiB, more than any context holds; shorten it"
+        ) from None
     except FileNotFoundError:
-        lost = "a link to nothing; put there what it names, or take it away" if Path(path).is_symlink() else ""
-        raise PromptError(f"{what} {path}: {lost or 'no such file'}") from None
+        lost = "a link to a missing file; create that file, or remove the link" if Path(path).is_symlink() else ""
+        raise PromptError(f"{what} {path}: {lost or 'no such file; check the path'}") from None
     except IsADirectoryError:
         raise PromptError(f"{what} {path}: a directory; name a file") from None
     except StorageRefused as err:
-        raise PromptError(f"{what} {path}: cannot be read ({err.strerror})") from None
+        raise PromptError(
+            f"{what} {path}: cannot be read ({err.strerror}); check the address and your access to it"
+        ) from None
     except OSError as err:
         raise PromptError(
             f"{what} {path}: cannot be read ({err.strerror or type(err).__name__}); name a file that you may read"

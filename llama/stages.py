@@ -1,6 +1,8 @@
-"""Where the time of one forward pass goes, stage by stage; for whoever wants to see it.
+"""The times of one forward pass, stage by stage.
 
-Nothing is measured unless a clock is handed in. Knows nothing about: what a stage computes.
+A forward pass measures them only if the caller passes a clock.
+
+Knows: the clock, the device's stream. Does not know: the work of a stage.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import torch
 
 
 class StageClock:
-    """Stopped at the end of every stage.
+    """Clock that is stopped at the end of each stage.
 
-    On a GPU the stages are only queued when the program gets there, so the stream itself keeps the time.
+    On a GPU the program only queues the stages, so events in the CUDA stream measure the time.
 
     Args:
-        device: where the stages are computed.
+        device: the device that computes the stages.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -27,7 +29,7 @@ class StageClock:
         self.stop()
 
     def stop(self) -> None:
-        """A stage ends here, and the next one begins."""
+        """End the current stage and begin the next one."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._device))
@@ -38,7 +40,7 @@ class StageClock:
         self._seconds.append(time.perf_counter())
 
     def stages_us(self) -> list[int]:
-        """Microseconds of each stage; waits for a GPU that is still at it."""
+        """Return the microseconds of each stage. Waits for the GPU to finish them."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
             return [round(1000 * begin.elapsed_time(end)) for begin, end in pairwise(self._events)]

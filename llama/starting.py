@@ -1,12 +1,12 @@
-"""What every program does before anything else: Ctrl-C ends it quietly, and its three standard streams can be used.
+"""First steps of every program: Ctrl-C ends it quietly, and its three standard streams can be used.
 
 A program may be started with any of the streams closed. The next file that it opens would then get the number 0, 1 or
-2, and a line that is printed would be written into that file; and Python itself would print to stdout what is meant for
-a closed stderr. So what is closed is opened on the null device, first of all.
+2, and a printed line would be written into that file. Python itself would print to stdout the text for a closed stderr.
+So closed streams are opened on the null device, first of all.
 
-A stream's encoding may lack characters, whether of a path or of our own sentences: they are escaped. Nobody need be
-reading stderr: what cannot be written there is dropped. A pipe that is full is waited for, also one that a parent has
-left non-blocking.
+A stream's encoding may lack characters, whether of a path or of our own sentences. They are escaped. A line that stderr
+cannot take is dropped, since there may be no reader. Writing waits for a full pipe, even for one that a parent has left
+non-blocking.
 
 Knows: file descriptors, text encodings. Does not know: programs. Imports next to nothing, so that it comes first.
 """
@@ -20,14 +20,14 @@ import signal
 import sys
 from typing import TextIO
 
-_closed = set[int]()  # of 0, 1 and 2, those that this process was started without
-_MAY_FAIL = {"strict", "surrogateescape", "surrogatepass"}  # ways to treat a character that an encoding lacks
+_closed = set[int]()  # those of 0, 1 and 2 that were closed at the start
+_MAY_FAIL = {"strict", "surrogateescape", "surrogatepass"}  # handlers of a character that an encoding lacks
 
 
 def begin() -> None:
-    """To be called by a program before it imports anything large; ``llama.command.run`` takes over from there."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback out of somebody's import
-    if os.getpid() == 1:  # in a container: the system ignores what such a process has no handler for
+    """Prepare the process. A program calls this before any large import; ``llama.command.run`` continues from there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from an import
+    if os.getpid() == 1:  # in a container: for process 1 the system ignores signals without a handler
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, lambda received, _: os._exit(128 + received))
     for number in (0, 1, 2):
@@ -45,34 +45,34 @@ def begin() -> None:
 
 
 def was_closed(number: int) -> bool:
-    """Whether this process was started without that descriptor, so that what is written there reaches nobody."""
+    """Return whether this process was started without that descriptor, so that output to it has no reader."""
     return number in _closed
 
 
 def _occupy(number: int) -> None:
-    """Open something harmless, which gets ``number``: the least that is free. A child process has it, too."""
+    """Open something harmless, which gets the least free number, ``number``. Child processes inherit it."""
     try:
         os.open(os.devnull, os.O_RDWR)
-    except OSError:  # as in a bare chroot; to write there fails, which is told as any output that fails
+    except OSError:  # as in a bare chroot; writing there fails, and is reported like any failed output
         os.open("/", os.O_RDONLY)
     os.set_inheritable(number, True)
 
 
 class _Output(io.FileIO):
-    """Waits for a reader who is slow, whether or not the descriptor does."""
+    """An output that waits for a slow reader, even with a non-blocking descriptor."""
 
     def write(self, data: object) -> int:
-        """As ``FileIO.write``, but never None."""
+        """Write as ``FileIO.write`` does, but never return None."""
         while (written := super().write(data)) is None:  # type: ignore[arg-type]
             select.select([], [self], [])
         return written
 
 
 class _DroppingOutput(_Output):
-    """What cannot be written is dropped: notices end no work."""
+    """An output that drops data it cannot write: notices never end the work."""
 
     def write(self, data: object) -> int:
-        """As if all were written, where none is."""
+        """Write the data, and return its full length even if nothing is written."""
         try:
             return super().write(data)
         except OSError:
@@ -80,7 +80,7 @@ class _DroppingOutput(_Output):
 
 
 def _text(raw: _Output, before: TextIO | None) -> TextIO:
-    """A text stream in the encoding of the one that Python has made, which escapes the characters it lacks."""
+    """Return a text stream in the encoding of Python's own stream, which escapes the characters it lacks."""
     old = before if isinstance(before, io.TextIOWrapper) else None
     return io.TextIOWrapper(
         io.BufferedWriter(raw),

@@ -1,13 +1,13 @@
-"""The operator's program: how a cloud does, at this moment and since its start.
+"""The operator's program: the state of a cloud now, and its counts since its start.
 
 Used as::
 
     python -m llama.status --cloud tcp://127.0.0.1:5555                    (without keys, on the cloud's machine)
     python -m llama.status --cloud tcp://10.0.0.5:5555 --key_file ops.key --cloud_key cloud.pub [--json] [--follow]
 
-Exit code 0 where the cloud has answered, 1 where it has not.
+Exit code 0 if the cloud has answered, 1 if it has not.
 
-Knows: ``llama.wire``, the link. Does not know: the model, anybody's session.
+Knows: ``llama.wire``, the link. Does not know: the model, sessions.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from datetime import timedelta
 
 import msgspec
 
+from llama.bounds import INTERVAL, TIMEOUT
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_interval, check_timeout, run
+from llama.command import run
 from llama.errors import CloudUnreachable, ProtocolMismatch
 from llama.keys import link_keys
 from llama.wire import Status, StatusReport
 
-LONGEST_S = 10**12  # some 30,000 years: whatever a cloud says, it can be written
+LONGEST_S = 10**12  # some 30,000 years; longer times cannot be written
 _CLEAR = "\x1b[H\x1b[J"  # a terminal's screen, from its top
 
 
@@ -43,20 +44,22 @@ def main(
     key_file: str | None = None,
     cloud_key: str | None = None,
 ) -> None:
-    """Print how a cloud does.
+    """Print the state of a cloud.
 
     Args:
-        cloud: address of cloud_main.py, tcp://HOST:PORT.
-        json: as one JSON object a line.
-        follow: go on, also while the cloud is away, until Ctrl-C.
-        interval: seconds between one look and the next.
-        deadline: seconds of silence after which the cloud is given up; one that lives, but does not answer, after ten
-            times as long.
-        key_file: the operator's private key, NAME.key of llama.keys; the cloud must list it.
-        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
+        cloud: Address of the cloud, tcp://HOST:PORT.
+        json: Print each report as a line with one JSON object.
+        follow: Keep asking, also while the cloud is away, until Ctrl-C.
+        interval: Seconds between two requests.
+        deadline: Seconds without an answer after which the program gives up. If heartbeats arrive but the request stays
+            unanswered, it gives up after 10 times as long.
+        key_file: Private key of the operator, NAME.key from llama.keys. The cloud must list the public key. Requires
+            --cloud_key.
+        cloud_key: Public key file of the cloud. The program talks to no other cloud, and the link is encrypted.
+            Requires --key_file.
     """
-    check_timeout("deadline", deadline)
-    check_interval(interval)
+    TIMEOUT.check("deadline", deadline)
+    INTERVAL.check("interval", interval)
     keys = link_keys(key_file, cloud_key, "operator")
     notices = Notices("status", cloud, follow=follow, keys=keys)
     screen = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
@@ -77,12 +80,12 @@ def main(
 
 
 def status_of(link: Link) -> StatusReport:
-    """How the cloud does, now.
+    """Return the cloud's report.
 
     Raises:
         CloudUnreachable, CloudRefused, ProtocolMismatch: see ``Link.ask``.
     """
-    link.hello()  # each time: another start of it may be another release
+    link.hello()  # each time: a restarted cloud may be another release
     report = link.ask(Status())
     if not isinstance(report, StatusReport):
         raise ProtocolMismatch(f"{link.address} answered Status with another kind of reply")
@@ -90,13 +93,13 @@ def status_of(link: Link) -> StatusReport:
 
 
 def in_json(report: StatusReport) -> str:
-    """A report as one JSON object; ``slots`` is what the wire calls ``places``."""
+    """Return a report as one JSON object. ``slots`` is ``places`` on the wire."""
     fields = {"slots" if name == "places" else name: value for name, value in msgspec.structs.asdict(report).items()}
     return msgspec.json.encode(fields).decode()
 
 
 def in_words(report: StatusReport, address: str) -> str:
-    """A report for people, some lines."""
+    """Return a report for people, in five lines."""
     filled = 100 * report.cached / report.cache if report.cache else 0.0
     state = "draining: begins nothing new" if report.draining else "serving"
     return "\n".join(

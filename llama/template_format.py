@@ -1,15 +1,16 @@
-"""The chat format that a checkpoint's own template writes, for templates that ``llama.chat`` cannot say.
+"""Chat format that renders a checkpoint's own template, for templates that ``llama.chat`` cannot reproduce.
 
-The template is rendered for every dialogue (``llama.rendering``: sandboxed, with little time and memory). In what it
-writes, special tokens count; in what people wrote they do not. So the text of a special token in a content is put
-between two characters that nobody wrote before the template sees it, as transformers does (``mark_control_tokens``). In
-what the template has written, the text between them is hidden: each character is replaced by one that nobody wrote, and
-put back when the ids are made. A second rendering, in which two such characters mark each content, tells where it
-stands: a template may strip it, and the gate (``llama.privacy.gate``) reads the person's words where they stand. A
-template may also rewrite a content so that the marks are lost. Then the special tokens must be those of the same
-dialogue without any words.
+The template is rendered for every dialogue (``llama.rendering``: sandboxed, with little time and memory). Special
+tokens are recognised in the template's own text, but not in people's words. So before rendering, the text of a special
+token in a content is put between two unused characters, as transformers does (``mark_control_tokens``). In the rendered
+text, each character between them is replaced by another unused character, and restored when the ids are made.
 
-Knows nothing about: where a dialogue or a template comes from.
+A second rendering marks the begin and end of each content with unused characters, to find its place. That is needed
+because a template may strip a content, and the gate (``llama.privacy.gate``) reads the person's words in their places.
+If a template rewrites a content so that the marks are lost, the special tokens must equal those of the same dialogue
+without any words.
+
+Knows nothing about: the origin of a dialogue or a template.
 """
 
 from __future__ import annotations
@@ -30,13 +31,17 @@ from llama.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
 MAX_VARIABLES, MAX_VARIABLE_CHARACTERS = 32, 4096
-_PRIVATE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))  # nobody's, by Unicode
+_PRIVATE = (
+    range(0xE000, 0xF900),
+    range(0xF0000, 0xFFFFE),
+    range(0x100000, 0x10FFFE),
+)  # Unicode's private-use characters
 _ESCAPE = re.compile(r"\\[uUx]([0-9a-fA-F]{2,8})")
-_QUESTIONS = ("a", "B?")  # different from the first letter to the last
+_QUESTIONS = ("a", "B?")  # they differ from the first letter to the last
 
 
 class ChatTemplate(msgspec.Struct, frozen=True):
-    """A chat template and what it knows beside the messages, such as ``bos_token``."""
+    """A chat template and its variables beside the messages, such as ``bos_token``."""
 
     source: str
     variables: dict[str, str] = {}
@@ -44,34 +49,34 @@ class ChatTemplate(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class _RenderedDialog:
-    """A dialogue as the template writes it, and where each content without its margins stands; it does not print."""
+    """A rendered dialogue, and the place of each stripped content. Its printed form omits the text."""
 
     text: str = field(repr=False)
     places: list[tuple[int, int] | None]
 
 
 class TemplateFormat:
-    """See the module.
+    """Chat format of a checkpoint's template; see the module.
 
     Args:
-        tokenizer: the model's.
-        template: the checkpoint's.
+        tokenizer: the model's tokenizer.
+        template: the checkpoint's template.
         stop_ids: ids that end a reply.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, stop_ids: Sequence[int]) -> None:
         self._tokenizer, self._template = tokenizer, template
-        self.default_system: str | None = None  # what the template puts in front is its own affair
+        self.default_system: str | None = None  # the template adds its own system message
         self.stop_ids = tuple(stop_ids)
         self._special = Literals(tokenizer.special_tokens)
         self._special_ids = frozenset(tokenizer.special_tokens.values())
 
     def encode(self, dialog: Sequence[Message], prefix_messages: int = 0) -> Encoded:
-        """A dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
+        """Encode a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         dialog = checked(dialog, ROLES, None)
         try:
             hidden, (rendered, *others) = self._rendered_dialogs([dialog, *_asked(dialog[:prefix_messages])], marked=1)
-        except TokenizerError:  # perhaps it is only those that begin alike which the template refuses
+        except TokenizerError:  # the template may refuse only the two prefix dialogues
             hidden, (rendered, *others) = self._rendered_dialogs([dialog], marked=1)
         ids, segments = self._tokenizer.encode_template(rendered.text, hidden)
         self._refuse_forged(dialog, rendered, segments)
@@ -81,7 +86,7 @@ class TemplateFormat:
         return Encoded(ids, text, offsets, shared, self._preface(dialog[0], text, offsets[0]))
 
     def _preface(self, first: Message, text: str, offset: int | None) -> str:
-        """What stands before the first content, but for special tokens and its role."""
+        """Return the text before the first content, without special tokens and the role."""
         if offset is None:
             return ""
         begin = offset + len(first.content) - len(first.content.lstrip())
@@ -96,14 +101,14 @@ class TemplateFormat:
         yield text[at:]
 
     def encode_dialog_prompt(self, dialog: Sequence[Message]) -> list[int]:
-        """Ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
+        """Return the ids of a dialogue with the assistant's next message opened; raises as ``ChatFormat.encode``."""
         return self.encode(dialog).ids
 
     def prefixes(self, first_messages: Sequence[Sequence[Message]]) -> list[list[int]]:
-        """Ids that dialogues begin with whose first messages are these; raises as ``ChatFormat.encode``.
+        """Return the first ids of dialogues that begin with these messages; raises as ``ChatFormat.encode``.
 
-        Those that two dialogues which go on differently have in common, up to the last special token: behind it the
-        next word could merge with what stands before. No ids for what the template refuses.
+        These are the common ids of two dialogues with different continuations, up to the last special token: ordinary
+        text after it could merge with the next word. If the template refuses the messages, there are no ids.
         """
         dialogs = [_asked(checked(messages, ROLES, None) if messages else []) for messages in first_messages]
         try:
@@ -124,9 +129,9 @@ class TemplateFormat:
     def _rendered_dialogs(
         self, dialogs: Sequence[Sequence[Message]], *, marked: int
     ) -> tuple[dict[int, str], list[_RenderedDialog]]:
-        """What the template writes, and what the hidden characters stand for, by their codes.
+        """Return the originals of the hidden characters by their codes, and the rendered dialogues.
 
-        Of the first ``marked`` dialogues also where their contents stand.
+        The first ``marked`` dialogues also get the places of their contents.
         """
         fresh = _Fresh([self._template.source, *self._template.variables.values()], dialogs)
         begin, end = next(fresh), next(fresh)
@@ -150,7 +155,7 @@ class TemplateFormat:
         return hidden, [_RenderedDialog(text, where) for text, where in zip(texts, places, strict=False)]
 
     def _bracketed(self, text: str, begin: str, end: str) -> str:
-        """The text with the text of each special token between two signs."""
+        """Return the text with each special token's text put between ``begin`` and ``end``."""
         pieces, at = list[str](), 0
         for first, last in self._special.find(text, 0, len(text)):
             pieces += [text[at:first], begin, text[first:last], end]
@@ -165,13 +170,13 @@ class TemplateFormat:
             return render(self._template.source, messages, self._template.variables)
         except DialogRefused:
             raise TokenizerError(
-                f"the model's chat template refuses a dialogue of these roles: {roles}; leave the "
-                f"system message out, or let user and assistant take turns"
+                f"the model's chat template refuses a dialogue of these roles: {roles}; omit the "
+                f"system message, or let user and assistant take turns"
             ) from None
         except CannotRender as err:
             raise TokenizerError(
-                f"the model's chat template cannot write this dialogue ({err}); shorten it, or cut "
-                f"the checkpoint anew with another --chat_format"
+                f"the model's chat template cannot write this dialogue ({err}); shorten it, or split "
+                f"the checkpoint again with another --chat_format"
             ) from None
 
     def _placed(
@@ -181,7 +186,7 @@ class TemplateFormat:
         segments: Sequence[Segment],
         hidden: Mapping[int, str],
     ) -> tuple[str, list[int | None]]:
-        """What the ids say, and where in it character 0 of each content stands, if the content stands there whole."""
+        """Return the text of the ids, and the position in it of character 0 of each content that appears whole."""
         pieces, length, place_of = list[str](), 0, dict[int, int]()
         wanted = sorted(place[0] for place in rendered.places if place is not None)
         names = {id: name for name, id in [*self._tokenizer.special_tokens.items(), *self._tokenizer.words.items()]}
@@ -203,7 +208,7 @@ class TemplateFormat:
         return text, [*_offsets(dialog, [None if p is None else place_of[p[0]] for p in rendered.places], text)]
 
     def _refuse_forged(self, dialog: Sequence[Message], rendered: _RenderedDialog, segments: Sequence[Segment]) -> None:
-        """Refuse special tokens that come out of a content, or that one makes with what the template writes beside it.
+        """Refuse special tokens that a content makes, alone or together with the template's text beside it.
 
         Raises:
             TokenizerError: names the message, if it is known.
@@ -232,15 +237,15 @@ class TemplateFormat:
 
 
 class _Fresh(Iterator[str]):
-    """Characters that are in none of these texts, from those that are nobody's by Unicode.
+    """Iterator of Unicode's private-use characters that none of these texts contain.
 
     Raises:
-        TokenizerError: there are no more.
+        TokenizerError: all of them are in use.
     """
 
     def __init__(self, texts: Sequence[str], dialogs: Sequence[Sequence[Message]]) -> None:
         seen = set[str]().union(*texts, *(message.content for dialog in dialogs for message in dialog))
-        # A template may write a character by its number.
+        # A template may contain a character as an escape sequence.
         seen |= {
             chr(int(code, 16)) for text in texts for code in _ESCAPE.findall(text) if int(code, 16) < sys.maxunicode
         }
@@ -250,14 +255,14 @@ class _Fresh(Iterator[str]):
         found = next(self._found, None)
         if found is None:
             raise TokenizerError(
-                "the dialogue has more messages, or stranger characters, than a chat template can be "
-                "followed through; shorten it"
+                "the dialogue has too many messages, or too many private-use characters, for a chat "
+                "template; shorten it"
             )
         return found
 
 
 def _hidden(text: str, begin: str, end: str, signs: dict[str, str], fresh: Iterator[str]) -> str:
-    """The text with signs for what stands between ``begin`` and ``end``; a lone one still parts its sides."""
+    """Replace the characters between ``begin`` and ``end`` by placeholders; a lone mark still separates its sides."""
     pieces = re.split(f"{begin}([^{begin}{end}]*){end}|([{begin}{end}])", text)
     for number in range(1, len(pieces), 3):
         inside = pieces[number]
@@ -279,22 +284,22 @@ def _offsets(dialog: Sequence[Message], places: Sequence[int | None], text: str)
 
 
 def _asked(messages: Sequence[Message]) -> list[list[Message]]:
-    """Two dialogues that begin with these messages and go on differently."""
+    """Return two dialogues that begin with these messages and continue differently."""
     return [[*messages, Message("user", question)] for question in _QUESTIONS]
 
 
 def _between(content: str, begin: str, end: str) -> str:
-    """The content with a mark before its first and one after its last character that is no whitespace."""
+    """Return the content with marks before its first and after its last non-whitespace character."""
     core = content.strip()
     start = len(content) - len(content.lstrip()) if core else len(content)
     return f"{content[:start]}{begin}{core}{end}{content[start + len(core) :]}"
 
 
 def _places(text: str, marked: str, marks: Sequence[tuple[str, str]]) -> list[tuple[int, int] | None]:
-    """Where each content stands in ``text``, of which ``marked`` is the rendering with marks.
+    """Return the place of each content in ``text``, by ``marked``, the same rendering with marks.
 
-    None for all, where the marks made a difference; for one, where the template left one of its marks away, wrote it
-    twice, or put something in between.
+    All are None if the marks changed the rendering. One is None if the template omitted one of its marks, wrote it
+    twice, or changed their order.
     """
     every = {mark for pair in marks for mark in pair}
     where, kept, last = dict[str, list[int]](), list[str](), 0

@@ -1,9 +1,9 @@
-"""Renders a chat template as a program of its own; ``rendering`` starts it.
+"""Program that renders a chat template; ``rendering`` starts it.
 
-Reads a request from standard input, ``{"template": "…", "variables": {"bos_token": "…", …}, "dialogs": [[{"role": …,
+It reads a request from standard input, ``{"template": "…", "variables": {"bos_token": "…", …}, "dialogs": [[{"role": …,
 "content": …}, …], …], "characters": …, "memory": …, "any": false}``, and writes ``{"texts": ["…", …]}``
 (with ``any``, null for a dialogue that fails) or ``{"error": "TypeOfIt"}``.
-Imports nothing of the package, and little else: it is to be started and over in a tenth of a second.
+It imports no other module of the package, and few others: it must start and finish in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from jinja2.utils import Namespace
 
 
 class CannotSay(Exception):
-    """The template itself refuses the dialogue (``raise_exception``)."""
+    """The template refuses the dialogue (``raise_exception``)."""
 
 
 def main(seconds: float) -> None:
-    """Answer the one request, in that much computing time."""
-    request = json.loads(sys.stdin.buffer.read())  # UTF-8, whatever the locale
+    """Answer the single request, within ``seconds`` of CPU time."""
+    request = json.loads(sys.stdin.buffer.read())  # UTF-8 in any locale
     limits = {
         resource.RLIMIT_CPU: math.ceil(2 * seconds + sum(resource.getrusage(resource.RUSAGE_SELF)[:2])),
         resource.RLIMIT_AS: request["memory"],
@@ -40,9 +40,9 @@ def main(seconds: float) -> None:
         resource.RLIMIT_FSIZE: 0,
     }
     for what, most in limits.items():
-        with contextlib.suppress(ValueError, OSError):  # less is allowed already, or the system has no such limit
+        with contextlib.suppress(ValueError, OSError):  # the limit is lower already, or the system lacks it
             resource.setrlimit(what, (most, most))
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process; the limit above counts whole seconds only
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # ends the process; RLIMIT_CPU counts whole seconds only
     try:
         template = environment().from_string(request["template"])
         texts = list[str | None]()
@@ -54,13 +54,13 @@ def main(seconds: float) -> None:
                     raise
                 texts.append(None)
         answer: dict[str, Any] = {"texts": texts}
-    except BaseException as err:  # a foreign program may raise anything
+    except BaseException as err:  # a third party's program may raise anything
         answer = {"error": type(err).__name__}
     json.dump(answer, sys.stdout)
 
 
 def environment() -> ImmutableSandboxedEnvironment:
-    """What templates are written for: as transformers sets it up (``utils/chat_template_utils.py``)."""
+    """Return the environment that templates expect, as transformers sets it up (``utils/chat_template_utils.py``)."""
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
     )
@@ -70,9 +70,9 @@ def environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Generation(Extension):
-    """``{% generation %} … {% endgeneration %}``: marks an answer for training; renders what is inside."""
+    """Jinja tag ``{% generation %} … {% endgeneration %}``: marks an answer for training; renders its content."""
 
-    tags = {"generation"}  # noqa: RUF012 -- as jinja declares it
+    tags = {"generation"}  # noqa: RUF012 -- jinja declares it this way
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -84,9 +84,9 @@ class _Generation(Extension):
 
 
 class _Namespace(Namespace):
-    """jinja's own, without names that begin with an underscore: they lead into the interpreter."""
+    """jinja's namespace without names that begin with an underscore, which lead into the interpreter."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # a template may call a name of its own `self`
+    def __init__(*args: Any, **kwargs: Any) -> None:  # a template may use the name `self`
         self, rest = args[0], args[1:]
         names = dict(*rest, **kwargs)
         for name in names:

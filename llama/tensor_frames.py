@@ -1,7 +1,7 @@
-"""Hidden states as the second frame of a Step, and back: the half of the contract that needs torch.
+"""Conversion of hidden states to and from the second frame of a Step: the part of the contract that needs torch.
 
-The format is that of ``llama.wire``: ``rows × dim`` numbers of Welcome's dtype, little-endian, row after row. Programs
-that send no hidden states (a vendor's, an operator's) import ``llama.wire`` alone.
+The format is defined in ``llama.wire``: ``rows × dim`` numbers of Welcome's dtype, little-endian, row by row. Programs
+that send no hidden states (a vendor's, an operator's) import ``llama.wire`` only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CURE = "send rows as Welcome describes them"
 
 
 def hidden_to_frame(hidden: torch.Tensor) -> memoryview:
-    """Give the bytes of hidden states ``(T, dim)``; on the CPU they are the tensor's own memory, not a copy."""
+    """Return the bytes of hidden states ``(T, dim)``. On the CPU they are the tensor's memory, not a copy."""
     if sys.byteorder != "little":
         raise NotImplementedError("hidden states are sent little-endian; this machine is big-endian")
     buffer: Any = hidden.cpu().contiguous().view(torch.uint8).numpy()
@@ -26,15 +26,15 @@ def hidden_to_frame(hidden: torch.Tensor) -> memoryview:
 
 
 def hidden_from_frame(step: Step, frame: Any, *, dtype: torch.dtype, dim: int) -> torch.Tensor:
-    """Read a Step's hidden states ``(T, dim)``; they are checked before anything is allocated.
+    """Read a Step's hidden states ``(T, dim)``. Dtype, width and length are checked before any allocation.
 
     Raises:
-        Refused: ``wrong_tensor`` when dtype, width or length is not what the header and the model say.
+        Refused: ``wrong_tensor`` if dtype, width or length differ from the header or the model.
     """
     if step.dtype != DTYPE_NAMES[dtype] or step.dim != dim:
-        expected = f"rows of {DTYPE_NAMES[dtype]} × {dim} expected, the header says another dtype or width"
+        expected = f"rows of {DTYPE_NAMES[dtype]} × {dim} expected, but the header has another dtype or width"
         raise Refused(ErrorCode.WRONG_TENSOR, expected, _CURE)
     wanted = step.rows * dim * dtype.itemsize
     if len(frame) != wanted:
-        raise Refused(ErrorCode.WRONG_TENSOR, f"{wanted} bytes of rows expected, {len(frame)} came", _CURE)
+        raise Refused(ErrorCode.WRONG_TENSOR, f"{wanted} bytes of rows expected, but {len(frame)} received", _CURE)
     return torch.frombuffer(bytearray(frame), dtype=dtype).view(step.rows, dim)

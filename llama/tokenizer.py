@@ -1,13 +1,13 @@
 """Text to token ids and back.
 
-The vocabulary is Meta's file format: text, one token per line, its bytes in base64, a space, its id. Encoding is
-tiktoken's byte-pair encoding, for which an id is also a merge priority (lower first). Released Llama 3 files need
-nothing else: Meta's 256 special tokens follow the last line, and the text is cut by Meta's pattern first. A vocabulary
-of another model comes with its own special tokens and pattern (``llama.checkpoint.vocabulary`` makes all three).
+The vocabulary has Meta's file format: text, one token per line, its bytes in base64, a space, its id. Encoding is
+tiktoken's byte-pair encoding, where an id is also a merge priority (lower first). Released Llama 3 files need no more:
+the ids of Meta's 256 special tokens follow the last line's, and Meta's pattern splits the text first. Vocabularies of
+other models have their own special tokens and pattern (``llama.checkpoint.vocabulary`` makes all three).
 
-Two kinds of tokens are added to those of the rank file (``llama.added_tokens``). Special tokens never come out of
-:meth:`Tokenizer.encode`: text that looks like one is ordinary text. Put its id there where you want one, as
-``llama.chat`` does, or use :meth:`Tokenizer.encode_template`. Words are found in any text.
+Two kinds of tokens are added to those of the rank file (``llama.added_tokens``): special tokens and words. Words are
+found in any text. :meth:`Tokenizer.encode` never gives a special token, because text that looks like one is ordinary
+text. To get one, insert its id, as ``llama.chat`` does, or use :meth:`Tokenizer.encode_template`.
 
 Knows nothing about: chat formats, other file formats.
 """
@@ -41,8 +41,8 @@ META_PATTERN = (
     r"|\s+"
 )
 
-# SmolLM2 cuts out each digit, then applies GPT-2's pattern to what lies between (`tokenizers`: Digits, ByteLevel).
-# One pattern does both, if a digit ends whitespace as the end of the text does: "  1" is "  " and "1", in two pieces.
+# SmolLM2 splits off each digit, then applies GPT-2's pattern to the rest (`tokenizers`: Digits, ByteLevel). One pattern
+# does both if a digit ends whitespace as the end of the text does: "  1" becomes "  " and "1", two pieces.
 SMOLLM_PATTERN = (
     r"\p{N}"
     r"|'(?:s|t|re|ve|m|ll|d)"
@@ -53,7 +53,7 @@ SMOLLM_PATTERN = (
 )
 
 # Meta's special tokens by offset from the end of the rank file, as numbered since Llama 3.1 (llama-models,
-# `models/llama3/tokenizer.py`); Llama 3.0 has the same ids, and reserved names where 3.1 has new ones.
+# `models/llama3/tokenizer.py`). Llama 3.0 has the same ids, with reserved names for those that 3.1 named.
 _NAMED_SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -70,50 +70,50 @@ _NAMED_SPECIAL_TOKENS = (
 )
 NUM_SPECIAL_TOKENS = 256
 
-# Ids after which a reply is over, by family; the first family whose tokens the vocabulary has.
+# Tokens that end a reply, by family; the first family with a token in the vocabulary is used.
 _STOP_TOKENS = (("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"), ("<|im_end|>",))
 
 # The reference's limits: tiktoken overflows its stack on very long runs of whitespace.
 MAX_PIECE_CHARS = 400_000
 MAX_RUN_CHARS = 25_000
 
-# What no vocabulary has. Llama 3's file has 2.1 MiB, 128,256 tokens of up to 128 bytes, and 256 special tokens.
+# Limits above any vocabulary. Llama 3's file has 2.1 MiB, 128,256 tokens of up to 128 bytes, and 256 special tokens.
 MAX_FILE_BYTES = 8 << 20
 MAX_TOKENS = 1 << 19
 MAX_TOKEN_BYTES = 4096
 MAX_SPECIAL_TOKENS = 8192
 MAX_SPECIAL_CHARACTERS = 256 << 10
-MAX_SPECIAL_LENGTHS = 128  # of those that begin alike; each is tried wherever they could begin
+MAX_SPECIAL_LENGTHS = 128  # per first character; the search tries each length
 _ID_DIGITS = 10
 
-_RUN = re.compile(r"\s+|\S+")  # for str, Python's \s is str.isspace, which is what the reference asks
+_RUN = re.compile(r"\s+|\S+")  # for str, Python's \s matches str.isspace, which the reference uses
 
 
 def meta_special_tokens(num_base_tokens: int) -> dict[str, int]:
-    """Meta's 256 special tokens, numbered from ``num_base_tokens`` (the rank file's number of lines)."""
+    """Return Meta's 256 special tokens, numbered from ``num_base_tokens`` (the rank file's number of lines)."""
     unnamed = range(2, 2 + NUM_SPECIAL_TOKENS - len(_NAMED_SPECIAL_TOKENS))
     names = [*_NAMED_SPECIAL_TOKENS, *(f"<|reserved_special_token_{i}|>" for i in unnamed)]
     return {name: num_base_tokens + i for i, name in enumerate(names)}
 
 
 def read_file(path: str | Path, most: int = MAX_FILE_BYTES, read: Callable[..., bytes] = read_anywhere) -> bytes:
-    """The bytes of a tokenizer file, local or in cloud storage (whatever blobfile opens).
+    """Return the bytes of a tokenizer file, local or in cloud storage (any path that blobfile opens).
 
     Args:
         path: the file.
-        most: bytes; a larger one is refused.
-        read: how it is read; of ``llama.files``.
+        most: largest size in bytes.
+        read: reading function of ``llama.files``.
 
     Raises:
-        TokenizerError: it is too large, no file, or cannot be read.
+        TokenizerError: it is too large, not a file, or cannot be read.
     """
-    # Not tiktoken's loader: that caches by path, so a file that has changed would be served stale.
+    # Not tiktoken's loader: it caches by path, so it would return the old content of a changed file.
     try:
         return read(path, most)
     except FileNotFoundError:
-        raise TokenizerError(f"tokenizer {path}: no such file") from None
+        raise TokenizerError(f"tokenizer {path}: no such file; check the path") from None
     except IsADirectoryError:
-        raise TokenizerError(f"tokenizer {path}: a directory; name the file in it") from None
+        raise TokenizerError(f"tokenizer {path}: is a directory; give the file in it") from None
     except (NotRegular, TooLarge) as err:
         raise TokenizerError(f"tokenizer {path}: {err.strerror}; get the file again") from None
     except StorageRefused as err:
@@ -123,14 +123,14 @@ def read_file(path: str | Path, most: int = MAX_FILE_BYTES, read: Callable[..., 
 
 
 def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
-    """The tokens of a rank file and their ids, in the file's order.
+    """Return the tokens of a rank file and their ids, in the file's order.
 
     Args:
         data: the file's bytes.
         where: its name, for errors.
 
     Raises:
-        TokenizerError: not a rank file, or a damaged one; names the line.
+        TokenizerError: it is not a rank file, or it is damaged; names the line.
     """
     if data.startswith(b"\n") and b"<unk>" in data[:64]:  # the first entry of a SentencePiece protobuf
         raise TokenizerError(
@@ -146,9 +146,9 @@ def parse_ranks(data: bytes, where: str | Path) -> dict[bytes, int]:
             continue
         token, rank = _parse_line(line, f"tokenizer {where}, line {number}")
         if token in ranks:
-            raise TokenizerError(f"tokenizer {where}, line {number}: a token that stood before; get the file again")
+            raise TokenizerError(f"tokenizer {where}, line {number}: repeats an earlier token; get the file again")
         if rank in seen:
-            raise TokenizerError(f"tokenizer {where}, line {number}: id {rank} stood before; get the file again")
+            raise TokenizerError(f"tokenizer {where}, line {number}: repeats id {rank}; get the file again")
         ranks[token] = rank
         seen.add(rank)
     if not ranks:
@@ -175,21 +175,19 @@ def check_token_count(count: int, where: str) -> None:
         TokenizerError: names both numbers.
     """
     if count > MAX_TOKENS:
-        raise TokenizerError(
-            f"{where}: {count} tokens, of which a vocabulary has at most {MAX_TOKENS}; get the file again"
-        )
+        raise TokenizerError(f"{where}: {count} tokens, but at most {MAX_TOKENS} are supported; get the file again")
 
 
 def check_token(length: int, place: str) -> None:
-    """Refuse a token of more bytes than one has; raises likewise."""
+    """Refuse a token of too many bytes; raises TokenizerError."""
     if length > MAX_TOKEN_BYTES:
         raise TokenizerError(
-            f"{place}: a token of about {length} bytes, of which it has at most {MAX_TOKEN_BYTES}; get the file again"
+            f"{place}: a token of about {length} bytes, but at most {MAX_TOKEN_BYTES} are supported; get the file again"
         )
 
 
 def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
-    """Refuse more special tokens than tiktoken can search a text for; raises likewise."""
+    """Refuse more special tokens than a text can be searched for; raises TokenizerError."""
     if "" in special_tokens:
         raise TokenizerError(f"{where}: the added token {special_tokens['']} has no text; give it one, or remove it")
     length = sum(map(len, special_tokens))
@@ -197,12 +195,12 @@ def check_special_tokens(special_tokens: Mapping[str, int], where: str) -> None:
     if lengths and max(lengths.values()) > MAX_SPECIAL_LENGTHS:
         raise TokenizerError(
             f"{where}: added tokens of {max(lengths.values())} lengths begin with the same character; "
-            f"supported are {MAX_SPECIAL_LENGTHS}"
+            f"at most {MAX_SPECIAL_LENGTHS} are supported"
         )
     if len(special_tokens) > MAX_SPECIAL_TOKENS or length > MAX_SPECIAL_CHARACTERS:
         raise TokenizerError(
             f"{where}: {len(special_tokens)} special tokens of {length} characters together; "
-            f"supported are {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS}"
+            f"at most {MAX_SPECIAL_TOKENS} and {MAX_SPECIAL_CHARACTERS} are supported"
         )
 
 
@@ -212,10 +210,10 @@ class Tokenizer:
     Attributes:
         n_words: number of ids, special tokens included; every id below it is a token.
         special_tokens: id by text.
-        words: id by text of the added tokens that are no special ones.
-        bos_id: id of begin-of-text, or None where the vocabulary has none.
+        words: id by text of the added tokens that are not special.
+        bos_id: id of begin-of-text, or None if the vocabulary has none.
         eos_id: id of end-of-text (Llama 3) or end-of-message (ChatML), or None.
-        pad_id: -1, which is no token.
+        pad_id: -1, which is not a token.
         stop_tokens: ids that end a reply.
     """
 
@@ -242,11 +240,11 @@ class Tokenizer:
             model_path: the file, local or in cloud storage.
             special_tokens: id by text; None for Meta's 256, numbered from the number of lines.
             pattern: regular expression whose matches are encoded one by one; None for Meta's.
-            words: added tokens that are no special ones, id by text; one may be a token of the rank file as well.
-            flags: of special tokens and words, by text; one that is not named has none.
+            words: added tokens that are not special, id by text; a word may also be a token of the rank file.
+            flags: flags of special tokens and words, by text; tokens not listed have none.
 
         Raises:
-            TokenizerError: missing, damaged or of another kind; or ids that are taken twice or left out.
+            TokenizerError: the file is missing, damaged or of another kind; or an id is used twice or not at all.
         """
         ranks = parse_ranks(read_file(model_path), model_path)
         self.special_tokens = meta_special_tokens(len(ranks)) if special_tokens is None else dict(special_tokens)
@@ -271,9 +269,9 @@ class Tokenizer:
             raise TokenizerError(f"tokenizer {model_path}: its split pattern cannot be used: {err}") from None
 
     def encode(self, s: str, *, bos: bool, eos: bool) -> list[int]:
-        """Ids of a text. Text that looks like a special token is ordinary text.
+        """Return the ids of a text. Text that looks like a special token is ordinary text.
 
-        Bytes for which the vocabulary has no token are left out.
+        Bytes without a token in the vocabulary are dropped.
 
         Args:
             s: the text.
@@ -281,7 +279,7 @@ class Tokenizer:
             eos: put end-of-text after it.
 
         Raises:
-            TokenizerError: a lone surrogate in the text, or a begin or end asked for that the vocabulary lacks.
+            TokenizerError: the text has a lone surrogate, or the vocabulary lacks the requested begin or end token.
         """
         for asked, id, name in ((bos, self.bos_id, "begin"), (eos, self.eos_id, "end")):
             if asked and id is None:
@@ -294,18 +292,18 @@ class Tokenizer:
         return ids
 
     def encode_template(self, s: str, hidden: Mapping[int, str]) -> tuple[list[int], list[Segment]]:
-        """Ids of a text that a chat template has written, in which special tokens count.
+        """Return the ids of a chat template's text, in which special tokens are recognised.
 
         Args:
             s: the text.
-            hidden: characters that nobody wrote, in place of those of what must not become a special token: what each
-                stands for, by its code.
+            hidden: placeholder characters, which hide text that must not become a special token: the original by the
+                placeholder's code.
 
         Returns:
             The ids, and the segments that they were made from.
 
         Raises:
-            TokenizerError: a lone surrogate in the text.
+            TokenizerError: the text has a lone surrogate.
         """
         ids, segments = list[int](), list(self._added.segments(s, special=True))
         for segment in segments:
@@ -323,11 +321,13 @@ class Tokenizer:
         try:
             raw = s.encode()
         except UnicodeEncodeError:
-            raise TokenizerError("the text holds a lone surrogate, which is not Unicode; save it as UTF-8") from None
+            raise TokenizerError(
+                "the text has a lone surrogate, which is not valid Unicode; save it as UTF-8"
+            ) from None
         if len(raw.translate(None, self._missing_bytes)) == len(raw):
             return self.model.encode_ordinary(s)
-        # tiktoken panics on a byte without a token, so such bytes go before it sees them, but after the cut, as in the
-        # `tokenizers` library. The cut is `regex`'s, whose Unicode tables may know letters that tiktoken's do not.
+        # tiktoken panics on a byte without a token, so such bytes are removed first, but after the split, as in the
+        # `tokenizers` library. `regex` does the split; its Unicode tables may have letters that tiktoken's lack.
         ids: list[int] = []
         for match in self._cut.finditer(s):
             kept = match[0].encode().translate(None, self._missing_bytes)
@@ -340,18 +340,18 @@ class Tokenizer:
         return regex.compile(self._pattern)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; bytes that are not UTF-8 become U+FFFD, special tokens their text.
+        """Return the text of ids. Bytes that are not UTF-8 become U+FFFD, special tokens become their text.
 
         Raises:
-            TokenizerError: an id that is no token.
+            TokenizerError: an id is not a token.
         """
         return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes one id stands for; a special token's are its text in UTF-8.
+        """Return the bytes of one id; for a special token, its text in UTF-8.
 
         Raises:
-            TokenizerError: an id that is no token.
+            TokenizerError: the id is not a token.
         """
         if not 0 <= id < self.n_words:
             raise TokenizerError(f"token id {id} is outside the vocabulary (0 to {self.n_words - 1})")
@@ -359,7 +359,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of ids that arrive one by one: a character is given out once all its bytes have come.
+    """Decoder for ids that arrive one by one. It gives out a character once all its bytes have arrived.
 
     ``"".join(map(push, ids)) + finish()`` equals ``tokenizer.decode(ids)`` for any ids.
     """
@@ -369,29 +369,31 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token: int) -> str:
-        """The characters that this id completes, possibly none.
+        """Return the characters that this id completes, possibly none.
 
         Raises:
-            TokenizerError: an id that is no token.
+            TokenizerError: the id is not a token.
         """
         return self._decoder.decode(self._tokenizer.token_bytes(token))
 
     def finish(self) -> str:
-        """What is left: U+FFFD for a character that never became whole, else nothing. Ready for the next reply."""
+        """Return U+FFFD if an incomplete character remains, else an empty text; reset for the next reply."""
         return self._decoder.decode(b"", final=True)
 
 
 def token_table(
     ranks: Mapping[bytes, int], special_tokens: Mapping[str, int], where: str, words: Mapping[str, int] | None = None
 ) -> list[bytes]:
-    """Every token's bytes, at its id; each id from 0 on has exactly one.
+    """Return every token's bytes, indexed by id; each id from 0 on must have exactly one token.
 
-    A word, or a special token, may be a token of the rank file too, under the same id.
+    A word or a special token may also be a token of the rank file, with the same id.
     """
     tokens = {id: text.encode() for text, id in [*special_tokens.items(), *(words or {}).items()]}
     twice = next((id for token, id in ranks.items() if tokens.get(id, token) != token), None)
     if twice is not None or len(tokens) != len(special_tokens) + len(words or {}):
-        raise TokenizerError(f"{where}: id {twice if twice is not None else 'of a special token'} is given out twice")
+        raise TokenizerError(
+            f"{where}: id {twice if twice is not None else 'of a special token'} is used twice; get the file again"
+        )
     tokens.update((id, token) for token, id in ranks.items())
     gap = next((id for id in range(len(tokens)) if id not in tokens), None)
     if gap is not None:
@@ -400,10 +402,10 @@ def token_table(
 
 
 def _split_long(s: str, max_piece: int = MAX_PIECE_CHARS, max_run: int = MAX_RUN_CHARS) -> Iterator[str]:
-    """The text in pieces that tiktoken can bear, cut where the reference cuts.
+    """Yield the text in pieces that tiktoken can process, split at the same places as in the reference.
 
-    A piece has at most ``max_piece`` characters; inside it a run of whitespace, or of anything else, is cut after each
-    ``max_run``. As in the reference, runs are counted anew in each piece.
+    A piece has at most ``max_piece`` characters. Inside it, a run of whitespace, or of other characters, is split after
+    each ``max_run``. As in the reference, the count of a run starts again in each piece.
     """
     for start in range(0, len(s), max_piece):
         piece = s[start : start + max_piece]

@@ -1,4 +1,4 @@
-"""TOML files that people write: sheets and profiles; errors say where, and nothing of what stands there."""
+"""TOML files that people write: sheets and profiles. Errors give the place, never the text there."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}){{64}}", re.MULTILINE)
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """The table.
+    """Return the table.
 
     Raises:
-        ValueError: malformed; the message is the place, ``(at line 2, column 5)``, or empty.
+        ValueError: the text is malformed; the message is the place, ``(at line 2, column 5)``, or empty.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"(larger than {MAX_BYTES >> 20} MiB)")

@@ -1,12 +1,21 @@
-"""Where the tests' real files are, and the halves that many tests share."""
+"""The tiers of the tests, where their real files are, and the halves that many tests share.
+
+A test belongs to the unit tier unless it has one of four marks. ``process``: it starts a process; the test says so
+itself, and :func:`_refuse_unmarked` fails one that does not. ``model``: it uses a downloaded file; ``browser``: it uses
+Chromium; both follow from the test's fixtures. ``long``: it computes or waits for more than about a second.
+``make unit`` runs the others, ``make test`` all.
+"""
 
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import shutil
 import signal
-from collections.abc import Callable, Generator, Iterator
+import sys
+import tempfile
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +25,7 @@ import torch
 from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.tokenizer import Tokenizer
+from tests import volumes
 from tests.programs import notices
 from tests.small_checkpoints import params, weights, write_meta
 from tests.support import Halves
@@ -26,6 +36,73 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FIXTURES = Path(os.environ.get("SPLIT_LLAMA_CACHE", ROOT / ".cache"))
+SPLITS = "SPLIT_LLAMA_TEST_SPLITS"  # environment variable: the directory of SmolLM2's halves, for all workers of a run
+
+MARKS_OF_FIXTURES = {
+    "smollm2_gguf": "model",
+    "smollm2_split": "model",
+    "llama3_tokenizer": "model",
+    "browser": "browser",
+}
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}  # audit events
+_running: pytest.Item | None = None  # the test at work, where it may not start processes
+
+
+# ---- tiers
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the volume of the property tests; make the directory that the workers of this run share."""
+    config.addinivalue_line("markers", "process: starts at least one process")
+    config.addinivalue_line("markers", "long: takes more than about a second")
+    config.addinivalue_line("markers", "model: uses a file that make fixtures fetches")
+    config.addinivalue_line("markers", "browser: uses Chromium")
+    volumes.load_profile()
+    if not hasattr(config, "workerinput"):
+        os.environ[SPLITS] = tempfile.mkdtemp(prefix="split-llama-splits-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the directory that the workers of this run shared."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SPLITS), ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures; keep a file's tests on one worker where they share a cloud or a browser.
+
+    First, so that ``-m`` sees the marks.
+    """
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS_OF_FIXTURES:
+                item.add_marker(MARKS_OF_FIXTURES[fixture])
+        if item.get_closest_marker("process") or item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Know which test runs, for :func:`_refuse_unmarked`."""
+    global _running
+    free = item.get_closest_marker("process") or item.get_closest_marker("browser")
+    _running = None if free else item
+    try:
+        return (yield)
+    finally:
+        _running = None
+
+
+def _refuse_unmarked(event: str, _: tuple[object, ...]) -> None:
+    if _running is not None and event in STARTS:
+        pytest.fail(f"{_running.nodeid} starts a process ({event}); give it the mark: @pytest.mark.process")
+
+
+sys.addaudithook(_refuse_unmarked)
+
+
+# ---- files and halves
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -75,18 +152,22 @@ def tokenizer(golden: Path) -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def smollm2_split(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Path]]:
-    """``smollm2_split(k=1, ranks=1)``: SmolLM2 in float32, cut after layer k-1; made once, nobody writes to it."""
-    base = tmp_path_factory.mktemp("smollm2_split")
+def smollm2_split(smollm2_gguf: Path) -> Callable[..., Path]:
+    """``smollm2_split(k=1, ranks=1)``: SmolLM2 in float32, cut after layer k-1.
+
+    The workers of a run share each cut: the first that asks makes it, the others wait for its lock. It is read-only.
+    """
+    base = Path(os.environ[SPLITS])
 
     def halves(k: int = 1, ranks: int = 1) -> Path:
         out = base / f"k{k}-ranks{ranks}"
-        if not out.exists():
-            split(open_source(smollm2_gguf), out, split_layer=k, cloud_model_parallel_size=ranks)
+        with out.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not out.exists():
+                split(open_source(smollm2_gguf), out, split_layer=k, cloud_model_parallel_size=ranks)
         return out
 
-    yield halves
-    shutil.rmtree(base)
+    return halves
 
 
 @pytest.fixture(scope="session")

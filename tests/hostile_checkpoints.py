@@ -35,7 +35,7 @@ from tests.small_checkpoints import (
     write_hugging_face,
     write_meta,
 )
-from tests.support import SOAK
+from tests.volumes import SOAK
 
 Content = bytes | Callable[[Path], object]
 """What a file holds; or what makes something else in its place."""

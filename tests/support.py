@@ -48,7 +48,6 @@ ARGS = ModelArgs(dim=64, n_layers=4, n_heads=4, n_kv_heads=2, vocab_size=514, mu
 FINGERPRINT = bytes(range(32))
 MAX_SEQ_LEN, MAX_ROWS = 64, 16
 GREEDY = SamplingParams(temperature=0.0)
-SOAK = bool(os.environ.get("SOAK"))  # do much more of the same
 TIMEOUT_MS = 30_000  # far more than any answer takes; reached only when a test is about to fail
 
 

@@ -22,7 +22,7 @@ from llama.checkpoint.splitting import split
 from llama.edge.generation import CHUNK
 from llama.sampling_params import SamplingParams
 from tests.small_checkpoints import LLAMA_3_1_ROPE, gguf_name, random_llama, write_hugging_face
-from tests.support import SOAK
+from tests.volumes import SOAK
 from tests.whole import chunked_logits, generate, load_halves
 
 GREEDY = SamplingParams(temperature=0)
@@ -68,6 +68,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 ORIGINAL_CONTEXT = 8192  # of Llama 3, which the scaling stretches
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_halves_of_a_hugging_face_directory_give_transformers_logits(
     family: str, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -87,6 +87,7 @@ def test_a_tensor_that_is_stored_negated_is_read_as_torch_reads_it(tmp_path: Pat
     assert torch.equal(found["a"], torch.load(path, weights_only=True)["a"])
 
 
+@pytest.mark.process
 def test_many_links_to_one_small_shard_are_refused_soon(tmp_path: Path) -> None:
     """Each is read step by step, 17,000 tensors of one number, before anybody looks at what they are called."""
     fields = {"dim": 64, "n_layers": 2, "n_heads": 8, "multiple_of": 32, "norm_eps": 1e-5, "vocab_size": 520}
@@ -104,6 +105,7 @@ def test_many_links_to_one_small_shard_are_refused_soon(tmp_path: Path) -> None:
     assert opened(tmp_path)["computed"] < SECONDS
 
 
+@pytest.mark.process
 def test_many_links_to_one_safetensors_file_do_not_fill_the_memory(tmp_path: Path) -> None:
     """A header of 3 MiB takes 13 MiB and 0.1 s; an index may list 512 files."""
     fields = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -121,6 +123,7 @@ def test_many_links_to_one_safetensors_file_do_not_fill_the_memory(tmp_path: Pat
     assert answer["mib"] < MIB and answer["computed"] < SECONDS, answer
 
 
+@pytest.mark.process
 def test_one_long_text_in_a_gguf_does_not_fill_the_memory(tmp_path: Path) -> None:
     """120 MiB of it, of which the disk has 4 KiB; one sign makes each of its letters four bytes."""
     size, key = 120 << 20, b"general.architecture"
@@ -131,6 +134,7 @@ def test_one_long_text_in_a_gguf_does_not_fill_the_memory(tmp_path: Path) -> Non
     assert opened(tmp_path / "m.gguf")["mib"] < MIB
 
 
+@pytest.mark.process
 def test_one_long_text_in_a_tokenizer_does_not_fill_the_memory(tmp_path: Path) -> None:
     """What is shown of it is written out whole before it is cut: sixteen bytes for each of its own."""
     write_hugging_face(tmp_path, random_llama(), "1GB")
@@ -303,6 +307,7 @@ def restored(*flags: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_manifest_does_not_steer_the_terminal(a_backup: Path) -> None:
     manifest = json.loads((a_backup / MANIFEST).read_text())
     (a_backup / MANIFEST).write_text(json.dumps(manifest | {"made_at": "\x1b[2Jnow"}))
@@ -310,6 +315,7 @@ def test_a_manifest_does_not_steer_the_terminal(a_backup: Path) -> None:
     assert said.stderr.replace("\n", "").isprintable()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", [MANIFEST, RECORD])
 def test_a_pipe_in_a_back_up_is_refused(a_backup: Path, name: str) -> None:
     (a_backup / name).unlink()

@@ -30,8 +30,11 @@ from llama.text.dates import utc
 from llama.wire import DeliveryStatus
 from tests.devices import Watched
 from tests.processes import cloud, wait_until
-from tests.support import GREEDY, ROOT, SOAK, Keys, run_main, written
+from tests.support import GREEDY, ROOT, Keys, run_main, written
+from tests.volumes import SOAK
 from tests.whole import load_edge
+
+pytestmark = pytest.mark.process
 
 Splits = Callable[..., Path]
 
@@ -88,7 +91,7 @@ def runs_in(path: Path) -> dict[bytes, str]:
     """Ids and texts, read without any code of the product's."""
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        return dict(db.execute("SELECT run_id, text FROM runs WHERE prompt_id <> '' ORDER BY place").fetchall())
+        return dict(db.execute("SELECT run_id, text FROM runs WHERE prompt_id <> '' ORDER BY number").fetchall())
 
 
 def of(directory: Path) -> list[str]:
@@ -345,12 +348,13 @@ def damage(path: Path, at: float = 0.6) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("missing", "is not a file; give --record_file the one that the cloud has"),
+        ("missing", "is not a file; give --record_file the cloud's own"),
         ("text", "cannot be copied: file is not a database"),
-        ("another", "is a database of another program"),
-        ("empty", "has nothing in it"),
+        ("another", "is not a run record but another program's database"),
+        ("empty", "is empty; give --record_file the cloud's own"),
         ("damaged", "is damaged; restore an earlier back-up"),
-        ("next version", "is of version 99, and this release keeps"),
+        ("older version", "has version 0, and this program reads version 1; use another --record_file"),
+        ("newer version", "has version 2, and this program reads version 1; use another --record_file"),
     ],
 )
 def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: str, said: str) -> None:
@@ -370,7 +374,7 @@ def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: 
             damage(path)
         else:
             with closing(sqlite3.connect(path)) as db:
-                db.execute("PRAGMA user_version = 99")
+                db.execute(f"PRAGMA user_version = {0 if source == 'older version' else 2}")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     ended = backed_up(tmp_path / "copy", "--record_file", path)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
@@ -386,7 +390,7 @@ def test_no_back_up_is_written_over(path: Path, tmp_path: Path) -> None:
     for name in ("runs.sqlite", "directory", "link"):
         ended = backed_up(tmp_path / name, "--record_file", path)
         assert ended.returncode == 1
-        assert ended.stderr == (f"error: {tmp_path / name} is there, and no back-up is written over; give --output_dir "
+        assert ended.stderr == (f"error: {tmp_path / name} exists and is not overwritten; give --output_dir "
                                 f"another name\n")  # fmt: skip
     assert of(tmp_path) == ["directory", "link", "runs.sqlite"]
 
@@ -412,27 +416,30 @@ def test_a_restore_writes_over_nothing_and_takes_nothing_that_is_damaged(
 
     for name, flag in (("r", "record_file"), ("p", "catalogue"), ("r-wal", "record_file"), ("p-journal", "catalogue")):
         (new / name).write_text("mine")
-        assert f"{new / name} is there, and is not written over; move it away, or give --{flag} another path" in (
+        assert f"{new / name} exists and is not overwritten; move it away, or give --{flag} another path" in (
             refused("copy", *both)
         )
         assert (new / name).read_text() == "mine"
         (new / name).unlink()
-    assert "has no products.sqlite; leave --catalogue away" in refused("lacking", *both)
+    assert "has no products.sqlite; omit --catalogue" in refused("lacking", *both)
     assert "nothing was restored" in refused("copy", "--record_file", new / "r", "--catalogue", new / "no" / "p")
-    assert "is no back-up of llama.cloud.backup" in refused("new", *both)
+    assert "is not a back-up: its manifest.json is missing" in refused("new", *both)
     (tmp_path / "copy" / CATALOGUE).write_bytes((tmp_path / "copy" / CATALOGUE).read_bytes() + b"\0")
-    assert "products.sqlite is not what was backed up; take another back-up" in refused("copy", *both)
+    assert "products.sqlite has changed since the back-up; use another back-up" in refused("copy", *both)
     damage(tmp_path / "lacking" / RECORD)
-    assert "runs.sqlite is not what was backed up" in refused("lacking", "--record_file", new / "r")
+    assert "runs.sqlite has changed since the back-up" in refused("lacking", "--record_file", new / "r")
     assert of(new) == []
 
 
 @pytest.mark.parametrize(
     ("program", "flags", "said"),
     [
-        ("backup", ("--output_dir", "x"), "there is nothing to copy; give --record_file, --catalogue, or both"),
-        ("backup", ("--record_file", "x"), "--output_dir must be given; --help lists all flags"),
-        ("restore", ("--backup_dir", "x"), "there is nothing to restore; give --record_file, --catalogue, or both"),
+        ("backup", ("--output_dir", "x"), "--record_file or --catalogue is required"),
+        (
+            "backup", ("--record_file", "x"),
+            "the following arguments are required: --output_dir; --help lists all flags",
+        ),
+        ("restore", ("--backup_dir", "x"), "--record_file or --catalogue is required"),
         (
             "restore", ("--backup_dir", "x", "--record_file", "y", "--catalogue", "./y"),
             "--record_file and --catalogue are the same file; give --catalogue another path",

@@ -62,7 +62,7 @@ def test_a_sheet_of_ones_own_that_says_a_declared_value_is_told(tokenizer: Token
     done = prepare(found, profile_from(PROFILE), "schema", Llama3Format(tokenizer), tokenizer, 4096)
     assert "Rudi Hartono" in done.outgoing.text
     (caution,) = done.cautions
-    assert "says your spouse" in caution and "Rudi" not in caution
+    assert "contains your spouse" in caution and "Rudi" not in caution
 
 
 @pytest.mark.parametrize("origin", ["provider:/sheets", "vendor:insurer:tcp://cloud:5555"])

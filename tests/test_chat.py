@@ -12,7 +12,7 @@ import jinja2
 import pytest
 import rich.pretty
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers
 
@@ -128,7 +128,6 @@ def test_smollm2_prompts_equal_its_own_template_through_the_tokenizers_library(
     content = content.filter(lambda text: not any(token in text for token in special))
     message = st.builds(Message, st.sampled_from(["system", "user", "assistant"]), content)
 
-    @settings(max_examples=400, deadline=None)
     @given(st.lists(message, min_size=1, max_size=5))
     def same(dialog: list[Message]) -> None:
         turns = [{"role": m.role, "content": m.content} for m in dialog]
@@ -182,7 +181,7 @@ def test_only_llama3_knows_the_role_of_tools(smollm2: ChatFormat, llama3: ChatFo
 
 def test_a_format_that_does_not_fit_the_vocabulary_is_refused(smollm2_tokenizer: Tokenizer) -> None:
     """Unknown names, and special tokens that are not there."""
-    with pytest.raises(TokenizerError, match="known are llama3 and chatml"):
+    with pytest.raises(TokenizerError, match="use llama3 or chatml"):
         chat_format("llama2", smollm2_tokenizer, None)
     with pytest.raises(TokenizerError, match=r"lacks <\|begin_of_text\|> and"):
         chat_format("llama3", smollm2_tokenizer, None)

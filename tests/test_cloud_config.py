@@ -41,13 +41,13 @@ def test_every_field_with_bounds_is_checked_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "error"),
     [
-        ("max_batch_size", 0, "--max_batch_size 0: give 1 to 65536"),
-        ("kv_cache_gb", math.nan, "--kv_cache_gb nan: give GiB above 0"),
-        ("drain_s", math.inf, "--drain_s inf: give seconds, 0 or more"),
-        ("session_idle_s", 0.0, "--session_idle_s 0.0: give seconds above 0"),
-        ("max_mb_s_per_key", -1.0, "--max_mb_s_per_key -1.0: give a number above 0; inf is no limit"),
-        ("log_level", "loud", "--log_level loud is not known; use info, warning, error"),
-        ("dtype", "int8", "--dtype int8 is not supported; use float32, bfloat16, float16"),
+        ("max_batch_size", 0, "--max_batch_size must be between 1 and 65536 (got 0)"),
+        ("kv_cache_gb", math.nan, "--kv_cache_gb must be a finite number of GiB greater than 0 (got nan)"),
+        ("drain_s", math.inf, "--drain_s must be a finite number of seconds, 0 or more (got inf)"),
+        ("session_idle_s", 0.0, "--session_idle_s must be greater than 0 seconds (got 0)"),
+        ("max_mb_s_per_key", -1.0, "--max_mb_s_per_key must be greater than 0, or inf for no limit (got -1)"),
+        ("log_level", "loud", "--log_level must be one of info, warning, error (got loud)"),
+        ("dtype", "int8", "--dtype must be one of float32, bfloat16, float16 (got int8)"),
     ],
 )
 def test_a_value_beyond_its_bounds_is_told_with_the_value_and_the_cure(flag: str, value: object, error: str) -> None:

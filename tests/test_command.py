@@ -13,8 +13,9 @@ import time
 import psutil
 import pytest
 
-from llama.command import end_if_signalled, run, uninterrupted
+from llama.command import run
 from llama.errors import CheckpointError, CloudRefused
+from llama.process_end import end_if_signalled, uninterrupted
 from tests.support import ROOT
 
 calls: list[dict[str, object]] = []
@@ -86,6 +87,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 2) -> st
         ("--ckpt_dir a --json true", {"json": True}),
         ("--ckpt_dir a --json=no", {"json": False}),
         ("--ckpt_dir a --nojson", {"json": False}),
+        ("--ckpt_dir a --no-json", {"json": False}),
+        ("--ckpt_dir a --no_json", {"json": False}),
+        ("--ckpt_dir a --json false --share -1e-3", {"json": False, "share": -0.001}),
     ],
 )
 def test_flags_arrive_as_the_types_that_are_declared(argv: str, expected: dict[str, object]) -> None:
@@ -113,22 +117,25 @@ def test_text_with_blanks_quotes_and_line_ends_arrives_unchanged() -> None:
         ("--ckpt_dir a --json --__class__ x", "unknown flag --__class__"),
         ("--ckpt_dir a --ckpt_dir b", "--ckpt_dir is given twice"),
         ("--ckpt_dir a --json --nojson", "--json is given twice"),
-        ("--ckpt_dir", "--ckpt_dir needs a value"),
-        ("--ckpt_dir a --count", "--count needs a value"),
-        ("--ckpt_dir a --count --json", "--count needs a value"),
-        ("--ckpt_dir a --count x", "--count needs a whole number, not 'x'"),
-        ("--ckpt_dir a --count 1.5", "--count needs a whole number"),
-        ("--ckpt_dir a --count=", "--count needs a whole number"),
-        ("--ckpt_dir a --count None", "--count needs a whole number"),
-        ("--ckpt_dir a --share half", "--share needs a number"),
-        ("--ckpt_dir a --json x.txt", "--json is a switch"),
+        ("--ckpt_dir a --ckpt-dir b", "--ckpt_dir is given twice"),
+        ("--ckpt_dir a --nojson=true", "--nojson/--no_json: ignored explicit argument 'true'"),
+        ("--ckpt_dir a --ti b", "unknown flag --ti; did you mean --title?"),
+        ("--ckpt_dir", "--ckpt_dir: expected one argument; --help lists all flags"),
+        ("--ckpt_dir a --count", "--count: expected one argument"),
+        ("--ckpt_dir a --count --json", "--count: expected one argument"),
+        ("--ckpt_dir a --count x", "--count must be a whole number (got 'x')"),
+        ("--ckpt_dir a --count 1.5", "--count must be a whole number"),
+        ("--ckpt_dir a --count=", "--count must be a whole number"),
+        ("--ckpt_dir a --count None", "--count must be a whole number"),
+        ("--ckpt_dir a --share half", "--share must be a number (got 'half')"),
+        ("--ckpt_dir a --json x.txt", "--json is a switch: give true or false (got 'x.txt')"),
         ("a", "'a' belongs to no flag"),
         ("--ckpt_dir a b", "'b' belongs to no flag"),
         ("--ckpt_dir a -t b", "'-t' belongs to no flag"),
         ("--ckpt_dir a -- --trace", "'--' belongs to no flag"),
         ("--ckpt_dir a -", "'-' belongs to no flag"),
         ("", "'' belongs to no flag"),
-        ("--title a", "--ckpt_dir must be given"),
+        ("--title a", "the following arguments are required: --ckpt_dir"),
     ],
 )
 def test_a_wrong_command_line_is_refused_in_one_line_before_anything_runs(
@@ -141,7 +148,7 @@ def test_a_wrong_command_line_is_refused_in_one_line_before_anything_runs(
 def test_no_flags_at_all_name_those_that_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
     """And where to read about all of them."""
     text = refusal(capsys)
-    assert "--ckpt_dir must be given" in text and "--help" in text
+    assert "the following arguments are required: --ckpt_dir" in text and "--help" in text
 
 
 @pytest.mark.parametrize("argv", ["--help", "-h", "--ckpt_dir a --help", "--ckpt_dir a --bogus 1 --help"])
@@ -152,6 +159,36 @@ def test_help_shows_the_flags_and_runs_nothing(capsys: pytest.CaptureFixture[str
     assert ended.value.code == 0 and not calls
     out, err = capsys.readouterr()
     assert "ckpt_dir" in out + err and "how many" in out + err
+
+
+def test_help_has_every_flag_in_order_with_its_type_default_and_text_within_the_width_of_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch that is on has its negation listed, too."""
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        run(program, ["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 60
+    lines = [line.split() for line in text.splitlines() if line.startswith("  -")]
+    assert [line[:2] for line in lines] == [
+        ["--ckpt_dir", "TEXT"], ["--title", "TEXT"], ["--count", "N"], ["--share", "NUMBER"], ["--json", "[BOOL]"],
+        ["-h,", "--help"],
+    ]  # fmt: skip
+    assert "what. (default: none)" in text and "how much. (default: 0.5)" in text and "(default: None)" not in text
+
+    def switched(fast: bool = True) -> None:
+        """Go.
+
+        Args:
+            fast: 100 % of it: as
+                fast: as can be.
+        """
+
+    with pytest.raises(SystemExit):
+        run(switched, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--fast [BOOL] 100 % of it: as fast: as can be. (default: on) --nofast, --no_fast" in text
 
 
 def test_an_error_of_the_family_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -170,6 +207,7 @@ def test_an_error_that_quotes_foreign_text_stays_one_line_without_control_charac
     assert text.rstrip("\n").isprintable() and "error: two" in text
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_early_is_no_traceback() -> None:
     """``program | head -0``: exit code 1 and nothing on stderr."""
     code = (
@@ -214,6 +252,7 @@ def test_a_signal_whose_exception_was_dropped_still_ends_the_work(number: signal
     assert ended.value.code == code and calls == [{"step": 1}]
 
 
+@pytest.mark.process
 def test_as_the_first_process_of_a_container_a_program_ends_by_signals_while_it_imports() -> None:
     """For such a process the system ignores what it has no handler for."""
     isolated = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]

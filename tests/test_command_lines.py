@@ -40,6 +40,8 @@ from tests.small_checkpoints import Tensors, read_back
 from tests.support import ROOT, open_request, run_main
 from tests.whole import generate, load_halves
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 Ended = subprocess.CompletedProcess[str]
 Main = Callable[..., None]
@@ -144,7 +146,7 @@ def emptied(directory: Path) -> None:
         path.unlink()
 
 
-MAKE = "make it with split_checkpoint.py"
+MAKE = "create it with split_checkpoint.py"
 TAKES = "--ckpt_dir takes a Meta directory (params.json), a Hugging Face directory (config.json) or a .gguf file"
 DAMAGES: dict[
     str, tuple[Callable[[Path], object], str, str]
@@ -237,25 +239,25 @@ def test_a_prompt_that_cannot_be_read_ends_the_device_in_one_line(
         (EDGE, "top_p", "1.5", "between 0 and 1"),
         (EDGE, "seed", "-1", "between 0 and 2**63-1"),
         (EDGE, "seed", str(2**63), "between 0 and 2**63-1"),
-        (EDGE, "max_gen_len", "0", "give 1 or more"),
-        (EDGE, "max_gen_len", "some", "needs a whole number"),
-        (EDGE, "deadline", "0", "give seconds above 0"),
-        (EDGE, "deadline", "nan", "give seconds above 0"),
-        (EDGE, "threads", "0", "give 1 to 4096"),
-        (EDGE, "threads", str(10**10), "give 1 to 4096"),
+        (EDGE, "max_gen_len", "0", "must be 1 or more (got 0)"),
+        (EDGE, "max_gen_len", "some", "must be a whole number (got 'some')"),
+        (EDGE, "deadline", "0", "--deadline must be greater than 0 seconds (got 0)"),
+        (EDGE, "deadline", "nan", "must be greater than 0 seconds (got nan)"),
+        (EDGE, "threads", "0", "must be 1 to 4096"),
+        (EDGE, "threads", str(10**10), "must be 1 to 4096"),
         (EDGE, "cloud", "localhost:5555", "write tcp://HOST:PORT"),
         (EDGE, "promt_file", "x.txt", "did you mean --prompt_file?"),
         (CLOUD, "max_seq_len", "1", "between 2 and this model's context of 8192"),
         (CLOUD, "max_seq_len", "8193", "between 2 and this model's context of 8192"),
-        (CLOUD, "max_batch_size", "0", "give 1 to 65536"),
-        (CLOUD, "max_batch_size", str(10**23), "give 1 to 65536"),
-        (CLOUD, "kv_cache_gb", "nan", "give GiB above 0"),
-        (CLOUD, "kv_cache_gb", "0.00000001", "give more, or lower --max_seq_len"),
-        (CLOUD, "max_waiting", "-1", "give 0 to 65536"),
-        (CLOUD, "drain_s", "inf", "give seconds, 0 or more"),
-        (CLOUD, "threads", str(10**10), "give 1 to 4096"),
-        (CLOUD, "dtype", "int4", "use float32, bfloat16, float16"),
-        (CLOUD, "session_idle_s", "nan", "give seconds above 0"),
+        (CLOUD, "max_batch_size", "0", "must be between 1 and 65536 (got 0)"),
+        (CLOUD, "max_batch_size", str(10**23), "must be between 1 and 65536"),
+        (CLOUD, "kv_cache_gb", "nan", "must be a finite number of GiB greater than 0 (got nan)"),
+        (CLOUD, "kv_cache_gb", "0.00000001", "(got 1e-08); raise it, or lower --max_seq_len"),
+        (CLOUD, "max_waiting", "-1", "must be between 0 and 65536 (got -1)"),
+        (CLOUD, "drain_s", "inf", "must be a finite number of seconds, 0 or more (got inf)"),
+        (CLOUD, "threads", str(10**10), "must be 1 to 4096"),
+        (CLOUD, "dtype", "int4", "must be one of float32, bfloat16, float16 (got int4)"),
+        (CLOUD, "session_idle_s", "nan", "must be greater than 0 seconds (got nan)"),
         (CLOUD, "bind", "127.0.0.1:5555", "is not an address to listen on; write tcp://HOST:PORT"),
         (CLOUD, "bind", "tcp:/127.0.0.1:5555", "is not an address to listen on; write tcp://HOST:PORT"),
         (CLOUD, "bind", "http://0.0.0.0:80", "is not an address to listen on; write tcp://HOST:PORT"),
@@ -332,14 +334,14 @@ def test_a_cloud_that_cannot_start_says_why_in_one_line(served: Cloud, tiny_spli
         (
             out,
             served.address,
-            f"cannot listen on {served.address}: the port is in use; stop what listens there or choose",
+            f"cannot listen on {served.address}: the port is in use; stop the program that listens there, or choose",
         ),
         (
             damaged,
             "tcp://127.0.0.1:*",
             "layers.1.attention.wo.weight (64, 32) instead of (64, 64)); split the original",
         ),
-        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "is cut for 2 rank(s), but 1 run; start 2 rank(s), or cut it anew"),
+        (tiny_split(ranks=2), "tcp://127.0.0.1:*", "divided for 2 rank(s), but 1 run; start 2 rank(s), or split again"),
     ]
     endings = together(*(["cloud_main.py", "--ckpt_dir", half / "cloud", "--bind", bind] for half, bind, _ in cases))
     for ended, (_, _, said) in zip(endings, cases, strict=True):
@@ -358,7 +360,7 @@ def test_more_ranks_than_the_half_is_cut_for_are_refused_by_each_rank_in_one_lin
         end(launcher)
     text = log.read_text()
     errors = [line for line in text.splitlines() if "error: " in line]
-    assert f"{half} is cut for 1 rank(s), but 2 run; start 1 rank(s), or cut it anew: python split_chec" in errors[0]
+    assert f"{half} is divided for 1 rank(s), but 2 run; start 1 rank(s), or split again: python split_" in errors[0]
     assert "--cloud_model_parallel_size 2" in errors[0]
     assert "ready in" not in text and not re.search(r'File ".*cloud_main\.py", line', text)
 
@@ -436,7 +438,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     return streams
 
 
-FULL = re.compile(r"the cloud is busy: all 2 slots are taken, and \d+ wait for one; trying again in 2\.0 s\n")
+FULL = re.compile(r"the cloud is busy: all 2 slots are taken \(sessions in the queue: \d+\); trying again in 2\.0 s\n")
 
 
 def free_places(address: str) -> int:

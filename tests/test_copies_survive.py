@@ -32,8 +32,11 @@ from llama.vendor.collector import line_of
 from llama.vendor.program import main
 from tests.killing import ForkServer
 from tests.processes import alive, wait_until
-from tests.support import SOAK, Halves, Served, exit_code, wait_for_end, written
+from tests.support import Halves, Served, exit_code, wait_for_end, written
 from tests.test_deliveries import finish, left
+from tests.volumes import SOAK
+
+pytestmark = pytest.mark.process
 
 SHEETS = {
     "system.txt": "Never sell two of a kind.",
@@ -350,8 +353,8 @@ def test_on_a_pipe_copies_are_looked_at_and_kept(served: Served, forks: ForkServ
             assert forks.wait(forks.vendor(*to(served.endpoint), errors=errors, stdout=pipe)) == 0
             assert [json.loads(line)["run_id"] for line in reader.read().splitlines()] == ran[:-1]
             assert errors.read_text() == (
-                "vendor: nothing is acknowledged, so these copies come again, and of more only the oldest 64 are seen; "
-                "--spool DIR, --exec COMMAND or >> FILE stores them, --acknowledge lets go of them\n"
+                "vendor: nothing is acknowledged, so these copies come again, and only the oldest 64 are shown; "
+                "--spool DIR, --exec COMMAND or >> FILE stores them, --acknowledge erases them at the cloud\n"
             )
             errors.unlink()
         assert forks.wait(forks.vendor(*to(served.endpoint), "--acknowledge", errors=errors, stdout=pipe)) == 0
@@ -364,17 +367,17 @@ def test_on_a_pipe_copies_are_looked_at_and_kept(served: Served, forks: ForkServ
     [
         (
             ("--follow",),
-            "--follow needs a place that keeps copies, and stdout is no file: --spool DIR, --exec COMMAND "
-            "or >> FILE stores them; with --acknowledge each is erased once it is written, also if its reader loses it",
+            "--follow requires storage, and stdout is not a file; --spool DIR, --exec COMMAND or >> FILE stores them; "
+            "--acknowledge erases each copy at the cloud once it is written, even if its reader loses it",
         ),
-        (("--spool", "{}", "--exec", "cat"), "--spool and --exec exclude each other; choose where copies go"),
+        (("--spool", "{}", "--exec", "cat"), "--spool and --exec cannot be combined; omit one of them"),
         (
             ("--spool", "{}", "--acknowledge"),
-            "--acknowledge is for stdout; --spool acknowledges what it has stored, so leave it away",
+            "--acknowledge is for stdout only; --spool acknowledges what it has stored, so omit --acknowledge",
         ),
         (
             ("--exec", "cat", "--acknowledge"),
-            "--acknowledge is for stdout; --exec acknowledges what it has stored, so leave it away",
+            "--acknowledge is for stdout only; --exec acknowledges what it has stored, so omit --acknowledge",
         ),
         (("--exec", ""), "--exec: no command; write a program and its arguments"),
         (("--exec", "cat 'x"), "--exec: not a command line (No closing quotation); write a program and its arguments"),
@@ -382,7 +385,7 @@ def test_on_a_pipe_copies_are_looked_at_and_kept(served: Served, forks: ForkServ
             ("--exec", "no-such-program x"),
             "--exec no-such-program: no such program, or this user may not run it; for shell syntax, write sh -c '…'",
         ),
-        (("--exec", "cat", "--exec_timeout", "0"), "--exec_timeout 0.0: give seconds above 0"),
+        (("--exec", "cat", "--exec_timeout", "0"), "--exec_timeout must be greater than 0 seconds (got 0)"),
         (
             ("--spool", "{}/file"),
             "--spool {}/file: cannot be used (Not a directory); give a directory that this user "

@@ -136,7 +136,7 @@ def test_only_what_flash_attention_is_made_for_is_captured() -> None:
 def test_every_rank_says_that_there_are_fewer_gpus_than_ranks() -> None:
     gpus = torch.cuda.device_count()
     for rank in range(gpus + 1):
-        with pytest.raises(DeviceError, match=f"number {gpus} is not among them; .* or fewer ranks"):
+        with pytest.raises(DeviceError, match=f"number {gpus} does not exist; .* or fewer ranks"):
             torch_device(None, rank, gpus + 1)
     assert [torch_device(None, rank, gpus).index for rank in range(gpus)] == list(range(gpus))
 

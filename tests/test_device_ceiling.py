@@ -19,7 +19,8 @@ from llama.memory_ceiling import GrowthCeiling, MemoryCeiling, own_memory
 from tests.pages import controller_of, device_of
 from tests.processes import wait_until
 from tests.raw import MORE, Listening, frame
-from tests.support import ROOT, SOAK, run_main
+from tests.support import ROOT, run_main
+from tests.volumes import SOAK
 
 ALLOWED = 64 << 20
 
@@ -46,6 +47,7 @@ def low_ceiling() -> MemoryCeiling:
     return GrowthCeiling(ALLOWED, time.monotonic, lambda: own_memory() or 0)
 
 
+@pytest.mark.process
 def test_frames_without_end_end_the_wait_for_an_answer_and_every_pause() -> None:
     """With what was taken, and long before the deadline; afterwards nothing of it is kept.
 
@@ -73,7 +75,7 @@ for wait in (lambda link: link.hello(), lambda link: (link.begin(wire.Hello(wire
 """,
     )
     errors, given_back = (lines := ended.stdout.splitlines())[::2], lines[1::2]
-    assert all(error.startswith("3 this program has taken") for error in errors), lines
+    assert all(error.startswith("3 this program uses") for error in errors), lines
     assert given_back == ["True", "True"], ended.stderr
 
 
@@ -106,20 +108,24 @@ def test_what_the_program_takes_itself_is_nobody_elses_doing() -> None:
     used = (10 << 30) - 1
     ceiling.check()  # a quarter more
     used = (10 << 30) + 1
-    with pytest.raises(MemoryCeilingReached, match=r"10\.00 GiB, and may have 10\.00"):
+    with pytest.raises(MemoryCeilingReached, match=r"10\.00 GiB of memory, over its limit of 10\.00"):
         ceiling.check()
     used = 1 << 30
     fixed = MemoryCeiling(2 << 30, Clock(), lambda: used, memory_ceiling.DEVICE_WORDS)
-    with pytest.raises(UsageError, match=r"--max_memory_gb 2\.00: the half and its cache .* take 3\.00 GiB; give more"):
+    with pytest.raises(
+        UsageError, match=r"--max_memory_gb 2\.00: the loaded half and its cache take 3\.00 GiB; set a higher"
+    ):
         with fixed.growing():
             used = 3 << 30
-    with pytest.raises(MemoryCeilingReached, match=r"this device has taken 3\.00.*--max_memory_gb.*--cloud"):
+    with pytest.raises(MemoryCeilingReached, match=r"this device uses 3\.00.*--max_memory_gb.*--cloud"):
         fixed.check()
 
 
 @pytest.mark.parametrize("gib", [0.0, -1.0, 0.001, float("nan")])
 def test_less_than_there_is_is_no_ceiling(gib: float) -> None:
-    with pytest.raises(UsageError, match=r"--max_memory_gb .*: it has .* GiB now, with nothing loaded; give more"):
+    with pytest.raises(
+        UsageError, match=r"--max_memory_gb .*: the process uses .* GiB before loading; set a higher limit"
+    ):
         memory_ceiling.of_a_client(gib)
 
 
@@ -166,6 +172,7 @@ PROGRAMS = [["edge_main.py", "--prompt_id", "gifts"]] + (
 )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
 def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
     program: list[str], tiny_split: Callable[..., Path]
@@ -181,7 +188,7 @@ def test_frames_without_end_end_a_program_with_one_line_and_exit_code_3(
         process.returncode = os.waitstatus_to_exitcode(ending)
     assert process.returncode == 3, said
     *notices, error = said.splitlines()
-    assert error.startswith("error: this ") and "the cloud may send messages without end" in error
+    assert error.startswith("error: this ") and "the cloud may send endless messages" in error
     assert all("no answer from" in notice for notice in notices)
     print(f"{used.ru_maxrss >> 10} MiB at most")
     assert used.ru_maxrss << 10 < (4 << 30)

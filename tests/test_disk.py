@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from llama.disk import create_file, give_name, keep_to_owner, replace_file, replace_file_in, temporary_name
-from tests.support import ROOT, SOAK
+from tests.support import ROOT
+from tests.volumes import SOAK
 
 # By machine: its number for the kernel's seccomp, and those of link (where it has one), linkat and renameat2.
 _FSYNC = {"x86_64": 74, "aarch64": 82}
@@ -60,6 +61,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("link_error", "rename_error"), KINDS)
 def test_keys_are_made_where_there_are_no_hard_links_and_none_is_written_over(
     tmp_path: Path, link_error: object, rename_error: int
@@ -93,12 +95,13 @@ print(*sorted(os.listdir(place)))
     assert stat.S_IMODE((tmp_path / "phone.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("number", "cure"),
     [
         (errno.ENOSPC, "free some room, or write to another disk"),
         (errno.EDQUOT, "free some room, or write to another disk"),
-        (errno.EIO, "the disk failed; look after it, or write to another one"),
+        (errno.EIO, "the disk failed; check it, or write to another one"),
     ],
 )
 def test_what_a_disk_does_not_take_is_told_with_what_helps_and_leaves_nothing(
@@ -130,6 +133,7 @@ print(*os.listdir(place / "new"))
     ], done.stderr  # fmt: skip
 
 
+@pytest.mark.process
 def test_of_many_who_give_a_file_the_same_name_one_does(tmp_path: Path) -> None:
     """Whatever the file system has: here by links, by a rename that does not replace, and by neither."""
     code = """
@@ -182,9 +186,10 @@ try: restore(place / "backup", {"runs.sqlite": place / "again.sqlite"})
 except BackupError as err: print(err)
 """
     done = run_without(errno.EACCES, errno.EINVAL, code, tmp_path)
-    assert "again.sqlite is there, and is not written over" in done.stdout, done.stderr
+    assert "again.sqlite exists and is not overwritten" in done.stdout, done.stderr
 
 
+@pytest.mark.process
 def test_a_mode_that_cannot_be_set_is_no_error_but_on_a_file_of_somebody_elses(tmp_path: Path) -> None:
     """FAT refuses; but what somebody else has made there first is not to be trusted with what is private."""
     calls = {"x86_64": (90, 268), "aarch64": (53,)}[platform.machine()]

@@ -40,14 +40,14 @@ def test_every_bound_holds_for_its_default_and_for_no_value_beyond() -> None:
 def test_the_first_wrong_flag_is_reported_in_the_order_of_the_checks() -> None:
     """Each by itself before any two together; the port where its page is."""
     both = EdgeConfig("x", top_p=2.0, deadline=0.0)
-    with pytest.raises(UsageError, match=r"^--top_p 2.0 must lie between 0 and 1$"):
+    with pytest.raises(UsageError, match=r"^--top_p must be between 0 and 1 \(got 2\)$"):
         check_values(both)
     check_values(EdgeConfig("x", port=-1))
-    with pytest.raises(UsageError, match="--cloud must be given"):
+    with pytest.raises(UsageError, match="--cloud is required"):
         check_together(EdgeConfig("x", port=-1))
-    with pytest.raises(UsageError, match="--port is of the page"):
+    with pytest.raises(UsageError, match="--port requires --web"):
         check_together(EdgeConfig("x", "tcp://127.0.0.1:1", port=-1))
-    with pytest.raises(UsageError, match=r"^--port -1: give 1 to 65535"):
+    with pytest.raises(UsageError, match=r"^--port must be between 1 and 65535, or 0 for any free port \(got -1\)$"):
         check_together(EdgeConfig("x", "tcp://127.0.0.1:1", port=-1, web=True, yes=True))
-    with pytest.raises(UsageError, match="--web and --yes exclude each other"):
+    with pytest.raises(UsageError, match="--web and --yes cannot be combined"):
         check_together(EdgeConfig("x", "tcp://127.0.0.1:1", web=True, yes=True, prompt_id="a", prompt_file="b"))

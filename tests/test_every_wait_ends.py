@@ -45,7 +45,10 @@ from llama.wire import (
 from tests.hostile import Turning, dead, stalled
 from tests.pages import controller_of, device_of
 from tests.processes import Cloud, cloud, wait_until
-from tests.support import SOAK, Process, written
+from tests.support import Process, written
+from tests.volumes import SOAK
+
+pytestmark = pytest.mark.process
 
 Splits = Callable[..., Path]
 DEADLINE_S = 0.4

@@ -19,7 +19,7 @@ from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests.canaries import digits_of, words_of
 from tests.everyday import Mention, drawn_mentions, mentions
-from tests.support import SOAK
+from tests.volumes import SOAK
 
 MENTIONS = 60_000 if SOAK else 1_500
 SHEET = SourcedPrompt(Sheet(("{notes}",), asks_for=("notes",)), "provider:here", "notes")
@@ -39,6 +39,7 @@ def leaked(mention: Mention, text: str) -> bool:
     return is_there or (len(digits) >= LONG_NUMBER and digits in digits_of(text))
 
 
+@pytest.mark.long
 def test_no_declared_value_leaves_in_an_everyday_context(
     tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Claims about who gets how much of a cloud: dear requests, dear steps, slots, runs; with real servers and keys."""
+"""Claims about the shares of a cloud: expensive requests, expensive steps, slots, runs; with real servers and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
@@ -41,6 +41,7 @@ from tests.support import (
     step_of,
 )  # fmt: skip
 from tests.test_limits import Clock
+from tests.volumes import examples
 
 PROMPT = [258, 84, 104, 101, 32]
 HELLO = Hello(wire.VERSION)
@@ -51,11 +52,11 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
 
 
-# ---- what a request may be
+# ---- sizes of requests
 
 
 def unbounded(kind: msgspec.inspect.Type, where: str) -> Iterator[str]:
-    """Fields of a message type that a peer may fill without end."""
+    """Return the fields of a message type that a peer may fill without limit."""
     if isinstance(kind, msgspec.inspect.StructType):
         for field in kind.fields:
             yield from unbounded(field.type, f"{where}.{field.name}")
@@ -80,9 +81,9 @@ def test_every_sequence_of_every_message_has_a_bound(message: type[wire.WireMess
 
 
 @given(context=st.integers(1, 5000), more=st.integers(1, 100))
-@settings(max_examples=40, deadline=None)
+@examples(0.4)
 def test_more_resumed_ids_than_the_context_has_are_refused_before_they_are_decoded(context: int, more: int) -> None:
-    """The elements are cut off here: only the length in front of them can have been looked at."""
+    """The elements are missing here, so the cloud can have read only the length before them."""
     whole = wire.encode(open_request(resumed_ids=(7,) * (context + more)))
     at = whole.index(b"resumed_ids") + len(b"resumed_ids")
     with pytest.raises(Refused, match=rf"length <= {context} .*resumed_ids"):
@@ -92,7 +93,7 @@ def test_more_resumed_ids_than_the_context_has_are_refused_before_they_are_decod
 
 
 def test_a_header_longer_than_any_honest_one_is_refused_by_its_length() -> None:
-    """Whatever is in it: the longest honest requests are an Open with a full context and a Publish."""
+    """This does not depend on its content. The longest valid requests are an Open with a full context and a Publish."""
     decoder = RequestDecoder(2048)
     assert decoder.max_header_bytes < 100_000
     decoder.decode(
@@ -111,17 +112,20 @@ def test_the_reason_of_a_refusal_is_short_whatever_a_field_is_called() -> None:
 
 
 def test_what_is_too_long_is_refused_before_its_contents_are_looked_at(halves: Halves, tokenizer: Tokenizer) -> None:
-    """Ids that are not in the vocabulary, too many for the context: told is the latter."""
+    """The ids are not in the vocabulary, and too many for the context. The refusal names the number."""
     with Served(halves, tokenizer) as served, served.peer() as peer:
         refusal = peer.ask(open_request(10, resumed_ids=(10**6,) * (MAX_SEQ_LEN - 5)))
-        assert isinstance(refusal, Error) and "the context is" in refusal.message
+        assert isinstance(refusal, Error) and "the context of" in refusal.message
 
 
-# ---- what a request costs
+# ---- costs of requests
 
 
 def test_work_is_charged_like_bytes_and_a_slow_disk_is_not() -> None:
-    """A tenth of a second a second, two seconds' worth at once: then as long as it takes to be even again."""
+    """A tenth of a second a second, with a burst of two seconds' allowance.
+
+    Then the key waits until its use is paid off.
+    """
     clock = Clock()
     budgets = RateLimiter(float("inf"), float("inf"), 0, clock, share=0.1)
     assert budgets.wait_s("one", 0) == 0
@@ -145,7 +149,7 @@ def test_replies_count_as_bytes_of_who_gets_them() -> None:
 def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
     halves: Halves, tokenizer: Tokenizer, keys: Keys
 ) -> None:
-    """The dearest headers that are let in, for a thousandth of the time of the thread that reads them."""
+    """The most expensive headers that the cloud accepts, at a limit of a thousandth of the I/O thread's time."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     dear = frames_of(open_request(1, resumed_ids=(1,) * MAX_SEQ_LEN))
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(thread_share=0.001)) as served:
@@ -160,7 +164,7 @@ def test_a_key_that_asks_for_dear_things_waits_and_others_do_not(
 
 
 def test_runs_of_one_key_begin_at_their_rate(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
-    """Four at once, then one a second; those of another key at once; a device waits and gets its slot."""
+    """Four at once, then one a second. Those of another key begin at once. A device waits and gets its slot."""
     hasty, modest = keys.make("hasty"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud(), limits=RateLimits(runs_s=1.0)) as served:
         with served.peer(keys=hasty) as peer:
@@ -182,8 +186,9 @@ def test_runs_of_one_key_begin_at_their_rate(halves: Halves, tokenizer: Tokenize
 def test_nobody_has_several_slots_for_long_while_another_has_none(
     halves: Halves, tokenizer: Tokenizer, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One key has all four, and keeps them in use; another waits. The session that was opened last is ended; the run
-    goes on after it is opened again.
+    """One key has all four slots and keeps them in use, while another key waits.
+
+    The session that was opened last is ended. Its run continues after it is opened again.
     """
     monkeypatch.setattr("llama.cloud.sessions.SHARE_WAIT_S", 0.3)
     greedy, modest = keys.make("greedy"), keys.make("modest")
@@ -211,7 +216,7 @@ def test_nobody_has_several_slots_for_long_while_another_has_none(
 
 
 class Watched(RuleBasedStateMachine):
-    """Connections that come, speak and go, in any order; and what is remembered of them."""
+    """Connections that open, send and close in any order, and the entries that are kept about them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,14 +255,15 @@ class Watched(RuleBasedStateMachine):
 
 
 TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke = Watched.TestCase
-TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke.settings = settings(deadline=None, max_examples=30)
+TestConnectionsAreKnownByWhoseTheyAreAndWhenTheySpoke.settings = examples(0.3)
 
 
 def test_a_key_has_so_many_connections_and_no_more(
     halves: Halves, tokenizer: Tokenizer, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one beyond is closed at its first message; the others, and another key, are answered. When one of them has
-    gone there is room for another.
+    """The cloud closes one over the limit at its first message, and answers the others and another key.
+
+    When one of them has closed, the key may open another one.
     """
     monkeypatch.setattr("llama.cloud.connections.MAX_PER_KEY", 8)
     greedy, modest = keys.make("greedy"), keys.make("modest")
@@ -277,7 +283,7 @@ def test_a_key_has_so_many_connections_and_no_more(
 def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects_anew(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that never spoke, and one that speaks again later."""
+    """One peer never sends anything. A device sends again after a long silence."""
     monkeypatch.setattr("llama.cloud.connections.SILENT_S", 0.5)
     with Served(halves, tokenizer) as served, Link(served.endpoint, on_notice=lambda _: None) as link:
         link.hello()
@@ -292,7 +298,7 @@ def test_a_connection_over_which_nothing_is_said_is_closed_and_a_device_connects
 def test_one_key_leaves_room_for_the_control_requests_of_others(
     halves: Halves, tokenizer: Tokenizer, keys: Keys
 ) -> None:
-    """It asks for the sheets over so many connections that they would be all that may wait."""
+    """One key asks for the sheets over so many connections that they would fill the queue of control requests."""
     greedy, modest = keys.make("greedy"), keys.make("modest")
     with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served, ExitStack() as stack:
         peers = [stack.enter_context(served.peer(keys=greedy)) for _ in range(40)]
@@ -311,7 +317,7 @@ def test_one_key_leaves_room_for_the_control_requests_of_others(
 def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
     halves: Halves, tokenizer: Tokenizer, sampling: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another device decodes; in parts of one row."""
+    """Another device decodes meanwhile, and the parts have one row each."""
     monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
     ids = [*PROMPT, *range(40, 40 + MAX_ROWS - len(PROMPT))]
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as other:
@@ -331,7 +337,7 @@ def test_a_chunk_that_is_computed_in_parts_gives_the_ids_and_times_of_the_whole(
 
 
 def ask_for_times(served: Served, peer: Peer, sampling: SamplingParams, step: dict[str, Any]) -> Tokens:
-    """The reply to a prompt's only chunk, in a session of its own."""
+    """Return the reply to a prompt's only chunk, in a separate session."""
     with served.session(peer, open_request(len(PROMPT), sampling)) as session:
         header = step_of(session, 1, step["position"], step["rows"], step["want"])
         reply = peer.ask(msgspec.structs.replace(header, times=True), step["rows"])
@@ -342,7 +348,7 @@ def ask_for_times(served: Served, peer: Peer, sampling: SamplingParams, step: di
 def test_damage_in_a_later_part_of_a_chunk_refuses_all_of_it(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the session goes on from where it was."""
+    """The session continues from the position before the chunk."""
     monkeypatch.setattr("llama.cloud.scheduler.PART_PASSES", 0.0)
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as other:
         one = halves.rows(PROMPT)

@@ -24,9 +24,10 @@ from llama.wire import Welcome
 from tests.fuzzing import Fuzzer
 from tests.processes import cloud, wait_until
 from tests.support import GREEDY, Halves, Keys, Served
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
-MESSAGES = 100_000 if os.environ.get("SOAK") else 10_000  # of all tests here together
+MESSAGES = 100_000 if SOAK else 10_000  # of all tests here together
 SAMPLES = 40  # of the memory
 PROMPTS = ([258, 84, 104, 101, 32], [258, *range(40, 70)])
 LIMITS = "--max_requests_s_per_key", "inf", "--max_mb_s_per_key", "inf"
@@ -101,6 +102,7 @@ def fuzz(fuzzer: Fuzzer, devices: Devices, pid: int) -> None:
     assert growth < GROWTH_MIB, sizes
 
 
+@pytest.mark.long
 def test_whatever_is_sent_honest_devices_get_their_tokens_and_nothing_is_left_of_it(
     halves: Halves, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_whatever_is_sent_honest_devices_get_their_tokens_and_nothing_is_left_of
     assert err == ""
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("with_keys", [False, True], ids=["no keys", "keys"])
 def test_whatever_is_sent_a_cloud_that_is_a_process_says_nothing_of_it_and_ends_well(
     tiny_split: Callable[..., Path], keys: Keys, with_keys: bool

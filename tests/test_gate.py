@@ -46,9 +46,9 @@ from llama.sheets import Sheet
 from llama.tokenizer import Tokenizer
 from tests import everyday
 from tests.canaries import MONTHS_EN, MONTHS_ID, SENTENCES, digits_of, person, words_of
-from tests.support import SOAK
 from tests.test_repository import PRODUCT, belongs_to, imports_of, module_of
 from tests.test_variants import ORDINARY
+from tests.volumes import SOAK
 
 EVERYDAY, INVENTED = (50, 10) if SOAK else (5, 1)  # people: of tests.everyday; of tests.canaries, of each language
 FORMS = 2  # of a value: so many in its own letters or digits, and so many in other words
@@ -480,6 +480,7 @@ def left_anyway() -> frozenset[Note]:
     return frozenset(left)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", SWITCHED_OFF)
 def test_what_slips_past_a_sanitiser_without_one_of_its_parts_in_its_own_letters_or_digits_is_refused(
     part: str, monkeypatch: Patch, chat: ChatFormat, tokenizer: Tokenizer, capfd: pytest.CaptureFixture[str]
@@ -516,6 +517,7 @@ def test_what_slips_past_a_sanitiser_without_one_of_its_parts_in_its_own_letters
         assert min(other.left[kind] for kind in ("NAME", "DATE", "FINANCE", "PHONE", "EMAIL")) > 0
 
 
+@pytest.mark.long
 def test_past_the_whole_sanitiser_nothing_slips_and_nothing_is_refused(chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """The gate sees no more than the sanitiser does, or it would refuse what nobody can mend."""
     left, refused, count = list[str](), list[str](), 0
@@ -592,6 +594,7 @@ def test_a_value_in_its_own_letters_or_digits_is_refused_also_in_a_form_that_is_
 # ---- what is honest passes
 
 
+@pytest.mark.long
 def test_ordinary_prompts_of_people_with_ordinary_values_are_never_refused(
     chat: ChatFormat, tokenizer: Tokenizer
 ) -> None:
@@ -610,6 +613,7 @@ def test_ordinary_prompts_of_people_with_ordinary_values_are_never_refused(
     assert not refused
 
 
+@pytest.mark.long
 def test_ordinary_notes_are_never_refused(chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """Sentences with many numbers, amounts and days that are nobody's."""
     refused = list[str]()
@@ -624,6 +628,7 @@ def test_ordinary_notes_are_never_refused(chat: ChatFormat, tokenizer: Tokenizer
     assert not refused
 
 
+@pytest.mark.long
 def test_everyday_notes_of_people_about_themselves_are_never_refused(chat: ChatFormat, tokenizer: Tokenizer) -> None:
     """Each with a declared value as it is declared, which leaves as a tag."""
     refused = list[str]()

@@ -19,8 +19,10 @@ from llama.checkpoint.opening import open_source
 from llama.checkpoint.splitting import split
 from llama.sampling_params import SamplingParams
 from tests.generated_checkpoints import ASPECTS, Recipe, recipes
-from tests.support import SOAK
+from tests.volumes import SOAK
 from tests.whole import generate, load_halves
+
+pytestmark = pytest.mark.process
 
 COUNT, TOKENS = 48, 16
 GREEDY = SamplingParams(temperature=0)

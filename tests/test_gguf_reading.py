@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.checkpoint.gguf_reading import GGUFFile
@@ -40,7 +40,6 @@ def test_any_fields_and_tensors_are_read_as_the_library_reads_them(tmp_path: Pat
     """Numbers of every kind, texts, lists of them, alignments, and tensors as they are or in blocks."""
     path = tmp_path / "a.gguf"
 
-    @settings(max_examples=100, deadline=None)
     @given(st.dictionaries(NAMES, VALUES, max_size=8), st.dictionaries(NAMES, TENSORS, max_size=5),
            st.sampled_from([None, 8, 32, 256]))  # fmt: skip
     def read(fields: Fields, tensors: Tensors, alignment: int | None) -> None:
@@ -77,7 +76,6 @@ def test_any_bytes_are_a_gguf_or_refused_in_words(tmp_path: Path) -> None:
     """Nothing but ``ValueError`` comes of what follows a sound beginning."""
     path = tmp_path / "a.gguf"
 
-    @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=200), st.booleans())
     def read(data: bytes, begun: bool) -> None:
         path.write_bytes(

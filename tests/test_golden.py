@@ -77,6 +77,7 @@ def test_fp32_replies_are_the_references(source: str, k: int, golden: Path, halv
     assert sorted({len(greedy) for greedy in expected.greedy}) == [0, LENGTH]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("source", "k"), [("tiny-llama3", 2), ("tiny-llama3-mp2", 1)])
 def test_fp32_replies_over_a_socket_are_the_references(
     source: str, k: int, golden: Path, halves: Halves, tmp_path: Path
@@ -121,6 +122,7 @@ def largest_bf16_difference(expected: Reference, found: list[list[npt.NDArray[np
     )
 
 
+@pytest.mark.long
 @SOURCES
 @SPLITS
 def test_bf16_is_the_references_bit_for_bit_where_dot_products_are_summed_alike(

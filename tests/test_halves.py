@@ -162,7 +162,7 @@ def test_another_number_of_ranks_is_refused_with_the_command_that_reshards(halve
     with pytest.raises(CheckpointError) as refusal:
         load_weights(model, half, rank=0, world_size=1, dtype=half.dtype, device=CPU, keep_mapped=False)
     message = str(refusal.value)
-    assert "cut for 2 rank(s), but 1 run" in message
+    assert "divided for 2 rank(s), but 1 run" in message
     assert (
         "split_checkpoint.py --ckpt_dir SOURCE --output_dir OUT --split_layer 1 --cloud_model_parallel_size 1"
         in message
@@ -211,9 +211,9 @@ def damages() -> list[Any]:
 
     shard = "consolidated.00.pth"
     cases: dict[str, tuple[Callable[[Path], object], str]] = {
-        "no directory": (shutil.rmtree, "does not exist; make it with split_checkpoint.py"),
-        "empty": (wipe, "is empty; make it with split_checkpoint.py"),
-        "no params": (lambda d: (d / "params.json").unlink(), "has no params.json, so it is no half"),
+        "no directory": (shutil.rmtree, "does not exist; create it with split_checkpoint.py"),
+        "empty": (wipe, "is empty; create it with split_checkpoint.py"),
+        "no params": (lambda d: (d / "params.json").unlink(), "has no params.json, so it is not a half"),
         "no shard": (lambda d: (d / shard).unlink(), f"lacks {shard}; copy it again"),
         "no tokenizer": (lambda d: (d / "tokenizer.model").unlink(), r"lacks tokenizer\.model; copy it again"),
         "no manifest": (
@@ -228,19 +228,19 @@ def damages() -> list[Any]:
         "list as params": (lambda d: (d / "params.json").write_text("[]"), "Expected `object`, got `array`"),
         "no dim": (params_with(lambda p: p.pop("dim")), "missing required field `dim`"),
         "dim as text": (params_with(lambda p: p.update(dim="64")), r"Expected `int`, got `str` - at `\$\.dim`"),
-        "dim of 0": (params_with(lambda p: p.update(dim=0)), "a size is not positive"),
+        "dim of 0": (params_with(lambda p: p.update(dim=0)), "a size is not 1 to"),
         "no fingerprint": (params_with(lambda p: p["split"].pop("fingerprint")), "required field `fingerprint`"),
         "odd fingerprint": (params_with(lambda p: p["split"].update(fingerprint="xyz")), "not 64 hexadecimal digits"),
-        "odd dtype": (params_with(lambda p: p["split"].update(dtype="int4")), "dtype 'int4' is none of float32"),
-        "future": (params_with(lambda p: p["split"].update(format=2)), "split format 2 is not known"),
-        "odd cut": (params_with(lambda p: p["split"].update(split_layer=3)), "split layer must be 1 to 2"),
+        "odd dtype": (params_with(lambda p: p["split"].update(dtype="int4")), "dtype 'int4' is not one of float32"),
+        "future": (params_with(lambda p: p["split"].update(format=2)), "split format 2 is not supported"),
+        "odd cut": (params_with(lambda p: p["split"].update(split_layer=3)), "of 3 layers must be 1 to 2"),
         "odd ranks": (params_with(lambda p: p["split"].update(model_parallel_size=3)), "counts that fit: 1, 2"),
         "more ranks": (params_with(lambda p: p["split"].update(model_parallel_size=2)), r"params\.json has \d+ bytes"),
-        "odd heads": (params_with(lambda p: p.update(n_heads=7)), "n_heads and n_kv_heads do not fit together"),
+        "odd heads": (params_with(lambda p: p.update(n_heads=7)), "n_heads and n_kv_heads do not divide"),
         "unlisted": (lambda d: edit(d / "manifest.json", lambda m: m["files"].pop(shard)), f"does not list {shard}"),
         "no split": (
             params_with(lambda p: p.pop("split")),
-            r"is a whole checkpoint; cut it in two first: python split_c",
+            r"is a whole checkpoint; split it first: python split_c",
         ),
     }
     return [pytest.param(damage, complaint, id=name) for name, (damage, complaint) in cases.items()]
@@ -263,7 +263,7 @@ def test_a_half_that_cannot_be_used_is_refused_in_one_line(
 def test_the_wrong_directory_is_refused_with_the_right_one(halves: Path, golden: Path) -> None:
     """The other half, the directory above both, a file, a checkpoint that was never split."""
     for directory, expect, complaint in (
-        (halves / "edge", "cloud", f"is the edge half, the cloud half is needed; use {halves / 'cloud'}$"),
+        (halves / "edge", "cloud", f"is the edge half, but the cloud half is needed; use {halves / 'cloud'}$"),
         (halves, "edge", f"holds both halves; use {halves / 'edge'}$"),
         (halves / "edge" / "params.json", "edge", "is a file; give the edge directory"),
         (golden / "tiny-llama3", "edge", f"--ckpt_dir {golden / 'tiny-llama3'} --output_dir OUT"),

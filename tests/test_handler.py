@@ -1,4 +1,4 @@
-"""Claims about requests and their replies, without a socket, a thread, a model, or a second of real time."""
+"""Claims about requests and their replies, without a socket, thread, model, or real waiting."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def step(session: bytes, seq: int, position: int, length: int) -> tuple[Step, me
 
 
 def test_a_step_becomes_a_job_and_its_result_the_reply() -> None:
-    """A repeat gets the first answer byte for byte, and no second job."""
+    """A repeat gets the first reply byte for byte, and submits no second job."""
     cloud = Cloud()
     session = cloud.open(open_request(4))
     request, rows = step(session, 1, 0, 4)
@@ -122,7 +122,7 @@ def test_a_step_becomes_a_job_and_its_result_the_reply() -> None:
 
 
 def test_a_closed_session_gives_its_slot_back_only_once_it_is_cleared() -> None:
-    """Until then whoever waits for it waits on."""
+    """Until then an Open in the slot queue waits."""
     cloud = Cloud(slots=1)
     session = cloud.open(open_request(4))
     assert cloud.ask(open_request(4), peer=b"waits") is None and not cloud.sent
@@ -137,7 +137,10 @@ def test_a_closed_session_gives_its_slot_back_only_once_it_is_cleared() -> None:
 
 
 def test_time_is_an_argument() -> None:
-    """Two minutes of silence, and the two seconds after which one that waits is told to ask again, take none."""
+    """The test takes no real time.
+
+    It passes two minutes of silence, and the two seconds until a queued Open gets its busy.
+    """
     cloud = Cloud(slots=1)
     cloud.open(open_request(4))
     assert cloud.ask(open_request(4), peer=b"waits") is None

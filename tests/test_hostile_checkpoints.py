@@ -20,7 +20,10 @@ from typing import Any
 import pytest
 
 from tests.hostile_checkpoints import CHATML, READERS, Bases, Case, all_cases, gguf_bytes
-from tests.support import ROOT, SOAK
+from tests.support import ROOT
+from tests.volumes import SOAK
+
+pytestmark = pytest.mark.process
 
 MIB = 500
 SECONDS = 2.0  # of computing

@@ -1,4 +1,4 @@
-"""Claims about keys: who is let in, as whom, for how long, and what others on the network see of it."""
+"""Claims about keys: which peers may connect, with which role, for how long, and what an eavesdropper can see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
@@ -78,7 +78,7 @@ SHEETS = {
     "insurer/cover.toml": 'title = "Cover"\nquestions = ["Trip"]',
 }
 PROMPT = [258, 84, 104, 101, 32]
-NOWHERE_S = 1.5  # how long somebody who gets nowhere is watched trying
+NOWHERE_S = 1.5  # seconds for which a rejected peer may keep trying
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def keys(tmp_path: Path) -> Keys:
 
 @pytest.fixture
 def served(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> Iterator[Served]:
-    """A cloud with keys; whatever a test does to it, a listed device gets its tokens afterwards."""
+    """A cloud with keys. After each test a listed device still gets its tokens."""
     with Served(halves, tokenizer, keys=keys.of_the_cloud()) as served:
         yield served
         afterwards = keys.make("afterwards")
@@ -96,7 +96,7 @@ def served(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> Iterator[Served]
 
 
 def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
-    """What a device is told that the cloud does not let in."""
+    """Return the error that a device gets if the cloud does not let it connect."""
     with Link(endpoint, deadline_s=NOWHERE_S, on_notice=lambda _: None, keys=keys) as link:
         with pytest.raises(CloudUnreachable) as reported:
             link.hello()
@@ -104,30 +104,30 @@ def gets_nowhere(endpoint: str, keys: LinkKeys | None) -> str:
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    """Until a condition holds; the list is read within a second of any change."""
+    """Wait until a condition holds. The cloud reads the allow list within a second of any change."""
     deadline = time.monotonic() + 20
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-# ---- who is let in
+# ---- peers that may connect
 
 
 def test_a_listed_key_gets_a_whole_reply(served: Served, keys: Keys) -> None:
-    """The same tokens as without keys."""
+    """It gets the same tokens as without keys."""
     phone = keys.make("phone")
     assert served.run(PROMPT, 8, keys=phone) == served.halves.tokens(PROMPT, 8)
 
 
 def test_a_key_that_is_not_listed_gets_nowhere_and_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
-    """A handshake that is refused says nothing: so the error names what to look at."""
+    """A refused handshake gives no reason, so the error names what the person should check."""
     reported = gets_nowhere(served.endpoint, keys.make("stranger", listed=False))
     assert "this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's" in reported
 
 
 def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: Keys, tmp_path: Path) -> None:
-    """Its key is listed, but the cloud cannot prove to be the one that was pinned; it never sees a request."""
+    """The device's key is listed, but the cloud cannot prove that it has the pinned key. It never sees a request."""
     phone = keys.make("phone")
     (tmp_path / "elsewhere").mkdir()
     make_keys("cloud", "cloud", tmp_path / "elsewhere")
@@ -136,26 +136,26 @@ def test_a_device_that_expects_another_cloud_gets_nowhere(served: Served, keys: 
 
 
 def test_a_device_without_keys_gets_nowhere_where_keys_are_used(served: Served) -> None:
-    """ZeroMQ's NULL mechanism is not offered."""
+    """The cloud does not offer ZeroMQ's NULL mechanism."""
     reported = gets_nowhere(served.endpoint, None)
     assert "--allow_dir" not in reported and "if that cloud has keys, give --key_file and --cloud_key" in reported
 
 
 def test_a_device_with_keys_gets_nowhere_where_there_are_none(halves: Halves, tokenizer: Tokenizer, keys: Keys) -> None:
-    """It does not fall back to speaking in the clear."""
+    """It does not fall back to an unencrypted connection."""
     with Served(halves, tokenizer) as open_to_all:
         gets_nowhere(open_to_all.endpoint, keys.make("phone"))
 
 
 def test_a_device_with_a_listed_public_key_but_another_secret_gets_nowhere(served: Served, keys: Keys) -> None:
-    """Public keys are no secret: having one proves nothing."""
+    """Public keys are not secret: having one proves nothing."""
     phone, thief = keys.make("phone"), keys.make("thief", listed=False)
     stolen = type(phone.own)(phone.own.identity, thief.own.secret)
     gets_nowhere(served.endpoint, LinkKeys(stolen, phone.cloud))
 
 
 def test_a_key_that_is_added_later_works_without_a_restart(served: Served, keys: Keys) -> None:
-    """First refused, then listed, then let in."""
+    """The key is refused, then listed, then accepted."""
     late = keys.make("late", listed=False)
     gets_nowhere(served.endpoint, late)
     keys.list("late")
@@ -165,7 +165,7 @@ def test_a_key_that_is_added_later_works_without_a_restart(served: Served, keys:
 def test_a_key_that_is_removed_is_refused_at_its_next_message_and_its_session_is_gone(
     served: Served, keys: Keys
 ) -> None:
-    """On the connection that it has; listed anew, it is let in, but the session stays lost."""
+    """This holds on its open connection. Listed again, the key is accepted, but its session stays lost."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
         session = served.open(peer, open_request(len(PROMPT)))
@@ -180,7 +180,7 @@ def test_a_key_that_is_removed_is_refused_at_its_next_message_and_its_session_is
 
 
 def test_the_sessions_of_a_removed_key_are_closed_also_if_it_stays_silent(served: Served, keys: Keys) -> None:
-    """Others keep theirs."""
+    """The sessions of other keys stay open."""
     gone, stays = keys.make("gone"), keys.make("stays")
     with served.peer(keys=gone) as one, served.peer(keys=stays) as other:
         served.open(one, open_request())
@@ -190,7 +190,7 @@ def test_the_sessions_of_a_removed_key_are_closed_also_if_it_stays_silent(served
 
 
 def test_a_step_that_is_computed_while_its_key_is_removed_gets_no_tokens(served: Served, keys: Keys) -> None:
-    """What the cloud knows when it has computed them is that the session is closed."""
+    """When the cloud has computed them, the session is closed."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     with served.peer(keys=phone) as peer:
         session = served.open(peer, open_request(len(PROMPT)))
@@ -203,7 +203,7 @@ def test_a_step_that_is_computed_while_its_key_is_removed_gets_no_tokens(served:
 
 
 def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: Keys) -> None:
-    """As any other refusal."""
+    """The device shows it like any other refusal."""
     phone = keys.make("phone")
     with Link(served.endpoint, keys=phone) as link:
         welcome = link.hello()
@@ -213,11 +213,14 @@ def test_the_device_tells_a_person_whose_key_was_removed(served: Served, keys: K
                 session.finish(0)
 
 
-# ---- as whom
+# ---- roles and owners
 
 
 def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None:
-    """Devices run sessions and read sheets; a vendor publishes its own and collects; an operator looks how it does."""
+    """Devices run sessions and read sheets.
+
+    A vendor publishes its sheets and collects. An operator reads the status.
+    """
     some = bytes(16)
     of_devices: list[Request] = [
         open_request(),
@@ -248,7 +251,7 @@ def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None
 
 
 def test_a_vendor_touches_no_other_vendors_deliveries_and_sheets(served: Served, keys: Keys) -> None:
-    """The name in the request must be the key's."""
+    """The name in the request must be the key's name."""
     with served.peer(keys=keys.make("insurer", "vendor")) as peer:
         assert peer.refusal(Collect("florist")) == "not_allowed"
         assert peer.refusal(Acknowledge("florist", (bytes(16),))) == "not_allowed"
@@ -257,7 +260,7 @@ def test_a_vendor_touches_no_other_vendors_deliveries_and_sheets(served: Served,
 
 
 def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) -> None:
-    """Nobody else can step, finish, close or resume it, though they know its id and its run's; its owner goes on."""
+    """Another key cannot step, finish, close or resume it, even with its id and its run's id. Its owner continues."""
     phone, thief, rows = keys.make("phone"), keys.make("thief"), served.halves.rows(PROMPT)
     request = open_request(len(PROMPT))
     with served.peer(keys=phone) as mine, served.peer(keys=thief) as theirs:
@@ -268,7 +271,7 @@ def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) 
         assert isinstance(tokens, Tokens)
         for stolen in (Finish(session, 2, 1), Close(session, 2)):
             assert theirs.refusal(stolen) == "unknown_session"
-        assert theirs.refusal(step, rows) == "unknown_session"  # nor is the last answer repeated
+        assert theirs.refusal(step, rows) == "unknown_session"  # the last reply is not repeated, either
         same_run = served.open(theirs, request)
         assert same_run != session
         assert theirs.refusal(Close(same_run, 1)) == "Closed"
@@ -282,7 +285,7 @@ def test_a_session_does_not_exist_for_any_other_key(served: Served, keys: Keys) 
 def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_same_id(
     halves: Halves, tokenizer: Tokenizer, keys: Keys, tmp_path: Path
 ) -> None:
-    """The thief knows the run's id and finishes first, of the same sheet; neither's key is in the file."""
+    """The thief knows the run's id and finishes first, with the same sheet. The file contains neither key."""
     path, phone, thief = tmp_path / "runs.sqlite", keys.make("phone"), keys.make("thief")
     with closing(RunStore(path)) as record:
         services = ProviderServices.of(
@@ -314,7 +317,7 @@ def test_a_run_of_another_key_leaves_the_row_and_the_delivery_of_one_with_the_sa
 def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(
     halves: Halves, tokenizer: Tokenizer, keys: Keys
 ) -> None:
-    """Beyond its share it is asked to wait; whoever else comes is served."""
+    """Over its share the key is told to wait. Other keys are served."""
     with Served(halves, tokenizer, slots=4, keys=keys.of_the_cloud(max_sessions=2)) as served:
         greedy, other = keys.make("greedy"), keys.make("other")
         with served.peer(keys=greedy) as peer:
@@ -326,11 +329,11 @@ def test_one_key_has_so_many_sessions_and_leaves_the_others_for_others(
             assert isinstance(peer.ask(open_request()), Opened)
 
 
-# ---- what others see
+# ---- eavesdroppers
 
 
 def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves: Halves, tokenizer: Tokenizer) -> None:
-    """Neither rows nor names of fields, in either direction; without keys, both are there to be found."""
+    """Neither rows nor field names, in either direction. Without keys, both can be read."""
     phone, rows = keys.make("phone"), served.halves.rows(PROMPT)
     names = [b"prompt_tokens", b"temperature", b"session", b"position", b"compute_us", b"fingerprint", b"welcome"]
     sought = [*names, bytes(hidden_to_frame(rows))[:32]]
@@ -352,7 +355,10 @@ def test_nothing_readable_crosses_the_network(served: Served, keys: Keys, halves
 
 
 def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Keys) -> None:
-    """Byte for byte what a listed device sent opens nothing: the cloud's half of the handshake is new each time."""
+    """A replay of all bytes that a listed device sent gets no answers.
+
+    The cloud's half of the handshake is new for each connection.
+    """
     phone = keys.make("phone")
     with Proxy(served.endpoint) as proxy:
         with Peer(proxy.address, keys=phone) as peer:
@@ -372,15 +378,15 @@ def test_a_recording_that_is_played_again_gets_nowhere(served: Served, keys: Key
                 came += data
         except (TimeoutError, ConnectionError):
             pass
-    assert len(came) < len(answered)  # a greeting and half a handshake, but no answers
+    assert len(came) < len(answered)  # a greeting and half a handshake, but no replies
     assert len(served.server.sessions) == 0
 
 
-# ---- the cloud's list
+# ---- the allow list
 
 
 def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_others(keys: Keys) -> None:
-    """Damaged, private, a repetition, a directory, a pipe, a link to nothing; the cloud's own key lists nobody."""
+    """Damaged, private, repeated, a directory, a pipe, a broken link. The cloud's own key lists no peer."""
     phone, reported = keys.make("phone"), list[str]()
     make_keys("spare", "device", keys.directory)
     (keys.allowed / "damaged.pub").write_bytes(b"\xff\x00")
@@ -409,7 +415,7 @@ def test_a_file_that_is_no_key_is_told_of_once_and_changes_nothing_for_the_other
 
 
 def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
-    """Which does not change the directory, so that the files themselves are looked at."""
+    """Overwriting does not change the directory, so the allow list checks the files themselves."""
     phone, other = keys.make("phone"), keys.make("other", listed=False)
     now = 0.0
     allowed = AllowList(keys.allowed, clock=lambda: now)
@@ -424,7 +430,7 @@ def test_a_file_that_is_written_over_counts_within_a_second(keys: Keys) -> None:
 
 @pytest.mark.parametrize("end", ["\r", "\r\n"])
 def test_a_key_is_read_whatever_its_lines_end_in(tmp_path: Path, end: str) -> None:
-    """The private file, which begins with a comment, and the public one."""
+    """The private file, which begins with a comment, and the public file."""
     private, public = make_keys("phone", "device", tmp_path)
     before = read_key(str(private), "device")
     for path in (private, public):
@@ -434,12 +440,12 @@ def test_a_key_is_read_whatever_its_lines_end_in(tmp_path: Path, end: str) -> No
 
 
 def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
-    """And everybody again when it is back."""
+    """All keys are listed again when the directory is back."""
     phone, reported = keys.make("phone"), list[str]()
     allowed = AllowList(keys.allowed, reported.append)
     keys.allowed.rename(keys.directory / "away")
     assert allowed.find(phone.own.identity.public) is None
-    assert len(reported) == 1 and "nobody is listed" in reported[0]
+    assert len(reported) == 1 and "no key is listed" in reported[0]
     (keys.directory / "away").rename(keys.allowed)
     assert allowed.find(phone.own.identity.public) == phone.own.identity
     with pytest.raises(KeysError, match=r"--allow_dir .*: cannot be read"):
@@ -448,7 +454,7 @@ def test_a_list_that_cannot_be_read_any_more_lists_nobody(keys: Keys) -> None:
 
 @contextmanager
 def without_descriptors() -> Iterator[None]:
-    """Nothing can be opened in this process, as when others' connections have used them all up."""
+    """Let this process open no files, as if other peers' connections had used up all descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -458,7 +464,10 @@ def without_descriptors() -> Iterator[None]:
 
 
 def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -> None:
-    """Who is listed stays so, whoever is taken off is off; a key that comes meanwhile counts when it can be read."""
+    """Listed keys stay listed and removed keys are removed.
+
+    A key that is added meanwhile counts once it can be read.
+    """
     phone, gone, reported = keys.make("phone"), keys.make("gone"), list[str]()
     now = 0.0
     allowed = AllowList(keys.allowed, reported.append, lambda: now)
@@ -484,10 +493,13 @@ def test_whoever_uses_up_all_descriptors_takes_nobody_off_the_list(keys: Keys) -
 
 
 def test_nobody_can_know_what_the_next_connection_is_called() -> None:
-    """A peer that had that name would end the cloud: libzmq counts on without a look. So its count begins by chance."""
+    """The generated routing ids start at a random number.
+
+    libzmq aborts the process if a peer has chosen the id that it generates next, and it does not check that.
+    """
     libc, first = ctypes.CDLL(None), set[bytes]()
     for _ in range(4):
-        libc.srand(1)  # as in every process that nobody seeded
+        libc.srand(1)  # as in each process that does not seed rand()
         with zmq.Context() as context, new_router(context) as router, context.socket(zmq.REQ) as peer:
             peer.connect(f"tcp://127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}")
             peer.send(b"")
@@ -506,10 +518,9 @@ almost_files = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(st.binary(max_size=300) | almost_files)
 def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: bytes) -> None:
-    """What is taken is exactly what libzmq takes, too."""
+    """The keys that are accepted are exactly those that libzmq accepts."""
     for parse in (parse_public, parse_private):
         try:
             parsed = parse(raw)
@@ -530,7 +541,7 @@ def test_whatever_a_file_holds_it_is_a_key_or_refused_without_a_word_of_it(raw: 
     ids=["empty", "39", "41", "36 bytes", "28 bytes", "alphabet", "not ASCII", "zeros", "beyond 32 bits"],
 )
 def test_only_32_bytes_in_z85_are_a_key(value: str) -> None:
-    """The public key of a device, and the secret of a private file."""
+    """This holds for the public key of a device and for the secret in a private file."""
     with pytest.raises(ValueError, match=r"^public is not a key$"):
         parse_public(f'name = "phone"\nrole = "device"\npublic = "{value}"\n'.encode())
     public = zmq.curve_keypair()[0].decode()
@@ -542,7 +553,7 @@ def test_only_32_bytes_in_z85_are_a_key(value: str) -> None:
 
 
 def test_a_private_key_is_for_its_owners_eyes_only_whatever_the_umask(tmp_path: Path) -> None:
-    """And nothing else is left beside the pair."""
+    """No other file is left beside the pair."""
     before = os.umask(0)
     try:
         private, public = make_keys("phone", "device", tmp_path)
@@ -556,7 +567,7 @@ def test_a_private_key_is_for_its_owners_eyes_only_whatever_the_umask(tmp_path: 
 
 
 def test_a_key_is_never_written_over(tmp_path: Path) -> None:
-    """Neither half of it, and no half is left where the other is in the way."""
+    """Neither half of a pair is overwritten, and no half is left if the other one exists already."""
     private, public = make_keys("phone", "device", tmp_path)
     kept = private.read_bytes(), public.read_bytes()
     with pytest.raises(KeysError, match="exists and is not written over"):
@@ -571,7 +582,7 @@ def test_a_key_is_never_written_over(tmp_path: Path) -> None:
 
 
 def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(keys: Keys) -> None:
-    """Each in words that say what to do."""
+    """Each error says what to do."""
     keys.make("phone")
     private, cloud = keys.directory / "phone.key", str(keys.directory / "cloud.pub")
     with pytest.raises(KeysError, match="role device, and vendor is needed"):
@@ -580,12 +591,12 @@ def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(k
         with pytest.raises(KeysError, match=r"phone\.key: this is a private key; give the \.pub file"):
             read_public(str(private), wanted)
     with pytest.raises(KeysError, match=r"phone\.pub: this is a public key; give the private one .*, NAME\.key"):
-        read_key(str(private.with_suffix(".pub")), "device")  # which others may read
+        read_key(str(private.with_suffix(".pub")), "device")  # a file that others may read
     with pytest.raises(KeysError, match="no such file"):
         read_key(str(keys.directory / "nobody.key"), "device")
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="--key_file requires --cloud_key"):
         link_keys(str(private), None, "device")
-    with pytest.raises(UsageError, match="belong together"):
+    with pytest.raises(UsageError, match="--cloud_key requires --key_file"):
         link_keys(None, cloud, "device")
     assert link_keys(None, None, "device") is None
     private.chmod(0o644)
@@ -594,7 +605,7 @@ def test_a_key_file_that_others_may_read_or_that_is_of_another_role_is_refused(k
 
 
 def read_as(user: int, groups: list[int], path: Path) -> str:
-    """What a process of that user and those groups is told of a private key; empty where it may use it."""
+    """Return the error that a process of that user and those groups gets for a private key; empty if it may use it."""
     end, begin = os.pipe()
     child = os.fork()
     if not child:
@@ -617,27 +628,28 @@ def read_as(user: int, groups: list[int], path: Path) -> str:
     return text
 
 
-ME, ANOTHER, OURS, FOREIGN = 23456, 23457, 34567, 34568  # of no account of this machine
+ME, ANOTHER, OURS, FOREIGN = 23456, 23457, 34567, 34568  # no account of this machine has these ids
 DAEMON = 1  # an account, and its group
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 @pytest.mark.parametrize(
     ("user", "owner", "group", "mode", "reported"),
     [
         (ME, 0, OURS, 0o440, ""),  # a Secret of Kubernetes with fsGroup
         (ME, 0, OURS, 0o640, ""),
-        (ME, ANOTHER, OURS, 0o440, "its group may read it (mode 0440)"),  # only root's files are handed on so
-        (ME, ME, OURS, 0o640, "its group may read it (mode 0640)"),  # no list of accounts says who else is in it
-        (DAEMON, DAEMON, OURS, 0o640, ""),  # an account that is listed, and a group that nobody else is in
+        (ME, ANOTHER, OURS, 0o440, "its group may read it (mode 0440)"),  # only root's files may be shared so
+        (ME, ME, OURS, 0o640, "its group may read it (mode 0640)"),  # no list of accounts names its other members
+        (DAEMON, DAEMON, OURS, 0o640, ""),  # a listed account, and a group without other members
         (DAEMON, DAEMON, DAEMON, 0o640, ""),
-        (DAEMON, DAEMON, 2, 0o640, "its group may read it (mode 0640)"),  # where another account is
+        (DAEMON, DAEMON, 2, 0o640, "its group may read it (mode 0640)"),  # a group with another account
         (ME, ME, OURS, 0o400, ""),
         (0, 0, OURS, 0o440, ""),  # the same Secret, for a container that runs as root
         (0, 0, 0, 0o440, ""),
         (0, 0, FOREIGN, 0o440, "its group may read it (mode 0440)"),
         (ME, ME, FOREIGN, 0o640, "its group may read it (mode 0640)"),
-        (ME, ME, DAEMON, 0o640, "its group may read it (mode 0640)"),  # where another account is, too
+        (ME, ME, DAEMON, 0o640, "its group may read it (mode 0640)"),  # a group with another account
         (ME, 0, OURS, 0o460, "its group may write to it (mode 0460)"),
         (ME, 0, OURS, 0o660, "its group may write to it"),
         (ME, 0, OURS, 0o444, "others may read it (mode 0444)"),
@@ -651,7 +663,10 @@ DAEMON = 1  # an account, and its group
 def test_a_key_may_be_read_by_a_group_of_the_processs_own(
     keys: Keys, user: int, owner: int, group: int, mode: int, reported: str
 ) -> None:
-    """And through Kubernetes' links, in a directory that anybody may write to. Never more than read, nor by others."""
+    """This works through Kubernetes' links, in a world-writable directory.
+
+    The group may only read, and others may not.
+    """
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         directory.chmod(0o1777)
@@ -681,9 +696,10 @@ def name_in_acl(path: Path, user: int) -> None:
         pytest.skip(f"no access control lists here ({err.strerror})")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files away")
 def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(keys: Keys) -> None:
-    """Its mode looks as if the group could read it: those bits are the list's mask. chmod 600 closes it."""
+    """In its mode the group bits are the list's mask, so the group seems to be able to read it. chmod 600 closes it."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         key = Path(place) / "cloud.key"
@@ -693,7 +709,7 @@ def test_a_key_that_an_access_control_list_opens_to_another_account_is_refused(k
         assert not read_as(DAEMON, [DAEMON], key)
         name_in_acl(key, ANOTHER)
         assert stat.S_IMODE(key.stat().st_mode) == 0o640
-        assert "names may read it" in read_as(ANOTHER, [ANOTHER], key)  # as whoever asks can
+        assert "names may read it" in read_as(ANOTHER, [ANOTHER], key)  # the other account can read it
         reported = read_as(DAEMON, [DAEMON], key)
         assert "whom its access control list names may read it (mode 0640)" in reported
         assert f"chmod 600 {key} and setfacl -b {key};" in reported
@@ -708,6 +724,7 @@ def make(*words: str) -> subprocess.CompletedProcess[str]:
     return run_main("-m", "llama.keys", *words)
 
 
+@pytest.mark.process
 def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Path) -> None:
     """It never prints a key."""
     made = make("new", "phone", "--role", "device", "--dir", str(tmp_path))
@@ -719,8 +736,9 @@ def test_the_program_makes_a_pair_and_says_where_each_half_belongs(tmp_path: Pat
     assert again.returncode == 1 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: Path) -> None:
-    """What is printed has escapes for it; the same where nothing reads what is printed."""
+    """The output has escapes for the name. The same holds if no program reads the output."""
     place = tmp_path / "\u043a\u043b\u044e\u0447\u0438"
     place.mkdir()
     for name, encoding in (("a", "cp1252"), ("b", "ascii")):
@@ -730,34 +748,40 @@ def test_a_pair_is_made_in_a_directory_that_the_terminal_cannot_write(tmp_path: 
     assert sorted(path.name for path in place.iterdir()) == ["a.key", "a.pub", "b.key", "b.pub"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "reported"),
     [
-        (["new", "phone"], "--role must be given"),
-        (["new", "--role", "device"], "missing NAME: python -m llama.keys new NAME --role ROLE"),
-        (["old", "phone"], "unknown word 'old': python -m llama.keys new NAME --role ROLE"),
-        (["new", "phone", "--role", "king"], "--role is one of device, vendor, operator, cloud"),
-        (["new", "../phone", "--role", "device"], "the name of a key is 1 to 40 of a-z, 0-9 and -"),
+        (["new", "phone"], "the following arguments are required: --role;"),
+        (["new", "--role", "device"], "missing NAME; write python -m llama.keys new NAME --role ROLE"),
+        (["old", "phone"], "unknown word 'old'; write python -m llama.keys new NAME --role ROLE"),
+        (["new", "phone", "--role", "king"], "--role must be one of device, vendor, operator, cloud (got 'king')"),
+        (
+            ["new", "../phone", "--role", "device"],
+            "the name of a key must be 1 to 40 of a-z, 0-9 and - (got '../phone')",
+        ),
         (["new", "phone", "tablet", "--role", "device"], "'tablet' belongs to no flag"),
-        ([], "--name and --role must be given"),
+        ([], "the following arguments are required: --name, --role;"),
     ],
 )
 def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], reported: str) -> None:
-    """Exit code 2, and nothing is written."""
+    """The exit code is 2, and no file is written."""
     refused = make(*words)
     assert refused.returncode == 2 and not refused.stdout
     assert refused.stderr.startswith("error: ") and reported in refused.stderr and refused.stderr.count("\n") == 1
 
 
+@pytest.mark.process
 def test_the_words_are_short_for_flags() -> None:
-    """Which --help shows."""
+    """``--help`` shows the flags."""
     assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
     assert flags_of(["--help"]) == ["--help"]
-    assert "\nusage: python -m llama.keys new NAME --role ROLE [flags]\n" in make("--help").stdout
+    assert make("--help").stdout.startswith("usage: python -m llama.keys new NAME --role ROLE [flags]\n")
 
 
+@pytest.mark.process
 def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
-    """A vendor's or an operator's machine need not have it."""
+    """A vendor's or an operator's machine need not have torch."""
     code = "import sys, llama.keys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -766,7 +790,7 @@ def test_making_keys_needs_no_torch(tmp_path: Path) -> None:
     "bind", ["tcp://0.0.0.0:5555", "tcp://*:5555", "tcp://[::]:5555", "tcp://192.0.2.1:5555", "tcp://lo:5555"]
 )
 def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
-    """Unless the provider spells out that it shall not. A name is what it stands for."""
+    """The provider can lift this with a flag. A host name counts as the addresses that it resolves to."""
 
     def check(bind: str, **given: bool) -> None:
         check_open_to(bind, endpoints_of(bind), events=EventLog(), **given)
@@ -777,17 +801,21 @@ def test_without_keys_the_cloud_listens_to_this_machine_only(bind: str) -> None:
     check(bind, keys=False, insecure=True)
     for here in ("tcp://127.0.0.1:5555", "tcp://127.8.9.1:*", "tcp://[::1]:5555", "tcp://localhost:5555"):
         check(here, keys=False, insecure=False)
-    with pytest.raises(UsageError, match="leave one away"):
+    with pytest.raises(UsageError, match="--insecure and --key_file cannot be combined"):
         CloudConfig(ckpt_dir="cloud", key_file="cloud.key", allow_dir="allowed", insecure=True).check("insecure")
 
 
 # ---- the programs
 
 
+@pytest.mark.process
 def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
     tiny_split: Splits, keys: Keys, tmp_path: Path
 ) -> None:
-    """A device's reply and list of sheets, the page, a vendor's collection; without keys, as somebody else: nothing."""
+    """A device's reply and sheet list, the page, a vendor's collection.
+
+    Without keys, or with a wrong key, they get nothing.
+    """
     half, directory, allowed = tiny_split(), keys.directory, keys.allowed
     phone = keys.make("phone")
     keys.make("insurer", "vendor")
@@ -825,7 +853,7 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         wrong_role = run_main(*to_collect, "insurer", *as_phone)
         assert wrong_role.returncode == 1 and "role device, and vendor is needed" in wrong_role.stderr
         halfway = run_main(*to_the_cloud, "--prompt_file", str(prompt), *pinned)
-        assert halfway.returncode == 2 and "--key_file and --cloud_key belong together" in halfway.stderr
+        assert halfway.returncode == 2 and "--cloud_key requires --key_file" in halfway.stderr
         page = controller_of(device_of(half / "edge"), running.address, tokens=4, keys=phone)
         try:
             page.start()
@@ -841,8 +869,9 @@ def test_the_programs_speak_with_keys_and_nobody_else_is_answered(
         assert key not in said
 
 
+@pytest.mark.process
 def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Served, keys: Keys) -> None:
-    """It is never told that the cloud is given up; said once, however long that lasts."""
+    """The error appears once, however long the cloud rejects the key. The program never says that it gives up."""
     keys.make("insurer", "vendor", listed=False)
     directory = keys.directory
     with Process(
@@ -873,15 +902,24 @@ def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Serve
     assert program.stderr.startswith(silence) and program.stderr.count("\n") == 2
 
 
+@pytest.mark.process
 def test_a_cloud_that_may_not_listen_there_says_why_in_one_line(tiny_split: Splits, keys: Keys) -> None:
-    """Without keys every network is refused; with keys, an address that is another machine's."""
+    """Without keys all networks are refused. With keys, an address of another machine is refused."""
     cloud_main = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind")
     own = str(keys.directory / "cloud.key")
     for flags, code, reported in (
-        (("tcp://0.0.0.0:5555",), 2, "is open to a network, where without keys anybody may ask or listen"),
+        (
+            ("tcp://0.0.0.0:5555",),
+            2,
+            "is open to a network, and the cloud has no keys; give --key_file and --allow_dir",
+        ),
         (("tcp://192.0.2.1:5555", "--insecure"), 1, "no such network address on this machine; --bind tcp://0.0.0.0"),
-        (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file and --allow_dir belong together"),
-        (("tcp://127.0.0.1:*", "--max_sessions_per_key", "2"), 2, "--max_sessions_per_key is of keys"),
+        (("tcp://127.0.0.1:*", "--key_file", own), 2, "--key_file requires --allow_dir"),
+        (
+            ("tcp://127.0.0.1:*", "--max_sessions_per_key", "2"),
+            2,
+            "--max_sessions_per_key requires --key_file and --allow_dir",
+        ),
         (("tcp://127.0.0.1:*", "--key_file", own, "--allow_dir", own), 1, "cannot be read (Not a directory)"),
     ):
         ended = run_main(*cloud_main, *flags)

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 import pytest
-from hypothesis import given, settings, target
+from hypothesis import given, target
 from hypothesis import strategies as st
 
 from llama import sheets, toml, wire
@@ -37,10 +37,9 @@ from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
 from tests.conftest import ROOT
 from tests.linear import MOST, Attack, Named, attacks, calls_in, growth, growth_at, patterns
-from tests.support import SOAK
+from tests.volumes import SOAK, examples
 
 ATTACKS = 400 if SOAK else 8  # on each pattern
-EXAMPLES = 1000 if SOAK else 5
 TOO_MUCH = 3.0
 LENGTH = 1000  # characters of the shorter text
 PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_text(encoding="utf-8")))
@@ -115,6 +114,7 @@ def finding(pattern: Named) -> Callable[[str], int]:
     return lambda text: sum(1 for _ in pattern.pattern.finditer(text))
 
 
+@pytest.mark.long
 def test_every_pattern_is_linear_in_texts_made_from_it() -> None:
     """Whatever it nearly matches, and however often."""
     slow = [
@@ -150,7 +150,7 @@ def test_cleaning_a_text_is_linear(unit: str) -> None:
     assert more_work(cleaned, lambda n: repeated(unit, n), LENGTH // 4) < TOO_MUCH
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@examples(0.05)
 @given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=4), st.sampled_from(["", " ", ", ", "\n"]))
 def test_no_mixture_is_worse(units: list[str], between: str) -> None:
     """The search goes on from what made the most work."""
@@ -199,6 +199,7 @@ def test_every_parser_of_a_peers_text_is_linear(parser: Callable[[str], object])
         assert growth(parser, partial(repeated, unit), LENGTH) < MOST, attack
 
 
+@pytest.mark.long
 def test_looking_for_quotations_is_linear(tokenizer: Tokenizer) -> None:
     """Also where all of the prompt is repeated, and known."""
     for unit in ("Recommend a gift{i} ", "the word {x} and ", "a {i} ", "1 2 3 "):

@@ -210,6 +210,7 @@ def _once(act: Callable[[], None], then: Callable[..., object]) -> Callable[...,
     return both
 
 
+@pytest.mark.long
 def test_a_full_cloud_is_waited_for_and_the_person_told(halves: Halves, tokenizer: Tokenizer) -> None:
     """The only place is taken; it is given back when the device says that it waits."""
     with Served(halves, tokenizer, slots=1) as served, served.peer() as other:
@@ -394,6 +395,7 @@ def reply_for(kind: type, _: int) -> wire.Reply:
     return replies[kind]
 
 
+@pytest.mark.long
 def test_a_real_cloud_behind_a_lossy_line_gives_the_right_tokens_and_computes_each_step_once(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:

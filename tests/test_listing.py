@@ -143,7 +143,7 @@ def test_copies_of_sheets_that_programs_made_are_passed_over_and_told_of_once(
     reported = list[str]()
     assert list(read_all(str(tmp_path), reported.append).sheets) == ["-", "birthday", "insurer/cover"]
     passed = [*WASTE, *COPIES, *(f"insurer/{name}" for name in COPIES)]
-    end = "passed over: it looks like a copy that a program made; rename it if it is meant"
+    end = "ignored: the name looks like a copy that a program made; rename it to use it"
     assert sorted(reported) == sorted(f"prompt file {tmp_path / name}: {end}" for name in passed)
     for _ in range(2):
         assert ids_on_both_sides(tmp_path) == ["-", "birthday", "insurer/cover"]
@@ -165,7 +165,7 @@ def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> N
     now = 5.0
     listed.refresh()
     assert len(listed) == len(names) - 1 and len(reported) == len(COPIES)
-    assert "--allow_dir: '~$a.pub': passed over: it looks like a copy that a program made; rename it" in "".join(
+    assert "--allow_dir: '~$a.pub': ignored: the name looks like a copy that a program made; rename it" in "".join(
         reported
     )
 
@@ -173,17 +173,17 @@ def test_a_copy_of_a_key_that_a_program_made_lets_nobody_in(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("birthday.toml", lambda path: path.symlink_to("nowhere"), "a link to nothing; put there what it names"),
+        ("birthday.toml", lambda path: path.symlink_to("nowhere"), "a link to a missing file; create that file"),
         ("birthday.toml", lambda path: path.symlink_to("birthday.toml"), "cannot be read (Too many levels of symbolic"),
         ("birthday.toml", lambda path: path.mkdir(), "a directory; name a file"),
-        ("birthday.toml", os.mkfifo, "not a file"),
+        ("birthday.toml", os.mkfifo, "not a regular file"),
         ("birthday.toml", lambda path: path.write_text("["), "not valid TOML"),
         ("Birthday.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("birthday.TOML", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("birth_day.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("Insurer/cover.toml", lambda path: path.write_text(SHEET), "cannot be a prompt id"),
         ("insurer", lambda path: path.symlink_to("."), "insurer cannot be listed (a link back to the"),
-        ("system.txt", lambda path: path.symlink_to("nowhere"), "system.txt: a link to nothing"),
+        ("system.txt", lambda path: path.symlink_to("nowhere"), "system.txt: a link to a missing file"),
         ("system.txt", lambda path: path.mkdir(), "system.txt: a directory"),
     ],
 )  # fmt: skip
@@ -201,6 +201,7 @@ def test_what_is_a_sheet_by_its_name_and_is_none_is_an_error_that_names_it(
         assert said in str(refused.value) and name.split("/")[0] in str(refused.value)
 
 
+@pytest.mark.process
 def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     """A sheet, a third party's directory, the directory itself; what a file server keeps to itself is passed over."""
     directory = written(tmp_path / "sheets", {"gifts.toml": SHEET, "insurer/x.toml": SHEET, "lost+found/x": ""})

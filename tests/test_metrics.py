@@ -256,6 +256,7 @@ def test_health_says_starting_then_ok_then_draining_then_stopping(halves: Halves
         assert health() == (503, "stopping\n")
 
 
+@pytest.mark.long
 def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgotten once it has; an idle cloud is well."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
@@ -268,6 +269,7 @@ def test_a_pass_that_does_not_end_is_seen(watched: Watched, monkeypatch: pytest.
         assert wait_until(lambda: get(watched.address, "/healthz") == (200, "ok\n"))
 
 
+@pytest.mark.long
 def test_a_router_that_answers_nobody_is_seen(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when it waits for a disk that does not answer; and forgotten once it goes on."""
     monkeypatch.setattr("llama.cloud.server.STUCK_S", 2.0)
@@ -299,6 +301,7 @@ def is_over(connection: socket.socket) -> bool:
     return bool(select.select([connection], [], [], 0)[0]) and connection.recv(1) == b""
 
 
+@pytest.mark.long
 def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) -> None:
     """Below the limit a scrape is answered at once. Above it connections are cut, until the silent ones time out."""
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -334,6 +337,7 @@ def test_silent_connections_hold_nothing_up_and_are_bounded(watched: Watched) ->
         assert wait_until(lambda: cut(len(first) + len(more)))
 
 
+@pytest.mark.long
 def test_a_request_in_small_pieces_is_cut_off(watched: Watched) -> None:
     """However often a part of it comes."""
     with connected(watched.address) as connection:
@@ -449,12 +453,12 @@ def test_whoever_asks_another_name_than_loopbacks_is_refused_in_a_line(watched: 
             expected = 404 if (path, status) == ("/", 200) else status
             assert answer.startswith(f"HTTP/1.1 {expected} "), (names, answer[:80])
             if status == 403:
-                assert answer.endswith("\r\n\r\nonly 127.0.0.1, localhost and [::1] are answered\n"), names
+                assert answer.endswith("\r\n\r\nwrong host name; use 127.0.0.1, localhost or [::1]\n"), names
 
 
 def test_other_paths_are_not_there_and_a_head_has_no_body(watched: Watched) -> None:
     for path in ("/", "/metrics/", "/metrics/x"):
-        assert get(watched.address, path) == (404, "there are /metrics and /healthz\n")
+        assert get(watched.address, path) == (404, "no such page; use /metrics or /healthz\n")
     with connected(watched.address) as connection:
         connection.sendall(b"HEAD /healthz HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(1000), b""))
@@ -485,6 +489,7 @@ def test_a_port_that_cannot_be_had_is_told_with_its_flag() -> None:
 # ---- the program
 
 
+@pytest.mark.process
 def test_a_cloud_that_is_asked_to_can_be_watched(tiny_split: Callable[..., Path], tmp_path: Path) -> None:
     """A device's run is counted as it says itself, no word of it is to be found, and the end is not held up by a
     connection that stays open."""
@@ -510,6 +515,7 @@ def test_a_cloud_that_is_asked_to_can_be_watched(tiny_split: Callable[..., Path]
     ]  # fmt: skip
 
 
+@pytest.mark.process
 def test_a_metrics_port_in_use_is_told_before_the_model_is_loaded(tiny_split: Callable[..., Path]) -> None:
     """In one line."""
     command = ("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), "--bind", "tcp://127.0.0.1:*")

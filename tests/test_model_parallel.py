@@ -24,6 +24,8 @@ from tests.devices import converse
 from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until, without_events
 from tests.whole import generate, load_edge, load_whole
 
+pytestmark = pytest.mark.process
+
 GREEDY = SamplingParams(temperature=0)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # ranks that spin would take each other's cores
 TORCHRUNS_OWN = re.compile(r"^[WE]\d{4} ")  # lines of its log
@@ -94,8 +96,8 @@ def test_three_ranks_of_smollm2_say_what_one_says(smollm2_split: Splits) -> None
 @pytest.mark.parametrize(
     ("started", "cure"),
     [
-        (1, r"start 2 rank\(s\), or cut it anew: .* --cloud_model_parallel_size 1 \(SOURCE: the original check.*"),
-        (4, r"start 2 rank\(s\), or cut it anew: .* --cloud_model_parallel_size 4 \(SOURCE: the original check.*"),
+        (1, r"start 2 rank\(s\), or split again: .* --cloud_model_parallel_size 1 \(SOURCE: the original check.*"),
+        (4, r"start 2 rank\(s\), or split again: .* --cloud_model_parallel_size 4 \(SOURCE: the original check.*"),
         (3, r"start 2 rank\(s\)"),  # the model cannot be cut for 3
     ],
 )
@@ -111,7 +113,7 @@ def test_another_number_of_ranks_than_the_half_is_cut_for_is_refused(
         end(launcher)
     lines = said_by_ranks(log.read_text())
     assert 1 <= len(lines) <= started  # torchrun ends the others as soon as one has failed
-    expected = re.escape(f"error: {pair} is cut for 2 rank(s), but {started} run; ") + cure
+    expected = re.escape(f"error: {pair} is divided for 2 rank(s), but {started} run; ") + cure
     assert all(re.fullmatch(expected, line) for line in lines)
 
 

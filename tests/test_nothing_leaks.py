@@ -69,7 +69,8 @@ from tests.canaries import (
 )
 from tests.processes import ROOT, cloud
 from tests.proxy import Proxy, Wire
-from tests.support import ARGS, FINGERPRINT, GREEDY, SOAK, Halves, without_counts
+from tests.support import ARGS, FINGERPRINT, GREEDY, Halves, without_counts
+from tests.volumes import SOAK
 
 Splits = Callable[..., Path]
 
@@ -282,6 +283,7 @@ def test_the_search_finds_every_canary_in_every_way_it_is_written(people: list[P
 # ---- A: nothing leaks
 
 
+@pytest.mark.long
 def test_no_written_form_of_any_secret_is_in_any_prompt(
     people: list[Person], sheets: list[SourcedPrompt], chat: ChatFormat, tokenizer: Tokenizer
 ) -> None:
@@ -304,6 +306,7 @@ def test_no_written_form_of_any_secret_is_in_any_prompt(
     assert not refused
 
 
+@pytest.mark.long
 def test_nothing_that_hundreds_of_people_declare_secret_is_on_the_wire_or_kept_or_logged(
     people: list[Person], sheets: list[SourcedPrompt], place: Place, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -739,6 +742,7 @@ def test_a_sheet_that_lists_a_persons_values_runs_for_them_as_for_anybody(
     assert sari[1] == john[1] == [OPEN["recipient"], OPEN["notes"], OPEN["interests"]]
 
 
+@pytest.mark.long
 @EACH_SECRET
 def test_a_sheet_that_puts_a_guess_around_a_field_runs_for_whoever_it_guesses(
     name: str, chat: ChatFormat, tokenizer: Tokenizer
@@ -868,6 +872,7 @@ ALONE = """
 """
 
 
+@pytest.mark.process
 def test_sanitising_the_gate_and_restoring_never_call_the_network(
     golden: Path, tmp_path: Path, people: list[Person]
 ) -> None:

@@ -29,7 +29,8 @@ from llama.wire import Close
 from tests.chaos import BadLine
 from tests.devices import converse
 from tests.processes import Cloud, Mortal, cloud, edge, wait_until
-from tests.support import GREEDY, MAX_SEQ_LEN, SOAK, Halves, Served
+from tests.support import GREEDY, MAX_SEQ_LEN, Halves, Served
+from tests.volumes import SOAK
 from tests.whole import load_edge
 
 PROMPT = [258, 84, 104, 101, 32]
@@ -58,6 +59,7 @@ def threads() -> tuple[int, int]:
 # ---- the line
 
 
+@pytest.mark.long
 def test_conversations_over_a_bad_line_are_what_they_are_without_it(
     halves: Halves, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +119,7 @@ class Restartable:
         self.served.__enter__()
 
 
+@pytest.mark.long
 def test_a_cloud_that_restarts_under_any_token_of_a_reply_costs_none(halves: Halves, tokenizer: Tokenizer) -> None:
     """While the step after output 0 … 28 is under way, and, after the last one, before Finish."""
     n = 30
@@ -138,6 +141,7 @@ def test_a_cloud_that_restarts_under_any_token_of_a_reply_costs_none(halves: Hal
             assert len(cloud.served.server.sessions) == 0
 
 
+@pytest.mark.long
 def test_a_cloud_that_restarts_before_any_request_of_a_reply_costs_no_token(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:
@@ -165,6 +169,7 @@ def one_place(tiny_split: Callable[..., Path]) -> Iterator[Cloud]:
         yield running
 
 
+@pytest.mark.process
 def test_a_killed_clouds_next_start_goes_on_with_the_reply(
     tiny_split: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +200,7 @@ def test_a_killed_clouds_next_start_goes_on_with_the_reply(
         assert cloud.starts == 1 + len(kills)
 
 
+@pytest.mark.process
 def test_a_cloud_that_is_away_for_longer_than_its_silence_may_last_is_waited_for_in_a_reply(
     tiny_split: Callable[..., Path],
 ) -> None:
@@ -225,6 +231,7 @@ def test_a_cloud_that_is_away_for_longer_than_its_silence_may_last_is_waited_for
     assert any("giving up after 120 s" in notice for notice in notices), notices
 
 
+@pytest.mark.long
 def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, tokenizer: Tokenizer) -> None:
     """It lets one reply end, tells another device that it is stopping, goes, and is away for twice the deadline."""
     notices, came = list[str](), list[str]()
@@ -254,6 +261,7 @@ def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, 
     assert notices[0] == "the cloud is busy: the cloud is stopping; trying again in 1.0 s (giving up after 60 s)"
 
 
+@pytest.mark.long
 def test_a_reply_that_has_begun_waits_for_its_slot_in_a_restarted_cloud_as_long_as_for_the_cloud(
     halves: Halves, tokenizer: Tokenizer
 ) -> None:
@@ -289,6 +297,7 @@ def test_a_reply_that_has_begun_waits_for_its_slot_in_a_restarted_cloud_as_long_
 # ---- the device
 
 
+@pytest.mark.process
 def test_frozen_and_killed_devices_leave_their_slot_to_others_and_say_the_same_when_they_run_again(
     one_place: Cloud, tiny_split: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -324,6 +333,7 @@ def rest_of(device: subprocess.Popen[str]) -> bytes:
     return said
 
 
+@pytest.mark.long
 def test_a_device_that_goes_without_a_word_leaves_no_session(halves: Halves, tokenizer: Tokenizer) -> None:
     """Its slot is free once it has been idle, and the next one gets it."""
     from tests.support import open_request

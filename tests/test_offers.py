@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llama import wire
@@ -25,11 +25,12 @@ from llama.cloud.products import OCCASIONS
 from llama.cloud.query import budget_in, occasions_in, query_of, words_in
 from llama.sheets import Sheet, read_all
 from llama.wire import Offer
+from tests.volumes import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 QUERIES = ROOT / "tests" / "data" / "search_queries.toml"
 SEEN_QUERIES = QUERIES.with_name("search_queries_seen.toml")
-QUICK = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.8)
 HIT_RATE = 0.9  # of the written queries
 
 Shops = Callable[..., Catalogue]

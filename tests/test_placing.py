@@ -33,7 +33,8 @@ from llama.cloud.run_store import RunStore
 from llama.command import run
 from llama.disk import give_name
 from llama.errors import BackupError, CatalogueError, CheckpointError
-from tests.support import ROOT, SOAK, exit_code, run_main
+from tests.support import ROOT, exit_code, run_main
+from tests.volumes import SOAK
 
 OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset({"edge", "cloud"}))
 NOBODY = 65534
@@ -141,6 +142,7 @@ def test_the_current_directory_is_a_place(golden: Path, tmp_path: Path, monkeypa
         assert_halves(Path())
 
 
+@pytest.mark.process
 def test_a_link_to_another_file_system_is_followed(golden: Path, tmp_path: Path, other_file_system: Path) -> None:
     """Into a directory that is there, and one that is not yet."""
     (other_file_system / "there").mkdir()
@@ -151,6 +153,7 @@ def test_a_link_to_another_file_system_is_followed(golden: Path, tmp_path: Path,
     assert names(tmp_path) == ["new", "there"]
 
 
+@pytest.mark.process
 def test_a_mount_point_is_filled(golden: Path, tmp_path: Path) -> None:
     """It cannot be renamed over, nor is anything on its file system outside it."""
     out = tmp_path / "out"
@@ -160,6 +163,7 @@ def test_a_mount_point_is_filled(golden: Path, tmp_path: Path) -> None:
         assert_halves(out)
 
 
+@pytest.mark.process
 def test_an_empty_directory_will_do_below_one_that_is_read_only(golden: Path, tmp_path: Path) -> None:
     """As a volume is in a container whose root is read-only."""
     above, held = tmp_path / "above", tmp_path / "held"
@@ -174,6 +178,7 @@ def test_an_empty_directory_will_do_below_one_that_is_read_only(golden: Path, tm
             assert_halves(above / "out")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_whoever_may_write_into_the_directory_only_can(other_file_system: Path) -> None:
     """Its parent may be another's; and a directory that may not be written into is told before the work."""
@@ -221,7 +226,7 @@ def test_what_cannot_be_a_place_is_told_before_the_checkpoint_is_opened(golden: 
         "round": "Too many levels of symbolic links",
         "n" * 256: "File name too long",
         "file/below": "Not a directory",
-        "\udcff/out": "its path is not UTF-8",
+        "\udcff/out": "its path or this locale is not UTF-8",
     }.items():
         reported = cannot(tmp_path / name, source)
         assert said in reported and str(tmp_path / name) in reported and "--output_dir" in reported
@@ -242,6 +247,7 @@ def test_the_command_tells_of_the_place_first(tmp_path: Path, capfd: pytest.Capt
     )
 
 
+@pytest.mark.process
 def test_inside_the_checkpoint_is_a_place_that_leaves_the_checkpoint_whole(golden: Path, tmp_path: Path) -> None:
     """It opens as before."""
     source = tmp_path / "source"
@@ -252,6 +258,7 @@ def test_inside_the_checkpoint_is_a_place_that_leaves_the_checkpoint_whole(golde
     assert split(open_source(source), source / "again") == first
 
 
+@pytest.mark.process
 def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(golden: Path, tmp_path: Path) -> None:
     """The room of the place itself counts."""
     out = tmp_path / "out"
@@ -261,18 +268,19 @@ def test_too_little_room_there_is_found_out_although_there_is_enough_beside_it(g
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
     with mounted(out, "-t", "tmpfs", "-o", "nr_inodes=4", "tmpfs"):
-        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, 10 are needed"):
+        with pytest.raises(CheckpointError, match=r"out: its file system has room for \d files, but 10 are needed"):
             split(open_source(golden / "tiny-llama3"), out)
         assert names(out) == []
 
 
 def test_a_file_larger_than_a_file_system_holds_is_found_out(tmp_path: Path) -> None:
     """As 4 GB are on FAT; here it is what any file system has as a bound."""
-    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, and its file system has none so large"):
+    with pytest.raises(CheckpointError, match=r"a file of \S+ GB is needed, but its file system allows none so large"):
         placing.check_room(tmp_path, tmp_path, OUTPUT, needed=0, largest=2**63 - 1, files=0)
     assert names(tmp_path) == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("call", ["rename", "flock"])
 def test_a_file_system_that_cannot_rename_is_found_out_and_one_without_locks_will_do(
@@ -355,6 +363,7 @@ def write(out: Path, content: str) -> None:
             (partial / part / "file").write_text(content)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_that_is_killed_at_any_step_leaves_what_the_next_one_takes_over(there: bool, tmp_path: Path) -> None:
     """Each part is whole where it is, both are but for one moment; then the next run writes all of it anew."""
@@ -529,6 +538,7 @@ def two_runs_at_once(base: Path, there: bool, rounds: int) -> set[str]:
     return {line for which in ("first", "second") for line in (base / which).read_text().splitlines()}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("there", [False, True])
 def test_of_two_runs_at_once_one_is_told_of_the_other(there: bool, tmp_path: Path) -> None:
     """That it writes right now, or has written; never that the place is of no use."""
@@ -568,6 +578,7 @@ def test_a_back_up_goes_to_the_longest_name_and_below_a_link(record: Path, tmp_p
     assert names(tmp_path / "real") == ["copy"]
 
 
+@pytest.mark.process
 def test_a_back_up_without_room_is_refused_before_anything_is_copied(record: Path, tmp_path: Path) -> None:
     """By the room where it goes; a restore likewise, and for both of its files together."""
     back_up({RECORD: record}, tmp_path / "copy")
@@ -596,6 +607,7 @@ def test_a_restore_finds_out_each_of_its_places_before_it_copies(record: Path, t
 PRODUCT = '{"id": "a", "vendor": "v", "title": "Cup", "price": 1}\n'
 
 
+@pytest.mark.process
 def test_a_catalogue_that_cannot_be_replaced_is_told_before_a_line_is_read(tmp_path: Path) -> None:
     """A single file that is mounted, as into a container, cannot be renamed over; a bad line is not even looked at."""
     products, catalogue = tmp_path / "products.jsonl", tmp_path / "products.sqlite"
@@ -618,8 +630,9 @@ def test_a_catalogue_has_a_name_as_long_as_can_be(tmp_path: Path) -> None:
         assert db.execute("SELECT count(*) FROM products").fetchone() == (1,)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
-    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "a ~ is")]
+    ("output", "said"), [("s3://bucket/o", "a URL"), ("file:///tmp/o", "a URL"), ("~/o", "expands ~ only")]
 )
 def test_what_is_no_path_here_is_refused_and_not_made(output: str, said: str, tmp_path: Path) -> None:
     """It would be a directory of an odd name beside the one that was meant."""

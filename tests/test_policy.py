@@ -8,7 +8,7 @@ import re
 import pytest
 
 from llama.chat import Message
-from llama.cloud.schema import COLUMNS, VERSION
+from llama.cloud.schema import COLUMNS
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
 from llama.privacy.policy import FIELDS, SEES, DataKind, Field, FieldPolicy, Generaliser, Party, field_of, view
@@ -83,9 +83,9 @@ def test_what_the_provider_records_is_what_the_table_lets_it_hold() -> None:
 
     Whose key it came with is no kind of the table: ``owner`` is encrypted, differently in every row.
     """
-    columns = set(COLUMNS[VERSION]["runs"])
+    columns = set(COLUMNS["runs"])
     names, times = {"run_id", "prompt_id"}, {"opened_at", "finished_at", "prompt_tokens", "output_tokens", "compute_us"}
-    assert columns == names | times | {"text", "offers", "copy", "owner"} | {"place", "bytes"}
+    assert columns == names | times | {"text", "offers", "copy", "owner"} | {"number", "bytes"}
     assert SEES[DataKind.OFFERS][Party.PROVIDER].holds
     assert SEES[DataKind.REPLY_WITH_TAGS][Party.PROVIDER].holds and SEES[DataKind.TIMINGS][Party.PROVIDER].holds
 

@@ -189,6 +189,7 @@ def test_a_vendor_with_97_sheets_of_chosen_lengths_leaves_room_for_all_others() 
         assert all(set(prefixes[party]) & set(fit) for party in prefixes if party != "a-hostile-one"), lengths[:3]
 
 
+@pytest.mark.long
 def test_a_thousand_sheets_are_shared_out_within_seconds() -> None:
     """Each of its own third party, with the same long system prompt before it."""
     prefixes = {f"party-{i}": [(*range(1500), i)] for i in range(1000)}
@@ -221,6 +222,7 @@ def test_both_sides_know_how_a_sheets_prompt_begins(smollm2_split: Callable[...,
     assert len(known) == len(lengths) and min(lengths) > 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("ranks", "prompt_id"), [(None, "birthday"), (2, "insurer/travel-cover")])
 def test_a_real_cloud_computes_its_sheets_once_and_a_real_device_sends_less(
     tiny_split: Callable[..., Path], ranks: int | None, prompt_id: str
@@ -245,17 +247,19 @@ def test_a_real_cloud_computes_its_sheets_once_and_a_real_device_sends_less(
     assert after["prompt_sent_bytes"] < before["prompt_sent_bytes"] - 200 * after["shared_tokens"]
 
 
+@pytest.mark.process
 def test_a_small_budget_keeps_what_fits_and_says_so(tiny_split: Callable[..., Path]) -> None:
     """Sessions come first: they need room for at least one."""
     out = tiny_split()
     flags = ["--sheet_dir", SHEETS, "--record_file", out.parent / "small.sqlite", "--edge_ckpt_dir", out / "edge"]
     with cloud(out / "cloud", *flags, "--kv_cache_gb", 0.003) as running:
         assert "1 slot," in running.output()
-        assert "prompt prefixes; the others are computed anew" in running.output()
+        assert "prompt prefixes; each session computes the others again" in running.output()
 
 
+@pytest.mark.process
 def test_an_edge_half_of_another_split_is_refused(tiny_split: Callable[..., Path]) -> None:
     """It would compute other rows than the devices do."""
     out, other = tiny_split(), tiny_split(2)
     ended = run_main("cloud_main.py", "--ckpt_dir", str(out / "cloud"), "--edge_ckpt_dir", str(other / "edge"))
-    assert ended.returncode == 2 and "--edge_ckpt_dir" in ended.stderr and "same split" in ended.stderr
+    assert ended.returncode == 2 and "--edge_ckpt_dir" in ended.stderr and "from different splits" in ended.stderr

@@ -22,6 +22,8 @@ from llama.tokenizer import Tokenizer
 from tests.processes import Cloud, ask, cloud, edge
 from tests.support import ROOT, run_main
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 
 SHEETS = ROOT / "examples" / "sheets"
@@ -131,11 +133,14 @@ def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
 def test_a_cloud_with_vendors_must_have_a_place_for_their_copies(tiny_split: Splits) -> None:
     """It says so before it loads anything; so it does of a catalogue that is none, and of bad sheets."""
     for flags, said in (
-        (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), whose deliveries must be kept"),
+        (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), which require --record_file"),
         (("--sheet_dir", "/nowhere"), "no such directory"),
         (("--catalogue", PROFILE), "catalogue"),
-        (("--retention_days", "0", "--record_file", "/nowhere/x"), "--retention_days 0.0: give days above 0"),
-        (("--retention_days", "3"), "--retention_days is of the record, and there is none"),
+        (
+            ("--retention_days", "0", "--record_file", "/nowhere/x"),
+            "--retention_days must be greater than 0 days (got 0)",
+        ),
+        (("--retention_days", "3"), "--retention_days requires --record_file"),
     ):
         ended = run_main("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), *map(str, flags))
         assert ended.returncode in (1, 2) and ended.stdout == ""
@@ -227,8 +232,8 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
         (["What?"], ["name", "phone"], (), 2, "the sheet asks for name, phone; give your profile with --profile_file"),
         (["What?"], ["name"], ("--profile_file", PROFILE), 1, "the sheet asks for name. Run this in a terminal"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),
-        (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise maybe is not known; give schema or off"),
-        (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file and --prompt_id exclude each other"),
+        (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise must be schema or off (got maybe)"),
+        (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file and --prompt_id cannot be combined"),
         (["What?"], ["Name"], (), 1, "$.asks_for[0]"),
     ],
 )  # fmt: skip

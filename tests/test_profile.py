@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama import toml
@@ -14,8 +14,6 @@ from llama.errors import ProfileError
 from llama.privacy.policy import FieldPolicy
 from llama.privacy.profile import Profile, read_profile, text_of
 from tests.conftest import ROOT
-
-ANY_FILE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 
 
 def profile_of(directory: Path, data: str | bytes) -> Profile:
@@ -77,16 +75,16 @@ def test_the_sample_profile_can_be_read() -> None:
         (b"Name = 'rahasia'", "a field's name has 1 to 40 lower-case letters"),
         (b"'rahasia sekali' = 1", "a field's name"),
         (b"name = [['rahasia']]", "field name: must be text"),
-        (b"name = nan", "field name: not a number"),
-        (b"name = inf", "field name: not a number"),
+        (b"name = nan", "field name: not a finite number"),
+        (b"name = inf", "field name: not a finite number"),
         (b"name = 1" + b"0" * 50, "field name: a number of more than 40 digits"),
         (b"name = 10:00:00", "field name: must be text"),
-        (b"name = '" + b"r" * 20_001 + b"'", "field name: 20001 characters; the most is 20000"),
-        (b"\n".join(b"f%d = 1" % i for i in range(201)), "201 fields; the most is 200"),
+        (b"name = '" + b"r" * 20_001 + b"'", "field name: 20001 characters, but at most 20000 are allowed"),
+        (b"\n".join(b"f%d = 1" % i for i in range(201)), "201 fields, but at most 200 are allowed"),
         (b"policy = 'open'", "policy must be a table"),
         (b"name = 'x'\n[policy]\nname = 'rahasia'", "the policy of name must be secret or open"),
         (b"birth_date = 1991-04-12\n[policy]\nbirth_date = 3", "must be secret or quasi or open"),
-        (b"[policy]\nname = 'open'", "[policy] names the field name, which is not filled in"),
+        (b"[policy]\nname = 'open'", "[policy] sets name, a field without a value; remove it there"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -118,7 +116,6 @@ TOML_PIECES = st.lists(
 
 
 @given(st.one_of(TOML_PIECES, st.text(max_size=80)).map(lambda text: text.encode("utf-8", "replace")))
-@ANY_FILE
 def test_any_bytes_are_a_profile_or_a_one_line_refusal(tmp_path: Path, data: bytes) -> None:
     """No exception of another kind."""
     try:

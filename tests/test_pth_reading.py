@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -41,7 +41,6 @@ def test_any_tensors_by_name_are_read_as_torch_reads_them(tmp_path: Path) -> Non
     path = tmp_path / "a.pth"
     tensors = st.tuples(SHAPES, st.sampled_from(DTYPES), st.sampled_from(CHANGES))
 
-    @settings(max_examples=150, deadline=None)
     @given(st.dictionaries(st.text(max_size=300), tensors, max_size=12), st.booleans(), st.booleans())
     def read(drawn: dict[str, tuple[tuple[int, ...], torch.dtype, Callable[[torch.Tensor], torch.Tensor]]],
              ordered: bool, tied: bool) -> None:  # fmt: skip

@@ -19,6 +19,8 @@ from tests.hostile_checkpoints import CHATML, LOOP
 from tests.processes import wait_until
 from tests.support import ROOT
 
+pytestmark = pytest.mark.process
+
 DIALOG = [{"role": "user", "content": "Größe? 🙂 <|im_end|> {{ 1 }}\n"}, {"role": "assistant", "content": ""}]
 TEMPLATES = [
     CHATML,
@@ -43,10 +45,10 @@ def test_a_failing_template_is_told_of_by_the_kind_of_its_error() -> None:
         "{{ raise_exception('a secret') }}": "it refuses the dialogue",
         "{% for": "TemplateSyntaxError",
         "{{ 'a' * 10 ** 10 }}": "MemoryError",
-        LOOP: "it takes too long, or too much memory",
+        LOOP: "it takes too much time or memory",
         "{% for a in range(99999) %}{{ 'x' * 99 }}{% endfor %}": "OverflowError",
         "x" * 300_000: "it is longer than 256 KiB",
-        "\ud800": "it is not Unicode",
+        "\ud800": "it is not valid Unicode",
     }.items():
         with pytest.raises(CannotRender) as refused:
             render(template, [DIALOG])

@@ -117,6 +117,7 @@ def of_chatml(template: str) -> Callable[[Path], Path]:
 PLAIN, OTHER, IN_CHATML = [16, 66, 259, 232, 66, 259], [28, 15, 280, 97, 93, 274], [203, 211, 14, 66, 58, 49]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("make", "count", "first", "tokens"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,14 +31,16 @@ EDGE_ONLY = (
 )
 
 
-def imports_of(file: Path) -> Iterator[str]:
-    """Modules that a file imports, wherever in it."""
+@cache
+def imports_of(file: Path) -> tuple[str, ...]:
+    """Return the modules that a file imports, wherever in it."""
+    imported = list[str]()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            imported += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(imported)
 
 
 def reached(module: str, seen: set[str]) -> set[str]:
@@ -66,15 +68,15 @@ def test_edge_and_cloud_never_meet() -> None:
     assert [module for module in from_cloud if belongs_to(module, EDGE_ONLY)] == ["model_edge"]
 
 
-def reached_from(module: str) -> set[str]:
-    """Every module, of ours or of others, that importing ``module`` may import, at its top or within a function."""
-    files = {module_of(file): file for file in PRODUCT}
+@cache
+def reached_from(module: str) -> frozenset[str]:
+    """Return the modules, ours and others, that importing ``module`` may import, at its top or within a function."""
     reached, left = set[str](), [module]
     while left:
         if (name := left.pop()) not in reached:
             reached.add(name)
-            left += [n for i in (name, f"{name}.__init__") if i in files for n in imports_of(files[i])]
-    return reached
+            left += [n for i in (name, f"{name}.__init__") if i in FILES for n in imports_of(FILES[i])]
+    return frozenset(reached)
 
 
 WITHOUT_TORCH = (
@@ -118,6 +120,7 @@ def test_whoever_needs_no_tensor_never_reaches_torch(package: str) -> None:
             assert not {name for name in reached_from(module) if name.split(".")[0] in {"torch", "numpy", "fairscale"}}
 
 
+@pytest.mark.process
 def test_a_fresh_interpreter_with_the_contract_and_its_programs_has_neither_torch_nor_numpy() -> None:
     """Nor through a library that they use."""
     modules = "llama.wire, llama.vendor.program, llama.status, llama.keys, llama.cloud.backup, llama.cloud.importing"

@@ -15,8 +15,9 @@ from markdown_it import MarkdownIt
 
 from llama.privacy.restoring import Restorer
 from llama.text.printable import printable
+from tests.volumes import examples
 
-MANY = settings(max_examples=250, deadline=None, derandomize=True)
+MANY = settings(derandomize=True)
 MOST_HELD = 36  # the longest tag, and enough after it to see that no link begins
 
 VALUES = {
@@ -201,7 +202,7 @@ FRAGMENTS = (
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join), cut_lists)
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_any_scraps_of_tags_and_markup_are_shown_alike_however_they_are_cut(reply: str, cuts: list[int]) -> None:
     """Whatever is decided about a text must not depend on the pace at which it arrives."""
     whole = shown(reply)
@@ -489,7 +490,7 @@ def linking(draw: st.DrawFn) -> str:
 
 
 @given(linking(), st.sampled_from(["Sari", "Sari Wulandari"]))
-@settings(max_examples=700, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_no_scraps_of_links_carry_a_value(reply: str, value: str) -> None:
     """In any order, well formed or not; a renderer says what is a link."""
     each = Restorer({"[NAME_1]": value})
@@ -498,7 +499,7 @@ def test_no_scraps_of_links_carry_a_value(reply: str, value: str) -> None:
 
 
 @given(linking(), cut_lists)
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_scraps_of_links_are_shown_alike_however_they_are_cut(reply: str, cuts: list[int]) -> None:
     """A link that is still arriving may yet become none, and the other way round."""
     whole = shown(reply)
@@ -541,7 +542,7 @@ def test_nothing_is_lost_at_the_end(end: str) -> None:
 @example("~", [300])
 @example("[a](", [1])
 @example("https:", [1])
-@settings(max_examples=25, deadline=None, derandomize=True)
+@examples(0.25)
 def test_what_is_held_and_remembered_does_not_grow_with_the_reply(scraps: str, sizes: list[int]) -> None:
     """A cloud may say the same for ever, in pieces of any size."""
     each, reply, sent = restorer(), scraps * (3000 // max(1, len(scraps))), 0

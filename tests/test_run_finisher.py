@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import zmq
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama import wire
@@ -229,7 +229,6 @@ def words(llama3_tokenizer: Path) -> Tokenizer:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
 def test_any_eight_tokens_of_the_prompt_are_recognised_anywhere(words: Tokenizer, data: st.DataObject) -> None:
     """In any case, with other spaces and quotation marks, in the middle of anything."""
     ids = words.encode(SYSTEM, bos=False, eos=False)
@@ -292,7 +291,6 @@ def test_what_the_vendor_wrote_itself_is_no_quotation(words: Tokenizer) -> None:
 
 
 @given(st.lists(st.text("ab ", min_size=1, max_size=20), max_size=12), st.text("ab ", max_size=200))
-@settings(deadline=None)
 def test_windows_that_are_looked_up_are_those_that_are_there(windows: list[str], text: str) -> None:
     """Each once, whatever they have in common."""
     assert sorted(Windows(dict.fromkeys(windows)).found_in(text)) == sorted(w for w in set(windows) if w in text)

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.sampler import sample, uniform
 from llama.sampling_params import SamplingParams
+from tests.volumes import examples
 
 SEEDS = range(3000)
 
@@ -64,7 +65,7 @@ def test_a_token_whose_preceding_mass_equals_p_exactly_is_kept() -> None:
     st.floats(0.2, 2.0),
     st.floats(0, 1),
 )
-@settings(deadline=None, max_examples=25)
+@examples(0.25)
 def test_only_tokens_that_metas_rule_keeps_are_sampled(logits: list[float], temperature: float, top_p: float) -> None:
     """Random logits, temperatures and p, against slow code that was written from the rule."""
     probs = probabilities(logits, temperature)

@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.chat import Message
@@ -262,7 +262,6 @@ def test_only_what_is_surely_a_city_is_sent_as_one(address: str, city: str | Non
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=300, deadline=None)
 def test_any_text_can_be_cleaned_and_nothing_secret_is_left(text: str) -> None:
     """And what is clean stays as it is."""
     sanitiser = Sanitiser(SARI, own=[text])

@@ -1,4 +1,4 @@
-"""Claims about steps that share a forward pass: who goes together, and that nobody's text depends on the batch."""
+"""Claims about steps that share a forward pass: which steps share one, and that no text depends on the batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.cloud.model_runner import ModelRunner
@@ -30,6 +30,7 @@ from llama.sampling_params import SamplingParams
 from llama.tokenizer import Tokenizer
 from llama.wire import Close, Closed, Error, Tokens
 from tests.support import ARGS, MAX_SEQ_LEN, Halves, Served, open_request, step_of
+from tests.volumes import examples
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def halves() -> Halves:
 
 @dataclass(frozen=True)
 class Waits:
-    """A step, as the bookkeeping sees it."""
+    """A step with the attributes that the scheduler uses."""
 
     slot: int
     end: int = 10
@@ -51,7 +52,7 @@ class Waits:
 
 
 def chunk(slot: int, owner: str = "one", rows: int = 256, end: int = 256, **more: float) -> Waits:
-    """A part of a prompt."""
+    """Return a chunk: a part of a prompt."""
     return Waits(slot, end, False, owner, rows, **more)  # type: ignore[arg-type]
 
 
@@ -71,7 +72,7 @@ def waiting(*steps: Waits, clock: Clock | None = None) -> Scheduler[Waits]:
 
 
 def steps_of(scheduler: Scheduler[Waits]) -> list[Waits]:
-    """What is computed next, and is then done at once."""
+    """Return the steps of the next batch, and complete it at once."""
     computed = scheduler.next()
     if computed is None:
         return []
@@ -79,7 +80,7 @@ def steps_of(scheduler: Scheduler[Waits]) -> list[Waits]:
     return computed.steps
 
 
-# ---- who goes together
+# ---- steps that share a pass
 
 
 def test_all_that_decode_go_together_by_slot() -> None:
@@ -87,20 +88,20 @@ def test_all_that_decode_go_together_by_slot() -> None:
 
 
 def test_chunks_of_prompts_take_turns_with_those_that_decode() -> None:
-    """One chunk, one pass, one chunk …: nobody waits longer than for one chunk, and no prompt waits for ever."""
+    """One chunk, one pass, one chunk …: no session waits for more than one chunk, and no prompt waits forever."""
     chunks = [chunk(slot) for slot in (5, 6, 7)]
     scheduler, passes = waiting(Waits(1), Waits(2), *chunks), list[list[Waits]]()
     while len(scheduler):
         passes.append(steps_of(scheduler))
         if passes[-1][0].is_decoding:
-            scheduler.add(Waits(1))  # it comes back at once, for ever
+            scheduler.add(Waits(1))  # it comes back at once, forever
         if len(passes) == 6:
             break
     assert passes == [[Waits(1), Waits(2)], [chunks[0]], [Waits(1)], [chunks[1]], [Waits(1)], [chunks[2]]]
 
 
 def test_a_pass_waits_a_moment_for_sessions_that_are_about_to_come_back() -> None:
-    """For a share of the last pass's time, and never when all are there."""
+    """It waits for a share of the last pass's time, and not at all when all sessions are back."""
     clock = Clock()
     scheduler = waiting(Waits(0), Waits(1), clock=clock)
     computed = scheduler.next()
@@ -116,7 +117,7 @@ def test_a_pass_waits_a_moment_for_sessions_that_are_about_to_come_back() -> Non
 
 
 def test_a_session_that_has_ended_is_not_waited_for_and_its_step_is_given_back() -> None:
-    """Also one of whose chunk a part is computed already; what its slot's next session sends is computed whole."""
+    """This includes a session with a partly computed chunk. The chunk of its slot's next session is computed whole."""
     clock = Clock()
     scheduler = waiting(Waits(0), Waits(1), clock=clock)
     scheduler.complete(Batch([Waits(2)]), 10.0)
@@ -132,9 +133,8 @@ def test_a_session_that_has_ended_is_not_waited_for_and_its_step_is_given_back()
 
 
 @given(ends=st.dictionaries(st.integers(0, 63), st.integers(1, 100_000), min_size=1))
-@settings(max_examples=200, deadline=None)
 def test_however_long_sessions_are_little_is_read_in_vain_and_everybody_gets_a_turn(ends: dict[int, int]) -> None:
-    """The one that has waited longest is always in the next pass."""
+    """The step that has waited longest is always in the next pass."""
     steps = [Waits(slot, end) for slot, end in ends.items()]
     scheduler = waiting(*steps)
     while len(scheduler):
@@ -147,17 +147,17 @@ def test_however_long_sessions_are_little_is_read_in_vain_and_everybody_gets_a_t
     assert steps == []
 
 
-# ---- who gets how much
+# ---- shares of the time
 
 
 class Machine:
-    """A model whose passes take known times, and sessions that send their next step as soon as they have an answer.
+    """A model whose passes take known times, and sessions that send their next step after a known time away.
 
     Args:
-        row_s: seconds of a row of a chunk at the beginning of a context; a pass that decodes takes 1.
-        long_s: what is added to that at position 2048.
+        row_s: seconds of a row of a chunk at the beginning of a context; a decoding pass takes 1 second.
+        long_s: additional seconds of a row at position 2048.
         sample_s: seconds of an id that is drawn.
-        away_s: from an answer until the session's next row.
+        away_s: seconds from a reply until the session's next row.
     """
 
     def __init__(self, row_s: float = 0.05, long_s: float = 0.05, sample_s: float = 0.0, away_s: float = 0.1) -> None:
@@ -166,13 +166,13 @@ class Machine:
         self._position_s, self._long_s, self._sample_s, self._away_s = row_s, long_s, sample_s, away_s
         self.coming = list[tuple[float, Waits]]()
         self.used, self.rows = defaultdict[str, float](float), Counter[str]()  # seconds and rows of chunks, by owner
-        self.tokens = dict[int, list[float]]()  # when each decoding slot had its tokens
+        self.tokens = dict[int, list[float]]()  # times of each decoding slot's tokens
 
     def comes(self, step: Waits, in_s: float = 0.0) -> None:
         self.coming.append((self.clock.now + in_s, step))
 
     def run(self, seconds: float) -> None:
-        """Every step that is answered comes again."""
+        """Run for so many seconds. Each answered step comes again."""
         until = self.clock.now + seconds
         while self.clock.now < until:
             for at, step in list(self.coming):
@@ -216,12 +216,14 @@ class Machine:
     end=st.sampled_from([256, 2048]),
     repeated=st.sampled_from([0.0, 1.0]),
 )
-@settings(max_examples=60, deadline=None)
+@examples(0.6)
 def test_however_dear_the_steps_of_one_key_are_another_device_decodes_on(
     row_s: float, long_s: float, sample_s: float, away_s: float, hostile: int, sampled: int, end: int, repeated: float
 ) -> None:
-    """Chunks without a pause, of many sessions: another's tokens come at half of its speed or, where they compute the
-    same again and again, at two thirds; and never five passes apart, unless a single row takes longer.
+    """One key sends chunks of many sessions without a pause. Another key decodes.
+
+    The tokens of the other key come at half of its speed, or at two thirds if the chunks repeat computed positions.
+    They are never five passes apart, unless a single row takes longer.
     """
     machine = Machine(row_s, long_s, sample_s, away_s)
     machine.comes(Waits(0, owner="honest"))
@@ -234,17 +236,17 @@ def test_however_dear_the_steps_of_one_key_are_another_device_decodes_on(
     times = machine.tokens[0]
     dearest_row = row_s + long_s * end / 2048 + sample_s * bool(sampled)
     alone, got = 1 / (1 + away_s), sum(time > settled for time in times) / 200
-    # A part, the pass, and the time away; what a row takes was learnt, at other places and without drawing.
+    # A part, the pass, and the time away. The scheduler learnt a row's time at other positions, without drawing ids.
     gaps = [b - a for a, b in pairwise(times) if a > settled - 7 * WINDOW_PASSES]
     assert max(gaps) <= 1 + away_s + max(2 * PART_PASSES, dearest_row) + 0.01
     share = CHUNKS_SHARE / (1 + repeated)
     assert got >= alone * (1 - share) * 0.93 - 0.02
-    # Nor is it starved: it has its part, or all that can be had in turns.
+    # The key with the chunks does not starve, either: it gets its part, or as much as taking turns allows.
     assert machine.used["hostile"] / 200 >= 0.5 * min(share, alone * min(PART_PASSES, 256 * row_s))
 
 
 def test_who_is_alone_gets_all_of_the_time_and_its_chunks_whole() -> None:
-    """Also after it has had much, and also again as soon as the others have gone."""
+    """This holds also after much use, and again as soon as the other owners have gone."""
     machine = Machine()
     machine.comes(chunk(0, "one"))
     machine.run(100)
@@ -264,7 +266,7 @@ def test_who_is_alone_gets_all_of_the_time_and_its_chunks_whole() -> None:
 
 
 def test_a_new_prompt_is_served_before_those_of_who_has_had_much() -> None:
-    """While four sessions of another owner send one chunk after the other."""
+    """Four sessions of another owner send one chunk after the other meanwhile."""
     machine = Machine(away_s=0.001)
     for slot in range(4):
         machine.comes(chunk(slot, "greedy"))
@@ -277,7 +279,7 @@ def test_a_new_prompt_is_served_before_those_of_who_has_had_much() -> None:
 
 
 def test_prompts_share_all_of_the_time_where_nobody_decodes() -> None:
-    """Four sessions of one owner and one of another: half each, and nothing is left idle."""
+    """Four sessions of one owner and one session of another: each owner gets half, and the model is never idle."""
     machine = Machine(away_s=0.001)
     machine.comes(Waits(0, owner="before"))
     machine.run(10)
@@ -291,7 +293,7 @@ def test_prompts_share_all_of_the_time_where_nobody_decodes() -> None:
 
 
 def test_owners_of_chunks_get_equal_parts_however_many_sessions_they_have() -> None:
-    """One, two and four sessions of three owners, while a fourth decodes."""
+    """Three owners have one, two and four sessions, while a fourth owner decodes."""
     machine = Machine()
     machine.comes(Waits(0, owner="honest"))
     for slot, owner in enumerate(["a", "b", "b", "c", "c", "c", "c"], 1):
@@ -309,7 +311,7 @@ def test_owners_of_chunks_get_equal_parts_however_many_sessions_they_have() -> N
 
 @pytest.mark.parametrize("slots", [[0, 1, 2], [1, 2, 4], [0, 5], [3]])
 def test_rows_that_share_a_pass_get_the_logits_that_they_get_alone(halves: Halves, slots: Sequence[int]) -> None:
-    """Rows of different ages, neighbours or with others between, whose caches are left as they were."""
+    """Slots of different lengths, adjacent or not. The caches of the slots between stay unchanged."""
     generator = torch.Generator().manual_seed(1)
     rows = {slot: torch.randn(20, ARGS.dim, generator=generator) for slot in range(6)}
     ages = {slot: 3 + 2 * slot for slot in range(6)}
@@ -329,7 +331,10 @@ def test_rows_that_share_a_pass_get_the_logits_that_they_get_alone(halves: Halve
 
 
 def test_the_same_text_alone_and_in_a_crowd(halves: Halves, tokenizer: Tokenizer) -> None:
-    """Twelve devices at once over eight rows, prompts of all lengths, greedy and sampled: what each would get alone."""
+    """Twelve devices share eight slots, with prompts of all lengths, greedy and sampled.
+
+    Each gets the text that it gets alone.
+    """
     runs = [
         ([(7 * i + j) % 500 for j in range(1 + 3 * i)], SamplingParams(0.0 if i % 2 else 0.8, 0.9, seed=i))
         for i in range(12)
@@ -352,14 +357,14 @@ def test_the_same_text_alone_and_in_a_crowd(halves: Halves, tokenizer: Tokenizer
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert max(sizes, default=0) >= 2, "nobody shared a pass"
+        assert max(sizes, default=0) >= 2, "no steps shared a pass"
         for i, (prompt, sampling) in enumerate(runs):
             assert got[i] == halves.tokens(prompt, 20, sampling), i
         assert len(served.server.sessions) == 0
 
 
 def test_one_whose_rows_are_damaged_does_not_harm_those_in_the_same_pass(halves: Halves, tokenizer: Tokenizer) -> None:
-    """Both steps come while another is computed; one holds NaN."""
+    """Both steps arrive while another one is computed. One of them contains NaN."""
     prompt = [1, 2, 3]
     with (
         Served(halves, tokenizer, slots=3) as served,
@@ -388,7 +393,10 @@ def test_one_whose_rows_are_damaged_does_not_harm_those_in_the_same_pass(halves:
 
 
 def test_a_cloud_that_drains_ends_what_runs_and_begins_nothing(halves: Halves, tokenizer: Tokenizer) -> None:
-    """The running session goes on to its end, a new one is told to wait for the next start, then serving ends."""
+    """The running session continues to its end.
+
+    A new one is refused as busy until the next start. Then serving ends.
+    """
     with Served(halves, tokenizer) as served, served.peer() as peer, served.peer() as late:
         session = served.open(peer, open_request())
         served.drain()

@@ -1,4 +1,4 @@
-"""Claims about the cloud's server: a real one, with a small random model, under honest and hostile peers."""
+"""Claims about the cloud's server: a real server with a small random model, with honest and hostile peers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 import zmq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -36,9 +36,10 @@ from tests.support import (
     open_request,
     step_of,
 )  # fmt: skip
+from tests.volumes import examples
 
 PROMPT = [258, 84, 104, 101, 32]
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUICK = examples(0.6)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def served(halves: Halves, tokenizer: Tokenizer) -> Iterator[Served]:
 
 @pytest.fixture(autouse=True)
 def an_honest_run_still_works(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After whatever a test did to the shared server, a run of four tokens is as it should be, and no row is lost."""
+    """After each test with the shared server, check that a run of four tokens is right and that no slot is lost."""
     yield
     if "served" in request.fixturenames:
         served = request.getfixturevalue("served")
@@ -70,13 +71,13 @@ def peer(served: Served) -> Iterator[Peer]:
 def test_a_run_over_the_wire_gives_the_tokens_of_the_halves_called_directly(
     served: Served, sampling: SamplingParams
 ) -> None:
-    """Greedy and seeded, the prompt in one chunk and in several."""
+    """Greedy and seeded, with the prompt in one chunk and in several."""
     for prompt, chunk in ((PROMPT, 16), (PROMPT * 7, 16), (PROMPT, 2), ([258], 16)):
         assert served.run(prompt, 12, sampling, chunk) == served.halves.tokens(prompt, 12, sampling, chunk)
 
 
 def test_several_devices_at_once_get_the_tokens_that_each_gets_alone(served: Served) -> None:
-    """Four devices, interleaved at the server's pleasure."""
+    """Four devices, interleaved in any order that the server chooses."""
     prompts = [[258, *range(40 + i, 40 + 6 * i + 3)] for i in range(4)]
     with ThreadPoolExecutor(4) as devices:
         together = list(devices.map(lambda prompt: served.run(prompt, 16), prompts))
@@ -84,7 +85,10 @@ def test_several_devices_at_once_get_the_tokens_that_each_gets_alone(served: Ser
 
 
 def test_going_back_to_a_position_equals_a_fresh_run(served: Served, peer: Peer) -> None:
-    """Other rows at an earlier position, then on: the ids are those of a run that never knew what was cut."""
+    """A device sends other rows at an earlier position and continues.
+
+    The ids are those of a run without the cut rows.
+    """
     first, second = [258, 65, 66, 67, 68, 69], [258, 65, 66, 90, 91, 92]
     with served.session(peer, open_request(6)) as session:
         rows = served.halves.rows(first)
@@ -99,7 +103,7 @@ def test_going_back_to_a_position_equals_a_fresh_run(served: Served, peer: Peer)
 
 
 def test_several_wanted_rows_give_the_ids_that_single_steps_give(served: Served, peer: Peer) -> None:
-    """``want`` of 4 on a reply that is known already: one id per row, indices and all."""
+    """``want`` of 4 on a known reply gives one id per row, with the right output indices."""
     sampling = SamplingParams(1.0, 1.0, seed=5)
     reply = served.halves.tokens(PROMPT, 4, sampling)
     with served.session(peer, open_request(len(PROMPT), sampling)) as session:
@@ -117,19 +121,19 @@ def test_the_text_is_cut_before_the_first_stop_id_and_usage_counts_what_is_left(
 
 
 def test_a_finished_sessions_row_of_the_cache_is_zeroed(served: Served, peer: Peer) -> None:
-    """Nothing that a device sent stays behind, also when it went back before it closed."""
+    """No rows of a device remain in the cache, also if it went back before it closed the session."""
     rows = served.halves.rows([*PROMPT, 70, 71])
     with served.session(peer, open_request(7)) as session:
         peer.ask(step_of(session, 1, 0, rows), rows)
         peer.ask(step_of(session, 2, 0, rows[:2], want=0), rows[:2])
         assert served.cache.keys_values.any()
-    sessions = [served.open(peer, open_request()) for _ in range(4)]  # every row has been cleared when all can be had
+    sessions = [served.open(peer, open_request()) for _ in range(4)]  # when all slots are free, each has been cleared
     for session in sessions:
         assert isinstance(peer.ask(Close(session, 1)), Closed)
     assert not served.cache.keys_values.any()
 
 
-# ---- asked twice
+# ---- repeated requests
 
 
 def test_a_resent_request_gets_the_same_reply_and_is_computed_once(served: Served, peer: Peer) -> None:
@@ -154,7 +158,7 @@ def test_a_resent_request_gets_the_same_reply_and_is_computed_once(served: Serve
 
 
 def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_only(served: Served, peer: Peer) -> None:
-    """Computed once; the first asker gets nothing more, the last one the ids."""
+    """It is computed once. The first socket gets no reply, the last one gets the ids."""
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session, served.peer() as second, served.peer() as third:
         frames, before = frames_of(step_of(session, 1, 0, rows), rows), served.halves.cloud.steps
@@ -171,19 +175,22 @@ def test_a_request_resent_while_it_is_computed_is_answered_to_the_newest_asker_o
 
 
 def second_hello_answered(served: Served) -> None:
-    """Two handshakes on two new sockets: by then the router, which is fair to its peers, has read what came before."""
+    """Wait for two handshakes on two new sockets.
+
+    The router is fair to its peers, so by then it has read the messages sent before.
+    """
     for _ in range(2):
         with served.peer() as other:
             assert isinstance(other.ask(Hello(wire.VERSION)), Welcome)
 
 
 def third_us(served: Served, session: bytes) -> int:
-    """The computing time the server has on record for the session."""
+    """Return the computing time that the server has recorded for the session."""
     return served.server.sessions.find(session).compute_us
 
 
 def test_other_bytes_under_a_used_number_and_gaps_are_out_of_sequence(served: Served, peer: Peer) -> None:
-    """A refused request does not count: the right next one is still taken."""
+    """A refused request does not count: the cloud still accepts the right next one."""
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session:
         assert isinstance(peer.ask(step_of(session, 1, 0, rows), rows), Tokens)
@@ -196,7 +203,7 @@ def test_other_bytes_under_a_used_number_and_gaps_are_out_of_sequence(served: Se
 
 
 def test_the_next_request_is_refused_while_one_is_computed(served: Served, peer: Peer) -> None:
-    """Reordered requests: number 2 before number 1 is done."""
+    """Reordered requests: number 2 arrives before number 1 is computed."""
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session, served.peer() as other:
         with served.halves.cloud.held():
@@ -208,7 +215,7 @@ def test_the_next_request_is_refused_while_one_is_computed(served: Served, peer:
 
 
 def test_open_is_idempotent_by_run_id(served: Served, peer: Peer) -> None:
-    """The same bytes: the same session. Other bytes: a new one, and the old one is gone."""
+    """The same bytes give the same session. Other bytes give a new session and end the old one."""
     request = open_request()
     first = served.open(peer, request)
     assert peer.ask(request) == Opened(first)
@@ -224,7 +231,7 @@ def test_open_is_idempotent_by_run_id(served: Served, peer: Peer) -> None:
 
 
 def test_a_handshake_and_a_refusal_are_answered_while_a_long_step_computes(served: Served, peer: Peer) -> None:
-    """And so are Open and Close of others."""
+    """So are Open and Close of other peers."""
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session, served.peer() as other:
         with served.halves.cloud.held():
@@ -242,7 +249,7 @@ def test_a_handshake_and_a_refusal_are_answered_while_a_long_step_computes(serve
 def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_the_session_is_gone(
     served: Served, peer: Peer
 ) -> None:
-    """The row is given away only after the step: with all others taken, Open is busy until then."""
+    """The slot is free only after the step: while all others are taken, Open is refused as busy until then."""
     rows = served.halves.rows(PROMPT)
     session = served.open(peer, open_request())
     others: list[bytes] = []
@@ -260,11 +267,11 @@ def test_close_during_a_step_is_answered_at_once_and_the_steps_asker_hears_that_
             other.ask(Close(one, 1))
 
 
-# ---- room
+# ---- full clouds
 
 
 def test_a_full_cloud_says_busy_and_when_to_ask_again(served: Served, peer: Peer) -> None:
-    """``retry_after_s`` is there and positive; a closed session makes room."""
+    """``retry_after_s`` is set and positive. A closed session frees a slot."""
     sessions = [served.open(peer, open_request()) for _ in range(4)]
     refusal = peer.ask(open_request())
     assert isinstance(refusal, Error) and refusal.code == "busy"
@@ -275,7 +282,7 @@ def test_a_full_cloud_says_busy_and_when_to_ask_again(served: Served, peer: Peer
 
 
 def test_a_cloud_whose_only_row_is_still_being_cleared_says_busy(halves: Halves, tokenizer: Tokenizer) -> None:
-    """One row, closed during a step: no session is left, no row is free, and nothing fails."""
+    """One slot, closed during a step: no session is open, no slot is free, and nothing fails."""
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer, slots=1) as small, small.peer() as peer, small.peer() as other:
         session = small.open(peer, open_request())
@@ -290,31 +297,31 @@ def test_a_cloud_whose_only_row_is_still_being_cleared_says_busy(halves: Halves,
 
 
 def test_a_device_that_vanished_loses_its_row_after_the_idle_timeout(halves: Halves, tokenizer: Tokenizer) -> None:
-    """One row: taken by a device that leaves in the middle of a reply, then had by the next."""
+    """One slot: a device takes it and leaves in the middle of a reply. Then the next device gets it."""
     with Served(halves, tokenizer, slots=1, idle_timeout_s=0.2) as small, small.peer() as other:
         with small.peer() as gone:
             session = small.open(gone, open_request())
             rows = halves.rows(PROMPT)
             gone.ask(step_of(session, 1, 0, rows), rows)
-            gone.send_request(step_of(session, 2, 5, rows[:1]), rows[:1])  # and never listens for the answer
+            gone.send_request(step_of(session, 2, 5, rows[:1]), rows[:1])  # and never reads the reply
         assert small.run(PROMPT, 3) == halves.tokens(PROMPT, 3)
         assert other.refusal(Finish(session, 3, 1)) == "unknown_session"
 
 
 def test_the_cloud_listens_on_the_bound_port_only(served: Served) -> None:
-    """Asked of the kernel; the process is this one."""
+    """The kernel lists the listening ports of this process."""
     own = {int(served.endpoint.rpartition(":")[2])}
-    # What other tests have closed is taken down by libzmq's own threads.
+    # libzmq's own threads close the sockets of other tests, a moment later.
     assert wait_until(lambda: listening_ports(os.getpid()) == own), (listening_ports(os.getpid()), own)
 
 
-# ---- nonsense
+# ---- malformed requests
 
 
 @given(data=st.data())
 @QUICK
 def test_any_frames_at_all_get_a_typed_refusal(served: Served, peer: Peer, data: st.DataObject) -> None:
-    """Random frames from a REQ peer; one reply each, always bad_request."""
+    """Random frames from a REQ peer get one reply each, always bad_request."""
     frames = data.draw(st.lists(st.binary(max_size=200), min_size=1, max_size=4))
     assert code_of(peer.exchange(*frames)) == "bad_request"
 
@@ -322,7 +329,7 @@ def test_any_frames_at_all_get_a_typed_refusal(served: Served, peer: Peer, data:
 @given(position=st.integers(0, 200), byte=st.integers(0, 255))
 @QUICK
 def test_a_damaged_header_gets_a_typed_reply(served: Served, peer: Peer, position: int, byte: int) -> None:
-    """One byte of a valid Step changed: refused, one way or another, or still the same."""
+    """One changed byte in a valid Step: the cloud refuses it as malformed or as a Step of an unknown session."""
     rows = served.halves.rows(PROMPT)
     header, tensor = frames_of(step_of(b"s" * 16, 1, 0, rows), rows)
     damaged = bytearray(header)
@@ -349,7 +356,7 @@ def test_a_damaged_header_gets_a_typed_reply(served: Served, peer: Peer, positio
     ids=lambda frames: f"{frames[0][:24]!r} in {len(frames)}",
 )
 def test_what_is_not_a_request_of_this_protocol_is_a_bad_request(peer: Peer, frames: list[bytes]) -> None:
-    """Unknown type or field, a wrong type, another number of frames, a bomb of nested maps."""
+    """An unknown type or field, a wrong type, another number of frames, or deeply nested maps."""
     assert code_of(peer.exchange(*frames)) == "bad_request"
 
 
@@ -379,12 +386,12 @@ def test_another_protocol_version_and_another_checkpoint_are_refused_with_the_cu
     ids=str,
 )
 def test_settings_and_ids_out_of_range_are_refused_at_open(peer: Peer, changes: dict[str, object]) -> None:
-    """No session is made."""
+    """No session is opened."""
     assert peer.refusal(open_request(**changes)) == "out_of_range"  # type: ignore[arg-type]
 
 
 def test_requests_for_unknown_sessions_are_refused(served: Served, peer: Peer) -> None:
-    """Step, Finish and Close for a session that never was."""
+    """Step, Finish and Close for a session that never existed."""
     rows = served.halves.rows(PROMPT)
     assert peer.refusal(step_of(b"?" * 16, 1, 0, rows), rows) == "unknown_session"
     assert peer.refusal(Finish(b"?" * 16, 1, 0)) == "unknown_session"
@@ -392,7 +399,7 @@ def test_requests_for_unknown_sessions_are_refused(served: Served, peer: Peer) -
 
 
 def test_rows_of_another_dtype_width_or_length_are_a_wrong_tensor(served: Served, peer: Peer) -> None:
-    """Neither counts nor computes."""
+    """The refused step does not count, and nothing is computed."""
     rows = served.halves.rows(PROMPT)
     before = served.halves.cloud.steps
     with served.session(peer) as session:
@@ -416,7 +423,7 @@ def test_rows_of_another_dtype_width_or_length_are_a_wrong_tensor(served: Served
 def test_rows_that_are_not_finite_are_refused_and_leave_the_run_as_it_was(
     served: Served, peer: Peer, bad: float
 ) -> None:
-    """The refusal counts in the sequence; the same rows without the fault go on to the right ids."""
+    """The refusal counts in the sequence. The same rows without the fault then give the right ids."""
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session:
         peer.ask(step_of(session, 1, 0, rows[:3], want=0), rows[:3])
@@ -429,7 +436,10 @@ def test_rows_that_are_not_finite_are_refused_and_leave_the_run_as_it_was(
 
 
 def test_logits_that_are_not_finite_are_refused_instead_of_sampled(tokenizer: Tokenizer) -> None:
-    """A cloud half with one damaged weight: a refusal, no id is made up; steps that want none are not affected."""
+    """A cloud half has one damaged weight.
+
+    The step is refused and gets no ids. Steps that want none are not affected.
+    """
     damaged = Halves(seed=1, spoil=lambda cloud: cloud.output.weight[7, 7].fill_(float("nan")))
     rows = damaged.rows(PROMPT)
     with Served(damaged, tokenizer) as served, served.peer() as peer:
@@ -439,7 +449,7 @@ def test_logits_that_are_not_finite_are_refused_instead_of_sampled(tokenizer: To
 
 
 def test_a_step_for_which_memory_is_lacking_is_refused_and_the_run_goes_on(tokenizer: Tokenizer) -> None:
-    """The allocator's own refusal, once, inside the model; smaller chunks then give the right id."""
+    """The allocator fails once inside the model. Smaller chunks then give the right id."""
     halves = Halves(seed=1)
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer) as served, served.peer() as peer:
@@ -453,7 +463,7 @@ def test_a_step_for_which_memory_is_lacking_is_refused_and_the_run_goes_on(token
 
 
 def test_logits_beyond_the_tokenizers_ids_are_never_chosen(golden: Path, tmp_path: Path) -> None:
-    """Some checkpoints pad the vocabulary; here the likeliest id is always one of two that are no tokens."""
+    """Some checkpoints pad the vocabulary. Here the likeliest id is always one of two that are not tokens."""
     lines = (golden / "tiny-llama3" / "tokenizer.model").read_bytes().splitlines(keepends=True)
     (tmp_path / "tokenizer.model").write_bytes(b"".join(lines[:-2]))
     tokenizer, huge = Tokenizer(tmp_path / "tokenizer.model"), torch.randn(ARGS.dim) * 100
@@ -467,14 +477,17 @@ def test_logits_beyond_the_tokenizers_ids_are_never_chosen(golden: Path, tmp_pat
 
 
 def test_the_largest_finite_rows_get_a_typed_reply(served: Served, peer: Peer) -> None:
-    """Their squares overflow inside the model; the next session in the same row of the cache is not affected."""
+    """Their squares overflow inside the model. The next session in the same slot is not affected."""
     huge = torch.full((2, ARGS.dim), torch.finfo(torch.float32).max)
     with served.session(peer, open_request(2)) as session:
         assert peer.refusal(step_of(session, 1, 0, huge), huge) in ("not_finite", "Tokens")
 
 
 def test_positions_wants_and_ends_out_of_range_are_refused(served: Served, peer: Peer) -> None:
-    """A hole in the cache, beyond the context, too many rows, ids of the prompt, ids with a gap, an end not reached."""
+    """A gap in the cache, positions beyond the context, too many rows, and wrong ids or ends.
+
+    The wrong ids are those of the prompt and those after a gap. The wrong end is one that the reply has not reached.
+    """
     many = torch.zeros(MAX_ROWS + 1, ARGS.dim)
     rows = served.halves.rows(PROMPT)
     with served.session(peer) as session:
@@ -500,7 +513,10 @@ def test_positions_wants_and_ends_out_of_range_are_refused(served: Served, peer:
 
 
 def test_peers_that_are_no_REQ_are_ignored_or_answered_by_the_envelope_they_send(served: Served) -> None:
-    """A DEALER without the empty frame gets nothing; with it, it is as good as a REQ, also with requests in a row."""
+    """A DEALER without the empty frame gets no reply.
+
+    With it, it gets replies like a REQ, also to requests in a row.
+    """
     with served.peer(zmq.DEALER) as dealer:
         dealer.send(wire.encode(Hello(wire.VERSION)))
         dealer.send(b"x", b"y", b"z")
@@ -514,7 +530,7 @@ def test_peers_that_are_no_REQ_are_ignored_or_answered_by_the_envelope_they_send
 
 
 def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else_anything(served: Served) -> None:
-    """The kernel hands over at most a few buffers of it; the peer sees a disconnection."""
+    """The kernel delivers at most a few buffers of it. The cloud disconnects the peer."""
     with served.peer() as large:
         monitor = large.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         large.send(wire.encode(Hello(wire.VERSION)) + bytes(8 << 20))
@@ -523,7 +539,7 @@ def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_els
 
 
 def test_raw_bytes_that_are_not_ZeroMQ_at_all_do_no_harm(served: Served) -> None:
-    """An HTTP request and random bytes on the bare TCP port."""
+    """An HTTP request and random bytes on the plain TCP port."""
     import socket
 
     host, port = served.endpoint.removeprefix("tcp://").split(":")
@@ -544,7 +560,7 @@ def test_a_crowd_of_peers_that_ask_and_leave_does_no_harm(served: Served) -> Non
 
 @dataclass
 class Known:
-    """What the contract says about a session, kept apart from the server's own books."""
+    """A session's state according to the contract, kept apart from the server's own bookkeeping."""
 
     id: bytes
     request: wire.Open
@@ -555,7 +571,7 @@ class Known:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Requests in any order against a server with two rows; each answer is what the contract says."""
+    """Requests in any order to a server with two slots. Each answer must follow the contract."""
 
     served: Served
 
@@ -670,18 +686,18 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def test_requests_in_any_order_get_what_the_contract_says(halves: Halves, tokenizer: Tokenizer) -> None:
-    """A model of the contract, written a second time above, predicts every answer; afterwards an honest run works."""
+    """A model of the contract, written independently above, predicts each answer. Afterwards an honest run works."""
     from hypothesis.stateful import run_state_machine_as_test
 
     with Served(halves, tokenizer, slots=2) as served:
         machine = type("Machine", (AnyOrder,), {"served": served})
-        run_state_machine_as_test(machine, settings=settings(deadline=None, max_examples=40, stateful_step_count=30))
+        run_state_machine_as_test(machine, settings=settings(examples(0.4), stateful_step_count=30))
         assert served.run(PROMPT, 4) == halves.tokens(PROMPT, 4)
         assert len(served.server.sessions) == 0
 
 
 def test_stopping_waits_for_the_step_in_hand_and_delivers_its_answer(halves: Halves, tokenizer: Tokenizer) -> None:
-    """The asker gets its ids although the server was told to stop in between."""
+    """The device gets its ids although the server was stopped in between."""
     rows = halves.rows(PROMPT)
     with Served(halves, tokenizer) as served, served.peer() as peer:
         session = served.open(peer, open_request())
@@ -695,7 +711,7 @@ def test_stopping_waits_for_the_step_in_hand_and_delivers_its_answer(halves: Hal
 
 
 def test_threads_of_a_stopped_server_are_gone(halves: Halves, tokenizer: Tokenizer) -> None:
-    """No thread is left behind by starting and stopping."""
+    """Starting and stopping leaves no thread behind."""
     before = set(threading.enumerate())
     with Served(halves, tokenizer) as served:
         assert served.run(PROMPT, 1) == halves.tokens(PROMPT, 1)

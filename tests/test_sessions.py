@@ -1,4 +1,4 @@
-"""Claims about the cloud's bookkeeping of sessions, with a clock that stands still until it is moved."""
+"""Claims about the cloud's bookkeeping of sessions, with a clock that stands still until the test moves it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support import open_request
 
 
 class Clock:
-    """Seconds that pass when a test says so."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -34,7 +34,7 @@ def code(refused: pytest.ExceptionInfo[Refused]) -> ErrorCode:
 
 
 def opened(sessions: Sessions, request: Open, digest: bytes) -> Session:
-    """A session that need not wait."""
+    """Open a session that need not wait, and return it."""
     sessions.enqueue(request, digest, b"")
     [(_, session)] = sessions.admit()
     return session
@@ -45,7 +45,7 @@ def step(session: Session, position: int, rows: int, want: int = 0) -> Step:
 
 
 def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessions) -> None:
-    """Two rows, two sessions, 16 random bytes each."""
+    """Two slots, two sessions, 16 random bytes each."""
     one, two = opened(sessions, open_request(), b"1"), opened(sessions, open_request(), b"2")
     assert {one.slot, two.slot} == {0, 1}
     assert len(one.id) == len(two.id) == 16 and one.id != two.id
@@ -54,7 +54,10 @@ def test_sessions_get_rows_of_their_own_and_ids_nobody_can_guess(sessions: Sessi
 
 
 def test_who_must_wait_gets_a_slot_in_the_order_of_first_asking(sessions: Sessions) -> None:
-    """Two rows, five who ask; a row that is released goes to the first in line, who keeps its turn by asking again."""
+    """Two slots, five devices.
+
+    A freed slot goes to the first device in the queue, which keeps its turn by asking again.
+    """
     first, _ = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     waiting = [open_request() for _ in range(3)]
     for request in waiting:
@@ -70,7 +73,7 @@ def test_who_must_wait_gets_a_slot_in_the_order_of_first_asking(sessions: Sessio
 
 
 def test_who_waits_is_told_so_before_the_device_gives_up_and_keeps_its_turn(sessions: Sessions, clock: Clock) -> None:
-    """While it is on its way to ask again, a free row is kept for it; one that stays away loses its turn."""
+    """A free slot is kept for a device that is about to ask again. A device that does not ask again loses its turn."""
     first, _ = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     ahead, behind = open_request(), open_request()
     sessions.enqueue(ahead, b"", b"ahead")
@@ -94,7 +97,7 @@ def test_who_waits_is_told_so_before_the_device_gives_up_and_keeps_its_turn(sess
 
 
 def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> None:
-    """One row, one who waits; those in line may ask again all the same."""
+    """One slot, one device in the queue. Devices in the queue may ask again."""
     small = Sessions(1, 60.0, clock, most_waiting=1)
     opened(small, open_request(), b"")
     waiting = open_request()
@@ -106,7 +109,7 @@ def test_when_the_line_is_full_the_next_is_refused_with_a_hint(clock: Clock) -> 
 
 
 def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Clock) -> None:
-    """Two at a time; a key that is taken off the list gets no slot that it waited for."""
+    """An owner may have two at a time. A key that is removed from the allow list loses its place in the queue."""
     sessions = Sessions(1, 60.0, clock, per_owner=2)
     sessions.enqueue(open_request(), b"", b"", "her")
     [(_, running)] = sessions.admit()
@@ -123,7 +126,7 @@ def test_an_owners_sessions_and_those_in_line_count_and_end_together(clock: Cloc
 
 
 def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock) -> None:
-    """Its device may have left while it waited in line."""
+    """Its device may have left while it was in the queue."""
     sessions = Sessions(2, 600.0, clock)
     unused, used = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     used.accept(1, b"", b"")
@@ -133,7 +136,7 @@ def test_a_session_that_is_never_used_goes_sooner_than_one_that_was(clock: Clock
 
 
 def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions) -> None:
-    """Its run can be opened again; a session that never was is not remembered."""
+    """Its run can be opened again. A session that never existed is not remembered."""
     one = opened(sessions, open_request(), b"")
     sessions.close(one)
     with pytest.raises(Refused) as refused:
@@ -144,7 +147,7 @@ def test_a_closed_session_is_unknown_but_remembered_as_closed(sessions: Sessions
 
 
 def test_closing_an_old_session_of_a_run_leaves_its_new_one(sessions: Sessions) -> None:
-    """The run id leads to the session opened last."""
+    """The run id finds the session that was opened last."""
     old = opened(sessions, open_request(run_id=b"r" * 16), b"1")
     new = opened(sessions, open_request(run_id=b"r" * 16), b"2")
     sessions.close(old)
@@ -152,7 +155,7 @@ def test_closing_an_old_session_of_a_run_leaves_its_new_one(sessions: Sessions) 
 
 
 def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
-    """The oldest are forgotten."""
+    """The oldest ones are forgotten."""
     sessions = Sessions(1, 60.0, clock)
     ids = []
     for _ in range(REMEMBERED_CLOSED + 10):
@@ -164,7 +167,7 @@ def test_memory_of_closed_sessions_is_bounded(clock: Clock) -> None:
 
 
 def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Sessions, clock: Clock) -> None:
-    """Being asked for counts as use; a session whose step is being computed is never idle."""
+    """Looking a session up counts as use. A session whose step is computed is never idle."""
     one, two = opened(sessions, open_request(), b""), opened(sessions, open_request(), b"")
     for session in (one, two):
         session.accept(1, b"", b"")
@@ -183,7 +186,7 @@ def test_idle_sessions_are_those_unused_for_longer_than_the_timeout(sessions: Se
 
 
 def test_the_number_after_the_last_is_new_and_the_last_with_the_same_bytes_a_repeat(sessions: Sessions) -> None:
-    """Everything else is out of sequence, and all but a repeat while one is being computed."""
+    """All other requests are out of sequence. While one is computed, all but its repeat are."""
     session = opened(sessions, open_request(), b"")
     assert session.is_repeat(1, b"a") is False
     session.accept(1, b"a", b"peer")
@@ -197,7 +200,7 @@ def test_the_number_after_the_last_is_new_and_the_last_with_the_same_bytes_a_rep
 
 
 def test_digests_tell_frames_apart_by_content_and_by_where_they_are_cut() -> None:
-    """The same bytes in one frame, in two, or cut elsewhere."""
+    """The same bytes in one frame, in two frames, or cut at another place."""
     digests = {digest_of(b"ab"), digest_of(b"a", b"b"), digest_of(b"", b"ab"), digest_of(b"ab", b""), digest_of(b"ac")}
     assert len(digests) == 5
     assert digest_of(b"ab", b"c") == digest_of(b"ab", memoryview(b"c"))
@@ -213,7 +216,7 @@ def test_digests_tell_frames_apart_by_content_and_by_where_they_are_cut() -> Non
         (0, 5, 1, False),  # output 1 while output 0 is not known
         (0, 5, 2, True),
         (0, 6, 3, True),
-        (1, 1, 0, False),  # a hole
+        (1, 1, 0, False),  # a gap
         (0, 8, 0, True),
         (0, 9, 0, False),  # more than max_rows
         (0, 2, 3, False),
@@ -222,7 +225,7 @@ def test_digests_tell_frames_apart_by_content_and_by_where_they_are_cut() -> Non
 def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
     sessions: Sessions, position: int, rows: int, want: int, fits: bool
 ) -> None:
-    """A prompt of four, context 10, at most 8 rows."""
+    """A prompt of four, a context of 10, at most 8 rows."""
     session = opened(sessions, open_request(4), b"")
     if fits:
         session.check_step(step(session, position, rows, want), 10, 8)
@@ -233,7 +236,7 @@ def test_a_first_step_fits_when_it_leaves_no_hole_and_wants_only_outputs(
 
 
 def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: Sessions) -> None:
-    """Forward, back to an earlier position, forward again; the end may be any that was reached."""
+    """Forward, back to an earlier position, forward again. The end may be any that was reached."""
     session = opened(sessions, open_request(4, stop_ids=(9,), resumed_ids=(1, 2)), b"")
     assert session.reply_ids(2) == [1, 2]
     session.record_step(step(session, 0, 4, 1), [7])
@@ -249,6 +252,6 @@ def test_outputs_are_kept_by_index_and_overwritten_by_a_later_sample(sessions: S
 
 
 def test_a_session_does_not_print_its_ids_or_settings(sessions: Sessions) -> None:
-    """What a run said is not for logs."""
+    """The content of a run must not get into logs."""
     session = opened(sessions, open_request(4, resumed_ids=(31337,), prompt_id="rahasia"), b"")
     assert "31337" not in repr(session) and "rahasia" not in repr(session)

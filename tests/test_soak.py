@@ -12,14 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import linear_regression
 
+import pytest
+
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.client.link import Link
 from llama.sampling_params import SamplingParams
 from llama.wire import Close, Opened
 from tests.devices import converse
 from tests.processes import cloud, footprint, wait_until
-from tests.support import GREEDY, SOAK, open_request
+from tests.support import GREEDY, open_request
+from tests.volumes import SOAK
 from tests.whole import load_edge
+
+pytestmark = pytest.mark.process
 
 # Of the last 4096 sessions something is remembered: only after so many is nothing more to be kept of any.
 SESSIONS = 10_000 if SOAK else 500

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.checkpoint import layout
@@ -30,6 +30,7 @@ from llama.checkpoint.writing import PthFile
 from llama.errors import CheckpointError
 from llama.model_args import ModelArgs
 from tests.small_checkpoints import cut_along, params, read_back, same, weights, whole, write_gguf, write_meta
+from tests.volumes import examples
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +56,7 @@ def hidden(directory: Path) -> list[str]:
 # --- What is written ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_the_command_writes_two_directories_in_metas_layout(golden: Path, tmp_path: Path) -> None:
     """params.json, tokenizer.model, consolidated.NN.pth and a manifest with the true size and SHA-256 of each."""
     out = tmp_path / "deep" / "out"
@@ -209,7 +211,7 @@ def models_and_ranks(draw: st.DrawFn) -> tuple[ModelArgs, int, int]:
     return args, draw(st.sampled_from(fitting)), draw(st.integers(1, 2))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(0.3)
 @given(models_and_ranks())
 def test_cutting_and_putting_together_gives_the_tensor_back(case: tuple[ModelArgs, int, int]) -> None:
     """For every tensor of random models: the ranks' regions cover it, are equally large, and read back as it was."""
@@ -224,7 +226,7 @@ def test_cutting_and_putting_together_gives_the_tensor_back(case: tuple[ModelArg
         assert layout.half_of(name, split_layer) in ("edge", "cloud")
 
 
-@settings(max_examples=25, deadline=None)
+@examples(0.2)
 @given(
     st.dictionaries(
         st.text("abc.", min_size=1, max_size=5), st.lists(st.integers(0, 5), min_size=1, max_size=2), min_size=1
@@ -278,14 +280,15 @@ def test_three_ranks_fit_smollm2_and_two_do_not(smollm2_gguf: Path, tmp_path: Pa
         split(source, tmp_path / "out", cloud_model_parallel_size=2)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "code", "complaint"),
     [
-        (["--split_layer", "3"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 3"),
-        (["--split_layer", "0"], 1, "split layer must be 1 to 2 for a model of 3 layers, not 0"),
-        (["--split_layer", "one"], 2, "--split_layer needs a whole number"),
+        (["--split_layer", "3"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 3)"),
+        (["--split_layer", "0"], 1, "split layer of a model of 3 layers must be 1 to 2 (got 0)"),
+        (["--split_layer", "one"], 2, "--split_layer must be a whole number (got 'one')"),
         (["--dtype", "int4"], 2, "--dtype must be one of float32, bfloat16, float16"),
-        (["--rope_scaling_factor", "32"], 1, "leave --rope_scaling_factor out"),
+        (["--rope_scaling_factor", "32"], 1, "omit --rope_scaling_factor"),
         (["--split_layers", "1"], 2, "did you mean --split_layer?"),
     ],
 )
@@ -300,6 +303,7 @@ def test_a_flag_that_does_not_fit_is_refused_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.process
 def test_a_missing_source_is_refused_in_one_line(tmp_path: Path) -> None:
     """One line on stderr, and it says what --ckpt_dir takes."""
     done = run("--ckpt_dir", tmp_path / "missing", "--output_dir", tmp_path / "out")
@@ -338,7 +342,7 @@ def test_halves_that_do_not_fit_on_the_disk_are_refused_before_anything_is_writt
         vocabulary = open_source(golden / "tiny-llama3").vocabulary
 
     Huge.args = args  # type: ignore[attr-defined]
-    with pytest.raises(CheckpointError, match=rf"GB free, {needed / 1e9:.1f} GB are needed; make room"):
+    with pytest.raises(CheckpointError, match=rf"GB free, but {needed / 1e9:.1f} GB are needed; make room"):
         split(Huge(), tmp_path / "out")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -445,6 +449,7 @@ def test_values_that_float16_cannot_hold_are_refused_by_tensor(tokenizer: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@pytest.mark.process
 def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(golden: Path, tmp_path: Path) -> None:
     """Where it is the process's, with the cure."""
     limited = f"ulimit -f 64; exec {' '.join(command())} --ckpt_dir {golden / 'tiny-llama3'}"
@@ -452,7 +457,7 @@ def test_a_limit_on_the_size_of_files_is_found_out_before_anything_is_written(go
         ["sh", "-c", f"{limited} --output_dir {tmp_path / 'out'}"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    assert "may write no more than" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
+    assert "may write at most" in done.stderr and done.stderr.endswith("raise the limit (ulimit -f)\n")
     assert "writing" not in done.stderr and "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -469,7 +474,7 @@ def test_a_disk_that_takes_no_more_is_told_in_one_line_and_nothing_is_left(
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
 
     try:
-        with pytest.raises(CheckpointError, match=r"out failed: .*; nothing was left behind"):
+        with pytest.raises(CheckpointError, match=r"out failed: .*; no files were left behind"):
             split(open_source(golden / "tiny-llama3"), tmp_path / "out", progress=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -493,6 +498,7 @@ def test_progress_is_counted_to_the_end_in_each_stage(golden: Path, tmp_path: Pa
 # --- What it costs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_memory_stays_small_where_one_tensor_is_large(tokenizer: Path, tmp_path: Path) -> None:
     """Embeddings of 0.54 GB as float32, twice: anonymous memory stays below 0.45 GB, of which torch is a third."""
     p = params(dim=2048, n_layers=2, n_heads=32, n_kv_heads=8, multiple_of=256, vocab_size=65536)
@@ -514,6 +520,7 @@ def test_memory_stays_small_where_one_tensor_is_large(tokenizer: Path, tmp_path:
     assert 50e6 < peak < 450e6
 
 
+@pytest.mark.long
 def test_a_gguf_is_never_dequantised_as_a_whole(tmp_path: Path) -> None:
     """Slabs of a tensor of 96 MB are at most 32 MiB, and a multiple of no whole head is cut."""
     p = params(vocab_size=24 * 1024, dim=1024, n_layers=1, multiple_of=64, n_heads=8)

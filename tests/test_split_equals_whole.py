@@ -74,6 +74,7 @@ def test_every_split_layer_gives_the_uncut_models_bits(k: int, dtype: torch.dtyp
         assert torch.equal(found, expected), f"{length} tokens"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sampling", [GREEDY, SEEDED], ids=["greedy", "top-p"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -109,6 +110,7 @@ def test_smollm2_cut_anywhere_gives_the_uncut_models_bits(k: int, smollm2_split:
 # --- Through sockets ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_a_small_models_cloud_says_what_the_uncut_model_says(tiny_split: Splits) -> None:
     """Every prompt length, greedy and top-p, over a socket to a real cloud, in fp32 and in bf16."""
     for k, dtype in ((2, torch.float32), (1, torch.bfloat16)):
@@ -216,6 +218,7 @@ def test_neighbours_in_a_batch_move_logits_by_rounding_only(
     assert real <= SMOLLM2_BOUND
 
 
+@pytest.mark.long
 def test_rows_of_one_age_share_a_forward_as_rows_of_different_ages_do(tiny_split: Splits) -> None:
     """fp32: the shorter way for rows that start together gives what the general one gives."""
     model = load_halves(tiny_split(2))

@@ -94,6 +94,7 @@ def test_refusals_of_what_the_cloud_has_worked_on_count_too(served: Served) -> N
     assert status(served).refusals == 2
 
 
+@pytest.mark.long
 def test_who_waits_in_line_is_counted_and_is_not_refused(served: Served) -> None:
     """Being asked to ask again is no refusal; one who is turned away is."""
     with (
@@ -214,12 +215,12 @@ def test_a_report_in_words_is_for_people() -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "said"),
     [
-        (("--deadline", "0"), 2, "--deadline 0.0 is no time to wait; give seconds above 0"),
-        (("--interval", "inf"), 2, "--interval inf: give seconds above 0"),
+        (("--deadline", "0"), 2, "--deadline must be greater than 0 seconds (got 0)"),
+        (("--interval", "inf"), 2, "--interval must be a finite number of seconds greater than 0 (got inf)"),
         (
             ("--key_file", "ops.key"),
             2,
-            "--key_file and --cloud_key belong together: your own key, and the cloud's public",
+            "--key_file requires --cloud_key",
         ),
         (("--deadline", "0.2"), 1, "no answer from {} for 0 s; check that cloud_main.py runs there"),
     ],
@@ -236,12 +237,14 @@ def test_what_goes_wrong_is_one_line_and_an_exit_code(
     assert out == "" and err.splitlines()[-1].startswith(f"error: {said.format(address)}")
 
 
+@pytest.mark.process
 def test_an_operator_needs_no_model() -> None:
     """Nothing of the model, of the boundary or of the cloud is loaded, nor torch."""
     loaded = set(run_main("-c", "import sys, llama.status; print(*sys.modules)").stdout.split())
     assert {name for name in loaded if name.startswith(("llama", "model_", "fairscale", "torch", "numpy"))} == {
         "llama",
         "llama.addresses",
+        "llama.bounds",
         "llama.command",
         "llama.disk",
         "llama.client",
@@ -254,6 +257,7 @@ def test_an_operator_needs_no_model() -> None:
         "llama.files",
         "llama.keys",
         "llama.memory_ceiling",
+        "llama.process_end",
         "llama.starting",
         "llama.status",
         "llama.text",
@@ -265,6 +269,7 @@ def test_an_operator_needs_no_model() -> None:
     }
 
 
+@pytest.mark.process
 def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
     halves: Halves, tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,8 @@ from llama.cloud.backup import RECORD, back_up
 from llama.cloud.run_store import RunStore
 from llama.edge.terminal import Terminal
 from tests.processes import wait_until
-from tests.support import ROOT, SOAK
+from tests.support import ROOT
+from tests.volumes import SOAK
 
 TIMEOUT_S = 120.0  # far more than any of it takes
 NO_ROOM = "error: writing the output: No space left on device; free some room, or write to another disk\n"
@@ -292,6 +293,7 @@ USUAL = [
 ]  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("program", "state"), [(p, s) for p in NAMES for s in STATES] if SOAK else USUAL)
 def test_a_program_ends_as_it_does_with_ordinary_streams(
     program: str, state: str, world: World, tmp_path: Path
@@ -435,6 +437,7 @@ def test_a_terminal_that_has_gone_is_nobody(
     assert Terminal().ask("Agree?") is None
 
 
+@pytest.mark.process
 def test_a_slow_reader_is_waited_for_where_a_parent_has_left_a_pipe_non_blocking() -> None:
     """All of it arrives, and nothing is said of it."""
     script = "from llama import starting; starting.begin(); print('x' * 500_000, flush=True)"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.cloud.importing import import_products
@@ -94,7 +94,6 @@ def test_a_file_of_another_encoding_is_not_shown_on_the_page_to_be_written_back(
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_a_text_is_blank_where_unicode_says_that_nothing_is_shown(text: str) -> None:
     """Space, control and format characters; whatever has a letter, a digit, a sign or a symbol is not."""
     shown = [c for c in text if unicodedata.category(c)[0] in "LNPS" and c not in "\u115f\u1160\u3164\uffa0\u2800"]
@@ -104,7 +103,6 @@ def test_a_text_is_blank_where_unicode_says_that_nothing_is_shown(text: str) -> 
 
 
 @given(st.binary(max_size=60))
-@settings(deadline=None)
 def test_any_bytes_are_utf_8_or_refused_without_a_word_of_them(raw: bytes) -> None:
     """What is read is what UTF-8 says, without marks at its beginning."""
     try:
@@ -152,13 +150,13 @@ def test_what_cannot_be_seen_is_no_prompt_no_title_no_example_and_no_value(tmp_p
         (tmp_path / name).write_text(data)
         with pytest.raises(PromptError, match=r"a\.\w+: empty"):
             read_prompt(str(tmp_path / name))
-    with pytest.raises(PromptError, match=r"nothing that can be seen - at `\$\.questions`"):
+    with pytest.raises(PromptError, match=r"no visible text - at `\$\.questions`"):
         parse_sheet('questions = ["\u200b", " "]', "sheet")
-    with pytest.raises(PromptError, match=r"nothing that can be seen - at `\$\.examples\[0\]\.assistant`"):
+    with pytest.raises(PromptError, match=r"no visible text - at `\$\.examples\[0\]\.assistant`"):
         parse_sheet(f'{SHEET}examples = [{{user = "a", assistant = "\u3164"}}]', "sheet")
     assert parse_sheet(f'{SHEET}title = "\u200b"', "sheet").title == ""
     assert parse_sheet('questions = ["What?", " "]', "sheet").questions == ("What?", " ")  # an empty line in between
     assert not parse('name = "\u200b"\nphone = ["\u3164", " "]\n'.encode()).fields
     (tmp_path / "products.csv").write_text(PRODUCT.replace("Mug", "\u200b"))
-    with pytest.raises(CatalogueError, match="1 line is not good"):
+    with pytest.raises(CatalogueError, match="1 line has errors"):
         import_products(tmp_path / "products.csv", tmp_path / "c.sqlite")

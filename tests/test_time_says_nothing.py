@@ -35,7 +35,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 import zmq
-from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 import edge_main
@@ -57,7 +57,8 @@ from llama.tokenizer import Tokenizer
 from llama.wire import ErrorCode
 from tests.canaries import as_toml
 from tests.processes import ROOT, cloud
-from tests.support import SOAK, Peer
+from tests.support import Peer
+from tests.volumes import SOAK, examples
 
 Splits = Callable[..., Path]
 
@@ -296,6 +297,7 @@ def test_a_wrong_guess_has_the_shape_of_the_right_one() -> None:
 # ---- what is counted
 
 
+@pytest.mark.long
 @EACH_GUESS
 def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) -> None:
     """Nine hundred times around sixty places of a field, to a person with one secret and to one with eleven."""
@@ -307,7 +309,8 @@ def test_a_right_guess_is_as_much_work_as_a_wrong_one(name: str, work: Working) 
         assert right.ended == "ready" and right.characters > 50 and right.calls > 1000 and right.steps > 10_000
 
 
-@settings(deadline=None, max_examples=500 if SOAK else 40, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.long
+@examples(0.4)
 @given(drafts(), st.sampled_from(sorted(GUESSES)))
 def test_wherever_a_sheet_guesses_a_right_guess_is_as_much_work_as_a_wrong_one(
     work: Working, draft: Draft, name: str
@@ -346,10 +349,11 @@ def test_a_gate_that_reads_the_sheets_words_is_caught(
     assert right.ended == wrong.ended == "ready"
 
 
+@pytest.mark.long
 def test_random_sheets_catch_it_too(work: Working, monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold guesses where such a gate would look for them."""
     monkeypatch.setattr(gate, "check", passed_by_an_old_gate)
-    few = settings(deadline=None, max_examples=40, phases=[Phase.generate], database=None)
+    few = settings(examples(0.4), phases=[Phase.generate], database=None)
     for name in ("religion", "phone"):
         right, wrong = GUESSES[name]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llama.client.timeouts import FINISH_DEADLINES, MAX_DEADLINES, Timeouts
@@ -85,7 +85,6 @@ def test_a_limit_for_restarts_below_the_deadline_shortens_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["missed", "gone", "lives", "full", "stopping"]), st.floats(0.05, 20.0))))
-@settings(deadline=None, max_examples=200)
 def test_whatever_a_cloud_does_in_turns_no_request_takes_longer_than_all_limits_together(
     happened: list[tuple[str, float]],
 ) -> None:

@@ -17,7 +17,7 @@ from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex
 from llama.privacy.word_lists import known_words
 
-FORMS = settings(max_examples=120, deadline=None, derandomize=True)
+FORMS = settings(derandomize=True)
 
 # --- What is asserted ------------------------------------------------------------------------------------------------
 
@@ -749,7 +749,7 @@ def test_a_name_and_a_number_are_found_with_invisible_characters_between(signs: 
 
 
 @given(st.text(), st.text(max_size=6))
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_any_text_is_searched_without_an_error_and_hits_lie_within_it(
     person: SecretIndex, text: str, more: str
 ) -> None:
@@ -761,7 +761,7 @@ def test_any_text_is_searched_without_an_error_and_hits_lie_within_it(
 
 
 @given(st.sampled_from([field for field, _, _ in PROFILE]), st.text(max_size=40), st.text(max_size=60))
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_any_value_can_be_declared_and_is_found_where_all_of_it_is_written(field: str, value: str, around: str) -> None:
     """A profile is anybody's too; what is too short, or has no letter and digit, is not looked for."""
     index = index_of(field, value)

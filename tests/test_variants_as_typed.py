@@ -17,8 +17,9 @@ from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex
 from llama.privacy.spoken import spoken_amounts_in
 from tests.test_variants import NAMES, SENTENCES, assert_found, index_of, missed
+from tests.volumes import examples
 
-TYPED = settings(max_examples=80, deadline=None, derandomize=True)
+TYPED = settings(examples(0.8), derandomize=True)
 TODAY = dt.date(2026, 6, 15)
 
 sentences = st.sampled_from(SENTENCES)

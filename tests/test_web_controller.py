@@ -30,6 +30,8 @@ from tests.pages import controller_of, device_of
 from tests.processes import Cloud, cloud, wait_until
 from tests.support import written
 
+pytestmark = pytest.mark.process
+
 Splits = Callable[..., Path]
 SHEETS = {
     "system.txt": "Be kind.",
@@ -286,7 +288,10 @@ def test_a_profile_that_was_deleted_or_damaged_can_be_mended(controller: WebCont
 def test_a_pipe_is_no_profile(device: Device, tmp_path: Path) -> None:
     """It would be waited for."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ProfileError, match="not a file"), controller_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"):
+    with (
+        pytest.raises(ProfileError, match="not a regular file"),
+        controller_at(device, "tcp://127.0.0.1:9", tmp_path / "pipe"),
+    ):
         pass
 
 

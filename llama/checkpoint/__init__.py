@@ -1,1 +1,1 @@
-"""Checkpoints on disk: reading releases of every kind, cutting them in two, loading the halves."""
+"""Checkpoints on disk: read releases of every kind, split them in two, load the halves."""

@@ -2,7 +2,7 @@
 
 Knows: llama.cpp's metadata keys and tensor names (github.com/ggml-org/llama.cpp, ``gguf-py/gguf/constants.py``), and
 that its converter stores query and key rows in Meta's order, for adjacent rotary pairs.
-Knows nothing about: the file format (``gguf_reading``), the quantisation formats, which the gguf library undoes, or
+Knows nothing about: the file format (``gguf_reading``), the quantisation formats (the gguf library dequantises),
 vocabularies (``vocabulary``).
 """
 
@@ -45,14 +45,14 @@ _LAYER = {
 }
 _ROPE_FACTORS = "rope_freqs.weight"
 _ROTARY_TABLE = "attn_rot_embd"  # frequencies that early converters stored in each layer
-_FACTOR_TOLERANCE = 1e-4  # the table is computed in float32, the factor read off its end
+_FACTOR_TOLERANCE = 1e-4  # the table is computed in float32, and the factor is its largest entry
 
 _Type = gguf.GGMLQuantizationType
 _WHOLE_NUMBERS = (_Type.I8, _Type.I16, _Type.I32, _Type.I64)
 
 
 def gguf_name(name: str) -> str:
-    """GGUF's name of the tensor that Meta calls ``name``."""
+    """Return the GGUF name of the tensor that Meta calls ``name``."""
     if name in _TOP:
         return _TOP[name]
     _, number, rest = name.split(".", 2)
@@ -60,15 +60,15 @@ def gguf_name(name: str) -> str:
 
 
 class GGUFSource:
-    """A ``.gguf`` file; see ``source.Source`` for the attributes. Tensors come dequantised, in float32.
+    """A ``.gguf`` file. See ``source.Source`` for the attributes. Tensors are dequantised to float32.
 
     Args:
         path: the file.
-        rope_scaling_factor: overrules the factor that the file's rotary table shows.
-        chat_format: overrules the chat template, see ``templates``.
+        rope_scaling_factor: overrides the factor that the file's rotary table shows.
+        chat_format: overrides the chat template; see ``templates``.
 
     Raises:
-        CheckpointError: damaged, of another architecture, or with something this reader does not know.
+        CheckpointError: the file is damaged, of another architecture, or has a feature that this reader does not know.
         TokenizerError: its vocabulary is not supported.
     """
 
@@ -99,12 +99,12 @@ class GGUFSource:
         self._check_tensors()
         self.vocabulary = vocabulary.from_gguf(self._file, self._where, chat_format)
         check_vocabulary(self.vocabulary, self.args.vocab_size, self._where)
-        self._file.forget_fields()  # the vocabulary is among them
+        self._file.forget_fields()  # frees the vocabulary's fields
         types = sorted({tensor.tensor_type.name for tensor in self._tensors.values()})
         self.description = f"GGUF file, {'/'.join(types)}"
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
-        """float32 slabs of the tensor ``name``; see ``source.Source``."""
+        """Yield float32 slabs of the tensor ``name``; see ``source.Source``."""
         tensor = self._tensors[gguf_name(name)]
         width, vector = tensor.shape[-1], len(layout.tensor_shapes(self.args)[name]) == 1
         data = tensor.data.reshape(-1, tensor.data.shape[-1])
@@ -118,7 +118,7 @@ class GGUFSource:
             yield slab.flatten() if vector else slab
 
     def _refuse_other_kinds(self) -> None:
-        if self._field("split.count", int, 1) > 1:  # first: only the first part says more than this
+        if self._field("split.count", int, 1) > 1:  # checked first: only the first part has the other fields
             number = self._field("split.no", int, 0) + 1
             raise CheckpointError(
                 f"{self._where} is one part of several ({number} of {self._field('split.count', int)}); merge them "
@@ -127,14 +127,14 @@ class GGUFSource:
         architecture = self._field("general.architecture", str)
         if architecture != "llama":
             raise CheckpointError(
-                f"{self._where} holds a model of architecture '{shown(architecture)}'; supported is llama, so use a "
-                "Llama text model"
+                f"{self._where} holds a model of architecture '{shown(architecture)}'; only llama is supported; "
+                "use a Llama text model"
             )
         kind = self._field("general.type", str, "model")
         if kind != "model":
             raise CheckpointError(
-                f"{self._where} is not a model but of the type '{shown(kind)}' (general.type); give "
-                f"the model's own file, with any adapter merged into it"
+                f"{self._where} is not a model: its type is '{shown(kind)}' (general.type); give "
+                f"the model's file, with any adapter merged into it"
             )
         if self._field("llama.expert_count", int, 0) > 0:
             raise CheckpointError(
@@ -142,13 +142,14 @@ class GGUFSource:
             )
         if not self._tensors:
             raise CheckpointError(
-                f"{self._where} holds no tensors, only a vocabulary or settings; give the model's file"
+                f"{self._where} holds no tensors, only a vocabulary or metadata; give the model's file"
             )
 
     def _refuse_other_scalings(self) -> None:
-        """A rotary embedding that is scaled otherwise than by Llama 3.1's table; a kind left out is ``linear``.
+        """Refuse scalings other than the rotary table of Llama 3.1.
 
-        Linear scaling by 1, or by nothing, is none (llama.cpp, ``llama-model.cpp``).
+        A missing scaling type means ``linear``. Linear scaling by 1, or without a factor, changes nothing (llama.cpp,
+        ``llama-model.cpp``). Scaled attention and attention to later positions are refused, too.
         """
         attention_factor = self._field("llama.rope.scaling.attn_factor", float, 1.0)
         if attention_factor not in (0.0, 1.0):
@@ -159,7 +160,7 @@ class GGUFSource:
             )
         if not self._field("llama.attention.causal", bool, True):
             raise CheckpointError(
-                f"{self._where} attends to what follows, too (llama.attention.causal), which is not "
+                f"{self._where} attends to later positions (llama.attention.causal is false), which is not "
                 f"supported; use a model that generates text"
             )
         scaling = self._field("llama.rope.scaling.type", str, "linear")
@@ -167,8 +168,8 @@ class GGUFSource:
         if scaling == "none" or (scaling == "linear" and factor in (0.0, 1.0)):
             return
         raise CheckpointError(
-            f"{self._where} uses '{shown(scaling)}' rotary scaling (llama.rope.scaling); supported "
-            f"is Llama 3.1's, as a table of factors"
+            f"{self._where} uses '{shown(scaling)}' rotary scaling (llama.rope.scaling); only "
+            f"Llama 3.1's, as a table of factors, is supported; use another model"
         )
 
     def _read_args(self, asked_factor: float | None) -> ModelArgs:
@@ -178,7 +179,7 @@ class GGUFSource:
         if dim < 1 or n_heads < 1 or dim % n_heads:
             raise CheckpointError(
                 f"{self._where}: {n_heads} heads (llama.attention.head_count) do not divide a width "
-                f"of {dim} (llama.embedding_length); such a model is not supported"
+                f"of {dim} (llama.embedding_length), which is not supported; use another Llama model"
             )
         for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.rope.dimension_count"):
             if self._field(key, int, dim // n_heads) != dim // n_heads:
@@ -207,7 +208,7 @@ class GGUFSource:
         )
 
     def _stated_factor(self, head_dim: int, theta: float) -> float:
-        """The factor of Llama 3.1's scaling that made the file's table of divisors, one per rotary frequency."""
+        """Return the Llama 3.1 scaling factor behind the file's table of divisors (one per rotary frequency)."""
         table = self._tensors[_ROPE_FACTORS]
         if table.tensor_type == gguf.GGMLQuantizationType.F32 and table.shape == (head_dim // 2,):
             divisors = torch.from_numpy(np.array(table.data, dtype=np.float32))
@@ -216,11 +217,11 @@ class GGUFSource:
             if torch.allclose(freqs / divisors, scale_freqs(freqs, factor), rtol=_FACTOR_TOLERANCE):
                 return factor
         raise CheckpointError(
-            f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; no other is supported"
+            f"{self._where}: {_ROPE_FACTORS} is not Llama 3.1's rotary scaling; use a model with that or none"
         )
 
     def _check_tensors(self) -> None:
-        """The file has the model's tensors, of the right shapes and as numbers, and no others."""
+        """Check that the file has exactly the model's tensors, with the right shapes and as floating-point numbers."""
         expected = {gguf_name(name): shape for name, shape in layout.tensor_shapes(self.args).items()}
         if self.tied:
             del expected[gguf_name(layout.OUTPUT)]
@@ -230,14 +231,14 @@ class GGUFSource:
             tensor = self._tensors[name]
             if _squeezed(tensor, len(shape)) != shape:
                 raise CheckpointError(
-                    f"{self._where}: {name} has shape {tensor.shape}, its metadata make it {shape}; "
+                    f"{self._where}: {name} has shape {tensor.shape}, but its metadata require {shape}; "
                     f"use a file as its converter wrote it"
                 )
             if tensor.tensor_type in _WHOLE_NUMBERS:
                 raise CheckpointError(
                     f"{self._where}: {name} is stored in type {tensor.tensor_type.value} "
-                    f"({tensor.tensor_type.name}), whole numbers, which weights are not; use a file "
-                    f"in another type"
+                    f"({tensor.tensor_type.name}), an integer type, but weights are not integers; use a "
+                    f"file in another type"
                 )
         unknown = sorted(self._tensors.keys() - expected.keys() - {_ROPE_FACTORS})
         unknown = [name for name in unknown if _ROTARY_TABLE not in name.split(".")]
@@ -248,7 +249,7 @@ class GGUFSource:
             )
 
     def _of_layers(self, name: str, default: int | None = None) -> int:
-        """A whole number that holds for every layer; it may be given for each of them, if it is the same."""
+        """Return an integer field that holds for every layer. The file may list one per layer if all are equal."""
         given: int | list[int] = self._field(name, int | list[int], default)
         if isinstance(given, int):
             return given
@@ -259,7 +260,7 @@ class GGUFSource:
         return given[0]
 
     def _field(self, name: str, kind: Any, default: Any = None) -> Any:
-        """A metadata field, or ``default`` where there is one."""
+        """Return a metadata field, or ``default`` (if given) when the field is missing."""
         try:
             value = self._file.get(name)
             if value is not None:
@@ -270,14 +271,14 @@ class GGUFSource:
             ) from None
         if default is None:
             raise CheckpointError(
-                f"{self._where}: metadata field {name} is missing, which a Llama model's file has; "
+                f"{self._where}: metadata field {name} is missing, which every Llama file has; "
                 f"use a file as its converter wrote it"
             )
         return default
 
 
 def _squeezed(tensor: GGUFTensor, dimensions: int) -> tuple[int, ...]:
-    """Its shape without outer dimensions of 1 beyond ``dimensions``, which some writers add."""
+    """Return the tensor's shape without the outer dimensions of 1 beyond ``dimensions``, which some writers add."""
     shape = tensor.shape
     while len(shape) > dimensions and shape[0] == 1:
         shape = shape[1:]
@@ -285,5 +286,5 @@ def _squeezed(tensor: GGUFTensor, dimensions: int) -> tuple[int, ...]:
 
 
 def _shortest(value: float) -> float:
-    """The number of fewest digits that is the same in GGUF's float32: 1e-05 for 9.999999747378752e-06."""
+    """Return the shortest decimal with the same float32 value: 1e-05 for 9.999999747378752e-06."""
     return float(str(np.float32(value)))

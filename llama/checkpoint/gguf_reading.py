@@ -1,11 +1,11 @@
-"""What a GGUF file's header says, and where its tensors lie (github.com/ggml-org/ggml, ``docs/gguf.md``).
+"""Header and tensor locations of a GGUF file (github.com/ggml-org/ggml, ``docs/gguf.md``).
 
-The header is read once, front to back, within bounds: every count in it is held against the bytes that are left, and
-nothing is allocated for what a count merely claims. (The gguf library's own reader takes each count at its word, and
-makes several objects of every element of every array.)
+The header is read once, front to back, within bounds. Every count is checked against the bytes that are left before
+anything is allocated. (The gguf library's own reader trusts each count, and makes several objects for every element of
+every array.)
 
-Knows: the format, versions 2 and 3, little-endian; which types of tensors the gguf library turns back into numbers.
-Knows nothing about: which fields and tensors a model has, how quantised values are undone.
+Knows: the format, versions 2 and 3, little-endian; which types of tensors the gguf library can dequantise.
+Knows nothing about: which fields and tensors a model has, how quantised values are decoded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 from llama.files import open_regular, shown
 
 MAX_HEADER_BYTES = 64 << 20  # a vocabulary of 128,000 tokens takes 8 MiB
-MAX_ELEMENTS = 2_000_000  # of all arrays together; that vocabulary has 540,000
+MAX_ELEMENTS = 2_000_000  # in all arrays together; a vocabulary of 128,000 tokens has 540,000
 MAX_FIELDS, MAX_TENSORS = 10_000, 100_000
-MAX_TEXT_BYTES = 1 << 20  # of one value; the longest is the chat template
-MAX_NAME_BYTES = 65_535  # the format's own limit of a key
-MAX_DIMENSIONS = 4  # likewise, of a tensor
-_PLAUSIBLE_VERSION = 99  # beyond it the bytes are damaged
+MAX_TEXT_BYTES = 1 << 20  # per value; the longest is the chat template
+MAX_NAME_BYTES = 65_535  # the format's limit for a key
+MAX_DIMENSIONS = 4  # the format's limit for a tensor
+_PLAUSIBLE_VERSION = 99  # a larger version number means damage
 
 ValueType = gguf.GGUFValueType
 Type = gguf.GGMLQuantizationType
@@ -55,9 +55,9 @@ _PLAIN = {
     Type.I32: "<i4",
     Type.I64: "<i8",
 }  # other types are blocks of bytes
-_ENDS_EARLY = "its header says that it is longer than the file, or than what a header has"
+_ENDS_EARLY = "its header claims more bytes than the file has, or than a header may have"
 _ALIGNMENT = "general.alignment"
-# Types that were in use for a while, and that llama.cpp no longer knows (ggml.h).
+# Retired types that llama.cpp no longer reads (ggml.h).
 _GONE = {
     4: "Q4_2",
     5: "Q4_3",
@@ -71,18 +71,18 @@ _GONE = {
 
 
 class NotSupported(ValueError):
-    """The file is of a kind that is not read, but not damaged; the message says what would help."""
+    """The file is intact, but of an unsupported kind. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """A tensor as it is stored.
+    """A tensor as stored in the file.
 
     Attributes:
-        name: the file's name of it.
+        name: its name in the file.
         tensor_type: how its values are stored.
-        shape: from the slowest dimension to the fastest (the file lists them the other way round).
-        data: mapped from the file; values of that shape, or bytes where they are in blocks.
+        shape: from the slowest dimension to the fastest (the file lists them in reverse).
+        data: mapped from the file: values of that shape, or bytes if the type stores blocks.
     """
 
     name: str
@@ -92,15 +92,15 @@ class GGUFTensor:
 
 
 class GGUFFile:
-    """A file's fields and tensors; tensors are mapped, so that nothing of them is read before it is touched.
+    """A file's fields and tensors. Tensors are memory-mapped, so their bytes are read only when accessed.
 
     Attributes:
         tensors: by name, in the file's order.
 
     Raises:
-        OSError: the file cannot be read, or is none.
-        NotSupported: its version, byte order or a tensor's type is not read.
-        ValueError: it is no GGUF, or damaged; the message says what is wrong with it.
+        OSError: the path is not a regular file, or it cannot be read.
+        NotSupported: its version, byte order or the type of a tensor is not supported.
+        ValueError: it is not a GGUF file, or it is damaged; the message says how.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,23 +115,23 @@ class GGUFFile:
         alignment = self.get(_ALIGNMENT)
         alignment = gguf.GGUF_DEFAULT_ALIGNMENT if alignment is None else alignment
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise ValueError(f"{_ALIGNMENT} is no power of two")
+            raise ValueError(f"{_ALIGNMENT} is not a power of two")
         start = -(-header.at // alignment) * alignment
         self.tensors = dict[str, GGUFTensor]()
         taken = 0
         for info in infos:
             if info.name in self.tensors:
-                raise ValueError(f"the tensor {shown(info.name)} stands twice")
+                raise ValueError(f"the tensor {shown(info.name)} appears twice")
             self.tensors[info.name] = self._tensor(info, start)
             taken += self.tensors[info.name].data.nbytes
         if taken > len(self._map):
             raise ValueError("its tensors overlap")
 
     def get(self, name: str) -> Any:
-        """The value of a field: a number, a text, or a list of either; None where the file has no such field.
+        """Return the value of a field: a number, a text, or a list of either; None if the field is missing.
 
         Raises:
-            UnicodeDecodeError: a text that is none.
+            UnicodeDecodeError: a text is not UTF-8.
         """
         value = self._fields.get(name)
         if isinstance(value, bytes):
@@ -141,7 +141,7 @@ class GGUFFile:
         return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
     def forget_fields(self) -> None:
-        """Give the memory of all fields back."""
+        """Free the memory of all fields."""
         self._fields.clear()
 
     def _tensor(self, info: _TensorInfo, start: int) -> GGUFTensor:
@@ -150,7 +150,8 @@ class GGUFFile:
         *outer, row = info.shape
         if row % block:
             raise ValueError(
-                f"the tensor {shown(info.name)} has rows of {row}, which are not whole blocks of its type, {kind.name}"
+                f"the tensor {shown(info.name)} has rows of {row}, not a multiple of {block}, the block size of "
+                f"{kind.name}"
             )
         dtype = np.dtype(_PLAIN.get(kind, "u1"))
         shape = info.shape if kind in _PLAIN else (*outer, row // block * block_bytes)
@@ -158,14 +159,14 @@ class GGUFFile:
         for width in shape:
             size *= width
         if start + info.offset + size > len(self._map):
-            raise ValueError(f"the tensor {shown(info.name)} ends behind the end of the file")
+            raise ValueError(f"the tensor {shown(info.name)} extends past the end of the file")
         data = np.ndarray(shape, dtype, self._map, start + info.offset)
         return GGUFTensor(info.name, kind, info.shape, data)
 
 
 @dataclass(frozen=True)
 class _TensorInfo:
-    """What the header says of a tensor; ``offset`` from where the tensors begin."""
+    """A tensor's entry in the header. ``offset`` counts from the start of the tensor data."""
 
     name: str
     shape: tuple[int, ...]
@@ -174,10 +175,10 @@ class _TensorInfo:
 
 
 def _usable_type(info: _TensorInfo) -> gguf.GGMLQuantizationType:
-    """The type of a tensor.
+    """Return the type of a tensor if its values can be read.
 
     Raises:
-        NotSupported: names the tensor and the type, by number and, where it has one, by name.
+        NotSupported: names the tensor and the type, by number and (if known) by name.
     """
     known = _known_type(info.type)
     if known is not None and (known in _PLAIN or _can_be_undone(known)):
@@ -196,7 +197,7 @@ def _known_type(number: int) -> gguf.GGMLQuantizationType | None:
 
 @cache
 def _can_be_undone(kind: gguf.GGMLQuantizationType) -> bool:
-    """Whether the library turns blocks of this type back into numbers; it is tried on a block of zeros."""
+    """Return whether the gguf library can dequantise this type, by trying it on a block of zeros."""
     try:
         gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError:
@@ -205,36 +206,36 @@ def _can_be_undone(kind: gguf.GGMLQuantizationType) -> bool:
 
 
 class _Header:
-    """The header's bytes, and how far they have been read."""
+    """The header's bytes and the position reached in them."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self.at = data, 0
         self._elements = 0
 
     def begin(self) -> int:
-        """Read what stands before the fields; return the number of tensors."""
+        """Read the part before the fields; return the number of tensors."""
         magic, version = self._number("<I"), self._number("<I")
         if magic != gguf.GGUF_MAGIC:
             raise ValueError("it does not begin as a GGUF file")
         if version and not version & 0xFFFF:
-            raise NotSupported("is big-endian, which is not supported; turn it round with gguf-convert-endian")
+            raise NotSupported("is big-endian, which is not supported; convert it with gguf-convert-endian")
         if version == 1 or 3 < version <= _PLAUSIBLE_VERSION:
-            cure = "make it anew from the original model" if version == 1 else "use a file of version 3"
-            raise NotSupported(f"is GGUF of version {version}; supported are 2 and 3, so {cure}")
+            cure = "make a new file from the original model" if version == 1 else "use a file of version 3"
+            raise NotSupported(f"is GGUF version {version}; only 2 and 3 are supported; {cure}")
         if version not in (2, 3):
-            raise ValueError(f"it says that it is of version {version}")
+            raise ValueError(f"it claims to be version {version}")
         n_tensors, self._n_fields = self._number("<Q"), self._number("<Q")
         if n_tensors > MAX_TENSORS or self._n_fields > MAX_FIELDS:
-            raise ValueError(f"it says that it has {n_tensors} tensors and {self._n_fields} fields")
+            raise ValueError(f"it claims {n_tensors} tensors and {self._n_fields} fields")
         return n_tensors
 
     def fields(self) -> dict[str, Any]:
-        """Every field by its key: numpy's scalars and arrays, ``bytes``, and lists of them."""
+        """Return every field by its key. Values are numpy scalars and arrays, ``bytes``, and lists of ``bytes``."""
         fields = dict[str, Any]()
         for _ in range(self._n_fields):
             key = self._name()
             if key in fields:
-                raise ValueError(f"the field {shown(key)} stands twice")
+                raise ValueError(f"the field {shown(key)} appears twice")
             fields[key] = self._value(self._kind(key), key)
         return fields
 
@@ -273,20 +274,20 @@ class _Header:
         try:
             return ValueType(number)
         except ValueError:
-            raise ValueError(f"the field {shown(key)} is of type {number}, which is not known") from None
+            raise ValueError(f"the field {shown(key)} has the unknown type {number}") from None
 
     def _value(self, kind: gguf.GGUFValueType, key: str) -> Any:
         if kind == ValueType.STRING:
             length = self._number("<Q")
             if length > MAX_TEXT_BYTES:
-                raise ValueError(f"the field {shown(key)} says that it has {length} bytes")
+                raise ValueError(f"the field {shown(key)} claims {length} bytes")
             return bytes(self._take(length))
         if kind != ValueType.ARRAY:
             return self._array(kind, 1)[0]
         of, count = self._kind(key), self._number("<Q")
         self._elements += count
         if self._elements > MAX_ELEMENTS:
-            raise ValueError(f"the field {shown(key)} says that it has {count} elements")
+            raise ValueError(f"the field {shown(key)} claims {count} elements")
         if of == ValueType.ARRAY:
             raise ValueError(f"the field {shown(key)} is an array of arrays, which is not supported")
         if of == ValueType.STRING:
@@ -298,7 +299,7 @@ class _Header:
         return np.frombuffer(self._take(count * dtype.itemsize), dtype)
 
     def _strings(self, count: int) -> list[bytes]:
-        """As ``_take`` of each length and of each string, in fewer steps: there are some hundred thousand."""
+        """Read ``count`` strings. Faster than ``_take`` for each: a vocabulary has some hundred thousand."""
         data, at, end = self._data, self.at, len(self._data)
         length, strings = struct.Struct("<Q"), list[bytes]()
         for _ in range(count):
@@ -307,7 +308,7 @@ class _Header:
             (size,) = length.unpack_from(data, at)
             at += 8
             if size > MAX_TEXT_BYTES:
-                raise ValueError(f"a text in a list says that it has {size} bytes")
+                raise ValueError(f"a text in a list claims {size} bytes")
             if size > end - at:
                 break
             strings.append(bytes(data[at : at + size]))

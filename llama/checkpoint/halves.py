@@ -1,11 +1,11 @@
-"""The halves of a split checkpoint: what their directories hold, and loading one into a model.
+"""The halves of a split checkpoint: the contents of their directories, and loading one into a model.
 
-A half is a directory in Meta's layout: ``params.json`` (Meta's fields, and ``context_length``, ``tokenizer`` and
-``split``), ``tokenizer.model``, one ``consolidated.NN.pth`` per model-parallel rank under Meta's state-dict keys
-(layers numbered as in the whole model), and ``manifest.json`` with the size and SHA-256 of every other file.
+A half is a directory in Meta's layout. ``params.json`` has Meta's fields and ``context_length``, ``tokenizer`` and
+``split``. Beside it lie ``tokenizer.model`` and one ``consolidated.NN.pth`` per model-parallel rank with Meta's
+state-dict keys (layers numbered as in the whole model). ``manifest.json`` has the size and SHA-256 of every other file.
 
 Knows: this format, version 1.
-Knows nothing about: where a half came from, which process loads it.
+Knows nothing about: the source of a half, which process loads it.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ FORMAT_VERSION = 1
 MAX_JSON_BYTES = 4 << 20  # special tokens are most of it
 MAX_SYSTEM_CHARACTERS = 64 << 10
 PARAMS, TOKENIZER, MANIFEST = "params.json", "tokenizer.model", "manifest.json"
-_GROUP_BYTES = 64 << 20  # how much of a file may stay mapped while it is copied; see `load_weights`
+_GROUP_BYTES = 64 << 20  # bytes of a file that may stay mapped while it is copied; see `load_weights`
 
 T = TypeVar("T")
 
 
 class TokenizerParams(msgspec.Struct, omit_defaults=True):
-    """``tokenizer`` in params.json: what the rank file does not say. Absent fields mean Meta's rule."""
+    """``tokenizer`` in params.json: the settings that the rank file lacks. Absent fields mean Meta's rule."""
 
     chat_format: str
     special_tokens: dict[str, int] | None = None
@@ -57,7 +57,7 @@ class TokenizerParams(msgspec.Struct, omit_defaults=True):
 
 
 class SplitParams(msgspec.Struct):
-    """``split`` in params.json; the same in both halves, but for ``half`` and ``model_parallel_size``."""
+    """``split`` in params.json. It is the same in both halves except ``half`` and ``model_parallel_size``."""
 
     half: str
     split_layer: int
@@ -101,25 +101,25 @@ class Manifest(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Half:
-    """What a half's params.json says.
+    """The settings in a half's params.json.
 
     Attributes:
-        directory: where it lies.
+        directory: the half's directory.
         half: ``edge`` or ``cloud``.
         args: hyperparameters of the whole model.
         split_layer: the edge has layers ``0 … split_layer-1``, the cloud the others.
         fingerprint: 32 bytes, equal for halves that belong together.
-        dtype: of the stored weights.
-        model_parallel_size: number of ranks that this half is cut for.
-        context_length: longest context, in positions, that the model was made for.
+        dtype: dtype of the stored weights.
+        model_parallel_size: number of ranks that this half is divided for.
+        context_length: longest context of the model, in positions.
         special_tokens: id by text, or None for Meta's rule.
-        pattern: of the pre-tokeniser, or None for Meta's.
+        pattern: the pre-tokeniser's pattern, or None for Meta's.
         chat_format: name of the chat format.
         default_system: system message for dialogues without one, or None.
-        words: id by text of added tokens that are no special ones.
-        flags: of added tokens, by text.
-        template: the checkpoint's own, where the chat format is ``template``.
-        stop_ids: ids after which a reply is over, beside the one that ends a turn; None for those that are usual.
+        words: id by text of added tokens that are not special.
+        flags: flags of added tokens, by text.
+        template: the checkpoint's chat template, if the chat format is ``template``.
+        stop_ids: ids that end a reply, beside the one that ends a turn; None for the format's usual ones.
     """
 
     directory: Path
@@ -141,20 +141,20 @@ class Half:
 
 
 def shard_name(rank: int) -> str:
-    """File name of a rank's weights."""
+    """Return the file name of a rank's weights."""
     return f"consolidated.{rank:02d}.pth"
 
 
 def read_half(ckpt_dir: str | Path, expect: str) -> Half:
-    """Read and check a half's directory: all but what the weights are.
+    """Read and check a half's directory: everything except the values of the weights.
 
     Args:
         ckpt_dir: the directory.
         expect: ``edge`` or ``cloud``.
 
     Raises:
-        CheckpointError: missing or empty directory, the other half or no half at all, a file missing or of another
-            size than the manifest says, a field missing or malformed, tensors of other shapes than the model's.
+        CheckpointError: the directory is missing, empty, the other half or not a half; a file is missing or its size
+            differs from the manifest; a field is missing or malformed; tensors have other shapes than the model's.
     """
     with damage_refused(Path(ckpt_dir)):
         return _read_half(Path(ckpt_dir), expect)
@@ -166,14 +166,14 @@ def _read_half(directory: Path, expect: str) -> Half:
     params = _read(params_path, HalfParams)
     if params.split.format != FORMAT_VERSION:
         raise CheckpointError(
-            f"{params_path}: split format {shown(params.split.format)} is not known (this version knows "
+            f"{params_path}: split format {shown(params.split.format)} is not supported (this version reads "
             f"{FORMAT_VERSION}); split the original checkpoint again with this version"
         )
     if params.split.half != expect:
         other = directory.parent / expect
         hint = f"use {other}" if (other / PARAMS).is_file() else f"use the directory named {expect} beside it"
         raise CheckpointError(
-            f"{directory} is the {shown(params.split.half)} half, the {expect} half is needed; {hint}"
+            f"{directory} is the {shown(params.split.half)} half, but the {expect} half is needed; {hint}"
         )
     half = _half(directory, params)
     _check_files(directory, half.model_parallel_size)
@@ -182,21 +182,21 @@ def _read_half(directory: Path, expect: str) -> Half:
 
 
 def check_world_size(half: Half, world_size: int) -> None:
-    """Refuse to run a half with another number of ranks than it is cut for.
+    """Refuse to run a half with another number of ranks than it is divided for.
 
-    To be called before the model is built: fairscale's layers stop at sizes that do not divide, in words of their own.
+    Call it before the model is built: fairscale's layers fail at sizes that do not divide, with less helpful errors.
 
     Raises:
-        CheckpointError: names both numbers, and the command that cuts it anew if the model can be cut so.
+        CheckpointError: names both numbers, and the command that splits again if the model can be divided that way.
     """
     if half.model_parallel_size == world_size:
         return
     anew = (
-        f", or cut it anew: python split_checkpoint.py --ckpt_dir SOURCE --output_dir OUT --split_layer "
+        f", or split again: python split_checkpoint.py --ckpt_dir SOURCE --output_dir OUT --split_layer "
         f"{half.split_layer} --cloud_model_parallel_size {world_size} (SOURCE: the original checkpoint)"
     )
     raise CheckpointError(
-        f"{half.directory} is cut for {half.model_parallel_size} rank(s), but {world_size} run; start "
+        f"{half.directory} is divided for {half.model_parallel_size} rank(s), but {world_size} run; start "
         f"{half.model_parallel_size} rank(s){anew if layout.fits(half.args, world_size) else ''}"
     )
 
@@ -211,24 +211,24 @@ def load_weights(
     device: torch.device,
     keep_mapped: bool,
 ) -> None:
-    """Give ``model`` its weights from rank ``rank``'s file; it should be built under ``parallel.unfilled_weights``.
+    """Load ``model``'s weights from rank ``rank``'s file. Build the model under ``parallel.unfilled_weights``.
 
-    Weights are read through a memory map and copied one by one, cast where ``dtype`` differs, so that beside the copies
-    no more than 64 MiB or the largest tensor of the file are in memory at once.
+    Weights are read through a memory map, copied one by one, and cast if ``dtype`` differs. Beside the copies, at most
+    64 MiB (or the largest tensor, if larger) of the file is in memory at once.
 
     Args:
         model: the half's model; its parameters are replaced and need no gradient.
         half: from :func:`read_half`.
         rank: this process's model-parallel rank.
         world_size: number of model-parallel ranks.
-        dtype: of the weights in the model.
-        device: where they go.
-        keep_mapped: leave the token embeddings in the file, on the CPU and in the file's dtype: only rows that are
-            looked up are ever read.
+        dtype: dtype of the weights in the model.
+        device: device of the weights.
+        keep_mapped: leave the token embeddings in the file, on the CPU and in the file's dtype. Only the rows that are
+            looked up are read.
 
     Raises:
-        CheckpointError: the half is cut for another number of ranks; or a tensor is missing, unexpected or of another
-            shape than the model's.
+        CheckpointError: the half is divided for another number of ranks; or a tensor is missing, unexpected or has
+            another shape than the model's.
     """
     check_world_size(half, world_size)
     path = half.directory / shard_name(rank)
@@ -237,7 +237,7 @@ def load_weights(
     mapped = {layout.EMBEDDINGS} & stored.keys() if keep_mapped else set[str]()
     weights = {name: stored[name] for name in mapped}
     for names in _groups(stored, [name for name in stored if name not in mapped]):
-        # A map of its own for each group: pages that were read count as this process's memory until it goes.
+        # Map the file again for each group: pages that were read count as this process's memory until unmapped.
         group = open_pth(path)
         weights |= {name: group[name].to(device=device, dtype=dtype, copy=True) for name in names}
     model.load_state_dict(weights, strict=True, assign=True)
@@ -245,7 +245,7 @@ def load_weights(
 
 
 def tokenizer_of(half: Half) -> Tokenizer:
-    """The half's tokenizer.
+    """Return the half's tokenizer.
 
     Raises:
         TokenizerError: its tokenizer.model is damaged.
@@ -260,10 +260,10 @@ def tokenizer_of(half: Half) -> Tokenizer:
 
 
 def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
-    """The chat format that the model was trained on.
+    """Return the chat format that the model was trained on.
 
     Raises:
-        TokenizerError: a format that is not known, or special tokens that the vocabulary lacks.
+        TokenizerError: the format is unknown, or the vocabulary lacks its special tokens.
     """
     for id in half.stop_ids or ():
         tokenizer.token_bytes(id)
@@ -274,18 +274,20 @@ def chat_format_of(half: Half, tokenizer: Tokenizer) -> ChatFormat:
 
 def _check_is_a_half(directory: Path, expect: str) -> None:
     if not directory.exists():
-        raise CheckpointError(f"{directory} does not exist; make it with split_checkpoint.py")
+        raise CheckpointError(f"{directory} does not exist; create it with split_checkpoint.py")
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is a file; give the {expect} directory that split_checkpoint.py made")
     if not any(directory.iterdir()):
-        raise CheckpointError(f"{directory} is empty; make it with split_checkpoint.py")
+        raise CheckpointError(f"{directory} is empty; create it with split_checkpoint.py")
     if not (directory / PARAMS).is_file():
         if (directory / expect / PARAMS).is_file():
             raise CheckpointError(f"{directory} holds both halves; use {directory / expect}")
-        raise CheckpointError(f"{directory} has no params.json, so it is no half; make one with split_checkpoint.py")
+        raise CheckpointError(
+            f"{directory} has no params.json, so it is not a half; create one with split_checkpoint.py"
+        )
     if "split" not in _read(directory / PARAMS, dict[str, object]):
         raise CheckpointError(
-            f"{directory} is a whole checkpoint; cut it in two first: python split_checkpoint.py "
+            f"{directory} is a whole checkpoint; split it first: python split_checkpoint.py "
             f"--ckpt_dir {directory} --output_dir OUT"
         )
 
@@ -312,15 +314,13 @@ def _half(directory: Path, params: HalfParams) -> Half:
     if len(fingerprint) != FINGERPRINT_BYTES:
         raise CheckpointError(f"{where}: the fingerprint is not 64 hexadecimal digits; split the checkpoint again")
     if split.dtype not in DTYPES:
-        raise CheckpointError(f"{where}: dtype '{shown(split.dtype)}' is none of {', '.join(DTYPES)}; split again")
+        raise CheckpointError(f"{where}: dtype '{shown(split.dtype)}' is not one of {', '.join(DTYPES)}; split again")
     sizes = (
         *(params.dim, params.n_layers, params.n_heads, params.n_kv_heads, params.vocab_size, params.multiple_of),
         *(params.context_length, split.model_parallel_size, split.split_layer + 1),
     )
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
-        raise CheckpointError(
-            f"{where}: a size is not positive, or larger than any model's; split the original checkpoint again"
-        )
+        raise CheckpointError(f"{where}: a size is not 1 to {layout.LARGEST_SIZE}; split the original checkpoint again")
     _check_tokenizer(tokenizer, where)
     args = ModelArgs(
         dim=params.dim,
@@ -363,29 +363,29 @@ def _half(directory: Path, params: HalfParams) -> Half:
 
 
 def _check_tokenizer(tokenizer: TokenizerParams, where: Path) -> None:
-    """Refuse what no split writes, and what would cost more than any model's does; raises CheckpointError."""
+    """Refuse settings that no split writes or that would cost more than any model's; raises CheckpointError."""
     formats = (*NATIVE_FORMATS, TEMPLATE)
     if tokenizer.chat_format not in formats:
         raise CheckpointError(
-            f"{where}: chat format '{shown(tokenizer.chat_format)}' is none of {', '.join(formats)}; "
+            f"{where}: chat format '{shown(tokenizer.chat_format)}' is not one of {', '.join(formats)}; "
             f"split the original checkpoint again"
         )
     if (tokenizer.chat_format == TEMPLATE) != (tokenizer.template is not None):
         raise CheckpointError(
-            f"{where}: a chat template belongs to the chat format 'template' only, and that has one; "
+            f"{where}: the chat format 'template' needs a chat template, and no other format may have one; "
             f"split the original checkpoint again"
         )
     if tokenizer.template is not None and _is_too_large(tokenizer.template):
         raise CheckpointError(
-            f"{where}: the chat template or what it knows is too long; split the original checkpoint again"
+            f"{where}: the chat template or its variables are too long; split the original checkpoint again"
         )
     if len(tokenizer.stop_ids or ()) > MAX_STOP_IDS:
         raise CheckpointError(
-            f"{where}: more than {MAX_STOP_IDS} ids end a reply, the most that are supported; split "
+            f"{where}: {len(tokenizer.stop_ids or ())} ids end a reply; at most {MAX_STOP_IDS} are supported; split "
             f"the original checkpoint again"
         )
-    if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # another one could take for ever to cut a text
-        raise CheckpointError(f"{where}: the tokenizer's pattern is not known; split the original checkpoint again")
+    if tokenizer.pattern not in (None, SMOLLM_PATTERN):  # an unknown pattern could run forever
+        raise CheckpointError(f"{where}: the tokenizer's pattern is unknown; split the original checkpoint again")
     if len(tokenizer.default_system or "") > MAX_SYSTEM_CHARACTERS:
         raise CheckpointError(f"{where}: the default system message is too long; split the original checkpoint again")
 
@@ -400,7 +400,7 @@ def _is_too_large(template: ChatTemplate) -> bool:
 
 
 def _check_files(directory: Path, ranks: int) -> None:
-    """The files are those of the manifest, in size too. (Digests are not computed: that would read everything.)"""
+    """Check that the manifest's files exist with their sizes. (Digests are not checked: that would read everything.)"""
     listed = _read(directory / MANIFEST, Manifest).files
     for name in chain((PARAMS, TOKENIZER), map(shard_name, range(ranks))):
         if name not in listed:
@@ -416,9 +416,9 @@ def _check_files(directory: Path, ranks: int) -> None:
 
 
 def _check_shards(half: Half) -> None:
-    """The files hold the tensors that params.json makes it have: before a model is built that is as large as it says.
+    """Check that the files hold the tensors that params.json implies, before a model of that size is built.
 
-    Of every file only the names and shapes are read.
+    Only the names and shapes in each file are read.
     """
     args, ranks = half.args, half.model_parallel_size
     n_layers = half.split_layer if half.half == "edge" else args.n_layers - half.split_layer
@@ -455,7 +455,7 @@ def _check_tensors(path: Path, stored: Mapping[str, torch.Tensor], expected: Map
 
 
 def _groups(tensors: dict[str, torch.Tensor], names: list[str]) -> Iterator[list[str]]:
-    """Cut ``names`` into runs whose tensors take about ``_GROUP_BYTES`` together."""
+    """Yield runs of ``names`` whose tensors take about ``_GROUP_BYTES`` together."""
     group, size = list[str](), 0
     for name in names:
         if group and size + tensors[name].nbytes > _GROUP_BYTES:

@@ -1,9 +1,9 @@
 """Hugging Face directories: config.json, model.safetensors (or an index and its parts), tokenizer.json.
 
-Knows: the names that transformers' ``LlamaForCausalLM`` and ``LlamaModel`` save tensors under and which of them belong
-to the model, what tied embeddings mean there, and the order of query and key rows: for rotary pairs half a head apart,
-where Meta's are for adjacent pairs.
-Knows nothing about: config.json's fields (``llama_config``), which files there are (``safetensors_files``), other
+Knows: the tensor names that transformers' ``LlamaForCausalLM`` and ``LlamaModel`` save, which of them belong to the
+model, tied embeddings, and the order of query and key rows. Their rotary pairs are half a head apart; Meta's are
+adjacent.
+Knows nothing about: config.json's fields (``llama_config``), the choice of files (``safetensors_files``), other
 architectures, vocabularies (``vocabulary``), halves.
 """
 
@@ -41,14 +41,14 @@ _LAYER = {
     "ffn_norm": "post_attention_layernorm",
 }
 _SIZES_SHOWN = 8
-# Last words of the names of what quantised models store beside, or in place of, weights.
+# Last parts of tensor names in quantised models, which store these beside, or instead of, weights.
 _QUANTISED = {"qweight", "qzeros", "scales", "biases", "g_idx", "weight_scale", "weight_scale_inv", "input_scale"}
 _QUANTISED |= {"weight_packed", "weight_shape", "absmax", "quant_map", "SCB", "weight_format"}
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 
 
 def hugging_face_name(name: str) -> str:
-    """The name in a Hugging Face checkpoint of the tensor that Meta calls ``name``."""
+    """Return the Hugging Face name of the tensor that Meta calls ``name``."""
     if name in _TOP:
         return _TOP[name]
     _, number, rest = name.split(".", 2)
@@ -56,20 +56,20 @@ def hugging_face_name(name: str) -> str:
 
 
 def adjacent_pairs(rows: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """Query or key rows ``(heads · head_dim, dim)`` from rotary pairs half a head apart to adjacent ones."""
+    """Reorder query or key rows ``(heads · head_dim, dim)`` from rotary pairs half a head apart to adjacent pairs."""
     return rows.view(-1, 2, head_dim // 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 class HuggingFaceSource:
-    """A directory as transformers saves it; see ``source.Source`` for the attributes.
+    """A directory as transformers saves it. See ``source.Source`` for the attributes.
 
     Args:
-        directory: where config.json, tokenizer.json and the safetensors files lie.
-        rope_scaling_factor: overrules the factor of the scaled rotary embedding.
-        chat_format: overrules the chat template, see ``templates``.
+        directory: holds config.json, tokenizer.json and the safetensors files.
+        rope_scaling_factor: overrides the factor of the scaled rotary embedding.
+        chat_format: overrides the chat template; see ``templates``.
 
     Raises:
-        CheckpointError: something is missing, damaged, contradictory or of a kind that is not supported.
+        CheckpointError: a part is missing, damaged, contradictory or not supported.
         TokenizerError: its tokenizer is not supported.
     """
 
@@ -92,7 +92,7 @@ class HuggingFaceSource:
         self.description = f"Hugging Face directory, {len(self._files.files)} file(s)"
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
-        """Slabs of the tensor ``name`` in the files' dtype, float64 as float32; see ``source.Source``."""
+        """Yield slabs of the tensor ``name`` in the files' dtype (float64 as float32); see ``source.Source``."""
         turned = name.endswith(("attention.wq.weight", "attention.wk.weight"))
         multiple = self.args.head_dim if turned else 1
         part = self._slice(hugging_face_name(name))
@@ -106,10 +106,11 @@ class HuggingFaceSource:
         return self._files.slice(self._stored[name])
 
     def _stored_names(self) -> dict[str, str]:
-        """The names in the files by transformers' names: equal, or with ``model.`` too few or too many in front.
+        """Map transformers' tensor names to the names in the files.
 
-        ``LlamaModel`` saves the former; transformers takes both (``core_model_loading.py``, ``rename_source_key``).
-        Rotary tables, which follow from the configuration, are left out.
+        The two are equal, or the file's name lacks the prefix ``model.`` or has one too many. ``LlamaModel`` saves
+        names without it; transformers accepts both (``core_model_loading.py``, ``rename_source_key``). Rotary tables
+        follow from the configuration and are skipped.
         """
         known, stored = {hugging_face_name(name) for name in layout.tensor_shapes(self.args)}, dict[str, str]()
         unknown = list[str]()
@@ -122,7 +123,7 @@ class HuggingFaceSource:
                 if name in stored:
                     raise CheckpointError(
                         f"{self._directory} holds one tensor under two names, "
-                        f"{shown(stored[name])} and {shown(found)}; leave one out"
+                        f"{shown(stored[name])} and {shown(found)}; remove one"
                     )
                 stored[name] = found
             elif not layout.is_rotary_table(found):
@@ -132,27 +133,27 @@ class HuggingFaceSource:
         return stored
 
     def _unknown(self, names: list[str]) -> CheckpointError:
-        """The error for tensors that the model does not have, by what they tell."""
+        """Return the error for tensors that the model does not have, by the kind of model they suggest."""
         file, name = self._files.holder[names[0]], shown(names[0])
         if any(found.rpartition(".")[2] in _QUANTISED for found in names):
             return CheckpointError(
-                f"{file} holds {name}, as quantised models do, which are not supported; use the "
+                f"{file} holds {name}, so it is a quantised model, which is not supported; use the "
                 f"release in bfloat16 or float16"
             )
         if any("lora_" in found for found in names):
             return CheckpointError(
-                f"{file} holds {name}, a part of an adapter; merge it into its model (merge_and_unload) and save that"
+                f"{file} holds {name}, part of an adapter; merge it into its model (merge_and_unload) and save that"
             )
         return CheckpointError(
             f"{file} holds a tensor that a Llama model of this config.json does not have: {name} "
-            f"({len(names)} such in all); use files and config.json of one Llama text "
-            f"model"
+            f"({len(names)} in all); use files and config.json of one Llama text model"
         )
 
     def _settle_tying(self, tied: bool) -> bool:
-        """Whether the embeddings serve as the head, as transformers settles it.
+        """Return whether the embeddings serve as the output head, by transformers' rule.
 
-        A head of its own counts, whatever config.json says; a lone head of tied embeddings is both.
+        A separate head in the files counts even if config.json says tied. If tied files hold only the head, it serves
+        as the embeddings, too.
         """
         head, embeddings = hugging_face_name(layout.OUTPUT), hugging_face_name(layout.EMBEDDINGS)
         if tied and head in self._stored and embeddings not in self._stored:
@@ -160,12 +161,12 @@ class HuggingFaceSource:
         if not tied and head not in self._stored and embeddings in self._stored:
             raise CheckpointError(
                 f"{self._directory} lacks the tensor {head}, and its config.json does not say that the embeddings "
-                f"serve as the head; get the file that holds it, or, if they do, set tie_word_embeddings to true"
+                f"serve as the head; get the file that holds it, or set tie_word_embeddings to true if they do"
             )
         return head not in self._stored
 
     def _check_tensors(self) -> None:
-        """The files have the model's tensors, of the right shapes."""
+        """Check that the files have the model's tensors with the right shapes."""
         for name, shape in layout.tensor_shapes(self.args).items():
             name = hugging_face_name(name)
             if name not in self._stored:
@@ -179,14 +180,14 @@ class HuggingFaceSource:
             if found != shape:
                 where = self._files.holder[self._stored[name]]
                 raise CheckpointError(
-                    f"{where}: {name} has shape {shown(str(found[:_SIZES_SHOWN]))}, config.json makes it {shape}; use "
+                    f"{where}: {name} has shape {shown(str(found[:_SIZES_SHOWN]))}, config.json requires {shape}; use "
                     f"files and config.json of one model{self._aside()}"
                 )
 
     def _aside(self) -> str:
-        """A hint at other files, where tensors do not fit and those may be the ones that were meant."""
+        """Return a hint about the ignored index beside model.safetensors, for errors about tensors that do not fit."""
         index = self._files.passed_over
-        return f" (model.safetensors counts, not {index} beside it; move one of them away)" if index else ""
+        return f" (model.safetensors is used, {index} beside it is ignored; move one of them away)" if index else ""
 
     def _prevailing_dtype(self) -> torch.dtype:
         def described(name: str) -> tuple[str, int, torch.dtype | str]:
@@ -206,6 +207,6 @@ class HuggingFaceSource:
             there = f" (its {other} is not read)" if lies_there(self._directory / other) else ""
             raise CheckpointError(
                 f"{self._directory} lacks tokenizer.json{there}; get that file from the model's "
-                f"page, or make it with transformers' save_pretrained"
+                f"page, or create it with transformers' save_pretrained"
             )
         return vocabulary.from_hugging_face(self._directory, chat_format, self.args.vocab_size)

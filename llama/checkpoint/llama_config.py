@@ -1,8 +1,8 @@
 """config.json of a Hugging Face directory, as transformers' ``LlamaConfig`` understands it.
 
-Knows: the fields and their defaults, which architectures are not Llama's, and how the rotary settings come about:
-spelled as before transformers 5 or since, also where a file has both (``configuration_llama.py`` and
-``modeling_rope_utils.py`` of transformers 5).
+Knows: the fields and their defaults, the names of Llama's architectures, and the rotary settings, in the spelling of
+transformers 5, the older one, or both in one file. Sources: ``configuration_llama.py`` and ``modeling_rope_utils.py``
+of transformers 5.
 Knows nothing about: tensors, other files of the directory.
 """
 
@@ -24,7 +24,7 @@ from llama.model_args import HIGH_FREQ_FACTOR, LOW_FREQ_FACTOR, OLD_CONTEXT_LEN,
 
 MAX_CONFIG_BYTES = 1 << 20
 _KINDS_SHOWN = 8
-_CLASSES = {"LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"}  # the last: conversions of early 2023
+_CLASSES = {"LlamaForCausalLM", "LlamaModel", "LLaMAForCausalLM"}  # LLaMAForCausalLM: conversions of early 2023
 _SILU = ("silu", "swish")
 _DEFAULT_THETA = 10000.0
 _SCALING = {
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class _Architecture(msgspec.Struct):
-    """Whose configuration it is; read first, since others' fields have other types."""
+    """The fields that name the architecture. They are read first: other architectures' fields have other types."""
 
     model_type: Any = None
     architectures: Any = None
@@ -45,7 +45,7 @@ class _Architecture(msgspec.Struct):
 
 
 class LlamaConfig(msgspec.Struct):
-    """Fields of config.json. Defaults are transformers'; null means a default where transformers takes it for one."""
+    """Fields of config.json. Defaults are transformers'; null means the default where transformers treats it so."""
 
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -75,10 +75,10 @@ class LlamaConfig(msgspec.Struct):
 
     @property
     def rope(self) -> dict[str, Any]:
-        """The rotary settings that count, under the names of ``rope_parameters``.
+        """The effective rotary settings, under the names of ``rope_parameters``.
 
-        ``rope_scaling`` goes before ``rope_parameters``, as a whole; ``rope_theta`` beside them counts where they have
-        none, ``original_max_position_embeddings`` beside them always.
+        A non-empty ``rope_scaling`` replaces ``rope_parameters`` entirely. A top-level ``rope_theta`` is used only if
+        these have none. A top-level ``original_max_position_embeddings`` always overrides theirs.
         """
         settings: dict[str, Any] = {"rope_theta": _DEFAULT_THETA if self.rope_theta is UNSET else self.rope_theta}
         if self.partial_rotary_factor is not None:
@@ -92,10 +92,10 @@ class LlamaConfig(msgspec.Struct):
 
 
 def read_config(path: Path) -> LlamaConfig:
-    """The fields of a config.json.
+    """Read the fields of a config.json.
 
     Raises:
-        CheckpointError: missing, malformed, or of a model that is not supported.
+        CheckpointError: the file is missing or malformed, or the model is not supported.
     """
     refuse_misplaced(path)
     try:
@@ -107,25 +107,27 @@ def read_config(path: Path) -> LlamaConfig:
     if quantised := config.quantization_config or config.compression_config:
         method = shown(quantised.get("quant_method", "no quant_method"))
         raise CheckpointError(
-            f"{path} is of a quantised model ({method}), which is not supported; use the release "
-            f"that it was made from, in bfloat16 or float16"
+            f"{path} describes a quantised model ({method}), which is not supported; use the "
+            f"original release in bfloat16 or float16"
         )
     if config.attention_bias or config.mlp_bias:
         name = "attention_bias" if config.attention_bias else "mlp_bias"
         raise CheckpointError(
-            f"{path} asks for biases ({name}), which Llama models do not have; such a model is not supported"
+            f"{path} asks for biases ({name}), which is not supported; use a Llama model without biases"
         )
     _check_attention(config, path)
     if config.hidden_act not in _SILU:
-        raise CheckpointError(f"{path} asks for the activation '{shown(config.hidden_act)}'; supported is silu")
+        raise CheckpointError(
+            f"{path} asks for the activation '{shown(config.hidden_act)}'; only silu is supported; use another model"
+        )
     return config
 
 
 def _check_attention(config: LlamaConfig, path: Path) -> None:
-    """Refuse attention of another kind than a Llama's, which transformers takes from fields that are no Llama's."""
+    """Refuse attention of another kind than Llama's. transformers honours these fields, which Llama lacks."""
     if config.is_causal is False:
         raise CheckpointError(
-            f"{path} asks for attention to what follows, too (is_causal is false), which is not "
+            f"{path} asks for attention to later positions (is_causal is false), which is not "
             f"supported; use a model that generates text"
         )
     if isinstance(config.layer_types, list) and set(map(str, config.layer_types)) == {"full_attention"}:
@@ -134,9 +136,8 @@ def _check_attention(config: LlamaConfig, path: Path) -> None:
         size = getattr(config, name)
         if isinstance(size, int | float) and size < config.max_position_embeddings:
             raise CheckpointError(
-                f"{path} asks for attention to a part of the context only ({name} is {size:g}), "
-                f"which is not supported; remove the field if the model attends to all of "
-                f"it"
+                f"{path} asks for attention to only a part of the context ({name} is {size:g}), "
+                f"which is not supported; remove the field if the model attends to all of it"
             )
 
 
@@ -150,16 +151,16 @@ def _decode(data: bytes, kind: type[T], path: Path) -> T:
 
 
 def _check_architecture(stated: _Architecture, path: Path) -> None:
-    """Refuse the configuration of another architecture, by its names. ``model_type`` decides, as in transformers."""
+    """Refuse other architectures, by the names in the configuration. ``model_type`` decides, as in transformers."""
     classes = stated.architectures if isinstance(stated.architectures, list) else []
     if stated.configuration_files is not None:
         raise CheckpointError(
-            f"{path} names other files to be used in its place (configuration_files), which is not "
-            f"supported; put the one that is meant in its place"
+            f"{path} names other files to use instead of it (configuration_files), which is not "
+            f"supported; save the right one as config.json"
         )
     if stated.model_type in (None, "") and not classes:
         raise CheckpointError(
-            f'{path} says neither model_type nor architectures; if it is a Llama model\'s, add "model_type": "llama"'
+            f'{path} has neither model_type nor architectures; if it is a Llama model, add "model_type": "llama"'
         )
     llama = any(name in _CLASSES for name in classes if isinstance(name, str))
     if stated.model_type == "llama" and (llama or not classes or not _is_llama_of_another_task(classes)):
@@ -168,25 +169,25 @@ def _check_architecture(stated: _Architecture, path: Path) -> None:
         return
     found = shown(", ".join(map(shown, [*classes[:_KINDS_SHOWN], *filter(None, [stated.model_type])])))
     raise CheckpointError(
-        f"{path} is of another architecture ({found}), not Llama's (LlamaForCausalLM); use a Llama text model"
+        f"{path} describes another architecture ({found}) than Llama (LlamaForCausalLM); use a Llama text model"
     )
 
 
 def _is_llama_of_another_task(classes: list[Any]) -> bool:
-    """As ``LlamaForSequenceClassification``: the same layers under another head."""
+    """Return whether a class is Llama with another head, such as ``LlamaForSequenceClassification``."""
     return any(isinstance(name, str) and name.startswith("LlamaFor") for name in classes)
 
 
 def model_args(config: LlamaConfig, path: Path, asked_factor: float | None) -> ModelArgs:
-    """The hyperparameters in Meta's terms.
+    """Return the hyperparameters in Meta's terms.
 
     Args:
-        config: of ``path``.
+        config: the fields of ``path``.
         path: the file, for errors.
-        asked_factor: overrules the factor of the scaled rotary embedding.
+        asked_factor: overrides the factor of the scaled rotary embedding.
 
     Raises:
-        CheckpointError: sizes that do not fit together, or something that is not supported.
+        CheckpointError: the sizes contradict each other, or a setting is not supported.
     """
     dim, n_heads, n_kv_heads = config.hidden_size, config.num_attention_heads, config.num_key_value_heads
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -218,8 +219,7 @@ def _check_sizes(config: LlamaConfig, n_kv_heads: int, path: Path) -> None:
     sizes = (dim, n_heads, n_kv_heads, config.intermediate_size, config.num_hidden_layers, config.vocab_size)
     if min(sizes) < 1 or max(sizes) > layout.LARGEST_SIZE:
         raise CheckpointError(
-            f"{path}: a size or a number of heads or layers is not 1 to {layout.LARGEST_SIZE}; its "
-            f"sizes and numbers of heads do not fit together; use the file as released"
+            f"{path}: a size or a number of heads or layers is not 1 to {layout.LARGEST_SIZE}; use the file as released"
         )
     if dim % n_heads or dim // n_heads % 2 or n_heads % n_kv_heads:
         raise CheckpointError(
@@ -234,27 +234,28 @@ def _check_sizes(config: LlamaConfig, n_kv_heads: int, path: Path) -> None:
 
 
 def _scaled_rope(rope: dict[str, Any], path: Path) -> bool:
-    """Whether the rotary embedding is scaled as Llama 3.1's; any other scaling is refused."""
+    """Return whether the rotary embedding is scaled as Llama 3.1's; refuse any other scaling."""
     nested = next((key for key, value in rope.items() if isinstance(value, dict)), None)
     if nested is not None:
         raise CheckpointError(
-            f"{path}: the rotary settings are given per kind of layer ({shown(nested)}), which is "
-            f"not supported; Llama models have the same in each layer"
+            f"{path}: the rotary settings differ by kind of layer ({shown(nested)}), which is "
+            f"not supported; use a Llama model, with the same settings in each layer"
         )
     if rope.get("partial_rotary_factor") not in (None, 1.0):
         raise CheckpointError(
-            f"{path} rotates only a part of each head (partial_rotary_factor), which is not supported"
+            f"{path} rotates only a part of each head (partial_rotary_factor), which is not supported; "
+            f"use another Llama model"
         )
     if rope["rope_type"] == "default" or (rope["rope_type"] == "linear" and rope.get("factor") == 1):
         return False
     if rope["rope_type"] != "llama3":
         raise CheckpointError(
-            f"{path} uses '{shown(rope['rope_type'])}' rotary scaling; supported are default and llama3"
+            f"{path} uses '{shown(rope['rope_type'])}' rotary scaling; only default and llama3 are supported"
         )
     for key, value in _SCALING.items():
         if (found := _number(rope, key, path)) != value:
             raise CheckpointError(
-                f"{path}: {key} of the rotary scaling must be {value:g}, not {found:g}; other values are not supported"
+                f"{path}: {key} of the rotary scaling must be {value:g} (got {found:g}); use another Llama model"
             )
     return True
 

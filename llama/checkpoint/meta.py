@@ -1,7 +1,7 @@
 """Meta's release directories: params.json, tokenizer.model, consolidated.00.pth ….
 
-Knows: the fields of params.json, the rules that released files leave unsaid (rotary base, scaling factor, context
-length), and the peculiarities of single releases.
+Knows: the fields of params.json, the values that released files omit (rotary base, scaling factor, context length),
+and the peculiarities of single releases.
 Knows nothing about: Hugging Face, GGUF, halves.
 """
 
@@ -38,7 +38,7 @@ _QUANTISED = ("quantization_args", "lora_args")
 
 
 class _Params(msgspec.Struct):
-    """Fields of params.json; those without a default are in every release."""
+    """Fields of params.json. The fields without a default are in every release."""
 
     dim: int
     n_layers: int
@@ -56,15 +56,15 @@ class _Params(msgspec.Struct):
 
 
 class MetaSource:
-    """A directory as Meta releases them, at any model-parallel size; see ``source.Source`` for the attributes.
+    """A release directory of Meta's, at any model-parallel size. See ``source.Source`` for the attributes.
 
     Args:
-        directory: where params.json, tokenizer.model and the shards lie.
-        rope_scaling_factor: overrules the factor of the scaled rotary embedding.
-        chat_format: overrules the chat template, see ``templates``.
+        directory: holds params.json, tokenizer.model and the shards.
+        rope_scaling_factor: overrides the factor of the scaled rotary embedding.
+        chat_format: overrides the chat template; see ``templates``.
 
     Raises:
-        CheckpointError: something is missing, damaged, contradictory or of a kind that is not supported.
+        CheckpointError: a part is missing, damaged, contradictory or not supported.
         TokenizerError: its tokenizer is not supported.
     """
 
@@ -104,15 +104,15 @@ class MetaSource:
         self.description = f"Meta directory, {len(files)} shard(s)"
 
     def rows(self, name: str) -> Iterator[torch.Tensor]:
-        """Slabs of the tensor ``name`` in the files' dtype; see ``source.Source``."""
+        """Yield slabs of the tensor ``name`` in the files' dtype; see ``source.Source``."""
         return self._tensors.rows(name)
 
 
 def read_params(path: Path) -> _Params:
-    """The fields of a params.json; also when nested under ``model``. Unknown ones are named on stderr and ignored.
+    """Read the fields of a params.json, also nested under ``model``. Name unknown fields on stderr and ignore them.
 
     Raises:
-        CheckpointError: missing, malformed, a needed field missing, or of a model that is not supported.
+        CheckpointError: the file is missing or malformed, lacks a needed field, or the model is not supported.
     """
     refuse_misplaced(path)
     try:
@@ -128,7 +128,7 @@ def read_params(path: Path) -> _Params:
         unknown = sorted(fields.keys() - set(_Params.__struct_fields__))
         if unknown:
             names = shown(", ".join(map(shown, unknown[:_FIELDS_SHOWN])))
-            print(f"warning: {path}: fields not known and ignored: {names}", file=sys.stderr)
+            print(f"warning: {path}: ignored unknown fields: {names}", file=sys.stderr)
     try:
         params = msgspec.convert(fields, _Params)
     except msgspec.ValidationError as err:
@@ -149,20 +149,20 @@ def read_params(path: Path) -> _Params:
 
 def _refuse_other_kinds(fields: dict[str, Any], path: Path) -> None:
     if any(fields.get(key) for key in _QUANTISED):
-        raise CheckpointError(f"{path} is of a quantised checkpoint, which is not supported; use the bf16 release")
+        raise CheckpointError(f"{path} describes a quantised checkpoint, which is not supported; use the bf16 release")
     if any(key.startswith("vision_") and fields[key] not in (None, -1) for key in fields):
-        raise CheckpointError(f"{path} is of a vision model, which is not supported; use a text model")
+        raise CheckpointError(f"{path} describes a vision model, which is not supported; use a text model")
     if fields.get("moe_args"):
-        raise CheckpointError(f"{path} is of a mixture of experts, which is not supported; use a dense model")
+        raise CheckpointError(f"{path} describes a mixture of experts, which is not supported; use a dense model")
     if "split" in fields:
         raise CheckpointError(f"{path.parent} is already one half of a split checkpoint; give the original checkpoint")
 
 
 def shard_files(directory: Path) -> list[Path]:
-    """``consolidated.00.pth`` … in order (or a lone ``consolidated.pth``).
+    """Return ``consolidated.00.pth`` … in order (or a lone ``consolidated.pth``).
 
     Raises:
-        CheckpointError: there is none, one is missing between others, or they belong to an fp8 release.
+        CheckpointError: no shard exists, one between others is missing, or they belong to an fp8 release.
     """
     found = {path: match for path in sorted(directory.iterdir()) if (match := SHARD_NAME.fullmatch(path.name))}
     if not found:
@@ -172,7 +172,7 @@ def shard_files(directory: Path) -> list[Path]:
     by_number = {int(match[1] or 0): path for path, match in found.items()}
     if len(by_number) < len(found):
         raise CheckpointError(
-            f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}; leave one"
+            f"{directory} has two files for the same shard: {', '.join(p.name for p in found)}; remove one"
         )
     missing = next(number for number in range(len(by_number) + 1) if number not in by_number)
     if missing < len(by_number):
@@ -182,31 +182,30 @@ def shard_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{directory} lacks {name}; finish the download")
     if len(by_number) > MAX_SHARDS:
         raise CheckpointError(
-            f"{directory} has {len(by_number)} shards; supported are {MAX_SHARDS}, which is more than any release has"
+            f"{directory} has {len(by_number)} shards; at most {MAX_SHARDS} are supported; use the files of one release"
         )
     return [by_number[number] for number in sorted(by_number)]
 
 
 def _without_shards(directory: Path) -> CheckpointError:
-    """The error for a directory without shards: what lies there instead, and what to do."""
+    """Return the error for a directory without shards. It names the files found instead and what to do."""
     names = sorted(path.name for path in directory.iterdir())
     half = next((name for name in names if name.startswith("consolidated.") and ".pth" in name), None)
     if half:
         return CheckpointError(
             f"{directory} has no consolidated.*.pth but {shown(half)}, an unfinished download or a "
-            f"copy under another name; finish it, or give it its name"
+            f"renamed copy; finish it, or rename it"
         )
     if pickles := [name for name in names if name.endswith((".pth", ".pt"))]:
         return CheckpointError(
             f"{directory} has no consolidated.*.pth but {shown(pickles[0])}; if that is the "
-            f"release's only one, give it the name consolidated.00.pth"
+            f"release's only shard, rename it to consolidated.00.pth"
         )
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if others:
         return CheckpointError(
-            f"{directory} has params.json, as Meta's releases, but {shown(others[0])} in place of "
-            f"consolidated.*.pth; get the config.json that belongs to it, or Meta's "
-            "files"
+            f"{directory} has Meta's params.json, but {shown(others[0])} instead of "
+            f"consolidated.*.pth; get the config.json that belongs to it, or Meta's files"
         )
     return CheckpointError(f"{directory} has no consolidated.*.pth; finish the download")
 
@@ -217,19 +216,19 @@ def _read_vocabulary(directory: Path, chat_format: str | None) -> vocabulary.Voc
     if not lies_there(path):
         raise TokenizerError(
             f"{directory} lacks tokenizer.model, which Meta's releases have beside params.json or "
-            f"one level up; copy it there"
+            f"one level up; copy it into this directory"
         )
     return vocabulary.from_meta(path, chat_format)
 
 
 def _open_shards(directory: Path, args: ModelArgs, files: Sequence[Path]) -> list[dict[str, torch.Tensor]]:
-    """Each shard's tensors; each is looked at before the next is opened, since there may be many."""
+    """Return each shard's tensors. Each shard is checked before the next is opened, since there may be many."""
     shards = list[dict[str, torch.Tensor]]()
     expected = set[str]()
     distinct_files(files)
     for file in files:
         shard = open_pth(file)
-        if not shards:  # in a release each has every name
+        if not shards:  # in a release every shard has every name
             layout.check_layers(args.n_layers, len(shard), str(directory / "params.json"))
             expected |= layout.tensor_shapes(args).keys()
         _check_names(file, shard, expected)
@@ -240,7 +239,7 @@ def _open_shards(directory: Path, args: ModelArgs, files: Sequence[Path]) -> lis
 
 
 def _check_names(file: Path, shard: dict[str, torch.Tensor], expected: set[str]) -> None:
-    """The shard holds no tensor that a Llama text model does not have. (Missing ones are found later.)"""
+    """Refuse tensors that a Llama text model does not have. (Missing ones are found later.)"""
     directory, unknown = file.parent, sorted(k for k in shard.keys() - expected if not layout.is_rotary_table(k))
     if any(name.startswith(("vision_model.", "text_model.")) for name in unknown):
         raise CheckpointError(f"{directory} holds a vision model, which is not supported; use a text model")
@@ -254,7 +253,7 @@ def _check_names(file: Path, shard: dict[str, torch.Tensor], expected: set[str])
 
 
 def _check_shard_count(directory: Path, args: ModelArgs, shard: dict[str, torch.Tensor]) -> None:
-    """The query projection, always cut by whole heads, tells how many shards there should be."""
+    """Check the number of shards by the query projection, which is always divided by whole heads."""
     held = shard.get("layers.0.attention.wq.weight")
     found = len(shard_files(directory))
     if held is not None and held.dim() == 2 and 0 < len(held) != args.dim // found and args.dim % len(held) == 0:
@@ -289,9 +288,9 @@ def _sharded(
 def _without_doubled_heads(
     args: ModelArgs, files: Sequence[Path], shards: Sequence[dict[str, torch.Tensor]]
 ) -> ModelArgs:
-    """Undo what 405B's 16-way release does: each key/value head twice, so that every one of 16 shards has one.
+    """Undo the doubled key/value heads of 405B's 16-way release, which give each of the 16 shards a head.
 
-    Its params.json counts 16 heads, of which each pair is equal in every layer; one of each is left.
+    Its params.json counts 16 heads, and each pair is equal in every layer; keep one of each pair.
     """
     if args.kv_heads != len(files) or args.kv_heads % 2:
         return args
@@ -306,7 +305,7 @@ def _without_doubled_heads(
 
 
 def _context_length(params: _Params) -> int:
-    """What the release was made for; params.json does not say it."""
+    """Return the release's context length, in positions; params.json does not state it."""
     if params.use_scaled_rope:
         return _SCALED_CONTEXT
     by_theta = {_LLAMA_2_THETA: _LLAMA_2_CONTEXT, _LLAMA_3_THETA: _LLAMA_3_CONTEXT}

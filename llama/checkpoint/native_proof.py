@@ -1,8 +1,8 @@
-"""Proves that a chat template writes what ``llama3`` or ``chatml`` (``llama.chat``) write.
+"""Proof that a chat template writes the same text as ``llama3`` or ``chatml`` (``llama.chat``).
 
-The proof has two parts. By its syntax the template only joins texts and contents, strips them, and asks for roles and
-places: nothing can depend on what a content says. And it writes the same for dialogues of every order of roles up to
-four messages, with contents that try what it could ask for.
+The proof has two parts. First, the template's syntax only joins texts and contents, strips them, and tests roles and
+positions, so its output cannot depend on the words of a content. Second, it writes the same text for dialogues of every
+order of roles up to four messages, with contents chosen to trigger its conditions.
 
 Knows nothing about: files, ids.
 """
@@ -24,23 +24,23 @@ from llama.template_program import environment
 MAX_SYSTEM_CHARACTERS = 64 << 10
 
 _ROLES = ("system", "user", "assistant")
-# What may be compared with: roles, and numbers of messages. Whoever compares with another text looks into contents.
+# Texts that a comparison may use: roles. A comparison with any other text could depend on a content.
 _ROLE_NAMES = frozenset({*_ROLES, "tool", "ipython", "role", "content"})
 _FILTERS = frozenset({"trim"})
 _METHODS = frozenset({"strip"})
 _FUNCTIONS = frozenset({"raise_exception", "namespace"})
 _TESTS = frozenset({"defined", "undefined", "none", "true", "false", "string", "mapping", "iterable"})
-_LARGEST_NUMBER = 3  # to compare with; the dialogues that are tried have up to five messages
+_LARGEST_NUMBER = 3  # largest number in a comparison; the tried dialogues have up to five messages
 
 
 def texts_of(name: str) -> tuple[str, str, str]:
-    """What a dialogue of a format that is written here begins with, a turn of it, and what opens a reply."""
+    """Return a native format's beginning of a dialogue, its form of a turn, and its opening of a reply."""
     made = NATIVE_FORMATS[name]
     return made.begins, made.turn, made.opens_reply
 
 
 def own_tokens(name: str) -> set[str]:
-    """The special tokens of a format that is written here."""
+    """Return the special tokens of a native format."""
     return {token for text in texts_of(name) for token in re.findall(r"<\|\w+\|>", text)}
 
 
@@ -48,9 +48,9 @@ NATIVE_TOKENS = {token for name in NATIVE_FORMATS for token in own_tokens(name)}
 
 
 def writable(special: Collection[str]) -> list[str]:
-    """The formats written here whose own tokens are special ones, where no other can come out of what they write.
+    """Return the native formats whose tokens are all special and whose text cannot form any other special token.
 
-    Neither out of that alone, nor out of its border with a content.
+    Neither the text alone nor its border with a content may form one.
     """
     found = list[str]()
     for name in NATIVE_FORMATS:
@@ -71,12 +71,12 @@ def writable(special: Collection[str]) -> list[str]:
 
 
 def native_equal(template: ChatTemplate, bare: str, natives: Sequence[str]) -> tuple[str, str | None] | None:
-    """``llama3`` or ``chatml``, and the model's own system message, where the template provably writes that.
+    """Return ``llama3`` or ``chatml`` and the model's default system message if the template provably writes that.
 
     Args:
-        template: the checkpoint's.
-        bare: what it writes for a user's message ``q`` alone.
-        natives: the formats that come into question.
+        template: the checkpoint's template.
+        bare: its text for the single user message ``q``.
+        natives: the candidate formats.
     """
     constants = _constants_if_simple(template)
     if constants is None:
@@ -109,7 +109,7 @@ def _spelled(name: str, dialog: Sequence[Mapping[str, str]], default_system: str
 
 
 def _constants_if_simple(template: ChatTemplate) -> list[str] | None:
-    """The texts in a template, if by its syntax nothing that it does can depend on what a content says; else None."""
+    """Return the template's text constants if its syntax cannot make the output depend on a content; else None."""
     try:
         tree = environment().parse(template.source)
     except (jinja2.TemplateError, RecursionError):
@@ -158,7 +158,10 @@ def _is_all_but_first(node: nodes.Node) -> bool:
 
 
 def _is_simple_item(node: nodes.Getitem) -> bool:
-    """``messages[0]``, ``messages[-1]``, ``messages[1:]``, ``m['role']``; not a content's character, nor a window."""
+    """Return whether it is ``messages[0]``, ``messages[-1]``, ``messages[1:]`` or ``m['role']``.
+
+    A single character or a part of a content is not simple.
+    """
     if isinstance(node.arg, nodes.Slice):
         start, whole = node.arg.start, node.arg.stop is None and node.arg.step is None
         return whole and _is_messages(node.node) and isinstance(start, nodes.Const) and start.value in (0, 1)
@@ -169,7 +172,7 @@ def _is_simple_item(node: nodes.Getitem) -> bool:
 
 
 def _is_simple_sum(node: nodes.Add) -> bool:
-    """Of texts; numbers are not counted with."""
+    """Return whether a sum adds texts only, not numbers."""
     sides = [side for side in (node.left, node.right) if isinstance(side, nodes.Const)]
     return all(isinstance(side.value, str) for side in sides)
 
@@ -184,7 +187,7 @@ def _is_simple_call(node: nodes.Call) -> bool:
 
 
 def _is_simple_comparison(node: nodes.Compare) -> bool:
-    """Contents are not compared with texts other than roles, nor searched."""
+    """Return whether it compares with roles or small numbers only, and does not search a content."""
     sides = [node.expr, *(operand.expr for operand in node.ops)]
     constants = [side.value for side in sides if isinstance(side, nodes.Const)]
     return (
@@ -199,7 +202,7 @@ def _is_simple_comparison(node: nodes.Compare) -> bool:
 
 
 def _probes(constants: Sequence[str]) -> Iterator[list[dict[str, str]]]:
-    """Dialogues of every order of roles up to four messages, and contents of all kinds."""
+    """Yield dialogues of every order of roles up to four messages, with contents of all kinds."""
     contents = ["", " ", "a", " b ", "\n\nc\n", "\u200bd", "e  f\n g", *_ROLES, *dict.fromkeys(constants)]
     turn = itertools.cycle(contents)
     for length in (1, 2, 3, 4):

@@ -1,7 +1,7 @@
-"""Tells which kind of checkpoint a path is, and opens it.
+"""Recognise the kind of a checkpoint and open it.
 
-Knows: by which files each kind is recognised, and which of two kinds counts where a directory has files of both.
-Knows nothing about: what is in them.
+Knows: the files that identify each kind, and which kind to use if a directory has files of both.
+Knows nothing about: the contents of the files.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_source(path: Path, rope_scaling_factor: float | None = None, chat_format: str | None = None) -> Source:
-    """The checkpoint at ``path``: a Meta directory, a Hugging Face directory or a GGUF file.
+    """Open the checkpoint at ``path``: a Meta directory, a Hugging Face directory or a GGUF file.
 
     Args:
         path: file or directory.
-        rope_scaling_factor: factor of the scaled rotary embedding, where the checkpoint should be overruled.
-        chat_format: ``template``, ``llama3`` or ``chatml``, likewise.
+        rope_scaling_factor: overrides the checkpoint's factor of the scaled rotary embedding.
+        chat_format: ``template``, ``llama3`` or ``chatml``; overrides the checkpoint's.
 
     Raises:
-        CheckpointError: it is none of these, or cannot be used.
+        CheckpointError: it is not one of these, or cannot be used.
         TokenizerError: its tokenizer cannot be used.
     """
     _check_path(path)
@@ -43,13 +43,13 @@ def open_source(path: Path, rope_scaling_factor: float | None = None, chat_forma
 
 
 def _check_path(path: Path) -> None:
-    """Refuse a path that the libraries which read checkpoints cannot be given."""
+    """Refuse a path that is not UTF-8: the libraries that read checkpoints cannot open it."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         readable = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
         raise CheckpointError(
-            f"the path {readable} is not UTF-8, in which the libraries that read checkpoints take "
+            f"the path {readable} is not UTF-8, but the libraries that read checkpoints need UTF-8 "
             f"paths; rename it, or give a link to it whose path is UTF-8"
         ) from None
 
@@ -62,11 +62,9 @@ def _open_file(path: Path, rope_scaling_factor: float | None, chat_format: str |
     if path.stat().st_size:
         signatures.refuse_misplaced(path)
     if (what := signatures.part_of_checkpoint(path)) is not None:
-        raise CheckpointError(f"{path} is {what}; give the directory that it belongs to: --ckpt_dir {path.parent}")
+        raise CheckpointError(f"{path} is {what}; give its directory: --ckpt_dir {path.parent}")
     if signatures.is_zip(path):
-        raise CheckpointError(
-            f"{path} is an archive (zip); unpack it and give what is in it; --ckpt_dir takes {_KINDS}"
-        )
+        raise CheckpointError(f"{path} is an archive (zip); unpack it first; --ckpt_dir takes {_KINDS}")
     raise CheckpointError(f"{path} is not a checkpoint; --ckpt_dir takes {_KINDS}")
 
 
@@ -77,7 +75,7 @@ def _nothing_to_open(path: Path) -> CheckpointError:
         return CheckpointError(f"{path} is neither a file nor a directory; --ckpt_dir takes {_KINDS}")
     hint = not_a_path(path) and f"; {not_a_path(path)}"
     if _HUB_NAME.fullmatch(str(path)) and not path.parent.exists():
-        hint = "; a model of the Hugging Face hub has to be downloaded first (hf download)"
+        hint = "; download a model of the Hugging Face hub first (hf download)"
     return CheckpointError(f"{path} does not exist; --ckpt_dir takes {_KINDS}{hint}")
 
 
@@ -101,35 +99,34 @@ def _open_directory(path: Path, rope_scaling_factor: float | None, chat_format: 
 
 
 def _kind_of_two(path: Path, names: set[str]) -> type[MetaSource | HuggingFaceSource]:
-    """Whose weights are there, in a directory with both families' settings.
+    """Return the reader for a directory with both families' settings, by the weights that it holds.
 
     Raises:
-        CheckpointError: both families', which may be of two models; or nobody's.
+        CheckpointError: it holds both families' weights, which may be two models; or no weights.
     """
     shards = sorted(name for name in names if SHARD_NAME.fullmatch(name))
     weights = holds_weights(names)
     if shards and weights:
         raise CheckpointError(
             f"{path} holds two checkpoints: params.json with {shards[0]} (Meta's) and config.json "
-            f"with {weights} (Hugging Face's); move the files of one into a directory of their "
-            "own"
+            f"with {weights} (Hugging Face's); move one checkpoint into another directory"
         )
     if shards:
         return MetaSource
     if weights:
         return HuggingFaceSource
     raise CheckpointError(
-        f"{path} has params.json and config.json, but weights of neither: no consolidated.*.pth, no "
+        f"{path} has params.json and config.json, but no weights: neither consolidated.*.pth nor "
         f"model.safetensors; finish the download"
     )
 
 
 def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
-    """The error for a directory with neither family's settings: what lies there, and what to do."""
+    """Return the error for a directory without either family's settings. It says what lies there and what to do."""
     if ADAPTER in names:
         return CheckpointError(
-            f"{path} holds an adapter ({ADAPTER}, as of LoRA) without its model; merge it into the "
-            f"model (merge_and_unload), save that and give it"
+            f"{path} holds an adapter ({ADAPTER}, such as LoRA) without its model; merge it into the "
+            f"model (merge_and_unload), save the model and give that"
         )
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     if ggufs:
@@ -138,12 +135,12 @@ def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
     if snapshots:
         return CheckpointError(
             f"{path} is a model's directory in the cache of the Hugging Face hub; give a snapshot "
-            f"in it: --ckpt_dir {snapshots[0].parent}"
+            f"inside it: --ckpt_dir {snapshots[0].parent}"
         )
     for settings in ("params.json", "config.json"):
         if below := sorted(path.glob(f"*/{settings}")):
             return CheckpointError(
-                f"{path} holds no checkpoint, but one lies a level down; give that: --ckpt_dir {below[0].parent}"
+                f"{path} holds no checkpoint, but a subdirectory does; give that: --ckpt_dir {below[0].parent}"
             )
         if half := signatures.unfinished(path, settings):
             return CheckpointError(f"{path} has {settings} only as an unfinished download ({half}); finish it")
@@ -151,4 +148,4 @@ def _no_checkpoint(path: Path, names: set[str]) -> CheckpointError:
         return CheckpointError(f"{path} has weights but no params.json; finish the download")
     if any(name.endswith(".safetensors") for name in names):
         return CheckpointError(f"{path} has weights but no config.json; finish the download")
-    return CheckpointError(f"{path} holds no checkpoint that is known; --ckpt_dir takes {_KINDS}")
+    return CheckpointError(f"{path} holds no known checkpoint; --ckpt_dir takes {_KINDS}")

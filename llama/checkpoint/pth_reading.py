@@ -1,11 +1,11 @@
-"""The tensors of a ``.pth`` file, by name, without running any of the program that a pickle is.
+"""Read the tensors of a ``.pth`` file by name, without executing the pickle.
 
-``torch.save`` writes a state dict as a pickle that calls few functions, and the tensors' bytes beside it. Such a pickle
-is read here step by step; any other is refused. ``torch.load`` understands more: what it can be made to do with a few
-bytes (fill the memory, never end) would have to be found out first and forbidden one by one.
+``torch.save`` writes a state dict as a pickle that calls few functions, with the tensors' bytes beside it. This reader
+interprets such a pickle opcode by opcode and refuses any other. ``torch.load`` accepts more. A few malicious bytes can
+make it fill the memory or never end; each of those ways would have to be found and forbidden.
 
 Knows: torch's file format, and the opcodes and functions of pickles that hold tensors (protocol 2).
-Knows nothing about: models, which tensors there should be.
+Knows nothing about: models, the tensors that a model needs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch
 from llama.checkpoint.zip_records import ZipRecord, records_of
 from llama.files import open_regular
 
-MAX_PICKLE_BYTES = 512 << 10  # of 1,000 tensors it has a fifth
+MAX_PICKLE_BYTES = 512 << 10  # a pickle of 1,000 tensors takes a fifth
 _MAX_DIMENSIONS = 8
 _PROTOCOL = 2
-_MAX_KEY_BITS = 31  # larger whole numbers can be chosen so that they hash alike: to put n into a dict takes n² steps
-_OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # what torch wrote before its version 1.6
+_MAX_KEY_BITS = 31  # larger integers can be chosen to collide in a hash table: n of them take n² steps
+_OLD_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # start of files from torch before 1.6
 
 _DTYPES = {
     "FloatStorage": torch.float32,
@@ -50,19 +50,19 @@ _PARAMETER, _ORDERED_DICT, _BYTES = (
 
 
 class ForeignContents(ValueError):
-    """The pickle holds, or does, more than a state dict's."""
+    """The pickle holds more, or does more, than a state dict's pickle."""
 
 
 class OldFormat(ValueError):
-    """The file is of the format before torch 1.6: pickles one after the other, no archive."""
+    """The file has the format of torch before 1.6: consecutive pickles, no archive."""
 
 
 class OtherProtocol(ValueError):
-    """The pickle is of a protocol after 2, which torch writes only if it is told to."""
+    """The pickle has a protocol above 2, which torch writes only on request."""
 
 
 class OtherByteOrder(ValueError):
-    """A big-endian machine has written the file."""
+    """A big-endian machine wrote the file."""
 
 
 class NotAStateDict(ValueError):
@@ -71,14 +71,14 @@ class NotAStateDict(ValueError):
 
 @dataclass(frozen=True)
 class _Global:
-    """A function or type that the pickle names: its module, a space, its name."""
+    """A function or type that the pickle refers to: its module, a space, its name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Bytes of the file; ``dtype`` is that of their elements."""
+    """A run of bytes in the file and the dtype of their elements."""
 
     record: ZipRecord
     dtype: torch.dtype
@@ -87,7 +87,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _View:
-    """A tensor on a storage, whose bounds it keeps; offset and strides in elements."""
+    """A tensor within the bounds of a storage; offset and strides are in elements."""
 
     storage: _Storage
     dtype: torch.dtype
@@ -101,13 +101,13 @@ class _View:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in ``path``, memory-mapped and private: nothing is read before it is touched.
+    """Return the tensors in ``path``, memory-mapped and private: bytes are read only when accessed.
 
     Raises:
         ForeignContents, NotAStateDict, OldFormat, OtherProtocol, OtherByteOrder, Compressed: the pickle, or the file,
             is of another kind.
-        OSError: the file cannot be read, or is none.
-        ValueError, KeyError, struct.error, …: it is damaged.
+        OSError: the path is not a regular file, or it cannot be read.
+        ValueError, KeyError, struct.error, …: the file is damaged.
     """
     with open_regular(path) as file:
         if file.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
@@ -136,7 +136,7 @@ def _views(file: BinaryIO, records: Mapping[str, ZipRecord], size: int) -> dict[
     for name, view in state_dict.items():
         if not isinstance(name, str) or not isinstance(view, _View):
             raise NotAStateDict
-    # Two names may share a storage, as tied embeddings do; more than that is made up.
+    # Two names may share a storage, as tied embeddings do. A larger total is forged.
     if sum(view.nbytes for view in state_dict.values()) > 2 * size:
         raise ValueError("the tensors have more elements than the file")
     return state_dict
@@ -149,11 +149,11 @@ def _contents(file: BinaryIO, record: ZipRecord) -> bytes:
     data = file.read(record.size)
     if len(data) != record.size:
         raise ValueError("a record ends behind the file")
-    return data  # torch can be told to write no check sums, and has never looked at them
+    return data  # check sums are optional in torch.save, and torch.load never verifies them
 
 
 class _Reader:
-    """The value of a pickle, from its opcodes one after the other (CPython's ``pickletools`` describes them)."""
+    """Interpreter for the opcodes of a pickle (described in CPython's ``pickletools``)."""
 
     def __init__(self, data: bytes, records: Mapping[str, ZipRecord], root: str) -> None:
         self._data, self._at = data, 0
@@ -162,7 +162,7 @@ class _Reader:
         self._memo = dict[int, Any]()
 
     def value(self) -> Any:
-        """Raises ``ForeignContents`` at whatever a state dict's pickle does not do."""
+        """Return the pickle's value. Raise ``ForeignContents`` at any opcode that a state dict does not use."""
         while True:
             opcode = self._take(1)
             if opcode == b".":
@@ -227,7 +227,7 @@ class _Reader:
             case b"R":  # REDUCE
                 called, arguments = stack[-2:]
                 stack[-2:] = [_result(called, arguments)]
-            case b"b":  # BUILD: a module's state dict says there which version each part is of
+            case b"b":  # BUILD: a module's state dict stores its parts' versions this way
                 if not isinstance(stack.pop(), dict) or not isinstance(stack[-1], dict):
                     raise ForeignContents
             case _:
@@ -243,7 +243,7 @@ class _Reader:
         self._stack[-1].extend(items)
 
     def _set(self, items: Sequence[Any]) -> None:
-        # Only texts and small numbers are keys: to hash a tuple of tuples of … can take for ever.
+        # Only texts and small numbers may be keys: hashing deeply nested tuples can take forever.
         if not isinstance(self._stack[-1], dict) or not all(map(_is_key, items[::2])):
             raise ForeignContents
         self._stack[-1].update(zip(items[::2], items[1::2], strict=True))
@@ -276,7 +276,7 @@ def _is_key(value: Any) -> bool:
 
 
 def _result(called: Any, arguments: Any) -> Any:
-    """What a function that is known gives for these arguments."""
+    """Return the result of a known function for these arguments."""
     match called, arguments:
         case _Global("collections OrderedDict"), ():
             return {}
@@ -285,7 +285,7 @@ def _result(called: Any, arguments: Any) -> Any:
         case _Global(name), (_Storage() as storage, int(offset), tuple(shape), tuple(strides), *others):
             if name in _REBUILD:
                 dtype = _dtype(others.pop(2).name) if name.endswith("_v3") else storage.dtype
-                # The others: whether it has a gradient, hooks, and what else is true of it, such as "negated".
+                # The other arguments: requires_grad, hooks, and metadata such as "negated".
                 if dtype is not None and not any(others[2:]):
                     return _view(storage, dtype, offset, shape, strides)
     raise ForeignContents
@@ -304,17 +304,17 @@ def _view(
         count *= size
         last += (size - 1) * stride
     elements = storage.nbytes // dtype.itemsize
-    # With a stride of 0 a few bytes would be a tensor of any size.
+    # With a stride of 0, a few bytes could claim to be a tensor of any size.
     if count and not (count <= elements and last < elements):
         _refuse_view()
     return _View(storage, dtype, offset, shape, strides)
 
 
 def _refuse_view() -> NoReturn:
-    raise ValueError("a tensor goes beyond its storage")
+    raise ValueError("a tensor extends beyond its storage")
 
 
 def _dtype(name: str) -> torch.dtype | None:
-    """The dtype that a pickle calls ``torch float32``."""
+    """Return the dtype that a pickle calls ``torch float32`` (for example), or None."""
     found = getattr(torch, name.removeprefix("torch "), None)
     return found if isinstance(found, torch.dtype) else None

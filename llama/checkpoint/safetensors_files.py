@@ -1,11 +1,11 @@
-"""Which files of a Hugging Face directory make its checkpoint, and their tensors.
+"""The weight files of a Hugging Face directory, and their tensors.
 
-Which files they are follows transformers 5 (``modeling_utils.py``, ``_get_resolved_checkpoint_files``): the one that
-config.json names, else ``model.safetensors``, else those that the index lists. So an index that lies beside a whole
-``model.safetensors`` says nothing: it is what ``save_pretrained`` leaves of a larger model before.
+The choice of files follows transformers 5 (``modeling_utils.py``, ``_get_resolved_checkpoint_files``): the file that
+config.json names, else ``model.safetensors``, else the files in the index. An index beside a whole
+``model.safetensors`` is therefore ignored: ``save_pretrained`` leaves it there from an earlier, larger model.
 
-Knows: safetensors' format as far as its header's length, the index.
-Knows nothing about: which tensors a model has.
+Knows: safetensors' format up to its header's length, the index.
+Knows nothing about: the tensors that a model needs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from llama.files import lies_there, open_regular, read_json, shown
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 MAX_INDEX_BYTES = 4 << 20  # a model of 1,000 tensors has an index of 0.1 MiB
-MAX_HEADER_BYTES = 4 << 20  # of a safetensors file; of 1,000 tensors it has 0.1 MiB
-MAX_HEADERS_BYTES = 16 << 20  # of all files together; each byte takes four of memory
-MAX_TENSORS = 100_000  # likewise
-MAX_NAME_CHARACTERS = 200  # of a file; systems take 255 bytes
+MAX_HEADER_BYTES = 4 << 20  # per safetensors file; the header of 1,000 tensors has 0.1 MiB
+MAX_HEADERS_BYTES = 16 << 20  # in all files together; each byte takes four bytes of memory
+MAX_TENSORS = 100_000  # in all files together
+MAX_NAME_CHARACTERS = 200  # in a file name; systems allow 255 bytes
 MAX_FILES = 512  # Llama 3.1 405B has 191; each stays open
-_LENGTH_DIFFERS = "file not fully covered"  # in the library's words
+_LENGTH_DIFFERS = "file not fully covered"  # from the library's error message
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -40,17 +40,17 @@ class WeightFiles:
     """The open files of a checkpoint.
 
     Args:
-        directory: where they lie.
+        directory: the checkpoint's directory.
         named: the file or index that config.json names (``transformers_weights``), or None.
 
     Attributes:
         files: in the order of their names.
-        holder: which of them holds each tensor.
-        passed_over: the index that lies beside a whole file and does not count, or None.
+        holder: the file that holds each tensor.
+        passed_over: the ignored index beside a whole file, or None.
 
     Raises:
-        CheckpointError: one is missing, damaged, unfinished or of another kind; one lies there under two names; a
-            tensor is in two, or in another than the index says; there are too many.
+        CheckpointError: a file is missing, damaged, unfinished, of another kind, or present under two names; a tensor
+            is in two files, or in another file than the index says; there are too many files or tensors.
     """
 
     def __init__(self, directory: Path, named: str | None = None) -> None:
@@ -60,29 +60,27 @@ class WeightFiles:
         self._open, self.holder = _open_all(self.files, stated)
 
     def slice(self, name: str) -> Any:
-        """Safetensors' slice of the tensor ``name``, of which nothing has been read yet."""
+        """Return safetensors' lazy slice of the tensor ``name``; its bytes are not read yet."""
         return self._open[self.holder[name]].get_slice(name)
 
 
 def holds_weights(names: set[str]) -> str | None:
-    """The file, out of a directory's, by which transformers would know that it holds a model's weights; or None."""
+    """Return the file name by which transformers would recognise a model's weights in a directory, or None."""
     return next((name for name in (WEIGHTS, INDEX, *_PICKLES) if name in names), None)
 
 
 def _chosen(directory: Path, named: str | None) -> tuple[list[Path], dict[str, str]]:
-    """The files, and which of them the index says a tensor is in."""
+    """Return the files, and the file that the index states for each tensor."""
     if lies_there(directory / ADAPTER):
         raise CheckpointError(
-            f"{directory / ADAPTER} says that an adapter (PEFT, as LoRA) belongs to this model; "
-            f"merge it (merge_and_unload) and save the model, or move the adapter's files "
-            "away"
+            f"{directory / ADAPTER} says that an adapter (PEFT, such as LoRA) belongs to this model; "
+            f"merge it (merge_and_unload) and save the model, or move the adapter's files away"
         )
     if named is not None:
         if not named.endswith((".safetensors", ".safetensors.index.json")):
             raise CheckpointError(
                 f"{directory / 'config.json'} names {shown(named)} as its weights "
-                f"(transformers_weights), which is no safetensors file; name one that "
-                "is"
+                f"(transformers_weights), which is not a safetensors file; name a safetensors file"
             )
         _check_inside(named, directory / "config.json")
         if named.endswith(".json"):
@@ -98,16 +96,16 @@ def _chosen(directory: Path, named: str | None) -> tuple[list[Path], dict[str, s
 
 
 def _unusable(path: Path) -> CheckpointError:
-    """The error for what bears a file's name and is none."""
+    """Return the error for a path that exists but cannot be read as a file."""
     try:
         with open_regular(path):
-            return CheckpointError(f"{path} cannot be read")
+            return CheckpointError(f"{path} cannot be read; get the file again")
     except OSError as err:
         return unreadable(path, err)
 
 
 def _without_weights(directory: Path) -> CheckpointError:
-    """The error for a directory in which transformers finds no safetensors: what lies there instead, and the cure."""
+    """Return the error for a directory without safetensors. It says what lies there instead and what to do."""
     names = sorted(path.name for path in directory.iterdir())
     if any(name in _PICKLES or (name.endswith(".bin") and name.startswith("pytorch_model")) for name in names):
         return CheckpointError(
@@ -121,13 +119,13 @@ def _without_weights(directory: Path) -> CheckpointError:
     if parts:
         return CheckpointError(
             f"{directory} has parts of a checkpoint ({shown(parts[0])}, …) but no {INDEX}, which "
-            f"says what belongs to it; get that file, too"
+            f"lists them; get that file, too"
         )
     others = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if others:
         return CheckpointError(
             f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(others[0])}; if that is the "
-            f"model in transformers' layout, give it the name {WEIGHTS}"
+            f"model in transformers' layout, rename it to {WEIGHTS}"
         )
     if ggufs := [name for name in names if name.endswith(".gguf")]:
         return CheckpointError(
@@ -141,8 +139,8 @@ def _without_weights(directory: Path) -> CheckpointError:
         )
     if pickles := [name for name in names if name.endswith((".bin", ".pth", ".pt", ".msgpack", ".h5"))]:
         return CheckpointError(
-            f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(pickles[0])}, of another "
-            f"kind; use a safetensors version"
+            f"{directory} has neither {WEIGHTS} nor {INDEX}, but {shown(pickles[0])}, which is "
+            f"another format; use a safetensors version"
         )
     return CheckpointError(f"{directory} has neither {WEIGHTS} nor {INDEX}; finish the download")
 
@@ -161,8 +159,7 @@ def _indexed(directory: Path, index: Path) -> tuple[list[Path], dict[str, str]]:
     names = sorted(set(stated.values()))
     if not 1 <= len(names) <= MAX_FILES:
         raise CheckpointError(
-            f"{index} lists {len(names)} files, of which there are 1 to {MAX_FILES}; use the index "
-            f"that belongs to the files"
+            f"{index} lists {len(names)} files, but must list 1 to {MAX_FILES}; use the index that belongs to the files"
         )
     for name in names:
         _check_inside(name, index)
@@ -188,9 +185,9 @@ def _present(directory: Path, name: str, lister: str) -> Path:
 
 
 def _open_all(files: Sequence[Path], stated: Mapping[str, str]) -> tuple[dict[Path, Any], dict[str, Path]]:
-    """The open files, and which of them holds each tensor.
+    """Return the open files, and the file that holds each tensor.
 
-    Each is looked at before the next is opened: there may be many, of which each is within its own bounds.
+    Check the totals before opening the next file: many files may each be within their own bounds.
     """
     opened, holder, header_bytes = dict[Path, Any](), dict[str, Path](), 0
     distinct_files(files)
@@ -200,18 +197,18 @@ def _open_all(files: Sequence[Path], stated: Mapping[str, str]) -> tuple[dict[Pa
         names = opened[path].keys()
         if header_bytes > MAX_HEADERS_BYTES or len(holder) + len(names) > MAX_TENSORS:
             raise CheckpointError(
-                f"{path} and the files before it say more of their tensors than {MAX_TENSORS} need, "
-                f"as no model's do; use the files as released"
+                f"{path} and the files before it have more tensors than {MAX_TENSORS}, or headers of more than "
+                f"{MAX_HEADERS_BYTES >> 20} MiB; use the files as released"
             )
         for name in names:
             if name in holder:
                 raise CheckpointError(
                     f"{path} and {shown(holder[name].name)} both hold the tensor {shown(name)}; they "
-                    f"are of two checkpoints: use the files of one, with its index"
+                    f"belong to two checkpoints: use the files of one, with its index"
                 )
             if stated.get(name, path.name) != path.name:
                 raise CheckpointError(
-                    f"{path} holds the tensor {shown(name)}, which {INDEX} says is in "
+                    f"{path} holds the tensor {shown(name)}, but {INDEX} says it is in "
                     f"{shown(stated[name])}; use the index that belongs to the files"
                 )
             holder[name] = path
@@ -219,11 +216,11 @@ def _open_all(files: Sequence[Path], stated: Mapping[str, str]) -> tuple[dict[Pa
 
 
 def _open(path: Path) -> tuple[Any, int]:
-    """The file, and how many bytes its header has."""
+    """Return the open file and the size of its header in bytes."""
     try:
         with open_regular(path) as file:
             size, (header,) = os.fstat(file.fileno()).st_size, struct.unpack("<Q", file.read(8))
-        if header > min(MAX_HEADER_BYTES, size - 8):  # the library takes a hundred times as much at its word
+        if header > min(MAX_HEADER_BYTES, size - 8):  # the library accepts headers a hundred times larger
             raise ValueError
         return safe_open(path, framework="pt"), header
     except OSError as err:
@@ -232,7 +229,7 @@ def _open(path: Path) -> tuple[Any, int]:
         what = signatures.misplaced(path, binary=True) or signatures.other_format(path, "safetensors")
         if what is not None:
             raise CheckpointError(f"{path} {what}") from None
-        reason = "its length is not what its header says" if _LENGTH_DIFFERS in str(err) else "its header is none"
+        reason = "its length differs from its header" if _LENGTH_DIFFERS in str(err) else "its header is invalid"
         raise CheckpointError(
             f"{path} is damaged or incomplete ({reason}); finish the download or get it again"
         ) from None

@@ -1,7 +1,7 @@
-"""What a file is by its first bytes, so that a refusal can say what lies there instead of the weights.
+"""File signatures: recognise a file by its first bytes, so that an error can say what lies there instead of weights.
 
-Knows: the signatures of checkpoint files, of archives, and of what is left where a download or a clone went wrong.
-Knows nothing about: what is in a file.
+Knows: the signatures of checkpoint files, of archives, and of the remains of failed downloads and clones.
+Knows nothing about: the rest of a file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "Zstandard",
     b"Rar!": "RAR",
 }
-# Models of llama.cpp before GGUF, by the magic numbers of their files (little-endian).
+# Magic numbers (little-endian) of llama.cpp's model files before GGUF.
 _BEFORE_GGUF = (b"lmgg", b"fmgg", b"tjgg", b"algg")
 _PICKLE, _LAST_PROTOCOL = 0x80, 5
 _UNFINISHED = (".part", ".incomplete", ".tmp", ".crdownload", ".download", ".aria2", ".partial", ".filepart")
 
 
 def misplaced(path: Path, *, binary: bool = False) -> str | None:
-    """What lies at ``path`` instead of a file of weights or of settings, and what to do; None where nothing is known.
+    """Return what lies at ``path`` instead of weights or settings, and what to do; None if nothing is wrong.
 
-    The words go behind the file's name. Where the file is to be ``binary``, a short text is named, too.
+    The caller puts the words after the file's name. If ``binary``, short texts and bare pickles are recognised, too.
     """
     try:
         with open_regular(path) as file:
@@ -49,35 +49,32 @@ def misplaced(path: Path, *, binary: bool = False) -> str | None:
     if not begin:
         return "is empty; finish the download"
     if begin.startswith(_LFS):
-        return "is not the file but a pointer to it, which Git LFS leaves; run git lfs pull in the clone"
+        return "is a Git LFS pointer, not the file itself; run git lfs pull in the clone"
     if _MARKUP.match(begin.removeprefix(b"\xef\xbb\xbf")):
         return (
-            "is a web page or an error message (HTML or XML) saved in the file's place; download the file itself, "
-            "signed in if the site asks for it"
+            "is a web page or an error message (HTML or XML), not the file; download the file itself, "
+            "and sign in if the site asks for it"
         )
     archive = next((kind for magic, kind in _ARCHIVES.items() if begin.startswith(magic)), None)
     if begin[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
         archive = "tar"
     if archive:
-        return f"is an archive ({archive}); unpack it and give what is in it"
+        return f"is an archive ({archive}); unpack it first"
     if begin.startswith(_BEFORE_GGUF):
         return "is a file of llama.cpp from before GGUF, which is not supported; use a GGUF of the same model"
     if not any(begin) and len(begin) == _READ:
-        return "begins with zeros only, as a download does that did not finish; finish it or get the file again"
+        return "begins with zeros only, like an unfinished download; finish it or get the file again"
     if binary and begin[0] == _PICKLE and begin[1:2] <= bytes([_LAST_PROTOCOL]):
-        return (
-            "is a bare pickle, which is not loaded, and no file of weights that is known; save its tensors with "
-            "torch.save"
-        )
+        return "is a bare pickle, which is not loaded; save its tensors with torch.save"
     if binary and len(begin) < _READ and begin.isascii() and begin.decode().strip().replace("\n", " ").isprintable():
         return "is a short text, such as a site's error message, and not the file; download the file itself"
     return None
 
 
 def refuse_misplaced(path: Path) -> None:
-    """Refuse a file in whose place something else lies, or which may not be read.
+    """Refuse a path that holds something else than the expected file, or that may not be read.
 
-    One that is missing is left to whoever reads it.
+    A missing file is not refused here; the reader reports it.
 
     Raises:
         CheckpointError: says what lies there and what to do.
@@ -93,37 +90,37 @@ def refuse_misplaced(path: Path) -> None:
 
 
 def other_format(path: Path, own: str) -> str | None:
-    """What a file of weights is, if not of its ``own`` format (GGUF, safetensors, torch), and what to do; or None.
+    """Return the format of a weight file and what to do if it is not its ``own`` (GGUF, safetensors, torch); or None.
 
-    The words go behind the file's name.
+    The caller puts the words after the file's name.
     """
     if own != "GGUF" and is_gguf(path):
-        return f"is a GGUF file under another name; give it by itself: --ckpt_dir {path}"
+        return f"is a GGUF file under another name; give the file itself: --ckpt_dir {path}"
     if own != "safetensors" and _begins(path, b'{"', at=8):
-        return "is a safetensors file under another name; use it in a directory of Hugging Face's, as model.safetensors"
+        return "is a safetensors file under another name; put it into a Hugging Face directory as model.safetensors"
     if own != "torch" and is_zip(path):
         return (
-            "is a file of torch.save (or another zip) under another name; use it as the release has it, or save "
+            "is a file of torch.save (or another zip) under another name; use its released name, or save "
             "the model with transformers' save_pretrained"
         )
     return None
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins as a GGUF does."""
+    """Return whether the file begins with GGUF's magic number."""
     return _begins(path, GGUF)
 
 
 def is_zip(path: Path) -> bool:
-    """Whether the file begins as an archive of torch's does, or any other zip."""
+    """Return whether the file begins like a zip archive, torch's included."""
     return _begins(path, b"PK\x03\x04")
 
 
 def part_of_checkpoint(path: Path) -> str | None:
-    """What the file is in a checkpoint that is a directory (``a safetensors file``, …), or None."""
+    """Return the file's role in a checkpoint directory (``a safetensors file``, …), or None."""
     name = path.name
     if name in ("config.json", "params.json", "tokenizer.json", "tokenizer.model") or name.endswith(".index.json"):
-        return "a file of a checkpoint that is a directory"
+        return "one file of a checkpoint directory"
     if name.endswith(".safetensors"):
         return "a safetensors file"
     if name.endswith((".pth", ".pt", ".bin")):
@@ -132,7 +129,7 @@ def part_of_checkpoint(path: Path) -> str | None:
 
 
 def unfinished(directory: Path, name: str) -> str | None:
-    """The name of an unfinished download of the file ``name`` in ``directory``, or None."""
+    """Return the name of an unfinished download of the file ``name`` in ``directory``, or None."""
     return next(_unfinished(directory, name), None)
 
 

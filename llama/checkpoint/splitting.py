@@ -1,7 +1,7 @@
-"""Cuts an open checkpoint in two: writes both halves, verifies them, and only then puts them in place.
+"""Split an open checkpoint: write both halves, verify them, and only then move them into place.
 
-Knows: the order of the work, what a half's directory holds, and what the fingerprint is made of.
-Knows nothing about: where the source's tensors come from (``source``), file formats (``writing``), the command line.
+Knows: the order of the work, the contents of a half's directory, and the definition of the fingerprint.
+Knows nothing about: the origin of the tensors (``source``), file formats (``writing``), the command line.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from llama.files import not_a_path
 from llama.model_args import ModelArgs
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, bytes done, bytes in all) now and then."""
+"""Called repeatedly with (name of the phase, bytes done, bytes in all)."""
 
 _OUTPUT = placing.OutputSpec("--output_dir", CheckpointError, frozenset(layout.HALVES))
-_HEADER_BYTES = 1 << 10  # of each tensor in a file, at most
-_BLOCK_BYTES = 4 << 10  # a file takes whole blocks
+_HEADER_BYTES = 1 << 10  # upper bound per tensor in a file
+_BLOCK_BYTES = 4 << 10  # a file occupies whole blocks
 
 
 @dataclass(frozen=True)
 class TensorDigest:
-    """What a tensor is, shape and dtype included, without its bytes: two equal ones are the same tensor."""
+    """Shape, dtype and SHA-256 of a tensor. Two tensors with equal digests are the same."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -57,11 +57,11 @@ class TensorDigest:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Everything decided before the first byte is written.
+    """All decisions made before the first byte is written.
 
     Attributes:
         ranks: number of files of each half.
-        names: the tensors of each half.
+        names: names of the tensors of each half.
         shapes: unsharded shape of every tensor.
     """
 
@@ -78,7 +78,7 @@ class _Plan:
         return sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
 
     def regions(self, half: str) -> dict[str, list[layout.Region]]:
-        """For each tensor of a half, the region that each of its ranks holds."""
+        """Return the region that each rank of a half holds of each of its tensors."""
         ranks = self.ranks[half]
         return {
             name: [layout.region(name, self.shapes[name], self.source.args, rank, ranks) for rank in range(ranks)]
@@ -97,20 +97,20 @@ def split(
 ) -> bytes:
     """Write ``output_dir/edge`` and ``output_dir/cloud``; return their fingerprint.
 
-    Everything is made in a partial directory and renamed at the end, as ``llama.placing`` says, so that the halves are
-    either absent or whole. Whatever ends the work early takes the partial directory away.
+    The halves are written to a partial directory and renamed at the end (see ``llama.placing``), so they are either
+    absent or whole. If the work ends early, the partial directory is deleted.
 
     Args:
         source: the checkpoint.
-        output_dir: absent or empty; a link leads there.
+        output_dir: absent or empty directory; a link is followed.
         split_layer: number of layers of the edge half.
         cloud_model_parallel_size: number of ranks (and files) of the cloud half.
-        dtype: what to store, or None for ``source.dtype``.
-        progress: called with how far the work is.
+        dtype: dtype of the halves, or None for ``source.dtype``.
+        progress: called with the progress of the work.
 
     Raises:
-        CheckpointError: an argument does not fit the model, ``output_dir`` is in use, there is no room, or what was
-            written differs from the source.
+        CheckpointError: an argument does not fit the model, ``output_dir`` is in use, the disk has too little space, or
+            the written data differ from the source.
     """
     plan = _plan(source, split_layer, cloud_model_parallel_size, dtype or source.dtype)
     _check_name(output_dir)
@@ -124,19 +124,21 @@ def split(
             _verify(plan, partial, digests, progress)
             _write_manifests(partial, progress)
     except OSError as err:
-        raise CheckpointError(f"writing {output_dir} failed: {err.strerror or err}; nothing was left behind") from None
+        raise CheckpointError(
+            f"writing {output_dir} failed: {err.strerror or err}; no files were left behind"
+        ) from None
     return print_of_both
 
 
 def check_output(output_dir: Path, ckpt_dir: Path) -> None:
-    """Whether halves can be put there; to be asked before a checkpoint is opened, which may take long.
+    """Check that halves can be written to ``output_dir``. Call it first: opening a checkpoint may take long.
 
     Raises:
         CheckpointError: ``output_dir`` is in use or cannot be written, or it holds the checkpoint.
     """
     if why := not_a_path(output_dir):
         raise CheckpointError(f"--output_dir {output_dir}: {why}")
-    with contextlib.suppress(OSError):  # which is told by whoever opens it
+    with contextlib.suppress(OSError):  # opening the checkpoint reports it
         output, source = Path(os.path.realpath(output_dir)), Path(os.path.realpath(ckpt_dir, strict=True))
         if output == source or output in source.parents:
             raise CheckpointError(f"{output_dir} holds the checkpoint itself; choose another --output_dir")
@@ -145,34 +147,33 @@ def check_output(output_dir: Path, ckpt_dir: Path) -> None:
 
 
 def _check_name(output_dir: Path) -> None:
-    with contextlib.suppress(OSError):  # told by llama.placing
+    with contextlib.suppress(OSError):  # llama.placing reports it
         try:
             os.path.realpath(output_dir).encode()
         except UnicodeEncodeError:
             raise CheckpointError(
-                f"{output_dir} cannot be used for --output_dir: its path is not UTF-8, or this "
-                f"locale is not (LC_ALL=C.UTF-8 is), and torch opens no such file; choose another "
-                f"place"
+                f"{output_dir} cannot be used for --output_dir: its path or this locale is not "
+                f"UTF-8, and torch cannot open such a file; choose another directory, or set LC_ALL=C.UTF-8"
             ) from None
 
 
 def fingerprint(
     args: ModelArgs, vocabulary: Vocabulary, split_layer: int, digests: Mapping[str, TensorDigest]
 ) -> bytes:
-    """32 bytes that two halves share exactly if they come from the same cut of the same checkpoint.
+    """Return 32 bytes that two halves share exactly if they come from the same split of the same checkpoint.
 
     SHA-256 over lines of UTF-8, each ended by a newline:
 
     1. ``split-llama fingerprint 1``;
     2. a JSON object with sorted keys and no spaces: ``dim``, ``hidden_dim``, ``n_heads``, ``n_kv_heads``, ``n_layers``,
        ``norm_eps``, ``rope_scaling_factor`` (null without scaling), ``rope_theta``, ``split_layer``, ``vocab_size``;
-    3. another: ``model`` (SHA-256 of tokenizer.model, in hexadecimal), ``pattern``, ``special_tokens``; where there are
-       some, ``words`` (id by text) and ``flags`` (those that are set, by text);
+    3. another: ``model`` (SHA-256 of tokenizer.model, in hexadecimal), ``pattern``, ``special_tokens``; if not empty,
+       ``words`` (id by text) and ``flags`` (those that are set, by text);
     4. for each tensor, sorted by name: name, dtype, shape as ``AxB`` and the SHA-256 of its bytes, separated by spaces.
 
-    A tensor counts as stored (after any change of dtype), unsharded, row-major, little-endian, each key/value head
-    once; the output head counts as such when it is tied. So neither the number of ranks nor the family of files that
-    the checkpoint came in makes a difference. It detects mistakes; it does not authenticate.
+    Each tensor is hashed as stored (after any change of dtype), unsharded, row-major and little-endian, with each
+    key/value head once. A tied output head is hashed like a separate one. So neither the number of ranks nor the
+    source's file format changes the fingerprint. It detects mistakes; it does not authenticate.
     """
     numbers = {
         "dim": args.dim,
@@ -202,7 +203,7 @@ def fingerprint(
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """``float32``, ``bfloat16`` or ``float16``."""
+    """Return the name of a dtype: ``float32``, ``bfloat16`` or ``float16``."""
     return next(name for name, known in DTYPES.items() if known == dtype)
 
 
@@ -222,7 +223,7 @@ def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
         for rank in range(ranks)
     ]
     tokenizers = len(layout.HALVES) * len(plan.source.vocabulary.model)
-    others = len(layout.HALVES) * 4  # a directory, params.json, a tokenizer and a manifest each
+    others = len(layout.HALVES) * 4  # per half: a directory, params.json, a tokenizer and a manifest
     headers = _HEADER_BYTES * len(plan.shapes)
     words = len(msgspec.json.encode([plan.source.vocabulary.special_tokens, plan.source.vocabulary.template]))
     blocks = _BLOCK_BYTES * (len(files) + others)
@@ -237,7 +238,7 @@ def _check_room(partial: Path, output_dir: Path, plan: _Plan) -> None:
 
 
 def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, TensorDigest]:
-    """Read every tensor of the source once and write it into its half; return what each came to."""
+    """Read every tensor of the source once and write it into its half; return each tensor's digest."""
     digests, done = dict[str, TensorDigest](), 0
     for half in layout.HALVES:
         (partial / half).mkdir()
@@ -273,12 +274,12 @@ def _write_tensors(plan: _Plan, partial: Path, progress: Progress) -> dict[str, 
 def _cast(slab: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     cast = slab.to(dtype)
     if dtype == torch.float16 and slab.dtype != dtype and not torch.equal(cast.isfinite(), slab.isfinite()):
-        raise CheckpointError(f"{name} has values beyond what float16 can hold; use --dtype bfloat16 or float32")
+        raise CheckpointError(f"{name} has values beyond the range of float16; use --dtype bfloat16 or float32")
     return cast
 
 
 def _part(slab: torch.Tensor, row: int, region: layout.Region) -> torch.Tensor:
-    """What of ``slab``, whose first row is row ``row`` of the tensor, lies in ``region``."""
+    """Return the part of ``slab`` that lies in ``region``; the slab's first row is row ``row`` of the tensor."""
     rows, *columns = region
     return slab[(slice(max(0, rows.start - row), max(0, rows.stop - row)), *columns)]
 
@@ -322,9 +323,9 @@ def _write_params(plan: _Plan, half: str, directory: Path, print_of_both: bytes)
 
 
 def _verify(plan: _Plan, partial: Path, digests: Mapping[str, TensorDigest], progress: Progress) -> None:
-    """Read the halves back: every tensor of the source is in exactly one of them, whole and unchanged.
+    """Read the halves back and check that every tensor of the source is in exactly one of them, whole and unchanged.
 
-    (Of tied embeddings the edge has the table and the cloud a copy of it, as its output head.)
+    (With tied embeddings, the edge has the table and the cloud has a copy of it as its output head.)
     """
     seen, done = set[str](), 0
     for half in layout.HALVES:
@@ -332,7 +333,7 @@ def _verify(plan: _Plan, partial: Path, digests: Mapping[str, TensorDigest], pro
         shards = [open_pth(file) for file in files]
         held = {name for shard in shards for name in shard}
         if held & seen or held != set(plan.names[half]):
-            raise CheckpointError(f"verification failed: the {half} half does not hold its tensors; nothing was kept")
+            raise CheckpointError(f"verification failed: the {half} half does not hold its tensors; no files were kept")
         seen |= held
         tensors = ShardedTensors(files, shards, plan.regions(half))
         for name in plan.names[half]:
@@ -345,7 +346,7 @@ def _verify(plan: _Plan, partial: Path, digests: Mapping[str, TensorDigest], pro
             if written != digests[name]:
                 raise CheckpointError(f"verification failed: {name} reads back differently; the disk may be failing")
     if seen != digests.keys():
-        raise CheckpointError("verification failed: not every tensor of the source was written")
+        raise CheckpointError("verification failed: not every tensor of the source was written; split again")
 
 
 def _write_manifests(partial: Path, progress: Progress) -> None:

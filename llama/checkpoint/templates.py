@@ -1,7 +1,7 @@
-"""Which chat format a checkpoint has: found out from its chat template.
+"""Choose a checkpoint's chat format from its chat template.
 
-A template is somebody's program. Where it provably writes what ``llama3`` or ``chatml`` (``llama.chat``) write
-(``native_proof``), that format is taken, because it costs nothing; else the template itself is
+A template is a third party's program. If it provably writes the same as ``llama3`` or ``chatml`` (``llama.chat``; see
+``native_proof``), that format is used, because it needs no rendering. Otherwise the template itself is rendered
 (``llama.template_format``).
 
 Knows nothing about: files, ids.
@@ -25,14 +25,14 @@ FORMATS = (*NATIVE_FORMATS, TEMPLATE)
 
 @dataclass(frozen=True)
 class Choice:
-    """What the dialogues of a checkpoint are written in.
+    """The chat format of a checkpoint.
 
     Attributes:
         chat_format: ``llama3``, ``chatml`` or ``template``.
-        default_system: the model's own system message, of the first two; or None.
-        template: of the third.
-        around: what it writes around and between contents.
-        after_answer: what it writes directly behind an assistant's content.
+        default_system: the model's default system message for ``llama3`` and ``chatml``, or None.
+        template: the chat template for ``template``, or None.
+        around: text that the format writes around and between contents.
+        after_answer: text that it writes directly after an assistant's content.
     """
 
     chat_format: str
@@ -45,42 +45,44 @@ class Choice:
 def choose(
     template: ChatTemplate | None, special: Collection[str], asked: str | None, flagged: bool, where: str
 ) -> Choice:
-    """The chat format of a checkpoint.
+    """Choose the chat format of a checkpoint.
 
     Args:
-        template: the checkpoint's, if it has one.
+        template: the checkpoint's template, or None.
         special: texts of its added tokens.
-        asked: what the command line says, or None.
-        flagged: some of these are words, or have flags, which ``llama3`` and ``chatml`` know nothing of.
+        asked: the format from the command line, or None.
+        flagged: some added tokens are words or have flags, which ``llama3`` and ``chatml`` do not support.
         where: the checkpoint, for errors.
 
     Raises:
-        TokenizerError: the template cannot be rendered, or there is none and the tokens are of no known format; or what
-            is asked for does not exist.
+        TokenizerError: the template cannot be rendered; there is no template and the tokens match no known format; or
+            the format asked for does not exist.
     """
     if asked is not None and asked not in FORMATS:
-        raise TokenizerError(f"--chat_format must be one of {', '.join(FORMATS)}, not {quoted(asked)}")
+        raise TokenizerError(f"--chat_format must be one of {', '.join(FORMATS)} (got {quoted(asked)})")
     if asked == TEMPLATE and template is None:
-        raise TokenizerError(f"{where}: --chat_format template, but the checkpoint has no chat template; leave it out")
+        raise TokenizerError(
+            f"{where}: --chat_format template, but the checkpoint has no chat template; omit --chat_format"
+        )
     if asked is not None and asked in NATIVE_FORMATS:
         if lacking := sorted(own_tokens(asked) - set(special)):
             raise TokenizerError(
-                f"{where}: --chat_format {asked}, but the vocabulary lacks {' and '.join(lacking)}; leave it out"
+                f"{where}: --chat_format {asked}, but the vocabulary lacks {' and '.join(lacking)}; omit it"
             )
         return _native_choice(asked)
     if template is None:
         return _native_choice(_by_tokens(special, where))
     if len(template.source) > MAX_TEMPLATE_BYTES:
         raise TokenizerError(
-            f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB, as no "
-            f"model's is; --chat_format llama3 or chatml goes without it"
+            f"{where}: its chat template is longer than {MAX_TEMPLATE_BYTES >> 10} KiB; "
+            f"use --chat_format llama3 or chatml to ignore it"
         )
     try:
         return _by_template(template, [] if asked == TEMPLATE or flagged else writable(special))
     except CannotRender as err:
         raise TokenizerError(
-            f"{where}: its chat template cannot be rendered ({err}); mend it, or say "
-            f"--chat_format llama3 or chatml to go without it"
+            f"{where}: its chat template cannot be rendered ({err}); repair it, or use "
+            f"--chat_format llama3 or chatml to ignore it"
         ) from None
 
 
@@ -94,8 +96,8 @@ def _by_tokens(special: Collection[str], where: str) -> str:
     if "<|start_header_id|>" in special:
         return "llama3"
     raise TokenizerError(
-        f"{where}: it has no chat template, and its special tokens are of no known format; use a "
-        f"version of the model that is made for dialogues"
+        f"{where}: it has no chat template, and its special tokens match no known chat format; use a "
+        f"version of the model for dialogues (instruct, chat)"
     )
 
 
@@ -109,10 +111,10 @@ def _by_template(template: ChatTemplate, natives: Sequence[str]) -> Choice:
 
 
 def _structure(template: ChatTemplate) -> tuple[str, str]:
-    """What a template writes around contents, and what directly behind an assistant's; nothing, where it refuses both.
+    """Return the text that a template writes around contents, and the text directly after an assistant's content.
 
-    The way in which a reply is opened does not count, if the template writes answers: a content in which that stands
-    cannot end itself by it.
+    Both are empty if it refuses every dialogue. If the template writes answers, the opening of a reply is left out: a
+    content cannot end itself with that text.
     """
     marks, turns = ["\uf8f0", "\uf8f1", "\uf8f2", "\uf8f3"], ["system", "user", "assistant", "user"]
     orders = [turns, turns[1:], turns[:3], turns[1:3], turns[:2], turns[1:2]]
@@ -122,7 +124,8 @@ def _structure(template: ChatTemplate) -> tuple[str, str]:
     answered = any(text and "assistant" in order for order, text in zip(orders, closed, strict=True))
     texts = [text or "" for text in (closed if answered else opened)]
     split = [re.split(f"[{''.join(marks)}]", text) for text in texts]
-    # Some open a reply in any case: what they write last may be that, and what ends a message stands between others.
+    # Some templates always open a reply. Their last text may be that opening; the end of a message also stands between
+    # messages.
     opens_always = answered and closed == opened and any(len(pieces) > 2 for pieces in split)
     around = [piece for pieces in split for piece in (pieces[:-1] if opens_always else pieces)]
     ends = (
@@ -135,17 +138,19 @@ def _structure(template: ChatTemplate) -> tuple[str, str]:
 
 
 def template_variables(texts: Mapping[str, str], template: str, where: str) -> dict[str, str]:
-    """Those that a template mentions, found to be of a sensible size.
+    """Return the variables that a template mentions, and check their number and size.
 
     Raises:
-        TokenizerError: names one that is not.
+        TokenizerError: there are too many, or one is too long; names it.
     """
     mentioned = {name: text for name, text in texts.items() if name in template}
     if len(mentioned) > MAX_VARIABLES:
-        raise TokenizerError(f"{where}: its chat template names {len(mentioned)} tokens; supported are {MAX_VARIABLES}")
+        raise TokenizerError(
+            f"{where}: its chat template names {len(mentioned)} tokens; at most {MAX_VARIABLES} are supported"
+        )
     for name, text in mentioned.items():
         if len(text) > MAX_VARIABLE_CHARACTERS:
             raise TokenizerError(
-                f"{where}: its {name} has {len(text)} characters; supported are {MAX_VARIABLE_CHARACTERS}"
+                f"{where}: its {name} has {len(text)} characters; at most {MAX_VARIABLE_CHARACTERS} are supported"
             )
     return mentioned

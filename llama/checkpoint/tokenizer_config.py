@@ -1,9 +1,9 @@
-"""What the files beside a Hugging Face ``tokenizer.json`` say of added tokens, chat templates and the ends of replies.
+"""Added tokens, chat templates and reply ends from the files beside a Hugging Face ``tokenizer.json``.
 
 Knows: ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json``, ``chat_template.jinja``,
-``generation_config.json`` and ``config.json``, and which of them counts (transformers 5, ``_from_pretrained`` of
+``generation_config.json`` and ``config.json``, and their precedence (transformers 5, ``_from_pretrained`` of
 ``tokenization_utils_base.py``, and ``tokenization_utils_tokenizers.py``).
-Knows nothing about: byte-pair encoding, what a template writes.
+Knows nothing about: byte-pair encoding, the text that a template writes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from llama.files import lies_there, quoted, read_json, shown
 from llama.tokenizer import read_file
 
 MAX_CONFIG_BYTES = 4 << 20
-# What transformers hands to a template (`SPECIAL_TOKENS_ATTRIBUTES`); beside these, what a model adds of the kind.
+# Variables that transformers passes to a template (`SPECIAL_TOKENS_ATTRIBUTES`); a model may add others like them.
 TEMPLATE_VARIABLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TOKEN_FILES = ("tokenizer.json",)
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Added:
-    """A token beside those of byte-pair encoding."""
+    """A token that is added to those of byte-pair encoding."""
 
     id: int
     text: str
@@ -39,7 +39,7 @@ class Added:
 
 
 class FlaggedToken(msgspec.Struct):
-    """A token that is written with its flags."""
+    """A token with its flags, as the files write it."""
 
     content: str
     special: bool = False
@@ -50,7 +50,7 @@ class FlaggedToken(msgspec.Struct):
 
     @property
     def flags(self) -> TokenFlags:
-        """How it is found; left out, ``normalized`` is true of words only."""
+        """Matching flags. If ``normalized`` is missing, it is true for words only."""
         normalized = not self.special if self.normalized is None else self.normalized
         return TokenFlags(self.lstrip, self.rstrip, self.single_word, normalized)
 
@@ -64,7 +64,7 @@ class _NamedTemplate(msgspec.Struct):
 
 
 class _Fields(msgspec.Struct):
-    """Of ``tokenizer_config.json`` and ``special_tokens_map.json``; tokens with names are read one by one."""
+    """Fields of ``tokenizer_config.json`` and ``special_tokens_map.json``. Named tokens are read one by one."""
 
     chat_template: str | list[_NamedTemplate] | None = None
     additional_special_tokens: list[_Said] | None = None
@@ -76,14 +76,14 @@ class _Fields(msgspec.Struct):
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What the files say of tokens and templates.
+    """Tokens and template from the files.
 
     Attributes:
         where: the file, for errors.
         named: tokens with a name, by that name, in transformers' order.
         listed: special tokens without a name.
-        numbered: tokens that the files give an id.
-        template: of ``tokenizer_config.json``.
+        numbered: tokens with an id in the files, by id.
+        template: chat template in ``tokenizer_config.json``, or None.
     """
 
     where: Path
@@ -94,13 +94,13 @@ class TokenizerConfig:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The named tokens' texts, which a template calls by these names."""
+        """Texts of the named tokens, by the names that a template uses."""
         return {name: _text_of(token) for name, token in self.named.items()}
 
     def completed(self, added: Sequence[Added], vocab: Mapping[str, int]) -> list[Added]:
-        """The tokens that ``tokenizer.json`` adds, with what these files say of them, and those that they add.
+        """Return ``tokenizer.json``'s added tokens with these files' settings, and the tokens that these files add.
 
-        A token has the id that its text has in the vocabulary, or else the next one that is free.
+        An added token keeps its text's id in the vocabulary, or gets the next free id.
         """
         special = {_text_of(token) for token in self.named.values()}
         said = {token.content: token for token in self.numbered.values()}
@@ -126,25 +126,25 @@ class TokenizerConfig:
 
 
 def read_tokenizer_config(directory: Path, padding: str | None = None) -> TokenizerConfig:
-    """``tokenizer_config.json`` and the older files beside it; of nothing, where there is none.
+    """Read ``tokenizer_config.json`` and the older files beside it; missing files count as empty.
 
     Args:
-        directory: of the checkpoint.
-        padding: the padding token that ``tokenizer.json`` names.
+        directory: the checkpoint's directory.
+        padding: the padding token that ``tokenizer.json`` names, or None.
 
     Raises:
-        TokenizerError: one is malformed, or says something that is not supported.
+        TokenizerError: a file is malformed, or has a setting that is not supported.
     """
     path, older = directory / "tokenizer_config.json", directory / "special_tokens_map.json"
     raw, config = _fields_of(path)
     if config.split_special_tokens:
         raise TokenizerError(
-            f"{path}: split_special_tokens is set, with which no chat template can write a special token; remove it"
+            f"{path}: split_special_tokens is set, but then no chat template can write a special token; remove it"
         )
     if set(config.fast_tokenizer_files or ()) - set(_TOKEN_FILES):
         raise TokenizerError(
-            f"{path}: fast_tokenizer_files names other tokenizers than tokenizer.json; leave the one "
-            f"in tokenizer.json that is meant, and remove the field"
+            f"{path}: fast_tokenizer_files names other tokenizers than tokenizer.json; save the right "
+            f"one as tokenizer.json, and remove the field"
         )
     extra = config.extra_special_tokens or config.additional_special_tokens or []
     named = {name: raw[name] for name in raw if _names_a_token(name, raw[name])}
@@ -168,10 +168,10 @@ def read_tokenizer_config(directory: Path, padding: str | None = None) -> Tokeni
 
 
 def template_of(directory: Path, config: TokenizerConfig) -> str | None:
-    """The chat template: from a file of its own, or the tokenizer's configuration, or None.
+    """Return the chat template from its own file, else from the tokenizer's configuration, else None.
 
     Raises:
-        TokenizerError: the file is not UTF-8; or there are several, of which none is the default.
+        TokenizerError: the file is not UTF-8; or there are several templates and none is named ``default``.
     """
     own, more = directory / "chat_template.jinja", directory / "additional_chat_templates"
     names = {path.stem for path in more.glob("*.jinja")}
@@ -179,8 +179,8 @@ def template_of(directory: Path, config: TokenizerConfig) -> str | None:
         own = more / "default.jinja"
     elif names and not lies_there(own):
         raise TokenizerError(
-            f"{more} has templates ({shown(', '.join(sorted(names)))}), but none is the default; put "
-            f"that into {own.name}"
+            f"{more} has templates ({shown(', '.join(sorted(names)))}), but none is named default; copy "
+            f"the right one to {own.name}"
         )
     if not lies_there(own):
         return config.template
@@ -191,7 +191,7 @@ def template_of(directory: Path, config: TokenizerConfig) -> str | None:
 
 
 class _Ends(msgspec.Struct):
-    """What generation_config.json and config.json say of the ends of a reply."""
+    """The field for reply ends in generation_config.json and config.json."""
 
     eos_token_id: int | list[int] | None = None
 
@@ -202,10 +202,10 @@ class _Ends(msgspec.Struct):
 
 
 def ends_of(directory: Path, config: TokenizerConfig, added: Sequence[Added]) -> list[int]:
-    """The ids after which a reply is over, by every file that says so.
+    """Return the ids that end a reply, from all files.
 
-    generation_config.json is what transformers goes by; without it, config.json. What else is said counts only for an
-    added token: many a config.json still has the number of another model's, which is a word of this one.
+    transformers uses generation_config.json, or config.json without it. Ids from the other files count only if they are
+    added tokens: many a config.json still has another model's id, which is an ordinary word in this one.
 
     Raises:
         TokenizerError: a file is malformed.
@@ -219,10 +219,10 @@ def ends_of(directory: Path, config: TokenizerConfig, added: Sequence[Added]) ->
 
 
 def decode_json(path: Path, kind: type[T], most: int) -> T:
-    """A JSON file of at most that many bytes as what it should hold.
+    """Decode a JSON file of at most ``most`` bytes into ``kind``.
 
     Raises:
-        TokenizerError: it cannot be read, is damaged, or holds something else.
+        TokenizerError: it cannot be read, is damaged, or does not match ``kind``.
     """
     try:
         return msgspec.json.decode(read_file(path, most, read_json), type=kind)
@@ -240,7 +240,7 @@ def _fields_of(path: Path) -> tuple[dict[str, Any], _Fields]:
 
 
 def _names_a_token(name: str, value: object) -> bool:
-    """One of transformers' own names, or another that ends on ``_token`` with a token for its value."""
+    """Return whether a field is one of transformers' token names, or ends in ``_token`` and holds a token."""
     is_token = isinstance(value, str) or (isinstance(value, dict) and value.get("__type") == "AddedToken")
     return name in TEMPLATE_VARIABLES or (name.endswith("_token") and is_token)
 
@@ -258,7 +258,7 @@ def _token(value: object, where: str) -> _Said:
 
 
 def _legacy(directory: Path, special: set[str]) -> dict[int, FlaggedToken]:
-    """``added_tokens.json``, of versions that had no ``added_tokens_decoder``."""
+    """Read ``added_tokens.json``, which versions without ``added_tokens_decoder`` wrote."""
     path = directory / "added_tokens.json"
     if not lies_there(path):
         return {}
@@ -273,8 +273,7 @@ def _default_template(found: str | list[_NamedTemplate] | None, path: Path) -> s
     if templates and "default" not in templates:
         names = shown(", ".join(map(quoted, sorted(templates))))
         raise TokenizerError(
-            f"{path}: chat_template has none of the name default, but {names}; put that which is "
-            f"meant into chat_template.jinja"
+            f"{path}: chat_template has none named default, but {names}; save the right one as chat_template.jinja"
         )
     return templates.get("default")
 

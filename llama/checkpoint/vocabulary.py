@@ -1,12 +1,12 @@
-"""Vocabularies of other formats, made into what ``llama.tokenizer`` and ``llama.chat`` take.
+"""Conversion of vocabularies into the inputs of ``llama.tokenizer`` and ``llama.chat``.
 
-From Meta's rank file, a GGUF's metadata or a Hugging Face directory come: a rank file, added tokens, the pattern that
-cuts text before byte-pair encoding, the chat format (``templates``), and the ids after which a reply is over. Token ids
-are never renumbered.
+The sources are Meta's rank file, a GGUF's metadata or a Hugging Face directory. The results are a rank file, added
+tokens, the pattern that splits text before byte-pair encoding, the chat format (``templates``), and the ids that end a
+reply. Token ids are never renumbered.
 
 GGUF and Hugging Face describe byte-pair encoding by a list of merges, tiktoken by the order of ids. The two agree only
-if the list follows the ids; that is proven for every vocabulary that comes in, see :func:`_check_merges`. Whatever else
-would give other ids than the source's own tokenizer (another pre-tokeniser, a normaliser) is refused by name.
+if the list follows the ids; :func:`_check_merges` proves that for every vocabulary. Other features that would give
+other ids than the source's own tokenizer (another pre-tokeniser, a normaliser) are refused by name.
 
 Knows nothing about: tensors, the halves.
 """
@@ -54,29 +54,29 @@ from llama.tokenizer import (
 )
 
 MAX_JSON_BYTES = 64 << 20  # Llama 3's tokenizer.json has 17 MiB
-MAX_TOKENS_BYTES = 1536 << 10  # of all tokens together; Llama 3's have 0.8 MiB
+MAX_TOKENS_BYTES = 1536 << 10  # all tokens together; Llama 3's have 0.8 MiB
 MAX_MERGES_CHARACTERS = 8 << 20
-MAX_STEPS = 8  # of a pre-tokeniser; two are known
+MAX_STEPS = 8  # steps of a pre-tokeniser in an error; the known ones have two
 
 Merges = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary as a half of a split checkpoint holds it.
+    """A vocabulary as stored in a half of a split checkpoint.
 
     Attributes:
         model: a rank file, ready to be written as ``tokenizer.model``.
         special_tokens: id by text; None for Meta's rule.
-        pattern: regular expression that cuts text; None for Meta's.
+        pattern: regular expression that splits text; None for Meta's.
         chat_format: ``llama3``, ``chatml`` or ``template``.
         default_system: system message for dialogues without one, or None.
         n_words: number of ids, special tokens included.
-        words: id by text of added tokens that are no special ones.
-        flags: of added tokens, by text; those that are not named have none.
-        template: what ``template`` renders.
-        stop_ids: ids after which a reply is over, beside the one that ends a turn in ``llama3`` and ``chatml``; None
-            for those that are usual there.
+        words: id by text of added tokens that are not special.
+        flags: flags of added tokens, by text; tokens not listed have none.
+        template: the chat template, if the format is ``template``.
+        stop_ids: ids that end a reply, beside the one that ends a turn in ``llama3`` and ``chatml``; None for these
+            formats' usual ones.
     """
 
     model: bytes
@@ -93,14 +93,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class _PreTokenizer:
-    """How a family cuts text, and whether a piece that is a token is taken whole, however it would be merged."""
+    """A family's pattern, and whether a piece that equals a token becomes that token without merging."""
 
     pattern: str | None
     ignore_merges: bool
 
 
-# By GGUF's name for it; `ignore_merges` is not in the file but belongs to the name (llama.cpp, `llama-vocab.cpp`, where
-# the first two, of older converters, are the same as the third).
+# By GGUF's name. `ignore_merges` is not in the file but follows from the name (llama.cpp, `llama-vocab.cpp`, which
+# treats the first two, of older converters, like the third).
 _GGUF_PRE_TOKENIZERS = {
     "llama3": _PreTokenizer(None, ignore_merges=True),
     "llama-v3": _PreTokenizer(None, ignore_merges=True),
@@ -109,7 +109,8 @@ _GGUF_PRE_TOKENIZERS = {
 }
 
 
-# Of what a template calls by name, and what ends a reply (llama.cpp, `llama-vocab.cpp`: end of text, turn, message).
+# Tokens that a template uses by name, and tokens that end a reply (llama.cpp, `llama-vocab.cpp`: end of text, turn,
+# message).
 _GGUF_NAMED_TOKENS = {
     "bos_token": gguf.Keys.Tokenizer.BOS_ID,
     "eos_token": gguf.Keys.Tokenizer.EOS_ID,
@@ -119,7 +120,7 @@ _GGUF_NAMED_TOKENS = {
     "eom_token": gguf.Keys.Tokenizer.EOM_ID,
 }
 _GGUF_ENDS = ("eos_token", "eot_token", "eom_token")
-# For files that do not name them: what the families with byte-pair encoding have.
+# For files that do not name these tokens: the usual texts in families with byte-pair encoding.
 _USUAL_TOKENS = {
     "bos_token": ("<|begin_of_text|>", "<|startoftext|>", "<s>"),
     "eos_token": ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "</s>"),
@@ -128,16 +129,16 @@ _USUAL_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>")
 
 
 def from_meta(tokenizer_model: Path, chat_format: str | None = None) -> Vocabulary:
-    """The vocabulary of a Meta release: its rank file as it is.
+    """Return the vocabulary of a Meta release, with its rank file unchanged.
 
     Raises:
-        TokenizerError: missing, damaged, or a SentencePiece model (Llama 2); or another chat format than Meta's own is
-            asked for.
+        TokenizerError: the file is missing, damaged, or a SentencePiece model (Llama 2); or another chat format than
+            Meta's is asked for.
     """
     if chat_format not in (None, "llama3"):
         raise TokenizerError(
-            f"--chat_format {quoted(chat_format)}: a Meta release has no chat template, and no "
-            f"special tokens but those of llama3; leave it out"
+            f"--chat_format {quoted(chat_format)}: a Meta release has no chat template, and only the "
+            f"special tokens of llama3; omit it"
         )
     data = read_file(tokenizer_model)
     ranks = parse_ranks(data, tokenizer_model)
@@ -146,23 +147,25 @@ def from_meta(tokenizer_model: Path, chat_format: str | None = None) -> Vocabula
 
 
 def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Vocabulary:
-    """The vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
+    """Return the vocabulary in a GGUF's metadata (fields ``tokenizer.*``, github.com/ggml-org/ggml, ``docs/gguf.md``).
 
     Args:
-        file: open.
+        file: the open file.
         where: its name, for errors.
-        chat_format: overrules the file's chat template.
+        chat_format: overrides the file's chat template.
 
     Raises:
-        TokenizerError: a field missing or malformed, or a tokenizer that is not supported.
+        TokenizerError: a field is missing or malformed, or the tokenizer is not supported.
     """
     kind = _gguf_field(file, "tokenizer.ggml.model", str, where)
     if kind != "gpt2":
-        raise TokenizerError(f"{where}: tokenizer.ggml.model is {quoted(kind)}; supported is gpt2 (byte-pair encoding)")
+        raise TokenizerError(
+            f"{where}: tokenizer.ggml.model is {quoted(kind)}; only gpt2 (byte-pair encoding) is supported"
+        )
     if file.get("tokenizer.ggml.pre") is None:
         raise TokenizerError(
-            f"{where}: metadata field tokenizer.ggml.pre is missing, which says how text is cut, as "
-            f"in files from before May 2024; use a file that a later converter made"
+            f"{where}: metadata field tokenizer.ggml.pre (how to split text) is missing, as in "
+            f"files from before May 2024; use a file from a later converter"
         )
     pre = _gguf_field(file, "tokenizer.ggml.pre", str, where)
     if pre not in _GGUF_PRE_TOKENIZERS:
@@ -213,12 +216,12 @@ def from_gguf(file: GGUFFile, where: str, chat_format: str | None = None) -> Voc
 
 
 def _plain_text(token: str, place: str) -> str:
-    """An ordinary token as text."""
+    """Return the text of an ordinary token."""
     return _to_bytes(token, place).decode(errors="replace")
 
 
 def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
-    """A field of that type; None for a missing one only if the type has it."""
+    """Return a field of type ``kind``; None if it is missing and ``kind`` allows None."""
     try:
         value = file.get(name)
         if value is not None or kind in (str | None, int | None):
@@ -227,7 +230,9 @@ def _gguf_field(file: GGUFFile, name: str, kind: Any, where: str) -> Any:
         raise TokenizerError(
             f"{where}: metadata field {name} is malformed: {err}; convert the model again, or use another GGUF of it"
         ) from None
-    raise TokenizerError(f"{where}: metadata field {name} is missing; the file holds no complete tokenizer")
+    raise TokenizerError(
+        f"{where}: metadata field {name} is missing, so the tokenizer is incomplete; use another GGUF of the model"
+    )
 
 
 class _AddedToken(FlaggedToken, kw_only=True):
@@ -259,26 +264,26 @@ class _TokenizerJson(msgspec.Struct):
 
 
 def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_size: int | None = None) -> Vocabulary:
-    """The vocabulary of a Hugging Face directory: ``tokenizer.json`` and what the files beside it say.
+    """Return the vocabulary of a Hugging Face directory, from ``tokenizer.json`` and the files beside it.
 
     Args:
-        directory: of the checkpoint.
-        chat_format: overrules the checkpoint's chat template.
-        vocab_size: number of the model's embeddings, if known. Tokens that were added without one, as for padding, are
-            left out, if no dialogue needs them.
+        directory: the checkpoint's directory.
+        chat_format: overrides the checkpoint's chat template.
+        vocab_size: number of the model's embeddings, if known. Added tokens without an embedding, such as for padding,
+            are dropped if no dialogue needs them.
 
     Raises:
-        TokenizerError: a file missing or malformed, or a tokenizer that is not supported.
+        TokenizerError: a file is missing or malformed, or the tokenizer is not supported.
     """
     where = str(directory / "tokenizer.json")
     source = decode_json(directory / "tokenizer.json", _TokenizerJson, MAX_JSON_BYTES)
     if source.normalizer not in (None, {"type": "Sequence", "normalizers": []}):
         kind = quoted(source.normalizer.get("type"))
-        raise TokenizerError(f"{where}: a normalizer of type {kind}; supported is none")
+        raise TokenizerError(f"{where}: a normalizer of type {kind} is not supported; use a Llama model without one")
     try:
         kind = msgspec.json.decode(source.model, type=_Model).type
         if kind != "BPE":
-            raise TokenizerError(f"{where}: model type {quoted(kind)}; supported is BPE (byte-pair encoding)")
+            raise TokenizerError(f"{where}: model type {quoted(kind)}; only BPE (byte-pair encoding) is supported")
         pattern = _hugging_face_pattern(source.pre_tokenizer, where)
         model = msgspec.json.decode(source.model, type=_Bpe)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
@@ -287,7 +292,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
         ) from None
     for option in ("byte_fallback", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):
         if getattr(model, option):
-            raise TokenizerError(f"{where}: model option {option} is set; supported is byte-level BPE without it")
+            raise TokenizerError(f"{where}: model option {option} is set; only byte-level BPE without it is supported")
     padding = (source.padding or {}).get("pad_token")
     config = read_tokenizer_config(directory, padding if isinstance(padding, str) else None)
     added = [Added(token.id, token.content, token.special, token.flags) for token in source.added_tokens]
@@ -311,7 +316,7 @@ def from_hugging_face(directory: Path, chat_format: str | None = None, vocab_siz
 
 
 def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tuple[int, str]]:
-    """The tokens of byte-pair encoding: all but those that are only added, which no merge makes."""
+    """Return the tokens of byte-pair encoding: all except those that are only added and that no merge makes."""
     both = {token for token in added if token in model.vocab}
     differs = next((token for token in sorted(both) if added[token] != model.vocab[token]), None)
     if differs is not None:
@@ -326,13 +331,13 @@ def _normal_tokens(model: _Bpe, added: Mapping[str, int], where: str) -> list[tu
 
 
 def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -> str | None:
-    """The pattern that does what Llama 3's or SmolLM2's pre-tokeniser does; all others are refused."""
+    """Return the pattern for Llama 3's or SmolLM2's pre-tokeniser; refuse all others."""
     steps = [] if pre_tokenizer is None else pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise TokenizerError(
             f"{where}: field pre_tokenizer is malformed; use the tokenizer.json that belongs to the model"
         )
-    # How offsets into the text are reported has no bearing on ids.
+    # `trim_offsets` only affects reported offsets, not ids.
     match [{k: v for k, v in step.items() if k != "trim_offsets"} for step in steps]:
         case [
             {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated", "invert": False},
@@ -346,7 +351,7 @@ def _hugging_face_pattern(pre_tokenizer: Mapping[str, Any] | None, where: str) -
             return SMOLLM_PATTERN
     found = shown(", ".join(shown(step.get("type")) for step in steps[:MAX_STEPS])) or "none"
     raise TokenizerError(
-        f"{where}: a pre-tokeniser that is not supported ({found}, with its options); "
+        f"{where}: its pre-tokeniser is not supported ({found}, with its options); "
         "supported are Llama 3's (Split, ByteLevel) and SmolLM2's (Digits, ByteLevel)"
     )
 
@@ -361,12 +366,12 @@ def _convert(
     asked_format: str | None,
     where: str,
 ) -> Vocabulary:
-    """A vocabulary from tokens by id (written in GPT-2's characters), added tokens, merges and what else there is."""
+    """Build a vocabulary from tokens by id (in GPT-2's characters), added tokens, merges and the other parts."""
     check_token_count(len(normal) + len(added), where)
     if sum(len(token) for _, token in normal) > MAX_TOKENS_BYTES:
         raise TokenizerError(
-            f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together, as no "
-            f"vocabulary's are; is it the right file?"
+            f"{where}: its tokens are longer than {MAX_TOKENS_BYTES >> 10} KiB together; use the "
+            f"tokenizer that belongs to the model"
         )
     for id, token in normal:
         check_token(len(token), f"{where}, token {id}")
@@ -377,14 +382,14 @@ def _convert(
         twice = next(text for text, count in Counter(texts).items() if count > 1)
         raise TokenizerError(f"{where}: two tokens have the same text, {quoted(twice)}; give one of them another")
     if not ranks:
-        raise TokenizerError(f"{where}: no tokens but special ones; use the tokenizer that belongs to the model")
+        raise TokenizerError(f"{where}: it has only special tokens; use the tokenizer that belongs to the model")
     ids = {text: token.id for text, token in by_text.items()}
     check_special_tokens(ids, where)
     n_words = len(token_table(ranks, ids, where))
     _check_merges(ranks, _parse_merges(merges, where), pre_tokenizer.ignore_merges, where)
     flagged = any(token.flags != PLAIN or not token.special for token in added)
     choice = choose(template, ids, asked_format, flagged, where)
-    # What stands between messages must not come out of a message, or it could end itself.
+    # A message must not contain the tokens that stand between messages, or it could end itself.
     literals = Literals(ids)
     around = {choice.around[begin:end] for begin, end in literals.find(choice.around, 0, len(choice.around))}
     special = {text for text, token in by_text.items() if token.special or (text in around and not text.isspace())}
@@ -395,8 +400,8 @@ def _convert(
     inside = {id for id in stops if 0 <= id < n_words}
     if len(inside) > MAX_STOP_IDS:
         raise TokenizerError(
-            f"{where}: {len(inside)} tokens end a reply by the files beside it; supported are "
-            f"{MAX_STOP_IDS}: name fewer in generation_config.json"
+            f"{where}: the files beside it name {len(inside)} tokens that end a reply; at most "
+            f"{MAX_STOP_IDS} are supported; name fewer in generation_config.json"
         )
     return Vocabulary(
         model=b"".join(b"%s %d\n" % (base64.b64encode(token), id) for token, id in ranks.items()),
@@ -413,9 +418,9 @@ def _convert(
 
 
 def _byte_of_char() -> dict[str, int]:
-    """GPT-2's way to write bytes as visible characters (github.com/openai/gpt-2, ``bytes_to_unicode``), undone.
+    """Return the byte of each of GPT-2's visible characters (inverse of github.com/openai/gpt-2, ``bytes_to_unicode``).
 
-    Bytes that Latin-1 shows stand for themselves; the others, in order, for the characters from U+0100 on.
+    Printable Latin-1 bytes map to themselves; the others map, in order, to the characters from U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
@@ -431,9 +436,7 @@ def _to_bytes(token: str, place: str) -> bytes:
             return bytes([_BYTE_OF_CHAR[char] for char in token])
     except KeyError:
         pass
-    raise TokenizerError(
-        f"{place}: not written in byte-level BPE's characters; another kind of vocabulary, which is not supported"
-    )
+    raise TokenizerError(f"{place}: not written in byte-level BPE's characters; use a model with byte-level BPE")
 
 
 def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges:
@@ -442,8 +445,8 @@ def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges
         MAX_MERGES_CHARACTERS
     ):
         raise TokenizerError(
-            f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together, as no "
-            f"vocabulary's are; is it the right file?"
+            f"{where}: its merges are longer than {MAX_MERGES_CHARACTERS >> 20} MiB together; use the "
+            f"tokenizer that belongs to the model"
         )
     for number, merge in enumerate(merges):
         place = f"{where}, merge {number}"
@@ -453,21 +456,21 @@ def _parse_merges(merges: Sequence[str | tuple[str, str]], where: str) -> Merges
 
 
 def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: bool, where: str) -> None:
-    """Prove that merging by the list gives what tiktoken gives, which merges whatever makes the lowest id.
+    """Prove that merging by the list gives the same ids as tiktoken, which always makes the lowest possible id next.
 
-    Where tiktoken joins two neighbours into a token, all that could be merged into lower ids has been. No such merge
-    crossed the token's ends, so inside it went as if the token stood alone. The pair is therefore the one that is left
-    when the token alone is merged with lower ids only: one pair per token. If the list has that pair, and its order
-    is that of the ids, both ways take the same steps. A token for which more than a pair is left is never merged
-    into; tiktoken gives it only for a piece that equals it, and so does ``ignore_merges``.
+    When tiktoken joins two neighbours into a token, every merge into a lower id has been done. No such merge crossed
+    the token's ends, so the merges inside are the same as if the token stood alone. So the joined pair is what remains
+    when the token alone is merged into lower ids only: one pair per token. If the list has that pair, and its order
+    follows the ids, both algorithms take the same steps. If more than two parts remain, no merge makes the token;
+    tiktoken gives it only for a piece that equals it, and so does ``ignore_merges``.
 
     Raises:
-        TokenizerError: it does not hold.
+        TokenizerError: the proof fails.
     """
     listed = set(merges)
     if len(listed) < len(merges):
-        raise TokenizerError(f"{where}: a merge stands twice; remove one of them")
-    last, hint = -1, "" if ignore_merges else ", and ignore_merges is not set, as newer files of Llama 3 have it"
+        raise TokenizerError(f"{where}: a merge appears twice; remove one of them")
+    last, hint = -1, "" if ignore_merges else ", and ignore_merges is not set (newer files of Llama 3 set it)"
     for number, (left, right) in enumerate(merges):
         rank = ranks.get(left + right)
         if rank is None or rank < last:
@@ -482,13 +485,13 @@ def _check_merges(ranks: Mapping[bytes, int], merges: Merges, ignore_merges: boo
 
 
 def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """The parts of a token after all merges into ids below ``limit``, lowest id first, leftmost first.
+    """Return a token's parts after all merges into ids below ``limit``, lowest id first, leftmost first.
 
-    In time that hardly grows faster than the token: pairs that can be merged wait in a heap.
+    A heap of mergeable pairs keeps the time nearly linear in the token's length.
     """
     length, rank_of = len(token), ranks.get
-    end = list(range(1, length + 1))  # of the part that begins here; 0 where none does any more
-    before = list(range(-1, length - 1))  # where the part before it begins
+    end = list(range(1, length + 1))  # end of the part that begins here; 0 if none does
+    before = list(range(-1, length - 1))  # begin of the part before it
     waiting = [  # rank, begin, middle and end of a pair
         (rank, begin, begin + 1, begin + 2)
         for begin in range(length - 1)
@@ -499,7 +502,7 @@ def _merge_below(token: bytes, limit: int, ranks: Mapping[bytes, int]) -> list[b
     while waiting and count > 2:
         _, begin, middle, last = heappop(waiting)
         if end[begin] != middle or end[middle] != last:
-            continue  # one of the two has been merged with another
+            continue  # one of the two has been merged already
         end[begin], end[middle] = last, 0
         count -= 1
         if last < length:

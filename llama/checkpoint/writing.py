@@ -1,12 +1,12 @@
-"""Writing ``consolidated.NN.pth`` files larger than memory.
+"""Write ``consolidated.NN.pth`` files larger than memory.
 
-The file is laid out by ``torch.save`` under ``torch.serialization.skip_data()``, which writes everything but the
-tensors' bytes; these follow piece by piece, each tensor's in order, with ordinary writes at the tensor's place. (A
-shared memory map would do as well, but a full disk kills the process that writes to one, where a write only fails.)
+``torch.save`` under ``torch.serialization.skip_data()`` lays out the file and writes everything except the tensors'
+bytes. These follow piece by piece, in order within each tensor, with ordinary writes at the tensor's place. (A shared
+memory map would also work, but a full disk kills a process that writes to a map, while an ordinary write only fails.)
 
-Knows: where in a zip archive (PKWARE's APPNOTE, sections 4.3.9 and 4.3.12) a record's CRC-32 stands, so that any zip
-tool finds the finished file sound; where its bytes begin is ``zip_records``'s.
-Knows nothing about: models, halves, what the tensors are.
+Knows: the place of a record's CRC-32 in a zip archive (PKWARE's APPNOTE, sections 4.3.9 and 4.3.12), so that any zip
+tool accepts the finished file. ``zip_records`` finds where a record's bytes begin.
+Knows nothing about: models, halves, the meaning of the tensors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 
 from llama.checkpoint.zip_records import records_of
 
-# Linux caches what one write brings in pages as large as that, and maps such a page whole when a byte of it is read: a
-# device that looks up single rows of a file just written would seem to use a hundred times their memory.
+# Linux caches each write in pages of up to that write's size, and maps such a page whole when one byte of it is read.
+# With larger writes, a device that looks up single rows of a new file would seem to use a hundred times their memory.
 _WRITE_BYTES = 64 << 10
 
 _DESCRIPTOR, _DESCRIPTOR_CRC = b"PK\x07\x08", 4
@@ -34,13 +34,13 @@ _CENTRAL, _CENTRAL_HEADER_BYTES, _CENTRAL_CRC, _CENTRAL_NAME_LENGTHS = b"PK\x01\
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's bytes in row-major order; a copy is made only if it is not contiguous."""
+    """Return the tensor's bytes in row-major order; copy only if it is not contiguous."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 @dataclass
 class _TensorRecord:
-    """Where one tensor's bytes lie in the file, and how far they are written."""
+    """Place of one tensor's bytes in the file, and progress of writing them."""
 
     archive_name: str
     offset: int
@@ -50,30 +50,30 @@ class _TensorRecord:
 
 
 class PthFile:
-    """A state dict on disk whose tensors are appended to piece by piece; a context manager.
+    """A state dict on disk whose tensors are written piece by piece; a context manager.
 
     Args:
-        path: file to make.
+        path: file to create.
         shapes: name and shape of each tensor, in the order of the state dict.
-        dtype: dtype of all of them.
+        dtype: dtype of all tensors.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
-        # Memory that is allocated here is never touched, so none is used.
+        # These tensors are never accessed, so they take no physical memory.
         try:
             with torch.serialization.skip_data():
                 torch.save({name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items()}, path)
-        except RuntimeError:  # torch tells neither its caller nor its user why the system refused
-            raise OSError(errno.EIO, f"{path.name} could not be laid out (a full disk, or a limit on sizes)") from None
+        except RuntimeError:  # torch does not report why the system refused
+            raise OSError(errno.EIO, f"{path.name} could not be created (full disk, or file size limit)") from None
         self._dtype = dtype
         self._records = _records(path, list(shapes))
         self._fd = os.open(path, os.O_RDWR)
 
     def append(self, name: str, piece: torch.Tensor) -> None:
-        """Write ``piece``'s bytes behind what the tensor ``name`` has so far.
+        """Append ``piece``'s bytes to the tensor ``name``.
 
         Raises:
             OSError: the disk is full or failing.
@@ -88,7 +88,7 @@ class PthFile:
             data = data[count:]
 
     def finish(self) -> None:
-        """Put in the check sums, once every tensor is complete."""
+        """Write the check sums, once every tensor is complete."""
         incomplete = [name for name, record in self._records.items() if record.written != record.size]
         if incomplete:
             raise ValueError(f"not filled: {', '.join(incomplete)}")
@@ -104,7 +104,7 @@ class PthFile:
 
 
 def _records(path: Path, names: list[str]) -> dict[str, _TensorRecord]:
-    """The record of each tensor: torch numbers them ``data/0``, ``data/1``, … in the order of the dict."""
+    """Return the record of each tensor. torch numbers them ``data/0``, ``data/1``, … in the order of the dict."""
     with path.open("rb") as file:
         found, _ = records_of(file)
     by_number = {name.rpartition("/data/")[2]: name for name in found}
@@ -113,7 +113,7 @@ def _records(path: Path, names: list[str]) -> dict[str, _TensorRecord]:
 
 
 def _write_check_sums(fd: int, records: Mapping[str, _TensorRecord]) -> None:
-    """Write each record's CRC-32 behind its data and in the archive's directory."""
+    """Write each record's CRC-32 after its data and in the archive's directory."""
     for record in records.values():
         end = record.offset + record.size
         if os.pread(fd, 4, end) == _DESCRIPTOR:

@@ -1,7 +1,7 @@
-"""Where the records of a ``.pth`` file lie, which is a zip archive of uncompressed ones.
+"""Locations of the records in a ``.pth`` file, a zip archive of uncompressed records.
 
-Knows: as much of the zip format (PKWARE's APPNOTE, sections 4.3.7 to 4.3.12) as says where a record's bytes begin.
-Knows nothing about: what the records are.
+Knows: the part of the zip format (PKWARE's APPNOTE, sections 4.3.7 to 4.3.12) that locates a record's bytes.
+Knows nothing about: the contents of the records.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
 
-MAX_DIRECTORY_BYTES = 4 << 20  # 40,000 records; a file of 1,000 tensors has a fortieth
+MAX_DIRECTORY_BYTES = 4 << 20  # 40,000 records; the directory of 1,000 tensors takes a fortieth
 _LOCAL_HEADER, _LOCAL_HEADER_BYTES, _LOCAL_NAME_LENGTHS = b"PK\x03\x04", 30, 26
 _ENCRYPTED = 0x1
 
 
 class Compressed(ValueError):
-    """A record is compressed, or encrypted: the archive is sound, but torch did not write it."""
+    """A record is compressed or encrypted. The archive is intact, but torch did not write it."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class ZipRecord:
     """One record's bytes in the archive.
 
     Attributes:
-        offset: of the first, from the start of the file.
-        size: how many there are.
+        offset: offset of the first byte from the start of the file.
+        size: number of bytes.
     """
 
     offset: int
@@ -35,12 +35,12 @@ class ZipRecord:
 
 
 def records_of(file: BinaryIO) -> tuple[dict[str, ZipRecord], int]:
-    """The records of an archive by name, and where its directory begins.
+    """Return the records of an archive by name, and the offset of its directory.
 
     Raises:
-        Compressed: its records are.
-        ValueError: not an archive, or one whose records overlap, have equal names or lie outside.
-        zipfile.BadZipFile, struct.error, …: whatever ``zipfile`` meets damage with.
+        Compressed: a record is compressed or encrypted.
+        ValueError: it is not an archive, or its records overlap, have equal names or extend into the directory.
+        zipfile.BadZipFile, struct.error, …: raised by ``zipfile`` for damaged archives.
     """
     with zipfile.ZipFile(_Bounded(file)) as archive:
         entries, end = archive.infolist(), archive.start_dir
@@ -51,7 +51,7 @@ def records_of(file: BinaryIO) -> tuple[dict[str, ZipRecord], int]:
         if entry.flag_bits & _ENCRYPTED:
             raise Compressed("a record is encrypted")
         if entry.filename in records:
-            raise ValueError("a record stands twice")
+            raise ValueError("a record appears twice")
         file.seek(entry.header_offset)
         header = file.read(_LOCAL_HEADER_BYTES)
         if not header.startswith(_LOCAL_HEADER):
@@ -65,12 +65,12 @@ def records_of(file: BinaryIO) -> tuple[dict[str, ZipRecord], int]:
             raise ValueError("two records overlap")
         last = record.offset + record.size
     if last > end:
-        raise ValueError("a record ends behind the directory's beginning")
+        raise ValueError("a record extends into the directory")
     return records, end
 
 
 class _Bounded(io.RawIOBase):
-    """The file for ``zipfile``, which reads an archive's directory at once, however large it says it is."""
+    """A file wrapper with bounded reads: ``zipfile`` reads an archive's whole directory at its claimed size."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

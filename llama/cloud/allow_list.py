@@ -1,6 +1,6 @@
-"""The allow list: who may speak to the cloud, by the public key files in one directory.
+"""The allow list: the public keys that may connect to the cloud, from the key files in one directory.
 
-Knows: which files count, what has changed. Does not know: what is in a key's file, what its owner may ask for.
+Knows: the files that count, their changes. Does not know: the format of a key file, the rights of a role.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from llama.errors import KeysError
 from llama.keys import ERRNOS_FOR_NOW, Identity, UnreadableForNow, parse_public, read_key_file
 from llama.listing import PASSED_OVER, ends_in, is_a_copy
 
-LOOK_AGAIN_S = 1.0  # a file that was written over does not change its directory
+LOOK_AGAIN_S = 1.0  # the files are checked this often: overwriting one does not change its directory's time
 
 _Stamp = tuple[int, int, int, int]
-_NO_FILE: _Stamp = (0, 0, 0, 0)  # of a link to nothing, or where it cannot even be asked what is there
+_NO_FILE: _Stamp = (0, 0, 0, 0)  # stamp of a broken link, or of a file whose status cannot be read
 
 
 class AllowList:
-    """Everybody whose public file lies in a directory, as it is now: ``*.pub``, whatever they are called before that.
+    """The identities in a directory's public key files, ``*.pub``, kept up to date.
 
-    What is hidden or ends otherwise is passed over; so is what looks like a copy that a program made (a key that was
-    taken off the list may live on in it), which is told of once. A file that is no public key, or repeats the
-    name or the key of one before it, counts as absent and is told of once. A directory that cannot be read lists
-    nobody. Links are followed, and looked at anew like the files that they name: Kubernetes swaps a link to a directory
-    where a ConfigMap changes.
+    Hidden files and files with other endings are ignored. Files that look like a program's copy are ignored, too, since
+    a key that you removed could remain in one; each is reported once. A file that is not a public key, or repeats the
+    name or key of a file before it, is ignored and reported once. If the directory cannot be read, no key is listed.
+
+    Links are followed and checked for changes like files. Kubernetes replaces a link to a directory when a ConfigMap
+    changes.
 
     Args:
-        directory: where the files are.
-        tell: told, in one line, of files that do not count.
+        directory: the directory of the key files.
+        tell: gets one line about each ignored file that is to be reported.
         clock: monotonic seconds.
 
     Raises:
-        KeysError: the directory cannot be read now.
+        KeysError: the directory cannot be read at the start.
     """
 
     def __init__(
@@ -45,19 +46,21 @@ class AllowList:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory = Path(directory)
-        self.version = 0  # counts the changes
+        self.version = 0  # number of changes of the list
         self._tell, self._clock = tell, clock
-        self._changed_at: int | None = None  # the directory's own time
+        self._changed_at: int | None = None  # the directory's modification time
         self._look_again = -1.0
         self._stamps: dict[str, _Stamp] | None = None
-        self._unread = False  # a file that is to be read at the next look
-        self._read: dict[str, tuple[_Stamp, Identity | str]] = {}  # what each file says, or why it does not count
+        self._unread = False  # True if a file must be read again at the next check
+        self._read: dict[str, tuple[_Stamp, Identity | str]] = {}  # each file's identity, or the reason to ignore it
         self._reported = set[tuple[str, str]]()
         self._listed: dict[str, Identity] = {}
         try:
             os.listdir(directory)  # noqa: PTH208
         except OSError as err:
-            raise KeysError(f"--allow_dir {directory}: cannot be read ({err.strerror})") from None
+            raise KeysError(
+                f"--allow_dir {directory}: cannot be read ({err.strerror}); give a directory that you may read"
+            ) from None
         self.refresh()
 
     def __len__(self) -> int:
@@ -65,16 +68,16 @@ class AllowList:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Those that are listed, as of the last look."""
+        """The listed public keys, as of the last check."""
         return frozenset(self._listed)
 
     def find(self, public: str) -> Identity | None:
-        """Who has this key, if they are listed now."""
+        """Return the identity of a public key, or None if the key is not listed now."""
         self.refresh()
         return self._listed.get(public)
 
     def refresh(self) -> None:
-        """Look whether the directory has changed; cheap when it has not."""
+        """Check whether the directory has changed, and read it again if so. Cheap when it has not."""
         now = self._clock()
         try:
             changed_at: int | None = self.directory.stat().st_mtime_ns
@@ -86,11 +89,11 @@ class AllowList:
         try:
             stamps = self._stamps_now(os.listdir(self.directory))  # noqa: PTH208
         except OSError as err:
-            # Whoever uses up this process's descriptors must not empty the list. That a file is gone, or is another
-            # one, is seen without any.
+            # Peers that use up this process's descriptors must not empty the list. The stamps of the known files
+            # need no descriptor, so removed and replaced files are still noticed.
             for_now = err.errno in ERRNOS_FOR_NOW
             stamps = self._stamps_now(self._stamps or ()) if for_now else {}
-            self._say("", f"cannot be read ({err.strerror}): {'no new key' if for_now else 'nobody'} is listed")
+            self._say("", f"cannot be read ({err.strerror}), so {'no new key' if for_now else 'no key'} is listed")
         if stamps != self._stamps or self._unread:
             self._stamps, self._unread = stamps, False
             self._rescan(stamps)
@@ -107,7 +110,7 @@ class AllowList:
                         stamps[name] = _NO_FILE
                     continue  # else it was just removed
                 except OSError:
-                    stamps[name] = _NO_FILE  # whoever reads it will tell
+                    stamps[name] = _NO_FILE  # reading it reports the problem
                     continue
                 stamps[name] = (s.st_mtime_ns, s.st_ctime_ns, s.st_size, s.st_ino)
         return stamps
@@ -129,14 +132,14 @@ class AllowList:
             if isinstance(says, Identity) and (says.public in listed or says.name in names):
                 says = "another file has this name or key"
             if isinstance(says, str):
-                problems.add((file, f"{says}; it does not count"))
-            elif says.role != "cloud":  # its own may lie there, too
+                problems.add((file, f"{says}; the file is ignored"))
+            elif says.role != "cloud":  # the cloud's own public key may lie there, too
                 listed[says.public] = says
                 names.add(says.name)
         if listed != self._listed:
             self.version += 1
         self._read, self._listed = read, listed
-        self._reported &= problems  # what was mended and breaks again is told again
+        self._reported &= problems  # a problem that was solved and occurs again is reported again
         for file, problem in sorted(problems):
             self._say(file, problem)
 

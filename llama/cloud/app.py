@@ -1,11 +1,11 @@
 """Builds and runs the cloud on one rank, in stages whose order matters.
 
-1. *check*: the flags, against each other, the checkpoint and this machine. Every rank does, so that all end alike.
+1. *check*: the flags, against each other, the checkpoint and this machine. Every rank checks, so that all end alike.
 2. *read*: sheets, keys, tokenizer, the device's half. Reading changes nothing.
-3. *plan memory*: how many slots and prefixes fit.
-4. *open*: the catalogue and the record. The record's file is made here, so whatever only needs reading comes first.
-5. *listen*: take the ports. After this a device may connect; it waits until the model is there.
-6. *load*: minutes. All before takes seconds, so that what is wrong is said at once.
+3. *plan memory*: the number of slots and prefixes that fit.
+4. *open*: the catalogue and the record. This creates the record's file, so files that are only read come first.
+5. *listen*: take the ports. From now on a device may connect; it waits until the model is loaded.
+6. *load*: takes minutes. The stages before take seconds, so that errors are reported at once.
 7. *warm*: all ranks meet, and the prefix cache is filled. CUDA graphs are captured while the model is loaded.
 8. *serve*, until a signal; then close what was opened.
 
@@ -44,12 +44,12 @@ from llama.cloud.run_store import RunStore
 from llama.cloud.server import Server
 from llama.cloud.sheet_publisher import SheetPublisher
 from llama.cloud.stop_signals import StopOnSignal, leave_stopping_to_rank_0
-from llama.command import give_stdout_up
 from llama.device import cpu_threads, torch_device
 from llama.dtypes import DTYPE_NAMES, DTYPES
 from llama.errors import MemoryCeilingReached, SplitLlamaError, UsageError
 from llama.keys import read_key
 from llama.memory_ceiling import own_memory
+from llama.process_end import give_stdout_up
 from llama.sheets import SheetDirectory, named, read_all
 from llama.tokenizer import Tokenizer
 from llama.wire import Welcome
@@ -60,7 +60,7 @@ def run(config: CloudConfig, models: Models) -> None:
 
     Raises:
         SplitLlamaError: it cannot start, or another rank is gone.
-        MemoryCeilingReached: while it served, the process took more memory than it may have.
+        MemoryCeilingReached: while it served, the process reached its memory ceiling.
     """
     started, process = time.monotonic(), Process.from_environment()
     checked = check(config, process)
@@ -80,15 +80,15 @@ def run(config: CloudConfig, models: Models) -> None:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the flags mean with this checkpoint on this machine.
+    """The checked flags, with the values that follow from this checkpoint and this machine.
 
     Attributes:
         process: this rank.
         half: the cloud half.
-        endpoints: what ``--bind`` stands for.
+        endpoints: the addresses of ``--bind``.
         events: the log.
         device: of this rank.
-        welcome: what devices are told.
+        welcome: the message that introduces the cloud to devices.
     """
 
     process: Process
@@ -100,18 +100,18 @@ class Checked:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and hidden states."""
+        """The dtype of weights and hidden states."""
         return DTYPES[self.welcome.dtype]
 
 
 def check(config: CloudConfig, process: Process) -> Checked:
     """Check the flags, and make torch use this rank's threads and device.
 
-    The order of the checks decides which of several errors is told.
+    The order of the checks decides which of several errors is reported.
 
     Raises:
-        UsageError: a flag cannot be used, with the others, with this checkpoint or on this machine.
-        CheckpointError: the directory is no cloud half, or is cut for another number of ranks.
+        UsageError: a flag cannot be used with the others, with this checkpoint or on this machine.
+        CheckpointError: the directory is not a cloud half, or is cut for another number of ranks.
     """
     half = read_half(config.ckpt_dir, "cloud")
     check_world_size(half, process.world_size)
@@ -125,7 +125,7 @@ def check(config: CloudConfig, process: Process) -> Checked:
     check_open_to(config.bind, endpoints, keys=keys, insecure=config.insecure, events=events)
     config.check("key_file", "max_sessions_per_key", "max_mb_s_per_key", "max_requests_s_per_key", "max_runs_s_per_key")
     if config.max_memory_gb is not None and own_memory() is None:
-        raise UsageError("--max_memory_gb: this system does not say how much memory a process has; leave it away")
+        raise UsageError("--max_memory_gb does not work here: this system does not report a process's memory; omit it")
     config.check("publishing")
     device = torch_device(config.device, process.local_rank, process.local_ranks)
     torch.set_num_threads(cpu_threads(config.threads, process.local_ranks))
@@ -142,17 +142,17 @@ def check(config: CloudConfig, process: Process) -> Checked:
 
 @dataclass(frozen=True)
 class CloudApp:
-    """Rank 0 with all that it needs but the model, listening.
+    """Rank 0, listening, with everything but the model.
 
     Attributes:
         config: the flags.
-        checked: what they mean here.
-        edge_half: the device's half, where the prefix cache is wanted.
+        checked: the checked flags.
+        edge_half: the device's half, for the prefix cache; None without one.
         capacity: slots and prefixes.
-        stores: what it keeps.
+        stores: the open files.
         server: listens, and answers once it serves.
-        monitoring: serves the metrics, where they are wanted.
-        endpoint: the address that it listens to.
+        monitoring: serves the metrics; None without ``--metrics_port``.
+        endpoint: the address that the server listens on.
         opened: closes all of these, the last one first.
     """
 
@@ -167,20 +167,20 @@ class CloudApp:
     opened: contextlib.ExitStack
 
     def close(self) -> None:
-        """Close what :func:`build` has opened; a server that has served has closed itself."""
+        """Close everything that :func:`build` opened. A server closes itself after it has served."""
         self.opened.close()
 
 
 @dataclass(frozen=True)
 class Stores:
-    """The open files of rank 0, and what works on them."""
+    """The open files of rank 0, and the services that use them."""
 
     catalogue: Catalogue | None
     record: RunStore | None
     services: ProviderServices
 
     def close(self) -> None:
-        """Close them; what works on them goes first."""
+        """Close the services, then the files."""
         self.services.close()
         if self.record is not None:
             self.record.close()
@@ -189,10 +189,10 @@ class Stores:
 
 
 def build(config: CloudConfig, checked: Checked) -> CloudApp:
-    """Do all that can fail before minutes of loading: read, plan memory, open, listen.
+    """Read, plan memory, open and listen: everything that can fail before minutes of loading.
 
     Raises:
-        SplitLlamaError: a file cannot be used, the memory does not suffice, or a port is in use.
+        SplitLlamaError: a file cannot be used, memory is too small, or a port is in use.
     """
     directory, publisher = _read_sheets(config, checked.events)
     keys = _read_keys(config, checked.events)
@@ -220,8 +220,7 @@ def _read_sheets(config: CloudConfig, events: EventLog) -> tuple[SheetDirectory,
     if directory.parties and config.record_file is None:
         parties = named(sorted(directory.parties))
         raise UsageError(
-            f"--sheet_dir {config.sheet_dir} has sheets of third parties ({parties}), whose deliveries must be kept "
-            f"somewhere; give --record_file"
+            f"--sheet_dir {config.sheet_dir} has sheets of third parties ({parties}), which require --record_file"
         )
     return directory, SheetPublisher(config.sheet_dir, directory) if config.publishing else None
 
@@ -232,7 +231,7 @@ def _read_keys(config: CloudConfig, events: EventLog) -> CloudKeys | None:
     own = read_key(config.key_file, "cloud")
     allowed = AllowList(config.allow_dir, lambda line: events.warning("keys", message=line))
     if not len(allowed):
-        events.warning("nobody_listed", message=f"--allow_dir {config.allow_dir} lists nobody yet")
+        events.warning("nobody_listed", message=f"--allow_dir {config.allow_dir} has no public key yet")
     return CloudKeys(own, allowed, config.sessions_per_key)
 
 
@@ -240,7 +239,7 @@ def _read_edge_half(edge_ckpt_dir: str, cloud: Half) -> Half:
     half = read_half(edge_ckpt_dir, "edge")
     if half.fingerprint != cloud.fingerprint:
         raise UsageError(
-            f"--edge_ckpt_dir {edge_ckpt_dir} is not from the same split as --ckpt_dir; give edge/ and cloud/ of one "
+            f"--edge_ckpt_dir {edge_ckpt_dir} and --ckpt_dir are from different splits; give edge/ and cloud/ of one "
             f"run of split_checkpoint.py"
         )
     return half
@@ -332,9 +331,9 @@ def _warm(app: CloudApp, runner: ModelRunner, hidden: HiddenByPrefix) -> dict[by
 
 
 def serve(app: CloudApp, runner: ModelRunner, prefixes: Mapping[bytes, CachedPrefix], started: float) -> None:
-    """Say that the cloud is ready, serve until a signal, close everything, and say that it has stopped.
+    """Print that the cloud is ready, serve until a signal, close everything, and print that it has stopped.
 
-    ``started`` is when the program began, in monotonic seconds.
+    ``started`` is the monotonic time in seconds at which the program began.
     """
     ceiling = memory_ceiling(app.config.max_memory_gb)
     stop = StopOnSignal()
@@ -373,7 +372,7 @@ def _tell_ready(app: CloudApp, prefixes: int, started: float) -> None:
 
 
 def _announce(line: str) -> None:
-    """Print on stdout, where a cloud that goes on serving may have lost its reader, or the disk may be full."""
+    """Print on stdout. If its reader is gone or the disk is full, the cloud continues without stdout."""
     try:
         print(line, flush=True)
     except OSError:
@@ -384,7 +383,7 @@ def _announce(line: str) -> None:
 
 
 def follow(runner: ModelRunner, drain_s: float) -> None:
-    """Do what rank 0 does until it shuts down; the process ends with exit code 1 if rank 0 is gone."""
+    """Follow rank 0 until it shuts down. If rank 0 is gone, the process ends with exit code 1."""
     leave_stopping_to_rank_0(drain_s)
     try:
         parallel.meet()
@@ -398,7 +397,7 @@ def follow(runner: ModelRunner, drain_s: float) -> None:
 
 @contextlib.contextmanager
 def _needing_other_ranks() -> Iterator[None]:
-    """Say in one line that another rank is gone."""
+    """Turn the errors of a lost rank into a SplitLlamaError of one line."""
     try:
         yield
     except RuntimeError as err:
@@ -406,5 +405,5 @@ def _needing_other_ranks() -> Iterator[None]:
 
 
 def _why(err: RuntimeError, other: str) -> str:
-    """Say why the ranks cannot go on, in one line; gloo's own words for a closed connection would help nobody."""
+    """Return why the ranks cannot continue, in one line. Of gloo's errors, only that the other rank is gone."""
     return f"{other} is gone" if "gloo" in str(err) else str(err).partition("\n")[0]

@@ -1,7 +1,8 @@
-"""The authenticator: only listed keys may connect, and each may ask for what its role is there for.
+"""The authenticator: only listed keys may connect, and a key's role limits its requests.
 
-ZeroMQ's CURVE proves who holds which key and encrypts all that follows; during the handshake libzmq asks this module
-(by its ZAP protocol, RFC 27) whether a key may come in. That was true then: so each message's key is looked up again.
+ZeroMQ's CURVE proves that a peer holds its key, and encrypts all messages. During the handshake libzmq asks this module
+whether a key is listed (ZAP protocol, RFC 27). The list may change later, so the cloud looks up the key of each message
+again.
 
 Knows: keys, roles, the types of requests. Does not know: sessions, text.
 """
@@ -21,20 +22,20 @@ from llama.keys import Identity, KeyPair
 from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Publish, Refused, Request, Status, Withdraw
 
 MAX_SESSIONS_PER_KEY = 4
-HANDSHAKE_MS = 10_000  # a peer that has not proved itself by then is dropped
+HANDSHAKE_MS = 10_000  # libzmq drops a peer that has not completed the handshake by then
 _ZAP = "inproc://zeromq.zap.01"  # fixed by libzmq
 _DOMAIN = "cloud"
-_MAX_AT_ONCE = 16  # handshakes answered before others are looked after
+_MAX_AT_ONCE = 16  # maximum handshakes answered per call, so that the I/O thread's other work gets its turn
 
 
 @dataclass(frozen=True)
 class CloudKeys:
-    """The cloud's own keys, and who may speak to it.
+    """The cloud's key pair, and the allow list of its peers.
 
     Args:
-        own: its pair.
-        allowed: who is listed.
-        max_sessions: of one key, at a time.
+        own: the cloud's key pair.
+        allowed: the allow list.
+        max_sessions: maximum sessions of one key at a time.
     """
 
     own: KeyPair
@@ -43,30 +44,30 @@ class CloudKeys:
 
 
 class Authenticator:
-    """ZeroMQ's authenticator (ZAP) of one socket; used by one thread, the one that reads that socket.
+    """ZeroMQ's authenticator (ZAP) of one socket. Only the thread that reads that socket uses it.
 
-    pyzmq has one (``zmq.auth``) that answers in a thread or an event loop of its own; here the thread that reads the
-    socket also answers, so that a key that was taken off the list is refused from the next message on.
+    pyzmq's authenticator (``zmq.auth``) answers in a separate thread or event loop. Here the thread that reads the
+    socket also answers. So the cloud refuses a key that was removed from the allow list from the next message on.
 
     Args:
-        keys: the cloud's, and who is listed.
-        context: the socket's; libzmq asks within it.
+        keys: the cloud's key pair and the allow list.
+        context: the socket's context; libzmq sends its ZAP requests within it.
 
     Raises:
-        KeysError: this libzmq has no CURVE.
+        KeysError: libzmq was built without CURVE.
     """
 
     def __init__(self, keys: CloudKeys, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         if not zmq.has("curve"):
-            raise KeysError("this installation of ZeroMQ was built without CURVE; install pyzmq from PyPI")
+            raise KeysError("this ZeroMQ was built without CURVE encryption; install pyzmq from PyPI")
         self.keys = keys
-        self.requests: zmq.Socket[bytes] = context.socket(zmq.REP)  # libzmq's
+        self.requests: zmq.Socket[bytes] = context.socket(zmq.REP)  # receives libzmq's ZAP requests
         self.requests.setsockopt(zmq.LINGER, 0)
         self.requests.bind(_ZAP)
         self._seen_version, self._seen = keys.allowed.version, keys.allowed.keys
 
     def guard(self, router: zmq.Socket[bytes]) -> None:
-        """Let only listed keys in; before the socket is bound."""
+        """Let only listed keys connect to ``router``. Call this before it is bound."""
         own = self.keys.own
         router.setsockopt(zmq.CURVE_SERVER, 1)
         router.setsockopt(zmq.CURVE_SECRETKEY, own.secret.encode())
@@ -75,10 +76,10 @@ class Authenticator:
         router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
 
     def answer(self) -> int:
-        """Answer libzmq's requests. Who is let in has its key as the ``User-Id`` of all its messages.
+        """Answer libzmq's ZAP requests. All messages of an accepted peer carry its key as their ``User-Id``.
 
         Returns:
-            how many were not let in.
+            number of rejected peers.
         """
         turned_away = 0
         for _ in range(_MAX_AT_ONCE):
@@ -98,14 +99,14 @@ class Authenticator:
         return turned_away
 
     def owner_of(self, frame: zmq.Frame) -> str:
-        """The key that a message came with."""
+        """Return the public key of a message's sender."""
         try:
             return str(frame.get("User-Id"))
         except (zmq.ZMQError, KeyError):
-            return ""  # which nobody has
+            return ""  # never listed
 
     def changes(self) -> tuple[int, int] | None:
-        """How many keys were put on the list and taken off it since this was asked last, if it has changed."""
+        """Return how many keys were added to the allow list, and removed, since the last call; None if unchanged."""
         allowed = self.keys.allowed
         allowed.refresh()
         if allowed.version == self._seen_version:
@@ -114,19 +115,19 @@ class Authenticator:
         return len(self._seen - before), len(before - self._seen)
 
     def is_listed(self, owner: str) -> bool:
-        """Whether a key is listed."""
+        """Return True if a key is listed."""
         return self.keys.allowed.find(owner) is not None
 
     def close(self) -> None:
-        """Answer no more: nobody new comes in."""
+        """Stop answering: no further peer can connect."""
         self.requests.close()
 
 
 def listed_identity(keys: CloudKeys, owner: str) -> Identity:
-    """Find who holds a key, now.
+    """Return the identity that a key has now.
 
     Raises:
-        Refused: ``not_allowed``: it is not listed any more.
+        Refused: ``not_allowed``: the key is not listed any more.
     """
     identity = keys.allowed.find(owner)
     if identity is None:
@@ -135,7 +136,7 @@ def listed_identity(keys: CloudKeys, owner: str) -> Identity:
 
 
 def check_role(identity: Identity, request: Request) -> None:
-    """Check that an identity's role allows a request; a vendor's must name the vendor itself.
+    """Check that an identity's role allows a request, and that a vendor's request names the vendor itself.
 
     Raises:
         Refused: ``not_allowed``.
@@ -143,31 +144,33 @@ def check_role(identity: Identity, request: Request) -> None:
     if isinstance(request, Hello):
         return
     if isinstance(request, Collect | Acknowledge | Publish | Withdraw):
-        does, what = "collects", "deliveries"
+        does, what = "collect", "deliveries"
         if isinstance(request, Publish | Withdraw):
-            does, what = "publishes", "sheets"
-        _check_is(identity, "vendor", f"{does} no {what}")
+            does, what = "publish", "sheets"
+        _check_is(identity, "vendor", f"{does} {what}")
         if request.vendor != identity.name:
             raise Refused(
-                ErrorCode.NOT_ALLOWED, f"these are another vendor's {what}", "give --vendor the name that the key has"
+                ErrorCode.NOT_ALLOWED, f"these are another vendor's {what}", "set --vendor to the name in the key"
             )
     elif isinstance(request, Status):
-        _check_is(identity, "operator", "reads no status")
+        _check_is(identity, "operator", "read the status")
     else:
-        _check_is(identity, "device", "runs no sessions")
+        _check_is(identity, "device", "run sessions")
 
 
 def _check_is(identity: Identity, role: str, does: str) -> None:
     if identity.role != role:
-        raise Refused(ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} {does}", f"use a key of role {role}")
+        raise Refused(
+            ErrorCode.NOT_ALLOWED, f"a key of role {identity.role} may not {does}", f"use a key of role {role}"
+        )
 
 
 def check_keyless(request: Request, address: Callable[[], str]) -> None:
-    """Check that a request needs no key; the cloud's status is told on its own machine only.
+    """Check that a cloud without keys may answer a request. It reports its status on its own machine only.
 
     Args:
-        request: any.
-        address: finds the IP address that it came from.
+        request: the request.
+        address: returns the IP address of its sender.
 
     Raises:
         Refused: ``not_allowed``.
@@ -175,19 +178,19 @@ def check_keyless(request: Request, address: Callable[[], str]) -> None:
     if isinstance(request, Publish | Withdraw):
         raise Refused(
             ErrorCode.NOT_ALLOWED,
-            "without keys anybody could publish in a third party's name",
-            "the provider can give the cloud keys: --key_file and --allow_dir",
+            "a cloud without keys accepts no sheets, since it cannot verify the third party",
+            "ask the provider to start the cloud with --key_file and --allow_dir",
         )
     if isinstance(request, Status) and not is_local(address()):
         raise Refused(
             ErrorCode.NOT_ALLOWED,
-            "without keys a cloud says how it does on its own machine only",
-            "ask there, or give it keys, and use one of role operator",
+            "a cloud without keys reports its status on its own machine only",
+            "ask there, or start the cloud with --key_file and --allow_dir and use a key of role operator",
         )
 
 
 def is_local(address: str) -> bool:
-    """Whether a peer's address is this machine's own, by loopback."""
+    """Return True if a peer's address is a loopback address of this machine."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -1,9 +1,10 @@
-"""Does what may wait for a disk, in a thread of its own: finished runs, and control requests.
+"""The background executor: a thread for work that may wait for a disk, which is finished runs and control requests.
 
-Finished runs come first, since a person waits for each of them; but no control request waits for more than some. How
-many control requests wait is bounded; a finished run is bounded by its session's slot.
+Finished runs come first, since a person waits for each of them. But at most ``FINISHED_FIRST`` of them overtake a
+control request. The number of waiting control requests is limited. The number of waiting finished runs cannot exceed
+the number of slots.
 
-Knows: threads, jobs, the clock. Does not know: sockets, what a job does.
+Knows: threads, jobs, the clock. Does not know: sockets, the content of jobs.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from llama.cloud.sessions import unknown_session
 from llama.cloud.wakeup import WakeupSender
 from llama.wire import ErrorCode, Final, Refused, Reply
 
-MAX_CONTROL_REQUESTS, MAX_CONTROL_REQUESTS_EACH = 256, 16  # that wait, and of one key
-FINISHED_FIRST = 32  # finished runs that may come after a control request and before it
-MOST_WAITING_CHARGED_S = 0.1  # of a job: that a disk is slow is no peer's fault
+MAX_CONTROL_REQUESTS, MAX_CONTROL_REQUESTS_EACH = 256, 16  # waiting ones: of all keys, and of one key
+FINISHED_FIRST = 32  # finished runs that may overtake a control request
+MOST_WAITING_CHARGED_S = 0.1  # maximum wait of a job that its peer is charged for: a slow disk is not the peer's fault
 
 
 class Services(Protocol):
-    """What is done in the background."""
+    """The work that runs in the background."""
 
     def finish(self, run: FinishedRun) -> Final:
         """Finish a run."""
@@ -38,31 +39,31 @@ class Services(Protocol):
 
 
 class BackgroundExecutor:
-    """One thread and its queue.
+    """A thread that runs background jobs, and its queue.
 
     Args:
-        services: what is done; used by that thread alone.
-        results: where replies go.
-        wakeup: wakes who takes them.
-        failed: is told of a fault of the cloud's own; gives the refusal that the peer gets for it.
+        services: does the work; only that thread uses it.
+        results: queue for the replies.
+        wakeup: wakes the thread that takes them.
+        failed: logs a fault of the cloud, and returns the refusal that the peer gets for it.
     """
 
     def __init__(
         self, services: Services, results: ResultQueue, wakeup: WakeupSender, failed: Callable[[Exception], Refused]
     ) -> None:
         self._services, self._results, self._wakeup, self._failed = services, results, wakeup, failed
-        # By whose turn it is, then in order. None: there will be no more.
+        # Ordered by turn, then by order of submission. None is the end.
         self._jobs: queue.PriorityQueue[tuple[float, int, BackgroundJob | None]] = queue.PriorityQueue()
         self._submitted = 0
-        self._control = dict[bytes, str]()  # the peers that have a control request here, and their keys
+        self._control = dict[bytes, str]()  # peers with an unanswered control request, and their keys
         self._thread = threading.Thread(target=self._run, name="background")
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what was submitted, then end. Nothing may be submitted any more."""
+        """Finish the submitted jobs, then end the thread. Submit no more jobs after this."""
         if self._thread.ident is not None:  # else it was never started
             self._put(math.inf, None)
             self._thread.join()
@@ -72,14 +73,14 @@ class BackgroundExecutor:
 
     @property
     def control_requests(self) -> int:
-        """How many control requests wait, or are being answered."""
+        """Number of control requests that wait or are being answered."""
         return len(self._control)
 
     def submit(self, job: BackgroundJob) -> None:
-        """Take a job on.
+        """Queue a job.
 
         Raises:
-            Refused: ``busy``: too many control requests wait, of all, of this key, or of this peer.
+            Refused: ``busy``: too many control requests wait in total, or of this key, or this peer has one already.
         """
         if isinstance(job, FinishJob):
             self._put(0, job)
@@ -87,7 +88,7 @@ class BackgroundExecutor:
         of_this_key = sum(owner == job.owner for owner in self._control.values()) if job.owner else 0
         too_many = len(self._control) >= MAX_CONTROL_REQUESTS or of_this_key >= MAX_CONTROL_REQUESTS_EACH
         if too_many or job.peer in self._control:
-            raise Refused(ErrorCode.BUSY, "too many requests at once", "ask again", 1.0)
+            raise Refused(ErrorCode.BUSY, "too many requests at once", "try again later", 1.0)
         self._control[job.peer] = job.owner
         self._put(FINISHED_FIRST, job)
 
@@ -115,9 +116,9 @@ class BackgroundExecutor:
             if isinstance(job, ControlJob):
                 return self._services.answer(job.request)
             if job.session.closing:
-                raise unknown_session()  # the device has left it: it is not finished
+                raise unknown_session()  # the session has ended in the meantime: do not finish its run
             return self._services.finish(job.run)
         except Refused as refusal:
             return refusal.error
-        except Exception as err:  # ours to answer for
+        except Exception as err:  # a fault of the cloud
             return self._failed(err).error

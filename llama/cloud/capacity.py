@@ -1,4 +1,4 @@
-"""What fits into memory: slots of the KV cache, the prefix cache, and how far the process may grow.
+"""Memory of the cloud: slots of the KV cache, the prefix cache, and the ceiling of the process.
 
 Knows: sizes. Does not know: weights, sessions.
 """
@@ -24,10 +24,10 @@ USUAL_CONTEXT = 2048  # tokens
 
 @dataclass(frozen=True)
 class Capacity:
-    """How the memory of ``--kv_cache_gb`` is used.
+    """The use of the memory of ``--kv_cache_gb``.
 
     Attributes:
-        slots: of the KV cache, so sessions at a time.
+        slots: sessions that the KV cache holds at a time.
         prefixes: ids of the prompt prefixes that the prefix cache keeps.
     """
 
@@ -36,22 +36,22 @@ class Capacity:
 
 
 def context_of(max_seq_len: int | None, half: Half) -> int:
-    """Most tokens of prompt and reply together: as the flag says, or what is usual.
+    """Return the most tokens of prompt and reply together: the flag's, or the usual number.
 
     Raises:
-        UsageError: the model was not made for so many.
+        UsageError: it is not between 2 and the model's context.
     """
     if max_seq_len is None:
         return min(USUAL_CONTEXT, half.context_length)
     if not 2 <= max_seq_len <= half.context_length:
         raise UsageError(
-            f"--max_seq_len {max_seq_len} must lie between 2 and this model's context of {half.context_length}"
+            f"--max_seq_len must be between 2 and this model's context of {half.context_length} (got {max_seq_len})"
         )
     return max_seq_len
 
 
 def bytes_per_position(half: Half, dtype: torch.dtype, world_size: int) -> int:
-    """Bytes that one token of one session takes in the KV cache, on all ranks together."""
+    """Return the bytes that one token of one session takes in the KV cache, on all ranks together."""
     return KVCache.bytes_per_position(half.args.n_layers - half.split_layer, half.args, dtype, world_size)
 
 
@@ -68,11 +68,11 @@ def plan(
 
     Args:
         kv_cache_gb: GiB, on all ranks together.
-        max_batch_size: most slots; None for what is usual.
-        prefixes: ids that prompts begin with, by whose they are.
-        position_bytes: of one token in the KV cache.
+        max_batch_size: most slots; None is ``USUAL_SESSIONS``.
+        prefixes: ids that prompts begin with, by the party whose sheets they come from.
+        position_bytes: bytes of one token in the KV cache.
         max_seq_len: tokens of one slot.
-        events: warned where not all prefixes fit.
+        events: gets a warning if not all prefixes fit.
 
     Raises:
         UsageError: not even one slot fits.
@@ -80,15 +80,15 @@ def plan(
     positions = int(kv_cache_gb * 2**30) // position_bytes
     if positions < max_seq_len:
         raise UsageError(
-            f"--kv_cache_gb {kv_cache_gb}: one session of {max_seq_len} tokens takes "
-            f"{position_bytes * max_seq_len / 2**30:.2f} GiB; give more, or lower --max_seq_len"
+            f"--kv_cache_gb is too small: one session of {max_seq_len} tokens takes "
+            f"{position_bytes * max_seq_len / 2**30:.2f} GiB (got {kv_cache_gb}); raise it, or lower --max_seq_len"
         )
     fit = choose_prefixes(prefixes, max_seq_len, min(int(SHARE * positions), positions - max_seq_len))
     all_of_them = len({ids for of_a_party in prefixes.values() for ids in of_a_party})
     if len(fit) < all_of_them:
         warning = (
-            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; the others "
-            f"are computed anew for each session"
+            f"--kv_cache_gb {kv_cache_gb} has room for {len(fit)} of {all_of_them} prompt prefixes; each session "
+            f"computes the others again"
         )
         events.warning("cache_small", message=warning)
     slots = (positions - sum(map(len, fit))) // max_seq_len
@@ -96,10 +96,12 @@ def plan(
 
 
 def memory_ceiling(max_memory_gb: float | None) -> MemoryCeiling | None:
-    """How much memory this process may have; it has all that it needs by now, but for the work in hand.
+    """Return the memory ceiling of this process; None where the system does not report its memory.
+
+    It must be called once everything is loaded: the default allows growth beyond the memory in use then.
 
     Raises:
-        UsageError: it has more already.
+        UsageError: the process already uses more than ``max_memory_gb`` GiB.
     """
     has = own_memory()
     if has is None:
@@ -107,7 +109,7 @@ def memory_ceiling(max_memory_gb: float | None) -> MemoryCeiling | None:
     most = has + max(CLOUD_ALLOWANCE, has // 4) if max_memory_gb is None else max_memory_gb * 2**30
     if not most > has:  # nor NaN
         raise UsageError(
-            f"--max_memory_gb {max_memory_gb}: it has {has / 2**30:.2f} GiB now, with nothing to do; give more, or "
-            f"lower --kv_cache_gb"
+            f"--max_memory_gb is too small: the idle cloud uses {has / 2**30:.2f} GiB (got {max_memory_gb}); raise it, "
+            f"or lower --kv_cache_gb"
         )
     return MemoryCeiling(most, time.monotonic, lambda: own_memory() or 0)

@@ -1,8 +1,8 @@
-"""The partner catalogue, open for reading: products in one SQLite file with a full-text index, which the import made.
+"""The partner catalogue, open for reading: products in one SQLite file with a full-text index.
 
 Knows: the tables and their version, which products have which words. FTS5 decides what a word is (``porter
 unicode61``: "teas" is "tea", "café" is "cafe").
-Does not know: replies, budgets of people, sheets; which words are worth searching; how the file is made
+Does not know: replies, people's budgets, sheets, which words are worth searching, how the file is made
 (``importing``).
 """
 
@@ -21,15 +21,14 @@ from typing import Any
 from llama.cloud.products import FIELDS, LISTS, MAX_PRICE, OCCASIONS, Occasion, Product
 from llama.errors import CatalogueError
 
-VERSION = 1  # of the tables: the file's user_version
+VERSION = 1  # of the tables; stored as the file's user_version
 
 _TOKENIZER = "porter unicode61 remove_diacritics 2"
 WORD_COLUMNS = ("title", "title_id", "tags", "description", "description_id")
-_STRONG_COLUMNS = 3  # the first three say what a product is, the others tell about it
-# products: the text. facts: what is compared for each of hundreds of candidates, narrow to be quick. terms: in how many
-# products each word of the index is, which FTS5 itself would have to count.
+_STRONG_COLUMNS = 3  # the first three name the product, the others describe it
+# products: the text. facts: the values compared for each of hundreds of candidates, narrow for speed. terms: the number
+# of products that have each word of the index, which FTS5 would otherwise have to count.
 TABLES = f"""
-CREATE TABLE versions (version INTEGER NOT NULL, applied_at TEXT NOT NULL);
 CREATE TABLE products (
     number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, vendor TEXT NOT NULL, title TEXT NOT NULL,
     title_id TEXT NOT NULL, description TEXT NOT NULL, description_id TEXT NOT NULL, price INTEGER NOT NULL,
@@ -46,19 +45,19 @@ CREATE VIRTUAL TABLE words USING fts5(
 );
 """
 
-CANDIDATES = 20  # products that a search gives at most
-_ROWS = 2_000  # of one question that are ranked; with more, those that were imported first are
-_ENOUGH = 12  # products within the budget: then easier questions are not asked
+CANDIDATES = 20  # most products that a search returns
+_ROWS = 2_000  # most rows ranked for one query; of more, the ones imported first
+_ENOUGH = 12  # products within the budget after which no easier query is run
 _MAX_ASKED = 12  # words of one search
-_MAIN = 4  # words that are asked for in all combinations
-_KNOWN_TERMS = 50_000  # words whose terms are remembered
-_IDF_MOST = 6.0  # above, a rarer word says no more: each is as good a name of a product
-_IDF_UNKNOWN = 5.0  # the most of a word that no product has
-_MARK, _END = "\x01", "\x02"  # around words that match; no product has them
+_MAIN = 4  # words that are searched in all combinations
+_KNOWN_TERMS = 50_000  # words whose terms are cached
+_IDF_MOST = 6.0  # upper bound: all words rarer than this name a product equally well
+_IDF_UNKNOWN = 5.0  # upper bound for a word that no product has
+_MARK, _END = "\x01", "\x02"  # around matching words; product texts cannot contain them
 _MARKED = re.compile(f"{_MARK}([^{_MARK}{_END}]*){_END}")
 
-# The best of those that match: within the budget first, then by FTS5's rank (negative, the less the better), in which
-# a title counts four times as much as a description.
+# The best matches: within the budget first, then by FTS5's rank (negative, lower is better). In it a title counts four
+# times as much as a description.
 _SELECT = f"""
 SELECT found.number, facts.price <= :most
 FROM (
@@ -82,13 +81,13 @@ WHERE words MATCH ? AND words.rowid = ?
 
 @dataclass(frozen=True)
 class Preference:
-    """What is better among products that have the words.
+    """Preferences among products that have the words.
 
     Attributes:
-        least: from which price on.
-        most: up to which price, or None.
-        occasions: any of them.
-        city: where it can be delivered, in any case; or empty.
+        least: lowest price, in whole rupiah.
+        most: highest price, or None.
+        occasions: any of these.
+        city: city of delivery, in upper or lower case; or empty.
     """
 
     least: int = 0
@@ -102,11 +101,11 @@ class ProductMatch:
     """A product that has some of the words.
 
     Attributes:
-        product: all of it.
-        relevance: 0 … 1, how much of what the words say the product has; what only its description has counts half.
-        named: those of the words that its title or tags have.
+        product: the product.
+        relevance: 0 … 1, the weighted part of the words that the product has. Words only in its description count half.
+        named: the searched words that its title or tags have.
         words: its own words that match, as FTS5 marks them; title first, each once.
-        delivered: whether it can be delivered to the city asked for; True without one.
+        delivered: whether it can be delivered to the requested city; True without one.
     """
 
     product: Product
@@ -118,15 +117,15 @@ class ProductMatch:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A word that is searched.
+    """A word to search.
 
     Attributes:
-        word: as it was given.
-        spelled: the ways to write it that products have.
-        terms: what each of these is in the index; one term but where FTS5 does not know a letter.
-        products: how many have it.
-        weight: as it was given.
-        mass: the weight times how much the word tells apart.
+        word: as given.
+        spelled: its spellings that products have.
+        terms: the index terms of each spelling; usually one, more if FTS5 does not know a letter.
+        products: the number of products that have it.
+        weight: as given.
+        mass: the weight times the word's inverse document frequency.
     """
 
     word: str
@@ -148,13 +147,14 @@ class _Asked:
 class Catalogue:
     """A catalogue that is open for reading.
 
-    Any thread may use it, one at a time. The import may replace the file meanwhile: this goes on reading the old one.
+    Any thread may use it, one at a time. If the import replaces the file meanwhile, this object keeps reading the old
+    one.
 
     Args:
         path: the file that the import made.
 
     Raises:
-        CatalogueError: no file, not a catalogue of this version, or it cannot be read.
+        CatalogueError: the file is missing, cannot be read, or is not a catalogue of this version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -174,9 +174,9 @@ class Catalogue:
             ) from None
 
     def _prepare(self) -> None:
-        # Not mapped into memory: who overwrote the file in place would end this process.
-        self._db.execute("PRAGMA cache_size = -65536")  # KiB; grows only as it is needed
-        # A little index of its own, in memory, that only tells the terms of words: FTS5 has no function for it.
+        # No memory map: overwriting the file in place would end this process.
+        self._db.execute("PRAGMA cache_size = -65536")  # KiB; grows on demand
+        # A small separate index in memory, only to look up the terms of words: FTS5 has no function for it.
         self._db.execute("PRAGMA temp_store = MEMORY")
         self._db.execute(f"CREATE VIRTUAL TABLE temp.asked USING fts5(word, tokenize='{_TOKENIZER}')")
         self._db.execute("CREATE VIRTUAL TABLE temp.asked_terms USING fts5vocab('temp', 'asked', 'instance')")
@@ -185,7 +185,7 @@ class Catalogue:
         self.cities = frozenset(city for (city,) in self._db.execute("SELECT DISTINCT city FROM deliveries"))
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._db.close()
 
     def search(
@@ -197,15 +197,16 @@ class Catalogue:
         vendor: str | None = None,
         preference: Preference | None = None,
     ) -> list[ProductMatch]:
-        """Products that have some of the words, the best first, at most :data:`CANDIDATES`.
+        """Return products that have some of the words, the best first, at most :data:`CANDIDATES`.
 
         Args:
-            words: what each says about a product: 1, or less for a word that many kinds of products share. Of
-                letters and digits, others are left out; the rarest :data:`_MAX_ASKED` that products have are searched.
-            spellings: of some words, other words that are as good.
-            unknown: how much a word that no product has takes from the relevance of those that have the others.
+            words: the weight of each: 1, or less for a word that many kinds of products share. Words with characters
+                other than letters and digits are ignored. Of those that products have, the rarest :data:`_MAX_ASKED`
+                are searched.
+            spellings: equivalent words for some words.
+            unknown: weight, relative to other words, of a word that no product has. It lowers every relevance.
             vendor: only products of exactly this vendor.
-            preference: decides among products that have the same words; and those above its price come last.
+            preference: ranks products that have the same words. Products above its price come last.
 
         Raises:
             CatalogueError: the file cannot be read.
@@ -226,7 +227,7 @@ class Catalogue:
         return sorted(filter(None, found), key=lambda f: -f.relevance)
 
     def _asked(self, words: Mapping[str, float], spellings: Mapping[str, Collection[str]]) -> list[_Asked]:
-        # Of letters and digits only: no quotes, no NUL, no halves of surrogate pairs.
+        # Letters and digits only: no quotes, NUL or lone surrogates.
         spelled = {
             word: [one for one in (word, *spellings.get(word, ())) if one.isalnum()] for word in words if word.isalnum()
         }
@@ -243,12 +244,12 @@ class Catalogue:
         return asked
 
     def _products_with(self, terms: Collection[str]) -> int:
-        """How many products have all of ``terms``, at most."""
+        """Return an upper bound of the number of products that have all of ``terms``."""
         counts = [self._db.execute("SELECT products FROM terms WHERE term = ?", (term,)).fetchone() for term in terms]
         return min((0 if row is None else int(row[0]) for row in counts), default=0)
 
     def _learn_terms(self, words: Collection[str]) -> None:
-        """See to it that the terms of all ``words`` are known."""
+        """Look up the index terms of all ``words`` and cache them."""
         if len(self._terms) > _KNOWN_TERMS:
             self._terms.clear()
         new = [word for word in words if word not in self._terms]
@@ -263,7 +264,7 @@ class Catalogue:
         self._terms |= {word: frozenset(its) for word, its in terms.items()}
 
     def _candidates(self, known: Sequence[_Asked], vendor: str | None, preference: Preference) -> list[int]:
-        """Numbers of products: within the budget first, then those with more of the words."""
+        """Return numbers of products: within the budget first, then those with more of the words."""
         values = {
             "vendor": vendor,
             "most": MAX_PRICE if preference.most is None else preference.most,
@@ -271,7 +272,7 @@ class Catalogue:
             "occasions": bits(preference.occasions),
             "city": preference.city.casefold(),
         }
-        numbers = dict[int, bool]()  # and whether each is within the budget
+        numbers = dict[int, bool]()  # by number: within the budget
         for question in _questions(known):
             for number, affordable in self._db.execute(_SELECT, values | {"match": _match(question, vendor)}):
                 numbers.setdefault(number, bool(affordable))
@@ -309,10 +310,10 @@ class Catalogue:
 
 
 def _questions(known: Sequence[_Asked]) -> Iterator[str]:
-    """FTS5 queries for words, rarest first, from the one that asks for most to those that ask for least.
+    """Yield FTS5 queries for words, which come rarest first; the strictest query comes first.
 
-    All words; then all that are ordinary with any other; then ever fewer of the ordinary ones. A conjunction costs FTS5
-    about as much as its rarest word.
+    The first query has all words. The next has all ordinary words with any other word. Then come fewer and fewer of the
+    ordinary words. A conjunction costs FTS5 about as much as its rarest word.
     """
     heaviest = max(a.weight for a in known)
     main = [a for a in known if a.weight == heaviest][:_MAIN]
@@ -321,7 +322,7 @@ def _questions(known: Sequence[_Asked]) -> Iterator[str]:
     all_main = " AND ".join(a.quoted for a in main)
     if len(light) > 1:
         yield f"{all_main} AND ({' OR '.join(a.quoted for a in light)})"
-    for count in range(len(main) - (len(main) == len(known)), 0, -1):  # all of them were asked for first
+    for count in range(len(main) - (len(main) == len(known)), 0, -1):  # the first query had all of them
         yield " OR ".join(f"({' AND '.join(a.quoted for a in some)})" for some in combinations(main, count))
 
 
@@ -331,7 +332,7 @@ def _match(question: str, vendor: str | None) -> str:
 
 
 def bits(occasions: Collection[str]) -> int:
-    """Occasions as the table of facts has them, a bit for each of the vocabulary."""
+    """Return occasions as the table ``facts`` stores them: one bit for each word of the vocabulary."""
     return sum(1 << i for i, name in enumerate(OCCASIONS) if name in occasions)
 
 
@@ -344,31 +345,34 @@ def _product_of(values: Sequence[Any]) -> Product:
 
 def _check_is_file(path: Path) -> None:
     if not path.exists():
-        raise CatalogueError(f"the catalogue {path} is not there; make it with python -m llama.cloud.importing")
+        raise CatalogueError(f"there is no catalogue {path}; make it with python -m llama.cloud.importing")
     if not path.is_file():
-        raise CatalogueError(f"the catalogue {path} is not a file; give the path of one")
+        raise CatalogueError(f"the catalogue {path} is not a file; give --catalogue the path of one")
     if not os.access(path, os.R_OK):
         raise CatalogueError(f"the catalogue {path} cannot be read by this user; change its mode or owner")
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """The file, opened for reading only."""
+    """Open a file for reading only."""
     return sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
 
 
 def check_version(db: sqlite3.Connection, path: Path) -> None:
-    """That the file is a catalogue of this version.
+    """Check that a file is a catalogue of this version.
 
     Raises:
         CatalogueError: it is not.
     """
+    if not is_catalogue(db):
+        raise CatalogueError(f"{path} is not a catalogue but another program's database; use another --catalogue")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    if not {"versions", "products", "words"} <= tables:
-        raise CatalogueError(f"the catalogue {path} is a database of another program; give the path of a catalogue")
-    applied = [row[0] for row in db.execute("SELECT version FROM versions ORDER BY version")]
-    if version != VERSION or not applied or applied[-1] != VERSION:
+    if version != VERSION:
         raise CatalogueError(
-            f"the catalogue {path} is of version {version}, and this release reads version {VERSION}; "
+            f"the catalogue {path} has version {version}, and this program reads version {VERSION}; "
             f"import it again with python -m llama.cloud.importing"
         )
+
+
+def is_catalogue(db: sqlite3.Connection) -> bool:
+    """Return whether a file has a catalogue's tables, of any version."""
+    return {"products", "words"} <= {name for (name,) in db.execute("SELECT name FROM sqlite_master")}

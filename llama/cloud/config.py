@@ -1,4 +1,4 @@
-"""The cloud's settings: what each flag may be, in which unit, and which flags need or exclude each other.
+"""The cloud's settings: each flag with its unit and bounds, and which flags need or exclude each other.
 
 Knows: the flags. Does not know: the checkpoint, the devices of this machine, torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from llama.bounds import Bound, bounds_of
+from llama.bounds import TIMEOUT, Bound, bounds_of
 from llama.cloud.auth import MAX_SESSIONS_PER_KEY
 from llama.cloud.event_log import LEVELS
 from llama.cloud.rate_limit import MAX_MB_S_PER_KEY, MAX_REQUESTS_S_PER_KEY, MAX_RUNS_S_PER_KEY
@@ -19,18 +19,20 @@ from llama.wire import DTYPE_BYTES
 MAX_SESSIONS = 1 << 16  # at a time; far beyond what memory holds
 
 
-_DTYPE = Bound(f" is not supported; use {', '.join(DTYPE_BYTES)}", one_of=tuple(DTYPE_BYTES))
-_LEVEL = Bound(f" is not known; use {', '.join(LEVELS)}", one_of=LEVELS)
-PerSecond = Annotated[float, Bound(": give a number above 0; inf is no limit", above=0)]
+_DTYPE = Bound(f"one of {', '.join(DTYPE_BYTES)}", one_of=tuple(DTYPE_BYTES))
+_LEVEL = Bound(f"one of {', '.join(LEVELS)}", one_of=LEVELS)
+_GIB = Bound("a finite number of GiB greater than 0", above=0, finite=True)
+_DRAIN = Bound("a finite number of seconds, 0 or more", at_least=0, finite=True)
+PerSecond = Annotated[float, Bound("greater than 0, or inf for no limit", above=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CloudConfig:
     """The flags of ``cloud_main.py``, under their names and with their defaults.
 
-    A value that depends on the checkpoint or on this machine is None until ``llama.cloud.app`` finds it out. Bounds
-    stand at their field; those of ``max_seq_len``, ``device``, ``threads``, ``bind`` and ``metrics_port`` depend on
-    more than the flag, and are checked where that is known.
+    A value that depends on the checkpoint or on this machine is None until ``llama.cloud.app`` determines it. Each
+    field has its bounds. Those of ``max_seq_len``, ``device``, ``threads``, ``bind`` and ``metrics_port`` depend on
+    more than the flag; other modules check them.
     """
 
     # The model
@@ -42,21 +44,20 @@ class CloudConfig:
 
     # Capacity
     max_seq_len: int | None = None  # tokens of prompt and reply; None: 2048, or the model's context if less
-    kv_cache_gb: Annotated[float, Bound(": give GiB above 0", above=0, finite=True)] = 4.0  # GiB, all ranks together
+    kv_cache_gb: Annotated[float, _GIB] = 4.0  # GiB, all ranks together
     # slots; None: as many as kv_cache_gb holds, up to 256
-    max_batch_size: Annotated[int | None, Bound(f": give 1 to {MAX_SESSIONS}", at_least=1, at_most=MAX_SESSIONS)] = None
-    max_waiting: Annotated[int, Bound(f": give 0 to {MAX_SESSIONS}", at_least=0, at_most=MAX_SESSIONS)] = (
-        64  # sessions queued
+    max_batch_size: Annotated[int | None, Bound(f"between 1 and {MAX_SESSIONS}", at_least=1, at_most=MAX_SESSIONS)] = (
+        None
     )
-    session_idle_s: Annotated[float, Bound(": give seconds above 0", above=0)] = 120.0  # then the slot is free again
-    drain_s: Annotated[float, Bound(": give seconds, 0 or more", at_least=0, finite=True)] = (
-        20.0  # torchrun kills after 30
-    )
+    # sessions that queue for a slot
+    max_waiting: Annotated[int, Bound(f"between 0 and {MAX_SESSIONS}", at_least=0, at_most=MAX_SESSIONS)] = 64
+    session_idle_s: Annotated[float, TIMEOUT] = 120.0  # then the slot is free again
+    drain_s: Annotated[float, _DRAIN] = 20.0  # torchrun kills after 30
     max_memory_gb: float | None = None  # GiB of this process, then it ends with exit code 3
 
     # What the provider keeps and hands out
     record_file: str | None = None  # SQLite; None: no run is kept
-    retention_days: Annotated[float | None, Bound(": give days above 0", above=0)] = None  # None: RETENTION_DAYS
+    retention_days: Annotated[float | None, Bound("greater than 0 days", above=0)] = None  # None: RETENTION_DAYS
     sheet_dir: str | None = None  # directory of prompt sheets; None: none are handed out
     publishing: bool = False  # third parties write sheets into sheet_dir
     edge_ckpt_dir: str | None = None  # the device's half, for the prefix cache; None: no prefix cache
@@ -67,14 +68,12 @@ class CloudConfig:
     key_file: str | None = None  # the cloud's private key; None: anybody who reaches it is served
     allow_dir: str | None = None  # directory of the public keys that are served
     insecure: bool = False  # listen on a network without keys
-    max_sessions_per_key: Annotated[int | None, Bound(": give 1 or more", at_least=1)] = (
-        None  # None: MAX_SESSIONS_PER_KEY
-    )
+    max_sessions_per_key: Annotated[int | None, Bound("1 or more", at_least=1)] = None  # None: MAX_SESSIONS_PER_KEY
     max_mb_s_per_key: PerSecond = MAX_MB_S_PER_KEY  # megabytes a second, both ways; beyond, its requests wait
     max_requests_s_per_key: PerSecond = MAX_REQUESTS_S_PER_KEY  # requests a second; a token is a request
     max_runs_s_per_key: PerSecond = MAX_RUNS_S_PER_KEY  # runs that begin in a second
 
-    # What the provider is told
+    # Log and metrics
     log_level: Annotated[str, _LEVEL] = LEVELS[0]  # the least that is logged on stderr
     metrics_port: int | None = None  # of 127.0.0.1; None: no metrics, 0: any free port
 
@@ -103,21 +102,18 @@ class CloudConfig:
 
 
 def check_together(config: CloudConfig) -> dict[str, str]:
-    """Find flags that need or exclude another one; the error about each such flag."""
+    """Return the error of each flag that lacks one it requires, or that stands beside one it excludes."""
     errors = dict[str, str]()
     if config.retention_days is not None and config.record_file is None:
-        errors["retention_days"] = "--retention_days is of the record, and there is none; give --record_file, too"
+        errors["retention_days"] = "--retention_days requires --record_file"
     if config.insecure and config.key_file is not None:
-        errors["insecure"] = "--insecure is for a cloud without keys, and --key_file gives it some; leave one away"
-    if (config.key_file is None) != (config.allow_dir is None):
-        errors["key_file"] = "--key_file and --allow_dir belong together: the cloud's own key, and those that it lists"
+        errors["insecure"] = "--insecure and --key_file cannot be combined; omit one of them"
+    if config.key_file is not None and config.allow_dir is None:
+        errors["key_file"] = "--key_file requires --allow_dir"
+    if config.key_file is None and config.allow_dir is not None:
+        errors["key_file"] = "--allow_dir requires --key_file"
     if config.max_sessions_per_key is not None and config.key_file is None:
-        errors["max_sessions_per_key"] = (
-            "--max_sessions_per_key is of keys, and there are none; give --key_file and --allow_dir, too"
-        )
+        errors["max_sessions_per_key"] = "--max_sessions_per_key requires --key_file and --allow_dir"
     if config.publishing and None in (config.sheet_dir, config.record_file, config.key_file):
-        errors["publishing"] = (
-            "--publishing lets third parties, known by their keys, write sheets into --sheet_dir; give --sheet_dir, "
-            "--record_file, --key_file and --allow_dir, too"
-        )
+        errors["publishing"] = "--publishing requires --sheet_dir, --record_file, --key_file and --allow_dir"
     return errors

@@ -1,10 +1,12 @@
-"""Which connections there are, whose they are, and which have to go.
+"""The open connections and their owners, and the choice of connections to close.
 
-A process has only so many descriptors. A key gets :data:`MAX_PER_KEY` of them; and a connection over which nothing was
-said for :data:`SILENT_S` is closed, since nobody can tell whose it is before it speaks. Its peer may connect anew.
+A process has a limited number of descriptors. A key gets :data:`MAX_PER_KEY` of them. The router closes a connection
+that has been silent for :data:`SILENT_S`, since its owner is unknown until it sends a message. Its peer may connect
+again.
 
-libzmq says in its monitor that a descriptor was accepted or has gone, and with each message over which one it came. The
-two are not in step, and numbers are used again: whatever was missed is put right by the connection's next message.
+libzmq's monitor reports when a descriptor is accepted or closed, and each message carries the descriptor of its
+connection. The two can arrive out of order, and the system reuses descriptors. The connection's next message corrects
+an entry that is wrong because of that.
 
 Bookkeeping only. Knows: descriptors as numbers, keys as names, the clock. Does not know: sockets.
 """
@@ -15,11 +17,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 MAX_PER_KEY = 64
-SILENT_S = 120.0  # a program that asks less often connects anew
+SILENT_S = 120.0  # a program that asks less often connects again each time
 
 
 class Connections:
-    """All of one listening socket.
+    """All connections of one listening socket.
 
     Args:
         clock: monotonic seconds.
@@ -27,19 +29,19 @@ class Connections:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._heard = OrderedDict[int, tuple[float, str]]()  # when last, and whose; who was heard longest ago is first
+        self._heard = OrderedDict[int, tuple[float, str]]()  # time of the last message, and owner; oldest time first
         self._number = Counter[str]()
 
     def __len__(self) -> int:
         return len(self._heard)
 
     def accepted(self, descriptor: int) -> None:
-        """A new one; whose it is will be heard."""
+        """Add a new connection. Its owner is unknown until its first message."""
         self.gone(descriptor)
         self._heard[descriptor] = self._clock(), ""
 
     def gone(self, descriptor: int) -> None:
-        """It has ended."""
+        """Remove a connection that has ended."""
         _, owner = self._heard.pop(descriptor, (0.0, ""))
         if owner:
             self._number[owner] -= 1
@@ -47,7 +49,7 @@ class Connections:
                 del self._number[owner]
 
     def heard(self, descriptor: int, owner: str) -> bool:
-        """A message came; False where its owner has too many connections, and this one has to go."""
+        """Record a message of a connection. Return False if its owner has too many, and this one must be closed."""
         before = self._heard.get(descriptor, (0.0, ""))[1]
         if owner != before:
             if owner and self._number[owner] >= MAX_PER_KEY:
@@ -60,7 +62,7 @@ class Connections:
         return True
 
     def silent(self) -> list[int]:
-        """Those that have to go since nothing was said; each is given once."""
+        """Remove the connections that have been silent for ``SILENT_S``, and return their descriptors to close."""
         oldest, silent = self._clock() - SILENT_S, list[int]()
         while self._heard:
             descriptor, (heard, _) = next(iter(self._heard.items()))

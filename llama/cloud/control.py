@@ -1,8 +1,8 @@
-"""Answers control requests: the provider's sheets, vendors' deliveries, and vendors' sheets where it takes any.
+"""Replies to control requests: the provider's sheets, vendors' deliveries, publishing of vendors' sheets.
 
-They need no session, and may have to wait for a disk; one thread uses this, which may.
+Control requests need no session. Used by one thread, which may wait for a disk.
 
-Knows: sheets, the store of runs. Does not know: sockets, sessions, replies.
+Knows: sheets, the run store. Does not know: sockets, sessions, replies of the model.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class ControlRequests:
     """Answers the control requests of one cloud.
 
     Args:
-        sheets: the provider's and the vendors'.
-        store: where deliveries are kept, if they are.
-        publisher: where vendors' sheets are written, if they may publish any.
+        sheets: the provider's and the vendors' sheets.
+        store: keeps deliveries; None if the cloud keeps none.
+        publisher: writes vendors' sheets; None if vendors may not publish.
         deletions: reports rows that the store has deleted early.
-        event_log: told what goes wrong.
+        event_log: receives errors.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ControlRequests:
         """Answer a request.
 
         Raises:
-            Refused: there is no such sheet, or nothing that could be collected.
+            Refused: there is no such sheet, or this cloud does not offer the service, or it failed.
         """
         match request:
             case ListSheets():
@@ -83,10 +83,10 @@ class ControlRequests:
                 self._store.acknowledge(request.vendor, request.run_ids)
                 return Acknowledged()
             deliveries = self._store.collect(request.vendor, request.limit)
-            # Or a misspelt name waits for ever; where vendors publish, their keys say who they are.
+            # A misspelt name would wait for ever. Where vendors publish, their keys identify them.
             if not deliveries and request.vendor not in self._sheets.directory.parties and self._publisher is None:
-                message = "this cloud has no sheets of a third party of that name"
-                raise Refused(ErrorCode.NOT_SERVED, message, "check how it is written, or ask the provider")
+                message = "this cloud has no sheets of a third party with that name"
+                raise Refused(ErrorCode.NOT_SERVED, message, "check the spelling, or ask the provider")
             return Deliveries(deliveries)
         except RecordError as err:
             self._event_log.error("outbox_failed", message=str(err))
@@ -97,7 +97,7 @@ class ControlRequests:
     def _publish(self, request: Publish | Withdraw) -> Published | Withdrawn:
         if self._publisher is None:
             advice = "the provider can start it with --publishing"
-            raise Refused(ErrorCode.NOT_SERVED, "this cloud takes no sheets of third parties", advice)
+            raise Refused(ErrorCode.NOT_SERVED, "this cloud does not accept third parties' sheets", advice)
         try:
             if isinstance(request, Publish):
                 self._sheets.directory = self._publisher.publish(self._sheets.directory, request)
@@ -108,7 +108,7 @@ class ControlRequests:
             return Withdrawn()
         except OSError as err:
             self._event_log.error("publishing_failed", message=f"--sheet_dir cannot be written ({err.strerror})")
-            message = "the cloud cannot write into its directory of sheets"
+            message = "the cloud cannot write to its sheet directory"
             raise Refused(ErrorCode.INTERNAL, message, "tell the provider") from None
 
     def _sheet(self, prompt_id: str) -> SheetText:

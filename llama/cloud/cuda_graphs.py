@@ -1,9 +1,9 @@
-"""CUDA graphs of steps that decode: captured once, replayed for each step.
+"""CUDA graphs of decoding steps: captured once, replayed for each step.
 
-Beside reading the weights, a step of few sequences costs the launching of its kernels: some 20 a layer, each in more
-time than it runs. A CUDA graph launches all of them at once, and wants every shape and every address to be as when it
-was captured. So there is one for each of a few batch sizes (*buckets*); the hidden states, their slots and their
-positions are written to where it reads them; and attention takes its lengths from there, too.
+A step of few sequences reads the weights and launches some 20 kernels a layer. Each launch takes longer than its kernel
+runs. A CUDA graph launches all kernels at once, but it needs the shapes and addresses of its capture. So there is one
+graph for each of a few batch sizes (*buckets*). Before each replay the hidden states, their slots and their positions
+are written to the tensors that the graph reads. Attention takes its lengths from there, too.
 
 Knows: the model, its cache. Does not know: sessions, other ranks (with several, nothing is captured).
 """
@@ -19,23 +19,23 @@ import torch
 from llama.kv_cache import KVCache, StepMetadata
 from llama.model_args import ModelArgs
 
-MAX_BATCH_SIZE = 256  # of one graph
-OLDEST_GPU = (8, 0)  # Ampere, the first that torch's flash attention runs on
-WIDEST_HEAD = 256  # its limit, and a multiple of 8
+MAX_BATCH_SIZE = 256  # largest batch size of a graph
+OLDEST_GPU = (8, 0)  # Ampere, the first architecture that torch's flash attention supports
+WIDEST_HEAD = 256  # widest head that torch's flash attention supports; the width must be a multiple of 8
 
 
 class Decoder(Protocol):
-    """The cloud's half, as far as it matters here."""
+    """The attributes of the cloud's half that the graphs use."""
 
     args: ModelArgs
     freqs_cis: torch.Tensor
 
     @property
     def first_weight(self) -> torch.Tensor:
-        """Any weight of the layers, to ask for their dtype and device."""
+        """Any weight of the layers, for their dtype and device."""
 
     def decode(self, h: torch.Tensor, step: StepMetadata, cache: KVCache) -> torch.Tensor:
-        """Turn one hidden state of each sequence, ``(B, dim)``, into float32 logits ``(B, vocab)``."""
+        """Return float32 logits ``(B, vocab)`` for one hidden state of each sequence, ``(B, dim)``."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class _DecodeGraph:
     """The CUDA graph of one batch size B, and the tensors that it reads and writes, all on the GPU.
 
     Attributes:
-        graph: what is replayed.
-        hidden: ``(B, dim)``, what it reads.
+        graph: the graph to replay.
+        hidden: ``(B, dim)``, the hidden states that it reads.
         where: int64 ``(2, B)``, their slots and their positions.
-        logits: float32 ``(B, vocab)``, what it writes.
+        logits: float32 ``(B, vocab)``, the logits that it writes.
     """
 
     graph: torch.cuda.CUDAGraph
@@ -56,46 +56,46 @@ class _DecodeGraph:
 
 
 class DecodeGraphs:
-    """Steps of one new position for each of some slots, as CUDA graphs.
+    """CUDA graphs for steps of one new position for each of some slots.
 
-    Capturing takes the GPU's memory for the largest bucket's intermediate results once, and some tenths of a second a
+    Capturing takes GPU memory once, for the intermediate results of the largest bucket, and some tenths of a second a
     bucket.
 
     Args:
-        model: on a GPU, and prepared.
-        cache: empty; position 0 of its first slot is zero again afterwards.
+        model: the prepared model, on a GPU.
+        cache: an empty cache. Capturing writes position 0 of its first slot, and zeroes it again.
     """
 
     def __init__(self, model: Decoder, cache: KVCache) -> None:
         self._model, self._cache = model, cache
-        self._freqs_cis = model.freqs_cis  # the graphs read it: it must not go, should the model make another
+        self._freqs_cis = model.freqs_cis  # the graphs read it, so keep it alive if the model replaces it
         pool = torch.cuda.graph_pool_handle()
-        # From the largest down, so that the others find its memory and ask for none.
+        # From the largest down, so that the others reuse its memory and allocate none.
         self._graphs = {size: self._capture(size, pool) for size in reversed(buckets(cache.n_slots))}
         cache.slot(0).clear(1)
 
     @staticmethod
     def suits(model: Decoder) -> bool:
-        """Whether this GPU, dtype and head width are those that flash attention is made for."""
+        """Return True if flash attention supports this GPU, dtype and head width."""
         weight, width = model.first_weight, model.args.head_dim
         if not weight.is_cuda or torch.cuda.get_device_capability(weight.device) < OLDEST_GPU:
             return False
         return weight.dtype in (torch.bfloat16, torch.float16) and width <= WIDEST_HEAD and width % 8 == 0
 
     def fits(self, batch_size: int) -> bool:
-        """Tell whether a batch of this size has a graph."""
+        """Return True if there is a graph for a batch of this size."""
         return batch_size <= max(self._graphs)
 
     @torch.inference_mode()
     def __call__(self, slots: Sequence[int], positions: Sequence[int], hidden: torch.Tensor) -> torch.Tensor:
-        """Turn hidden states ``(B, dim)``, b at ``positions[b]`` of ``slots[b]``, into float32 logits ``(B, vocab)``.
+        """Return float32 logits ``(B, vocab)`` for hidden states ``(B, dim)``, b at ``positions[b]`` of ``slots[b]``.
 
-        They lie where the next step writes its own.
+        The next call overwrites the returned tensor.
         """
         count = len(slots)
         size = min(size for size in self._graphs if size >= count)
         captured = self._graphs[size]
-        # What fills the bucket is the last sequence again: it writes what that one writes, where that one does.
+        # Copies of the last sequence fill the bucket. They write the same values to the same place.
         spare = size - count
         where = torch.tensor([[*slots, *[slots[-1]] * spare], [*positions, *[positions[-1]] * spare]])
         captured.where.copy_(where)
@@ -115,7 +115,7 @@ class DecodeGraphs:
             step = StepMetadata.for_cuda_graph(where[0], where[1], self._freqs_cis, self._cache)
             return self._model.decode(hidden, step, self._cache)
 
-        # Once without capturing, and on another stream, as torch asks for: libraries set themselves up on first use.
+        # Run once on another stream without capturing, as torch requires: libraries initialise themselves on first use.
         aside = torch.cuda.Stream(weight.device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(weight.device))
         with torch.cuda.stream(aside):
@@ -128,6 +128,6 @@ class DecodeGraphs:
 
 
 def buckets(slots: int) -> list[int]:
-    """Give the batch sizes to capture graphs for, ascending: powers of two, and the most there can be."""
+    """Return the batch sizes to capture graphs for, ascending: powers of two, and the largest possible size."""
     most = min(slots, MAX_BATCH_SIZE)
     return [*(1 << power for power in range(most.bit_length()) if 1 << power < most), most]

@@ -1,4 +1,4 @@
-"""Reports what the store of runs has deleted early, now and then: a full one deletes a row for each run."""
+"""Log lines about rows that the run store deletes early: rate-limited, as a full store deletes one per run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ REPORT_S = 60.0  # between two lines of one kind
 
 
 class DeletionLog:
-    """Counts what was reported.
+    """Reports rows that the store has deleted early and leaps of the clock, each once.
 
     Args:
-        store: where runs and deliveries are kept, if they are.
-        event_log: where the lines go.
+        store: keeps runs and deliveries; None if the cloud keeps none.
+        event_log: receives the lines.
         clock: monotonic seconds.
     """
 
@@ -25,17 +25,20 @@ class DeletionLog:
         self, store: RunStore | None, event_log: EventLog, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._store, self._event_log, self._clock = store, event_log, clock
-        self._reported = {"deliveries_deleted": (0, -math.inf), "runs_deleted": (0, -math.inf)}  # how many, when
+        self._reported = {
+            "deliveries_deleted": (0, -math.inf),
+            "runs_deleted": (0, -math.inf),
+        }  # number and time of the last report
         self._reported_leaps = 0
 
     def report(self, *, all_of_it: bool = False) -> None:
-        """Report what is new, or at the end all of it, however short the time since the last line."""
+        """Report new deletions. ``all_of_it``, for the end, ignores the time since the last line."""
         store = self._store
         if store is None:
             return
         if store.leaps > self._reported_leaps:
             self._reported_leaps = store.leaps
-            why = "over two days ahead of its last; for a day nothing is deleted as old"
+            why = "more than two days ahead; for one day no row is deleted by age"
             self._event_log.warning("clock_leapt", why=why)
         for event, deleted, why in (
             ("deliveries_deleted", store.dropped, "uncollected: too old, too many or too large"),

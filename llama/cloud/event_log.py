@@ -1,13 +1,15 @@
-"""What the cloud tells its provider while it runs: one line per event on stderr, as logfmt.
+"""The cloud's log for its provider: one line per event on stderr, as logfmt.
 
     time=2026-11-26T08:13:53.123Z level=info event=session_ended session=17 why=closed seconds=4.2 tokens=39
 
-A value that is no plain word is a JSON string: in quotes, in ASCII, without a control character. Never in a line: what
-somebody has written, or what a peer has chosen; no prompt, reply, run id, key or address of a peer. Whoever tells of
-an event sees to that.
+A value that is not a plain word is a JSON string: in quotes, in ASCII, without control characters. A line never
+contains text that a person wrote, or values that a peer chose: no prompt, reply, run id, key or address of a peer. The
+code that logs an event must ensure that.
 
-Nobody need be reading: a line that would have to wait for its reader, and what is more than :data:`MOST_LINES` of one
-event, is left out, and how many were is logged.
+Logging never blocks. Lines are dropped if stderr is full, or beyond :data:`MOST_LINES` of one event. The log reports
+how many were dropped.
+
+Knows: events, stderr, the clock. Does not know: the meaning of events.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 LEVELS = ("info", "warning", "error")
-MOST_LINES = 100  # of one event within WINDOW_S: whoever wants to fill the disk gets a few kB a second
+MOST_LINES = 100  # maximum lines of one event within WINDOW_S: a peer cannot make the log grow by more than some kB/s
 WINDOW_S = 10.0
-MAX_LINE_BYTES = select.PIPE_BUF  # of which a pipe that is ready takes all at once
-_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII but for blanks, quotes, = and \
+MAX_LINE_BYTES = select.PIPE_BUF  # a ready pipe takes up to so many bytes in one write
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+")  # printable ASCII except blanks, quotes, = and \
 
 Value = str | int | float
 
@@ -41,10 +43,10 @@ class _Window:
 
 
 class EventLog:
-    """Writes to stderr; any thread may tell.
+    """Log on stderr, which any thread may use.
 
     Args:
-        level: the least that is logged: one of :data:`LEVELS`.
+        level: the lowest level that is logged, one of :data:`LEVELS`.
         clock: monotonic seconds.
     """
 
@@ -55,19 +57,19 @@ class EventLog:
         self._lock = threading.Lock()
 
     def info(self, event: str, **fields: Value) -> None:
-        """What happens every day."""
+        """Log an ordinary event."""
         self._tell("info", event, fields)
 
     def warning(self, event: str, **fields: Value) -> None:
-        """What the provider may want to change."""
+        """Log a condition that the provider may want to change."""
         self._tell("warning", event, fields)
 
     def error(self, event: str, **fields: Value) -> None:
-        """What went wrong, by no peer's fault."""
+        """Log a fault that no peer caused."""
         self._tell("error", event, fields)
 
     def catch_up(self, *, at_once: bool = False) -> None:
-        """Tell how many lines were left out, of events whose window has passed, or of all."""
+        """Log the number of dropped lines of each event whose window has passed, or with ``at_once`` of all events."""
         with self._lock:
             now = self._clock()
             for event, window in self._windows.items():
@@ -89,7 +91,7 @@ class EventLog:
 
 
 def line_of(level: str, event: str, fields: Mapping[str, Value]) -> str:
-    """One event, without a line end; ``fields`` by names that are plain words."""
+    """Return the line of one event, without a line end. The names of ``fields`` must be plain words."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     said = {"time": now, "level": level, "event": event, **fields}
     return " ".join(f"{name}={_quoted(str(value))}" for name, value in said.items())
@@ -102,8 +104,8 @@ def _quoted(text: str) -> str:
 
 
 def _written(line: str) -> bool:
-    """False if it would have to wait; true also where nobody holds stderr any more."""
-    if sys.stderr is None:  # closed: file descriptor 2 may be the record's by now
+    """Write a line to stderr, or return False if that would block. Returns True also if stderr is closed or broken."""
+    if sys.stderr is None:  # closed: file descriptor 2 may belong to the record by now
         return True
     try:
         fd, ready = sys.stderr.fileno(), select.poll()

@@ -1,11 +1,12 @@
-"""Answers requests, and hands on those that take longer; it has no socket, so it can be tested without one.
+"""The protocol's rules: the handler answers requests, and hands on those that take longer.
 
     a message ─► decoded ─► checked ─┬─► answered at once           Hello, Close, Status, a repeat
                                      ├─► a slot, now or later       Open
                                      ├─► a job for the model        Step
                                      └─► a job for the background   Finish, control requests
 
-Whatever is wrong with a request becomes a typed Error (``llama.wire``). One thread uses it: the I/O thread.
+The handler answers an invalid request with a typed Error (``llama.wire``). Only the I/O thread uses it. It has no
+socket, so that tests need none.
 
 Knows: requests, sessions, the protocol's rules, the clock. Does not know: sockets, tensors' content, text.
 """
@@ -57,11 +58,11 @@ from llama.wire import (
     Welcome,
 )
 
-LARGE_REPLY = 1 << 20  # bytes; an honest one is hardly ever so long
+LARGE_REPLY = 1 << 20  # bytes; replies to a device are almost always shorter
 
 
 class Peers(Protocol):
-    """What the handler needs of ``llama.cloud.router``: replies that are sent later."""
+    """The methods of ``llama.cloud.router`` that the handler calls to send replies later."""
 
     def send(self, peer: bytes, reply: bytes) -> None:
         """Send a reply to a peer."""
@@ -71,10 +72,10 @@ class Peers(Protocol):
 
 
 class Executor(Protocol):
-    """What the handler needs of ``llama.cloud.background``."""
+    """The methods of ``llama.cloud.background`` that the handler calls."""
 
     def submit(self, job: BackgroundJob) -> None:
-        """Take a job on, or raise Refused."""
+        """Queue a job, or raise Refused."""
 
     def note_reply(self, job: BackgroundJob) -> None:
         """Note that a job's reply is on its way."""
@@ -84,15 +85,15 @@ class Handler:
     """The protocol's rules for one cloud.
 
     Args:
-        welcome: what devices are told; its limits are enforced.
-        decoder: of the requests to this cloud.
+        welcome: the reply to a device's Hello. The handler enforces its limits.
+        decoder: decodes requests to this cloud.
         lifecycle: opens and ends sessions.
-        peers: where replies go that are not given at once.
-        submit_to_model: takes a job for the model.
-        background: takes a job that may wait for a disk.
-        limiter: is charged with what a request turns out to cost.
-        keys: the cloud's, and who may speak to it; None without keys.
-        metrics, event_log: told what happens.
+        peers: sends the replies that are not given at once.
+        submit_to_model: queues a job for the model.
+        background: queues a job that may wait for a disk.
+        limiter: rate limiter that is charged for replies and work.
+        keys: the cloud's key pair and the allow list; None without keys.
+        metrics, event_log: record what happens.
         clock: monotonic seconds.
     """
 
@@ -121,28 +122,28 @@ class Handler:
     # ---- a message
 
     def handle(self, sender: Sender, frames: list[bytes]) -> bytes | None:
-        """Answer a message's frames, or hand the request on; None where the reply will follow."""
+        """Handle a message's frames. Return the reply, or None if it follows later."""
         try:
             return self._answer(sender, frames)
         except Refused as refusal:
             return self._encoded(refusal.error)
-        except Exception as err:  # ours to answer for, and no reason to leave the others unserved
+        except Exception as err:  # a fault of the cloud; it must not end the service for other devices
             return self._encoded(failed(err, self._event_log).error)
 
     def over_rate(self, wait_s: float) -> bytes:
-        """Refuse a message that came too early."""
+        """Return the refusal of a message that came too early."""
         one = "connection" if self._keys is None else "key"
-        message = f"more bytes, requests or work a second than one {one} may ask for"
-        advice = "send less, or have the provider raise --max_mb_s_per_key or --max_requests_s_per_key"
+        message = f"this {one} is over its limit of bytes, requests or work a second"
+        advice = "send less, or ask the provider to raise --max_mb_s_per_key or --max_requests_s_per_key"
         return self._encoded(Error(ErrorCode.BUSY, message, advice, wait_s))
 
     def _answer(self, sender: Sender, frames: list[bytes]) -> bytes | None:
         identity = None if self._keys is None else listed_identity(self._keys, sender.owner)
         if len(frames) > 2:
-            raise Refused(ErrorCode.BAD_REQUEST, f"{len(frames)} frames; a request has one, a Step two")
+            raise Refused(ErrorCode.BAD_REQUEST, f"{len(frames)} frames; a Step has two, other requests have one")
         request = self._decoder.decode(frames[0])
         if (len(frames) == 2) != isinstance(request, Step):
-            raise Refused(ErrorCode.BAD_REQUEST, "a Step has a second frame, other requests have none")
+            raise Refused(ErrorCode.BAD_REQUEST, "a Step must have two frames, other requests must have one")
         if identity is None:
             check_keyless(request, sender.address)
         else:
@@ -172,7 +173,8 @@ class Handler:
         session, digest = self.sessions.find(request.session, sender.owner), digest_of(header, frame)
         repeats = session.is_repeat(request.seq, digest)
         if repeats and sender.peer != session.waiter and len(session.reply or b"") > LARGE_REPLY:
-            # Over the connection before, it may still lie unread; a peer with many would have the cloud hold them all.
+            # The reply may still lie unread in the connection before. A peer with many connections could make the
+            # cloud hold one copy for each, so the cloud closes that connection.
             self._peers.disconnect(session.descriptor)
         session.descriptor = sender.descriptor
         if repeats:
@@ -198,7 +200,7 @@ class Handler:
 
     def _welcome(self, request: Hello) -> Welcome:
         if request.version != wire.VERSION:
-            message = f"the device speaks protocol {request.version}, the cloud {wire.VERSION}"
+            message = f"the device speaks protocol {request.version}, the cloud speaks protocol {wire.VERSION}"
             raise Refused(ErrorCode.UNSUPPORTED_VERSION, message, "install the same release on both")
         return self.welcome
 
@@ -219,7 +221,7 @@ class Handler:
     # ---- results
 
     def reply_to(self, done: Done) -> None:
-        """Send the reply to a job that is done."""
+        """Send the reply to a finished job."""
         match done:
             case SlotCleared():
                 self.sessions.release(done.slot)
@@ -237,7 +239,7 @@ class Handler:
         session, step = job.session, job.step
         session.compute_us += elapsed_us
         if isinstance(result, Refused):
-            session.filled = min(session.filled, step.position)  # what was written there does not count
+            session.filled = min(session.filled, step.position)  # positions that the failed step wrote do not count
             return result.error
         session.record_step(step, result.ids)
         self._metrics.tokens.inc(len(result.ids))
@@ -247,7 +249,7 @@ class Handler:
 
     def _reply_to_session(self, session: Session, reply: Reply, seconds: float = 0.0) -> None:
         session.last_used = session.answered = self._clock()
-        if session.closing:  # by another request while this one was worked on
+        if session.closing:  # another request closed it while this one was computed
             reply = unknown_session().error
         session.reply = self._encoded(reply)
         self._deliver(session.waiter, session.owner, session.reply, seconds)
@@ -257,14 +259,14 @@ class Handler:
         self._limiter.charge(owner or peer, size=len(reply), seconds=seconds)
 
     def _encoded(self, reply: Reply) -> bytes:
-        """Encode a new reply; a refusal is logged and counted."""
+        """Encode a new reply. Log and count it if it is a refusal."""
         return refused(reply, self._metrics, self._event_log) if isinstance(reply, Error) else wire.encode(reply)
 
 
 def failed(err: Exception, event_log: EventLog) -> Refused:
-    """Log a fault of the cloud's own; give the refusal that the peer gets for it."""
+    """Log a fault of the cloud, and return the refusal that the peer gets for it."""
     event_log.error("request_failed", error=type(err).__name__)
-    message, advice = "the cloud failed on this request", "try again; if it stays so, tell the provider"
+    message, advice = "the cloud failed on this request", "try again; if it fails again, tell the provider"
     return Refused(ErrorCode.INTERNAL, message, advice)
 
 

@@ -1,8 +1,8 @@
-"""The import: a file of products becomes a catalogue, as a whole or not at all.
+"""Import of a file of products into a catalogue, completely or not at all.
 
     python -m llama.cloud.importing --import_file products.jsonl --catalogue products.sqlite
 
-A file is replaced as a whole: a cloud that has the old one open goes on reading the old one.
+The catalogue is replaced as a whole. A cloud that has the old file open keeps reading the old file.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llama import placing
-from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect
+from llama.cloud.catalogue import TABLES, VERSION, WORD_COLUMNS, bits, connect, is_catalogue
 from llama.cloud.products import FIELDS, LISTS, Product, opened, products_in
-from llama.command import end_if_signalled, run
+from llama.command import run
 from llama.disk import lock, replace_with
 from llama.errors import CatalogueError, UsageError
-from llama.text.dates import utc
+from llama.process_end import end_if_signalled
 
 
 def import_products(source: str | Path, catalogue: str | Path) -> int:
-    """Make or replace a catalogue from a file of products; return how many there are.
+    """Make or replace a catalogue from a file of products; return the number of products.
 
-    A CSV file has a header row and lists separated by ``;``; a JSON Lines file has an object per line. Both are UTF-8,
-    a product per line. What is wrong is told line by line on stderr, and then nothing is imported. The catalogue gets
-    its name once it is whole and on the disk.
+    A CSV file has a header row, and ``;`` separates the parts of a list. A JSON Lines file has one object per line.
+    Both are UTF-8, with one product per line. Errors are printed line by line on stderr; with any error nothing is
+    imported. The catalogue gets its name once it is complete and on the disk.
 
     Args:
         source: ends in ``.csv``, ``.jsonl`` or ``.ndjson``.
         catalogue: absent, empty, or a catalogue of any version.
 
     Raises:
-        CatalogueError: a line is not good, a file cannot be read or written, or ``catalogue`` is something else.
+        CatalogueError: a line has an error, a file cannot be read or written, or ``catalogue`` is another file.
     """
     source, target = Path(source), Path(os.path.realpath(catalogue))
     _check_target(target)
@@ -49,7 +49,7 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
         with opened(source) as file, _only_import(target.parent):
             placing.check_replaceable(target)
             partial = target.with_name(placing.hidden_name(target.parent, target.name, ".partial"))
-            partial.unlink(missing_ok=True)  # of an import that was killed
+            partial.unlink(missing_ok=True)  # left by a killed import
             try:
                 count = _write(partial, products_in(file, source))
                 end_if_signalled()
@@ -58,48 +58,49 @@ def import_products(source: str | Path, catalogue: str | Path) -> int:
                 partial.unlink(missing_ok=True)
     except OSError as err:
         raise CatalogueError(
-            f"the catalogue {target} cannot be written: {err.strerror or err}; free some room, or "
-            f"give --catalogue a path where this user may write"
+            f"the catalogue {target} cannot be written: {err.strerror or err}; free some space, or "
+            f"give --catalogue a path where you may write"
         ) from None
     except sqlite3.Error as err:
         raise CatalogueError(
-            f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local disk with room"
+            f"the catalogue {target} cannot be written: {err}; give --catalogue a path on a local disk with space"
         ) from None
     return count
 
 
 def _check_target(target: Path) -> None:
-    """That a file which is there may be replaced: whoever mistypes a path must not lose another database."""
+    """Check that an existing file may be replaced, so that a mistyped path costs no other database."""
     if not target.exists() or (target.is_file() and target.stat().st_size == 0):
         return
     if target.is_file():
         try:
             with contextlib.closing(connect(target)) as db:
-                tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-            if {"versions", "products"} <= tables:
-                return
+                if is_catalogue(db):
+                    return
         except sqlite3.Error:
             pass
-    raise CatalogueError(f"{target} is there and is no catalogue; give --catalogue another path, or remove it first")
+    raise CatalogueError(
+        f"{target} exists and is not a catalogue; give --catalogue another path, or remove the file first"
+    )
 
 
 @contextlib.contextmanager
 def _only_import(directory: Path) -> Iterator[None]:
-    """One import at a time in a directory; the lock goes with the process, however that ends."""
+    """Allow one import at a time in a directory. The lock ends with the process."""
     number = os.open(directory, os.O_RDONLY)
     try:
         lock(number)
         yield
     except BlockingIOError:
-        raise CatalogueError(f"another import is writing to {directory}; wait until it is done") from None
+        raise CatalogueError(f"another import is writing to {directory}; wait until it has finished") from None
     finally:
         os.close(number)
 
 
 def _write(path: Path, products: Iterator[Product]) -> int:
-    """A new catalogue of ``products``; how many there were."""
+    """Write a new catalogue; return the number of products."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = OFF")  # the file is thrown away if anything goes wrong
+        db.execute("PRAGMA journal_mode = OFF")  # on any error the file is deleted
         db.execute("PRAGMA synchronous = OFF")
         db.executescript(TABLES)
         db.execute("BEGIN")
@@ -109,7 +110,6 @@ def _write(path: Path, products: Iterator[Product]) -> int:
         db.execute("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab('main', 'words', 'row')")
         db.execute("INSERT INTO terms SELECT term, doc FROM temp.vocabulary")
         db.execute(f"PRAGMA user_version = {VERSION}")
-        db.execute("INSERT INTO versions VALUES (?, ?)", (VERSION, utc(time.time())))
         db.execute("COMMIT")
         return int(db.execute("SELECT count(*) FROM products").fetchone()[0])
 
@@ -132,23 +132,24 @@ def _insert(db: sqlite3.Connection, number: int, product: Product) -> None:
 
 
 def _merge(db: sqlite3.Connection) -> None:
-    """Make the index one piece, which is read fastest; step by step, so that Ctrl-C need not wait for all of it."""
-    pages = -500  # negative: begin to merge everything; then go on
+    """Merge the index into one segment, which reads fastest. Steps are short, so that Ctrl-C works in between."""
+    pages = -500  # negative: start a merge of everything; positive: continue it
     while True:
         end_if_signalled()
         before = db.total_changes
         db.execute("INSERT INTO words (words, rank) VALUES ('merge', ?)", (pages,))
-        if db.total_changes - before < 2:  # FTS5's sign that there was nothing to do
+        if db.total_changes - before < 2:  # FTS5 signals that nothing was left to merge
             return
         pages = 500
 
 
 def main(import_file: str, catalogue: str) -> None:
-    """Make or replace a partner catalogue.
+    """Make or replace a partner catalogue from a file of products.
 
     Args:
-        import_file: products, a line each; .csv with a header row, or .jsonl.
-        catalogue: SQLite file; replaced as a whole once every line has been found good.
+        import_file: Products, one per line. A .csv file has a header row. A .jsonl or .ndjson file has an object per
+            line.
+        catalogue: SQLite file. It is replaced as a whole, and only if every line is good.
     """
     if Path(os.path.realpath(import_file)) == Path(os.path.realpath(catalogue)):
         raise UsageError("--import_file and --catalogue are the same file; give --catalogue another path")

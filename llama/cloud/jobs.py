@@ -1,4 +1,4 @@
-"""What the cloud's threads hand each other: jobs for the model, jobs for the background, and what came of them.
+"""The messages between the cloud's threads: jobs for the model, jobs for the background, and their results.
 
 Knows: sessions, requests, tensors. Does not know: sockets, threads.
 """
@@ -22,11 +22,11 @@ class StepJob:
     """A Step to be computed.
 
     Attributes:
-        session: whose.
+        session: the step's session.
         step: the request.
         hidden: its hidden states ``(T, dim)``, on the CPU.
-        arrived: monotonic seconds.
-        repeated: part of its positions, 0 to 1, that the session has computed before.
+        arrived: when it arrived, in monotonic seconds.
+        repeated: share of its positions, 0 to 1, that the session has computed before.
     """
 
     session: Session
@@ -42,37 +42,37 @@ class StepJob:
 
     @property
     def owner(self) -> str | bytes:
-        """Whose it is; without keys each session is an owner of its own."""
+        """Public key of the session's owner; without keys the session's id, so that each session is its own owner."""
         return self.session.owner or self.session.id
 
     @property
     def length(self) -> int:
-        """How many positions it has."""
+        """Number of positions."""
         return self.step.rows
 
     @property
     def end(self) -> int:
-        """One past its last position."""
+        """Position after the step's last one."""
         return self.step.position + self.step.rows
 
     @property
     def sampled(self) -> int:
-        """How many of its last positions have their next id drawn by chance."""
+        """Number of positions, at its end, whose next id is drawn at random."""
         return self.step.want if self.session.sampling.temperature > 0 else 0
 
     @property
     def is_decoding(self) -> bool:
-        """One position, whose next id is wanted."""
+        """True for a step of one position whose next id is wanted."""
         return self.step.rows == self.step.want == 1
 
     def first_wanted(self, start: int = 0) -> int:
-        """The first of its positions, counted from 0 and from ``start`` on, whose next id is wanted."""
+        """Return the first of its positions, counted from 0 and not before ``start``, whose next id is wanted."""
         return max(start, self.step.rows - self.step.want)
 
 
 @dataclass(frozen=True)
 class ClearSlot:
-    """A session has ended: zero its positions ``0 … end-1``; the slot is free only then."""
+    """A job that zeroes positions ``0 … end-1`` of an ended session's slot. The slot is free only after that."""
 
     slot: int
     end: int
@@ -80,7 +80,7 @@ class ClearSlot:
 
 @dataclass(frozen=True)
 class FillSlot:
-    """Begin a slot with an entry of the prefix cache."""
+    """A job that copies an entry of the prefix cache to the beginning of a slot."""
 
     slot: int
     prefix: int
@@ -88,7 +88,7 @@ class FillSlot:
 
 @dataclass(frozen=True)
 class FinishJob:
-    """A run to be finished."""
+    """A job that turns a finished run into text and processes it."""
 
     session: Session
     run: FinishedRun
@@ -96,7 +96,7 @@ class FinishJob:
 
 @dataclass(frozen=True)
 class ControlJob:
-    """A control request to be answered; ``owner`` is the key of ``peer``."""
+    """A control request to answer. ``owner`` is the key of ``peer``."""
 
     peer: bytes
     owner: str
@@ -105,19 +105,19 @@ class ControlJob:
 
 @dataclass(frozen=True)
 class Sampled:
-    """What came of a step, or of the part of it that was computed last."""
+    """Result of a step, or of a part of a chunk."""
 
     ids: list[int]
     stages: Stages | None
 
     def then(self, later: Sampled) -> Sampled:
-        """Join this part and the one after it."""
+        """Join this part's result and the result of the part after it."""
         return Sampled([*self.ids, *later.ids], _added(self.stages, later.stages))
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """A step and what came of it."""
+    """A step and its result."""
 
     job: StepJob
     result: Sampled | Refused
@@ -125,14 +125,14 @@ class StepDone:
 
 @dataclass(frozen=True)
 class SlotCleared:
-    """A slot is free again."""
+    """A slot that has been cleared and is free again."""
 
     slot: int
 
 
 @dataclass(frozen=True)
 class BackgroundDone:
-    """A background job, its reply, and the seconds that it is charged with."""
+    """A background job, its reply, and the seconds of work that its peer is charged for."""
 
     job: FinishJob | ControlJob
     reply: Reply
@@ -145,7 +145,7 @@ Done = StepDone | SlotCleared | BackgroundDone
 
 
 class ResultQueue:
-    """What the model worker and the background executor have done, for the I/O thread to hand on."""
+    """Results of the model worker and the background executor, for the I/O thread to send."""
 
     def __init__(self) -> None:
         self._done = deque[Done]()
@@ -154,22 +154,22 @@ class ResultQueue:
         return len(self._done)
 
     def put(self, done: Done, wakeup: WakeupSender) -> None:
-        """Add a result, and wake the I/O thread; ``wakeup`` is the calling thread's own."""
+        """Add a result and wake the I/O thread. ``wakeup`` must belong to the calling thread."""
         self._done.append(done)
         wakeup.send()
 
     def put_all(self, done: list[StepDone], wakeup: WakeupSender) -> None:
-        """Add several, and wake the I/O thread once."""
+        """Add several results and wake the I/O thread once."""
         self._done.extend(done)
         wakeup.send()
 
     def take(self) -> Done | None:
-        """Take out the oldest, if there is one."""
+        """Remove the oldest result and return it, or None if there is none."""
         return self._done.popleft() if self._done else None
 
 
 def _added(one: Stages | None, other: Stages | None) -> Stages | None:
-    """Add the times of two parts of a step, which waited only before the first."""
+    """Add the times of two parts of a step. Its time in the queue is that of the first part."""
     if one is None or other is None:
         return None
     layers = tuple(map(sum, zip(one.layers_us, other.layers_us, strict=True)))

@@ -1,8 +1,8 @@
-"""How a session begins and ends: the queue for a slot, admission, closing, and who has to go.
+"""The lifecycle of sessions: the slot queue, opening, closing, and ending sessions that may not stay.
 
-One thread uses it: the I/O thread.
+Only the I/O thread uses it.
 
-Knows: sessions, requests to open and close, the clock. Does not know: sockets, tensors, what a run says.
+Knows: sessions, requests to open and close, the clock. Does not know: sockets, tensors, the content of runs.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from llama.wire import Close, Closed, Error, ErrorCode, Open, Opened, Refused, W
 
 
 class SessionLifecycle:
-    """Opens and ends the sessions of one cloud.
+    """Slot queue, opening and ending of the sessions of one cloud.
 
     Args:
-        welcome: what devices are told; its limits are enforced.
-        n_words: ids of the tokenizer; others are refused.
-        sessions: who has a slot, and who waits for one.
-        listed: finds the cloud's own sheet of a prompt id.
+        welcome: the reply to a device's Hello. Its limits are enforced here.
+        n_words: number of the tokenizer's ids; other ids are refused.
+        sessions: the open sessions and the slot queue.
+        listed: returns the cloud's sheet for a prompt id.
         send: sends a reply to a peer that waits.
-        submit_to_model: takes a job for the model.
+        submit_to_model: queues a job for the model.
         max_runs_s: runs that one key, or without keys one connection, may begin in a second.
-        metrics, event_log: told who comes and goes.
+        metrics, event_log: record which sessions open and end.
         clock: monotonic seconds.
 
     Attributes:
         prefixes: the prefix cache, by the ids that devices name.
-        draining: whether no session is opened any more.
+        draining: returns True once no session may be opened.
     """
 
     def __init__(
@@ -64,7 +64,13 @@ class SessionLifecycle:
         self._metrics, self._event_log = metrics, event_log
 
     def open(self, request: Open, digest: bytes, peer: bytes, owner: str) -> Opened | None:
-        """Give the session that there is, or None where the request now waits for a slot."""
+        """Return the run's open session if this Open repeats the one that opened it. Otherwise queue the Open.
+
+        Returns None if the request waits for a slot; :meth:`admit` sends the reply later.
+
+        Raises:
+            Refused: the request is invalid, the cloud is draining, or a rate or the queue is full.
+        """
         existing = self.sessions.running(request.run_id, owner)
         if existing is not None and existing.open_digest == digest:
             return Opened(self.sessions.find(existing.id, owner).id, existing.cached)
@@ -73,8 +79,10 @@ class SessionLifecycle:
             raise _stopping()
         waits_already = (owner, request.run_id) in self.sessions.queue
         if not waits_already and (wait_s := self._run_limiter.wait_s(owner or peer, 0)):
-            advice = "wait, or have the provider raise --max_runs_s_per_key"
-            raise Refused(ErrorCode.BUSY, "more runs a second than one key may begin", advice, wait_s)
+            advice = "wait, or ask the provider to raise --max_runs_s_per_key"
+            raise Refused(
+                ErrorCode.BUSY, "this key or connection has begun more runs a second than allowed", advice, wait_s
+            )
         if existing is not None:
             self.end(existing, EndReason.REPLACED)
         self.sessions.enqueue(request, digest, peer, owner)
@@ -89,16 +97,19 @@ class SessionLifecycle:
         wire.check_settings(request)
         if request.prompt_tokens + len(request.resumed_ids) > self._welcome.max_seq_len:
             message = (
-                f"{request.prompt_tokens} prompt tokens and {len(request.resumed_ids)} resumed ones, but the context "
-                f"is {self._welcome.max_seq_len}"
+                f"{request.prompt_tokens} prompt tokens and {len(request.resumed_ids)} resumed tokens do not fit into "
+                f"the context of {self._welcome.max_seq_len}"
             )
-            advice = "shorten the prompt or start the cloud with a larger --max_seq_len"
+            advice = "shorten the prompt, or start the cloud with a larger --max_seq_len"
             raise Refused(ErrorCode.OUT_OF_RANGE, message, advice)
         wire.check_ids(request.resumed_ids, self._n_words, "resumed_ids")
         wire.check_ids(request.stop_ids, self._n_words, "stop_ids")
 
     def admit(self) -> None:
-        """Give free slots to the first in the queue, and tell the others that they still wait."""
+        """Give free slots to the first requests in the slot queue, and answer ``busy`` to others that waited long.
+
+        While the cloud drains, refuse all requests in the queue.
+        """
         if self.draining():
             for waiting in self.sessions.queue.values():
                 if waiting.peer is not None:
@@ -118,13 +129,13 @@ class SessionLifecycle:
             self._send(peer, wire.encode(refusal.error))
 
     def close(self, request: Close, owner: str) -> Closed:
-        """End the session that its owner is done with; once more, it is closed already."""
+        """End a session at its owner's request. If it is closed already, only confirm that."""
         if not self.sessions.was_closed(request.session, owner):
             self.end(self.sessions.find(request.session, owner), EndReason.CLOSED)
         return Closed()
 
     def end(self, session: Session, why: EndReason) -> None:
-        """Close a session; its slot is cleared after whatever still runs in it, and only then free."""
+        """Close a session. Its slot becomes free when the worker has finished its current step and cleared the slot."""
         seconds, tokens = round(time.time() - session.opened_at, 3), len(session.outputs)
         self._event_log.info("session_ended", session=session.number, why=why, seconds=seconds, tokens=tokens)
         self._metrics.ended[why].inc()
@@ -133,14 +144,17 @@ class SessionLifecycle:
         self._submit_to_model(ClearSlot(session.slot, session.high_water))
 
     def end_expired(self) -> None:
-        """End the sessions that are idle, or that others have a right to."""
+        """End idle sessions, and one session over its owner's share while another owner waits."""
         for session in self.sessions.idle():
             self.end(session, EndReason.IDLE)
         for session in self.sessions.beyond_their_share():
             self.end(session, EndReason.SHARE)
 
     def end_unlisted(self, is_listed: Callable[[str], bool]) -> None:
-        """End the sessions of keys that were taken off the list, and drop those that wait, whether they ask or not."""
+        """End the sessions of keys that were removed from the allow list, and drop their requests from the queue.
+
+        This does not wait for another request of those keys.
+        """
         for session in self.sessions:
             if not is_listed(session.owner):
                 self.end(session, EndReason.KEY_REMOVED)
@@ -148,11 +162,11 @@ class SessionLifecycle:
 
 
 def refused(error: Error, metrics: Metrics, event_log: EventLog) -> bytes:
-    """Log and count a refusal; give its bytes."""
+    """Log and count a refusal, and return its encoded bytes."""
     event_log.info("refused", code=error.code)
     metrics.refused[error.code].inc()
     return wire.encode(error)
 
 
 def _stopping() -> Refused:
-    return Refused(ErrorCode.BUSY, "the cloud is stopping", "another start of it will take the run on", 1.0)
+    return Refused(ErrorCode.BUSY, "the cloud is stopping", "try again; the run continues after the restart", 1.0)

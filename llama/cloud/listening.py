@@ -1,4 +1,4 @@
-"""The address of ``--bind``: what it stands for, whether a cloud without keys may listen there, and listening there.
+"""The address of ``--bind``: looked up, checked for a cloud without keys, and bound.
 
 Knows: addresses, why a system refuses one. Does not know: messages.
 """
@@ -14,24 +14,24 @@ from llama.addresses import Endpoint, NotAnAddress, UnknownHost, address_refusal
 from llama.cloud.event_log import EventLog
 from llama.errors import BindError, UsageError
 
-_NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # said of an address that this machine has not
+_NOT_HERE = (errno.ENODEV, zmq.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # this machine does not have the address
 _ADVICE = address_refusal("listen on", flag="--bind")
 _REASONS = {
-    zmq.EADDRINUSE: "the port is in use; stop what listens there or choose another with --bind",
+    zmq.EADDRINUSE: "the port is in use; stop the program that listens there, or choose another port with --bind",
     **dict.fromkeys(
         _NOT_HERE,
         "no such network address on this machine; --bind tcp://0.0.0.0:PORT listens on all of IPv4, "
         "tcp://[::]:PORT on all",
     ),
-    errno.EACCES: "this user may not listen there; choose a port above 1023",
+    errno.EACCES: "this user may not listen on this port; choose a port above 1023",
 }
 
 
 def endpoints_of(bind: str) -> list[Endpoint]:
-    """Look up what is to be listened to. Whether it is free, and of this machine, only binding to it tells.
+    """Return the endpoints of ``--bind``. Only binding shows whether one is free and belongs to this machine.
 
     Raises:
-        UsageError: it is none that could be listened to.
+        UsageError: it is not an address to listen on, or its host is unknown.
     """
     try:
         return to_listen(bind)
@@ -42,29 +42,29 @@ def endpoints_of(bind: str) -> list[Endpoint]:
 
 
 def check_open_to(bind: str, endpoints: Sequence[Endpoint], *, keys: bool, insecure: bool, events: EventLog) -> None:
-    """Allow a cloud without keys to listen to this machine only, unless the provider says otherwise.
+    """Allow a cloud without keys to listen on loopback only, unless ``--insecure`` is given.
 
     Raises:
-        UsageError: the address is, or may be, of a network.
+        UsageError: the address is open, or may be open, to a network.
     """
     if keys or all(map(stays_here, endpoints)):
         return
     if not insecure:
         raise UsageError(
-            f"--bind {bind} is open to a network, where without keys anybody may ask or listen; give --key_file and "
-            f"--allow_dir (python -m llama.keys makes them), or --insecure"
+            f"--bind {bind} is open to a network, and the cloud has no keys; give --key_file and --allow_dir (python "
+            f"-m llama.keys makes keys), or --insecure"
         )
-    warning = "anybody who reaches this address may use the model, and whoever listens learns what it does"
+    warning = "every machine that reaches this address can use the model, and the traffic is not encrypted"
     events.warning("insecure", message=warning)
 
 
 def bind_to_first(socket: zmq.Socket[bytes], address: str, endpoints: Sequence[Endpoint] = ()) -> None:
-    """Listen to the first endpoint that this machine has.
+    """Listen on the first endpoint that this machine has.
 
     Args:
         socket: with its options set.
-        address: as it was given, for errors.
-        endpoints: what it stands for; by default it is looked up.
+        address: the text of the flag, for errors.
+        endpoints: its endpoints; by default it is looked up.
 
     Raises:
         BindError: in use, malformed, or not an address of this machine.
@@ -78,7 +78,7 @@ def bind_to_first(socket: zmq.Socket[bytes], address: str, endpoints: Sequence[E
 
 
 def _bind_to_first(socket: zmq.Socket[bytes], endpoints: Sequence[Endpoint]) -> None:
-    """Raises ZMQError."""
+    """Bind to the first endpoint that this machine has. Raises ZMQError."""
     for number, endpoint in enumerate(endpoints, start=1):
         socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))
         try:

@@ -1,6 +1,8 @@
-"""Loads the model on one rank, and computes what a device would send for prompt prefixes.
+"""Loading of the model on one rank, and the hidden states that a device would send for prompt prefixes.
 
-The programs pass in the two halves' models: this package knows only the layers that both have.
+The programs pass in the models of both halves. This package uses only the layers that both have.
+
+Knows: checkpoints, ranks, devices. Does not know: sessions, sockets, people's words.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ from llama.model import TransformerLayers
 from llama.model_args import ModelArgs
 from llama.wire import Welcome
 
-MAX_ROWS = 256  # hidden states per request
+MAX_ROWS = 256  # maximum hidden states per request
 
 
 @dataclass(frozen=True)
 class Models:
-    """The two halves of the model, as their programs build them.
+    """Constructors of the two halves of the model.
 
     Attributes:
-        new_cloud: the cloud's layers without weights, from the hyperparameters and the first layer's number.
-        load_edge: the device's layers, loaded and ready, in a dtype and on a device.
+        new_cloud: builds the cloud's layers without weights, from the hyperparameters and the first layer's number.
+        load_edge: loads the device's layers in a dtype, on a device, ready to use.
     """
 
     new_cloud: Callable[[ModelArgs, int], TransformerLayers]
@@ -41,7 +43,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Process:
-    """This process among the ranks, as torchrun numbers them; alone without torchrun."""
+    """Number of this process among the ranks, as torchrun counts them. Without torchrun there is one rank."""
 
     rank: int = 0
     world_size: int = 1
@@ -50,7 +52,7 @@ class Process:
 
     @classmethod
     def from_environment(cls) -> Process:
-        """What torchrun has set."""
+        """Read the numbers from torchrun's environment variables."""
         rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         return cls(rank, world_size, int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
@@ -65,12 +67,12 @@ def load(
     cuda_graphs: bool,
     slots: int = 0,
 ) -> ModelRunner:
-    """Load this rank's share of the cloud half, and allocate as many slots of the KV cache as rank 0 says.
+    """Load this rank's share of the cloud half, and allocate the KV cache with rank 0's number of slots.
 
     Raises:
-        UsageError: that does not fit on the device.
+        UsageError: the model and the cache do not fit on the device.
     """
-    # Plans and hidden states travel through gloo also where the layers reduce through NCCL.
+    # Commands and hidden states use gloo also if the layers reduce through NCCL.
     parallel.start(process.rank, process.world_size, "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     dtype, slots = DTYPES[welcome.dtype], parallel.of_rank_0(slots)
     rank, world_size = process.rank, process.world_size
@@ -80,14 +82,14 @@ def load(
         load_weights(model, half, rank=rank, world_size=world_size, dtype=dtype, device=device, keep_mapped=False)
         model.prepare(for_good=True)
         cache = model.new_cache(slots, welcome.max_seq_len)
-        decoder = cast(Decoder, model)  # as the cloud's layers are, and the device's not
+        decoder = cast(Decoder, model)  # the cloud's layers are a Decoder; the device's layers are not
         with_graphs = cuda_graphs and world_size == 1 and DecodeGraphs.suits(decoder)
         return ModelRunner(model, cache, half.args.dim, DecodeGraphs(decoder, cache) if with_graphs else None)
     except RuntimeError as err:
         if not is_out_of_memory(err):
             raise
         raise UsageError(
-            f"the model and the caches of {slots} sessions of {welcome.max_seq_len} tokens do not fit on {device}; "
+            f"the model and the KV cache for {slots} sessions of {welcome.max_seq_len} tokens do not fit on {device}; "
             f"lower --kv_cache_gb or --max_batch_size, or use more ranks"
         ) from None
 
@@ -95,7 +97,7 @@ def load(
 def device_hidden(
     models: Models, half: Half, prefixes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device
 ) -> dict[tuple[int, ...], torch.Tensor]:
-    """Compute what a device would send for prompts that begin so: ``(len(ids), dim)`` each, on the CPU."""
+    """Compute the hidden states that a device would send for each prefix: ``(len(ids), dim)``, on the CPU."""
     hidden = dict[tuple[int, ...], torch.Tensor]()
     with parallel.alone():
         edge = models.load_edge(half, dtype, device)

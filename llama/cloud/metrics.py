@@ -53,22 +53,22 @@ class Metrics:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.started, self.registry = clock(), CollectorRegistry()
-        self.received = self._counter("received_bytes", "Bytes of requests, without what ZeroMQ adds.")
-        self.sent = self._counter("sent_bytes", "Bytes of replies, without what ZeroMQ adds.")
-        self.tokens = self._counter("tokens", "Token ids chosen and handed out; a repeated answer counts once.")
-        self.prompt_positions = self._counter("prompt_tokens", "Tokens of prompts that were computed.")
+        self.received = self._counter("received_bytes", "Bytes of requests, without ZeroMQ's framing.")
+        self.sent = self._counter("sent_bytes", "Bytes of replies, without ZeroMQ's framing.")
+        self.tokens = self._counter("tokens", "Token ids chosen and sent. A repeated answer counts once.")
+        self.prompt_positions = self._counter("prompt_tokens", "Computed tokens of prompts.")
         self.opened = self._counter("sessions_opened", "Sessions opened.")
-        ended = self._counter("sessions_ended", "Sessions ended, by why.", "why")
+        ended = self._counter("sessions_ended", "Sessions ended, by reason.", "why")
         self.ended = {why: ended.labels(why.value) for why in EndReason}
-        about = "Requests refused, by code; not counted: telling those that wait that they still do."
+        about = "Requests refused, by code, without the busy replies to sessions in the slot queue."
         refused = self._counter("refusals", about, "code")
         self.refused = {code: refused.labels(code.value) for code in ErrorCode}
         self.batch = self._histogram("batch_size", "Sessions that share a decoding step.", _SIZES)
-        about = "Of a decoding step: from a reply until the session's next step: device and network."
+        about = "Time from a reply until the session's next decoding step arrives: device and network."
         self.away = self._histogram("away_seconds", about, _SECONDS)
-        about = "Of a decoding step: from its arrival until its batch begins."
+        about = "Time from a decoding step's arrival until its batch begins."
         self.queue = self._histogram("queue_seconds", about, _SECONDS)
-        about = "Of a decoding step: its batch, with the others in it."
+        about = "Time of a decoding step's batch, which it shares with other sessions."
         self.compute = self._histogram("compute_seconds", about, _SECONDS)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
@@ -105,11 +105,11 @@ class _Levels(Collector):
         """Yield the gauges' present values."""
         sessions = self._sessions
         for name, about, level in (
-            ("sessions_open", "Sessions that are open.", len(sessions)),
-            ("sessions_waiting", "Opens that wait for a slot.", len(sessions.queue)),
-            ("slots", "Slots of the KV cache: sessions that there is room for.", sessions.slots),
-            ("cache_positions", "Positions that the cache has.", sessions.slots * self._positions),
-            ("cache_filled_positions", "Positions that open sessions have filled.", sessions.filled()),
+            ("sessions_open", "Open sessions.", len(sessions)),
+            ("sessions_waiting", "Sessions in the slot queue.", len(sessions.queue)),
+            ("slots", "Slots of the KV cache, one for each open session.", sessions.slots),
+            ("cache_positions", "Positions of the KV cache.", sessions.slots * self._positions),
+            ("cache_filled_positions", "Positions filled by open sessions.", sessions.filled()),
             ("cache_bytes", "Bytes allocated for keys and values, on the first rank.", self._cache_bytes),
         ):
             yield GaugeMetricFamily(f"split_llama_{name}", about, value=level)

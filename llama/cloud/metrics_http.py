@@ -59,7 +59,7 @@ class MetricsServer:
             loop="asyncio",
             headers=[("connection", "close")],
             limit_concurrency=MAX_CONNECTIONS,
-            backlog=MAX_CONNECTIONS,  # asyncio accepts as many at a time, before connection_made can cut them
+            backlog=MAX_CONNECTIONS,  # asyncio accepts as many at a time, before connection_made can close them
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
         self._server = uvicorn.Server(config)
@@ -96,7 +96,7 @@ class _OwnHostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        refused = PlainTextResponse("only 127.0.0.1, localhost and [::1] are answered\n", 403)
+        refused = PlainTextResponse("wrong host name; use 127.0.0.1, localhost or [::1]\n", 403)
         await (self._app if all(map(_OWN_HOST.fullmatch, hosts)) else refused)(scope, receive, send)
 
 
@@ -111,7 +111,7 @@ def application(registry: CollectorRegistry, health: Callable[[], str]) -> Starl
         return PlainTextResponse(f"{word}\n", 200 if word == "ok" else 503)
 
     async def not_found(_: Request, __: Exception) -> Response:
-        return PlainTextResponse("there are /metrics and /healthz\n", 404)
+        return PlainTextResponse("no such page; use /metrics or /healthz\n", 404)
 
     app = Starlette(
         routes=[Route("/metrics", metrics), Route("/healthz", healthz)],

@@ -1,8 +1,8 @@
-"""One model on one or several ranks: rank 0 leads, the others do what it does.
+"""The model on one or several ranks: rank 0 sends commands, and the other ranks do the same work.
 
-Before every action rank 0 broadcasts a *command*, five int64 numbers, and for a step the hidden states. Both go
-through gloo on the CPU: they are small, and a GPU that waits for the next command is left idle. Nothing that is pickled
-is ever sent.
+Before each action rank 0 broadcasts a *command* of five int64 numbers, and for a step the hidden states. Both go
+through gloo on the CPU, because they are small and because a GPU then does not spin while it waits for a command. The
+ranks never exchange pickled objects.
 
 Knows: the model, its cache, the ranks. Does not know: sessions, sockets, sampling.
 """
@@ -24,13 +24,13 @@ from llama.stages import StageClock
 
 
 class Action(enum.IntEnum):
-    """First number of a command."""
+    """First number of a command. The comments name its other numbers."""
 
     STEP = 1  # slot, position, length, want; the hidden states follow
     CLEAR = 2  # slot, end
-    HEARTBEAT = 3  # so that no rank's wait times out
+    HEARTBEAT = 3  # keeps the wait of other ranks from timing out
     SHUT_DOWN = 4
-    DECODE = 5  # how many; their slots and positions and the hidden states of each follow
+    DECODE = 5  # number of slots; the slots and positions follow, then the hidden state of each
     KEEP = 6  # slot, end
     FILL = 7  # slot, number
 
@@ -39,15 +39,15 @@ class ModelRunner:
     """The cloud's half on all ranks.
 
     Args:
-        model: called as ``model(h, start_pos, cache, want)``, see ``CloudTransformer``.
-        cache: of ``max_batch_size`` slots.
+        model: the layers, called as ``model(h, start_pos, cache, want)``; see ``CloudTransformer``.
+        cache: KV cache of ``max_batch_size`` slots.
         dim: width of the hidden states.
-        graphs: of the same model and cache, for a rank that is alone; None runs every step without.
+        graphs: CUDA graphs of the same model and cache, used only if there is one rank; None runs all steps without.
     """
 
     def __init__(self, model: torch.nn.Module, cache: KVCache, dim: int, graphs: DecodeGraphs | None = None) -> None:
         self.model, self.cache = model, cache
-        self._slot = lru_cache(maxsize=64)(cache.slot)  # views of all layers, which take a while to make
+        self._slot = lru_cache(maxsize=64)(cache.slot)  # views of all layers, which are slow to create
         self._kept = list[torch.Tensor]()  # entries of the prefix cache, (layers, 2, 1, K, end, D)
         self.dim = dim
         weight = next(model.parameters())
@@ -58,7 +58,7 @@ class ModelRunner:
 
     @property
     def has_graphs(self) -> bool:
-        """Whether steps that decode are CUDA graphs, unless they are timed."""
+        """True if decoding steps run as CUDA graphs, except timed ones."""
         return self._graphs is not None
 
     # ---- rank 0
@@ -66,9 +66,9 @@ class ModelRunner:
     def step(
         self, slot: int, position: int, hidden: torch.Tensor, want: int, clock: StageClock | None = None
     ) -> torch.Tensor:
-        """Run hidden states ``(T, dim)`` at ``position …`` of a slot to float32 logits ``(want, vocab)``.
+        """Run hidden states ``(T, dim)`` at ``position …`` of a slot. Return float32 logits ``(want, vocab)``.
 
-        ``clock`` is stopped after each of this rank's layers, which are then run without a CUDA graph.
+        ``clock`` is stopped after each of this rank's layers. With a clock the step runs without a CUDA graph.
         """
         self._command(Action.STEP, slot, position, len(hidden), want)
         if not self.alone:
@@ -78,9 +78,10 @@ class ModelRunner:
     def decode(
         self, slots: Sequence[int], positions: Sequence[int], hidden: torch.Tensor, clock: StageClock | None = None
     ) -> torch.Tensor:
-        """Run one position of each of several slots, ascending, at once.
+        """Run one position of each of several slots at once. The slots must ascend.
 
-        ``hidden`` is ``(B, dim)``, b at ``positions[b]`` of ``slots[b]``; the float32 logits are ``(B, vocab)``.
+        Row b of ``hidden``, ``(B, dim)``, is at ``positions[b]`` of ``slots[b]``. Returns float32 logits
+        ``(B, vocab)``.
         """
         self._command(Action.DECODE, len(slots))
         if not self.alone:
@@ -94,31 +95,34 @@ class ModelRunner:
         self._slot(slot).clear(end)
 
     def keep(self, slot: int, end: int) -> int:
-        """Keep a copy of positions ``0 … end-1`` of a slot; the number that :meth:`fill` knows it by."""
+        """Keep a copy of positions ``0 … end-1`` of a slot. Return its number for :meth:`fill`."""
         self._command(Action.KEEP, slot, end)
         self._keep(slot, end)
         return len(self._kept) - 1
 
     def fill(self, slot: int, number: int) -> None:
-        """Begin a slot with what was kept."""
+        """Copy kept entry ``number`` to the beginning of a slot."""
         self._command(Action.FILL, slot, number)
         self._fill(slot, number)
 
     def heartbeat(self) -> None:
-        """To be called at least every few minutes: a rank that hears nothing gives up."""
+        """Tell the other ranks that rank 0 is alive.
+
+        Call this at least every few minutes: a rank without any command gives up.
+        """
         self._command(Action.HEARTBEAT)
 
     def shut_down(self) -> None:
-        """The other ranks leave :meth:`follow`."""
+        """End :meth:`follow` on the other ranks."""
         self._command(Action.SHUT_DOWN)
 
     # ---- the others
 
     def follow(self) -> None:
-        """Do what rank 0 does until it shuts down.
+        """Do the same work as rank 0, until it shuts down.
 
         Raises:
-            RuntimeError: from torch, when rank 0 is gone.
+            RuntimeError: from torch: rank 0 has ended without shutting down, or the wait timed out.
         """
         command = torch.empty(5, dtype=torch.int64)
         while True:

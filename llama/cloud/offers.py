@@ -1,10 +1,10 @@
-"""Offers for a reply: which products of the catalogue answer what it recommends, the best first.
+"""Offers for a reply: products of the catalogue that fit its recommendations, the best first.
 
-Knows: how a product is weighed against an idea, a budget, an occasion and a city; who comes before whom.
+Knows: the score of a product for an idea, a budget, an occasion and a city, and the order of offers.
 Does not know: how a reply is read (``query``), how words are found (``catalogue``), sessions, the wire's bytes.
 
-What an offer rests on stands in it: the idea that it answers and all that matched. An idea that no product really
-answers gets no offer.
+Each offer contains its reasons: the idea that it fits, and all words that matched. An idea without a fitting product
+gets no offer.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from llama.sheets import Sheet
 
 MAX_OFFERS = 9
 MAX_PER_IDEA = 4
-MAX_MATCHED = 24  # words that are told
+MAX_MATCHED = 24  # matched words in an offer
 
-_REAL = 0.34  # an item is answered by a product that has so much of what its words say
-_REAL_IN_TEXT = 0.4  # likewise a clause of a text that has no list: most clauses are no ideas
-_UNKNOWN, _UNKNOWN_IN_TEXT = 0.5, 0.2  # what a word that no product has takes: a text has many
-_FITTING = 0.08  # less is enough of a product that is for the very occasion
-_NEAR = 0.7  # of the best one's relevance: what is further from the idea is not offered beside it
-_OCCASION, _CITY, _PRICE = 0.2, 0.2, 0.1  # what they add to a relevance of 0 … 1
+_REAL = 0.34  # lowest relevance of a product for an item of a list
+_REAL_IN_TEXT = 0.4  # likewise for a clause of a text without a list: most clauses are no ideas
+_UNKNOWN, _UNKNOWN_IN_TEXT = 0.5, 0.2  # weights of words that no product has: a text has many
+_FITTING = 0.08  # allowance for a product with the right occasion
+_NEAR = 0.7  # lowest relevance relative to the idea's best product
+_OCCASION, _CITY, _PRICE = 0.2, 0.2, 0.1  # bonuses added to a relevance of 0 … 1
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class _Fit:
     """A product for an idea.
 
     Attributes:
-        found: the product, and how it was found.
-        affordable: not above the budget.
-        score: the higher the better.
-        matched: what is told about it.
+        found: the product with its match.
+        affordable: whether its price is within the budget.
+        score: higher is better.
+        matched: the matched words that the offer shows.
     """
 
     found: ProductMatch
@@ -49,14 +49,14 @@ class _Fit:
 
 
 def offers_for(text: str, sheet: Sheet | None, catalogue: Catalogue, vendor: str | None) -> tuple[wire.Offer, ...]:
-    """At most :data:`MAX_OFFERS` products that answer a reply.
+    """Return at most :data:`MAX_OFFERS` products that fit a reply.
 
     Every idea's best product comes before any idea's second best. Products above the budget come after all others.
 
     Args:
         text: the reply as the cloud has it; any text.
-        sheet: what it replies to. Its id and title may name the occasion; in Indonesian, titles are, too.
-        catalogue: where to look.
+        sheet: the sheet of the run. Its id and title may name the occasion. For an Indonesian sheet, so are the titles.
+        catalogue: the catalogue to search.
         vendor: only products of exactly this vendor.
 
     Raises:
@@ -65,7 +65,7 @@ def offers_for(text: str, sheet: Sheet | None, catalogue: Catalogue, vendor: str
     said = query.query_of(text, catalogue.cities)
     occasions = {**_occasions_of(sheet), **said.occasions}
     fits = [(idea, _fits(idea, said, occasions, catalogue, vendor)) for idea in said.ideas]
-    if not said.listed:  # a clause is only likely to be an idea; the likeliest first
+    if not said.listed:  # a clause may be no idea; the likeliest first
         fits.sort(key=lambda pair: (pair[0].aside, -max((fit.score for fit in pair[1]), default=0)))
     indonesian = sheet is not None and sheet.language == "id"
     return tuple(_offer(idea, fit, indonesian) for idea, fit in _in_turns(fits))[:MAX_OFFERS]
@@ -78,14 +78,14 @@ def _occasions_of(sheet: Sheet | None) -> dict[Occasion, str]:
 def _fits(
     idea: Idea, said: Query, occasions: Mapping[Occasion, str], catalogue: Catalogue, vendor: str | None
 ) -> list[_Fit]:
-    """The products that really answer an idea, the best first."""
+    """Return the products that fit an idea, the best first."""
     budget = idea.budget or said.budget
     wanted = {**occasions, **idea.occasions}
     preference = Preference(
         budget.least if budget else 0, budget.most if budget else None, frozenset(wanted), said.city
     )
     ordinary = {word for word, weight in idea.words.items() if weight == query.ORDINARY}
-    if not ordinary:  # "a nice set": of what?
+    if not ordinary:  # "a nice set" names no product
         return []
     enough = _REAL if said.listed else _REAL_IN_TEXT
     real = [
@@ -102,7 +102,7 @@ def _fits(
         and (vendor is None or found.product.vendor == vendor)
     ]
     fits = [_fit(found, budget, wanted, said) for found in real]
-    # What is too expensive must not push out what is a little further from the idea, but can be paid.
+    # A product above the budget must not displace a slightly less relevant one within it.
     near = {
         affordable: _NEAR
         * max((fit.found.relevance for fit in fits if affordable in (False, fit.affordable)), default=0)
@@ -130,9 +130,9 @@ def _fit(found: ProductMatch, budget: Budget | None, wanted: Mapping[Occasion, s
 
 
 def _in_turns(fits: Sequence[tuple[Idea, list[_Fit]]]) -> Iterator[tuple[Idea, _Fit]]:
-    """Every idea's best that is affordable, every idea's second best, …; then likewise what is not.
+    """Yield every idea's best affordable product, every idea's second best, …; then the unaffordable ones likewise.
 
-    A product, or another with the same title, comes once.
+    Each product comes once, and so does each title.
     """
     seen_ids, seen_titles = set[str](), set[str]()
     given = [0] * len(fits)

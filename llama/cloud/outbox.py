@@ -1,9 +1,9 @@
-"""Third parties' deliveries in the run record: written once, handed out until they are acknowledged, then erased.
+"""Third parties' deliveries in the run record: written once, handed out until acknowledged, then erased.
 
-Every call is part of a transaction that is open. Two owners' deliveries never share an id (:meth:`Outbox.deliver`).
+Every call needs an open transaction. Two owners' deliveries never share an id (:meth:`Outbox.deliver`).
 
-Knows: the tables of deliveries and of their sheets, whose a row is. Does not know: the file, transactions, runs, how
-long and how much is kept.
+Knows: the tables of deliveries and of their sheets, the owner of a row. Does not know: the file, transactions, runs,
+retention and limits.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from collections.abc import Callable
 import msgspec
 
 from llama import wire
-from llama.cloud.owners import Owners, key_hash
+from llama.cloud.owners import Owners
 from llama.cloud.rows import bytes_of, insert, loaded, stored
-from llama.cloud.schema import digest_of
 
 _DELIVERY = list(wire.Delivery.__struct_fields__)
-_DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # which is the sheet's text
+_DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # the sheet's text
 
 _WRITE_SHEET = insert("sheets", ["vendor", "digest", "bytes", "text"])
 _SHEET = "SELECT number FROM sheets WHERE vendor = ? AND digest = ?"
@@ -31,7 +30,7 @@ _THE_DELIVERY = "SELECT owner, withheld FROM deliveries WHERE run_id = ?"
 _WAITING = f"""
     SELECT {", ".join("coalesce(sheets.text, '')" if n == "prompt" else f"deliveries.{n}" for n in _DELIVERY)}
     FROM deliveries LEFT JOIN sheets ON sheets.number = deliveries.sheet
-    WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY place LIMIT ?
+    WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY deliveries.number LIMIT ?
 """
 _ERASE = """
     UPDATE deliveries
@@ -45,8 +44,8 @@ class Outbox:
     """The deliveries in a file.
 
     Args:
-        db: the file, as this version has it.
-        owners: seals whose a delivery is.
+        db: the file, with its tables.
+        owners: encrypts the owner of a delivery.
         clock: seconds since 1970.
     """
 
@@ -54,8 +53,14 @@ class Outbox:
         self._db, self._owners, self._clock = db, owners, clock
 
     def deliver(self, delivery: wire.Delivery, vendor: str, owner: str) -> wire.DeliveryStatus:
-        """Write a delivery where it is not there yet; what its third party has, or will have, of the run."""
-        # One that no message may hold would be in the way of all that come after it.
+        """Write a delivery unless it is there already.
+
+        Returns:
+            The status of the third party's copy.
+
+        Raises:
+            ValueError: no message can hold the delivery. It would block all later ones.
+        """
         msgspec.msgpack.decode(msgspec.msgpack.encode(delivery), type=wire.Delivery)
         run_id, withheld = self._id_of(delivery.run_id, owner)
         if withheld is None:
@@ -68,8 +73,8 @@ class Outbox:
         return wire.DeliveryStatus.WITHHELD if withheld else wire.DeliveryStatus.QUEUED
 
     def _sheet(self, vendor: str, text: str) -> int:
-        """The number of a sheet's text, which is written where it is not there yet."""
-        key = vendor, digest_of(text)
+        """Return the number of a sheet's text; write the text if it is not there yet."""
+        key = vendor, hashlib.sha256(text.encode()).digest()
         there = self._db.execute(_SHEET, key).fetchone()
         if there is not None:
             return int(there[0])
@@ -78,7 +83,7 @@ class Outbox:
         return number
 
     def waiting(self, vendor: str, limit: int, max_bytes: int) -> tuple[wire.Delivery, ...]:
-        """A third party's deliveries that it has not acknowledged, oldest first. See ``RunStore.collect``."""
+        """Return a third party's unacknowledged deliveries, oldest first. See ``RunStore.collect``."""
         deliveries = list[wire.Delivery]()
         for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
             delivery = wire.Delivery(**loaded(_DELIVERY, row))
@@ -89,20 +94,24 @@ class Outbox:
         return tuple(deliveries)
 
     def erase(self, vendor: str, run_id: bytes) -> bool:
-        """Erase a delivery but for its id; whether it was there, and this third party's."""
+        """Erase a delivery except for its id; return whether this third party had it and had not acknowledged it."""
         return self._db.execute(_ERASE, (run_id, vendor)).rowcount > 0
 
     def _id_of(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
-        """Under which id a third party gets the run, and whether what is there of it is withheld; None: nothing is.
+        """Return the id under which a third party gets the run, and whether its delivery is withheld.
 
-        That is the run's own id, or what follows from it where that is another owner's. Two owners' deliveries never
-        share one: what is a repeat, or acknowledged, of one would be so of the other. Nobody knows beforehand which id
-        follows, so nobody can be there first. It is looked at also where the other one has gone meanwhile.
+        The id is the run's own. If another owner's delivery has that id, the next one is derived from it. Two owners'
+        deliveries never share an id: a repeat or an acknowledgement of one would count for the other. The derived id
+        depends on the secret, so another key cannot predict and occupy it. The derived id is also looked up when the
+        other owner's delivery has been deleted meanwhile.
+
+        Returns:
+            The id, and None if there is no delivery yet.
         """
         while True:
             sealed = self._owners.sealed(owner, run_id)
             there = self._db.execute(_THE_DELIVERY, (run_id,)).fetchone()
-            if there is not None and there[0] in (sealed, key_hash(owner, run_id)):
+            if there is not None and there[0] == sealed:
                 return run_id, bool(there[1])
             following = hashlib.blake2b(sealed + run_id, digest_size=wire.RUN_ID_BYTES).digest()
             if there is None:
@@ -113,5 +122,5 @@ class Outbox:
             run_id = following
 
     def has(self, run_id: bytes, owner: str) -> bool:
-        """Whether an owner's run has a delivery."""
+        """Return whether an owner's run has a delivery."""
         return self._id_of(run_id, owner)[1] is not None

@@ -1,13 +1,13 @@
-"""What the record says of whose a row is: a pseudonym that only who has the cloud's private key can read.
+"""Encrypted owners of the record's rows: pseudonyms that need the cloud's private key to read.
 
-What anybody holds of a run is the policy's table, and no key is in it. But what is over a limit goes from who has
-most, so the cloud must know which rows are one owner's. A row therefore has its owner's pseudonym, encrypted with the
-row's id as associated data. It is equal for the same owner and id, so that a run that is replayed finds its row. Of two
-rows nobody without the secret can say whether they are one owner's; with it, anybody can, and who has the list of
-public keys, too, knows whose.
+The policy's table says what each party holds of a run, and a key is not in it. But rows over a limit are deleted from
+the owner with the largest share, so the cloud must know which rows have the same owner. Each row therefore stores its
+owner's pseudonym, encrypted with the row's id as associated data. The result is the same for the same owner and id, so
+a replayed run finds its row. Without the secret, two rows do not show whether they have the same owner. With the
+secret they do; with the list of public keys as well, they show which key it is.
 
-The encryption is RFC 5297's construction (SIV: a keyed digest of all is both check and nonce), with BLAKE2b, whose
-keyed form is a MAC, in AES's place. Lengths in bytes: pseudonym 8, stored 16 + 8.
+The encryption follows RFC 5297 (SIV: a keyed digest of everything is both check and nonce). BLAKE2b, whose keyed form
+is a MAC, replaces AES. Lengths in bytes: pseudonym 8, stored 16 + 8.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ NOBODY = b""
 
 
 def secret_of(own: KeyPair) -> bytes:
-    """The record's secret, which follows from the cloud's private key."""
+    """Return the record's secret (32 bytes), derived from the cloud's private key."""
     return hashlib.blake2b(own.secret.encode(), digest_size=32, person=b"run record").digest()
 
 
 class Owners:
-    """Seals and reads pseudonyms.
+    """Encrypts and decrypts pseudonyms.
 
     Args:
-        secret: of :func:`secret_of`. An empty one hides nothing from who knows the public keys.
+        secret: from :func:`secret_of`. An empty one hides nothing from a reader who knows the public keys.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def pseudonym(self, owner: str) -> bytes:
-        """Of a public key; :data:`NOBODY` without one."""
+        """Return the pseudonym of a public key; :data:`NOBODY` for an empty key."""
         return self._digest(owner.encode(), _NAME_BYTES, b"owner") if owner else NOBODY
 
     def sealed(self, owner: str, row_id: bytes) -> bytes:
-        """What stands in the row of that id; nothing without a key."""
+        """Return the encrypted pseudonym for the row with that id; empty for an empty key."""
         if not owner:
             return b""
         name = self.pseudonym(owner)
@@ -48,7 +48,7 @@ class Owners:
         return tag + self._padded(name, tag)
 
     def opened(self, sealed: bytes, row_id: bytes) -> bytes:
-        """The pseudonym in a row; :data:`NOBODY` where it is none, or was sealed with another secret."""
+        """Return a row's pseudonym; :data:`NOBODY` if there is none, or another secret encrypted it."""
         if not (isinstance(sealed, bytes) and isinstance(row_id, bytes) and len(sealed) == _TAG_BYTES + _NAME_BYTES):
             return NOBODY
         tag = sealed[:_TAG_BYTES]
@@ -61,8 +61,3 @@ class Owners:
 
     def _digest(self, data: bytes, size: int, what: bytes) -> bytes:
         return hashlib.blake2b(data, digest_size=size, key=self._secret, person=what).digest()
-
-
-def key_hash(owner: str, run_id: bytes) -> bytes:
-    """What files of version 3 say of an owner: a hash that tells apart, but not whose else a row is."""
-    return hashlib.blake2b(owner.encode(), digest_size=16, salt=run_id).digest() if owner else b""

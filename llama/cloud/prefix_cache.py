@@ -1,10 +1,11 @@
-"""What many prompts begin with, computed once at the start: the instructions of the provider's directory of sheets.
+"""The prefix cache: keys and values of the instructions in the provider's sheet directory, computed once at the start.
 
-The device's half of the checkpoint runs here for the provider's own words only; then the cloud's layers, through a slot
-of the cache like any prompt's. What that leaves in the slot is kept, on every rank, and copied into a session's slot
-when a device names it. Devices never write what is kept.
+Many prompts begin with these instructions. At the start the cloud runs the device's half for them, and never for a
+person's words. It then runs the cloud's layers, in a slot of the KV cache as for a prompt. Each rank keeps a copy of
+that slot's keys and values, and copies it into a session's slot when a device names the prefix. Devices never write to
+the kept copies.
 
-Knows: sheets, slots, the ranks. Does not know: sessions, sockets, anybody's words.
+Knows: sheets, slots, the ranks. Does not know: sessions, sockets, people's words.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from llama.prefix import instructions
 from llama.sheets import SheetDirectory
 from llama.wire import prefix_id
 
-SHARE = 0.25  # of the memory for keys and values, at most
+SHARE = 0.25  # maximum share of the memory for keys and values
 
 HiddenByPrefix = Mapping[tuple[int, ...], torch.Tensor]
-"""Ids that prompts begin with, and the hidden states ``(len(ids), dim)`` that a device would send for them."""
+"""The ids of each prefix, and the hidden states ``(len(ids), dim)`` that a device would send for them."""
 
 
 @dataclass(frozen=True)
 class CachedPrefix:
-    """One that is kept.
+    """An entry of the prefix cache.
 
     Attributes:
-        number: ``ModelRunner.fill`` knows it by this.
-        length: positions.
+        number: its number for ``ModelRunner.fill``.
+        length: number of positions.
     """
 
     number: int
@@ -40,10 +41,10 @@ class CachedPrefix:
 
 
 def prefixes_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[tuple[int, ...]]]:
-    """Ids that prompts begin with: of the model's own system message, and of each sheet before its question.
+    """Return the ids that prompts begin with: the model's own system message, and each sheet up to its question.
 
-    By whose sheets they are, the provider's (and the model's own message) under the empty name; each once there, in the
-    order of the sheets.
+    They are grouped by the third party whose sheet it is. The provider's sheets and the model's own message are under
+    the empty name. Each group lists a prefix once, in the order of the sheets.
     """
     listed = [*directory.sheets.values()]
     first_messages = [instructions(each.sheet, party=each.party, provider_system=directory.system) for each in listed]
@@ -56,19 +57,21 @@ def prefixes_of(directory: SheetDirectory, chat: ChatFormat) -> dict[str, list[t
 def choose_prefixes(
     prefixes: Mapping[str, Sequence[tuple[int, ...]]], max_seq_len: int, most: int
 ) -> list[tuple[int, ...]]:
-    """Choose those that are kept: with no more than ``most`` positions together, none that leaves no room in a context.
+    """Choose the prefixes to keep, with no more than ``most`` positions together.
 
-    First the provider's, in their order, as far as they fit; then third parties' in turns. Whoever has fewest is next:
-    of its own it gets the first that still fits, and of several such third parties the one whose is shortest. So no
-    third party has a second one where another has none that would have fitted, however many there are and of whatever
-    lengths. One that is another's already costs nothing, and counts for both.
+    A prefix must leave room in the context of ``max_seq_len``. The provider's come first, in their order, as far as
+    they fit. Then third parties take turns. The third party with the fewest kept prefixes is next, and gets the first
+    of its own that still fits. On a tie the third party whose prefix is shortest comes first.
+
+    So no third party gets a second prefix while another has none that would have fitted, for any number of third
+    parties and any lengths. A prefix that two third parties share is kept once, and counts for both.
     """
     every = list(dict.fromkeys(ids for those in prefixes.values() for ids in those))
-    number_of = {ids: number for number, ids in enumerate(every)}  # long tuples are looked up once only
+    number_of = {ids: number for number, ids in enumerate(every)}  # so that long tuples are hashed only once
     waiting = {party: [number_of[ids] for ids in those] for party, those in prefixes.items()}
     has, kept, room = dict.fromkeys(waiting, 0), list[int](), most
     while True:
-        # Room only shrinks: what does not fit now never does.
+        # Room only shrinks: a prefix that does not fit now will not fit later.
         waiting = {
             party: [n for n in those if len(every[n]) < max_seq_len and len(every[n]) <= room]
             for party, those in waiting.items()
@@ -86,13 +89,13 @@ def choose_prefixes(
 
 
 def keep(runner: ModelRunner, fingerprint: bytes, prefixes: HiddenByPrefix, max_rows: int) -> dict[bytes, CachedPrefix]:
-    """Run the cloud's layers over each, and keep what that leaves in the cache; by the ids that devices name.
+    """Run the cloud's layers over each prefix and keep its keys and values. Return the entries by prefix id.
 
     Args:
-        runner: with the cache's first slot free; it is again afterwards.
-        fingerprint: of the split checkpoint.
-        prefixes: what there is.
-        max_rows: at a time.
+        runner: the model. The first slot of its cache must be free, and is free again afterwards.
+        fingerprint: fingerprint of the split checkpoint.
+        prefixes: the prefixes to keep, with their hidden states.
+        max_rows: maximum rows in one step.
     """
     kept = dict[bytes, CachedPrefix]()
     for ids, hidden in prefixes.items():

@@ -1,4 +1,4 @@
-"""Products of the partner catalogue, and the files that partners send: what a product is, and how each line is checked.
+"""Products of the partner catalogue, and the checks of each line of the files that partners send.
 
 Knows: CSV and JSON Lines, the closed vocabulary of occasions. Prices are whole rupiah.
 Does not know: the catalogue's tables, replies.
@@ -21,9 +21,9 @@ from msgspec import Meta
 from rich.progress import Progress
 
 from llama import screen
-from llama.command import end_if_signalled
 from llama.errors import CatalogueError
 from llama.files import NotRegular, open_regular
+from llama.process_end import end_if_signalled
 from llama.text.decoding import encoding_problem, without_marks
 from llama.text.names import MAX_PARTY_NAME, MAX_PRODUCT_ID, PARTY_NAME, PRODUCT_ID, name_rule
 from llama.text.printable import (
@@ -39,7 +39,7 @@ from llama.text.printable import (
 
 MAX_PRODUCTS = 1_000_000
 MAX_LINE_BYTES = 64 << 10
-MAX_BAD_LINES = 20  # that are told
+MAX_BAD_LINES = 20  # lines whose errors are printed
 MAX_PRICE = 10**12
 
 Occasion = Literal[
@@ -62,7 +62,7 @@ Occasion = Literal[
 ]
 OCCASIONS: tuple[Occasion, ...] = get_args(Occasion)
 
-# No line breaks, no terminal or text-direction controls, no halves of surrogate pairs. (\Z: "$" allows a line break.)
+# No line breaks, terminal or text-direction controls, or lone surrogates. (\Z, because "$" allows a line break.)
 _PRINTABLE = f"[^{CONTROLS}{LINE_ENDS}{DIRECTION_MARKS}{TURNS}{SURROGATES}]"
 _Title = Annotated[str, Meta(max_length=200, pattern=rf"\A(?=.*\S){_PRINTABLE}+\Z")]
 _OtherTitle = Annotated[str, Meta(max_length=200, pattern=rf"\A{_PRINTABLE}*\Z")]
@@ -71,20 +71,20 @@ _Tag = Annotated[str, Meta(max_length=60, pattern=rf"\A(?=.*\S)(?:(?!;){_PRINTAB
 
 
 class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A product; the columns of a CSV file and the keys of a line of JSON.
+    """A product. The attributes are the columns of a CSV file and the keys of a JSON line.
 
     Attributes:
         id: unique in the catalogue.
-        vendor: whose it is.
-        title: English, or the only one.
-        title_id: Indonesian, or empty.
-        description: English, or empty.
-        description_id: Indonesian, or empty.
-        price: whole rupiah.
-        occasions: that it is a gift for; of a closed vocabulary.
-        tags: further words that it should be found by.
-        cities: where it is delivered; empty is everywhere.
-        url: http(s), or empty.
+        vendor: name of the third party that sells it.
+        title: the English title, or the only one.
+        title_id: the Indonesian title, or empty.
+        description: in English, or empty.
+        description_id: in Indonesian, or empty.
+        price: in whole rupiah.
+        occasions: occasions it is a gift for; a closed vocabulary.
+        tags: further search words.
+        cities: cities of delivery; empty means everywhere.
+        url: http(s) address, or empty.
     """
 
     id: Annotated[str, Meta(pattern=rf"\A{PRODUCT_ID}\Z")]
@@ -97,7 +97,7 @@ class Product(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     occasions: Annotated[tuple[Occasion, ...], Meta(max_length=len(OCCASIONS))] = ()
     tags: Annotated[tuple[_Tag, ...], Meta(max_length=40)] = ()
     cities: Annotated[tuple[_Tag, ...], Meta(max_length=600)] = ()
-    # As llama.wire.WebLink, and no halves of surrogate pairs.
+    # As llama.wire.WebLink, and no lone surrogates.
     url: Annotated[str, Meta(max_length=2000, pattern=rf"\A(https?://[^{NOT_IN_LINKS}{SURROGATES}]+)?\Z")] = ""
 
 
@@ -123,10 +123,10 @@ _RULES = {
 
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[BinaryIO]:
-    """The file of products.
+    """Open a file of products.
 
     Raises:
-        CatalogueError: of another kind, or it cannot be read.
+        CatalogueError: the file has another format, or cannot be read.
     """
     if source.suffix.lower() not in (".csv", ".jsonl", ".ndjson"):
         raise CatalogueError(
@@ -148,10 +148,10 @@ def opened(source: Path) -> Iterator[BinaryIO]:
 
 
 def products_in(file: BinaryIO, source: Path) -> Iterator[Product]:
-    """The products of a file, each line checked.
+    """Yield the products of a file; check each line.
 
     Raises:
-        CatalogueError: at the end, if a line was not good; which ones is on stderr then.
+        CatalogueError: after the last line, if any line had an error. The errors are printed on stderr before.
     """
     is_csv = source.suffix.lower() == ".csv"
     header: list[str] | None = None
@@ -167,7 +167,7 @@ def products_in(file: BinaryIO, source: Path) -> Iterator[Product]:
             table = _cells_of(text, header) if header is not None else _object_of(text)
             product = _checked(table)
             if product.id in first_line:
-                raise _BadLine([f"id: line {first_line[product.id]} has the same; give each product its own"])
+                raise _BadLine([f"id: line {first_line[product.id]} has the same id; give each product another id"])
         except _BadLine as err:
             bad += 1
             for problem in err.problems:
@@ -179,18 +179,18 @@ def products_in(file: BinaryIO, source: Path) -> Iterator[Product]:
         if count > MAX_PRODUCTS:
             raise CatalogueError(f"{source}, line {number}: more than {MAX_PRODUCTS} products; import fewer")
         first_line[product.id] = number
-        if not bad:  # else it is only checked
+        if not bad:  # after an error, lines are only checked
             yield product
     if bad:
         so_far = ", where reading stopped" if bad == MAX_BAD_LINES else ""
-        lines = "1 line is not good" if bad == 1 else f"{bad} lines are not good{so_far}"
-        raise CatalogueError(f"{source}: {lines} (told above); nothing was imported; mend them and import again")
+        lines = "1 line has errors" if bad == 1 else f"{bad} lines have errors{so_far}"
+        raise CatalogueError(f"{source}: {lines} (see above), and nothing was imported; fix them and import again")
     if not count:
-        raise CatalogueError(f"{source}: no products in it; nothing was imported")
+        raise CatalogueError(f"{source} has no products; nothing was imported")
 
 
 class _BadLine(Exception):
-    """What is wrong with a line: the field and what to do, one sentence each."""
+    """Errors of a line: one sentence each, with the field and what to do."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(problems)
@@ -198,7 +198,7 @@ class _BadLine(Exception):
 
 
 def _lines_of(file: BinaryIO, source: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines, with progress on a terminal for those that take long."""
+    """Yield numbered lines. If it takes longer than a second, show progress on a terminal."""
     console = screen.console(sys.stderr)
     total, began = os.fstat(file.fileno()).st_size, time.monotonic()
     with Progress(console=console, disable=not screen.has_bars(console), transient=True) as bar:
@@ -207,7 +207,7 @@ def _lines_of(file: BinaryIO, source: Path) -> Iterator[tuple[int, bytes]]:
         while line := file.readline(MAX_LINE_BYTES + 1):
             number, done = number + 1, done + len(line)
             yield number, line
-            if len(line) > MAX_LINE_BYTES:  # told as a bad line; its rest is no line of its own
+            if len(line) > MAX_LINE_BYTES:  # reported as a bad line; skip its rest
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE_BYTES)
                     done += len(line)
@@ -227,14 +227,14 @@ def _text_of(line: bytes, *, first: bool) -> str:
         if "\0" in text:
             raise _BadLine(["holds NUL bytes, so the file is UTF-16 or binary; save it as UTF-8"])
         if first and "\r" in text:
-            raise _BadLine(["a carriage return within the line; save the file with lines that end in LF or CRLF"])
+            raise _BadLine(["a carriage return within the line; save the file with LF or CRLF line ends"])
         return without_marks(text) if first else text
     except UnicodeDecodeError as err:
         raise _BadLine([f"not UTF-8 (byte {err.start + 1} of the line); save the file as UTF-8"]) from None
 
 
 def _object_of(text: str) -> dict[str, Any]:
-    """A line of JSON."""
+    """Parse a line of JSON."""
     try:
         table = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as err:
@@ -250,20 +250,20 @@ def _object_of(text: str) -> dict[str, Any]:
 def _stripped(value: Any) -> Any:
     if isinstance(value, str):
         return value.strip(" ")
-    if isinstance(value, list):  # of text, or it is no good
+    if isinstance(value, list):  # other items fail the check later
         return [one.strip(" ") if isinstance(one, str) else one for one in value]
     return value
 
 
 def _cells(text: str) -> list[str]:
-    """The cells of a line of CSV."""
+    """Split a line of CSV into cells."""
     try:
         (row,) = csv.reader([text], strict=True)
     except (csv.Error, ValueError):
         raise _BadLine(
             [
-                "not CSV; a cell with a comma or a quotation mark stands in quotation marks, marks in it are "
-                "doubled, and a product is on one line"
+                "not CSV; put a cell with a comma or a quotation mark in quotation marks, double the marks in "
+                "it, and keep each product on one line"
             ]
         ) from None
     return [cell.strip(" ") for cell in row]
@@ -273,9 +273,9 @@ def _header_of(text: str) -> list[str]:
     header = _cells(text)
     problems = [_unknown(name) for name in header if name not in FIELDS]
     if len(header) == 1 and ";" in header[0]:
-        problems = ["cells are separated by commas, and these are separated by ;; save the file with commas"]
+        problems = ["cells are separated by semicolons; save the file with commas"]
         raise _BadLine(problems)
-    problems += [f"{name}: the column is there twice; keep one" for name in FIELDS if header.count(name) > 1]
+    problems += [f"{name}: the column appears twice; keep one" for name in FIELDS if header.count(name) > 1]
     problems += [f"{name}: the column is missing; add it" for name in _REQUIRED if name not in header]
     if problems:
         raise _BadLine(problems)
@@ -283,10 +283,10 @@ def _header_of(text: str) -> list[str]:
 
 
 def _cells_of(text: str, header: list[str]) -> dict[str, Any]:
-    """A line of CSV, with lists and the price as they would be in JSON."""
+    """Parse a line of CSV, with lists and the price as in JSON."""
     cells = _cells(text)
     if len(cells) != len(header):
-        raise _BadLine([f"{len(cells)} cells, the header has {len(header)}; quote cells that have a comma"])
+        raise _BadLine([f"{len(cells)} cells, but the header has {len(header)}; quote cells that have a comma"])
     table: dict[str, Any] = dict(zip(header, cells, strict=True))
     for name in LISTS:
         if name in table:
@@ -297,10 +297,10 @@ def _cells_of(text: str, header: list[str]) -> dict[str, Any]:
 
 
 def _checked(table: dict[str, Any]) -> Product:
-    """The product that a line describes.
+    """Return a line's product.
 
     Raises:
-        _BadLine: with a sentence for each field that is not good.
+        _BadLine: with one sentence for each wrong field.
     """
     for name in ("title", "title_id"):
         if isinstance(title := table.get(name), str) and is_blank(title):
@@ -309,7 +309,7 @@ def _checked(table: dict[str, Any]) -> Product:
         product = msgspec.convert(table, Product)
     except msgspec.ValidationError:
         problems = [_unknown(name) for name in table if name not in FIELDS]
-        problems += [f"{name}: it is missing; {_RULES[name]}" for name in _REQUIRED if name not in table]
+        problems += [f"{name}: missing; {_RULES[name]}" for name in _REQUIRED if name not in table]
         problems += [f"{name}: {_RULES[name]}" for name in FIELDS if name in table and not _is_good(name, table[name])]
         raise _BadLine(problems) from None
     return msgspec.structs.replace(product, **{name: tuple(dict.fromkeys(getattr(product, name))) for name in LISTS})
@@ -328,5 +328,5 @@ def _unknown(name: str) -> str:
 
 
 def _say(text: str) -> None:
-    """A line on stderr; what comes from a file may not steer the terminal."""
+    """Print a line on stderr, without control characters from the file."""
     print(one_line(text), file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Whether a reply repeats the provider's own system prompt, word for word, at length.
+"""Detection of replies that quote the provider's system prompt.
 
-A third party's sheet is wrapped in that prompt, and a model can be made to recite it. Best effort: a reply that says
-the same in other words, in another language or spelled out is not recognised.
+A third party's sheet is wrapped in that prompt, and a model can be made to recite it. Best effort: a paraphrase, a
+translation or a spelled-out version is not detected.
 
-Knows nothing about: deliveries, sheets.
+Does not know: deliveries, sheets.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import regex
 from llama.tokenizer import Tokenizer
 
 WINDOW = 8  # consecutive tokens of the system prompt
-MIN_LETTERS = 28  # of a window that is recognised without its spaces: no ordinary phrase is that long by chance
-MOST_TOKENS = 256  # of such a window: where letters are rarer, the prompt is a table of numbers
-_BEGINNING = 12  # letters of a window by which it is looked up
-_WORD = re.compile(r"[^\W\d_]{3,}")  # a window without one is a number, a rule or a bullet, and no quotation
-_LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # in bytes: of one, at least
+MIN_LETTERS = 28  # of a window compared without spaces: no ordinary phrase is that long by chance
+MOST_TOKENS = 256  # of such a window; where letters are rarer, the prompt is a table of numbers
+_BEGINNING = 12  # letters of a window used as its index
+_WORD = re.compile(r"[^\W\d_]{3,}")  # a window without a word is a number, a rule or a bullet, and not a quotation
+_LETTER = re.compile(rb"[A-Za-z\x80-\xff]")  # a byte of a letter
 _BETWEEN_WORDS = re.compile(r"<[^<>]{1,80}>|%[0-9A-Fa-f]{2}|\\[nrt]|[\W\d_]")  # markup, links, JSON, numbering
 
 
@@ -30,28 +30,30 @@ _MARKS = regex.compile(r"(?<=\p{M}{30})\p{M}+")
 
 
 class SystemPrompt:
-    """The provider's system prompt, to be recognised.
+    """The provider's system prompt, prepared for detection.
 
     Args:
-        text: the prompt; an empty one, or one of fewer than :data:`WINDOW` tokens, is never recognised.
+        text: the prompt. One with fewer than :data:`WINDOW` tokens is never detected.
         tokenizer: the model's.
     """
 
     def __init__(self, text: str, tokenizer: Tokenizer) -> None:
         pieces = [tokenizer.token_bytes(token) for token in tokenizer.encode(text, bos=False, eos=False)]
         in_word_form, in_letter_form = dict[str, None](), dict[str, None]()
-        following = [len(pieces) + 1] * (len(pieces) + 1)  # by place: after the next piece that may hold a letter
+        following = [len(pieces) + 1] * (len(pieces) + 1)  # by index: after the next piece that may hold a letter
         for place in reversed(range(len(pieces))):
             following[place] = place + 1 if _LETTER.search(pieces[place]) else following[place + 1]
         for start in range(len(pieces) - WINDOW + 1):
             end = start + WINDOW
-            # A window may begin or end inside a character; eight tokens beside it hold a whole one.
+            # A window may begin or end inside a character. Eight tokens beside it contain a complete one.
             before, window, after = (
                 b"".join(part).decode(errors="ignore")
                 for part in (pieces[max(0, start - 8) : start], pieces[start:end], pieces[end : end + 8])
             )
             if _WORD.search(window):
-                left = "" if before[-1:].isalnum() and window[:1].isalnum() else " "  # or it begins inside a word
+                left = (
+                    "" if before[-1:].isalnum() and window[:1].isalnum() else " "
+                )  # otherwise it begins inside a word
                 right = "" if after[:1].isalnum() and window[-1:].isalnum() else " "
                 in_word_form[f"{left}{in_words(window)}{right}"] = None
             while len(letters := in_letters(window)) < MIN_LETTERS:
@@ -64,15 +66,15 @@ class SystemPrompt:
         self._in_words, self._in_letters = Windows(in_word_form), Windows(in_letter_form)
 
     def is_quoted_in(self, text: str, known: str) -> bool:
-        """Whether ``text`` has the words of any :data:`WINDOW` consecutive tokens, whatever their case and punctuation.
+        """Return whether ``text`` has the words of any :data:`WINDOW` consecutive tokens of the prompt.
 
-        Also, for those of :data:`MIN_LETTERS` letters and more, whatever stands between the words, or does not.
+        Case and punctuation are ignored. From :data:`MIN_LETTERS` letters on, so is everything between the letters.
 
         Args:
             text: a reply.
-            known: what its reader has written, whose words tell them nothing new. (Were they counted, whoever sends a
-                guess would learn from a reply that is withheld that it was right. A guess in pieces, which the model is
-                asked to join, still does so, at one run per guess.)
+            known: the vendor's own text, whose words are not counted. Otherwise a vendor could send a guess, and a
+                withheld reply would confirm it. A guess in pieces, which the model is asked to join, still can, at one
+                run per guess.
         """
         for windows, form in ((self._in_words, _padded), (self._in_letters, in_letters)):
             found = set(windows.found_in(form(text)))
@@ -82,13 +84,13 @@ class SystemPrompt:
 
 
 class Windows:
-    """Short texts that are searched in long ones.
+    """A set of short texts to search for in long ones.
 
-    The time that it takes does not grow with their number, nor with how many begin alike: a reply may be as long as the
-    context is, and a search for each in turn keeps the run finisher, for which others wait, as many times.
+    The search time does not grow with their number, nor with the number that have the same beginning. A reply may be as
+    long as the context, and other runs wait for the run finisher meanwhile.
 
     Args:
-        windows: none is empty.
+        windows: the short texts; none is empty.
     """
 
     def __init__(self, windows: Iterable[str]) -> None:
@@ -101,7 +103,7 @@ class Windows:
                 self._by_beginning[window[:_BEGINNING]][len(window)].add(window)
 
     def found_in(self, text: str) -> Iterator[str]:
-        """Those that are in ``text``, each once."""
+        """Yield the windows that are in ``text``, each once."""
         yield from dict.fromkeys(self._all_in(text))
 
     def _all_in(self, text: str) -> Iterator[str]:
@@ -115,12 +117,12 @@ class Windows:
 
 
 def in_words(text: str) -> str:
-    """Words in lower case with one space in between, and nothing else."""
+    """Return only the words of a text, in lower case with one space in between."""
     return " ".join(re.findall(r"[^\W_]+", _normal(text).casefold()))
 
 
 def in_letters(text: str) -> str:
-    """Letters in lower case, and nothing else."""
+    """Return only the letters of a text, in lower case."""
     text = "".join(c for c in _normal(text) if unicodedata.category(c) != "Cf")
     return _BETWEEN_WORDS.sub("", text).casefold()
 
@@ -130,8 +132,8 @@ def _padded(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """NFKC, in time that grows with the text: normalising sorts the marks of a letter, so a letter keeps 30 of them.
+    """Return text in NFKC, in linear time: NFKC sorts the marks of a letter, so each letter keeps at most 30 of them.
 
-    So many has a stream-safe text (Unicode Standard Annex #15, section 13); no word of a language has more than a few.
+    30 is the limit of a stream-safe text (Unicode Standard Annex #15, section 13). Real words have only a few.
     """
     return unicodedata.normalize("NFKC", _MARKS.sub("", text))

@@ -1,7 +1,6 @@
-"""What a cloud does for its provider in the background, put together: finished runs, sheets, deliveries.
+"""The cloud's background services for its provider: finished runs, sheets, deliveries.
 
-Which vendor a run belongs to follows from the cloud's own directory of sheets as it was when the run was opened, never
-from what a device says.
+A run's vendor follows from the cloud's own directory of sheets when the run was opened, never from the device's data.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from llama.wire import Final, Reply
 
 @dataclass(frozen=True)
 class ProviderServices:
-    """All that one provider's cloud does beside computing; one thread uses it, which may wait for a disk.
+    """All services of one provider's cloud besides the model. Used by one thread, which may wait for a disk.
 
     Attributes:
-        sheets: the provider's and the vendors'; any thread may read.
+        sheets: the provider's and the vendors' sheets; any thread may read them.
         finisher: finishes runs.
         control: answers control requests.
-        deletions: reports what the store has deleted early.
-        store: where finished runs and deliveries are kept, if they are; closed by the caller.
+        deletions: reports rows that the store has deleted early.
+        store: keeps finished runs and deliveries; None if the cloud keeps none. The caller closes it.
     """
 
     sheets: CurrentSheets
@@ -49,15 +48,15 @@ class ProviderServices:
         publisher: SheetPublisher | None = None,
         event_log: EventLog | None = None,
     ) -> ProviderServices:
-        """Put them together.
+        """Create the services.
 
         Args:
-            tokenizer: for the text of replies.
-            store: where finished runs and deliveries are kept, if they are; closed by the caller.
-            directory: the provider's sheets, if it has any. Vendors' need a ``store`` for their deliveries.
-            catalogue: the partners' products, if there are any; closed by the caller.
-            publisher: where vendors' sheets are written, if they may publish any; that needs a ``store``, too.
-            event_log: told what goes wrong.
+            tokenizer: decodes replies.
+            store: keeps finished runs and deliveries; None if the cloud keeps none. The caller closes it.
+            directory: the sheets; None if there are none. Vendors' sheets require a ``store`` for their deliveries.
+            catalogue: the partners' products; None if there are none. The caller closes it.
+            publisher: writes vendors' sheets; None if vendors may not publish. It requires a ``store``.
+            event_log: receives errors.
         """
         event_log = event_log or EventLog()
         sheets = CurrentSheets(directory or SheetDirectory({}))
@@ -77,5 +76,5 @@ class ProviderServices:
         return self.control.answer(request)
 
     def close(self) -> None:
-        """Report what is still to be reported."""
+        """Report all deletions not reported yet."""
         self.deletions.report(all_of_it=True)

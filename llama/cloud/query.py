@@ -1,10 +1,10 @@
-"""What a reply asks for, as far as words say it: ideas, an occasion, a budget, a city; English and Indonesian.
+"""Search queries from a reply's words: ideas, an occasion, a budget, a city; in English and Indonesian.
 
 Knows: lists as models write them, rupiah as people write them, words that say little about a product.
-Does not know: products, people, the prompt. A tag such as ``[NAME_1]`` stands for something that the cloud was not
-told: it is never a word here.
+Does not know: products, people, the prompt. A tag such as ``[NAME_1]`` replaces a value that the cloud does not have,
+so it is never a word here.
 
-Any text is read, however odd, and only its first :data:`MAX_TEXT` characters. Budgets are whole rupiah.
+Any text is accepted, but only its first :data:`MAX_TEXT` characters are read. Budgets are whole rupiah.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from llama.cloud.products import MAX_PRICE, Occasion
 from llama.text.money import SCALES, number_of
 from llama.text.printable import one_line
 
-MAX_TEXT = 10_000  # characters: what a reply recommends is not further down
+MAX_TEXT = 10_000  # characters; recommendations come earlier
 MAX_IDEAS = 12  # of one reply
 MAX_WORDS = 10  # of one idea
-MAX_ITEM = 500  # characters of what is shown
+MAX_ITEM = 500  # characters shown of an idea
 
-ORDINARY, ADJECTIVE, CONTAINER = 1.0, 0.4, 0.25  # how much of a product a word says
-LATER = 0.5  # of that, where the word stands behind what the thing is: "a mug with a picture of boots"
+ORDINARY, ADJECTIVE, CONTAINER = 1.0, 0.4, 0.25  # weights of words
+LATER = 0.5  # factor for words after the thing itself: "a mug with a picture of boots"
 
 _STOP_EN = """
     a about after all also am an and any are as at be because been before being both but by can choose come could
@@ -61,7 +61,7 @@ _MONEY_WORDS = """
 """.split()
 STOP_WORDS = frozenset([*_STOP_EN, *_STOP_ID, *_MONEY_WORDS])
 
-# What holds a product, or says how many: alone it is no reason to offer one.
+# Words for containers or amounts. Alone they are no reason to offer a product.
 CONTAINERS = frozenset(
     """
     basket baskets box boxes bundle bundles case cases collection crate jar jars kit kits pack package packs pair pairs
@@ -69,7 +69,7 @@ CONTAINERS = frozenset(
     alat isi kaleng keranjang koleksi kotak paket pasang perangkat perlengkapan peti stoples
 """.split()
 )
-# What a product is like: it helps to choose among products of a kind, and alone is no reason either.
+# Words for properties. They help to choose among products of a kind, and alone are no reason either.
 ADJECTIVES = frozenset(
     """
     beautiful beginner beginners big black blue classic colourful colorful comfortable compact custom customised
@@ -83,8 +83,8 @@ ADJECTIVES = frozenset(
 """.split()
 )
 
-# How an occasion is called; "|" because a phrase may have several words. What also names a kind of product ("travel",
-# "office") is an occasion here and an ordinary word for the search.
+# Names of occasions, separated by "|", as a phrase may have several words. A name that is also a kind of product
+# ("travel", "office") is an occasion here and an ordinary word for the search.
 _OCCASIONS: Mapping[Occasion, str] = {
     "anniversary": "(?:wedding )?anniversary|anniversaries|ulang tahun (?:pernikahan|perkawinan)"
     "|hari jadi(?: pernikahan)?",
@@ -112,7 +112,7 @@ _OCCASION = re.compile(
     re.IGNORECASE,
 )
 _OCCASION_NAMES: tuple[Occasion, ...] = tuple(_OCCASIONS)
-# Words of a feast: they are answered by a product's occasions, so as words they count little.
+# Words of a feast. A product's occasions already match them, so as words they have a low weight.
 FEASTS = frozenset(
     """
     birthday birthdays ulang tahun ultah milad anniversary anniversaries hari jadi wedding pernikahan perkawinan menikah
@@ -122,7 +122,7 @@ FEASTS = frozenset(
 """.split()
 )
 
-# One word for another: other spellings, and names of the same thing. Each group is looked for as a whole.
+# Synonyms: other spellings and names of the same thing. The search treats the words of a group as equal.
 _SPELLINGS = """
     jewelry jewellery|watercolor watercolour|watercolors watercolours|color colour|colors colours|colored coloured
     |coloring colouring|gray grey|pajamas pyjamas|organizer organiser|scented fragrance aromatherapy|flask bottle
@@ -137,7 +137,7 @@ for _group in (group.split() for group in _SPELLINGS.split("|")):
     for _one in _group:
         _SAME.setdefault(_one, set()).update(word for word in _group if word != _one)
 
-# Behind these, an item says what the thing is like, or for whom or what it is.
+# After these words, an item describes the thing or its purpose.
 _BEHIND = frozenset(
     """
     for with from that which who to in on by at so while without inspired
@@ -145,9 +145,9 @@ _BEHIND = frozenset(
 """.split()
 )
 _OWNERS = frozenset({"your", "his", "her", "their", "my", "our"})
-# A clause that begins so says why or for whom: it may name things that are not recommended.
+# A clause with this beginning is a reason or a recipient. It may name things that are not recommended.
 _ASIDE = re.compile(r"\A\s*(?:for|because|since|if|when|as|untuk|bagi|karena|sebab|jika|kalau)\b", re.IGNORECASE)
-# "menyelam" is "selam", "berkebun" is "kebun": verbs of Indonesian, and what may stand under them.
+# "menyelam" is "selam", "berkebun" is "kebun": prefixes of Indonesian verbs, and the letters that they replace.
 _VERBS = {"meny": ("s",), "meng": ("", "k"), "mem": ("", "p"), "men": ("", "t"), "me": ("",), "ber": ("",)}
 
 _TAG = re.compile(r"\[\s?\w{1,20}[\s_-]{1,3}\d{1,4}\s?\]?|\[?\b[^\W\d_]{2,20}_\d{1,4}\b\]?")
@@ -163,7 +163,7 @@ _BOLD = re.compile(r"^(?:\*\*|__)(.{1,200}?)(?:\*\*|__)")
 _EXPLANATION = re.compile(r":(?=\s|$)|\s[-–—]{1,2}\s|[-–—]{2}|\s→\s|\s=>\s")
 _MARKUP = re.compile(r"\[([^\[\]]{1,200})\]\([^()\s]{1,500}\)|[*`#]{1,3}|__|https?://\S{1,500}|www\.\S{1,500}")
 _CLAUSE = re.compile(
-    # Begun where a row of signs begins, and never given up in part: or a long row is read once from each of its signs.
+    # Starts only at the first of several signs, and is possessive. Otherwise a long row is quadratic.
     r"(?<![.!?;:,()\[\]{}\"“”|])[.!?;:,()\[\]{}\"“”|]++(?=\s|$)|\s[-–—]{1,2}\s|\b(?:and|or|plus|dan|atau|serta)\b"
     r"|(?=\b(?:because|since|karena|sebab)\b)",
     re.IGNORECASE,
@@ -186,7 +186,7 @@ _ABOUT = r"around|about|roughly|approximately|some|circa|sekitar|kira-kira|kisar
 _AT_MOST = r"(?:or|and) (?:less|under|below)|at (?:the )?most|max(?:imum)?|maks(?:imal)?|ke bawah"
 _BETWEEN = r"between|from|ranging from|antara|dari|kisaran|mulai(?: dari)?"
 _TO = r"\s{0,2}(?:-|–|—|to|and|s/d|sampai(?: dengan)?|hingga|dan)\s{0,2}"
-# "budget: X", "a total of X", "anggaran sebesar X"; nothing that reads on for long.
+# "budget: X", "a total of X", "anggaran sebesar X"; short, so that matching stays fast.
 _LINK = r"\s{0,2}[:=]?\s{0,2}(?:(?:a|the|total|budget|anggaran|harga|of|is|adalah|sebesar|per (?:person|orang)) ){0,3}"
 _BUDGET = re.compile(
     rf"(?:\b(?:{_BETWEEN})\s+)?(?P<low>{_AMOUNT}){_TO}(?P<high>{_AMOUNT})"
@@ -199,9 +199,9 @@ _PARTS = re.compile(
     re.IGNORECASE,
 )
 
-# How cities are called beside the names that catalogues use.
+# Other names of cities than those in catalogues.
 _CITY_ALIASES = {"jogja": "yogyakarta", "yogya": "yogyakarta", "jogjakarta": "yogyakarta", "solo": "surakarta"}
-# City names that are words too: they count only after a word of place.
+# City names that are also words. They count only after a preposition of place.
 _AMBIGUOUS = frozenset({"solo", "batu", "malang", "padang", "banda", "pare", "tegal", "kediri", "pati", "blora"})
 _BEFORE_PLACES = frozenset(
     {"in", "to", "near", "around", "from", "at", "di", "ke", "dari", "kota", "wilayah", "daerah"}
@@ -210,12 +210,12 @@ _BEFORE_PLACES = frozenset(
 
 @dataclass(frozen=True)
 class Budget:
-    """Prices that are wanted, in whole rupiah.
+    """A range of prices in whole rupiah.
 
     Attributes:
-        least: from which price on; 0 where nothing is said.
-        most: up to which price, or None.
-        written: as the text writes it.
+        least: lowest price; 0 if the text has none.
+        most: highest price, or None.
+        written: the words in the text.
     """
 
     least: int
@@ -225,14 +225,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Idea:
-    """One thing that is recommended.
+    """One recommended thing.
 
     Attributes:
-        item: as it is shown, one line; empty where the reply has no list.
-        words: what to search, with what each says about a product: 1 for most, less for "set" or "small".
+        item: the idea as shown, one line; empty if the reply has no list.
+        words: search words with their weights: 1 for most, less for "set" or "small".
         budget: of this idea alone, or None.
-        occasions: that this idea names, with how it is written.
-        aside: a clause that rather says why or for whom.
+        occasions: occasions that this idea names, with their words in the text.
+        aside: whether the clause is rather a reason or a recipient.
     """
 
     item: str
@@ -244,15 +244,15 @@ class Idea:
 
 @dataclass(frozen=True)
 class Query:
-    """What a reply asks for.
+    """A search query made from a reply.
 
     Attributes:
         ideas: in their order.
-        listed: whether they are the items of a list; else they are clauses of a text, and most are no ideas.
+        listed: True if the ideas are items of a list. Otherwise they are clauses of a text, and most are no ideas.
         budget: of the whole reply, or None.
-        occasions: that the reply names, with how it is written.
-        city: case-folded, as the catalogue has it; or empty.
-        city_written: as the text writes it.
+        occasions: occasions that the reply names, with their words in the text.
+        city: case-folded, as in the catalogue; or empty.
+        city_written: the city's name in the text.
     """
 
     ideas: tuple[Idea, ...]
@@ -264,11 +264,11 @@ class Query:
 
 
 def query_of(text: str, cities: Collection[str]) -> Query:
-    """What ``text`` asks for.
+    """Return the search query for ``text``.
 
     Args:
         text: a reply, with tags in it.
-        cities: case-folded names of all cities that could be meant.
+        cities: case-folded names of all cities to look for.
     """
     text = text[:MAX_TEXT]
     items, rest = _first_list(text)
@@ -282,7 +282,7 @@ def query_of(text: str, cities: Collection[str]) -> Query:
 
 
 def words_in(text: str) -> dict[str, float]:
-    """The words to search, lower-cased, in their order, each with what it says about a product."""
+    """Return the search words of a text in lower case and their order, with their weights."""
     words: dict[str, float] = {}
     behind = False
     every = list(map(str.lower, _WORD.findall(_MONEY.sub(" ", _TAG.sub(" ", _MARKUP.sub(_link_text, text))))))
@@ -301,7 +301,7 @@ def words_in(text: str) -> dict[str, float]:
 
 
 def spellings_of(words: Iterable[str]) -> dict[str, list[str]]:
-    """For some of the words, others that are as good: another spelling, another name, what a verb is made of."""
+    """Return equivalents for some of the words: another spelling, another name, the stem of a verb."""
     return {word: others for word in words if (others := [*sorted(_SAME.get(word, ())), *_under(word)])}
 
 
@@ -318,7 +318,7 @@ def _under(verb: str) -> list[str]:
 
 
 def occasions_in(text: str) -> dict[Occasion, str]:
-    """The occasions that a text names, in their order, with how it writes them."""
+    """Return the occasions that a text names, in their order, with its words for them."""
     found: dict[Occasion, str] = {}
     for match in _OCCASION.finditer(_TAG.sub(" ", text)):
         found.setdefault(_OCCASION_NAMES[int((match.lastgroup or "o0")[1:])], _line(match[0]))
@@ -326,7 +326,7 @@ def occasions_in(text: str) -> dict[Occasion, str]:
 
 
 def budget_in(text: str) -> Budget | None:
-    """The first budget that a text names: an amount of rupiah with a bound, such as "up to Rp 400.000"."""
+    """Return the first budget that a text names: an amount of rupiah with a bound, such as "up to Rp 400.000"."""
     for match in _BUDGET.finditer(text):
         budget = _budget_of(match)
         if budget is not None:
@@ -356,12 +356,12 @@ def _is_money(amount: str) -> bool:
 
 
 def _rupiah(amount: str, unit: str = "", *, signed: bool = False) -> tuple[int, str]:
-    """An amount as whole rupiah, 0 if it is not money, and the unit it is written in.
+    """Return an amount in whole rupiah, or 0 if it is not money, and its unit in the text.
 
     Args:
         amount: such as ``Rp 1,5 juta``.
-        unit: of the amount that follows: "100 to 200 ribu".
-        signed: the amount beside it is money, so this one is.
+        unit: unit of the following amount, as in "100 to 200 ribu".
+        signed: True if the amount beside it is money, so that this one is, too.
     """
     parts = _PARTS.fullmatch(amount.strip())
     if parts is None or not (signed or _is_money(amount)):
@@ -370,7 +370,7 @@ def _rupiah(amount: str, unit: str = "", *, signed: bool = False) -> tuple[int, 
     unit = (parts["unit"] or (unit if len(digits) <= 3 else "")).lower().removesuffix("an")
     value = number_of(digits) or 0.0
     if not unit:
-        value = math.floor(value)  # without one, what follows a sign is less than a rupiah
+        value = math.floor(value)  # without a unit, decimals are fractions of a rupiah
     return min(round(value * SCALES.get(unit, 1)), MAX_PRICE), unit
 
 
@@ -381,7 +381,7 @@ _MONEY = re.compile(
 
 
 def _idea_of(item: str) -> Idea:
-    """An item of a list: its head, without what explains it."""
+    """Return the idea of a list's item: its head, without the explanation."""
     bold = _BOLD.match(item)
     head = bold[1] if bold and words_in(bold[1]) else _EXPLANATION.split(item, maxsplit=1)[0]
     head = _EXPLANATION.split(head, maxsplit=1)[0]
@@ -392,17 +392,17 @@ def _idea_of(item: str) -> Idea:
 
 
 def _link_text(match: re.Match[str]) -> str:
-    """What a link is called; nothing for other markup, or a bare address."""
+    """Return a link's text; nothing for other markup or a bare address."""
     return match[1] or ""
 
 
 def _line(text: str) -> str:
-    """As one line that may be shown: no control characters, no halves of surrogate pairs."""
+    """Return text as one printable line, without control characters and lone surrogates."""
     return " ".join(one_line(text, " ").split())[:MAX_ITEM]
 
 
 def _first_list(text: str) -> tuple[list[str], str]:
-    """The items of the first list of a text, and the text without it; one bullet alone is no list."""
+    """Return the items of a text's first list, and the text without it. A single bullet is no list."""
     lines, start = text.splitlines(), 0
     while start < len(lines):
         begun = _LINE.fullmatch(lines[start])
@@ -417,10 +417,10 @@ def _first_list(text: str) -> tuple[list[str], str]:
 
 
 def _list_at(lines: list[str], start: int, begun: re.Match[str]) -> tuple[list[str], int]:
-    """The items of the list that begins at a line, and the line after it.
+    """Return the items of the list that begins at a line, and the index of the line after it.
 
-    Deeper items and the lines between are explanations. A numbered list goes on over them as long as its numbers do; a
-    bulleted one ends at a paragraph.
+    Deeper items and the lines between are explanations. A numbered list continues after them as long as its numbers
+    grow. A bulleted list ends at a paragraph.
     """
     items, end, number, blank, plain = list[str](), start, None, False, False
     for at in range(start, len(lines)):
@@ -453,12 +453,12 @@ def _number_of(match: re.Match[str]) -> int | None:
 
 
 def _item_text(match: re.Match[str]) -> str:
-    # "**1. Tea set**: …" opens its bold before the number.
+    # In "**1. Tea set**: …" bold begins before the number.
     return (match["bold"] or "") + match["text"].strip()
 
 
 def _clauses(text: str) -> Iterable[str]:
-    """The clauses of a text; of lines such as "drink: green tea" only what is said of the kind."""
+    """Yield the clauses of a text; of lines such as "drink: green tea" only the part after the label."""
     lines = text.splitlines()
     labelled = [_LABELLED.fullmatch(line) for line in lines]
     if sum(match is not None for match in labelled) > 1:
@@ -468,7 +468,7 @@ def _clauses(text: str) -> Iterable[str]:
 
 
 def _city_in(text: str, cities: Collection[str]) -> tuple[str, str]:
-    """The first city that a text names: its name, and how it is written."""
+    """Return the first city that a text names: the catalogue's name, and the text's."""
     text = _TAG.sub(" ", text)
     words = list(_WORD.finditer(text))
     longest = min(max((name.count(" ") for name in cities), default=0) + 1, 4)
@@ -485,4 +485,4 @@ def _city_in(text: str, cities: Collection[str]) -> tuple[str, str]:
     return "", ""
 
 
-assert set(_OCCASIONS) == set(get_args(Occasion)), "every occasion has names"
+assert set(_OCCASIONS) == set(get_args(Occasion)), "an occasion has no names"

@@ -1,6 +1,6 @@
-"""How much one peer may ask for in a second.
+"""The rate limiter: limits of one peer's bytes, requests and work a second.
 
-Bookkeeping only. Knows: names, sizes, the clock. Does not know: sockets, keys, what is asked.
+Bookkeeping only. Knows: names, sizes, the clock. Does not know: sockets, keys, the content of requests.
 """
 
 from __future__ import annotations
@@ -10,29 +10,30 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A prompt row of an 8B model has 8 KiB: 6,000 prompt tokens a second, which few devices come near.
+# A prompt row of an 8B model has 8 KiB, so this allows 6,000 prompt tokens a second. Few devices come near that.
 MAX_MB_S_PER_KEY = 50.0
-# A request is a token: four sessions at 250 tokens a second each.
+# A request is a token, so this allows four sessions at 250 tokens a second each.
 MAX_REQUESTS_S_PER_KEY = 1000.0
-# Runs that begin. A page or a program of one person needs less than one; each costs the cache some clearing.
+# Runs that begin. A page or a program of one person needs less than one a second. Each one costs the time to clear a
+# slot.
 MAX_RUNS_S_PER_KEY = 10.0
-# Of a thread's time: what reading and answering, or a disk, may cost for one key, whatever it is that it asks. Four
-# sessions of 250 tokens a second each take about a tenth of the thread that reads.
+# Share of a thread's time that one key may cost, for reading and answering or for a disk, with any kind of request.
+# Four sessions of 250 tokens a second each take about a tenth of the I/O thread.
 MAX_THREAD_SHARE = 0.2
-BURST_S = 2.0  # what was not used of so many seconds may come at once
-LARGEST_AT_ONCE = 4  # messages of the largest size, however low the limit
-MAX_KNOWN = 4096  # peers whose use is remembered; who came longest ago is forgotten
+BURST_S = 2.0  # the unused allowance of so many seconds may be used at once
+LARGEST_AT_ONCE = 4  # messages of the largest size that may come at once, even under the lowest limit
+MAX_KNOWN = 4096  # peers whose use is remembered; beyond that the one that asked longest ago is forgotten
 
 
 @dataclass(frozen=True)
 class RateLimits:
-    """What one key, or without keys one connection, may ask for in a second.
+    """Limits of one key, or without keys of one connection, per second.
 
     Attributes:
-        bytes_s: bytes that it sends and gets.
+        bytes_s: bytes sent and received.
         requests_s: requests.
         runs_s: runs that begin.
-        thread_share: seconds of the thread that reads, and of the background.
+        thread_share: seconds of the I/O thread and of the background thread.
     """
 
     bytes_s: float = math.inf
@@ -45,17 +46,17 @@ NO_LIMITS = RateLimits()
 
 
 class RateLimiter:
-    """What each peer may ask for: bytes and requests a second, seconds of work a second, and bursts of them.
+    """Rate limiter of each peer's bytes, requests and seconds of work per second, with bursts.
 
-    The generic cell rate algorithm (ITU-T I.371), once for each of the three: a peer's *theoretical arrival time* is
-    when all that it has had so far would be used up at its rate; it may lie ahead of now by no more than the burst.
+    It uses the generic cell rate algorithm (ITU-T I.371), once for each of the three. A peer's *theoretical arrival
+    time* is when its use so far would end at its rate. It may be ahead of now by no more than the burst.
 
     Args:
-        bytes_s: bytes a second of one peer, both ways; infinity is no limit.
-        requests_s: requests a second, likewise.
-        largest: bytes of the largest message; some of them may always come at once.
+        bytes_s: bytes a second of one peer, in both directions together; infinity is no limit.
+        requests_s: requests a second of one peer, likewise.
+        largest: bytes of the largest message; ``LARGEST_AT_ONCE`` of them may always come at once.
         clock: monotonic seconds.
-        share: seconds of work a second, likewise.
+        share: seconds of work a second of one peer, likewise.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RateLimiter:
         return len(self._arrivals)
 
     def wait_s(self, peer: str | bytes, size: int) -> float:
-        """0, and a request of ``size`` bytes counts; or the seconds until there is room for it, and it does not."""
+        """Return 0 and count a request of ``size`` bytes, or return the seconds to wait, without counting it."""
         before = self._arrivals.pop(peer, (0.0, 0.0, 0.0))
         after = self._after(before, size, 1, 0.0)
         now = self._clock()
@@ -84,9 +85,9 @@ class RateLimiter:
         return wait_s
 
     def charge(self, peer: str | bytes, *, size: int = 0, seconds: float = 0.0) -> None:
-        """What a request turned out to cost beyond its own bytes: those of its reply, and seconds of work.
+        """Charge a peer for a request's further costs: the bytes of its reply, and seconds of work.
 
-        A peer that nobody knows any more is not charged.
+        A forgotten peer is not charged.
         """
         if peer in self._arrivals:
             self._arrivals[peer] = self._after(self._arrivals[peer], size, 0, seconds)

@@ -1,8 +1,8 @@
-"""The restore: the files of a back-up become a cloud's own again.
+"""Restore of a back-up: copies its files to a cloud's paths.
 
     python -m llama.cloud.restore --backup_dir DIR --record_file runs.sqlite --catalogue products.sqlite
 
-Nothing that is there is written over; each file is compared with its digest and looked through before it gets its name.
+Existing files are never overwritten. Each file gets its name after its digest and its contents are checked.
 """
 
 from __future__ import annotations
@@ -23,43 +23,44 @@ import msgspec
 
 from llama import placing
 from llama.cloud.backup import CATALOGUE, FLAGS, MANIFEST, RECORD, BackupManifest, entry_of, verify
-from llama.command import end_if_signalled, run, uninterrupted
+from llama.command import run
 from llama.disk import create_empty, cure_of_writing, fsync_directory, fsync_file, give_name
 from llama.errors import BackupError, UsageError
 from llama.files import open_regular, read_regular
+from llama.process_end import end_if_signalled, uninterrupted
 
-_COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would play a log of another file into this one
+_COMPANIONS = ("", "-wal", "-shm", "-journal")  # SQLite would apply another file's log to this one
 _MANIFEST_BYTES = 1 << 16
 _CHUNK = 1 << 20
 
 
 def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> BackupManifest:
-    """Write files of a back-up, all that are asked for or none; return what the back-up is.
+    """Write the requested files of a back-up, all or none; return the back-up's manifest.
 
     Args:
         backup_dir: made by ``llama.cloud.backup``.
-        targets: where to, by the names that they have in it.
+        targets: the paths to write, by the files' names in the back-up.
 
     Raises:
-        BackupError: it is none, lacks a file or is damaged; a target is there, or cannot be written, or has a name
-            that SQLite gives to a file beside another target.
-        RecordError, CatalogueError: a file of it is damaged, or of a version that this release does not know.
+        BackupError: the directory is not a back-up, lacks a file or is damaged. Or a target exists, cannot be written,
+            or has a name that SQLite gives to a companion file of another target.
+        RecordError, CatalogueError: a file of the back-up is damaged, or of another version.
     """
     source = Path(backup_dir).absolute()
     manifest = _manifest_of(source)
     places = {name: _place_of(path) for name, path in targets.items()}
     for name, place in places.items():
         taken = {f"{other}{companion}" for n, other in places.items() if n != name for companion in _COMPANIONS}
-        if str(place) in taken:  # SQLite would empty and remove it
+        if str(place) in taken:  # SQLite would empty and delete it
             raise BackupError(
-                f"{place} is another file of this restore, or SQLite's log of one; give --{FLAGS[name]} another path"
+                f"{place} is another file of this restore, or its SQLite log; give --{FLAGS[name]} another path"
             )
         if name not in manifest.files:
-            raise BackupError(f"the back-up {source} has no {name}; leave --{FLAGS[name]} away")
+            raise BackupError(f"the back-up {source} has no {name}; omit --{FLAGS[name]}")
         for companion in _COMPANIONS:
             if _is_there(Path(f"{place}{companion}")):
                 raise BackupError(
-                    f"{place}{companion} is there, and is not written over; move it away, or give "
+                    f"{place}{companion} exists and is not overwritten; move it away, or give "
                     f"--{FLAGS[name]} another path"
                 )
     ending = f".{secrets.token_hex(8)}"
@@ -68,7 +69,7 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Backup
     }
     named = list[Path]()
     try:
-        for path in unfinished.values():  # each can be written, before minutes of copying
+        for path in unfinished.values():  # fail before minutes of copying
             create_empty(path)
         for name in unfinished:
             _check_room(name, places, manifest)
@@ -96,19 +97,19 @@ def restore(backup_dir: str | Path, targets: Mapping[str, str | Path]) -> Backup
 
 
 def _not_restored(err: OSError, source: Path, places: Mapping[str, Path]) -> BackupError:
-    """What the system refused, told of the target; its temporary name, by which ``places`` has it, is nobody's."""
+    """Return an OSError as a BackupError that names the target; ``places`` maps temporary names to targets."""
     where, cure = places.get(str(err.filename), err.filename or source), cure_of_writing(err)
     return BackupError(f"{where}: {err.strerror or err}; nothing was restored{f': {cure}' if cure else ''}")
 
 
 def _place_of(path: str | Path) -> Path:
-    """A target by the one path that its directory has, so that two of them can be compared."""
+    """Return a target's path with its directory resolved, so that two targets can be compared."""
     place = Path(path).absolute()
     return place.parent.resolve() / place.name
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is anything of that name; also a name that none can have is found out here."""
+    """Return whether a path exists, also as a dangling link. Raises BackupError for an impossible name."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -119,7 +120,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _check_room(name: str, places: Mapping[str, Path], manifest: BackupManifest) -> None:
-    """Whether the file system of a target takes what goes there. Raises BackupError, OSError."""
+    """Check that a target's file system has enough space. Raises BackupError, OSError."""
     parents = {other: place.parent.stat().st_dev for other, place in places.items()}
     sizes = [manifest.files[other].bytes for other, device in parents.items() if device == parents[name]]
     placing.check_room(
@@ -137,17 +138,21 @@ def _manifest_of(source: Path) -> BackupManifest:
         manifest = msgspec.json.decode(read_regular(source / MANIFEST, _MANIFEST_BYTES), type=BackupManifest)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         raise BackupError(
-            f"{source} is no back-up of llama.cloud.backup: its {MANIFEST} is missing or malformed"
+            f"{source} is not a back-up: its {MANIFEST} is missing or malformed; "
+            f"give --backup_dir a directory that llama.cloud.backup wrote"
         ) from None
     if manifest.format != 1:
-        raise BackupError(f"the back-up {source} is of format {manifest.format}, and this release reads format 1")
+        raise BackupError(
+            f"the back-up {source} has format {manifest.format}, and this program reads format 1; "
+            f"use another --backup_dir, or the program that wrote it"
+        )
     return manifest
 
 
 def _copy(source: Path, name: str, target: Path, manifest: BackupManifest) -> None:
-    """A file of the back-up over an empty one, found to be what was written then; no more is read than that."""
+    """Copy a file of the back-up over an empty one, and check size, digest and contents. Read no more than its size."""
     entry = manifest.files[name]
-    changed = BackupError(f"{source / name} is not what was backed up; take another back-up")
+    changed = BackupError(f"{source / name} has changed since the back-up; use another back-up")
     with open_regular(source / name) as there:
         if os.fstat(there.fileno()).st_size != entry.bytes:
             raise changed
@@ -168,7 +173,7 @@ def _copy(source: Path, name: str, target: Path, manifest: BackupManifest) -> No
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """An error in writing to an open file says which."""
+    """Add the path to an OSError from writing to an open file."""
     try:
         yield
     except OSError as err:
@@ -177,17 +182,17 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def main(backup_dir: str, record_file: str | None = None, catalogue: str | None = None) -> None:
-    """Make a cloud's record and catalogue out of a back-up.
+    """Restore a cloud's record and catalogue from a back-up.
 
     Args:
-        backup_dir: the directory that llama.cloud.backup wrote.
-        record_file: where the record goes; nothing may be there.
-        catalogue: where the catalogue goes, likewise.
+        backup_dir: Directory of the back-up, from llama.cloud.backup.
+        record_file: Path for the record. It must not exist.
+        catalogue: Path for the catalogue. It must not exist.
     """
     given = {RECORD: record_file, CATALOGUE: catalogue}
     targets = {name: path for name, path in given.items() if path is not None}
     if not targets:
-        raise UsageError("there is nothing to restore; give --record_file, --catalogue, or both")
+        raise UsageError("--record_file or --catalogue is required")
     if len({Path(path).absolute() for path in targets.values()}) < len(targets):
         raise UsageError("--record_file and --catalogue are the same file; give --catalogue another path")
     manifest = restore(backup_dir, targets)

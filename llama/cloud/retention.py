@@ -1,10 +1,10 @@
-"""How far the rows of a run record have aged: as the wall clock says, unless it has leapt ahead.
+"""The age of a run record's rows: the wall clock's time, unless the clock has leapt ahead.
 
-A clock that is set right, or wrong for a moment, would otherwise erase all that is kept. It has leapt when it is more
-than two days ahead of what it was at the last look, and this process has not itself been there meanwhile: so has that
-of a cloud that was off for long, or of a restored back-up. Rows then age no further until a day has been seen to pass
-since, step by step, of which each counts half a day at most: also a cloud that is on for moments only forgets in the
-end. A clock that is set back is followed.
+Otherwise a clock that is corrected, or wrong for a moment, would erase the whole record. The clock has leapt when it is
+more than two days ahead of its last known time, and this process did not run in between. The same holds for a cloud
+that was off for long, and for a restored back-up. Rows then stop ageing until a day has passed since. That day is
+counted in steps of at most half a day each, so a cloud that only ever runs for moments still forgets in the end. A
+clock that is set back is followed.
 
 Knows: the table ``clock``. Does not know: rows.
 """
@@ -18,26 +18,26 @@ _DAY_S = 24 * 60 * 60
 LEAP_S = 2 * _DAY_S
 WAIT_S = _DAY_S
 MOST_STEP_S = _DAY_S // 2
-_WRITTEN_S = 60 * 60  # what has changed by less is not written: a look alone need not wait for the disk
+_WRITTEN_S = 60 * 60  # smaller changes are not written, so that a read need not wait for the disk
 
 
 class Retention:
-    """The age of a file's rows, over any number of processes.
+    """The age of a file's rows, across restarts.
 
     Args:
         db: the file, with its tables.
 
     Attributes:
-        leaps: how often the clock has leapt, since the file was opened.
+        leaps: how often the clock has leapt since the file was opened.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self.leaps = 0
         self._db = db
-        self._looked_at: float | None = None  # when what the table says was last seen; monotonic
+        self._looked_at: float | None = None  # when the table was last written; monotonic seconds
 
     def look(self, now: float) -> float:
-        """The time by which rows are old, in the transaction that is open: ``now``, or earlier.
+        """Return the time to measure the age of rows by: ``now``, or earlier after a leap. Needs an open transaction.
 
         Args:
             now: the clock, seconds since 1970.

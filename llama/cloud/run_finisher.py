@@ -1,6 +1,6 @@
-"""Finishes runs: the reply as text, the offers that fit it, what the provider keeps, what a vendor gets.
+"""The end of a run: the reply as text, its offers, the provider's row, the vendor's copy.
 
-Does not know: sockets, sessions, tensors, who the person is. One thread uses it, which may wait for a disk.
+Does not know: sockets, sessions, tensors, who the person is. Used by one thread, which may wait for a disk.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from llama.text.dates import utc
 from llama.tokenizer import Tokenizer
 from llama.wire import Delivery, DeliveryStatus, Final, Offer, Usage
 
-LEAST_OFFERS = 3  # if there are so many
+LEAST_OFFERS = 3  # offers per reply, if there are that many
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What the cloud knows of a run at its end.
+    """The cloud's data of a run at its end.
 
     Attributes:
         run_id: 16 bytes, from the device.
-        prompt_id: which sheet, as the device says.
+        prompt_id: id of the sheet, from the device.
         opened_at: seconds since 1970.
         prompt_tokens: tokens of the prompt.
-        ids: the reply.
+        ids: token ids of the reply.
         compute_us: microseconds that it waited for the model.
         owner: the public key that it came with; empty without keys.
-        listed: the cloud's own sheet of that id, as it was when the run was opened; None where there was none.
+        listed: the cloud's sheet of that id when the run was opened; None if there was none.
     """
 
     run_id: bytes
@@ -54,12 +54,12 @@ class RunFinisher:
     """Finishes the runs of one provider's cloud.
 
     Args:
-        tokenizer: for the text of replies.
-        system: the provider's system prompt, which no vendor is to read.
-        store: where finished runs and deliveries are kept, if they are.
-        catalogue: the partners' products, if there are any.
+        tokenizer: decodes replies.
+        system: the provider's system prompt, which vendors must not read.
+        store: keeps finished runs and deliveries; None if the cloud keeps none.
+        catalogue: the partners' products; None if there are none.
         deletions: reports rows that the store has deleted early.
-        event_log: told what goes wrong.
+        event_log: receives errors.
     """
 
     def __init__(
@@ -75,15 +75,15 @@ class RunFinisher:
         self._store, self._catalogue, self._deletions, self._event_log = store, catalogue, deletions, event_log
 
     def finish(self, run: FinishedRun) -> Final:
-        """Give the reply as text, with offers; it is written down, with the vendor's copy, before it is handed out.
+        """Return the reply as text, with offers. Run and vendor's copy are written first.
 
-        One without text is nothing to anybody: it has neither offers nor a copy, and is not written down.
+        A reply without text has neither offers nor a copy, and is not written.
         """
         text, listed = self._tokenizer.decode(run.ids), run.listed
         usage = Usage(run.prompt_tokens, len(run.ids), run.compute_us)
         if not text:
             return Final(text, usage)
-        offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own words ask for none
+        offers = self._offers(text, listed) if run.prompt_id else ()  # a person's own prompt gets no offers
         delivery = self._delivery(run, text, offers, listed) if listed is not None and listed.party else None
         copy = DeliveryStatus.NONE
         if delivery is not None:
@@ -98,21 +98,23 @@ class RunFinisher:
         try:
             party = listed.party if listed is not None else ""
             offers = offers_for(text, None if listed is None else listed.sheet, self._catalogue, party or None)
-            msgspec.convert(msgspec.to_builtins(offers), tuple[Offer, ...])  # or the device could not read its Final
-        except CatalogueError as err:  # the provider's loss, not the device's
+            msgspec.convert(
+                msgspec.to_builtins(offers), tuple[Offer, ...]
+            )  # otherwise the device could not read its Final
+        except CatalogueError as err:  # costs the provider its offers, not the device its reply
             self._event_log.error("catalogue_failed", message=str(err))
             return ()
-        except Exception as err:  # likewise: a file that was damaged while it is open may say anything
+        except Exception as err:  # likewise: a file damaged while open may contain anything
             problem = f"no offers: the catalogue is damaged ({type(err).__name__}); import it again"
             self._event_log.error("catalogue_failed", message=problem)
             return ()
-        # The best for each idea, which come first; more of an idea only where there are few ideas.
+        # The best for each idea come first. Further ones follow only if there are few ideas.
         return offers[: max(LEAST_OFFERS, len({offer.item for offer in offers}))]
 
     def _delivery(self, run: FinishedRun, text: str, offers: tuple[Offer, ...], listed: Listed) -> Delivery:
         delivery = Delivery(run.run_id, run.prompt_id, utc(time.time()), listed.text, text, offers)
-        known = "\n".join([listed.text, *listed.sheet.texts])  # TOML may spell words otherwise
-        if self._system.is_quoted_in(text, known):  # offers go, too: their matched words are the reply's
+        known = "\n".join([listed.text, *listed.sheet.texts])  # TOML may escape words
+        if self._system.is_quoted_in(text, known):  # the offers are withheld, too: their matched words are the reply's
             return msgspec.structs.replace(delivery, text="", offers=(), withheld=True)
         return delivery
 
@@ -125,7 +127,7 @@ class RunFinisher:
         copy: DeliveryStatus,
         delivery: Delivery | None,
     ) -> DeliveryStatus:
-        """Write a run down; say what has become of the vendor's copy."""
+        """Write a run; return the status of the vendor's copy."""
         row = Run(
             run_id=run.run_id,
             prompt_id=run.prompt_id,
@@ -141,7 +143,7 @@ class RunFinisher:
         vendor = "" if delivery is None else party_of(delivery.prompt_id)
         try:
             copy = store.write(row, vendor, delivery, run.owner)
-        except RecordError as err:  # the provider's loss, not the device's
+        except RecordError as err:  # costs the provider its row, not the device its reply
             self._event_log.error("record_failed", message=str(err))
             copy = DeliveryStatus.NONE if delivery is None else DeliveryStatus.FAILED
         self._deletions.report()

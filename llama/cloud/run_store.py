@@ -1,27 +1,27 @@
-"""What the provider keeps: finished runs, and third parties' deliveries until they are acknowledged. One SQLite file.
+"""The provider's run record: finished runs, and third parties' deliveries until acknowledged, in one SQLite file.
 
-Any SQLite tool reads it while it is written. A run and its delivery are written in one transaction, and each call
-returns when the disk has what it wrote: neither a kill nor a power cut loses any of it.
+Any SQLite tool can read it while the cloud writes. A run and its delivery are written in one transaction. Each call
+returns when the data is on the disk, so neither a kill nor a power cut loses it.
 
-Knows: how long and how many rows are kept, and whose goes first (``shares``). Texts are kept as the cloud has them: a
-value that the device sent as a tag, such as ``[NAME_1]``, is that tag here too. Whose key a run came with is kept
-encrypted (``owners``), so that nobody's run takes the place of another's.
-Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to; nor how deliveries are
+Knows: the retention period, the limits, and whose row is deleted first (``shares``). Texts are kept as the cloud has
+them: a value that the device sent as a tag, such as ``[NAME_1]``, stays that tag. The key that a run came with is
+stored encrypted (``owners``), so that a run never replaces another key's.
+Does not know: sockets, sessions, tensors, who the person is, which third party a run belongs to, how deliveries are
 written (``outbox``).
 
-**Retention.** Seconds and days are the wall clock's; what is forgotten is so at the next call of any kind but ``runs``.
-Of each line there are no more than its limits say; what is over them goes from the owner who has most of that line, the
-oldest first. Nothing is kept longer than ``retention_days``; after a leap of the clock, a day longer (``retention``).
+**Retention.** Times are the wall clock's. Every call except ``runs`` deletes the rows that are due. Each line of the
+table is a pool with its own limits. Rows over a limit are deleted from the owner with the largest share of the pool,
+oldest first. No row is kept longer than ``retention_days``; after a leap of the clock, one day longer (``retention``).
 
 ===================  ===========================================================================================
 runs                 :data:`MAX_RUNS`, and :data:`MAX_RUN_BYTES` of text; :attr:`RunStore.dropped_runs` counts those
-                     that went before their days were over
-deliveries           of each third party :data:`MAX_DELIVERIES`, and :data:`MAX_DELIVERY_BYTES` of text with the
-                     sheets, each of which is kept once; :attr:`RunStore.dropped` counts those that went uncollected
-acknowledged ones    only their ids, by which a replayed run is known; of each third party :data:`MAX_TOMBSTONES`
+                     deleted before their days were over
+deliveries           for each third party :data:`MAX_DELIVERIES`, and :data:`MAX_DELIVERY_BYTES` of text including the
+                     sheets, each stored once; :attr:`RunStore.dropped` counts those deleted uncollected
+acknowledged ones    only their ids, to recognise a replayed run; for each third party :data:`MAX_TOMBSTONES`
 ===================  ===========================================================================================
 
-What is deleted is overwritten in the file (not in a disk's spare blocks, nor in anybody's copy of it).
+Deleted data is overwritten in the file, but not in a disk's spare blocks or in copies of the file.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from llama import wire
 from llama.cloud.outbox import Outbox
-from llama.cloud.owners import Owners, key_hash
+from llama.cloud.owners import Owners
 from llama.cloud.retention import Retention
 from llama.cloud.rows import bytes_of, insert, loaded, stored
-from llama.cloud.schema import RUN, upgrade, version_of
+from llama.cloud.schema import VERSION, create_tables, has_tables
 from llama.cloud.shares import RUNS, Pool, Shares
 from llama.disk import create_empty, fsync_directory
 from llama.errors import RecordError
@@ -49,17 +49,17 @@ from llama.text.dates import utc
 RETENTION_DAYS = 30.0
 MAX_RUNS = 100_000
 MAX_RUN_BYTES = 1 << 30
-MAX_DELIVERIES = 10_000  # not acknowledged, of one third party: one that stays away pushes out none but its own
+MAX_DELIVERIES = 10_000  # unacknowledged, per third party: one that never collects displaces only its own
 MAX_DELIVERY_BYTES = 256 << 20  # likewise
-MAX_TOMBSTONES = 100_000  # acknowledged, of one third party
-OPEN_TIMEOUT_S = 2.0  # how long another program may hold the file when it is opened,
-BUSY_MS = 50  # and when a run is written: meanwhile no other run is finished
+MAX_TOMBSTONES = 100_000  # acknowledged, per third party
+OPEN_TIMEOUT_S = 2.0  # longest wait for another program's lock at opening,
+BUSY_MS = 50  # and in every later call: meanwhile no other run can finish
 _DAY_S = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is kept; see the table above. Bytes are those of texts in UTF-8."""
+    """Limits of the record; see the table above. Bytes are those of texts in UTF-8."""
 
     runs: int = MAX_RUNS
     run_bytes: int = MAX_RUN_BYTES
@@ -68,28 +68,28 @@ class Limits:
     tombstones: int = MAX_TOMBSTONES
 
     def of(self, pool: Pool) -> tuple[int, int]:
-        """Most rows and most bytes of a pool."""
+        """Return the maximum number of rows and of bytes in a pool."""
         if pool.kind == "runs":
             return self.runs, self.run_bytes
-        # Those acknowledged have no texts.
+        # Acknowledged deliveries have no texts.
         return (self.deliveries, self.delivery_bytes) if pool.kind == "waiting" else (self.tombstones, sys.maxsize)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, as the table has it.
+    """A finished run: a row of the table ``runs``.
 
     Args:
         run_id: 16 bytes, from the device.
-        prompt_id: which prompt sheet; empty for none.
-        opened_at: when its last session was opened; UTC, ISO 8601, whole seconds.
-        finished_at: when its reply was asked for; likewise.
+        prompt_id: id of the prompt sheet; empty for none.
+        opened_at: time when its last session was opened; UTC, ISO 8601, whole seconds.
+        finished_at: time when its reply was requested; likewise.
         prompt_tokens: tokens of the prompt.
         output_tokens: tokens of the reply, without the stop token.
         compute_us: microseconds its last session waited for the model.
         text: the reply, with the device's tags.
         offers: made with the reply.
-        copy: what became of the third party's copy; a value of ``wire.DeliveryStatus``.
+        copy: status of the third party's copy; a value of ``wire.DeliveryStatus``.
     """
 
     run_id: bytes
@@ -104,38 +104,37 @@ class Run:
     copy: str = "none"
 
 
-_IS_THE_RUN = "run_id = ? AND owner IN (?, ?)"
+RUN = [each.name for each in fields(Run)]
+_IS_THE_RUN = "run_id = ? AND owner = ?"
 _WRITE_RUN = insert("runs", ["owner", "bytes", *RUN])
-_NEWEST_RUNS = f"SELECT {', '.join(RUN)} FROM runs ORDER BY place DESC LIMIT ?"
+_NEWEST_RUNS = f"SELECT {', '.join(RUN)} FROM runs ORDER BY number DESC LIMIT ?"
 _OLD_RUNS = "DELETE FROM runs WHERE finished_at < ?"
 _OLD_DELIVERIES = "DELETE FROM deliveries WHERE written_at < ? RETURNING acknowledged"
 _GOES = {
-    "runs": "DELETE FROM runs WHERE place = ?",
-    "waiting": "DELETE FROM deliveries WHERE place = ?",
-    "acknowledged": "DELETE FROM deliveries WHERE place = ?",
+    "runs": "DELETE FROM runs WHERE number = ?",
+    "waiting": "DELETE FROM deliveries WHERE number = ?",
+    "acknowledged": "DELETE FROM deliveries WHERE number = ?",
 }
 
 
 class RunStore:
-    """The file of finished runs, and of deliveries that wait for the third parties that they belong to.
+    """The file of finished runs, and of deliveries that wait for their third parties.
 
     Any thread may use it, one at a time. Other programs may read the file meanwhile.
 
     Args:
-        path: made if it is not there, readable and writable for this user only; a file that is there keeps its mode. A
-            file of an earlier version becomes one of this version, with all its rows.
-        retention_days: how long rows are kept, see above.
+        path: created if it is not there, readable and writable for this user only. An existing file keeps its mode.
+        retention_days: days that rows are kept, see above.
         clock: seconds since 1970.
-        limits: how much is kept, see above.
-        secret: with which rows' owners are encrypted. Rows of another secret, and those that a file of version 3 has,
-            count as one owner's, whom nobody knows.
+        limits: limits of the record, see above.
+        secret: encrypts the rows' owners. All rows written with another secret count as one unknown owner's.
 
     Attributes:
-        dropped: deliveries that retention has deleted before they were acknowledged, since the file was opened.
+        dropped: deliveries that retention has deleted unacknowledged, since the file was opened.
         dropped_runs: runs that it has deleted before their days were over, likewise.
 
     Raises:
-        RecordError: not a file, not a run record of this version or an earlier one, or it cannot be written.
+        RecordError: the path is not a file, not a run record of this version, or cannot be written.
     """
 
     def __init__(
@@ -150,26 +149,26 @@ class RunStore:
         self.dropped = self.dropped_runs = 0
         self._retention_s, self._clock, self._limits = retention_days * _DAY_S, clock, limits or Limits()
         self._owners = Owners(secret)
-        self._surveyed_at: int | None = None  # the file's data_version: what others write changes it
-        self._unfolded = False  # erased words may still stand in the companion file
-        path = Path(path).absolute()  # to SQLite, ":memory:" would not be a file's name
+        self._surveyed_at: int | None = None  # the file's data_version, which other programs' writes change
+        self._unfolded = False  # the write-ahead log may still hold erased words
+        path = Path(path).absolute()  # SQLite would not take ":memory:" as a file's name
         try:
             create_empty(path)
         except FileExistsError:
             pass
         except OSError as err:
             raise RecordError(
-                f"the run record {path} cannot be made: {err.strerror}; give --record_file a path where "
-                f"this user may write"
+                f"the run record {path} cannot be created: {err.strerror}; "
+                f"give --record_file a path where you may write"
             ) from None
         if not path.is_file():
             raise RecordError(f"the run record {path} is not a file; give --record_file the path of one")
-        # SQLite would open it for reading, and leave companion files that may only be read either. (Asked without
-        # opening it: to close a file gives up the locks of every connection to it in this process.)
+        # SQLite would open the file for reading, and leave companion files that are read-only, too. (We check without
+        # opening it: closing a file drops the locks of all connections to it in this process.)
         if not os.access(path, os.R_OK | os.W_OK):
             raise RecordError(
-                f"the run record {path} cannot be written by this user; change its mode or owner, or "
-                f"give --record_file another file"
+                f"the run record {path} is not writable for this user; "
+                f"change its mode or owner, or use another --record_file"
             )
         self._path = path
         self._opened = self._identity()
@@ -182,22 +181,25 @@ class RunStore:
                 raise
         except sqlite3.Error as err:
             raise RecordError(
-                f"the run record {path} cannot be used: {err}; give --record_file another file, on a "
-                f"local disk, where this user may write"
+                f"the run record {path} cannot be used: {err}; "
+                f"use another --record_file, on a local disk where you may write"
             ) from None
 
     def _prepare(self, path: Path) -> None:
-        version_of(self._db, path)  # first: nothing is changed in a file that is not ours
-        if self._db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):  # readers never make a writer wait
+        has_tables(self._db, path)  # first: another program's file stays unchanged
+        if self._db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):  # a writer never waits for readers
             raise sqlite3.OperationalError("its file system has no shared memory")
-        self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
-        self._db.execute("PRAGMA fullfsync = ON")  # on macOS, where it would otherwise return before
+        self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when it is on the disk
+        self._db.execute("PRAGMA fullfsync = ON")  # macOS would otherwise return earlier
         self._db.execute("PRAGMA secure_delete = ON")
         self._shares, self._retention = Shares(self._db, self._owners.opened), Retention(self._db)
         self._outbox = Outbox(self._db, self._owners, self._clock)
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            upgrade(self._db, version_of(self._db, path), utc(self._clock()))
+            if not has_tables(self._db, path):
+                create_tables(self._db)
+            # Written to an existing record, too: where nothing can be written, all other statements may succeed.
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
             self._survey()
             self._apply_retention(*self._shares.pools())
         fsync_directory(path.parent)
@@ -205,7 +207,7 @@ class RunStore:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file has the record's name, or None."""
+        """Return device and inode of the file at the record's path, or None."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -214,7 +216,7 @@ class RunStore:
 
     @property
     def leaps(self) -> int:
-        """How often the clock has leapt ahead since the file was opened; rows age no further for a day after."""
+        """Number of leaps of the clock since the file was opened. After each, rows stop ageing for a day."""
         return self._retention.leaps
 
     # ---- runs
@@ -224,45 +226,44 @@ class RunStore:
     ) -> wire.DeliveryStatus:
         """Write a run, and the third party's copy of it if there is one: both or neither.
 
-        An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery is
-        left as it is, also if it was acknowledged: a run that is replayed is delivered once. Where another owner's
-        delivery has that ``run_id`` already, this one goes under an id of its own. Waits at most :data:`BUSY_MS`
-        milliseconds for other writers.
+        An owner's run of the same sheet with the same ``run_id`` is replaced, and becomes the newest. Its delivery
+        stays unchanged, also an acknowledged one: a replayed run is delivered once. If another owner's delivery already
+        has that ``run_id``, this one gets another id. Waits at most :data:`BUSY_MS` milliseconds for other writers.
 
         Args:
-            run: which.
-            vendor: the third party, where there is a delivery.
-            delivery: its copy.
+            run: the run.
+            vendor: the third party, if there is a delivery.
+            delivery: the third party's copy.
             owner: the public key that the run came with; empty without keys.
 
         Returns:
-            What the third party has, or will have, of the run.
+            The status of the third party's copy.
 
         Raises:
-            RecordError: it could not be written, and the file is as it was; the message holds nothing of the run.
+            RecordError: the run could not be written, and the file is unchanged. The message holds nothing of the run.
         """
         assert delivery is None or vendor, "a delivery without a third party"
         copy = wire.DeliveryStatus.NONE
         with self._write("a finished run could not be recorded"):
             sealed = self._owners.sealed(owner, run.run_id)
-            key = run.run_id, sealed, key_hash(owner, run.run_id)
+            key = run.run_id, sealed
             there = self._db.execute(f"SELECT prompt_id FROM runs WHERE {_IS_THE_RUN}", key).fetchone()
-            if there not in (None, (run.prompt_id,)):  # third parties know run ids: none may take another's place
-                raise RecordError("a finished run could not be recorded: one of another sheet has the same id")
+            if there not in (None, (run.prompt_id,)):  # third parties know run ids, and may not replace others' runs
+                raise RecordError("a finished run could not be recorded: a run of another sheet has the same id")
             self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", key)
             values = [stored(getattr(run, name)) for name in RUN]
             self._db.execute(_WRITE_RUN, [sealed, bytes_of(run.prompt_id, run.text, run.offers), *values])
             if delivery is not None:
                 copy = self._outbox.deliver(delivery, vendor, owner)
             self._apply_retention(RUNS, Pool("waiting", vendor))
-            # It may have been larger than all that is kept.
+            # The delivery may be larger than the limit.
             if copy is not wire.DeliveryStatus.NONE and not self._outbox.has(run.run_id, owner):
                 copy = wire.DeliveryStatus.FAILED
                 self._db.execute(f"UPDATE runs SET copy = ? WHERE {_IS_THE_RUN}", (str(copy), *key))
         return copy
 
     def runs(self, limit: int) -> list[Run]:
-        """The newest ``limit`` runs, or all if there are fewer, newest first.
+        """Return the newest ``limit`` runs, or all if there are fewer, newest first.
 
         Raises:
             RecordError: the file cannot be read.
@@ -276,15 +277,15 @@ class RunStore:
     # ---- deliveries
 
     def collect(self, vendor: str, limit: int, max_bytes: int = 1 << 20) -> tuple[wire.Delivery, ...]:
-        """A third party's deliveries that it has not acknowledged, oldest first.
+        """Return a third party's unacknowledged deliveries, oldest first.
 
         Args:
-            vendor: whose.
-            limit: most of them.
-            max_bytes: most that they may measure as MessagePack; the first is handed out however large it is.
+            vendor: the third party.
+            limit: maximum number of deliveries.
+            max_bytes: maximum total size as MessagePack. The first delivery is returned whatever its size.
 
         Raises:
-            RecordError: the file cannot be read or tidied up.
+            RecordError: the file cannot be read, or due rows cannot be deleted.
         """
         with self._write("deliveries could not be read"):
             self._apply_retention()
@@ -293,10 +294,10 @@ class RunStore:
         return deliveries
 
     def acknowledge(self, vendor: str, run_ids: Sequence[bytes]) -> None:
-        """Erase deliveries that have arrived; only their ids are kept. Ids that are not this third party's do nothing.
+        """Erase deliveries that have arrived except for their ids. Ignore ids that are not this third party's.
 
         Raises:
-            RecordError: it could not be written, and the file is as it was.
+            RecordError: the file could not be written, and is unchanged.
         """
         with self._write("an acknowledgement could not be written"):
             for run_id in run_ids:
@@ -305,17 +306,17 @@ class RunStore:
         self._checkpoint_wal()
 
     def close(self) -> None:
-        """Give the file back; whoever closes it last folds SQLite's companion files into it, if the disk has room."""
+        """Close the file. The last connection merges SQLite's companion files into it, if the disk has room."""
         self._db.close()
 
     # ---- inside
 
     @contextmanager
     def _write(self, failed: str) -> Iterator[None]:
-        """One transaction, with every owner's share known. An error undoes all of it, and becomes a RecordError."""
+        """Open a transaction with current shares. Roll back on an error, and raise it as a RecordError."""
         before = self.dropped, self.dropped_runs, self._surveyed_at
         try:
-            if self._identity() != self._opened:  # what is written to a file without a name is gone at the end
+            if self._identity() != self._opened:  # writes to a deleted file are lost
                 raise RecordError(f"{failed}: its file was removed or replaced; start the cloud again")
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -328,18 +329,19 @@ class RunStore:
             raise
 
     def _survey(self) -> None:
-        """Look at all rows if somebody else may have changed some: a scan, after another program's writing only."""
+        """Count all rows again if another program has written to the file. This is a scan."""
         (now,) = self._db.execute("PRAGMA data_version").fetchone()
         if now != self._surveyed_at:
             self._shares.survey()
             self._surveyed_at = now
 
     def _apply_retention(self, *pools: Pool) -> None:
-        """Delete what retention no longer allows, in the transaction that is open; without it the cost is some look-ups
-        in indices.
+        """Delete rows that are too old or over a limit, in the open transaction.
+
+        If there are none, this costs a few index look-ups.
 
         Args:
-            pools: those that may be over their limits.
+            pools: the pools that may be over their limits.
         """
         oldest = int(max(0.0, self._retention.look(self._clock()) - self._retention_s))
         gone = self._db.execute(_OLD_RUNS, (utc(oldest),)).rowcount
@@ -347,18 +349,18 @@ class RunStore:
             self.dropped += not acknowledged
             gone += 1
         for pool in pools:
-            while (place := self._shares.next_to_drop(pool, *self._limits.of(pool))) is not None:
-                self._db.execute(_GOES[pool.kind], (place,))
+            while (number := self._shares.next_to_drop(pool, *self._limits.of(pool))) is not None:
+                self._db.execute(_GOES[pool.kind], (number,))
                 self.dropped += pool.kind == "waiting"
                 self.dropped_runs += pool.kind == "runs"
                 gone += 1
         self._unfolded |= gone > 0
 
     def _checkpoint_wal(self) -> None:
-        """Empty the companion file, where what was erased from the file itself may still stand.
+        """Empty the write-ahead log, which may still hold data erased from the file itself.
 
-        Tried again at the next opportunity where a reader, or a full disk, is in the way. Not after a run is written,
-        which would wait for the disk three times; then SQLite itself does it within some 1000 pages.
+        If a reader or a full disk prevents it, the next call tries again. Not done after a run is written, which would
+        wait for the disk three times; SQLite then does it itself within about 1000 pages.
         """
         if self._unfolded:
             with suppress(sqlite3.Error):
@@ -367,5 +369,5 @@ class RunStore:
 
 
 def _reason(err: Exception) -> str:
-    """What may be said of an error: SQLite's own words hold no values; those of Python's conversions do."""
+    """Return the printable part of an error: SQLite's messages hold no values, those of Python's conversions do."""
     return str(err).partition(" with text")[0] if isinstance(err, sqlite3.Error) else type(err).__name__

@@ -1,16 +1,16 @@
-"""The cloud's server: its threads put together, started and ended.
+"""The cloud's server: it builds, starts and ends the cloud's threads.
 
     I/O thread         router ─► handler          reads, decides, answers; never computes, so that a handshake is
-                          ▲         │ jobs        answered at once however long a prompt is being worked on
+                          ▲         │ jobs        answered at once even while a long prompt is computed
                           │         ▼
     main thread        results ◄─ worker          owns the model; sessions that decode share its batches
                           ▲
-    background thread     └────── background      what may wait for a disk: finished runs, control requests
+    background thread     └────── background      work that may wait for a disk: finished runs, control requests
 
-Nothing a peer sends ends the loop: whatever is wrong becomes a typed Error (``llama.wire``), and an envelope that is
-not even a request is dropped.
+No message from a peer ends the loop. The handler answers an invalid request with a typed Error (``llama.wire``), and
+the router drops a message without a request's envelope.
 
-Does not know: who the person is, what a prompt says.
+Knows: threads, and the parts that run in them. Does not know: the person, the content of prompts.
 """
 
 from __future__ import annotations
@@ -44,23 +44,24 @@ from llama.memory_ceiling import MemoryCeiling
 from llama.tokenizer import Tokenizer
 from llama.wire import DTYPE_BYTES, MAX_HEADER_BYTES, RequestDecoder, Welcome
 
-STUCK_S = 60.0  # a worker that is not heard of for so long is in a step that will hardly end; likewise the I/O thread
+STUCK_S = 60.0  # the worker or the I/O thread counts as stuck after this long without finishing a round of its loop
 
 
 class Server:
-    """Serves one model to many devices.
+    """Server of one model for many devices.
 
     Args:
-        tokenizer: for the text of finished replies; only its ids are sampled or accepted, though some checkpoints
+        tokenizer: turns finished replies into text. The cloud samples and accepts only its ids, though some checkpoints
             have logits for more.
-        welcome: what devices are told; its limits are enforced.
-        slots: of the KV cache, so sessions at a time.
-        idle_timeout_s: an unused session is closed after this.
-        services: what becomes of finished runs; by default they are turned into text, and that is all.
-        most_waiting: Opens that may wait for a slot.
-        keys: the cloud's, and who may speak to it; without them anybody may, and can be listened to.
-        limits: what one key, or without keys one connection, may ask for in a second.
-        event_log: told who comes and goes, as numbers, and what is refused or goes wrong.
+        welcome: the reply to a device's Hello. The server enforces its limits.
+        slots: slots of the KV cache, which is the maximum number of sessions at a time.
+        idle_timeout_s: seconds after which an unused session is closed.
+        services: processes finished runs. By default it only turns them into text.
+        most_waiting: maximum number of Opens in the slot queue.
+        keys: the cloud's key pair and the allow list. Without them every client may connect, and traffic is not
+            encrypted.
+        limits: rate limits of one key, or without keys of one connection.
+        event_log: logs sessions, as numbers, and refusals and faults.
         clock: monotonic seconds.
     """
 
@@ -125,15 +126,15 @@ class Server:
             clock=clock,
         )
         self._stopping = False
-        self._stop_asked: Callable[[], bool] | None = None  # before it serves, None
-        self._io_seen = 0.0  # when the I/O thread was heard of last
+        self._stop_asked: Callable[[], bool] | None = None  # None until the server serves
+        self._io_seen = 0.0  # when the I/O thread last began a round of its loop
         self._worker: Worker | None = None
         self._failure: Exception | None = None
         self._ceiling: MemoryCeiling | None = None
 
     @property
     def jobs_waiting(self) -> int:
-        """How many jobs the worker has not taken yet."""
+        """Number of jobs that the worker has not taken yet."""
         return self._jobs.qsize()
 
     def bind(self, address: str, endpoints: Sequence[Endpoint] = ()) -> str:
@@ -149,17 +150,17 @@ class Server:
         prefixes: Mapping[bytes, CachedPrefix] | None = None,
         ceiling: MemoryCeiling | None = None,
     ) -> None:
-        """Answer requests with the model of ``runner`` until ``stopping()``; then finish the batch in hand and close.
+        """Answer requests with the model of ``runner`` until ``stopping()``. Then finish the current batch and close.
 
-        Sessions that name one of the ``prefixes``, which ``runner`` keeps, begin with it.
+        A session that names one of the ``prefixes``, which ``runner`` keeps, begins with it.
 
-        From ``draining()`` on no session is opened; when those that there are have ended, or after ``drain_s``, it
-        stops.
+        Once ``draining()`` is true, the server opens no session. It stops when the open sessions have ended, or after
+        ``drain_s`` seconds.
 
-        The caller's thread becomes the worker's.
+        The worker runs in the caller's thread.
 
         Raises:
-            RuntimeError: a step failed in a way that leaves the ranks out of step, or the I/O thread did.
+            RuntimeError: a step failed and left the ranks out of step, or the I/O thread failed.
             MemoryCeilingReached: the process has more memory than ``ceiling`` allows.
         """
         self.lifecycle.draining, self.lifecycle.prefixes, self._ceiling = draining, prefixes or {}, ceiling
@@ -188,7 +189,7 @@ class Server:
             raise RuntimeError(f"serving failed: {self._failure}") from self._failure
 
     def close(self) -> None:
-        """Close a server that has not served; one that has is closed."""
+        """Close a server that has not served. After :meth:`serve` this does nothing."""
         if self._context.closed:
             return
         self.background.stop()
@@ -198,7 +199,10 @@ class Server:
         self._context.term()
 
     def health(self) -> str:
-        """Give ``ok``, ``starting``, ``draining``, ``stopping``, or ``stuck``: a thread is not heard of any more."""
+        """Return ``ok``, ``starting``, ``draining``, ``stopping``, or ``stuck``.
+
+        ``stuck``: the worker or the I/O thread has not finished a round of its loop for ``STUCK_S``.
+        """
         if self._stop_asked is None or self._worker is None:
             return "starting"
         if self._stopping or self._stop_asked():
@@ -240,7 +244,7 @@ class Server:
             self.handler.reply_to(done)
 
     def _authenticate(self, authenticator: Authenticator) -> None:
-        """Let listed keys connect; end the sessions of those that were taken off the list."""
+        """Let listed keys connect, and end the sessions of keys that were removed from the allow list."""
         if turned_away := authenticator.answer():
             self.event_log.info("turned_away", number=turned_away)
         changes = authenticator.changes()
@@ -253,7 +257,7 @@ class Server:
 
 
 class _Until:
-    """Whether to stop: at once, or drained."""
+    """Stop condition of the worker: a stop was requested, or draining is complete."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who holds which slot of the KV cache, how far it is filled, and what was answered last.
+"""The open sessions: their slots of the KV cache, their filled positions, and their last replies; and the slot queue.
 
 Bookkeeping only. Knows: ids, positions, sequence numbers, the clock.
 Does not know: sockets, tensors, text.
@@ -19,46 +19,48 @@ from llama.sampling_params import SamplingParams
 from llama.sheets import Listed
 from llama.wire import SESSION_BYTES, ErrorCode, Open, Refused, Step
 
-REMEMBERED_CLOSED = 4096  # sessions whose resent Close still gets its answer
-HELD_S = 2.0  # an Open that waits for a slot is answered by then, before the device takes the cloud for dead
-FORGOTTEN_S = 3.0  # one that waits and is not asked again loses its turn
-SHARE_WAIT_S = 5.0  # an owner without a session waits so long for those who have several to end one,
-TURN_S = 300.0  # and for those who have one, until it is so old: then its device joins the queue again
-AGAIN_S = 60.0  # no session is ended for an owner sooner after the last one that was
-UNUSED_S = 30.0  # a session without a single request is closed after this, since its device may never have heard of it
+REMEMBERED_CLOSED = 4096  # closed sessions for which a repeated Close is still confirmed
+HELD_S = 2.0  # an Open in the slot queue is answered by then, before the device assumes that the cloud is dead
+FORGOTTEN_S = 3.0  # a queued Open loses its turn if the device does not repeat it within this time
+# An owner without a session waits so long. Then a session of an owner with several is ended for it.
+SHARE_WAIT_S = 5.0
+# If no owner has several, a session this old is ended instead. Its device joins the queue again.
+TURN_S = 300.0
+AGAIN_S = 60.0  # the minimum time between two sessions ended for the same owner
+UNUSED_S = 30.0  # a session without any request is closed after this, since its device may not know of it
 
 
 class EndReason(enum.StrEnum):
-    """Why a session has ended."""
+    """Reason why a session has ended."""
 
-    CLOSED = "closed"  # its device asked for it
+    CLOSED = "closed"  # its device closed it
     IDLE = "idle"
-    REPLACED = "replaced"  # its run was opened anew
+    REPLACED = "replaced"  # its run was opened again
     KEY_REMOVED = "key_removed"
-    SHARE = "share"  # its owner had more slots than its part, and another owner waited for its first
+    SHARE = "share"  # its owner had more than its share of slots, and another owner waited for its first
 
 
 @dataclass
 class Session:
-    """One run of one device.
+    """An open session: the run of a device, its slot, its positions and its last reply.
 
     Args:
-        id: 16 random bytes; knowing them, and having the owner's key where keys are used, is owning the session.
-        slot: of the KV cache.
-        request: what it was opened with.
-        cached: positions that were filled when it was opened.
-        filled: cached positions that count.
-        high_water: positions ever written, to be cleared when the slot is given back.
+        id: 16 random bytes. A peer that knows them, and with keys has the owner's key, may use the session.
+        slot: its slot of the KV cache.
+        request: the Open that opened it.
+        cached: number of positions that were filled when it was opened.
+        filled: number of cached positions that count.
+        high_water: number of positions ever written; they are cleared when the session ends.
         outputs: sampled id per output index.
-        seq: the last request accepted; ``digest`` is of its bytes.
-        reply: the answer to it, or None while it is being computed.
-        waiter: who wants that answer; the newest socket that asked.
-        descriptor: of the connection over which it asked; -1 before.
-        opened_at: seconds since 1970; for people, who have other clocks than ``last_used``.
-        owner: the public key that opened it; empty without keys. To all others it does not exist.
-        listed: the cloud's sheet that it is a run of, as it was then; None where there is none.
-        number: how many have been opened, up to this one: its number in logs.
-        answered: when its last reply was handed out, on the clock of ``last_used``; None before the first.
+        seq: sequence number of the last accepted request; ``digest`` is the digest of that request's bytes.
+        reply: the reply to that request, or None while it is computed.
+        waiter: routing id of the newest socket that asked for that reply.
+        descriptor: descriptor of the connection over which it asked; -1 before the first request.
+        opened_at: seconds since 1970, for people; ``last_used`` is on another clock (monotonic).
+        owner: the public key that opened it; empty without keys. For all other keys the session does not exist.
+        listed: the cloud's sheet of this run, as of the opening; None if there is none.
+        number: number used in logs: the count of sessions opened so far, with this one.
+        answered: when its last reply was sent, on the clock of ``last_used``; None before the first reply.
         began: when it was opened, on the same clock.
     """
 
@@ -88,92 +90,96 @@ class Session:
 
     @property
     def run(self) -> tuple[str, bytes]:
-        """Its owner and its run's id, which it shares with the session that the run had before."""
+        """Owner and run id. An earlier session of the same run has the same pair."""
         return self.owner, self.request.run_id
 
     @property
     def busy(self) -> bool:
-        """A request of this session is being computed."""
+        """True while a request of this session is computed."""
         return self.reply is None
 
     def is_repeat(self, seq: int, digest: bytes) -> bool:
-        """True for the last accepted request once more, False for the next one.
+        """Return True if this is the last accepted request again, False if it is the next one.
 
         Raises:
-            Refused: ``out_of_sequence`` for any other.
+            Refused: ``out_of_sequence`` for any other request.
         """
         if seq == self.seq and digest == self.digest:
             return True
         if seq == self.seq + 1 and not self.busy:
             return False
-        what = "came before with other bytes" if seq == self.seq else f"came after {self.seq}"
-        raise Refused(ErrorCode.OUT_OF_SEQUENCE, f"request {seq} {what}", "send each request once, in order")
+        what = "was accepted before with other bytes" if seq == self.seq else f"came after request {self.seq}"
+        raise Refused(
+            ErrorCode.OUT_OF_SEQUENCE,
+            f"request {seq} {what}",
+            "send each request once and in order, after the reply to the one before",
+        )
 
     def accept(self, seq: int, digest: bytes, waiter: bytes) -> None:
-        """Take request ``seq`` on: its answer is owed to ``waiter``."""
+        """Accept request ``seq``. Its reply will go to ``waiter``."""
         self.seq, self.digest, self.waiter, self.reply = seq, digest, waiter, None
 
     def check_step(self, step: Step, max_seq_len: int, max_rows: int) -> None:
         """Check a step's bounds against the session and the context.
 
         Raises:
-            Refused: ``out_of_range``, with what the bounds are.
+            Refused: ``out_of_range``; the message names the bound.
         """
         end, first_output = step.position + step.rows, self.first_output(step)
         if step.rows > max_rows:
-            raise _out_of_range(f"{step.rows} rows in one step; the most is {max_rows}", "send smaller chunks")
+            raise _out_of_range(f"{step.rows} rows in one step; the maximum is {max_rows}", "send smaller chunks")
         if step.position > self.filled:
             raise _out_of_range(
-                f"rows at position {step.position}, but only {self.filled} are cached",
+                f"the step begins at position {step.position}, but only {self.filled} positions are cached",
                 f"resend from position {self.filled}",
             )
         if end > max_seq_len:
             raise _out_of_range(
-                f"positions up to {end}, but the context is {max_seq_len}",
-                "shorten the prompt or start the cloud with a larger --max_seq_len",
+                f"the step ends at position {end}, beyond the context of {max_seq_len}",
+                "shorten the prompt, or start the cloud with a larger --max_seq_len",
             )
         if step.want > step.rows:
-            raise _out_of_range(f"{step.want} ids wanted of {step.rows} rows", "want at most one id per row")
+            raise _out_of_range(f"the step wants {step.want} ids for {step.rows} rows", "want at most one id per row")
         if step.want and not 0 <= first_output <= len(self.outputs):
             raise _out_of_range(
-                f"the ids wanted begin at output {first_output} of {len(self.outputs)} known",
+                f"the wanted ids begin at output {first_output}, but {len(self.outputs)} outputs are known",
                 f"the prompt has {self.request.prompt_tokens} tokens: want ids from its last row on, without a gap",
             )
 
     def repeated(self, step: Step) -> float:
-        """Which part of a step's rows, 0 to 1, stands at positions that this session has computed before.
+        """Return the share of a step's rows, 0 to 1, at positions that this session has computed before.
 
-        A run that goes on after a lost session has another one: what it computes again is not counted here.
+        A run that lost its session continues in a new one. Rows that the old session computed do not count here.
         """
         end = step.position + step.rows
         return max(0, min(end, self.high_water) - step.position) / step.rows
 
     def begin_with(self, cached: int) -> None:
-        """Its first positions are filled from what was kept of others'."""
+        """Mark the first ``cached`` positions as filled, from the prefix cache."""
         self.cached = self.filled = self.high_water = cached
 
     def first_output(self, step: Step) -> int:
-        """Output index of the first id that ``step`` wants."""
+        """Return the output index of the first id that ``step`` wants."""
         return step.position + step.rows - step.want + 1 - self.request.prompt_tokens
 
     def record_step(self, step: Step, ids: list[int]) -> None:
-        """Rows were cached and ids sampled."""
+        """Record that a step's rows are cached and that ``ids`` were sampled."""
         self.filled = step.position + step.rows
         if ids:
             first = self.first_output(step)
             self.outputs[first : first + len(ids)] = ids
 
     def reply_ids(self, end: int) -> list[int]:
-        """Outputs ``0 … end-1``, cut before the first stop id.
+        """Return outputs ``0 … end-1``, cut before the first stop id.
 
         Raises:
-            Refused: ``out_of_range`` when there are fewer.
+            Refused: ``out_of_range`` if there are fewer than ``end``.
         """
         if end > len(self.outputs):
             raise Refused(
                 ErrorCode.OUT_OF_RANGE,
-                f"the reply cannot end at {end}: {len(self.outputs)} ids so far",
-                "finish at or before the last id received",
+                f"the reply cannot end at {end}: it has {len(self.outputs)} ids so far",
+                "finish at or before the last received id",
             )
         stop = set(self.request.stop_ids)
         first_stop = next((i for i, token in enumerate(self.outputs[:end]) if token in stop), end)
@@ -182,14 +188,14 @@ class Session:
 
 @dataclass
 class WaitingOpen:
-    """An Open that waits for a slot.
+    """An Open in the slot queue.
 
     Args:
-        request: what is to be opened.
-        digest: of its bytes.
-        peer: who is to be answered, or None between one asking and the next.
-        asked: when it was asked last.
-        since: when it was asked first.
+        request: the Open.
+        digest: digest of its bytes.
+        peer: routing id of the socket that waits for the reply; None after ``busy`` until the device asks again.
+        asked: when the device asked last, or was last answered ``busy``.
+        since: when the device asked first.
     """
 
     request: Open = field(repr=False)
@@ -200,14 +206,14 @@ class WaitingOpen:
 
 
 class Sessions:
-    """All sessions, the slots they hold, and who waits for one.
+    """All open sessions, their slots, and the slot queue.
 
     Args:
-        slots: of the KV cache.
-        idle_timeout_s: a session unused for so long is closed and its slot given to the next.
+        slots: number of slots of the KV cache.
+        idle_timeout_s: seconds after which an unused session is closed and its slot goes to the next in the queue.
         clock: monotonic seconds.
-        most_waiting: Opens that may wait for a slot.
-        per_owner: most sessions of one owner at a time, those that wait included; None is no limit.
+        most_waiting: maximum number of Opens in the queue.
+        per_owner: maximum number of open and queued sessions of one owner; None for no limit.
     """
 
     def __init__(
@@ -226,28 +232,28 @@ class Sessions:
         self._opened = 0
         self._by_id: dict[bytes, Session] = {}
         self._by_run: dict[tuple[str, bytes], Session] = {}
-        self._closed: OrderedDict[bytes, str] = OrderedDict()  # with whose they were
-        self._served = dict[str, float]()  # for whom a session was ended, and when
-        self._lost = Counter[tuple[str, bytes]]()  # how often a run has lost its session to another owner
+        self._closed: OrderedDict[bytes, str] = OrderedDict()  # closed session ids, and their owners
+        self._served = dict[str, float]()  # owners for which a session was ended, and when
+        self._lost = Counter[tuple[str, bytes]]()  # how often each run has lost its session to another owner
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def __iter__(self) -> Iterator[Session]:
-        """Those that are open now."""
+        """Iterate over the open sessions, as of now."""
         return iter(list(self._by_id.values()))
 
     @property
     def free(self) -> int:
-        """How many slots are free."""
+        """Number of free slots."""
         return len(self._free)
 
     def filled(self) -> int:
-        """Cached positions that count, of all."""
+        """Return the number of cached positions that count, of all sessions."""
         return sum(session.filled for session in self)
 
     def find(self, session_id: bytes, owner: str = "") -> Session:
-        """The owner's session, marked as used now.
+        """Return the owner's session, and mark it as used now.
 
         Raises:
             Refused: ``unknown_session``.
@@ -259,14 +265,14 @@ class Sessions:
         return session
 
     def running(self, run_id: bytes, owner: str = "") -> Session | None:
-        """The open session of the owner's run, if there is one."""
+        """Return the open session of the owner's run, if there is one."""
         return self._by_run.get((owner, run_id))
 
     def check_share(self, owner: str) -> None:
-        """The owner may have one more.
+        """Check that the owner may have one more session.
 
         Raises:
-            Refused: ``busy``.
+            Refused: ``busy``: the owner has the maximum already.
         """
         if self._per_owner is None:
             return
@@ -274,16 +280,18 @@ class Sessions:
         if has >= self._per_owner:
             raise Refused(
                 ErrorCode.BUSY,
-                f"this key has {self._per_owner} sessions, the most at a time",
-                "wait for one of them",
+                f"this key has {self._per_owner} sessions, the maximum at a time",
+                "wait until one of them ends",
                 2.0,
             )
 
     def enqueue(self, request: Open, digest: bytes, peer: bytes, owner: str = "") -> None:
-        """Ask for a slot; :meth:`admit` gives it, in the order of first asking. Asking again keeps one's turn.
+        """Add an Open to the slot queue. A repeated Open keeps its turn.
+
+        :meth:`admit` gives the slots, in the order of the first requests.
 
         Raises:
-            Refused: ``busy``: too many wait already.
+            Refused: ``busy``: the queue is full, or the owner has the maximum number of sessions.
         """
         turn = (owner, request.run_id)
         there = self.queue.get(turn)
@@ -293,7 +301,7 @@ class Sessions:
             if len(self.queue) >= self.most_waiting + len(self._free) and there is None:
                 raise Refused(
                     ErrorCode.BUSY,
-                    f"all {self.slots} slots are taken, and {len(self.queue)} wait for one",
+                    f"all {self.slots} slots are taken (sessions in the queue: {len(self.queue)})",
                     "try again later",
                     2.0,
                 )
@@ -303,7 +311,7 @@ class Sessions:
             there.peer, there.asked = peer, self._clock()
 
     def admit(self) -> list[tuple[WaitingOpen, Session]]:
-        """Those whose turn has come, with their new sessions."""
+        """Open sessions for the first requests in the queue, as far as slots are free. Return both."""
         now, admitted, kept = self._clock(), list[tuple[WaitingOpen, Session]](), 0
         for (owner, run_id), waiting in list(self.queue.items()):
             if kept >= len(self._free):
@@ -312,17 +320,20 @@ class Sessions:
                 if now - waiting.asked > FORGOTTEN_S:
                     del self.queue[owner, run_id]
                 else:
-                    kept += 1  # it is about to ask again: its slot is kept
+                    kept += 1  # its device is about to ask again: keep the slot for it
                 continue
             del self.queue[owner, run_id]
             admitted.append((waiting, self._open(waiting.request, waiting.digest, owner)))
         return admitted
 
     def beyond_their_share(self) -> list[Session]:
-        """A session to be ended, so that every owner has one before anybody has several, and none for ever.
+        """Return the session that must end for an owner without one that has waited ``SHARE_WAIT_S``, if there is one.
 
-        Only with a limit per owner: else everybody is the same one. Of who has most, the session whose run has lost
-        one least often, and of those the newest; where nobody has several, the oldest, once it has had its turn.
+        So each owner gets a session before another one has several, and no owner keeps one forever. This needs a limit
+        per owner: without keys all sessions have the same owner.
+
+        The session is one of the owners with the most sessions. It is the one whose run has lost a session least often,
+        and of those the newest. If no owner has several, it is the oldest session, once that is ``TURN_S`` old.
         """
         if self._per_owner is None or self._free or not self.queue or len(self) < self.slots:
             return []
@@ -345,13 +356,16 @@ class Sessions:
         return [ended]
 
     def leave_queue(self, may_stay: Callable[[str], bool]) -> None:
-        """Take out of the queue whose owners may not stay."""
+        """Remove the requests of owners that may not stay from the queue."""
         for owner, run_id in list(self.queue):
             if not may_stay(owner):
                 del self.queue[owner, run_id]
 
     def still_waiting(self) -> list[tuple[bytes, Refused]]:
-        """Give the peers that have waited long enough to be told so, and what: to ask again, which keeps the turn."""
+        """Return the peers that have waited ``HELD_S`` for an answer, each with its ``busy``.
+
+        The device then asks again and keeps its turn. Requests that were not repeated in time leave the queue.
+        """
         now, answers = self._clock(), list[tuple[bytes, Refused]]()
         for ahead, waiting in enumerate(self.queue.values()):
             if waiting.peer is not None and now - waiting.asked >= HELD_S:
@@ -360,8 +374,8 @@ class Sessions:
                         waiting.peer,
                         Refused(
                             ErrorCode.BUSY,
-                            f"all {self.slots} slots are taken, and {ahead} wait before you",
-                            "ask again: your turn is kept",
+                            f"all {self.slots} slots are taken (sessions in the queue before yours: {ahead})",
+                            "ask again; you keep your turn",
                             0.0,
                         ),
                     )
@@ -372,7 +386,7 @@ class Sessions:
         return answers
 
     def _open(self, request: Open, digest: bytes, owner: str) -> Session:
-        """Open a session in the lowest free slot: slots that are close together are read together."""
+        """Open a session in the lowest free slot, since a decoding batch reads all slots between its first and last."""
         sampling = SamplingParams(request.temperature, request.top_p, request.seed)
         self._opened += 1
         session = Session(
@@ -391,7 +405,7 @@ class Sessions:
         return session
 
     def close(self, session: Session) -> None:
-        """Forget the session. Its slot stays taken until :meth:`release`, so that it can be cleared in between."""
+        """Remove the session. Its slot stays taken until :meth:`release`, so that it can be cleared before."""
         self._by_id.pop(session.id, None)
         if self._by_run.get(session.run) is session:
             del self._by_run[session.run]
@@ -400,15 +414,15 @@ class Sessions:
             self._closed.popitem(last=False)
 
     def release(self, slot: int) -> None:
-        """Give a slot back, which has been cleared."""
+        """Free a slot that has been cleared."""
         heapq.heappush(self._free, slot)
 
     def was_closed(self, session_id: bytes, owner: str = "") -> bool:
-        """True when the owner had this session and it was closed not too long ago."""
+        """Return True if the owner had this session and it is among the last ``REMEMBERED_CLOSED`` closed ones."""
         return self._closed.get(session_id) == owner
 
     def idle(self) -> list[Session]:
-        """Sessions that have been unused for too long."""
+        """Return the sessions that have been unused for too long."""
         now = self._clock()
         unused_s = min(UNUSED_S, self.idle_timeout_s)
         return [
@@ -419,10 +433,10 @@ class Sessions:
 
 
 def unknown_session() -> Refused:
-    """The refusal of a request for a session that is not there, or no longer."""
+    """Return the refusal of a request for a session that does not exist, or no longer."""
     return Refused(
         ErrorCode.UNKNOWN_SESSION,
-        "no such session; it was closed, idle for too long, or is of an earlier start of the cloud",
+        "no such session; it was closed, was idle for too long, or the cloud was restarted",
         "open the run again with its ids so far",
     )
 
@@ -436,7 +450,7 @@ def _out_of_range(message: str, advice: str) -> Refused:
 
 
 def digest_of(*frames: bytes | memoryview) -> bytes:
-    """Digest by which a repeated request is recognised."""
+    """Return the digest by which a repeated request is recognised."""
     h = hashlib.blake2b(digest_size=16)
     for frame in frames:
         h.update(len(frame).to_bytes(8, "little"))

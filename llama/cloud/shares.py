@@ -1,12 +1,13 @@
-"""How much of the record each owner has, and which row goes first where there is too much.
+"""Each owner's share of the record, and the row to delete first when a limit is exceeded.
 
-**Pools** have limits of their own: all runs; each third party's deliveries that wait; each one's that it has
-acknowledged. What is over a limit goes from the owner who has most of the pool, its oldest row first; of several who
-have the same, from the one whose row is the oldest. So nobody who has no more than the limit divided by the number of
-owners loses anything to another. The texts of sheets count to their third party's pool, and to no owner's part of it.
+Each **pool** has its own limit: all runs, each third party's waiting deliveries, and each third party's acknowledged
+deliveries. Rows over a limit are deleted from the owner with the largest share of the pool, oldest first. If several
+owners have the same share, the oldest row of theirs is deleted. So an owner with no more than the limit divided by the
+number of owners loses nothing to another owner. The texts of sheets count towards their third party's pool, but
+towards no owner's share.
 
-It is kept in temporary tables, in memory, by triggers: all that changes the record changes it too, and what is undone
-is undone here. The file itself does not say which rows are one owner's (``llama.cloud.owners``).
+Triggers keep the shares in temporary tables in memory. They follow every change and every rollback of the record. The
+file itself does not show which rows have the same owner (``llama.cloud.owners``).
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import NamedTuple
 
 
 class Pool(NamedTuple):
-    """Rows that have a limit of their own: ``runs``; ``waiting`` or ``acknowledged`` deliveries of a third party."""
+    """Rows with a common limit: ``runs``, or a third party's ``waiting`` or ``acknowledged`` deliveries."""
 
     kind: str
     vendor: str = ""
 
     @property
     def key(self) -> str:
-        """As the tables have it."""
+        """The pool's name in the tables."""
         return f"{self.kind} {self.vendor}"
 
 
@@ -32,7 +33,7 @@ RUNS = Pool("runs")
 
 _TABLES = """
 CREATE TEMP TABLE pool_rows (
-    pool TEXT, owner BLOB, place INTEGER, bytes INTEGER, PRIMARY KEY (pool, owner, place)
+    pool TEXT, owner BLOB, number INTEGER, bytes INTEGER, PRIMARY KEY (pool, owner, number)
 ) WITHOUT ROWID;
 CREATE TEMP TABLE shares (
     pool TEXT, owner BLOB, rows INTEGER, bytes INTEGER, oldest INTEGER, PRIMARY KEY (pool, owner)
@@ -49,7 +50,7 @@ _DROP_SHEET = """
 _TRIGGERS = {
     "pool_row_in": """
         AFTER INSERT ON temp.pool_rows BEGIN
-            INSERT INTO shares VALUES (NEW.pool, NEW.owner, 1, NEW.bytes, NEW.place) ON CONFLICT (pool, owner)
+            INSERT INTO shares VALUES (NEW.pool, NEW.owner, 1, NEW.bytes, NEW.number) ON CONFLICT (pool, owner)
                 DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes, oldest = min(oldest, excluded.oldest);
             INSERT INTO pools VALUES (NEW.pool, 1, NEW.bytes) ON CONFLICT (pool)
                 DO UPDATE SET rows = rows + 1, bytes = bytes + excluded.bytes;
@@ -58,7 +59,7 @@ _TRIGGERS = {
     "pool_row_out": """
         AFTER DELETE ON temp.pool_rows BEGIN
             UPDATE shares SET rows = rows - 1, bytes = bytes - OLD.bytes,
-                oldest = (SELECT min(place) FROM pool_rows WHERE pool = OLD.pool AND owner = OLD.owner)
+                oldest = (SELECT min(number) FROM pool_rows WHERE pool = OLD.pool AND owner = OLD.owner)
                 WHERE pool = OLD.pool AND owner = OLD.owner;
             DELETE FROM shares WHERE pool = OLD.pool AND owner = OLD.owner AND rows = 0;
             UPDATE pools SET rows = rows - 1, bytes = bytes - OLD.bytes WHERE pool = OLD.pool;
@@ -66,32 +67,32 @@ _TRIGGERS = {
     """,
     "run_in": """
         AFTER INSERT ON main.runs BEGIN
-            INSERT INTO pool_rows VALUES ('runs ', owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            INSERT INTO pool_rows VALUES ('runs ', owner_in(NEW.owner, NEW.run_id), NEW.number, NEW.bytes);
         END
     """,
     "run_out": """
         AFTER DELETE ON main.runs BEGIN
             DELETE FROM pool_rows
-            WHERE pool = 'runs ' AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
+            WHERE pool = 'runs ' AND owner = owner_in(OLD.owner, OLD.run_id) AND number = OLD.number;
         END
     """,
     "delivery_in": f"""
         AFTER INSERT ON main.deliveries BEGIN
-            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.number, NEW.bytes);
         END
     """,
     "delivery_out": f"""
         AFTER DELETE ON main.deliveries BEGIN
             DELETE FROM pool_rows
-            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
+            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND number = OLD.number;
             {_DROP_SHEET};
         END
     """,
     "delivery_acknowledged": f"""
         AFTER UPDATE OF acknowledged ON main.deliveries BEGIN
             DELETE FROM pool_rows
-            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND place = OLD.place;
-            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.place, NEW.bytes);
+            WHERE pool = {_OLD_POOL} AND owner = owner_in(OLD.owner, OLD.run_id) AND number = OLD.number;
+            INSERT INTO pool_rows VALUES ({_NEW_POOL}, owner_in(NEW.owner, NEW.run_id), NEW.number, NEW.bytes);
             {_DROP_SHEET};
         END
     """,
@@ -110,9 +111,9 @@ _TRIGGERS = {
 _SURVEY = (
     "DELETE FROM sheets WHERE number NOT IN (SELECT sheet FROM deliveries WHERE sheet IS NOT NULL)",
     *(f"DELETE FROM temp.{table}" for table in ("pool_rows", "shares", "pools")),
-    "INSERT INTO pool_rows SELECT 'runs ', owner_in(owner, run_id), place, bytes FROM runs",
-    f"INSERT INTO pool_rows SELECT {_KIND.format('', '')}, owner_in(owner, run_id), place, bytes FROM deliveries",
-    "INSERT INTO shares SELECT pool, owner, count(*), sum(bytes), min(place) FROM pool_rows GROUP BY pool, owner",
+    "INSERT INTO pool_rows SELECT 'runs ', owner_in(owner, run_id), number, bytes FROM runs",
+    f"INSERT INTO pool_rows SELECT {_KIND.format('', '')}, owner_in(owner, run_id), number, bytes FROM deliveries",
+    "INSERT INTO shares SELECT pool, owner, count(*), sum(bytes), min(number) FROM pool_rows GROUP BY pool, owner",
     "INSERT INTO pools SELECT pool, sum(rows), sum(bytes) FROM shares GROUP BY pool",
     """
     INSERT INTO pools SELECT 'waiting ' || vendor, 0, sum(bytes) FROM sheets WHERE true GROUP BY vendor
@@ -125,21 +126,21 @@ _MOST_BYTES = "SELECT oldest FROM shares WHERE pool = ? ORDER BY bytes DESC, old
 
 
 class Shares:
-    """Of one record, through the one connection that writes it.
+    """The shares of one record, through the one connection that writes it.
 
     Args:
-        db: the record's tables need not be there yet.
-        owner_in: the owner's pseudonym in a row, of what stands there and the row's id.
+        db: the record; its tables need not be there yet.
+        owner_in: returns a row's pseudonym from its column ``owner`` and its id.
     """
 
     def __init__(self, db: sqlite3.Connection, owner_in: Callable[[bytes, bytes], bytes]) -> None:
         self._db = db
         db.create_function("owner_in", 2, owner_in, deterministic=True)
-        db.execute("PRAGMA temp_store = MEMORY")  # on a disk it would say what the file does not
+        db.execute("PRAGMA temp_store = MEMORY")  # a disk would show what the file hides
         db.executescript(_TABLES)
 
     def survey(self) -> None:
-        """Look at every row, in the transaction that is open; a scan, and needed where others have written."""
+        """Count all rows again, in the open transaction. This is a scan, needed after another program has written."""
         for name in _TRIGGERS:
             self._db.execute(f"DROP TRIGGER IF EXISTS temp.{name}")
         for statement in _SURVEY:
@@ -148,20 +149,20 @@ class Shares:
             self._db.execute(f"CREATE TEMP TRIGGER {name} {does}")
 
     def pools(self) -> list[Pool]:
-        """All that there are."""
+        """Return all pools that have rows."""
         keys = [key.partition(" ") for (key,) in self._db.execute("SELECT pool FROM pools ORDER BY pool").fetchall()]
         return [Pool(kind, vendor) for kind, _, vendor in keys]
 
     def total(self, pool: Pool) -> tuple[int, int]:
-        """Rows and bytes in it."""
+        """Return the number of rows and of bytes in a pool."""
         rows, total = self._db.execute(_TOTALS, (pool.key,)).fetchone() or (0, 0)
         return int(rows), int(total)
 
     def next_to_drop(self, pool: Pool, most_rows: int, most_bytes: int) -> int | None:
-        """The place of the row that goes next, or None where nothing is over a limit."""
+        """Return the number of the row to delete next, or None if the pool is within both limits."""
         rows, total = self.total(pool)
         if not rows or (rows <= most_rows and total <= most_bytes):
             return None
         question = _MOST_ROWS if rows > most_rows else _MOST_BYTES
-        (place,) = self._db.execute(question, (pool.key,)).fetchone()
-        return int(place)
+        (number,) = self._db.execute(question, (pool.key,)).fetchone()
+        return int(number)

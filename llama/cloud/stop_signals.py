@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP in a cloud that serves: rank 0 remembers them, the other ranks wait for rank 0."""
+"""SIGINT, SIGTERM and SIGHUP in a serving cloud: rank 0 remembers them, the other ranks wait for rank 0.
+
+Knows: signals. Does not know: the work that a stop interrupts.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-GRACE_S = 10  # a rank that was told to end waits so long for rank 0 to say so
+GRACE_S = 10  # after a signal, another rank waits so long for rank 0 to shut it down
 
 
 class StopOnSignal:
-    """Remembers SIGINT, SIGHUP and SIGTERM instead of ending the process in the middle of a step.
+    """Signal handler that remembers SIGINT, SIGHUP and SIGTERM instead of ending the process during a step.
 
     The first SIGTERM drains; any other signal, or a second one, stops.
     """
@@ -25,16 +28,16 @@ class StopOnSignal:
         self._drain = True
 
     def requested(self) -> bool:
-        """True once it is to stop at once."""
+        """Return True once the cloud must stop at once."""
         return self._stop
 
     def drain_requested(self) -> bool:
-        """True once no session is to be begun any more."""
+        """Return True once the cloud must open no more sessions."""
         return self._drain
 
 
 def leave_stopping_to_rank_0(drain_s: float) -> None:
-    """Let a signal only start a timer, since rank 0 gets it too; the process ends if rank 0 does not end in time."""
+    """Make a signal only start a timer, since rank 0 gets it, too. The timer ends the process if rank 0 does not."""
 
     def wait_for_rank_0(number: int, frame: FrameType | None) -> None:
         drains_s = math.ceil(drain_s) if number == signal.SIGTERM else 0
@@ -45,5 +48,5 @@ def leave_stopping_to_rank_0(drain_s: float) -> None:
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP: leave it so
             signal.signal(number, handler)

@@ -1,7 +1,9 @@
-"""Wake-up sockets: a thread that waits in ZeroMQ's poll learns that another one has something for it.
+"""Wake-up sockets: one thread wakes another that waits in ZeroMQ's poll.
 
-A PULL socket for the thread that polls, and a PUSH socket for each thread that wakes it, over inproc; ZeroMQ's sockets
-must not be shared between threads.
+The thread that polls has a PULL socket. Each thread that wakes it has its own PUSH socket, since threads must not share
+a ZeroMQ socket. The transport is inproc.
+
+Knows: sockets. Does not know: the jobs and results that a wake-up is about.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ _ADDRESS = "inproc://wakeup"
 
 
 class Wakeup:
-    """The end that is polled.
+    """Receiving end, which the waiting thread polls.
 
     Attributes:
-        socket: readable once somebody has sent.
+        socket: readable once a sender has sent.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -26,14 +28,14 @@ class Wakeup:
         self.socket.bind(_ADDRESS)
 
     def sender(self) -> WakeupSender:
-        """Make the end of one other thread."""
+        """Create the sending end for one other thread."""
         socket: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(_ADDRESS)
         return WakeupSender(socket)
 
     def clear(self) -> None:
-        """Take one wake-up out of the socket."""
+        """Receive one wake-up from the socket."""
         self.socket.recv()
 
     def close(self) -> None:
@@ -42,13 +44,16 @@ class Wakeup:
 
 
 class WakeupSender:
-    """The end of a thread that wakes the other."""
+    """Sending end of one thread."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
 
     def send(self) -> None:
-        """Wake the other thread. A full socket does so anyway; to wait would hang if the other thread is gone."""
+        """Wake the other thread, without blocking.
+
+        If the socket is full, the other thread wakes anyway. Waiting for room would hang if that thread has ended.
+        """
         with contextlib.suppress(zmq.Again):
             self._socket.send(b"", zmq.DONTWAIT)
 

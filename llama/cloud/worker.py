@@ -1,7 +1,7 @@
-"""The model worker: takes jobs, schedules a batch, runs the model, samples the next ids.
+"""The model worker: it takes jobs, schedules a batch, runs the model, and samples the next ids.
 
-Call :meth:`Worker.run` from the thread that loaded the model: OpenMP keeps a team of threads per calling thread, and
-with more of them than cores it puts them to sleep after every operation.
+Call :meth:`Worker.run` from the thread that loaded the model. OpenMP keeps a team of threads per calling thread. With
+more threads than cores, it puts them to sleep after every operation.
 
 Knows: jobs, the scheduler, the model runner, logits. Does not know: sockets, requests, text.
 """
@@ -26,32 +26,34 @@ from llama.sampler import sample
 from llama.stages import StageClock
 from llama.wire import ErrorCode, Refused, Stages
 
-POLL_S = 0.2  # how soon a signal is noticed
-HEARTBEAT_S = 20.0  # between two signs to the other ranks while there is nothing to compute
+POLL_S = 0.2  # maximum time until a signal is noticed
+HEARTBEAT_S = 20.0  # time between two heartbeats to the other ranks while there is nothing to compute
 
 _LOGITS_NOT_FINITE = Refused(
     ErrorCode.NOT_FINITE,
-    "the logits hold NaN or infinity",
-    "float16 overflows with some checkpoints: use bfloat16 or float32",
+    "the logits contain NaN or infinity",
+    "float16 overflows with some checkpoints; use bfloat16 or float32",
 )
-_NOT_FINITE = Refused(ErrorCode.NOT_FINITE, "the rows hold NaN or infinity", "the device's half is damaged")
+_NOT_FINITE = Refused(
+    ErrorCode.NOT_FINITE, "the rows contain NaN or infinity", "the device's half is damaged; copy it again"
+)
 _OUT_OF_MEMORY = Refused(ErrorCode.INTERNAL, "the cloud ran out of memory in this step", "send smaller chunks")
 
 
 class Worker:
-    """Computes all steps of one cloud, in the thread that calls :meth:`run`.
+    """Worker that computes all steps of one cloud, in the thread that calls :meth:`run`.
 
     Args:
         runner: the model on all ranks.
-        jobs: what is to be done; other threads put it there.
-        results: where what was done goes.
-        wakeup: wakes who takes the results.
-        n_words: ids of the tokenizer; no other is sampled, though some checkpoints have logits for more.
-        metrics: told of batches.
+        jobs: queue of jobs; other threads fill it.
+        results: queue for the results.
+        wakeup: wakes the thread that takes the results.
+        n_words: number of the tokenizer's ids. No other id is sampled, though some checkpoints have logits for more.
+        metrics: records batches.
         clock: monotonic seconds.
 
     Attributes:
-        seen: when it was between two batches last.
+        seen: when the worker was last between two batches.
     """
 
     def __init__(
@@ -67,14 +69,14 @@ class Worker:
         self._runner, self._jobs, self._results, self._wakeup = runner, jobs, results, wakeup
         self._n_words, self._metrics, self._clock = n_words, metrics, clock
         self._scheduler = Scheduler[StepJob](clock)
-        self._begun = dict[int, Sampled]()  # what came of the parts so far of chunks, by slot
+        self._begun = dict[int, Sampled]()  # results of the computed parts of unfinished chunks, by slot
         self.seen = self._ranks_signalled = clock()
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Work until ``stopping()``; then finish the batch in hand, and let the other ranks go.
+        """Work until ``stopping()``. Then finish the current batch and shut down the other ranks.
 
         Raises:
-            RuntimeError: a step failed in a way that leaves the ranks out of step.
+            RuntimeError: a step failed and left the ranks out of step.
         """
         while not stopping():
             self.seen = self._clock()
@@ -82,7 +84,7 @@ class Worker:
         self._runner.shut_down()
 
     def step(self) -> None:
-        """Take jobs, schedule a batch, run it, hand on what came of it."""
+        """Take jobs, schedule a batch, run it, and hand on its results."""
         written = self._take_jobs()
         batch = self._scheduler.next()
         if batch is not None:
@@ -96,10 +98,13 @@ class Worker:
         self._ranks_signalled = self._clock()
 
     def _take_jobs(self) -> bool:
-        """Take what has come; with nothing to compute, wait for it. True if a slot was cleared or filled."""
+        """Take the jobs that have arrived. With nothing to compute, wait for one first.
+
+        Returns True if a slot was cleared or filled.
+        """
         written = False
         try:
-            # With steps that wait, only as long as it is worth to wait for others, or as their owner has to.
+            # If steps wait, wait only while the scheduler expects others to join, or holds the owner back.
             wait_s = min(POLL_S, self._scheduler.wait_s()) if len(self._scheduler) else POLL_S
             job = self._jobs.get(timeout=wait_s)
             while True:
@@ -125,7 +130,7 @@ class Worker:
     def _hand_on(
         self, batch: Batch[StepJob], results: list[Sampled | Refused], started: float, sampling_s: float
     ) -> None:
-        """Hand on what came of a batch; of a chunk's part it is kept until the last one."""
+        """Hand on the results of a batch. Keep the results of a chunk's parts until its last part is done."""
         seconds, is_last = self._clock() - started, True
         if any(isinstance(result, Sampled) for result in results):
             is_last = self._scheduler.complete(batch, seconds, sampling_s)
@@ -148,25 +153,25 @@ class Worker:
 
     @torch.inference_mode()
     def _compute(self, batch: Batch[StepJob]) -> tuple[list[Sampled | Refused], float]:
-        """Run one batch: what came of each of its steps, and seconds for the choice of ids.
+        """Run one batch. Return the result of each of its steps, and the seconds for the choice of ids.
 
-        A fault in one step's hidden states is its own.
+        NaN or infinity in one step's hidden states affects the result of that step only.
         """
         jobs = batch.steps
         hidden = {job.slot: job.hidden[batch.start : batch.stop] for job in jobs}
-        # One NaN or infinity anywhere makes a sum one.
+        # A sum over NaN or infinity is NaN or infinity.
         good = [job for job in jobs if math.isfinite(hidden[job.slot].sum(dtype=torch.float32))]
         if not good:
             return [_NOT_FINITE] * len(jobs), 0.0
         began = self._clock()
-        # A CUDA graph cannot be timed inside: a step that asks for times must not cost the others the graph.
+        # A CUDA graph cannot be timed inside. One step that asks for times must not make the others run without it.
         timed = (all if self._runner.has_graphs else any)(job.step.times for job in good)
         stage_clock = StageClock(self._runner.device) if timed else None
         try:
             logits = self._logits(good, batch, hidden, stage_clock)
         except RuntimeError as err:
             if not is_out_of_memory(err) or not self._runner.alone:
-                raise  # the other ranks are inside a step that this one has left
+                raise  # the other ranks are still inside the step that this rank has left
             return [_OUT_OF_MEMORY] * len(jobs), 0.0
         if stage_clock is not None:
             stage_clock.stop()
@@ -183,7 +188,7 @@ class Worker:
         hidden: Mapping[int, torch.Tensor],
         stage_clock: StageClock | None,
     ) -> torch.Tensor:
-        """Compute the logits of the wanted positions of each step, ``(B, want, vocab)``."""
+        """Return the logits of the wanted positions of each step, ``(B, want, vocab)``."""
         if len(jobs) > 1:
             slots, positions = [job.slot for job in jobs], [job.step.position for job in jobs]
             of_all = torch.cat([hidden[slot] for slot in slots])
@@ -195,7 +200,7 @@ class Worker:
     def _sample(self, jobs: list[StepJob], logits: torch.Tensor, batch: Batch[StepJob]) -> list[list[int] | Refused]:
         """Choose the next ids of each step from its logits ``(B, want, vocab)``."""
         words = logits[..., : self._n_words]
-        # Of all at once: a GPU is waited for each time that a number is asked of it.
+        # For all steps at once: each number that is copied from a GPU waits for it.
         finite = [math.isfinite(total) for total in logits.sum((-2, -1)).tolist()]
         likeliest = words.argmax(-1).tolist()
         chosen = list[list[int] | Refused]()
@@ -212,7 +217,7 @@ class Worker:
 
 
 def _result(job: StepJob, ids: list[int] | Refused, stages: Stages | None, began: float) -> Sampled | Refused:
-    """What came of one step, with its times if it asked for them."""
+    """Return the result of one step, with its times if it asked for them."""
     if isinstance(ids, Refused):
         return ids
     if stages is None or not job.step.times:

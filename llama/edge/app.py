@@ -1,6 +1,6 @@
 """Builds the device's program from its configuration, and runs it: a list of sheets, the page, or one prompt.
 
-Knows: which parts there are, and their order. Does not know: what each does.
+Knows: the parts and their order. Does not know: the work of each.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from llama.checkpoint.halves import Half
-from llama.command import end_if_signalled
 from llama.edge import terminal
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.config import EdgeConfig, Resources, check_together, check_values
@@ -22,9 +21,10 @@ from llama.edge.pipeline import RunPipeline, RunSettings
 from llama.edge.sheet_source import SheetSource
 from llama.edge.terminal_run import TerminalOptions, TerminalRun
 from llama.errors import UsageError
+from llama.process_end import end_if_signalled
 from llama.wire import Welcome
 
-PAGE_SHEET_DEADLINE_S = 5.0  # who looks at a page waits less long for a sheet than who starts a program
+PAGE_SHEET_DEADLINE_S = 5.0  # a person waits less long for a sheet on a page than for a program that starts
 
 LoadHalfOn = Callable[[Half, Welcome, torch.device], EdgeHalf]
 """Loads the edge half in the dtype that the cloud names, onto a device."""
@@ -38,10 +38,10 @@ class EdgeApp:
     pipeline: RunPipeline
 
     def run(self) -> None:
-        """Do what the configuration asks for.
+        """List the sheets, serve the page, or run one prompt, as the configuration says.
 
         Raises:
-            SplitLlamaError: whatever ends it.
+            SplitLlamaError: any error that ends the program.
         """
         if self.config.list_sheets:
             terminal.show_sheets(self.pipeline.source.entries(end_if_signalled))
@@ -51,7 +51,7 @@ class EdgeApp:
             self._run_in_terminal()
 
     def _serve_page(self) -> None:
-        from llama.edge.web.app import serve  # a web server's worth of modules, for those who want one
+        from llama.edge.web.app import serve  # imports a web server, which only --web needs
         from llama.edge.web.controller import WebController
 
         serve(WebController(self.pipeline, self.config.prompt_id or ""), self.config.port or 0)
@@ -59,17 +59,17 @@ class EdgeApp:
     def _run_in_terminal(self) -> None:
         config = self.config
         if config.prompt_id is None and config.prompt_file is None:
-            raise UsageError("either --prompt_file must be given, or --prompt_id; --list_sheets shows which there are")
+            raise UsageError("--prompt_id or --prompt_file is required; --list_sheets lists the sheets")
         options = TerminalOptions(config.dry_run, config.yes, config.plain, config.json)
         TerminalRun(self.pipeline, options).run(config.prompt_id or "")
 
 
 def build(config: EdgeConfig, load: LoadHalfOn) -> EdgeApp:
-    """Check the configuration, open what it names, and put the program together; nothing large is loaded yet.
+    """Check the configuration, open the files it names, and build the program; nothing large is loaded yet.
 
     Raises:
         UsageError, KeysError, DeviceError: a flag cannot be used.
-        CheckpointError, TokenizerError: ``--ckpt_dir`` is no edge half, or is damaged.
+        CheckpointError, TokenizerError: ``--ckpt_dir`` is not an edge half, or is damaged.
     """
     check_values(config)
     resources = check_together(config)

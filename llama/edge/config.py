@@ -1,6 +1,6 @@
-"""The device's configuration: every flag of edge_main.py, with its unit and its bounds, and what flags say together.
+"""The device's configuration: every flag of edge_main.py with its unit and bounds, and rules between flags.
 
-Knows: the flags' names, the errors of wrong ones. Does not know: what is built of them, screens.
+Knows: the flags' names, the errors of wrong ones. Does not know: the parts that are built from them, screens.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from typing import Annotated
 import torch
 
 from llama import memory_ceiling
-from llama.bounds import Bound, bounds_of
-from llama.command import NO_TIME_TO_WAIT
+from llama.bounds import TIMEOUT, Bound, bounds_of
 from llama.device import cpu_threads, torch_device
 from llama.errors import UsageError
 from llama.keys import LinkKeys, link_keys
@@ -20,14 +19,12 @@ from llama.memory_ceiling import MemoryCeiling
 from llama.privacy.sanitiser import MODES, Mode
 from llama.sampling_params import SamplingParams
 
-_SOME_TIME = Bound(NO_TIME_TO_WAIT, above=0)
-
 
 @dataclass(frozen=True)
 class EdgeConfig:
-    """The flags of edge_main.py; what each means stands in the docstring of its ``main``.
+    """The flags of edge_main.py. The docstring of its ``main`` describes each.
 
-    Fields are checked in this order, all but ``port`` alone: that is checked where its page is.
+    Each field is checked by itself, in this order. Only ``port`` is checked later, together with ``web``.
     """
 
     ckpt_dir: str
@@ -36,23 +33,21 @@ class EdgeConfig:
     sheet_dir: str | None = None
     prompt_id: str | None = None
     profile_file: str | None = None
-    temperature: Annotated[float, Bound(" must lie between 0 (greedy) and 100", at_least=0, at_most=100)] = 0.6
-    top_p: Annotated[float, Bound(" must lie between 0 and 1", at_least=0, at_most=1)] = 0.9
-    seed: Annotated[int, Bound(" must lie between 0 and 2**63-1", at_least=0, at_most=2**63 - 1)] = 1
-    max_gen_len: Annotated[int | None, Bound(" leaves nothing to generate; give 1 or more", at_least=1)] = (
-        None  # tokens; None is the sheet's, or what the context leaves
-    )
-    deadline: Annotated[float, _SOME_TIME] = 30.0  # seconds
-    restart_deadline: Annotated[float, _SOME_TIME] = 300.0  # seconds
-    sanitise: Annotated[str, Bound(f" is not known; give {' or '.join(MODES)}", one_of=MODES)] = "schema"
+    temperature: Annotated[float, Bound("between 0 (greedy) and 100", at_least=0, at_most=100)] = 0.6
+    top_p: Annotated[float, Bound("between 0 and 1", at_least=0, at_most=1)] = 0.9
+    seed: Annotated[int, Bound("between 0 and 2**63-1", at_least=0, at_most=2**63 - 1)] = 1
+    # tokens; None is the sheet's limit, or the rest of the context
+    max_gen_len: Annotated[int | None, Bound("1 or more", at_least=1)] = None
+    deadline: Annotated[float, TIMEOUT] = 30.0  # seconds
+    restart_deadline: Annotated[float, TIMEOUT] = 300.0  # seconds
+    sanitise: Annotated[str, Bound(" or ".join(MODES), one_of=MODES)] = "schema"
     dry_run: bool = False
     yes: bool = False
     plain: bool = False
     json: bool = False
     web: bool = False
-    port: Annotated[int | None, Bound(": give 1 to 65535, or 0 for any free one", at_least=0, at_most=65535)] = (
-        None  # None is any free one
-    )
+    # None is any free port
+    port: Annotated[int | None, Bound("between 1 and 65535, or 0 for any free port", at_least=0, at_most=65535)] = None
     list_sheets: bool = False
     device: str = "cpu"  # cpu, cuda or mps; llama.device checks it
     threads: int | None = None  # None is one per core; llama.device checks it
@@ -62,20 +57,20 @@ class EdgeConfig:
 
     @property
     def mode(self) -> Mode:
-        """How prompts are sanitised."""
+        """The mode of the sanitiser."""
         return "off" if self.sanitise == "off" else "schema"
 
     @property
     def sampling(self) -> SamplingParams:
-        """How the cloud chooses tokens."""
+        """The settings by which the cloud samples tokens."""
         return SamplingParams(self.temperature, self.top_p, self.seed)
 
 
 def check_values(config: EdgeConfig) -> None:
-    """Check every value by itself, but for the port's.
+    """Check every value but the port by itself.
 
     Raises:
-        UsageError: of the first that is out of its bounds.
+        UsageError: about the first value that is out of bounds.
     """
     for name, bound in bounds_of(EdgeConfig).items():
         if name != "port":
@@ -84,7 +79,7 @@ def check_values(config: EdgeConfig) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What the flags name on this machine: the keys, the torch device, the ceiling of the process's memory."""
+    """Resources of this machine that flags name: the keys, the torch device, the memory ceiling of the process."""
 
     keys: LinkKeys | None
     device: torch.device
@@ -92,30 +87,28 @@ class Resources:
 
 
 def check_together(config: EdgeConfig) -> Resources:
-    """Check what flags say together, and open what they name; the first mistake in this order is the error.
+    """Check the rules between flags, and open the keys and the device; the first mistake in this order is the error.
 
     Raises:
         UsageError: two flags exclude each other, or one needs another.
-        KeysError, DeviceError: what a flag names cannot be used.
+        KeysError, DeviceError: a key or the device cannot be used.
     """
     if config.cloud is None and not (config.dry_run or config.list_sheets):
-        raise UsageError("--cloud must be given; --help lists all flags")
+        raise UsageError("--cloud is required, except with --dry_run or --list_sheets")
     keys = link_keys(config.key_file, config.cloud_key, "device")
     if config.port is not None and not config.web:
-        raise UsageError("--port is of the page, and there is none; give --web, too")
+        raise UsageError("--port requires --web")
     bounds_of(EdgeConfig)["port"].check("port", config.port)
     for flag in ("list_sheets", "dry_run", "yes", "plain", "json"):
         if config.web and getattr(config, flag):
-            raise UsageError(f"--web and --{flag} exclude each other: the page shows all of it, and asks by itself")
+            raise UsageError(f"--web and --{flag} cannot be combined; omit one of them")
     device, threads = torch_device(config.device), cpu_threads(config.threads)
     torch.set_num_threads(threads)
     if config.prompt_id is not None and config.prompt_file is not None:
-        raise UsageError("--prompt_file and --prompt_id exclude each other; --help lists all flags")
+        raise UsageError("--prompt_file and --prompt_id cannot be combined; omit one of them")
     ceiling = memory_ceiling.of_a_client(config.max_memory_gb, memory_ceiling.DEVICE_WORDS)
     if config.prompt_file is not None and config.sheet_dir is not None:
-        raise UsageError("--prompt_file and --sheet_dir exclude each other; --help lists all flags")
+        raise UsageError("--prompt_file and --sheet_dir cannot be combined; omit one of them")
     if config.prompt_file is None and config.sheet_dir is None and config.cloud is None:
-        raise UsageError(
-            "sheets come from the cloud unless --sheet_dir names a directory: give --cloud, or --sheet_dir"
-        )
+        raise UsageError("there is no source of sheets; give --cloud, or --sheet_dir")
     return Resources(keys, device, ceiling)

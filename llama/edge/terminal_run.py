@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llama.command import end_if_signalled
 from llama.edge import terminal, wording
 from llama.edge.consent import ConsentRequest, ConsentState
 from llama.edge.generation import MAY_BE_HANDED_ON
@@ -25,6 +24,7 @@ from llama.edge.pipeline import (
     VersionedProfile,
 )
 from llama.errors import Declined, PrivacyRefused, ProfileError, UsageError
+from llama.process_end import end_if_signalled
 from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 

@@ -1,1 +1,1 @@
-"""The privacy boundary: who may hold what, and the sanitised prompt that is all that leaves the device."""
+"""The privacy boundary: the policy on data, and the sanitised prompt, which is the only text that leaves the device."""

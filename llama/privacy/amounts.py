@@ -1,8 +1,8 @@
-"""The grammar of amounts in Indonesian and English: which stretch of a text writes one, and how much it is.
+"""The grammar of amounts in Indonesian and English: find each amount in a text and read its value.
 
-A number beside other numbers can be read in several ways, and every reading is given: ``38,500 2`` holds 38, 500, 2 and
-38,500. What joins two groups of digits into one number: a point, a comma or an apostrophe, or one space before a group
-of exactly three digits. The end of a line never does.
+A number beside other numbers has several readings. All of them are returned: ``38,500 2`` contains 38, 500, 2 and
+38,500. A point, a comma or an apostrophe can join two groups of digits into one number. One space can, too, before a
+group of exactly three digits. The end of a line never joins two groups.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -16,11 +16,11 @@ from typing import NamedTuple
 from llama.privacy.spoken import spoken_amounts_in
 from llama.text.money import SCALES, number_of
 
-MAX_GROUPS = 8  # of digits in one number: enough for any amount of money
+MAX_GROUPS = 8  # groups of digits in one number: enough for any amount of money
 
 
 class Amount(NamedTuple):
-    """``text[start:end]`` can be read as ``value``; ``scaled`` if a word such as *juta* says how many noughts."""
+    """A reading of ``text[start:end]``: ``value``; ``scaled`` if a word such as *juta* gives the number of zeros."""
 
     start: int
     end: int
@@ -37,12 +37,12 @@ _AFTER = re.compile(
 )
 _PARTS = {"½": 0.5, "¼": 0.25, "¾": 0.75, "setengah": 0.5, "seperempat": 0.25, "and a half": 0.5, "and a quarter": 0.25}
 _JOINS = re.compile(r"[^\S\n]{0,2}(?:,|dan|and|&|\+)?[^\S\n]{0,2}")  # between 14 juta and 250 ribu
-_CELL_ENDS = ",;\t|"  # with one of these beside it, a number may be a cell of a row
+_CELL_ENDS = ",;\t|"  # a number beside one of these may be a cell of a row
 
 
 def amounts_in(line: str) -> Iterator[Amount]:
-    """Find the amounts in a folded line, every reading of each: ``15.000.000``, ``15 juta``, ``14 juta 250 ribu``."""
-    before: Amount | None = None  # the last one with a word for its noughts
+    """Yield the amounts in a folded line, in every reading: ``15.000.000``, ``15 juta``, ``14 juta 250 ribu``."""
+    before: Amount | None = None  # the last amount with a scale word
     scale_before = 0.0
     for run in _NUMBER.finditer(line):
         scale, part, end = _scale_after(line, run.end())
@@ -65,13 +65,13 @@ def amounts_in(line: str) -> Iterator[Amount]:
 
 
 def all_amounts_in(line: str) -> Iterator[Amount]:
-    """Find the amounts in a folded line, in figures and in words."""
+    """Yield the amounts in a folded line, in figures and in words."""
     yield from amounts_in(line)
     yield from (Amount(start, end, value, True) for start, end, value in spoken_amounts_in(line))
 
 
 def main_amounts_in(line: str) -> list[Amount]:
-    """Find the amounts in a folded line, each in its longest reading."""
+    """Return the amounts in a folded line, each in its longest reading."""
     found = sorted(all_amounts_in(line), key=lambda a: (a.start, -a.end))
     kept = list[Amount]()
     for each in found:
@@ -81,7 +81,7 @@ def main_amounts_in(line: str) -> list[Amount]:
 
 
 def _scale_after(line: str, end: int) -> tuple[float, float, int]:
-    """Read the word after a number: its scale, a half or a quarter before it, and where it ends."""
+    """Read the word after a number. Return its scale, the half or quarter before it, and where it ends."""
     m = _AFTER.match(line, end)
     if m is None:
         return 1.0, 0.0, end
@@ -89,28 +89,28 @@ def _scale_after(line: str, end: int) -> tuple[float, float, int]:
 
 
 def _added(number: str, scale_before: float, scale: float, part: float) -> Iterator[float]:
-    """Read what follows *14 juta* and adds to it: 250 ribu, 250.000, 250."""
+    """Yield the amounts that can follow *14 juta* and add to it: 250 ribu, 250.000, 250."""
     value = number_of(number)
     if value is None or (value + part) * scale >= scale_before:
         return
     yield (value + part) * scale
-    if scale == 1 and len(number) == 3:  # people leave the thousands unsaid
+    if scale == 1 and len(number) == 3:  # people omit the word for thousands
         yield value * scale_before / 1000
 
 
 class _DigitGroups:
-    """Groups of digits with one sign between two of them, and all numbers that they may be."""
+    """Groups of digits with one sign between neighbours, and all numbers that they can form."""
 
     def __init__(self, line: str, run: re.Match[str], scaled: bool) -> None:
         self._groups = [(m.start(), m.end(), m[0]) for m in _DIGITS.finditer(line, run.start(), run.end())]
         self._signs = [line[a[1]] for a in self._groups[:-1]]
         self._scaled = scaled
-        # 1,250,000 is one number, but in "2,385,000,yes" the first comma may part two cells.
+        # 1,250,000 is one number, but in "2,385,000,yes" the first comma may separate two cells.
         before, after = line[max(0, run.start() - 1) : run.start()], line[run.end() : run.end() + 2]
         self._is_row = (before in _CELL_ENDS and before != "") or (after[:1] in _CELL_ENDS and after[1:].strip() != "")
 
     def readings(self) -> Iterator[tuple[int, int, float]]:
-        """Give start, end and value of each number that one group or several neighbours may be."""
+        """Yield start, end and value of each number that one group or several neighbours can form."""
         count = len(self._groups)
         for first in range(count):
             if first and self._goes_on(first):
@@ -121,7 +121,10 @@ class _DigitGroups:
                         yield self._groups[first][0], self._groups[last][1], value
 
     def _goes_on(self, i: int) -> bool:
-        """Tell whether group i goes on with the number before it: 1.250.000, 1,5 juta; a row's comma may part them."""
+        """Return whether group i continues the number before it: 1.250.000, 1,5 juta.
+
+        A comma in a row of cells separates them.
+        """
         sign, before, this = self._signs[i - 1], self._groups[i - 1][2], self._groups[i][2]
         if sign == " " or (sign == "," and self._is_row):
             return False
@@ -144,7 +147,7 @@ class _DigitGroups:
 
 
 def _are_grouped(groups: Sequence[str], signs: Sequence[str]) -> bool:
-    """Tell whether groups are the thousands of one number, or an Indian one's: 12,37,500."""
+    """Return whether the groups are the thousands of one number, or of an Indian one: 12,37,500."""
     if len(groups[0]) > 3 or len(set(signs)) > 1 or len(groups[-1]) != 3:
         return False
     inner = {len(g) for g in groups[1:-1]}

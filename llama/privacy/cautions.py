@@ -1,7 +1,7 @@
-"""What the person should know before a prompt leaves, since a tag alone does not hide it. Shown on this device only.
+"""Warnings to the person before a prompt leaves, where a tag alone does not hide a value. Shown on this device only.
 
-Two things: a tag that stands in a list among words of its own kind (*asthma, gout, [PRIVATE_1] and lupus*), and a sheet
-of the person's own whose words say a declared value: a sheet's words leave as they are.
+There are two. A tag may stand in a list among words of its kind (*asthma, gout, [PRIVATE_1] and lupus*). A sheet of the
+person's own may contain a declared value: the words of a sheet leave unchanged.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
 from llama.privacy.tags import ALL_KINDS
 from llama.privacy.words import COMMON_WORDS
 
-LEAST = 2  # other items of a list, from which they tell what the tag may stand for
-LONGEST = 3  # words of an item
-SHOWN = 4  # items in a caution
+LEAST = 2  # other items of a list that are enough to suggest the meaning of the tag
+LONGEST = 3  # most words of an item
+SHOWN = 4  # most items in a caution
 
 _TAG = re.compile(rf"\[(?P<kind>{'|'.join(sorted(ALL_KINDS))})_\d{{1,4}}\]")
 _BETWEEN = re.compile(r"[,;/|•·]|\s[-–]\s|\n[^\S\n]*[-*•]?|\b(?:and|or|dan|atau|serta|plus)\b|&|\+", re.IGNORECASE)
-_END = re.compile(r"[.!?:()\[\]{}\"]|\n(?=\n)|(?<=\n)\n")  # each sign that ends a sentence, or is of an empty line
+_END = re.compile(r"[.!?:()\[\]{}\"]|\n(?=\n)|(?<=\n)\n")  # each sign that ends a sentence or belongs to an empty line
 
 
 def cautions(passages: Sequence[Passage], sanitiser: Sanitiser, own_sheet: Iterable[str] = ()) -> tuple[str, ...]:
-    """Give a sentence for each thing that the person should look at.
+    """Return a sentence for each thing that the person should check.
 
     Args:
         passages: the cleaned dialogue.
         sanitiser: of this session.
-        own_sheet: the words of a sheet that is the person's own file. Nobody else's sheet is searched: what such a
-            search costs would tell its author what it found.
+        own_sheet: the words of a sheet that is the person's own file. Sheets by others are not searched: the time of
+            the search would tell their author the result.
     """
     if sanitiser.mode == "off":
         return ()
@@ -45,8 +45,8 @@ def cautions(passages: Sequence[Passage], sanitiser: Sanitiser, own_sheet: Itera
     found = [each for text in dict.fromkeys(own) for each in _among_their_like(text, sanitiser)]
     fields = dict.fromkeys(name for text in own_sheet for name in sanitiser.declared_in(text))
     found += [
-        f"the sheet itself says your {name}, and a sheet's own words leave as they are; edit the sheet if that "
-        f"must not be"
+        f"the sheet contains your {name}, and a sheet's own words leave the device unchanged; edit the sheet to "
+        f"keep it private"
         for name in fields
     ]
     return tuple(dict.fromkeys(found))
@@ -60,13 +60,12 @@ def _among_their_like(text: str, sanitiser: Sanitiser) -> Iterator[str]:
             if len(others) >= LEAST:
                 listed = ", ".join(f"“{each}”" for each in others[:SHOWN])
                 yield (
-                    f"{m[0]} stands in a list with {listed}, which may tell what it is; reword the text if it must "
-                    f"not be"
+                    f"{m[0]} stands in a list with {listed}, which may reveal its meaning; reword the text to hide it"
                 )
 
 
 def _clause_around(text: str, start: int, end: int, ends: Sequence[int]) -> tuple[str, str]:
-    """Give what stands before and after a tag in its sentence; ``ends`` is where sentences end."""
+    """Return the text before and after a tag in its sentence; ``ends`` holds the positions where sentences end."""
     before, after = bisect.bisect_left(ends, start), bisect.bisect_left(ends, end)
     return (
         text[ends[before - 1] + 1 if before else 0 : start],
@@ -75,7 +74,7 @@ def _clause_around(text: str, start: int, end: int, ends: Sequence[int]) -> tupl
 
 
 def _list_around(before: str, after: str) -> list[str]:
-    """Give the other items of the list that a tag is an item of."""
+    """Return the other items of the list that contains a tag."""
     left, right = _BETWEEN.split(before), _BETWEEN.split(after)
     if left[-1].strip() or right[0].strip():  # more than the tag stands between the commas
         return []

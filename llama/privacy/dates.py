@@ -1,4 +1,4 @@
-"""The grammar of dates in Indonesian and English: which stretch of a text writes one, and all that it can mean.
+"""The grammar of dates in Indonesian and English: find each date in a text, with all its possible meanings.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -12,7 +12,7 @@ from llama.privacy.labelled_dates import LabelledDates
 from llama.text.dates import MONTHS
 
 Day = tuple[int | None, int, int | None]
-"""Year (None: not written; below 100: as two digits), month, day (None: not written)."""
+"""Year (None: not written; below 100: two digits), month, day (None: not written)."""
 
 _MONTH_WORDS = {
     **{name.casefold(): i for names in MONTHS.values() for i, name in enumerate(names, start=1)},
@@ -31,7 +31,7 @@ _SEP = r"[\s.,/\-–—]{0,3}"
 _WORD_END = r"(?![^\W\d_])"
 _OF = r"(?:(?:day\s)?of\s(?:the\smonth\sof\s)?|(?:di\s|pada\s)?(?:bulan|bln)\b\.?\s?)?"  # between a day and its month
 _YEAR_WORD = r"(?:(?:in\s|of\s)?(?:the\s)?(?:year|tahun|thn|th)\b\.?\s?|of\s|in\s|a\.?d\.?\s)?"
-# Two digits after a day are a year, unless they count or time something.
+# Two digits after a day are a year, unless they belong to a count or a time.
 _YEAR = (
     rf"(?P<y>\d{{4}}(?!\d)|\d{{2}}(?!\d|[.:]\d|\s?(?:%|(?:{_MONTH}|orang|people|person|pcs|buah|kado|gifts?|guests?|tamu|"
     rf"anak|kali|ribu|juta|persen|percent)\b)))"
@@ -49,7 +49,7 @@ DATES = tuple(
         rf"(?:[\s,]{{1,2}}(?:on\s)?the\s(?P<d>\d{{1,2}})(?:st|nd|rd|th))?",
     )
 )
-"""What anybody would take for a date."""
+"""Patterns of unmistakable dates."""
 
 _ROMAN_NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii")
 _ROMAN = {numeral: month for month, numeral in enumerate(_ROMAN_NUMERALS, start=1)}
@@ -71,7 +71,7 @@ _DAY_WORDS = {
 }
 _LABELLED = LabelledDates(_MONTH_WORDS, _DAY_WORDS)
 _DAY_WORD = "|".join(w.replace("-", "[- ]?") for w in sorted(_DAY_WORDS, key=len, reverse=True))
-_ANY = r"(?:[^\S\n]?(?:[^\w\n:]|_)[^\S\n]?|[^\S\n]{1,2})"  # between two numbers of a date, one unlike the other
+_ANY = r"(?:[^\S\n]?(?:[^\w\n:]|_)[^\S\n]?|[^\S\n]{1,2})"  # between two numbers of a date
 _DAY_IN_DIGITS, _MONTH_IN_DIGITS = r"(?P<d>\d{1,2})(?!\d)", r"(?P<n>\d{1,2})(?!\d)"
 _TH = r"(?:st|nd|rd|th)"
 _TGL, _BLN = r"(?:tgl|tanggal|day)(?:nya)?\.?", r"(?:bln|bulan|month)(?:nya)?\.?"
@@ -114,11 +114,11 @@ RARE_DATES = tuple(
         rf"(?:{_LISTED}{_THN}{_LISTED}(?P<y>\d{{4}})(?!\d))?)",
     )
 )
-"""What is a date only to who looks for that very one: other signs, the month as a number or in Roman ones, no day."""
+"""Patterns that are a date only if that date is sought: other signs, a month as a number or Roman numeral, no day."""
 
 
 def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = DATES) -> Iterator[tuple[int, int, set[Day]]]:
-    """Find the dates in a folded line, each with all that it can mean; they may overlap."""
+    """Yield the dates in a folded line, each with all its possible meanings. They may overlap."""
     for pattern in patterns:
         at = "at" if "at" in pattern.groupindex else 0
         m = pattern.search(line)
@@ -126,11 +126,11 @@ def dates_in(line: str, patterns: Sequence[re.Pattern[str]] = DATES) -> Iterator
             possible = {o for o in _orders(m) if 1 <= o[1] <= 12 and (o[2] is None or 1 <= o[2] <= 31)}
             if possible:
                 yield m.start(at), m.end(at), possible
-            m = pattern.search(line, m.start() + 1)  # the next may begin inside this one: 2 12 04 1991
+            m = pattern.search(line, m.start() + 1)  # the next date may begin inside this one: 2 12 04 1991
 
 
 def labelled_dates_in(line: str) -> Iterator[tuple[int, int, Day]]:
-    """Find the parts of labelled dates in a folded line: where each stands, and the date that they make together."""
+    """Yield the parts of labelled dates in a folded line: start and end of a part, and the date that all parts form."""
     for start, end, (year, month, day) in _LABELLED.find(line):
         if 1 <= month <= 12 and 1 <= day <= 31:
             yield start, end, (year, month, day)
@@ -153,19 +153,19 @@ def _orders(m: re.Match[str]) -> list[Day]:
         day = str(_DAY_WORDS[_hyphened(groups["w"])])
     month = int(groups["n"]) if groups.get("n") else _MONTH_WORDS.get(groups["m"]) or _ROMAN[groups["m"]]
     orders: list[Day] = [(int(year) if year else None, month, int(day) if day else None)]
-    if day and year and len(year) == 2:  # or a number of something that follows
+    if day and year and len(year) == 2:  # or the two digits count something that follows
         orders.append((None, month, int(day)))
     return orders
 
 
 def _hyphened(word: str) -> str:
-    """Write a day in words as :data:`_DAY_WORDS` does."""
+    """Write a day in words with hyphens, as in :data:`_DAY_WORDS`."""
     bare = re.sub(r"[- ]", "", word)
     return next(each for each in _DAY_WORDS if each.replace("-", "") == bare)
 
 
 def same_day(day: Day, own: Day) -> bool:
-    """Tell whether a date in a text can be the one that is meant; what is not written there fits."""
+    """Return whether a date in a text can be the date ``own``. A part that is not written always fits."""
     (year, month, of_month), (own_year, own_month, own_day) = day, own
     years = (
         None in (year, own_year)

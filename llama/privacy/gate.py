@@ -1,14 +1,16 @@
-"""THE GATE: reads the person's own text once more before it leaves, by itself.
+"""THE GATE: an independent final check of the person's own text before it leaves.
 
-It asks the profile what is secret, and reads (``llama.privacy.gate_clues``, ``llama.privacy.gate_reader``):
+It takes the secrets from the profile and reads these texts (``llama.privacy.gate_clues``,
+``llama.privacy.gate_reader``):
 
-1. the ids about to be embedded, turned back into text: that must be the dialogue's text and nothing else;
-2. each piece of it that is the person's: no secret may be in it, nor three quarters of one at its border, which other
-   words could complete;
-3. the person's pieces one after another, in case a value was cut in two.
+1. The ids about to be embedded, decoded into text. They must be the text of the dialogue and nothing else.
+2. Each piece of it that is the person's. It must not contain a secret, nor three quarters of one at its border, which
+   other words could complete.
+3. The person's pieces one after another, in case a value was cut in two.
 
-No word of a sheet is read, so neither the answer nor the work depends on any. What was made coarser is no word of the
-person's: it is read only for values that it must not be. A refusal names the field, never the value.
+The gate reads no word of a sheet, so neither its answer nor its work depends on a sheet. Generalised values are not the
+person's words: they are checked only against the values that they must not equal. A refusal names the field, never the
+value.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
 from llama.tokenizer import Tokenizer
 
 _LIKE_A_TAG = re.compile(r"\[[A-Z]+_[0-9]+\]")
-CUT = 3  # letters or digits that each of two pieces must give to a value that was cut in two
+CUT = 3  # least letters or digits in each of two pieces of a value that was cut in two
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class Outgoing:
     """A prompt that has passed the gate.
 
     Attributes:
-        ids: to be embedded.
-        text: what they are.
-        shared: how many of the ids, from the first, are a sheet's and the product's own words: the same for everybody.
-        preface: what the model's chat template says before them.
+        ids: the ids to be embedded.
+        text: their text.
+        shared: how many of the ids, from the first, are words of the sheet and the product: the same for all devices.
+        preface: the text of the model's chat template before them.
     """
 
     ids: tuple[int, ...] = field(repr=False)
@@ -49,11 +51,11 @@ class Outgoing:
 
 
 def check(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, tokenizer: Tokenizer) -> Outgoing:
-    """Give the ids of a dialogue, if nothing in it must stay.
+    """Return the ids of a dialogue, or refuse it if it contains a secret.
 
     Raises:
-        PrivacyRefused: a secret value is in it; names the field.
-        PromptError: it cannot be written in the model's vocabulary.
+        PrivacyRefused: the dialogue contains a secret value; the error names the field.
+        PromptError: the model's vocabulary cannot write the dialogue.
     """
     dialog = [passage.message for passage in passages]
     everybodys = itertools.takewhile(lambda passage: not passage.own_spans, passages[:-1])
@@ -66,14 +68,14 @@ def check(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, t
     reader.refuse_cut([piece.text for piece in pieces if not isinstance(piece, Substitute)])
     if decoded != encoded.text:
         _refuse_what_cannot_be_written(dialog, tokenizer)
-        raise PrivacyRefused("gate: the ids about to be sent say something else than the prompt; nothing was sent")
+        raise PrivacyRefused("gate: the token ids decode to another text than the prompt; nothing was sent")
     spans = [
         # Below 0 where a format strips more than it writes before the message.
         None if offset is None else (max(offset + start, 0), max(offset + end, 0))
         for passage, offset in zip(passages, encoded.offsets, strict=True)
         for start, end in passage.own_spans
     ]
-    # A template may have rewritten a message: then each of its pieces is read as it was before.
+    # A template may have rewritten a message. Then each of its pieces is read in its form before that.
     said = [piece.text if span is None else decoded[slice(*span)] for piece, span in zip(pieces, spans, strict=True)]
     own = dict.fromkeys(zip(pieces, said, strict=True))
     for piece, words in own:
@@ -85,7 +87,7 @@ def check(passages: Sequence[Passage], sanitiser: Sanitiser, chat: ChatFormat, t
 
 
 def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokenizer) -> None:
-    """Some vocabularies lack some control characters."""
+    """Refuse messages with characters that the vocabulary lacks: some lack some control characters."""
     for i, message in enumerate(dialog, start=1):
         if tokenizer.decode(tokenizer.encode(message.content, bos=False, eos=False)) != message.content:
             raise PromptError(
@@ -95,22 +97,22 @@ def _refuse_what_cannot_be_written(dialog: Sequence[Message], tokenizer: Tokeniz
 
 
 class _PieceReader:
-    """Reads the person's pieces, with the issued tags taken out."""
+    """Reader of the person's pieces, with the issued tags removed."""
 
     def __init__(self, clues: Sequence[Clue], tags: Iterable[str]) -> None:
         self._clues, self._tags = clues, frozenset(tags)
 
     def refuse(self, piece: str) -> None:
-        """Refuse a piece that says a secret, or so much of one at its border that other words could complete it."""
+        """Refuse a piece that contains a secret, or enough of one at its border that other words could complete it."""
         read = ReadText(self._without_tags(piece))
         for clue in self._clues:
             if next(read.says(clue), None) is not None or read.ends_with_most_of(clue):
                 _refuse(clue.field)
 
     def refuse_substitute(self, name: str, piece: str) -> None:
-        """Refuse what stands for a field, if it is the value itself, or another one in letters.
+        """Refuse a substitute for a field if it is the field's value, or another value in letters.
 
-        A band's or a decade's figures may well be those of another field.
+        The figures of a band or a decade may well equal those of another field.
         """
         clues = [
             clue
@@ -121,9 +123,9 @@ class _PieceReader:
             _refuse(found)
 
     def refuse_cut(self, pieces: Sequence[str]) -> None:
-        """Refuse pieces that say a secret one after another, each of them a share of it.
+        """Refuse pieces that together contain a secret, each of them a share of it.
 
-        A piece that stands in many places is read once, and each pair of neighbours once.
+        A piece that occurs in many places is read once, and each pair of neighbours once.
         """
         pieces = [self._without_tags(piece) for piece in pieces]
         once = list(dict.fromkeys(pieces))
@@ -140,7 +142,7 @@ class _PieceReader:
             borders.append(at)
         for clue in self._clues:
             if isinstance(clue, Date):
-                continue  # a number here and a month there
+                continue  # a number in one piece and a month in another are no date
             for start, end in read.says(clue):
                 first, last = bisect.bisect_right(borders, start), bisect.bisect_left(borders, end)
                 edges = [start, *borders[first:last], end]
@@ -154,6 +156,5 @@ class _PieceReader:
 
 def _refuse(name: str) -> None:
     raise PrivacyRefused(
-        f"gate: the value of {name} was about to leave the device; nothing was sent; "
-        f"shorten or reword the text that mentions it"
+        f"gate: the prompt contains the value of {name}; nothing was sent; shorten or reword the text that mentions it"
     )

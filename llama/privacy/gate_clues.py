@@ -1,7 +1,7 @@
-"""What the gate looks for: which of a profile's values are secret, as letters, digits and days.
+"""The gate's search terms: the secret values of a profile, as letters, digits and days.
 
-A second reading is worth something only if it fails otherwise than the first. So nothing here is shared with the
-sanitiser but the profile, the policy, and the lists of words that everybody uses.
+A second check is useful only if it fails in other ways than the first. So this module shares nothing with the sanitiser
+but the profile, the policy, and the lists of common words.
 
 Knows nothing about: texts, tags, sheets.
 """
@@ -22,9 +22,9 @@ from llama.privacy.word_lists import common_words, known_words, places
 from llama.privacy.words import CITIES_ID, COMMON_WORDS, PROVINCES_ID
 from llama.text.dates import MONTHS
 
-SURE = 8  # letters or digits that need no edges of words around them
-SHORTEST = 3  # letters; digits: 5, or 4 where a field holds a number
-MAX_PARTS = 6  # of a name, of which any two may be run together
+SURE = 8  # letters or digits that are enough without word boundaries around them
+SHORTEST = 3  # least letters; the least digits are 5, or 4 where a field holds a number
+MAX_PARTS = 6  # parts of a name of which any two may be run together
 
 _TITLES = frozenset(
     [
@@ -78,7 +78,7 @@ WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Give the words of a text, plain."""
+    """Return the words of a text in plain form."""
     return WORD.findall(text.translate(PLAIN))
 
 
@@ -87,11 +87,11 @@ class Letters:
     """Words of a secret, run together.
 
     Attributes:
-        field: whose.
+        field: the field of the secret.
         form: letters and digits only.
-        joints: where its words meet.
-        together: not where a space parts two of them.
-        is_amount: nothing but all of it counts.
+        joints: positions where its words meet.
+        together: a match must not have a space between two of the words.
+        is_amount: only the whole amount counts.
     """
 
     field: str
@@ -106,10 +106,10 @@ class Digits:
     """A number of a secret.
 
     Attributes:
-        field: whose.
+        field: the field of the secret.
         form: its digits.
-        is_amount: nothing but all of it counts, by itself.
-        has_parts: a long part of it is as good as all.
+        is_amount: only the whole amount counts, as a separate number.
+        has_parts: a long part of it counts as the whole.
         is_phone: a part may begin with a zero or a country code.
     """
 
@@ -134,7 +134,7 @@ Clue = Letters | Digits | Date
 
 
 def clues_of(profile: Profile) -> list[Clue]:
-    """Give all that must not be read in a text: every value of a field that is not open, and its parts."""
+    """Return all that a text must not contain: every value of a field that is not open, and its parts."""
     clues = dict[Clue, None]()
     for each in profile.fields.values():
         if each.policy is not FieldPolicy.OPEN:
@@ -168,7 +168,7 @@ def _clues(field: str, tag: str, value: Value) -> Iterator[Clue]:
 
 
 def _phrases(tag: str, text: str) -> Iterator[list[str]]:
-    """Give the words of a value, and of each part of it that is a secret by itself."""
+    """Yield the words of a value, and of each part of it that is a secret on its own."""
     words = words_of(text)
     if tag == "ADDRESS":
         lines = [words_of(line) for line in re.split(r"[,;\n]", text)]
@@ -189,7 +189,7 @@ def _phrases(tag: str, text: str) -> Iterator[list[str]]:
 
 
 def _is_street(line: Sequence[str], *, is_first: bool) -> bool:
-    """Tell whether a line of an address is more than a town: St Albans is a town, High St a street."""
+    """Return whether a line of an address is more than a town: St Albans is a town, High St a street."""
     if not any(map(str.isdigit, "".join(line))) and " ".join(line) in _TOWNS | places():
         return False
     return is_first or bool(_IN_STREETS.intersection(line[1:] if line[0] == "st" else line))
@@ -200,7 +200,7 @@ _ONE_NAME = re.compile(r"[,;&]|\b(?:and|dan)\b")
 
 
 def _names(text: str) -> Iterator[list[str]]:
-    """Give each part of a name, O'Brien as one and as two, and any two of them, which may be run together."""
+    """Yield each part of a name, O'Brien as one and as two, and any two parts, which may be run together."""
     words = [word for word in dict.fromkeys(words_of(text)) if word not in _TITLES]
     yield from ([word] for word in words)
     yield from (parts for part in text.split() if len(parts := words_of(part)) > 1)
@@ -224,11 +224,11 @@ def _numbers(field: str, tag: str, text: str) -> Iterator[Digits]:
     plain = text.translate(PLAIN)
     money = _is_money(tag, text)
     if re.fullmatch(r"[a-z]{1,3}[ -]?[0-9]{1,4}[ -]?[a-z]{1,3}", plain.strip()):
-        return  # a number plate's digits are no number
+        return  # the digits of a number plate are not a number
     for m in re.finditer(r"[0-9](?:[.,'’ ]?[0-9])*" if money else r"[0-9](?:[^\w\n]{0,3}[0-9])*", plain):
         digits = re.sub(r"[^0-9]", "", m[0])
         if money:
-            digits = re.sub(r"[^0-9]", "", re.sub(r"[.,]0{1,2}$", "", m[0]))  # without cents, if there are none
+            digits = re.sub(r"[^0-9]", "", re.sub(r"[.,]0{1,2}$", "", m[0]))  # drop the cents if they are zero
             if len(digits) >= 4:
                 yield Digits(field, digits, is_amount=True, has_parts=False)
             continue
@@ -248,7 +248,7 @@ MONTH_OF = {
 
 
 def _dates_of(text: str) -> Iterator[dt.date]:
-    """Read a date that is declared as text: all that three parts of it may mean."""
+    """Yield the dates of a date declared as text, in every reading of its three parts."""
     plain = text.translate(PLAIN)
     for m in re.finditer(r"(?<![0-9])([0-9]{1,4})\s?([./–—\s-])\s?([0-9]{1,2})\s?\2\s?([0-9]{1,4})(?![0-9])", plain):
         a, b, c = m[1], m[3], m[4]

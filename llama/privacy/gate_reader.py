@@ -1,7 +1,7 @@
-"""The gate's own reading of a text: whether it says a secret in its own letters or digits.
+"""The gate's own text matcher: find a secret in a text by its letters or digits.
 
-It is simpler than the sanitiser, and shares no code with it: it knows a value's letters, its digits in any grouping,
-and a day as day, month and year; it knows no typing errors, no short forms and no words for noughts.
+It is simpler than the sanitiser and shares no code with it. It knows the letters of a value, its digits in any
+grouping, and a date as day, month and year. It knows no typing errors, no short forms and no words for zeros.
 
 Knows nothing about: tags but that a NUL stands for one, sheets, tokens.
 """
@@ -18,9 +18,9 @@ from llama.privacy.gate_clues import MONTH_OF, PLAIN, SURE, WORD, Clue, Date, Di
 from llama.privacy.policy import field_of
 from llama.privacy.word_lists import known_words
 
-TAG = "\0"  # stands for a tag in a text that is read: nothing reaches across it
-PART_OF_NUMBER = 6  # digits of a longer number
-NEARLY_ALL = 0.75  # of a value, at a text's end, that is as good as all of it if it is ENOUGH
+TAG = "\0"  # stands for a tag in a text that is read; no match reaches across it
+PART_OF_NUMBER = 6  # least digits of a part of a longer number
+NEARLY_ALL = 0.75  # share of a value at a text's end that counts as all of it, if it has ENOUGH letters
 ENOUGH = 6
 MAX_GAP = 5
 
@@ -31,7 +31,7 @@ _DIGITS = re.compile(r"[0-9]+")
 
 
 class ReadText:
-    """A text as the gate reads it: its letters and digits run together, and its numbers.
+    """A text in the form that the gate reads: its letters and digits run together, and its numbers.
 
     Attributes:
         characters: how many were read.
@@ -42,12 +42,13 @@ class ReadText:
         self._plain = text.translate(PLAIN)
         spans = [m.span() for m in WORD.finditer(self._plain)]
         self._solid = "".join(self._plain[a:b] for a, b in spans)
-        self._gap: dict[int, str] = {}  # by where in the solid text it stands
+        self._gap: dict[int, str] = {}  # by its position in the solid text
+        # Positions of the gaps, by kind.
         self._far, self._brackets, self._spaces = (
             list[int](),
             list[int](),
             list[int](),
-        )  # where it stands, of which kind
+        )
         at = 0
         for (a, b), (c, _) in pairwise(spans):
             at += b - a
@@ -66,7 +67,7 @@ class ReadText:
         return " ".join(self._plain[a:b] for a, b in spans)
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
-        """Give stretches of the solid text that are digits with few signs between them."""
+        """Yield the stretches of the solid text that are digits with few signs between them."""
         for m in _DIGITS.finditer(self._solid):
             start = m.start()
             for i in range(m.start() + 1, m.end()):
@@ -77,7 +78,7 @@ class ReadText:
             yield start, m.end()
 
     def says(self, clue: Clue) -> Iterator[tuple[int, int]]:
-        """Give each stretch of the solid text that says what is looked for."""
+        """Yield each stretch of the solid text that matches the clue."""
         if isinstance(clue, Letters):
             yield from self._letters(clue)
         elif isinstance(clue, Digits):
@@ -86,9 +87,9 @@ class ReadText:
             yield from self._date(clue)
 
     def ends_with_most_of(self, clue: Clue) -> bool:
-        """Tell whether the text begins or ends with so much of a value that other words could complete it."""
+        """Return whether the text begins or ends with so much of a value that other words could complete it."""
         if isinstance(clue, Date) or clue.is_amount:
-            return False  # 500.000 is three quarters of 5.000.000, and a price of its own
+            return False  # 500.000 is three quarters of 5.000.000, and also a price in itself
         form = clue.form
         least = max(ENOUGH, math.ceil(NEARLY_ALL * len(form)))
         for length in range(least, len(form)):
@@ -98,7 +99,7 @@ class ReadText:
                 self._solid.endswith(beginning)
                 and self._is_edge(at)
                 and self._goes_on(at, len(self._solid), 0, clue)
-                and beginning not in known_words()  # "I like to garden" is no beginning of a gardener
+                and beginning not in known_words()  # "I like to garden" is not the beginning of a gardener
             ):
                 return True
             if (
@@ -112,7 +113,7 @@ class ReadText:
 
     @staticmethod
     def count(text: str) -> int:
-        """Count the letters and digits of a text."""
+        """Return the number of letters and digits of a text."""
         return sum(map(len, words_of(text)))
 
     def _is_edge(self, i: int) -> bool:
@@ -121,7 +122,7 @@ class ReadText:
         return self._solid[i - 1].isdigit() != self._solid[i].isdigit()
 
     def _goes_on(self, start: int, end: int, first: int, clue: Letters | Digits) -> bool:
-        """Tell whether a stretch is the value from its letter ``first`` on, with spaces where the value has them."""
+        """Return whether a stretch is the value from letter ``first`` on, with spaces only where the value has them."""
         if not self._is_close(start, end, clue):
             return False
         return isinstance(clue, Digits) or clue.joints.issuperset(
@@ -132,7 +133,7 @@ class ReadText:
         return {i: self._gap[i] for i in range(start + 1, end) if i in self._gap}
 
     def _is_close(self, start: int, end: int, clue: Letters | Digits) -> bool:
-        """Tell whether nothing but few signs stands between the letters or digits."""
+        """Return whether only a few signs stand between the letters or digits."""
         may_have_brackets = isinstance(clue, Digits) or field_of(clue.field).tag == "EMAIL"
         return not _between(self._far, start, end) and (may_have_brackets or not _between(self._brackets, start, end))
 
@@ -145,7 +146,7 @@ class ReadText:
             start = self._solid.find(clue.form, start + 1)
 
     def _are_words(self, start: int, end: int, clue: Letters) -> bool:
-        """Tell whether letters are words by themselves, and neither inside another nor across two others."""
+        """Return whether the letters are whole words: neither inside another word nor across two others."""
         spaces = _between(self._spaces, start, end)
         unspaced = any(c >= "\u0e00" for c in clue.form)
         if unspaced or (len(clue.form) >= SURE and not spaces):
@@ -188,13 +189,13 @@ class ReadText:
         return not joined and self._is_edge(first) and self._is_edge(last)
 
     def _parts_thousands(self, i: int) -> bool:
-        """Tell whether a sign stands in one number, as in 1.250.000, and not between two, as in 17,1250000."""
+        """Return whether a sign belongs to one number, as in 1.250.000, and does not separate two, as in 17,1250000."""
         before, after = self._groups(i - 4, i), self._groups(i, i + 4)
         is_one = re.search(r"(?<![0-9])[0-9]{1,3}$", before) and re.match(r" [0-9]{3}(?![0-9])", after)
         return self._gap[i] in _THOUSANDS and is_one is not None
 
     def _groups(self, start: int, end: int) -> str:
-        """Give a stretch of the solid text with one space for each gap."""
+        """Return a stretch of the solid text with one space for each gap."""
         places = range(max(0, start), min(end, len(self._solid)))
         return "".join(" " * (i in self._gap) + self._solid[i] for i in places)
 
@@ -215,7 +216,7 @@ class ReadText:
 
 
 def _between(places: list[int], start: int, end: int) -> list[int]:
-    """Give those of the places, which are in order, that are after ``start`` and before ``end``."""
+    """Return the places after ``start`` and before ``end``; ``places`` must be sorted."""
     first = bisect.bisect_right(places, start)
     return places[first : bisect.bisect_left(places, end, first)]
 
@@ -224,11 +225,11 @@ _BETWEEN = re.compile(r"[^\S\n]?(?:[^\w\n:\0]|_)[^\S\n]?|[^\S\n]{1,2}")
 
 
 def _parts_words(gap: str) -> bool:
-    """Tell whether a gap parts two words; a hyphen at a line's end goes on with one."""
+    """Return whether a gap separates two words. A hyphen at the end of a line continues one word."""
     return any(c.isspace() for c in gap) and not re.fullmatch(r"[-‐‑]\s*\n\s*", gap)
 
 
 def read_in(text: str, clues: Iterable[Clue]) -> str | None:
-    """Name the field of the first secret that a text says, or None."""
+    """Return the field of the first secret in a text, or None."""
     read = ReadText(text)
     return next((clue.field for clue in clues if next(read.says(clue), None) is not None), None)

@@ -1,6 +1,6 @@
-"""A value made coarser: birth date → decade, age → ten years, address → city, income → band.
+"""Coarser forms of values: birth date → decade, age → ten years, address → city, income → band.
 
-What cannot be read is not guessed: the answer is None, and the field is treated as secret.
+A value that cannot be read is not guessed. The result is None, and the field is treated as secret.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from llama.privacy.places import city_of
 from llama.privacy.policy import Generaliser
 from llama.privacy.profile import Value, text_of
 
-# Each band is a quarter to the whole of its lower end; the last is open.
+# The width of each band is a quarter to the whole of its upper end; the last band is open.
 _RUPIAH_BANDS = (0, 5, 10, 20, 50, 100)  # millions
 _BANDS = (0, 10, 25, 50, 75, 100, 150, 200, 300, 500, 750, 1000)  # thousands
-_SMALL_UNITS = frozenset(["¥", "jpy", "₩", "krw", "huf", "₫", "vnd"])  # of which a hundred or more make a dollar
+_SMALL_UNITS = frozenset(["¥", "jpy", "₩", "krw", "huf", "₫", "vnd"])  # a hundred or more of these make a dollar
 _SIGN = re.compile(
     r"us\$|s\$|a\$|c\$|nz\$|hk\$|[$€£¥₹₩₫฿]|\b(?:usd|eur|gbp|sgd|aud|cad|nzd|hkd|myr|rm|jpy|krw|vnd|inr|chf|sek|nok|dkk|"
     r"thb|php|aed|sar|cny|rmb|zar|ngn|huf)\b"
@@ -28,7 +28,7 @@ _RUPIAH = re.compile(r"\b(?:rp|idr|rupiah)\b|\brp(?=\d)")
 
 
 def generalised(value: Value, how: Generaliser, language: str) -> str | None:
-    """Give the coarser form in ``en`` or ``id``, or None."""
+    """Return the coarser form in ``en`` or ``id``, or None."""
     text = text_of(value)
     if how is Generaliser.DECADE:
         year = _year(value, text)
@@ -56,7 +56,7 @@ def _suffix(language: str) -> str:
 
 
 def _income(text: str, language: str) -> str | None:
-    """Give the band of the one amount that a text names."""
+    """Return the band of the one amount in a text, or None."""
     line = line_of(text)
     amounts = {amount for _, _, amount, _ in main_amounts_in(line) if amount >= 1000}
     if len(amounts) != 1:
@@ -77,7 +77,7 @@ def _income(text: str, language: str) -> str | None:
 
 
 def _band(amount: float, bands: tuple[int, ...], before: str, unit: str, language: str) -> str:
-    """Write the band that an amount lies in: ``$25–50 thousand``; above the last one there is no upper end."""
+    """Write the band of an amount: ``$25–50 thousand``. Above the last band there is no upper end."""
     above = bisect.bisect_right(bands, amount)
     if above == len(bands):
         top, unit = (

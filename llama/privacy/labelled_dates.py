@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-DISTANCE = 30  # signs between two parts of one date
+DISTANCE = 30  # most signs between two parts of one date
 
 _LABELS = {
     "day": r"(?:day|date|dd|tgl|tanggal|hari)(?:nya)?",
@@ -19,14 +19,14 @@ _LABELS = {
 _BARE_YEAR = re.compile(r"(?<![\d.,/-])(?:1[89]|20)\d\d(?![\d.,/-]*\d)")
 
 DatePart = tuple[int, int, str, int]
-"""Start, end, which part of a date, and its number."""
+"""Start, end, part of a date, and its number."""
 
 
 class LabelledDates:
-    """Finds dates by the labels of their parts.
+    """Finder of dates by the labels of their parts.
 
     Args:
-        months: months' names, each with its number.
+        months: names of months, each with its number.
         days: numbers in words up to 31, with hyphens between words.
     """
 
@@ -35,7 +35,7 @@ class LabelledDates:
         words = [re.escape(w).replace("\\-", "[- ]?") for w in sorted([*days, *months], key=len, reverse=True)]
         ordinal = rf"(?:\d{{1,2}}(?:st|nd|rd|th|d)|{'|'.join(words)})(?![^\W_])"
         number = rf"(?:\d{{1,4}}|{ordinal})(?![^\W_])"
-        # The label last: the 23rd day; or first, also with another word between: dob day=23, tgl lahir : 23.
+        # The label comes last (the 23rd day) or first, also with another word between: dob day=23, tgl lahir : 23.
         between = r"(?:[ ](?:of[ ])?[a-z]{1,8})?\W{0,4}(?:ke-?)?"
         self._patterns = [
             (label, re.compile(pattern))
@@ -48,7 +48,7 @@ class LabelledDates:
         ]
 
     def find(self, line: str) -> Iterator[tuple[int, int, tuple[int | None, int, int]]]:
-        """Give the parts of dates in a folded line: where each stands, and the year, month and day that they make."""
+        """Yield the parts of dates in a folded line: start and end of a part, and the whole date (year, month, day)."""
         parts = sorted(self._parts_in(line.replace("_", " ")))
         for i, first in enumerate(parts):
             date, last = {first[2]: first}, first

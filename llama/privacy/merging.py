@@ -1,10 +1,10 @@
-"""A sheet's words and the person's, put together as a dialogue that still knows whose is what.
+"""The merge of a sheet's words and the person's into a dialogue that still separates them.
 
-The sheet's words pass byte for byte, whatever the profile says: were they masked or refused where they happen to equal
-a secret, a sheet that lists a thousand names would learn which one is the person's.
+The sheet's words pass byte for byte, for any profile. If they were masked or refused where they equal a
+secret, a sheet that lists a thousand names would learn which one is the person's.
 
-A sheet places a field with ``{field}`` in a question; what it asks for and does not place follows the questions, a line
-each. A third party's sheet is wrapped in the provider's own system prompt.
+A sheet places a field with ``{field}`` in a question. Fields that it asks for and does not place follow the questions,
+one line each. A third party's sheet is wrapped in the provider's own system prompt.
 
 Knows nothing about: how words are cleaned, tokens.
 """
@@ -29,7 +29,7 @@ NOT_GIVEN = {"en": "not given", "id": "tidak diisi"}
 
 @dataclass(frozen=True)
 class Passage:
-    """One message, as pieces: text is a sheet's or the product's own, CleanText the person's."""
+    """A message in pieces: plain text comes from a sheet or the product, CleanText from the person."""
 
     role: str
     pieces: tuple[str | CleanText, ...] = field(repr=False)
@@ -41,12 +41,12 @@ class Passage:
 
     @property
     def characters(self) -> int:
-        """How long the message is; it need not be put together for that."""
+        """The length of the message, computed without joining its pieces."""
         return sum(len(p if isinstance(p, str) else p.text) for p in self.pieces)
 
     @property
     def own_spans(self) -> list[tuple[int, int]]:
-        """Where the person's pieces lie in the message's content."""
+        """The spans of the person's pieces in the message's content."""
         spans, position = list[tuple[int, int]](), 0
         for piece in self.pieces:
             length = len(piece if isinstance(piece, str) else piece.text)
@@ -57,13 +57,13 @@ class Passage:
 
 
 def merge(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_system: str = "") -> list[Passage]:
-    """The dialogue of a sheet.
+    """Return the dialogue of a sheet.
 
     Args:
-        sheet: what is asked.
-        sanitiser: whose profile fills it.
-        party: the third party whose sheet it is, as the channel says; empty for the provider's own.
-        provider_system: the provider's system prompt, which a third party's sheet is wrapped in.
+        sheet: the sheet that asks.
+        sanitiser: the sanitiser of the profile that fills the sheet.
+        party: the third party of the sheet, as the channel states it; empty for the provider's own.
+        provider_system: the provider's system prompt, in which a third party's sheet is wrapped.
     """
     given = instructions(sheet, party=party, provider_system=provider_system)
     passages = [Passage(message.role, (message.content,)) for message in given]
@@ -78,12 +78,12 @@ def merge(sheet: Sheet, sanitiser: Sanitiser, *, party: str = "", provider_syste
 
 
 def own_words(words: OwnWords, sanitiser: Sanitiser) -> list[Passage]:
-    """The dialogue that the person has written."""
+    """Return the dialogue of the person's own words, cleaned."""
     return [Passage(turn.role, (sanitiser.clean(turn.content),)) for turn in words.dialog]
 
 
 def _filled(text: str, values: dict[str, str | CleanText]) -> tuple[list[str | CleanText], set[str]]:
-    """``text`` with the field for each ``{field}`` that is asked for; any other brace is text."""
+    """Fill each ``{field}`` of ``text`` that is asked for. Any other brace is text. Also return the fields placed."""
     pieces, placed, position = list[str | CleanText](), set[str](), 0
     for m in re.finditer(r"\{([a-z][a-z0-9_]*)\}", text):
         if m[1] in values:
@@ -94,12 +94,12 @@ def _filled(text: str, values: dict[str, str | CleanText]) -> tuple[list[str | C
 
 
 def texts_of(sheet: Sheet, provider_system: str) -> Sequence[str]:
-    """All that the dialogue of a sheet says besides the person's words."""
+    """Return all texts in the dialogue of a sheet besides the person's words."""
     return [provider_system, *sheet.texts]
 
 
 def tags_composed(passages: Sequence[Passage], issued: Iterable[str]) -> list[str]:
-    """Issued tags that a sheet spells with the person's words, as ``[NAME_{quantity}]``, which stand for nothing."""
+    """Return issued tags that a sheet composes with the person's words, ``[NAME_{quantity}]``; they have no value."""
     sought, composed = frozenset(issued), set[str]()
     for passage in passages:
         pieces = (piece.text for piece in passage.pieces if isinstance(piece, CleanText))

@@ -1,4 +1,4 @@
-"""A text as it is searched: without case, accents, width and signs, with every position kept.
+"""A text in searchable form: without case, accents, width and signs, with every position kept.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -19,19 +19,19 @@ from llama.privacy.dates import RARE_DATES, Day, dates_in, labelled_dates_in
 
 T = TypeVar("T")
 
-MAX_GAP = 3  # signs between two digits of one number, white space not counted
+MAX_GAP = 3  # most signs between two digits of one number, not counting white space
 MAX_SPACES = 8
 
-# Anchors: what a text has to have, if it writes a value. None has a space in it but these.
+# Anchors: a text that writes a value must have the value's anchor. Only the ones below contain a space.
 ANCHOR = 3  # letters or digits, one after another, of the compact text
 DATE = " date "  # a date
 
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
-_WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen at a line's end goes on with a word
+_WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen at the end of a line continues a word
 
-# Letters that are typed for digits, in a word with at least one digit, and in groups that follow it.
+# Letters that are typed for digits, in a word with at least one digit, and in the groups after it.
 _LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
 _NUMBER_LIKE = re.compile(
     r"(?<![^\W_])(?<!\|)[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
@@ -44,7 +44,7 @@ def _digits_for_letters(m: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def folded(char: str) -> str:
-    """Give the letters and digits of one character, without case, accent or width; empty for all else."""
+    """Return the letters and digits of one character, without case, accent or width; empty for all else."""
     if char.isdecimal():
         return str(unicodedata.decimal(char))
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(_LIGATURES)
@@ -52,15 +52,15 @@ def folded(char: str) -> str:
 
 
 def in_order(text: str) -> str:
-    """Put the marks of each letter into the order of Unicode's normal forms, in n log n.
+    """Sort the marks of each letter into the order of Unicode's normal forms, in n log n.
 
-    Normalising does that, too, but takes a time that grows with the square of their number: with this, marks are in
-    order before it begins. The text is canonically equivalent (Unicode Standard, section 3.11).
+    Normalising sorts them, too, but in a time that grows with the square of their number. So this sorts them first. The
+    result is canonically equivalent to the text (Unicode Standard, section 3.11).
     """
     return str(_MANY_MARKS.sub(_sorted_marks, text))
 
 
-_MANY_MARKS = regex.compile(r"\p{M}{31,}")  # no word of a language has more than a few
+_MANY_MARKS = regex.compile(r"\p{M}{31,}")  # no word of a language has more than a few marks
 
 
 def _sorted_marks(m: regex.Match[str]) -> str:
@@ -86,27 +86,27 @@ def _same_length(char: str) -> str:
 
 
 def is_unspaced(text: str) -> bool:
-    """Tell whether a text has letters of a script that puts no space between words (Thai and beyond)."""
+    """Return whether a text has letters of a script without spaces between words (Thai and beyond)."""
     return any(c >= "\u0e00" for c in text)
 
 
 def anchor_of(form: str) -> str | None:
-    """Give the anchor of a compact form that a text writes; None where it is too short to have one."""
+    """Return the anchor of a compact form; None if the form is too short to have one."""
     return form[:ANCHOR] if len(form) >= ANCHOR else None
 
 
 def word_anchor(word: str) -> str:
-    """Give the anchor of a text that has this word, in its compact form."""
+    """Return the anchor of a text that contains this word, given in compact form."""
     return f" {word}"
 
 
 class NormalisedText:
-    """A text, and the forms of it in which values are looked for; positions are the text's own.
+    """A text, and the forms of it in which values are sought. All positions refer to the text.
 
     Attributes:
-        text: as it is.
-        line: folded, a character for a character.
-        compact: letters and digits only; ``at[i]`` is where ``compact[i]`` stands in the text.
+        text: the original text.
+        line: the text folded, character for character.
+        compact: letters and digits only; ``at[i]`` is the position of ``compact[i]`` in the text.
         words: start, end and compact form of each word.
     """
 
@@ -123,20 +123,20 @@ class NormalisedText:
         self._made: dict[Hashable, object] = {}
 
     def once(self, make: Callable[[NormalisedText], T]) -> T:
-        """Give what a function makes of this text, made at the first call."""
+        """Return the function's result for this text, computed at the first call only."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]  # type: ignore[return-value]
 
     @cached_property
     def with_digits_for_letters(self) -> NormalisedText | None:
-        """The text with O, l, S and the like as the digits that they look like; None where no number has one."""
+        """The text with O, l, S and the like replaced by the digits they resemble; None if no number contains one."""
         text = _NUMBER_LIKE.sub(_digits_for_letters, self.text)
         return None if text == self.text else NormalisedText(text)
 
     @cached_property
     def anchors(self) -> set[str]:
-        """What the text has of which a value needs one: see :func:`anchor_of`, :data:`DATE`, :func:`word_anchor`."""
+        """The anchors of this text; a value needs one of them: :func:`anchor_of`, :data:`DATE`, :func:`word_anchor`."""
         anchors = {word_anchor(word) for _, _, word in self.words}
         for each in (self, self.with_digits_for_letters):
             if each is not None:
@@ -148,27 +148,27 @@ class NormalisedText:
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:
-        """Stretches ``compact[start:end]`` of digits with nothing but a few signs between them in the text."""
+        """Stretches ``compact[start:end]`` of digits with at most a few signs between them in the text."""
         return list(self._digit_runs())
 
     @cached_property
     def dates(self) -> list[tuple[int, int, set[Day]]]:
-        """Dates that anybody would take for one, each with all that it can mean."""
+        """Unmistakable dates, each with all its possible meanings."""
         return list(dates_in(self.line))
 
     @cached_property
     def all_dates(self) -> list[tuple[int, int, set[Day]]]:
-        """Dates, those included that only who knows the date would take for one."""
+        """All dates, including those that are recognised only if the date is known."""
         return [*self.dates, *dates_in(self.line, RARE_DATES)]
 
     @cached_property
     def labelled_dates(self) -> list[tuple[int, int, Day]]:
-        """Days, months and years with labels, each with the date that they make together."""
+        """Days, months and years with labels, each with the date they form together."""
         return list(labelled_dates_in(self.line))
 
     @cached_property
     def amounts(self) -> list[Amount]:
-        """Amounts."""
+        """Amounts of the text, in figures and in words."""
         return list(all_amounts_in(self.line))
 
     def _digit_runs(self) -> Iterator[tuple[int, int]]:
@@ -183,18 +183,18 @@ class NormalisedText:
             yield start, m.end()
 
     def gap(self, i: int) -> str:
-        """Give what stands in the text between ``compact[i-1]`` and ``compact[i]``."""
+        """Return the text between ``compact[i-1]`` and ``compact[i]``."""
         return self.text[self.at[i - 1] + 1 : self.at[i]]
 
     def span(self, start: int, end: int) -> tuple[int, int]:
-        """Tell where ``compact[start:end]`` stands in the text, with the combining marks that follow."""
+        """Return the span of ``compact[start:end]`` in the text, including the combining marks that follow."""
         first, last = self.at[start], self.at[end - 1] + 1
         while last < len(self.text) and unicodedata.combining(self.text[last]):
             last += 1
         return first, last
 
     def is_edge(self, i: int) -> bool:
-        """Tell whether a word or number begins or ends between ``compact[i-1]`` and ``compact[i]``."""
+        """Return whether a word or number begins or ends between ``compact[i-1]`` and ``compact[i]``."""
         if i in (0, len(self.compact)):
             return True
         before, after = self.compact[i - 1], self.compact[i]

@@ -1,4 +1,4 @@
-"""Towns in addresses: which one an address is in, if that is sure.
+"""Towns in addresses: find the town of an address, if it is certain.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -68,11 +68,11 @@ _CITIES_ID, _PROVINCES_ID = frozenset(CITIES_ID), frozenset(PROVINCES_ID)
 
 
 def city_of(address: str) -> str | None:
-    """Find the town of an address, as it is written there, or None.
+    """Return the town of an address, as it is written there, or None.
 
-    A town is a known one: of Indonesia between commas; of other countries where a post code says that a town stands
-    there. An unknown one is what stands directly before a post code in the same part, unless a word of it is a
-    house's, a street's, a body's or a person's.
+    Known towns are recognised: Indonesian ones between commas, those of other countries where a post code marks a town.
+    An unknown town is the text directly before a post code in the same part, unless one of its words belongs to a
+    house, a street, a body or a person.
     """
     parts = [part.strip() for part in re.split(r"[,;\n]", address) if part.strip()]
     ends = list(_ends(parts))
@@ -89,7 +89,7 @@ def city_of(address: str) -> str | None:
 
 
 def _ends(parts: list[str]) -> Iterator[tuple[str, bool]]:
-    """Give the parts from the last to the second, each without its post code, and whether it had one."""
+    """Yield the parts from the last to the second, each without its post code, and whether it had one."""
     for part in reversed(parts[1:]):
         if _plain(part) in _COUNTRIES and len(parts) > 2:
             continue
@@ -101,7 +101,7 @@ def _ends(parts: list[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _of_indonesia(part: str) -> str | None:
-    """Find one of Indonesia's cities in a part of an address that is nothing else."""
+    """Return the Indonesian city in a part of an address that contains nothing else, or None."""
     plain = _plain(part)
     if plain in _CITIES_ID:
         return part
@@ -116,7 +116,7 @@ def _may_be_a_town(words: str) -> bool:
 
 
 def is_place(text: str) -> bool:
-    """Tell whether a text is the name of a known town or city, and nothing else."""
+    """Return whether a text is the name of a known town or city, and nothing else."""
     plain = _plain(text)
     return plain in places() or plain in _CITIES_ID
 

@@ -1,7 +1,8 @@
-"""THE POLICY: which field of a profile may leave the device in which form, and which party holds what after a run.
+"""THE POLICY: the form in which each field of a profile may leave the device, and what each party holds after a run.
 
-Two tables. :data:`FIELDS` says what becomes of a profile's field; a field that is not in it is secret. :data:`SEES`
-says who holds what of a run; the README's table, the three parties' views and their tests are made from it.
+There are two tables. :data:`FIELDS` holds the policy of each field of a profile; a field that is not in it is secret.
+:data:`SEES` holds what each party has of a run. It is the source of the README's table, the three parties' views and
+their tests.
 
 Standard library only. Knows nothing about: anybody's values.
 """
@@ -17,15 +18,15 @@ from typing import TypeVar
 
 
 class FieldPolicy(enum.StrEnum):
-    """In which form a field's value may leave the device, where a sheet asks for it."""
+    """The form in which a field's value may leave the device, where a sheet asks for it."""
 
     SECRET = "secret"  # as a typed tag, [NAME_1]
     QUASI = "quasi"  # generalised: a decade, a city, a band
-    OPEN = "open"  # as it is, less the secrets that it mentions
+    OPEN = "open"  # unchanged, except for the secrets that it mentions
 
 
 class Generaliser(enum.StrEnum):
-    """How a quasi-identifier is made coarser; ``llama.privacy.generalise`` does it."""
+    """The method that makes a quasi-identifier coarser; ``llama.privacy.generalise`` implements it."""
 
     DECADE = "decade"  # a birth date
     AGE_BAND = "age band"  # an age
@@ -35,16 +36,16 @@ class Generaliser(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Field:
-    """What is known about a field by its name alone.
+    """Properties that follow from a field's name alone.
 
     Attributes:
         policy: the form in which it may leave.
         tag: the kind in its tags, ``[TAG_1]``.
-        names: what it is called in a profile or a sheet, all meaning the same; the first is the English label, the
-            second the Indonesian.
+        names: its names in a profile or a sheet, all with the same meaning; the first is the English label, the second
+            the Indonesian.
         generaliser: for QUASI.
         rupiah: a bare number is an amount of rupiah.
-        place: its value is a place, also where it reads like a name.
+        place: its value is a place, even if it reads like a name.
         specific: "specific personal data" of Indonesia's law 27/2022 (UU PDP), article 4(2).
     """
 
@@ -160,16 +161,17 @@ NEVER_SOUGHT = frozenset(
     .replace("    ", "")
     .split("|")
 )
-"""Answers that stand in every second sentence, in lower case: they are not looked for in a text."""
+"""Common answers, in lower case. They stand in every second sentence, so a text is not searched for them."""
 
 IDENTIFYING = frozenset({"NAME", "CHILD", "PHONE", "EMAIL", "URL", "ID", "CARD", "ACCOUNT", "ADDRESS", "ORG", "NUMBER"})
-"""Kinds whose value says who it is, wherever it stands, so that it has one tag in every field. Two other fields with
-equal values have two tags: equal ones would say that both answers are the same."""
+"""Kinds whose value identifies its subject anywhere, so that one value has one tag in every field. In other kinds, two
+fields with equal values have two tags: equal tags would reveal that both answers are the same.
+"""
 
 FOUND_IN_ANY_TEXT = frozenset(
     {"NAME", "PHONE", "EMAIL", "ADDRESS", "DATE", "ID", "CARD", "ACCOUNT", "ORG", "URL", "NUMBER"}
 )
-"""Kinds that are found without a profile, too, so that a tag of theirs says nothing of what is in one."""
+"""Kinds that are found without a profile, too, so that their tags reveal nothing of a profile's content."""
 
 UNKNOWN_FIELD = Field(FieldPolicy.SECRET, "PRIVATE", ())
 
@@ -179,24 +181,24 @@ TAG_KINDS = frozenset(field.tag for field in FIELDS) | {UNKNOWN_FIELD.tag}
 
 
 def neutral_kind(tag: str) -> str:
-    """Give the kind that a tag says of a field that nobody has asked for: none that only a profile could tell."""
+    """Return the kind to use in a tag of a field that was not asked for: never a kind that only a profile has."""
     if tag in FOUND_IN_ANY_TEXT:
         return tag
     return "NAME" if tag == "CHILD" else UNKNOWN_FIELD.tag
 
 
 def field_of(name: str) -> Field:
-    """What is known about the field called ``name``; an unknown one is secret."""
+    """Return the properties of the field called ``name``; an unknown one is secret."""
     return _BY_NAME.get(name, UNKNOWN_FIELD)
 
 
 def same_field(name: str) -> tuple[str, ...]:
-    """All names of the field called ``name``, itself first."""
+    """Return all names of the field called ``name``, itself first."""
     return (name, *(other for other in field_of(name).names if other != name))
 
 
 def label_of(name: str, language: str) -> str:
-    """How a field is called before its value in a prompt, in ``en`` or ``id``: ``birth_date`` → ``Birth date``."""
+    """Return a field's label before its value in a prompt, in ``en`` or ``id``: ``birth_date`` → ``Birth date``."""
     names = field_of(name).names
     if name in names[:2]:
         name = names[1 if language == "id" and len(names) > 1 else 0]
@@ -207,7 +209,7 @@ def label_of(name: str, language: str) -> str:
 
 
 class Party(enum.StrEnum):
-    """Who takes part."""
+    """A party that takes part in a run."""
 
     CUSTOMER = "customer"
     PROVIDER = "provider"
@@ -215,7 +217,7 @@ class Party(enum.StrEnum):
 
 
 class DataKind(enum.StrEnum):
-    """What there is of a run."""
+    """A kind of data that a run has."""
 
     PROFILE = "profile, raw"
     SANITISED_PROMPT = "sanitised prompt"
@@ -229,11 +231,11 @@ class DataKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table.
+    """A cell of the table.
 
     Attributes:
         holds: the party must be assumed to hold it.
-        says: how the table puts it.
+        says: the text in the table.
         own_only: only of runs of the party's own sheets.
     """
 
@@ -261,22 +263,22 @@ SEES: Mapping[DataKind, Mapping[Party, Cell]] = {
         DataKind.TIMINGS: (_YES, _YES, _NO),
     }.items()
 }
-"""Per kind and party. A party that does not hold a kind is handed nothing of it by :func:`view`."""
+"""The cell per kind and party. :func:`view` gives a party nothing of a kind that it does not hold."""
 
 _T = TypeVar("_T")
 
 
 DELIVERED = frozenset({DataKind.REPLY_WITH_TAGS, DataKind.OFFERS})
-"""What a third party has only if its copy was delivered."""
+"""Kinds that a third party has only if its copy was delivered."""
 
 
 def view(party: Party, run: Mapping[DataKind, _T], *, vendors_own: bool, delivered: bool = True) -> dict[DataKind, _T]:
-    """The share of a run that ``party`` holds.
+    """Return the share of a run that ``party`` holds.
 
     Args:
-        party: whose.
-        run: all that there is of the run, as the customer has it.
-        vendors_own: the run is of a third party's sheet; otherwise there is no third party to hold anything.
+        party: the party.
+        run: all data of the run, as the customer has it.
+        vendors_own: the run is of a third party's sheet; otherwise there is no third party.
         delivered: the third party's copy was not withheld.
     """
     return {
@@ -289,7 +291,7 @@ def view(party: Party, run: Mapping[DataKind, _T], *, vendors_own: bool, deliver
 
 
 def as_markdown() -> str:
-    """The table as the README shows it."""
+    """Return the table as Markdown, as the README shows it."""
     rows = [["of a run", *Party], ["---"] * (1 + len(Party))]
     rows += [[kind, *(SEES[kind][party].says for party in Party)] for kind in SEES]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

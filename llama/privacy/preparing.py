@@ -1,4 +1,4 @@
-"""From a prompt and a profile to what may leave: clean, merge, pass the gate. Every screen comes through here."""
+"""Preparation of a prompt: clean it, merge it with the profile, pass the gate. Every screen uses this module."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from llama.sheets import Sheet
 from llama.text.printable import printable
 from llama.tokenizer import Tokenizer
 
-CHARS_PER_TOKEN = 16  # far more than any language has on average
-MAX_TRIES = 4  # to number tags past what a sheet composes around a field
+CHARS_PER_TOKEN = 16  # far above the average of any language
+MAX_TRIES = 4  # to number tags past the ones that a sheet composes around a field
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt ready to run.
+    """A prompt that is ready to run.
 
     Attributes:
-        outgoing: the ids, and the text that they are.
-        dialog: the same as messages, for the person to see.
-        sanitiser: knows the tags of this session.
-        cautions: what the person should look at before it leaves; for this device's screen only.
+        outgoing: the ids and their text.
+        dialog: the same as messages, to show to the person.
+        sanitiser: holds the tags of this session.
+        cautions: warnings for the person before it leaves; for this device's screen only.
     """
 
     outgoing: Outgoing
@@ -41,15 +41,15 @@ class Prepared:
 def prepare(
     found: SourcedPrompt, profile: Profile, mode: Mode, chat: ChatFormat, tokenizer: Tokenizer, context_length: int
 ) -> Prepared:
-    """The prompt, sanitised and merged with the profile.
+    """Return the prompt, sanitised and merged with the profile.
 
     Args:
-        found: the prompt, and whose it is.
-        profile: the person's.
+        found: the prompt and its source.
+        profile: the person's profile.
         mode: ``schema`` or ``off``.
         chat: the model's chat format.
-        tokenizer: the model's.
-        context_length: tokens that the model can hold; a text that is far longer is not even read.
+        tokenizer: the model's tokenizer.
+        context_length: tokens that the model can hold. A far longer text is refused unread.
 
     Raises:
         PrivacyRefused: the gate has found a secret in it.
@@ -65,14 +65,16 @@ def prepare(
         for _ in range(MAX_TRIES):
             sanitiser = Sanitiser(profile, mode, reserved=reserved, language=prompt.language, asked=prompt.asks_for)
             passages = merging.merge(prompt, sanitiser, party=found.party, provider_system=found.provider_system)
-            # Before anything is put together: a sheet may place a long field a hundred thousand times.
+            # Check this before any text is joined: a sheet may place a long field a hundred thousand times.
             _refuse_too_long(sum(passage.characters for passage in passages), context_length)
             composed = merging.tags_composed(passages, sanitiser.tags)
             if not composed:
                 break
             reserved += composed
         else:
-            raise PromptError("the sheet writes tags around the fields that it asks for; remove them")
+            raise PromptError(
+                "the sheet puts tags around the fields that it asks for; remove these tags from the sheet"
+            )
     outgoing = gate.check(passages, sanitiser, chat, tokenizer)
     dialog = [passage.message for passage in passages]
     if chat.default_system is not None and dialog[0].role != "system":
@@ -99,16 +101,16 @@ def holdings(
     counts: str,
     offers: str = "",
 ) -> dict[DataKind, str]:
-    """All that there is of a run, as text, for the views that ``policy.view`` makes.
+    """Return all data of a run as text, for the views that ``policy.view`` makes.
 
     Args:
         found: the prompt and its channel.
-        profile: the person's.
-        prepared: what was sent.
-        sent: the reply as the model gave it.
-        restored: the reply as the person reads it.
+        profile: the person's profile.
+        prepared: the prompt that was sent.
+        sent: the reply from the model, with tags.
+        restored: the reply for the person, with values.
         counts: token counts and times.
-        offers: what the provider has found for the reply.
+        offers: the offers that the provider found for the reply.
     """
     prompt = found.prompt
     shown, sheet, asked = prepared.dialog, "", tuple[str, ...]()
@@ -125,7 +127,7 @@ def holdings(
         DataKind.PROVIDER_PROMPT: found.provider_system if found.party else sheet,
         DataKind.VENDOR_PROMPT: sheet if found.party else "",
         DataKind.REPLY_WITH_TAGS: sent,
-        DataKind.REPLY: restored if restored != printable(sent) else "",  # or it would seem to be the person's only
+        DataKind.REPLY: restored if restored != printable(sent) else "",  # empty if it has no values
         DataKind.OFFERS: offers,
         DataKind.TIMINGS: counts,
     }

@@ -10,8 +10,8 @@
     [policy]                    # optional: this person's own choice for a field
     employer = "open"
 
-A value is text, a number, a date, true/false, or a list of these. What becomes of a field when a sheet asks for it says
-``llama.privacy.policy``, unless ``[policy]`` says otherwise. Nothing of a value is ever part of an error or a repr.
+A value is text, a number, a date, true/false, or a list of these. ``llama.privacy.policy`` decides the form in which a
+field may leave, unless ``[policy]`` sets another. No error and no repr contains any part of a value.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
 
 Value = str | int | float | dt.date
-"""One value. ``bool`` becomes text; a date with a time of day loses it."""
+"""A value. ``bool`` becomes text; a date with a time of day loses the time."""
 
 
 @dataclass(frozen=True)
 class ProfileField:
-    """One labelled field. The values do not print."""
+    """A labelled field. Its values do not print."""
 
     name: str
     policy: FieldPolicy
@@ -56,35 +56,36 @@ class Profile:
     fields: Mapping[str, ProfileField] = field(default_factory=dict)
 
     def find(self, name: str) -> ProfileField | None:
-        """The field called so, or by another name of the same: a sheet's ``budget`` is the profile's ``anggaran``."""
+        """Return the field of this name or of a synonym: a sheet's ``budget`` is the profile's ``anggaran``."""
         return next((self.fields[other] for other in same_field(name) if other in self.fields), None)
 
 
 def read_profile(path: str | Path) -> Profile:
-    """The profile in a TOML file.
+    """Return the profile in a TOML file.
 
     Raises:
-        ProfileError: missing, too large, malformed, or a field that cannot be; names file and field, never a value.
+        ProfileError: the file is missing, too large or malformed, or a field is invalid. The error names file and
+            field, never a value.
     """
     return parse(read_raw(path), f"profile {path}")
 
 
 def read_raw(path: str | Path) -> bytes:
-    """The bytes of a profile's file, whatever they are.
+    """Return the bytes of a profile's file, without checking them.
 
     Raises:
-        ProfileError: missing, no file, unreadable or too large.
+        ProfileError: the file is missing, not a regular file, unreadable or too large.
     """
     where = f"profile {path}"
     try:
         return read_regular(path, toml.MAX_BYTES)
     except NotRegular:
-        raise ProfileError(f"{where}: not a file; name one") from None
+        raise ProfileError(f"{where}: not a regular file; name a regular file") from None
     except TooLarge:
         raise _too_large(where) from None
     except FileNotFoundError:
-        lost = "a link to nothing; put there what it names" if Path(path).is_symlink() else ""
-        raise ProfileError(f"{where}: {lost or 'no such file'}") from None
+        lost = "a link to a missing file; create that file or fix the link" if Path(path).is_symlink() else ""
+        raise ProfileError(f"{where}: {lost or 'no such file; check the path'}") from None
     except IsADirectoryError:
         raise ProfileError(f"{where}: a directory; name a file") from None
     except (OSError, ValueError) as err:
@@ -93,7 +94,7 @@ def read_raw(path: str | Path) -> bytes:
 
 
 def parse(raw: bytes, where: str = "profile") -> Profile:
-    """The profile in the bytes of a file.
+    """Parse the profile in the bytes of a file.
 
     Raises:
         ProfileError: as :func:`read_profile`; ``where`` begins its message.
@@ -113,11 +114,11 @@ def parse(raw: bytes, where: str = "profile") -> Profile:
 
 
 def _too_large(where: str) -> ProfileError:
-    return ProfileError(f"{where}: larger than {toml.MAX_BYTES >> 20} MiB; keep to what a sheet may ask for")
+    return ProfileError(f"{where}: larger than {toml.MAX_BYTES >> 20} MiB; keep only fields that a sheet may ask for")
 
 
 def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
-    """The profile in a parsed table.
+    """Return the profile in a parsed table.
 
     Raises:
         ProfileError: as :func:`read_profile`; ``where`` begins its message.
@@ -132,7 +133,7 @@ def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
         if not is_field_name(name):
             raise ProfileError(
                 f"{where}: a field's name has 1 to 40 lower-case letters, digits and _, and begins with "
-                f"a letter; one of yours does not: {_shown(name)}"
+                f"a letter; rename {_shown(name)}"
             )
         values = tuple(
             _value(item, f"{where}: field {name}") for item in (given if isinstance(given, list) else [given])
@@ -142,9 +143,9 @@ def profile_from(table: Mapping[str, Any], where: str = "profile") -> Profile:
             fields[name] = ProfileField(name, _policy(own_policies.get(name), name, where), values)
     for name in own_policies:
         if name not in fields:
-            raise ProfileError(f"{where}: [policy] names the field {_shown(name)}, which is not filled in; remove it")
+            raise ProfileError(f"{where}: [policy] sets {_shown(name)}, a field without a value; remove it there")
     if len(fields) > MAX_FIELDS:
-        raise ProfileError(f"{where}: {len(fields)} fields; the most is {MAX_FIELDS}")
+        raise ProfileError(f"{where}: {len(fields)} fields, but at most {MAX_FIELDS} are allowed; remove some")
     return Profile(fields)
 
 
@@ -154,7 +155,7 @@ def _policy(own: Any, name: str, where: str) -> FieldPolicy:
         return known.policy
     choices = [policy for policy in FieldPolicy if policy is not FieldPolicy.QUASI or known.generaliser]
     if own not in choices:
-        raise ProfileError(f"{where}: the policy of {name} must be {' or '.join(choices)}")
+        raise ProfileError(f"{where}: the policy of {name} must be {' or '.join(choices)}; correct it in [policy]")
     return FieldPolicy(own)
 
 
@@ -164,7 +165,7 @@ def _value(given: Any, where: str) -> Value:
     if isinstance(given, dt.datetime):
         return given.date()
     if isinstance(given, float) and not math.isfinite(given):
-        raise ProfileError(f"{where}: not a number; write one, or the value as text in quotes")
+        raise ProfileError(f"{where}: not a finite number; write a number, or text in quotes")
     if isinstance(given, (int, float, dt.date)):
         if isinstance(given, int) and abs(given) >= 10**40:
             raise ProfileError(f"{where}: a number of more than 40 digits; write it as text in quotes")
@@ -172,7 +173,7 @@ def _value(given: Any, where: str) -> Value:
     if not isinstance(given, str):
         raise ProfileError(f'{where}: must be text, a number, a date or a list of these; write field = "…"')
     if len(given) > MAX_VALUE_CHARS:
-        raise ProfileError(f"{where}: {len(given)} characters; the most is {MAX_VALUE_CHARS}")
+        raise ProfileError(f"{where}: {len(given)} characters, but at most {MAX_VALUE_CHARS} are allowed; shorten it")
     return "" if is_blank(given) else given.strip()
 
 
@@ -181,7 +182,7 @@ def _shown(name: str) -> str:
 
 
 def text_of(value: Value, language: str = "en") -> str:
-    """A value as a person reads it: a date in words, a whole number without a fraction."""
+    """Return a value in readable form: a date in words, a whole number without a fraction."""
     if isinstance(value, dt.date):
         return day_in_words(value, language)
     if isinstance(value, float) and value.is_integer():

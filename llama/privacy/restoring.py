@@ -1,9 +1,9 @@
-"""Tags back to values, on the device only, in a reply that is still arriving.
+"""Restoration of tags to values, on the device only, in a reply that is still arriving.
 
-What could be the beginning of a tag is held back until it is one or is not. Restored is only what this session has
-issued, written in any of the ways of ``llama.privacy.tags``; never inside a link, its title or reference, an address
-with ``@``, ``{braces}`` or `` `code` ``, nor anywhere after ``<markup>`` has begun, where a value could be carried off
-or run. Control characters are taken out; in every other respect text is left as it is.
+Text that could be the beginning of a tag is held back until that is decided. Only tags that this session has issued are
+restored, written in any of the ways of ``llama.privacy.tags``. A tag is never restored where a value could be carried
+off or run. These places are: inside a link, its title or reference; an address with ``@``; ``{braces}`` or
+`` `code` ``; anywhere after ``<markup>`` has begun. Control characters are removed. All other text stays unchanged.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from llama.text.printable import printable
 
 _HOLD = 24  # characters after a tag that decide whether it is part of a link
 
-# With one of these in a word, what follows in it may be part of a link; white space as browsers know it ends a word.
+# After one of these in a word, the rest of the word may be part of a link. A word ends at white space as browsers
+# define it.
 _LINK_SIGNS = frozenset("/?=&#%@\\")
 _LINK_STARTS = ("www.", "](")
 _SPACE = frozenset(" \t\n")
-_DOTS = ".\u3002\uff0e\uff61"  # what a host name may have for a full stop
+_DOTS = ".\u3002\uff0e\uff61"  # full stops that a host name may have
 
-# After the colon of a scheme that is nobody's word, the next word may be part of the link too. After ``Tel:`` and a
-# space it is not: that is how a letter gives a number.
+# After the colon of a scheme that is not an ordinary word, the next word may be part of the link too. After ``Tel:``
+# and a space it is not: letters write phone numbers so.
 _NO_WORDS = r"(?:https?|ftps?|(?:java|vb)script|mailto)"
 _ALSO_WORDS = (
     r"(?<![^\W_])(?:blob|callto|data|facetime|geo|ircs?|link|magnet|news|sips?|skype|sms|ssh|tel|urn|whatsapp|xmpp)"
@@ -34,54 +35,54 @@ _ALSO_WORDS = (
 _SCHEMES = rf"(?:{_NO_WORDS}|file|{_ALSO_WORDS})"
 _SCHEME = regex.compile(rf"{_SCHEMES}:\Z", regex.IGNORECASE)
 _NEXT_WORD_TOO = regex.compile(rf"(?:{_NO_WORDS}:|\[(?:url|img|email)\])\Z", regex.IGNORECASE)
-_PROGRAM = regex.compile(r"(?:(?:java|vb)script:|(?<![^\W_])data:\w+/)\Z", regex.IGNORECASE)  # has many words
-_WORD_END = 32  # characters, more than any of these has
+_PROGRAM = regex.compile(r"(?:(?:java|vb)script:|(?<![^\W_])data:\w+/)\Z", regex.IGNORECASE)  # contains many words
+_WORD_END = 32  # characters, more than any of these patterns has
 
-_SO_MANY = rf"{{0,{_HOLD}}}"  # no more are looked at
-_GAP = rf"(?:[^\S\n]|\p{{Cf}}){_SO_MANY}\n?(?:[^\S\n]|\p{{Cf}}){_SO_MANY}"  # no more than one line's end
+_SO_MANY = rf"{{0,{_HOLD}}}"  # at most so many are read
+_GAP = rf"(?:[^\S\n]|\p{{Cf}}){_SO_MANY}\n?(?:[^\S\n]|\p{{Cf}}){_SO_MANY}"  # at most one line end
 _LINK_AFTER = regex.compile(
     rf"[\w'’+~.\x80-\U0010ffff-]{_SO_MANY}(?:[@/\\=&%#]|[{_DOTS}]\p{{Cf}}*\w|:[\d/]|\?[\w/&=])"
-    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]{_SO_MANY}[{_DOTS}]\p{{Cf}}*\p{{L}}"  # a host, for some; |[NAME_1]|15.000| is none
+    rf"|[\w'’+~$^|`.\x80-\U0010ffff-]{_SO_MANY}[{_DOTS}]\p{{Cf}}*\p{{L}}"  # to some, a host; |[NAME_1]|15.000| is none
     r"|\(|\s?\][(\[:]"  # the tag is a link's text, or all of it
     rf"|(?:(?:\s?\])?{_GAP}\(|:){_GAP}<?(?i:{_SCHEMES}:\S|//|www\.)"  # (other asides) are prose, and so are colons
-    rf"|[^ \t\n]{{{_HOLD}}}"  # nobody knows how so long a word ends
+    rf"|[^ \t\n]{{{_HOLD}}}"  # the end of so long a word is unknown
 )
 
-_OPENING = {")": "(", "]": "[", "\n": ""}  # what nests in a link, by the sign that ends it
-_TITLES = {")": {'"': '"', "'": "'"}, "]": {}, "\n": {'"': '"', "'": "'", "(": ")"}}  # and how its titles begin and end
+_OPENING = {")": "(", "]": "[", "\n": ""}  # the bracket that nests in a link, by the sign that ends the link
+_TITLES = {")": {'"': '"', "'": "'"}, "]": {}, "\n": {'"': '"', "'": "'", "(": ")"}}  # title signs, likewise
 
 
 class Restorer:
-    """Restores one reply.
+    """Restorer of one reply.
 
     Args:
         tags: issued tags, each with its value.
 
     Attributes:
-        restored: tags that were replaced.
-        left: texts of a tag's shape that were not: never issued, or in a place where nothing is restored.
+        restored: number of tags that were replaced.
+        left: number of tag-shaped texts that were not: never issued, or in a place where nothing is restored.
     """
 
     def __init__(self, tags: Mapping[str, str]) -> None:
         self._values = {tag.strip("[]"): value for tag, value in tags.items()}
         self._pattern = tag_pattern(ALL_KINDS)
         self._held = ""
-        self._before = ""  # the end of what came before, as it was sent
+        self._before = ""  # the end of the earlier text, as it was sent
         self._markup = _Markup()
         self.restored = self.left = 0
 
     @property
     def held(self) -> int:
-        """Characters that are held back."""
+        """The number of characters held back."""
         return len(self._held)
 
     def push(self, text: str) -> str:
-        """What may be shown now that ``text`` has arrived, without control characters."""
-        self._held += printable(text)  # first: what is taken out later could join a word to a link
+        """Return the text that may be shown now that ``text`` has arrived, without control characters."""
+        self._held += printable(text)  # clean first: removing characters later could join a word to a link
         return self._take(final=False)
 
     def finish(self) -> str:
-        """What was held back; nothing follows."""
+        """Return the text that was held back; no more text follows."""
         return self._take(final=True)
 
     def _take(self, *, final: bool) -> str:
@@ -104,7 +105,7 @@ class Restorer:
         return "".join(out)
 
     def _link_after(self, end: int, *, final: bool) -> regex.Match[str] | None:
-        """What shows that a tag is part of a link with what follows; partial if that, or the tag, may still go on."""
+        """Return the match that makes a tag part of a link with the text after it; partial if still undecided."""
         whole = final or len(self._held) - end >= _HOLD
         return _LINK_AFTER.match(self._held, end, end + _HOLD, partial=not whole)
 
@@ -127,31 +128,31 @@ class Restorer:
             self.left += 1
             return self._pass_on(written)
         self.restored += 1
-        self._markup.read(name)  # no brackets, which are not shown either; nor the value, which is only text
+        self._markup.read(name)  # without brackets, which are not shown; without the value, which is only text
         return value
 
 
 class _Markup:
-    """Whether the text so far has left a link, markup, braces or code open."""
+    """State of the markup: whether the text so far has left a link, markup, braces or code open."""
 
     def __init__(self) -> None:
         self._word = ""  # the end of the text since the last white space
-        self._is_link = False  # that word is one
-        self._program = False  # one has begun in this paragraph
+        self._is_link = False  # this word is a link
+        self._program = False  # a program has begun in this paragraph
         self._brackets = _Brackets()
-        self._blank = False  # the line so far
-        self._code = ("", 0)  # the sign that opened code, and how many of it
-        self._ticks = ("", 0)  # those at the end of the text
-        self._angle = False  # markup has begun; where it ends, browsers decide, so it does not end here
+        self._blank = False  # the line so far is blank
+        self._code = ("", 0)  # the sign that opened code, and its count
+        self._ticks = ("", 0)  # the same at the end of the text
+        self._angle = False  # markup has begun; it never ends here, since browsers differ in where it ends
         self._braces = 0
 
     def read(self, text: str) -> None:
-        """Go on to the end of ``text``."""
+        """Read on to the end of ``text``."""
         for char in text:
             self._read(char)
 
     def forbids(self) -> bool:
-        """True where nothing may be restored next."""
+        """Return True if nothing may be restored next."""
         self._end_ticks()
         in_link = self._is_link or self._program or self._brackets.forbids()
         return in_link or self._code[1] > 0 or self._angle or self._braces > 0 or self._word.endswith("<")
@@ -183,7 +184,7 @@ class _Markup:
             return
         if self._code[1] in (1, 2):  # inline code ends with its line at the latest
             self._code = ("", 0)
-        if self._blank:  # and a link with its paragraph
+        if self._blank:  # a link ends with its paragraph
             self._word, self._is_link, self._program, self._brackets = "", False, False, _Brackets()
         self._blank = True
 
@@ -199,10 +200,10 @@ class _Markup:
 
 
 class _LinkPart(Enum):
-    """How far a link has come."""
+    """The part of a link that has been reached."""
 
     LABEL = auto()
-    BEFORE = auto()  # nothing but white space yet
+    BEFORE = auto()  # only white space yet
     DESTINATION = auto()
     ANGLE = auto()  # a destination between < and >
     AFTER = auto()
@@ -210,33 +211,33 @@ class _LinkPart(Enum):
 
 
 class _Brackets:
-    """Whether the paragraph so far has left one of Markdown's links open.
+    """State of Markdown's brackets: whether the paragraph so far has left a link open.
 
-    They are ``](here "here")``, also with white space before the bracket, ``]: here "here"``, ``][here]`` and
-    ``[[here]]``. Renderers differ in what ends them; here they go on as long as in any.
+    The links are ``](here "here")``, also with white space before the bracket, ``]: here "here"``, ``][here]`` and
+    ``[[here]]``. Renderers differ in where a link ends; this class uses the longest of all readings.
     """
 
     def __init__(self) -> None:
         self._last, self._apart = "", False  # the last sign, and whether white space came after it
-        self._escapes = False  # it takes the next sign's meaning away
+        self._escapes = False  # the last sign escapes the next one
         self._line_begins = True
-        self._end = ""  # what ends the link, ) or ] or a definition's line; nothing if none is open
+        self._end = ""  # the end sign of the link: ) or ] or a definition's line end; empty if no link is open
         self._part = _LinkPart.BEFORE
-        self._depth = 0  # pairs of brackets in it that are open
-        self._in_code = False  # it began in code, which goes on
-        self._quote, self._quoted = "", False  # what ends its title, and whether that came last
+        self._depth = 0  # number of open pairs of brackets in the link
+        self._in_code = False  # the link began in code that has not ended
+        self._quote, self._quoted = "", False  # the end sign of its title, and whether that came last
         self._tangled = (
             False  # it is written in a way, or another has begun in it, that each renderer reads as it likes
         )
 
     def forbids(self) -> bool:
-        """True where nothing may be restored next; behind a definition's destination there is a title or nothing."""
+        """Return True if nothing may be restored next. After a definition's destination, only a title can follow."""
         return self._tangled or (self._end != "" and (self._end, self._part) != ("\n", _LinkPart.AFTER))
 
     def read(self, char: str, *, in_code: bool) -> None:
-        """Go on by one sign."""
+        """Read one sign."""
         escaped, self._escapes = self._escapes, char == "\\" and not self._escapes
-        if char == ">" and self._line_begins:  # a quotation goes on, and a link in it; or is this the destination?
+        if char == ">" and self._line_begins:  # a quotation continues, and a link in it; or this is the destination
             self._tangled |= (self._end, self._part) == ("\n", _LinkPart.BEFORE)
             return
         self._line_begins = char == "\n" or (self._line_begins and char in _SPACE)
@@ -255,16 +256,16 @@ class _Brackets:
             self._last, self._apart = char, False
 
     def _end_of_what_begins(self, char: str) -> str:
-        if self._last == "]" and char == "(":  # white space or not
+        if self._last == "]" and char == "(":  # with or without white space between
             return ")"
         if self._last == "]" and char == ":" and not self._apart:
             return "\n"
         return "]" if self._last in ("[", "]") and char == "[" and not self._apart else ""
 
     def _is_odd(self, char: str) -> bool:
-        if char in ('"', "'"):  # the title's, for some
+        if char in ('"', "'"):  # some renderers begin a title here
             return self._part not in (_LinkPart.AFTER, _LinkPart.TITLE)
-        # For some, white space may stand before it.
+        # Some renderers allow white space before it.
         return char == "<" and self._last == "(" and self._part is not _LinkPart.BEFORE
 
     def _go_on(self, char: str, *, escaped: bool, ends: bool) -> None:
@@ -278,7 +279,7 @@ class _Brackets:
             case _LinkPart.ANGLE:
                 self._depth += char == "("  # some renderers count these
                 if char == ">" and not escaped:
-                    self._part = _LinkPart.DESTINATION  # for some it goes on
+                    self._part = _LinkPart.DESTINATION  # in some renderers the destination continues
             case _LinkPart.BEFORE if char == "<":
                 self._part = _LinkPart.ANGLE
             case _LinkPart.AFTER if char in titles:

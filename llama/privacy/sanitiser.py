@@ -1,12 +1,12 @@
 """THE BOUNDARY: the only file that turns the person's words into words that may leave the device.
 
-Two rings. *Declared*: every value of the profile that is not open, in all its written forms, becomes a tag such as
-``[NAME_1]``. *Patterns*: what ``llama.privacy.recognisers`` finds beyond that. The same value gets the same tag
-throughout a session, also where only a part of a name is written. Tags are numbered past any tag-shaped text that the
-sheet or the person has written, so that such text never equals an issued tag, and nobody's text needs rewriting for it.
+There are two rings. *Declared*: every value of the profile that is not open, in all its written forms, becomes a tag
+such as ``[NAME_1]``. *Patterns*: ``llama.privacy.recognisers`` finds personal data beyond that. The same value gets the
+same tag throughout a session, also where only a part of a name is written. Tags are numbered past any tag-shaped text
+of the sheet or the person. So such text never equals an issued tag, and no text is rewritten for it.
 
-Only :class:`Sanitiser` makes :class:`CleanText`, and ``llama.privacy.merging`` accepts nothing else of the person's.
-The map from tags to values lives here, in memory, for one session. Nothing here opens a file or a socket.
+Only :class:`Sanitiser` makes :class:`CleanText`, and ``llama.privacy.merging`` accepts no other form of the person's
+words. The map from tags to values is kept here, in memory, for one session. This module opens no file and no socket.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from llama.text.money import rupiah
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
-# White space is read from its beginning only, or a long row of it is read once from each of its signs.
+# White space is matched from its first sign only. Otherwise a long row of it would be read once from each sign.
 _ITEM_ENDS = re.compile(r"(?:(?<!\s)\s++)?[,;]\s*|(?<!\s)\s++(?:and|dan|&)\s+")
 _PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
 MODES: tuple[Mode, ...] = ("schema", "off")
@@ -56,10 +56,10 @@ class CleanText:
 
 @dataclass(frozen=True)
 class Substitute(CleanText):
-    """Tags and coarser values that leave in place of a field: none of its words are the person's own.
+    """Tags and coarser values that leave in place of a field; none of these words are the person's own.
 
     Attributes:
-        field: which one.
+        field: the field they stand for.
     """
 
     field: str = ""
@@ -71,17 +71,17 @@ class _Tag:
 
 
 class Sanitiser:
-    """One session's boundary.
+    """The boundary of one session.
 
     Args:
-        profile: what is declared.
-        mode: ``schema``, or ``off``: everything passes as it is.
-        reserved: other people's texts of this session; tags that they write are not issued.
-        own: the person's own texts that will be cleaned, so that what is found in one is known in all.
-        language: of what is generalised, ``en`` or ``id``.
-        asked: fields that the sheet asks for: only a tag of theirs may say of what kind it is, where nothing but a
-            profile tells that; None: a tag of any field.
-        today: from which ages are counted.
+        profile: the declared values.
+        mode: ``schema``, or ``off``: all text passes unchanged.
+        reserved: other people's texts of this session; tags that they contain are not issued.
+        own: the person's own texts that will be cleaned, so that a find in one text is known in all.
+        language: language of the generalised values, ``en`` or ``id``.
+        asked: fields that the sheet asks for. Where only a profile can tell the kind of a value, only tags of these
+            fields state it. None: tags of all fields do.
+        today: the date from which ages are counted.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Sanitiser:
         self.profile, self.mode, self.language = profile, mode, language
         self.secrets = SecretIndex(today)
         self._asked = None if asked is None else {other for name in asked for other in same_field(name)}
-        self._index_of: dict[tuple[str, int], int] = {}  # field and place in its values → its secret
-        self._values: dict[str, str] = {}  # tag → what it stands for
+        self._index_of: dict[tuple[str, int], int] = {}  # field and position in its values → its secret
+        self._values: dict[str, str] = {}  # tag → its value
         self._tag_of: dict[tuple[str, str], str] = {}  # kind and compact value → its tag
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
         self._taken: set[str] = set()
@@ -113,7 +113,7 @@ class Sanitiser:
         for each in fields:
             self._declare(each)
         self._declared = len(self.secrets.secrets)
-        # What is sent openly by this person's own choice is no find of the patterns'.
+        # A value that this person has chosen to send openly is not masked by patterns.
         self._opened = [
             compact(text_of(value))
             for each in fields
@@ -130,33 +130,33 @@ class Sanitiser:
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """Issued tags, each with what it stands for. For the device's own screen only."""
+        """Issued tags, each with its value. For the device's own screen only."""
         return self._values
 
     def declared_in(self, text: str) -> list[str]:
-        """Name the fields whose declared values a text says."""
+        """Return the names of the fields whose declared values a text contains."""
         found = [f.index for f in self.secrets.find(visible(_normal(text))) if f.index < self._declared]
         return list(dict.fromkeys(self.secrets.secrets[index].field for index in found))
 
     def clean(self, text: str) -> CleanText:
-        """The person's own words, with a tag for each secret."""
+        """Return the person's own words with a tag for each secret."""
         if self.mode == "off":
             return CleanText(text)
         text = _without_issued_tags(_normal(text), {tag.strip("[]") for tag in self._values})
-        places = dict[str, str]()  # a sign of no meaning for each tag that is set before invisible signs are taken out
-        if visible(text) != text:  # declared values where they stand: such a sign may part them from a neighbour
+        places = dict[str, str]()  # a private-use sign for each tag that is set before invisible signs are removed
+        if visible(text) != text:  # mask declared values first: an invisible sign may separate one from its neighbour
             pieces = self._masked(_PRIVATE_USE.sub("", text), discover=False)
             marks = [p if isinstance(p, str) else places.setdefault(p.tag, chr(0xE000 + len(places))) for p in pieces]
             text = visible("".join(marks))
         cleaned = _joined(self._masked(text, discover=True))
-        if places:  # what was found around such a sign has the value in its place
+        if places:  # in a find around such a sign, put the value back in place of the sign
             values = {ord(mark): self._values[tag] for tag, mark in places.items()}
             self._values.update({tag: value.translate(values) for tag, value in self._values.items()})
             cleaned = cleaned.translate({ord(mark): tag for tag, mark in places.items()})
         return CleanText(cleaned)
 
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
-        """The text in pieces, with a tag for each secret; a tag makes new edges, so what remains is looked at again."""
+        """Split the text into pieces, with a tag for each secret. A tag makes new edges: the rest is searched again."""
         view = self._views.get(text) or NormalisedText(text)
         found = self._discover_in(view) if discover else []
         found += [(f.start, f.end, f.index) for f in self.secrets.find(view)]
@@ -169,7 +169,7 @@ class Sanitiser:
         return [*pieces, *self._masked(text[position:], discover=False)]
 
     def field_text(self, name: str) -> CleanText | None:
-        """A field of the profile in the form in which it may leave, or None if it is not filled in."""
+        """Return a field of the profile in the form in which it may leave, or None if it is not filled in."""
         each = self.profile.find(name)
         if each is None:
             return None
@@ -182,16 +182,17 @@ class Sanitiser:
         return Substitute(", ".join(parts), each.name)
 
     def _text_of(self, each: ProfileField) -> str:
-        is_money = field_of(each.name).rupiah  # written as a number, a model would not know of what
+        is_money = field_of(each.name).rupiah  # a model cannot know the unit of a bare number
         return ", ".join(
             rupiah(round(value)) if is_money and isinstance(value, int | float) else text_of(value, self.language)
             for value in each.values
         )
 
     def _coarse(self, each: ProfileField, value: Value) -> str | None:
-        """The value made coarser, or None where it must be a tag.
+        """Return the value made coarser, or None if it must be a tag.
 
-        A town that is another declared value, too, is a tag: a band or a decade is ours, and never one.
+        A town that is also another declared value becomes a tag. Bands and decades, which are the product's words,
+        never do.
         """
         how = field_of(each.name).generaliser
         if each.policy is not FieldPolicy.QUASI or how is None:
@@ -216,7 +217,7 @@ class Sanitiser:
                 self.secrets.add(Secret(each.name, secret.tag, item))
 
     def _discover_in(self, view: NormalisedText) -> list[tuple[int, int, int]]:
-        """What patterns find where nothing declared is written; known from now on wherever it is written just so."""
+        """Find values by pattern where no declared one is written. From now on a find is masked in this exact form."""
         found = [f for f in self.secrets.find(view) if not self.secrets.secrets[f.index].derived]
         declared = Stretches((f.start, f.end) for f in found)
         streets = _Streets(view.text, [f for f in found if self.secrets.secrets[f.index].tag == "ADDRESS"])
@@ -231,13 +232,13 @@ class Sanitiser:
     def _discover(self, value: str, kind: str) -> int:
         same = compact(value)
         if same not in self._known:
-            # Beyond some hundred finds each is masked where it stands, and not looked for elsewhere.
+            # Beyond some hundred finds, each one is masked in its place only, and not sought elsewhere.
             sought = len(self.secrets.secrets) - self._declared < MAX_SOUGHT
             self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True, sought=sought)
         return self._known[same]
 
     def _tag(self, index: int, written: str) -> str:
-        """The tag of a secret; the same for values that differ only in how they are written, if they identify."""
+        """Return the tag of a secret. Values of identifying kinds that differ only in spelling share one."""
         secret = self.secrets.secrets[index]
         value = written if secret.derived else text_of(secret.value, self.language)
         is_asked_for = self._asked is None or secret.field in self._asked
@@ -258,9 +259,10 @@ class Sanitiser:
         return tag
 
     def _merged(self, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-        """Stretches that overlap become one, under the tag of the one that says most.
+        """Merge overlapping stretches into one, under the tag of the most informative one.
 
-        That is what is declared rather than found, if both are of one kind; the longer one; the one declared first.
+        The longest one wins. If a declared value is of the same kind, the declared one wins over a found one.
+        Among declared ones, the first wins.
         """
         groups: list[list[tuple[int, int, int]]] = []
         last = -1
@@ -291,13 +293,13 @@ class _Streets:
 
     def __init__(self, text: str, streets: Sequence[SecretSpan]) -> None:
         self._text = text
-        self._in_order = sorted((street.end, i) for i, street in enumerate(streets))  # by their ends
+        self._in_order = sorted((street.end, i) for i, street in enumerate(streets))  # sorted by their ends
 
     def without_guessed_end(self, hit: Hit) -> Hit:
-        """Cut an address that was found at the end of the first street in it that only plain words follow."""
+        """Cut an address found by pattern at the end of the first declared street that only plain words follow."""
         if hit.kind != "ADDRESS" or not self._in_order:
             return hit
-        plain = hit.end  # from where on there are only plain words
+        plain = hit.end  # only plain words follow this position
         while plain > hit.start and _is_plain(self._text[plain - 1]):
             plain -= 1
         first = bisect.bisect_left(self._in_order, (max(plain, hit.start + 1), 0))
@@ -311,7 +313,7 @@ def _is_plain(char: str) -> bool:
 
 
 def _items(secret: Secret) -> list[str]:
-    """The items of a list that is written as one text: names, diagnoses, allergies."""
+    """Return the items of a list that is written as one text: names, diagnoses, allergies."""
     if secret.tag not in ("NAME", "CHILD", "HEALTH") or not isinstance(secret.value, str):
         return []
     return [item for item in _ITEM_ENDS.split(secret.value) if item]
@@ -322,7 +324,10 @@ def _joined(pieces: Iterable[str | _Tag]) -> str:
 
 
 def _key(tag: str, value: str) -> str:
-    """What makes two values the same: a phone's national digits, a number's signs, else all but case and space."""
+    """Return the key by which values are equal: a phone's national digits, a number's signs, else a folded text.
+
+    A folded text has neither case nor space.
+    """
     if tag == "PHONE" and (digits := re.sub(r"\D", "", value)):
         return national(digits)
     if tag in ("ID", "CARD", "ACCOUNT", "NUMBER"):
@@ -331,12 +336,12 @@ def _key(tag: str, value: str) -> str:
 
 
 def _normal(text: str) -> str:
-    """In NFC, with a line end for every sign that begins a line or a page."""
+    """Normalise a text to NFC, with a line end for every sign that begins a line or a page."""
     return unicodedata.normalize("NFC", in_order(re.sub(r"\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]", "\n", text)))
 
 
 def visible(text: str) -> str:
-    """Without what is written but not seen: control and format characters, in which a secret could hide."""
+    """Remove invisible signs: control and format characters, in which a secret could hide."""
     kept = list[str]()
     for i, char in enumerate(text):
         category = unicodedata.category(char)
@@ -351,7 +356,7 @@ def visible(text: str) -> str:
 
 
 def _without_issued_tags(text: str, issued: Collection[str]) -> str:
-    """Tag-shaped text that came too late to be numbered past: ``[NAME_1]`` → ``NAME-1``, which no tag is."""
+    """Rewrite tag-shaped text that came too late to be numbered past: ``[NAME_1]`` → ``NAME-1``, which is no tag."""
     if not issued:
         return text
     pattern = tag_pattern({name.rpartition("_")[0] for name in issued})

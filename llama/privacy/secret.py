@@ -1,4 +1,4 @@
-"""A value that must not leave the device, and where it comes from."""
+"""A value that must not leave the device, and its source."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Secret:
     """A value that must not leave. It does not print.
 
     Attributes:
-        field: where it is from: a profile's field, or what a recogniser calls it.
+        field: its source: a profile's field, or a recogniser's kind.
         tag: the kind of its tag.
-        value: as it was declared.
-        derived: a part of the value that reads like a name; its tag stands for what is written.
+        value: the value as declared.
+        derived: it is a part of the value that reads like a name; its tag stands for the written part.
     """
 
     field: str

@@ -1,4 +1,4 @@
-"""Every way to write every secret, and where a text does."""
+"""An index of every way to write every secret, and the search for them in a text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llama.privacy.variants.finders import Finder
 
 @dataclass(frozen=True, order=True)
 class SecretSpan:
-    """``text[start:end]`` writes ``secrets[index]``."""
+    """A place where ``text[start:end]`` writes ``secrets[index]``."""
 
     start: int
     end: int
@@ -26,15 +26,15 @@ class SecretIndex:
     """All secrets of a session, each with its variants; grows by :meth:`add`, never shrinks.
 
     Args:
-        today: from which ages are counted.
+        today: the date from which ages are counted.
     """
 
     def __init__(self, today: dt.date | None = None) -> None:
         self.secrets: list[Secret] = []
         self._finders: list[tuple[int, Finder]] = []
-        self._by_anchor: dict[str, list[int]] = {}  # which of the finders
+        self._by_anchor: dict[str, list[int]] = {}  # numbers of the finders
         self._unanchored: list[int] = []
-        self._exact = set[Hashable]()  # words that are looked for, of values that nobody declared
+        self._exact = set[Hashable]()  # words that are sought for found values, which no profile declares
         self._searched: WeakKeyDictionary[NormalisedText, tuple[set[SecretSpan], int]] = WeakKeyDictionary()
         self._today = today or dt.date.today()
 
@@ -47,14 +47,14 @@ class SecretIndex:
         only_whole: bool = False,
         sought: bool = True,
     ) -> int:
-        """Look for this value too, and give its index; what is derived from it has the indices that follow.
+        """Add a value to the search and return its index. Secrets derived from it have the indices that follow.
 
         Args:
             secret: the value.
             not_secret: words that are sent anyway, such as an address's city.
-            exact: only as it is written, by case too: for values that nobody declared.
-            only_whole: not by its parts, which are secrets of their own.
-            sought: otherwise it only has an index.
+            exact: match only this spelling, including case; for found values, which no profile declares.
+            only_whole: do not match its parts, which are separate secrets.
+            sought: False gives the value an index only.
         """
         index = len(self.secrets)
         self.secrets.append(secret)
@@ -62,7 +62,7 @@ class SecretIndex:
             return index
         kind = WholeVariants if only_whole else KINDS.get(secret.tag, Variants)
         variants = kind(secret, Options(tuple(not_secret), exact, self._today))
-        if exact:  # where two values that nobody declared are written alike, it is the first one
+        if exact:  # where two found values are written alike, the first one is used
             variants.leave_out(self._exact)
         self._look_for(index, variants)
         for tag, finder in variants.derived:
@@ -80,10 +80,10 @@ class SecretIndex:
                 self._by_anchor.setdefault(anchor, []).append(number)
 
     def find(self, text: str | NormalisedText) -> list[SecretSpan]:
-        """Give all places where a secret is written, by position; they may overlap.
+        """Return all places where a secret is written, by position; they may overlap.
 
-        A text that is searched again is searched only for the secrets that have been added since; and only for those
-        that it has an anchor of, or some hundred would be looked for in each of some thousand pieces.
+        A text that is searched again is searched only for secrets added since. It is searched only for secrets that it
+        has an anchor of. Otherwise some hundred secrets would be sought in each of some thousand pieces.
         """
         view = NormalisedText(text) if isinstance(text, str) else text
         found, count = self._searched.get(view, (set[SecretSpan](), 0))
@@ -96,7 +96,7 @@ class SecretIndex:
         return sorted(found)
 
     def _likely_in(self, view: NormalisedText) -> set[int]:
-        """The finders that may find something in a text."""
+        """Return the finders that may find something in a text."""
         likely = set(self._unanchored)
         for anchor in view.anchors:
             likely.update(self._by_anchor.get(anchor, ()))

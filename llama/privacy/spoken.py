@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from llama.text.money import SCALES, number_of
 
-MAX_WORDS = 16  # of one amount
+MAX_WORDS = 16  # words of one amount
 
 _SMALL = {
     word: n
@@ -26,13 +26,13 @@ _SMALL = {
 }
 _ENGLISH_SCALES = ("thousand", "grand", "million", "billion", "lakh", "crore", "k")
 _INDONESIAN_SCALES = ("ribu", "rb", "juta", "jt", "miliar", "milyar")
-_SCALES = {word: SCALES[word] for word in (*_ENGLISH_SCALES, *_INDONESIAN_SCALES)}  # those that stand behind words
+_SCALES = {word: SCALES[word] for word in (*_ENGLISH_SCALES, *_INDONESIAN_SCALES)}  # the scales that stand behind words
 _ONE_OF = {"seratus": (1.0, "ratus"), "seribu": (1.0, "ribu"), "sejuta": (1.0, "juta"), "semiliar": (1.0, "miliar")}
 _PARTS = {"half": 0.5, "quarter": 0.25, "setengah": 0.5, "seperempat": 0.25}
 _TENS = {"belas", "puluh"}
 _HUNDREDS = {"hundred", "ratus"}
 _POINTS = {"point", "koma"}
-_SAID = {*_SMALL, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS}  # words of which an amount in words has at least one
+_SAID = {*_SMALL, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS}  # an amount in words has at least one of these
 _WORDS = (*_SMALL, *_SCALES, *_ONE_OF, *_PARTS, *_TENS, *_HUNDREDS, *_POINTS)
 _WORD = rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![^\W\d_])"
 _FIGURE = r"(?<![\d.,])\d{1,15}(?:[.,]\d{1,3}){0,5}(?![\d.,]*\d)"  # bounded, or a long row of numbers would take long
@@ -45,9 +45,9 @@ _SPOKEN = re.compile(
 
 
 def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
-    """Find amounts of which at least one number is a word: start, end, and how much.
+    """Yield start, end and value of each amount that has at least one number in words.
 
-    What stands before an amount may be another number, so each of its words may be the first.
+    The words before an amount may be another number, so each of its words may be the first.
     """
     for m in _SPOKEN.finditer(line):
         tokens = list(_TOKEN.finditer(line, m.start(), m.end()))
@@ -58,7 +58,7 @@ def spoken_amounts_in(line: str) -> Iterator[tuple[int, int, float]]:
             for j, token in enumerate(tokens[i:], start=1):
                 if (
                     token[0] in _SCALES or token[0] in _ONE_OF or i + j == len(tokens)
-                ):  # what follows may be another number
+                ):  # the words that follow may be another number
                     for value in _values(said[:j]):
                         yield first.start(), token.end(), value
 
@@ -74,12 +74,12 @@ _YEARS = re.compile(
 
 
 def counted(words: str) -> int:
-    """Read a number below a hundred: *thirty-eight*, *tiga puluh lima*."""
+    """Return a number below a hundred: *thirty-eight*, *tiga puluh lima*."""
     return int(max(_values(re.split(r"[ -]", words)), default=0))
 
 
 def spoken_years_in(line: str) -> Iterator[tuple[int, int, int]]:
-    """Find years in words: start, end, and which."""
+    """Yield start, end and year of each year in words."""
     for m in _YEARS.finditer(line):
         if m["whole"]:
             year = int(min(_values([word for word in re.split(r"[ -]", m["whole"]) if word != "and"]), default=0))
@@ -90,7 +90,7 @@ def spoken_years_in(line: str) -> Iterator[tuple[int, int, int]]:
 
 
 def _values(tokens: list[str]) -> list[float]:
-    """Add up what is said; nothing where figures cannot be read, and two sums where thousands may be left unsaid."""
+    """Return the sum of the words: none if figures cannot be read, two sums if thousands may be left unsaid."""
     total, here, unit, digits_after, scale = 0.0, 0.0, 0.0, 0, 0.0
     for token in tokens:
         if token in _ONE_OF:

@@ -1,6 +1,6 @@
-"""Stretches of a text, and whether one of many holds another, in a time that does not grow with how many there are.
+"""Stretches of a text. The check for one that contains another takes a time that hardly grows with their number.
 
-Knows nothing about: what stands in them.
+Knows nothing about: the text in them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Stretches:
         for start, end in sorted(stretches):
             furthest = max(furthest, end)
             self._starts.append(start)
-            self._ends.append(furthest)  # of this one and all that begin before it
+            self._ends.append(furthest)  # the furthest end of this stretch and all that begin before it
 
     def hold(self, start: int, end: int) -> bool:
-        """Tell whether one of them begins at ``start`` or before, and ends at ``end`` or after."""
+        """Return whether a stretch begins at ``start`` or before, and ends at ``end`` or after."""
         before = bisect.bisect_right(self._starts, start)
         return before > 0 and self._ends[before - 1] >= end

@@ -1,4 +1,4 @@
-"""Tags such as ``[NAME_1]``: what counts as one, also when a model or a person writes it carelessly.
+"""Tags such as ``[NAME_1]``, and their accepted spellings, since a model or a person may write them carelessly.
 
 ==================  ===================================================================
 ``[NAME_1]``        as issued
@@ -21,11 +21,11 @@ from llama.privacy.policy import FOUND_IN_ANY_TEXT, TAG_KINDS
 
 ALL_KINDS = TAG_KINDS | FOUND_IN_ANY_TEXT
 AS_ISSUED = re.compile(r"\[[A-Z]+_[0-9]+\]")
-"""How a tag is issued. A search for each of some thousand tags in turn would take as many times as long."""
+"""The form of an issued tag. A search for each of some thousand tags would take some thousand times as long."""
 
 
 def tag_pattern(kinds: Iterable[str]) -> regex.Pattern[str]:
-    """Matches a tag of these kinds as it may be written; the groups ``kind`` and ``number`` say which."""
+    """Return a pattern for tags of these kinds in every spelling; the groups are ``kind`` and ``number``."""
     kind = "|".join(sorted(kinds))
     return regex.compile(
         rf"(?:\[\s?(?P<kind>(?i:{kind}))\s?[\s_-]\s?(?P<number>\d{{1,4}})(?!\d)\s?\]"
@@ -39,10 +39,10 @@ _ANY_TAG = tag_pattern(ALL_KINDS)
 
 
 def name_of(match: regex.Match[str]) -> str:
-    """The tag that is meant, without brackets: ``NAME_1``."""
+    """Return the name of the matched tag, without brackets: ``NAME_1``."""
     return f"{match['kind'].upper()}_{int(match['number'])}"
 
 
 def tags_written_in(text: str) -> set[str]:
-    """Names of all tags that a text writes, in any of the ways above."""
+    """Return the names of all tags that a text contains, in any of the ways above."""
     return {name_of(match) for match in _ANY_TAG.finditer(text)}

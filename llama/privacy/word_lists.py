@@ -1,4 +1,4 @@
-"""The long word lists, in ``data/``: read when they are first needed, and shared.
+"""The long word lists in ``data/``, read on first use and shared.
 
 Knows nothing about: values, tags, sheets.
 """
@@ -12,24 +12,24 @@ _DATA = Path(__file__).parent / "data"
 
 
 def _read(name: str) -> frozenset[str]:
-    """Read a list: a word or name a line, in lower case; lines with ``#`` say where it comes from."""
+    """Read a list: one word or name per line, in lower case; lines with ``#`` state the source."""
     lines = (_DATA / name).read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 @lru_cache(maxsize=1)
 def known_words() -> frozenset[str]:
-    """Words that everybody uses, so that one of them is no name with a letter wrong."""
+    """Return words in general use; such a word is not a misspelt name."""
     return _read("known_words.txt")
 
 
 @lru_cache(maxsize=1)
 def common_words() -> frozenset[str]:
-    """Words that tell nothing about a person by themselves."""
+    """Return words that reveal nothing about a person by themselves."""
     return _read("common_words.txt")
 
 
 @lru_cache(maxsize=1)
 def places() -> frozenset[str]:
-    """Towns and cities."""
+    """Return towns and cities."""
     return _read("places.txt")

@@ -1,6 +1,6 @@
-"""What the patterns know by heart: places, kinds of streets, given names, and what is no name.
+"""Word lists of the patterns: places, kinds of streets, given names, and words that are not names.
 
-Word lists only, lower case; Indonesian and English. All from common knowledge, none from anybody's data.
+Word lists only, lower case; Indonesian and English. All are common knowledge; none comes from a person's data.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PROVINCES_ID = tuple(
     .split("|")
 )
 
-# Of the United States Postal Service's list of street suffixes (Publication 28, C1), and British ones.
+# From the United States Postal Service's list of street suffixes (Publication 28, C1), and British ones.
 STREET_TYPES_EN = tuple(
     """
     street st road rd avenue ave lane ln drive dr boulevard blvd court ct way place pl square sq terrace parkway pkwy
@@ -59,7 +59,7 @@ STREET_TYPES_EN = tuple(
     """.split()
 )
 
-# Given and family names that are hardly ever another word.
+# Given and family names that are rarely another word.
 NAMES = frozenset(
     """
     budi agus bambang joko slamet sutrisno wahyu andi hendra rudi hartono eko dwi tri yanto suryadi supriyadi iwan
@@ -90,7 +90,7 @@ NAMES = frozenset(
     """.split()
 )
 
-# Capitalised in the middle of a sentence, and no part of a name.
+# Words with a capital in the middle of a sentence that are not part of a name.
 NOT_NAMES = frozenset(name.casefold() for names in MONTHS.values() for name in names) | frozenset(
     """
     jakarta bandung surabaya medan semarang yogyakarta jogja bekasi depok tangerang bogor malang makassar palembang
@@ -121,10 +121,10 @@ NOT_NAMES = frozenset(name.casefold() for names in MONTHS.values() for name in n
 
 HONORIFICS = frozenset("pak bapak ibu mrs prof drs haji hajah".split())
 
-# Parts of names only where they are written in capitals: Dan is a name, dan is and.
+# Parts of names only if written with a capital: Dan is a name, dan is and.
 PARTICLES = frozenset("bin binti van von der den the and dan".split())
 
-# Too common in companies' names to stand for one.
+# Too common in names of companies to stand for one.
 COMPANY_WORDS = frozenset(
     """
     bank toko rumah universitas university sekolah school yayasan koperasi indonesia nusantara international global
@@ -138,7 +138,7 @@ LEGAL_FORMS = frozenset(
     """.split()
 )
 
-# What a body is, rather than which one: University of X, X University, RSUD X, Bank X.
+# Words for the type of a body, not its name: University of X, X University, RSUD X, Bank X.
 BODY_WORDS = LEGAL_FORMS | frozenset(
     """
     university universitas univ uni institute institut inst college school sekolah academy akademi politeknik
@@ -151,7 +151,7 @@ BODY_WORDS = LEGAL_FORMS | frozenset(
     """.split()
 )
 
-# Between what a body is and which one.
+# Words between the type of a body and its name.
 BODY_JOINERS = frozenset("of the and for at di dan negeri swasta no nomor".split())
 
 STREET_WORDS = frozenset("jl jln jalan gg gang street st road rd avenue ave lane ln drive dr".split())
@@ -228,7 +228,7 @@ ADDRESS_WORDS = STREET_WORDS | frozenset(
     """.split()
 )
 
-# What stands before the sign in everybody's mail address.
+# Common local parts of mail addresses, which identify no person.
 MAILBOXES = frozenset(
     """
     hello hallo halo info admin administrator contact kontak office kantor sales support service billing accounts team
@@ -237,7 +237,7 @@ MAILBOXES = frozenset(
     """.split()
 )
 
-# What many words begin with, so that these letters are nobody's.
+# Letters that many words begin with; they are not a person's initials.
 INITIALS = frozenset(
     """
     ceo cfo cto coo hrd hr ktp nik sim kk npwp usa uk uae eu pin atm vip gps dvd usb led lcd tv pc wifi vpn faq asap diy
@@ -246,7 +246,7 @@ INITIALS = frozenset(
     """.split()
 )
 
-# Where anybody's mail or page may be.
+# Public hosts of mail and pages.
 PUBLIC_HOSTS = frozenset(
     """
     gmail.com googlemail.com yahoo.com yahoo.co.id yahoo.co.uk ymail.com rocketmail.com outlook.com outlook.co.id
@@ -260,7 +260,7 @@ PUBLIC_HOSTS = frozenset(
     """.split()
 )
 
-# In a diagnosis and in ordinary sentences alike.
+# Words of diagnoses that are also in ordinary sentences.
 COMMON_WORDS = frozenset(
     """
     penyakit disease kronis chronic ringan berat sejak since dengan with riwayat history yang terhadap alergi allergy

@@ -1,1 +1,4 @@
-"""Texts: which characters may be shown, how names, amounts and dates are written; of both halves, and of no party."""
+"""Rules of texts for both halves: characters that may be shown, and the forms of names, amounts and dates.
+
+They belong to no party.
+"""

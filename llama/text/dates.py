@@ -1,7 +1,7 @@
-"""How dates are written: the months' names in both languages, a day in words, a moment for files and programs.
+"""The written forms of dates: names of months in both languages, a day in words, a moment for files and programs.
 
-How a date is found in somebody's text is not here: ``llama.privacy.dates`` does that, and the gate does it once more by
-a reading of its own, which shares nothing with the first but the names of the months.
+The search for dates in a person's text is in ``llama.privacy.dates``. The gate searches once more with separate code,
+which shares only the names of the months.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ MONTHS = {
 
 
 def day_in_words(day: dt.date, language: str) -> str:
-    """Write a day as a person reads it, in ``en`` or ``id``: ``12 April 1991``."""
+    """Write a day in readable form, in ``en`` or ``id``: ``12 April 1991``."""
     return f"{day.day} {MONTHS[language][day.month - 1]} {day.year}"
 
 
 def utc(seconds: float) -> str:
-    """Write a moment, in seconds since 1970, as ISO 8601 does: to the second, in UTC, ``2026-11-28T14:26:03Z``."""
+    """Write a moment, in seconds since 1970, in ISO 8601: to the second, in UTC, ``2026-11-28T14:26:03Z``."""
     return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

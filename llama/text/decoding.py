@@ -1,4 +1,4 @@
-"""How the bytes of a file that a person brings are read as text.
+"""Decoding of the bytes of a person's file into text.
 
 Knows nothing about: what a text is for.
 """
@@ -11,11 +11,11 @@ _OTHER_ENCODINGS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
-_MARK = "\ufeff"  # at a text's beginning the byte order mark, which says nothing in UTF-8
+_MARK = "\ufeff"  # the byte order mark at a text's beginning, which means nothing in UTF-8
 
 
 def encoding_problem(head: bytes) -> str | None:
-    """What is wrong with a file that begins so, if its byte order mark is another encoding's than UTF-8's."""
+    """Return the problem of a file that begins with ``head``, if its byte order mark is not UTF-8's; otherwise None."""
     for mark, name in _OTHER_ENCODINGS:
         if head.startswith(mark):
             return f"not UTF-8 text but {name}, by its byte order mark; save it as UTF-8"
@@ -23,12 +23,12 @@ def encoding_problem(head: bytes) -> str | None:
 
 
 def decoded(raw: bytes) -> str:
-    """The text of a file: UTF-8, without the byte order marks at its beginning.
+    """Return the text of a file: UTF-8, without the byte order marks at its beginning.
 
-    Some programs put theirs before one that is there.
+    There may be several: some programs add theirs before an existing one.
 
     Raises:
-        ValueError: it is of another encoding, or none; the message says which and what to do, and quotes nothing.
+        ValueError: the file has another encoding, or none. The message names it and what to do, and quotes nothing.
     """
     if problem := encoding_problem(raw):
         raise ValueError(problem)
@@ -41,5 +41,5 @@ def decoded(raw: bytes) -> str:
 
 
 def without_marks(text: str) -> str:
-    """A text without the byte order marks at its beginning."""
+    """Return a text without the byte order marks at its beginning."""
     return text.lstrip(_MARK)

@@ -1,8 +1,8 @@
-"""What amounts of money are written with, in Indonesian and English: words for noughts, grouped digits, rupiah.
+"""The elements of written amounts of money, in Indonesian and English: words for zeros, grouped digits, rupiah.
 
-The two grammars that read amounts are not here, for they answer different questions. ``llama.privacy.amounts`` gives
-every reading of a number, so that none of a person's is missed; ``llama.cloud.query`` gives one reading, and only of
-what says that it is money.
+The two grammars that read amounts are elsewhere, since they answer different questions. ``llama.privacy.amounts``
+returns every reading of a number, so that it misses none of a person's. ``llama.cloud.query`` returns one reading, and
+only of numbers that are marked as money.
 
 Knows nothing about: values, tags, budgets, products.
 """
@@ -40,19 +40,19 @@ SCALES = {
     "triliun": 1e12,
     "trillion": 1e12,
 }
-"""Words behind a number, lower-cased, and how much each makes of it."""
+"""Words behind a number, lower-cased, each with its factor."""
 
 _GROUPS = re.compile(r"[.,'’ ]")
 
 
 def number_of(digits: str) -> float | None:
-    """Read a number that can be read in one way only: with groups of three, or with one fraction.
+    """Read a number that has only one reading: with groups of three, or with one fraction.
 
     Args:
         digits: groups of digits, one sign of ``.,'’`` or a space between two of them; the first may have any length.
 
     Returns:
-        ``1.250.000`` as 1250000, ``1,5`` as 1.5; None for what is neither, such as ``1.25.30``.
+        ``1.250.000`` as 1250000, ``1,5`` as 1.5; None for other forms, such as ``1.25.30``.
     """
     groups = _GROUPS.split(digits)
     if all(len(group) == 3 for group in groups[1:]):
@@ -61,5 +61,5 @@ def number_of(digits: str) -> float | None:
 
 
 def rupiah(amount: int) -> str:
-    """Whole rupiah as Indonesians write them: ``Rp 400.000``."""
+    """Write whole rupiah in the Indonesian form: ``Rp 400.000``."""
     return f"Rp {amount:,}".replace(",", ".")

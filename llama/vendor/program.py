@@ -9,14 +9,14 @@ Used as::
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --publish cover.toml
     python -m llama.vendor --cloud … --vendor NAME --key_file NAME.key --cloud_key cloud.pub --withdraw cover
 
-A copy is one JSON object in a line, ASCII only, so that nothing in it can steer a terminal. It is acknowledged, and so
-erased at the cloud, once it is stored: on the disk, or taken by a command that ended with 0. A pipe or a terminal
-stores nothing, so nothing is acknowledged there, unless ``--acknowledge`` says that copies may be lost. Each is stored
-at least once: whatever ends this program before the cloud has the acknowledgement, the next start gets the same copy
-again, with the same ``run_id``.
+A copy is one JSON object in a line. It is ASCII only, so that it cannot steer a terminal. The program acknowledges a
+copy once it is stored, and the cloud then erases it. Stored means on the disk, or taken by a command that ended with 0.
+A pipe or a terminal stores nothing, so copies are not acknowledged there, unless ``--acknowledge`` allows their loss.
+Each copy is stored at least once. If this program ends before the cloud has the acknowledgement, the next start
+gets the same copy again, with the same ``run_id``.
 
-Knows: the link, what a sheet is. Does not know: the model, the person, what tags stand for, other third parties.
-Nothing of a copy goes to stderr.
+Knows: the link, sheets. Does not know: the model, the person, the values behind tags, other third parties.
+No part of a copy goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ import math
 from contextlib import closing
 from pathlib import PurePath
 
+from llama.bounds import INTERVAL, TIMEOUT
 from llama.client.link import Link
 from llama.client.notices import Notices
-from llama.command import check_interval, check_timeout
 from llama.errors import CloudUnreachable, ProtocolMismatch, UsageError
 from llama.keys import link_keys
 from llama.sheets import parse_published, read_text
@@ -61,27 +61,34 @@ def main(
     """Collect a third party's copies, store them and acknowledge them; or publish or withdraw a sheet.
 
     Args:
-        cloud: address of cloud_main.py, tcp://HOST:PORT.
-        vendor: whose copies and sheets: the name of its directory of sheets in the cloud.
-        follow: go on when nothing is left, and while the cloud is away, until Ctrl-C.
-        spool: directory that gets a file per copy, RUN_ID.json; made if it is not there.
-        exec: command, without a shell, that gets each copy as a line on its standard input; exit code 0 says that it is
-            stored. Otherwise it is tried again after 1, 2, 4 … at most 60 s, 5 times in all, with --follow for ever.
-        exec_timeout: seconds after which a try of --exec is ended, and counts as failed.
-        acknowledge: also what a pipe or a terminal has taken is acknowledged, and so erased, whatever becomes of it.
-        publish: a sheet, NAME.toml, that devices find from now on, new or in place of an earlier one.
-        withdraw: NAME of a sheet that devices are to find no more.
-        deadline: seconds of silence after which the cloud is given up.
-        interval: seconds between one question for more and the next.
-        key_file: the vendor's private key, NAME.key of llama.keys; the cloud must list it.
-        cloud_key: the cloud's public key; no other cloud is spoken to, and nobody can listen.
+        cloud: Address of the cloud, tcp://HOST:PORT.
+        vendor: Name of the third party, which is the name of its directory of sheets at the cloud.
+        follow: Keep asking when nothing is left, and while the cloud is away, until Ctrl-C.
+        spool: Directory that gets a file per copy, RUN_ID.json. It is made if it does not exist.
+        exec: Command that gets each copy as a line on its standard input. No shell runs it. Exit code 0 means that the
+            copy is stored. Otherwise the program tries again after 1, 2, 4 … at most 60 s, 5 times in all, or without
+            end with --follow.
+        exec_timeout: Seconds after which a try of --exec is stopped, and counts as failed.
+        acknowledge: Also acknowledge what a pipe or a terminal has taken. The cloud then erases it, even if its reader
+            loses it.
+        publish: Sheet to publish, a file NAME.toml. It replaces an earlier one of that name. Requires --key_file and
+            --cloud_key.
+        withdraw: Name of a sheet to withdraw, without .toml. Devices no longer find it. Requires --key_file and
+            --cloud_key.
+        deadline: Seconds without an answer after which the program gives up.
+        interval: Seconds between two requests for more copies.
+        key_file: Private key of the vendor, NAME.key from llama.keys. The cloud must list the public key. Requires
+            --cloud_key.
+        cloud_key: Public key file of the cloud. The program talks to no other cloud, and the link is encrypted.
+            Requires --key_file.
     """
     if not is_party_name(vendor):
-        raise UsageError(f"--vendor is the name of a directory of sheets: {name_rule(MAX_PARTY_NAME)}")
-    check_timeout("deadline", deadline)
-    check_interval(interval)
-    if not exec_timeout > 0:  # nor NaN
-        raise UsageError(f"--exec_timeout {exec_timeout}: give seconds above 0")
+        raise UsageError(
+            f"--vendor must be the name of a directory of sheets, {name_rule(MAX_PARTY_NAME)} (got '{vendor}')"
+        )
+    TIMEOUT.check("deadline", deadline)
+    INTERVAL.check("interval", interval)
+    TIMEOUT.check("exec_timeout", exec_timeout)
     request = _request(vendor, publish, withdraw)
     if request is not None:
         _refuse_to_collect(follow=follow, spool=spool, exec=exec, acknowledge=acknowledge)
@@ -89,7 +96,7 @@ def main(
     notices = Notices("vendor", cloud, follow=follow, keys=keys)
     if request is not None:
         if keys is None:
-            raise UsageError("a cloud knows by its key whose a sheet is; give --key_file and --cloud_key")
+            raise UsageError(f"--{'withdraw' if publish is None else 'publish'} requires --key_file and --cloud_key")
         with Link(cloud, deadline_s=deadline, on_notice=notices.silence, keys=keys) as link:
             print(put(link, request), flush=True)
         return
@@ -105,18 +112,18 @@ def main(
 
 
 def _refuse_to_collect(**flags: str | bool | None) -> None:
-    """Refuse the first flag of collecting that is given, beside one that publishes or withdraws.
+    """Refuse flags of collecting beside one that publishes or withdraws.
 
     Raises:
-        UsageError: there is one.
+        UsageError: about the first such flag.
     """
     for name, value in flags.items():
         if value not in (None, False):
-            raise UsageError(f"--{name} collects; leave it away to publish or withdraw a sheet")
+            raise UsageError(f"--{name} is for collecting; omit it to publish or withdraw a sheet")
 
 
 def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
-    """Until nothing is left, or as many came as a cloud keeps; with ``follow`` for ever."""
+    """Collect until nothing is left or ``MOST_ONCE`` copies came; with ``follow``, without end."""
     total = 0
     while follow or total < MOST_ONCE:
         try:
@@ -134,27 +141,29 @@ def _collect_all(collector: Collector, follow: bool, interval_s: float) -> None:
 
 
 def _look_at_oldest(collector: Collector, at_once: int) -> None:
-    """Collect once, and say that what came was not acknowledged."""
+    """Collect once, and report that the copies were not acknowledged."""
     if number := collector.some():
         collector.notices.tell(
-            f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} again, and of "
-            f"more only the oldest {at_once} are seen; {_STORE_THEM}, --acknowledge lets go of them"
+            f"nothing is acknowledged, so {'this copy comes' if number == 1 else 'these copies come'} again, and only "
+            f"the oldest {at_once} are shown; {_STORE_THEM}, --acknowledge erases them at the cloud"
         )
 
 
 def _sink(
     spool: str | None, command: str | None, timeout_s: float, acknowledge: bool, follow: bool, notices: Notices
 ) -> Sink:
-    """Where copies go.
+    """Return the sink that stores the copies.
 
     Raises:
-        UsageError: the flags exclude each other, or what they name cannot be used.
+        UsageError: the flags exclude each other, or the directory or command cannot be used.
     """
     if spool is not None and command is not None:
-        raise UsageError("--spool and --exec exclude each other; choose where copies go")
+        raise UsageError("--spool and --exec cannot be combined; omit one of them")
     if acknowledge and (spool is not None or command is not None):
         flag = "--exec" if spool is None else "--spool"
-        raise UsageError(f"--acknowledge is for stdout; {flag} acknowledges what it has stored, so leave it away")
+        raise UsageError(
+            f"--acknowledge is for stdout only; {flag} acknowledges what it has stored, so omit --acknowledge"
+        )
     if spool is not None:
         return SpoolSink(spool)
     if command is not None:
@@ -162,37 +171,39 @@ def _sink(
     stdout = StdoutSink(may_lose=acknowledge)
     if follow and not stdout.acknowledges:
         raise UsageError(
-            f"--follow needs a place that keeps copies, and stdout is no file: {_STORE_THEM}; with "
-            f"--acknowledge each is erased once it is written, also if its reader loses it"
+            f"--follow requires storage, and stdout is not a file; {_STORE_THEM}; --acknowledge erases each copy at "
+            f"the cloud once it is written, even if its reader loses it"
         )
     return stdout
 
 
 def _request(vendor: str, publish: str | None, withdraw: str | None) -> Publish | Withdraw | None:
-    """What the flags ask for, looked through before anybody is asked; None is to collect.
+    """Return the checked request that the flags ask for; None means to collect.
 
     Raises:
-        UsageError: both, or not a name.
-        PromptError: not a sheet.
+        UsageError: both flags are given, or a name is malformed.
+        PromptError: the file is not a sheet.
     """
     if publish is not None and withdraw is not None:
-        raise UsageError("--publish and --withdraw exclude each other; one after the other")
+        raise UsageError("--publish and --withdraw cannot be combined; run one after the other")
     if withdraw is not None:
         if not is_prompt_id(f"{vendor}/{withdraw}"):
-            raise UsageError("--withdraw is the name of a sheet, without .toml: 1 to 80 of a-z, 0-9 and -")
+            raise UsageError(
+                f"--withdraw must be a sheet's name without .toml, 1 to 80 of a-z, 0-9 and - (got '{withdraw}')"
+            )
         return Withdraw(vendor, withdraw)
     if publish is None:
         return None
     file = PurePath(publish)
     if file.suffix != ".toml" or not is_prompt_id(f"{vendor}/{file.stem}"):
-        raise UsageError("--publish is a file NAME.toml, whose name becomes the sheet's: 1 to 80 of a-z, 0-9 and -")
+        raise UsageError(f"--publish must be a file NAME.toml, with NAME 1 to 80 of a-z, 0-9 and - (got '{publish}')")
     text = read_text(publish, "sheet")
     parse_published(text, f"sheet {publish}")
     return Publish(vendor, file.stem, text)
 
 
 def put(link: Link, request: Publish | Withdraw) -> str:
-    """Publish a sheet, or withdraw it; what has become of it, in words.
+    """Publish or withdraw a sheet, and return the result in words.
 
     Raises:
         CloudUnreachable, CloudRefused, ProtocolMismatch: see ``Link.ask``.

@@ -1,4 +1,4 @@
-"""Addresses, Indonesian, American and British, as far as they go; and postcodes by themselves."""
+"""Addresses, Indonesian, American and British, as far as rules can find them; and postcodes by themselves."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ _POSTCODE = re.compile(rf"(?<!\w)(?:{POSTCODE_UK}|(?:{_STATE})\s{_ZIP})(?!\w)")
 
 
 def _is_no_walk(street: str) -> bool:
-    """Whether a street is one: *jalan* is also "to walk", before a small letter a street's only with a number."""
+    """Return whether this is a street: *jalan* is also "to walk".
+
+    Before a small letter, *jalan* is a street only with a number.
+    """
     return not street.partition(" ")[2][:1].islower() or any(c.isdigit() for c in street)
 
 

@@ -1,6 +1,6 @@
-"""What announces a name, as parts of patterns: titles, kin, phrases before it, verbs and data after it.
+"""Cues of names, as parts of patterns: titles, kin, phrases before a name, verbs and data after it.
 
-Indonesian and English. Which of them stand where is in ``names``.
+Indonesian and English. ``names`` decides which cues stand where.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SAYS_ONE_EN = (
     r"birthday,?|anniversary,?|congratulations,?|love,|xoxo,?|cheers,|(?:regards|sincerely|cheers|best|love|thanks|"
     r"thank you|yours truly)[,!.]?\n"
 )
-"""Of :data:`SAYS_EN` and more, what also announces a name of one word."""
+"""Cues of :data:`SAYS_EN`, and more, that also announce a name of one word."""
 
 DOES = (
     r"birthday|address|phone|number|email|house|desk|account|wife|husband|turns|lives|works|loves|likes|said|called|"

@@ -1,4 +1,4 @@
-"""Full dates, which may be a birth date; a day without a year, a month, or a day to come is left."""
+"""Full dates, which may be a birth date. A day without a year, a month, or a future day is not masked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llama.privacy.recognisers.recogniser import Hit, Recogniser
 
 
 class FullDates:
-    """Finds the dates that can mean a day of a year that has come."""
+    """Finder of dates that can mean a day that has come, with its year."""
 
     def find(self, view: NormalisedText) -> Iterator[Hit]:
-        """All hits."""
+        """Yield all hits."""
         today = dt.date.today()
         for start, end, days in view.dates:
             if any(_has_come(day, today) for day in days):
@@ -22,7 +22,7 @@ class FullDates:
 
 
 def _has_come(day: Day, today: dt.date) -> bool:
-    """Tell whether a day with a year is past; one to come is a trip's, a party's, but nobody's birth."""
+    """Return whether a day with a year has come. A future day is the date of a trip or a party, never of a birth."""
     year, month, of_month = day
     return year is not None and of_month is not None and (year, month, of_month) <= (today.year, today.month, today.day)
 

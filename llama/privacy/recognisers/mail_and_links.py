@@ -24,7 +24,7 @@ _PROFILE_PATH = re.compile(r"(?:^|/)(?:u|user|users|in|profile|member|~)/")
 
 
 def is_personal_link(url: str) -> bool:
-    """Whether a link, folded, has somebody's id in it or leads to a profile; ``shop.example/gifts`` does neither."""
+    """Return whether a folded link contains a person's id or leads to a profile; ``shop.example/gifts`` does not."""
     host, _, path = re.sub(r"^https?://", "", url).partition("/")
     has_id = "@" in url or "=" in path or _ID_IN_PATH.search(path)
     return bool(has_id or (path and _PROFILE_HOST.search(host)) or _PROFILE_PATH.search(path))

@@ -1,4 +1,4 @@
-"""Names of people, by what stands before or after them, and by given names that are no ordinary words."""
+"""Names of people, by the words before or after them, and by given names that are no ordinary words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KNOWN_PAIR = re.compile(r"(?<!\w)[a-z]+ [a-z]+(?!\w)")
 
 
 def name_in(run: str, at_least: int) -> Span | None:
-    """The words from the first that may be part of a name up to one that may not, if they are enough words."""
+    """Return the words from the first that may be part of a name up to one that may not, if they are enough words."""
     kept = list[Span]()
     for match in re.finditer(r"\S+", run):
         if _is_no_name(match[0].rstrip(".,'’").casefold()):
@@ -52,13 +52,13 @@ def _are_known(words: str) -> bool:
 
 
 def _announced(pattern: str, at_least: int = 1) -> PatternRecogniser:
-    """A row for the pattern's first group where it has at least so many words of a name."""
+    """Return a row for the pattern's first group if that has at least ``at_least`` words of a name."""
     narrow = partial(name_in, at_least=at_least)
     return PatternRecogniser("NAME", re.compile(pattern, re.MULTILINE), group=1, narrow=narrow)
 
 
 RECOGNISERS: tuple[Recogniser, ...] = (
-    # What stands before.
+    # Cues before the name.
     _announced(rf"(?<!\w){TITLE}\s{_ONE}"),
     _announced(rf"(?i:\b(?:{SAYS_ID}))[\s,:]{{0,8}}{_ONE}"),
     _announced(rf"(?i:\b(?:{SAYS_EN}))[\s,:]{{0,8}}{_TWO}", at_least=2),
@@ -74,13 +74,13 @@ RECOGNISERS: tuple[Recogniser, ...] = (
         rf"(?i:\b(?:saya|aku|gue|gw|sy|untuk|buat|utk|si|oleh|sama|dengan|dgn|bersama|dan|ke))\s{_TWO}", at_least=2
     ),
     _announced(rf"(?i:\b(?:saya|aku|gue|gw|sy|si)),?\s{_ONE}"),
-    # What follows.
+    # Cues after the name.
     _announced(rf"{_TWO_PLAIN}(?=(?:'s|’s)?\s(?i:{DOES})\b)", at_least=2),
     _announced(rf"{_TWO}(?=\s(?:and|dan|&)\s[A-Z])", at_least=2),
     _announced(rf"{_TWO_PLAIN}(?=\s?[(,:;–-]\s?(?i:{DATA}))", at_least=2),
-    # Nothing else on the line.
+    # A name alone on its line.
     _announced(rf"^[ \t]{{0,8}}[-–—~]?[ \t]{{0,8}}{_TWO}[ \t]{{0,8}}[,.]?[ \t]{{0,8}}$", at_least=2),
-    # Anything, where the name is known.
+    # Known names anywhere.
     PatternRecogniser("NAME", re.compile(_RUN), narrow=_known_name_in),
     PatternRecogniser("NAME", _KNOWN_PAIR, folded=True, validators=(_are_known,)),  # typed without capitals
 )

@@ -24,7 +24,7 @@ _PASSPORT = re.compile(r"(?<![\w])[A-Z]{1,2}\d{6,8}(?!\w)")
 _IBAN = re.compile(r"(?<!\w)[a-z]{2}\d{2}(?: ?[a-z0-9]{1,4}){3,8}(?!\w)")
 _SHORTEST_IBAN = 15
 
-# What stands before a number and says what it is.
+# Words before a number that tell its kind.
 _CURRENCY = re.compile(r"(?:rp\.?|idr|usd|us\$|sgd|eur|gbp|[$€£])\s?$")
 _ACCOUNT = re.compile(
     r"\b(?:rek(?:ening)?|norek|no\.? ?rek|account|acct|a/c|acc|va|virtual account|bca|bni|bri|mandiri|cimb|permata|bsi|"
@@ -39,12 +39,12 @@ _GROUPED_AMOUNT = re.compile(r"\d{1,3}(?:\.\d{3})+(?:,\d{1,2})?|\d{1,3}(?:,\d{3}
 
 
 def is_grouped_amount(number: str) -> bool:
-    """Whether its digits stand in groups of three, as an amount's: ``1.500.000``, ``1,299.99``."""
+    """Return whether the digits stand in groups of three, as in an amount: ``1.500.000``, ``1,299.99``."""
     return _GROUPED_AMOUNT.fullmatch(number) is not None
 
 
 def is_nik(number: str) -> bool:
-    """Whether 16 digits are built as a NIK: a province from 11 to 99, and a day (women: + 40) and month of birth."""
+    """Return whether 16 digits form a NIK: a province from 11 to 99, and a day (women: + 40) and month of birth."""
     digits = _digits(number)
     if len(digits) != 16:
         return False
@@ -53,18 +53,18 @@ def is_nik(number: str) -> bool:
 
 
 def is_card(number: str) -> bool:
-    """Whether the length and the check digit are a payment card's; 4444 4444 4444 4448 is none."""
+    """Return whether length and check digit are those of a payment card; 4444 4444 4444 4448 is none."""
     digits = _digits(number)
     return 13 <= len(digits) <= 19 and luhn.is_valid(digits) and len(set(digits)) > 2
 
 
 def is_npwp(number: str) -> bool:
-    """Whether 15 digits have an NPWP's check digit, or at least its points."""
+    """Return whether 15 digits have an NPWP's check digit, or at least its points."""
     return luhn.is_valid(_digits(number)[:9]) or "." in number
 
 
 def iban_in(value: str) -> Span | None:
-    """The longest beginning that is an IBAN; a word that follows one may look like one more group of it."""
+    """Return the longest beginning that is an IBAN. A word that follows one may look like one more group of it."""
     lengths = range(len(value), _SHORTEST_IBAN - 1, -1)
     return next(((0, length) for length in lengths if iban.is_valid(value[:length].strip())), None)
 
@@ -78,7 +78,7 @@ def _has_digits(at_least: int) -> Callable[[str], bool]:
 
 
 def _is_no_amount(number: str) -> bool:
-    """Whether it is no amount, in brackets neither."""
+    """Return whether the number is no amount, also without its brackets."""
     return not is_grouped_amount(number.strip("() "))
 
 
@@ -89,7 +89,7 @@ def _is_written_as_npwp(number: str) -> bool:
 def _long_number(
     kind: str, *validators: Callable[[str], bool], before: re.Pattern[str] | None = None, outside_dates: bool = False
 ) -> PatternRecogniser:
-    """A row for numbers of any length that are no amounts of money."""
+    """Return a row for numbers of any length that are no amounts of money."""
     return PatternRecogniser(
         kind,
         _NUMBER,

@@ -14,7 +14,7 @@ from llama.privacy.recognisers.numbers import is_grouped_amount
 from llama.privacy.recognisers.recogniser import Hit, PatternRecogniser, Recogniser, in_a_date
 
 MIN_DIGITS = 7
-_TIME_STAMP = 8  # characters that show whether a time goes on
+_TIME_STAMP = 8  # characters that decide whether a time continues
 
 _INDONESIAN = re.compile(
     r"(?<![\w.])(?:\+\s?62|62|0)[\s.\-()]{0,3}(?:8\d|[2-7]\d{1,2})[\s.\-()]{0,3}\d(?:[\s.\-]{0,2}\d){4,9}(?!\w)"
@@ -25,9 +25,9 @@ _NORTH_AMERICAN = re.compile(
 
 
 class _Line(str):
-    """A text of which a slice without an end is short.
+    """A text whose slices without an end are short.
 
-    The matcher looks at the few characters after each time stamp, but takes all the rest of the text for that.
+    The matcher reads the few characters after each time stamp, but slices the whole rest of the text for that.
     """
 
     __slots__ = ()
@@ -40,16 +40,16 @@ class _Line(str):
 
 @dataclass(frozen=True)
 class NumberingPlan:
-    """Finds the numbers that are valid as they are dialled in one region."""
+    """Finder of the numbers that are valid as dialled in one region."""
 
     region: str
 
     def find(self, view: NormalisedText) -> Iterator[Hit]:
-        """All hits, by position."""
+        """Yield all hits, by position."""
         if sum(c.isdigit() for c in view.line) < MIN_DIGITS:  # the matcher is slow
             return
         line = _Line(view.line)
-        # Less than so many characters are no number of any country, with a plus sign before it neither.
+        # No country has shorter numbers, even with a plus sign before them.
         for match in phonenumbers.PhoneNumberMatcher(line, self.region, min_candidate_length=MIN_DIGITS):
             if not is_grouped_amount(match.raw_string) and not in_a_date(view, match.start, match.end):
                 yield Hit(match.start, match.end, "PHONE")

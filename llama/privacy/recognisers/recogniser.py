@@ -1,7 +1,7 @@
-"""A recogniser finds one kind of personal data in a text; most are rows of pattern, context and validators.
+"""Recognisers: each finds one kind of personal data in a text. Most are rows of pattern, context and validators.
 
-The terms are Presidio's (``PatternRecognizer``), without its scores: a hit is a hit. What is no pattern's match, such
-as a date, is found by a small class with the same method.
+The terms are Presidio's (``PatternRecognizer``), without its scores: there are hits only. Kinds that no pattern can
+match, such as dates, have a small class with the same method.
 
 Knows nothing about: which kinds there are.
 """
@@ -16,14 +16,14 @@ from typing import Protocol
 from llama.privacy.normalised import NormalisedText
 from llama.privacy.stretches import Stretches
 
-WINDOW = 40  # characters before a match in which its context is looked for
+WINDOW = 40  # characters before a match in which its context is sought
 
 Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """``text[start:end]`` looks like personal data of a kind; ``kind`` is a tag's."""
+    """A stretch ``text[start:end]`` that looks like personal data; ``kind`` is the kind of a tag."""
 
     start: int
     end: int
@@ -31,24 +31,24 @@ class Hit:
 
 
 class Recogniser(Protocol):
-    """Finds personal data in a text."""
+    """Finder of personal data in a text."""
 
     def find(self, view: NormalisedText) -> Iterator[Hit]:
-        """All hits, in any order; they may overlap."""
+        """Yield all hits, in any order; they may overlap."""
 
 
 @dataclass(frozen=True)
 class PatternRecogniser:
-    """Finds what matches a pattern in the right context and passes every validator.
+    """Finder of matches of a pattern in the right context that pass every validator.
 
     Attributes:
         kind: the hits' kind.
         pattern: matches a value, perhaps with words around it.
-        folded: search the text's line, which has no case and one width, instead of the text as it is written.
+        folded: search the folded line, which has no case and one width, instead of the original text.
         group: the part of the match that is the value; 0 is all of it.
         before: must be found in the window before the match.
         not_before: must not be found there.
-        narrow: says where in the value it really begins and ends, or None if nothing of it is one.
+        narrow: returns the span of the value in the match, or None if it contains no value.
         validators: must all be true of the narrowed value.
         outside_dates: no hit lies within a date.
     """
@@ -64,7 +64,7 @@ class PatternRecogniser:
     outside_dates: bool = False
 
     def find(self, view: NormalisedText) -> Iterator[Hit]:
-        """All hits, by position."""
+        """Yield all hits, by position."""
         text = view.line if self.folded else view.text
         for match in self.pattern.finditer(text):
             if not self._fits(text[max(0, match.start() - WINDOW) : match.start()]):
@@ -86,12 +86,12 @@ class PatternRecogniser:
 
 @dataclass(frozen=True)
 class FirstOf:
-    """Gives each place in the text to the first recogniser that finds it: one number is of one kind."""
+    """Combination of recognisers: each place goes to the first that finds it, since one number is of one kind."""
 
     recognisers: tuple[Recogniser, ...]
 
     def find(self, view: NormalisedText) -> Iterator[Hit]:
-        """All hits; no two of them at the same place."""
+        """Yield all hits; no two of them at the same place."""
         taken = set[Span]()
         for recogniser in self.recognisers:
             for hit in recogniser.find(view):
@@ -101,7 +101,7 @@ class FirstOf:
 
 
 def in_a_date(view: NormalisedText, start: int, end: int) -> bool:
-    """Whether ``text[start:end]`` lies within a date."""
+    """Return whether ``text[start:end]`` lies within a date."""
     return view.once(_dates_of).hold(start, end)
 
 
@@ -110,5 +110,5 @@ def _dates_of(view: NormalisedText) -> Stretches:
 
 
 def without_trailing(signs: str) -> Callable[[str], Span]:
-    """Narrow a value to what comes before these signs at its end."""
+    """Return a function that narrows a value to the part before these signs at its end."""
     return lambda value: (0, len(value.rstrip(signs)))

@@ -1,8 +1,8 @@
-"""All ways in which a declared value can be written, and where a text writes it: a class for each kind of value.
+"""Variants of declared values, and the search for them in a text: one class for each kind of value.
 
-A value is declared by its field, so it needs no detection, only recognition: whatever the case, the Unicode form, the
-punctuation and the digit groups. The field also says what kind of value it is, and so in which other ways it is
-written. A new kind is a class, and a line in :data:`KINDS`.
+A value is declared by its field. So it needs no detection, only recognition: in any case, Unicode form, punctuation and
+digit grouping. The field also tells the kind of value, and so its other written forms. A new kind is a class, and a
+line in :data:`KINDS`.
 
 Knows nothing about: tags, sheets, which text is whose.
 """
@@ -45,4 +45,4 @@ KINDS: Mapping[str, type[Variants]] = {
     "BIOMETRIC": WordVariants,
     "PRIVATE": UnknownVariants,
 }
-"""By the kind of tag; any other is looked for as it is written."""
+"""The class for each kind of tag. A value of any other kind is sought as it is written."""

@@ -31,7 +31,7 @@ class AddressVariants(Variants):
         self.finders.append(self.streets)
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for all of it, and for each part between commas."""
+        """Add all of it, and each part between commas."""
         self.spell_numbers(value.text)
         if len("".join(value.words)) >= LONG and compact(value.text) not in self._sent:
             self.letters.add(value.words)

@@ -14,9 +14,9 @@ _CURRENCY = re.compile(r"\b(?:rp|idr|usd|eur|gbp|sgd|aud|myr|rm|jpy|inr|chf|cad)
 
 
 class AmountVariants(Variants):
-    """*14250000*: *Rp 14.250.000,-*, *14,25 juta*, *14jt 250rb*, *14.25 million*; about as much, with such a word."""
+    """*14250000*: *Rp 14.250.000,-*, *14,25 juta*, *14jt 250rb*, *14.25 million*; with such a word, about as much."""
 
-    any_number = True  # also one that no word or sign says is money
+    any_number = True  # also numbers without a word or sign of money
 
     def __init__(self, secret: Secret, options: Options) -> None:
         self.amounts = AmountForms()
@@ -26,12 +26,12 @@ class AmountVariants(Variants):
             self.derived.append((secret.tag, AboutAsMuch(self.amounts.amounts)))
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the amounts that the text writes, and for the text itself."""
+        """Add the amounts in the text, and the text itself."""
         self.spell_amounts(value.text)
         super().spell(value)
 
     def spell_amounts(self, text: str) -> None:
-        """Look for each amount in a text, from a thousand on."""
+        """Add each amount in a text, from a thousand on."""
         line = line_of(text)
         has_currency = _CURRENCY.search(line) is not None
         for _, _, amount, scaled in main_amounts_in(line):
@@ -39,11 +39,11 @@ class AmountVariants(Variants):
                 self.amounts.amounts.add(amount)
             elif amount >= 10 and (self.any_number or has_currency):
                 self.amounts.small.add(amount)
-        if isinstance(self.secret.value, (int, float)) and self.secret.value > 2100:  # no year
+        if isinstance(self.secret.value, (int, float)) and self.secret.value > 2100:  # not a year
             self.amounts.amounts.add(float(self.secret.value))
 
     def spell_numbers(self, text: str) -> None:
-        """Look for the digits of an amount only by themselves: a price is not part of a salary."""
+        """Add the digits of an amount only as a separate number: a price is not part of a salary."""
         if not self.amounts.amounts:
             super().spell_numbers(text)
             return

@@ -1,4 +1,4 @@
-"""What is left of a street's or a body's name without the words that many have, with any of these around it."""
+"""The core of a street's or a body's name: the name without generic words, with any of these around it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from functools import lru_cache
 from llama.privacy.normalised import NormalisedText, word_anchor
 from llama.privacy.variants.finders import Spans
 
-BEGINNING = 8  # words of a name, by which it is looked up
-_GAP = 3  # signs between two words that belong together
+BEGINNING = 8  # most words of a name that it is looked up by
+_GAP = 3  # most signs between two words that belong together
 
 
 @dataclass(frozen=True)
 class Core:
-    """A name's own words.
+    """The own words of a name.
 
     Attributes:
         words: in their order.
-        beside: generic words of which one must stand next to it; empty where it needs none.
+        beside: generic words, one of which must stand next to it; empty if none is needed.
     """
 
     words: tuple[str, ...] = field(repr=False)
@@ -43,13 +43,13 @@ class CoreForms:
         self._cores: dict[tuple[str, ...], dict[int, dict[tuple[str, ...], set[Core]]]] = {}
 
     def add(self, words: Sequence[str], beside: Collection[str] = ()) -> None:
-        """Look for a name's own words; with ``beside``, only next to one of these."""
+        """Add a name's own words; with ``beside``, only next to one of these."""
         core = Core(tuple(words), frozenset(beside))
         by_length = self._cores.setdefault(core.words[:BEGINNING], {})
         by_length.setdefault(len(words), {}).setdefault(core.words, set()).add(core)
 
     def leave_out(self, known: set[Hashable]) -> None:
-        """Look for nothing that is ``known``, and add the rest to it."""
+        """Drop the names that are ``known``, and add the rest to it."""
         for by_length in self._cores.values():
             for by_words in by_length.values():
                 for cores in by_words.values():
@@ -58,7 +58,7 @@ class CoreForms:
                     known.update(keys)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the names, with the generic words around it."""
+        """Yield each stretch that writes one of the names, with the generic words around it."""
         if not self._cores:
             return
         skipped = self._generic | self._joining
@@ -71,7 +71,7 @@ class CoreForms:
                         yield from self._at(text, here, core)
 
     def anchors(self) -> Collection[str]:
-        """The first word of each of the names."""
+        """Return the first word of each of the names."""
         return {
             word_anchor(beginning[0])
             for beginning, by_length in self._cores.items()
@@ -100,7 +100,7 @@ class CoreForms:
             yield text.words[first][0], text.words[last][1]
 
     def _generic_beside(self, text: NormalisedText, i: int, step: int, generic: frozenset[str]) -> int | None:
-        """Find the next generic word before or after word i, past joining words at the most."""
+        """Return the next generic word before or after word i, with only joining words between, or None."""
         k = i + step
         while 0 <= k < len(text.words) and _near(text, min(k, k - step), max(k, k - step)):
             if text.words[k][2] in generic:
@@ -117,7 +117,7 @@ Places = dict[tuple[str, ...], list[int]]
 
 @lru_cache(maxsize=16)
 def _own_words(skipped: frozenset[str]) -> Callable[[NormalisedText], OwnWords]:
-    """Give the function that lists a text's words without generic ones."""
+    """Return the function that lists a text's words without generic ones."""
 
     def own_words(text: NormalisedText) -> OwnWords:
         return [(i, word) for i, (_, _, word) in enumerate(text.words) if word not in skipped]
@@ -127,7 +127,7 @@ def _own_words(skipped: frozenset[str]) -> Callable[[NormalisedText], OwnWords]:
 
 @lru_cache(maxsize=16 * BEGINNING)
 def _places_of(skipped: frozenset[str], count: int) -> Callable[[NormalisedText], Places]:
-    """Give the function that says where in that list so many words one after another stand."""
+    """Return the function that maps so many consecutive words to their places in that list."""
 
     def places_of(text: NormalisedText) -> Places:
         words, at = [word for _, word in text.once(_own_words(skipped))], Places()
@@ -139,13 +139,13 @@ def _places_of(skipped: frozenset[str], count: int) -> Callable[[NormalisedText]
 
 
 def _near(text: NormalisedText, first: int, second: int) -> bool:
-    """Tell whether two neighbouring words are of one line and phrase."""
+    """Return whether two neighbouring words are in one line and phrase."""
     between = text.text[text.words[first][1] : text.words[second][0]]
     return len(between) <= _GAP and "\n" not in between
 
 
 def _is_house_number(text: NormalisedText, i: int) -> bool:
-    """Tell whether word i is a house number after the word before it, or a letter of one."""
+    """Return whether word i is a house number after the word before it, or a letter of one."""
     start, _, word = text.words[i]
     _, end, before = text.words[i - 1]
     return start - end <= 2 and (

@@ -30,6 +30,6 @@ class DateVariants(Variants):
         self.derived += [("DATE", BirthYears(years)), ("DATE", Ages(ages, born, options.today))]
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the day that the text writes, in all its readings, and for the text itself."""
+        """Add the day in the text, in all its readings, and the text itself."""
         self.spell_dates(value.text)
         super().spell(value)

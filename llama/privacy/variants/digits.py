@@ -1,4 +1,4 @@
-"""Numbers in a text, whatever their grouping, whole and by a part."""
+"""Numbers in a text, in any grouping, whole and by a part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PHONE_PREFIX = re.compile(r"(?:(?:00)?62)?0?\Z|(?:00)?[1-9]\d{0,2}\Z")
 
 
 class DigitForms:
-    """Numbers, whatever their grouping, and with letters that look like digits.
+    """Numbers in any grouping, and with letters that look like digits.
 
     Args:
         phone: country codes and leading zeros before a number belong to it.
@@ -23,26 +23,26 @@ class DigitForms:
 
     def __init__(self, *, phone: bool = False) -> None:
         self._phone = phone
-        self.numbers: set[str] = set()  # long ones are found inside longer numbers too
-        self.amounts: set[str] = set()  # found only by themselves: a price is not part of a salary
+        self.numbers: set[str] = set()  # long numbers are found inside longer ones too
+        self.amounts: set[str] = set()  # found only as separate numbers: a price is not part of a salary
         self.parted: set[str] = set()  # long numbers of which a part is secret by itself
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the numbers, or a long part of one."""
+        """Yield each stretch that writes one of the numbers, or a long part of one."""
         if self.numbers or self.amounts:
             yield from self._find(text)
             if (other := text.with_digits_for_letters) is not None:
                 yield from self._find(other)
 
     def anchors(self) -> Collection[str] | None:
-        """The beginnings of the numbers; of one that is also found by a part, any three digits."""
+        """Return the beginnings of the numbers; for a number also found by a part, any three of its digits."""
         parts = (number[i : i + ANCHOR] for number in self.parted for i in range(len(number) - ANCHOR + 1))
         return all_anchors((*map(anchor_of, self.numbers | self.amounts), *parts))
 
     def _find(self, text: NormalisedText) -> Spans:
         for number in self.numbers:
             for first, last, (start, _) in _places_of(text, number):
-                # A short number is one only by itself: 40162 is not in 1.401.620.
+                # A short number counts only as a separate number: 40162 is not in 1.401.620.
                 if len(number) >= LONG or _is_one_number(text, first, last):
                     before = text.compact[max(start, first - 8) : first]
                     prefix = _PHONE_PREFIX.search(before) if self._phone else None
@@ -59,7 +59,7 @@ class DigitForms:
 
 
 def _places_of(text: NormalisedText, number: str) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Find a number within a run of digits: where it begins and ends in the compact text, and the run."""
+    """Yield each place of a number in a run of digits: its start and end in the compact text, and the run."""
     first = text.compact.find(number)
     while first >= 0:
         last = first + len(number)
@@ -73,7 +73,7 @@ _Parts = dict[str, list[tuple[int, int]]]
 
 
 def _parts_in(text: NormalisedText) -> tuple[_Parts, _Parts]:
-    """Find what may be a part of a long number: a run of digits, or a group of one; also without a phone's prefix."""
+    """Return the possible parts of a long number: runs of digits, and groups of one; also without a phone's prefix."""
     digits: _Parts = {}
     bare: _Parts = {}
     for a, b in text.runs:
@@ -90,7 +90,7 @@ def _parts_in(text: NormalisedText) -> tuple[_Parts, _Parts]:
 
 
 def _those_in(number: str, parts: _Parts) -> Iterable[str]:
-    """Give those of the parts that are in a number: looked up one by one, where the number has fewer."""
+    """Return the parts that are in a number. They are looked up one by one if the number has fewer."""
     if len(number) ** 2 > len(parts):
         return [part for part in parts if part in number]
     own = {number[a:b] for a in range(len(number)) for b in range(a + RUN, len(number) + 1)}
@@ -98,13 +98,13 @@ def _those_in(number: str, parts: _Parts) -> Iterable[str]:
 
 
 def _is_one_number(text: NormalisedText, first: int, last: int) -> bool:
-    """Tell whether the digits ``compact[first:last]`` stand together, with other signs or letters around them."""
+    """Return whether the digits ``compact[first:last]`` stand together, with other signs or letters around them."""
     together = all(len(text.gap(i)) <= 1 for i in range(first + 1, last))
     return together and text.is_edge(first) and text.is_edge(last)
 
 
 def _is_one_amount(text: NormalisedText, first: int, last: int, run: tuple[int, int]) -> bool:
-    """Tell whether these digits of a run are an amount's: no point or comma joins them to more digits."""
+    """Return whether these digits of a run are a whole amount: no point or comma joins them to more digits."""
     joined = (first > run[0] and text.gap(first) in _JOINERS) or (last < run[1] and text.gap(last) in _JOINERS)
     return (
         not joined
@@ -133,24 +133,24 @@ _FIRST = re.compile(
 
 
 class Endings:
-    """The last or first digits of a long number, where a word or a mask says so: *akhiran 7890*, ``**7890``."""
+    """The last or first digits of a long number, where a word or a mask marks them: *akhiran 7890*, ``**7890``."""
 
     def __init__(self) -> None:
         self.numbers: set[str] = set()
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each such group of digits."""
+        """Yield each such group of digits."""
         for start, end, digits, is_last in text.once(_ends_in) if self.numbers else ():
             if any(number.endswith(digits) if is_last else number.startswith(digits) for number in self.numbers):
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """The ends are too many to say."""
+        """Return None, or nothing if no number is sought: the ends are too many to list."""
         return unless(not self.numbers)
 
 
 def _ends_in(text: NormalisedText) -> list[tuple[int, int, str, bool]]:
-    """Find groups of digits that a word or a mask calls the end or the beginning of a number."""
+    """Return the groups of digits that a word or a mask marks as the end or the beginning of a number."""
     return [
         (*m.span(group := next(g for g in "abc" if m[g])), m[group], pattern is _LAST)
         for pattern in (_LAST, _FIRST)

@@ -1,7 +1,7 @@
-"""What can be looked for in a text, and the days and amounts among it.
+"""Finders: objects that search a text, among them those of days and amounts.
 
-Every kind of value in this package is put together from finders: of letters, digits, days, amounts, and of words beside
-a generic one.
+Every kind of value in this package is composed of finders: of letters, digits, days, amounts, and of words beside a
+generic one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ Spans = Iterator[tuple[int, int]]
 
 
 class Finder(Protocol):
-    """Something that can be looked for."""
+    """An object that finds one thing in a text."""
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch ``text[start:end]`` that writes it."""
+        """Yield each stretch ``text[start:end]`` that writes it."""
         ...
 
     def anchors(self) -> Collection[str] | None:
-        """Of which a text needs one, to have such a stretch (``NormalisedText.anchors``); None: that can't be said."""
+        """The anchors of which a text needs one to match (``NormalisedText.anchors``); None if there is no such set."""
         ...
 
 
 def all_anchors(anchors: Iterable[str | None]) -> Collection[str] | None:
-    """All of them, or None where one can't be said."""
+    """Return all anchors, or None if one is None."""
     found = set[str]()
     for anchor in anchors:
         if anchor is None:
@@ -41,18 +41,18 @@ def all_anchors(anchors: Iterable[str | None]) -> Collection[str] | None:
 
 
 def unless(nothing_sought: bool) -> Collection[str] | None:
-    """The anchors of what has none: no text has one where nothing is looked for."""
+    """Return the anchors of a finder without any: none if it has nothing to find, else None."""
     return () if nothing_sought else None
 
 
 class DateForms:
-    """Days, whatever the order and the words."""
+    """Days, in any order and any words."""
 
     def __init__(self) -> None:
         self.days: set[Day] = set()
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the days."""
+        """Yield each stretch that writes one of the days."""
         if self.days:
             by_day = text.once(_dates_by_day)
             found = (each for _, month, of_month in self.days for each in _dates_on(by_day, month, of_month))
@@ -61,7 +61,7 @@ class DateForms:
                     yield start, end
 
     def anchors(self) -> Collection[str]:
-        """A date."""
+        """Return the anchor of a date."""
         return (DATE,) if self.days else ()
 
 
@@ -69,7 +69,7 @@ _DatesByDay = dict[tuple[int, int | None], list[tuple[int, int, Day]]]
 
 
 def _dates_by_day(text: NormalisedText) -> _DatesByDay:
-    """All dates of a text by month and day."""
+    """Return all dates of a text by month and day."""
     found: _DatesByDay = {}
     for start, end, days in text.all_dates:
         for day in days:
@@ -78,7 +78,7 @@ def _dates_by_day(text: NormalisedText) -> _DatesByDay:
 
 
 def _dates_on(by_day: _DatesByDay, month: int, of_month: int | None) -> Iterator[tuple[int, int, Day]]:
-    """Those that may mean this day: of it, or of its month."""
+    """Yield the dates that may mean this day: dates of the day, and dates of its month."""
     yield from by_day.get((month, of_month), ())
     if of_month is not None:
         yield from by_day.get((month, None), ())
@@ -91,28 +91,28 @@ _MONEY_AFTER = re.compile(
 
 
 class LabelledParts:
-    """A day, a month and a year that have labels, as in a form: each is a number by itself, and stays one."""
+    """A day, a month and a year that have labels, as in a form. Each stays a separate number."""
 
     def __init__(self, days: set[Day]) -> None:
         self._days = days
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each such number of one of the days."""
+        """Yield each such number of one of the days."""
         for start, end, day in text.labelled_dates:
             if any(same_day(day, own) for own in self._days):
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """Such a day's parts stand anywhere."""
+        """Return None, or nothing if no day is sought: such parts stand anywhere."""
         return unless(not self._days)
 
 
 class AmountForms:
-    """Amounts, in figures and with words for their noughts.
+    """Amounts, in figures and with words for their zeros.
 
     Attributes:
         amounts: found wherever they are written.
-        small: found only with a currency's sign or name: below a thousand, a number may be of anything.
+        small: found only with a currency's sign or name: a number below a thousand may count anything.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class AmountForms:
         self.small: set[float] = set()
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the amounts."""
+        """Yield each stretch that writes one of the amounts."""
         if not (self.amounts or self.small):
             return
         other = text.with_digits_for_letters
@@ -133,29 +133,29 @@ class AmountForms:
                     yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """An amount is written in many ways."""
+        """Return None, or nothing if no amount is sought: an amount is written in many ways."""
         return unless(not (self.amounts or self.small))
 
 
 class AboutAsMuch:
-    """Amounts with a word such as *juta* that are up to 1 % off; what is put back is what was written."""
+    """Amounts with a word such as *juta* that are up to 1 % off. The written amount is what is restored."""
 
     def __init__(self, amounts: set[float]) -> None:
         self._amounts = amounts
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each such amount."""
+        """Yield each such amount."""
         for start, end, amount, scaled in text.amounts if self._amounts else ():
             if scaled and amount not in self._amounts and any(abs(amount - own) < 0.01 * own for own in self._amounts):
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """An amount is written in many ways."""
+        """Return None, or nothing if no amount is sought: an amount is written in many ways."""
         return unless(not self._amounts)
 
 
 def _is_money(line: str, start: int, end: int) -> bool:
-    """Tell whether a currency stands before or after a number."""
+    """Return whether a currency stands before or after a number."""
     return (
         _MONEY_BEFORE.search(line[max(0, start - 6) : start]) is not None or _MONEY_AFTER.match(line, end) is not None
     )
@@ -200,29 +200,29 @@ def _ages_in(text: NormalisedText) -> list[tuple[int, int, int]]:
 
 
 class BirthYears:
-    """A year of birth, where a word says that it is one: *born in 1991*, *kelahiran '91*."""
+    """A year of birth, where a word marks it as one: *born in 1991*, *kelahiran '91*."""
 
     def __init__(self, years: Iterable[int]) -> None:
         self._years = set(years)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each such year."""
+        """Yield each such year."""
         for start, end, year in text.once(_years_in) if self._years else ():
             if any(year in (own, own % 100) for own in self._years):
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """A year is written in figures and in words."""
+        """Return None, or nothing if no year is sought: a year is written in figures and in words."""
         return unless(not self._years)
 
 
 class Ages:
-    """An age, where a word says that it is one: *she turns 35*, *umur 34*; a birth date gives it by today's date.
+    """An age, where a word marks it as one: *she turns 35*, *umur 34*. A birth date gives it by today's date.
 
     Args:
         ages: in years, as declared.
         born: days of birth.
-        today: from which an age is counted.
+        today: the date from which an age is counted.
     """
 
     def __init__(self, ages: Iterable[int], born: Iterable[Day], today: dt.date) -> None:
@@ -232,11 +232,11 @@ class Ages:
                 self._ages |= {today.year - year - 1, today.year - year, today.year - year + 1}
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each such age."""
+        """Yield each such age."""
         for start, end, age in text.once(_ages_in) if self._ages else ():
             if age in self._ages:
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """An age is written in figures and in words."""
+        """Return None, or nothing if no age is sought: an age is written in figures and in words."""
         return unless(not self._ages)

@@ -1,4 +1,4 @@
-"""Words in a text: as they are, with a letter wrong, and by their first letters."""
+"""Words in a text: in exact form, with one wrong letter, and by their first letters."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from llama.privacy.normalised import ANCHOR, NormalisedText, anchor_of, compact,
 from llama.privacy.variants.finders import Spans, all_anchors, unless
 from llama.privacy.word_lists import known_words
 
-LONG = 8  # letters and digits from which a form is found also in the middle of a longer word
-PART = 3  # letters of a name's part
-TYPED = 6  # letters of a name from which one of them may be wrong
-FEW = 16  # forms that are looked for one after another
-LONGEST = 40  # letters of a word that may be one with an error: what is longer is no word
+LONG = 8  # least letters and digits of a form that is also found inside a longer word
+PART = 3  # least letters of a name's part
+TYPED = 6  # least letters of a name in which one may be wrong
+FEW = 16  # most forms that are searched one after another
+LONGEST = 40  # most letters of a word with an error: a longer one is no word
 
 _CLITICS = ("nya", "ku", "mu", "lah", "kah", "pun", "s")
 _ENDINGS = (*_CLITICS, *(a + b for a in ("nya", "ku", "mu") for b in ("lah", "kah", "pun")))
 _BRACKETS = frozenset('()[]{}<>"“”')
-_LETTER_GAP = 5  # signs between two letters of one word
+_LETTER_GAP = 5  # most signs between two letters of one word
 _NONE: dict[int, set[str]] = {}
-_LINE_END = re.compile(r"[-‐‑\u00ad][^\S\n]*\n[\s>|]*")  # where a word goes on in the next line
+_LINE_END = re.compile(r"[-‐‑\u00ad][^\S\n]*\n[\s>|]*")  # a line end at which a word continues
 
 
 class LetterForms:
-    """Words, whatever their case, accents and separators.
+    """Words in any case, with any accents and separators.
 
     Args:
-        exact: only with a capital at its beginning: for values that nobody declared.
+        exact: only with a capital at its beginning; for found values, which no profile declares.
         brackets: also where brackets stand between the letters.
     """
 
     def __init__(self, *, exact: bool = False, brackets: bool = False) -> None:
         self._exact, self._brackets = exact, brackets
-        self._forms: dict[str, frozenset[int]] = {}  # compact forms; where their words meet
-        self._together = set[str]()  # those of which no space parts the words
-        self._unspaced = set[str]()  # those of a script without spaces
-        self._by_anchor: dict[str, dict[int, set[str]]] = {}  # those that have an anchor, by their length
+        self._forms: dict[str, frozenset[int]] = {}  # compact forms, each with the places where its words meet
+        self._together = set[str]()  # forms whose words must not be parted by a space
+        self._unspaced = set[str]()  # forms in a script without spaces
+        self._by_anchor: dict[str, dict[int, set[str]]] = {}  # forms that have an anchor, by their length
 
     def add(self, words: Sequence[str], *, together: bool = False) -> None:
-        """Look for one or more words, unless they are too short together, or a number.
+        """Add one or more words, unless they are too short together, or a number.
 
         Args:
             words: folded.
-            together: not where a space parts two of them.
+            together: exclude matches with a space between two of the words.
         """
         form = "".join(words)
         if form and not form.isdigit() and (len(form) >= PART or is_unspaced(form)):
@@ -61,7 +61,7 @@ class LetterForms:
                 self._by_anchor.setdefault(anchor, {}).setdefault(len(form), set()).add(form)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch that writes one of the forms."""
+        """Yield each stretch that writes one of the forms."""
         for start, form in self._many_in(text) if len(self._forms) > FEW else self._few_in(text):
             end = start + len(form)
             if self._is_whole(text, start, end, form):
@@ -71,7 +71,7 @@ class LetterForms:
                     yield span
 
     def _few_in(self, text: NormalisedText) -> Iterator[tuple[int, str]]:
-        """Find each of the forms in the compact text: where it begins, and which it is."""
+        """Yield start and form of each match in the compact text; the time grows with the number of forms."""
         for form in self._forms:
             start = text.compact.find(form)
             while start >= 0:
@@ -79,7 +79,10 @@ class LetterForms:
                 start = text.compact.find(form, start + 1)
 
     def _many_in(self, text: NormalisedText) -> Iterator[tuple[int, str]]:
-        """The same in a time that does not grow with their number: an address may have as many parts as the text."""
+        """Yield the same in a time that does not grow with that number.
+
+        An address may have as many parts as the text.
+        """
         solid = text.compact
         for start in range(len(solid)):
             for length, forms in self._by_anchor.get(solid[start : start + ANCHOR], _NONE).items():
@@ -90,7 +93,7 @@ class LetterForms:
                 yield from ((start, form) for start in range(len(solid)) if solid.startswith(form, start))
 
     def leave_out(self, known: set[Hashable]) -> None:
-        """Look for nothing that is ``known``, and add the rest to it."""
+        """Drop the forms that are ``known``, and add the rest to it."""
         for form, meet in list(self._forms.items()):
             key = (form, meet, form in self._together, self._brackets, self._exact)
             if key in known:
@@ -100,11 +103,11 @@ class LetterForms:
             known.add(key)
 
     def anchors(self) -> Collection[str] | None:
-        """The beginnings of the forms."""
+        """Return the beginnings of the forms."""
         return all_anchors(map(anchor_of, self._forms))
 
     def _is_whole(self, text: NormalisedText, start: int, end: int, form: str) -> bool:
-        """Tell whether ``compact[start:end]`` is words by itself: not of the middle of another, nor of two others."""
+        """Return whether ``compact[start:end]`` is whole words: neither inside another word nor across two others."""
         gaps = text.once(_gaps_of)
         if gaps.wide.any_in(start, end) or (not self._brackets and gaps.brackets.any_in(start, end)):
             return False
@@ -132,25 +135,25 @@ class _Places:
         self._places = list[int]()
 
     def add(self, place: int) -> None:
-        """Add one that is after all others."""
+        """Add a place after all others."""
         self._places.append(place)
 
     def inside(self, start: int, end: int) -> Sequence[int]:
-        """Give those between the letters of ``compact[start:end]``."""
+        """Return the places between the letters of ``compact[start:end]``."""
         return self._places[bisect.bisect_right(self._places, start) : bisect.bisect_left(self._places, end)]
 
     def count_in(self, start: int, end: int) -> int:
-        """Tell how many there are between these letters; no fewer than none."""
+        """Return the number of places between these letters; at least zero."""
         return max(0, bisect.bisect_left(self._places, end) - bisect.bisect_right(self._places, start))
 
     def any_in(self, start: int, end: int) -> bool:
-        """Tell whether there is one."""
+        """Return whether there is such a place."""
         return self.count_in(start, end) > 0
 
 
 @dataclass(frozen=True)
 class _Gaps:
-    """What stands between the letters of a text: where it is too much for one word, where a bracket or white space."""
+    """Gaps between the letters of a text: too wide for one word, with a bracket, or with white space."""
 
     wide: _Places
     brackets: _Places
@@ -172,41 +175,41 @@ def _gaps_of(text: NormalisedText) -> _Gaps:
 
 
 class ShortNames:
-    """Names of two letters, only as they are written: *Zo*, and neither *zo* nor *ZO*."""
+    """Names of two letters, only in their exact form: *Zo*, and neither *zo* nor *ZO*."""
 
     def __init__(self) -> None:
         self._names = set[str]()
 
     def add(self, name: str) -> None:
-        """Look for a name, if it is of two letters and begins with a capital."""
+        """Add a name, if it has two letters and begins with a capital."""
         if len(name) == 2 and name.isalpha() and name[0].isupper():
             self._names.add(name)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each word that is such a name."""
+        """Yield each word that is such a name."""
         for start, end, _ in text.words if self._names else ():
             if text.text[start:end] in self._names:
                 yield start, end
 
     def anchors(self) -> Collection[str] | None:
-        """They are too short to have one."""
+        """Return None, or nothing if no name is sought: such names are too short for an anchor."""
         return unless(not self._names)
 
 
 class TypingErrors:
-    """A long part of a name with one letter left out, put in, changed, or changed with its neighbour."""
+    """A long part of a name with one letter left out, put in, changed, or exchanged with its neighbour."""
 
     def __init__(self) -> None:
-        self._shorter: dict[str, set[str]] = {}  # each part, and it without one of its letters
+        self._shorter: dict[str, set[str]] = {}  # each part, also without one of its letters
 
     def add(self, part: str) -> None:
-        """Look for a part of a name, unless it is too short to be known by the rest of its letters."""
+        """Add a part of a name, unless it is too short to be recognised by its other letters."""
         if TYPED <= len(part) <= LONGEST and part.isalpha() and part.isascii():
             for shorter in _without_one(part):
                 self._shorter.setdefault(shorter, set()).add(part)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each word that is nearly one of the parts, and no word that everybody uses."""
+        """Yield each word that is nearly one of the parts, and is not a word in general use."""
         for start, end, stems in text.once(_rare_words_in) if self._shorter else ():
             for stem, shorter in stems:
                 near = {part for each in shorter if each in self._shorter for part in self._shorter[each]}
@@ -215,12 +218,12 @@ class TypingErrors:
                     break
 
     def anchors(self) -> Collection[str] | None:
-        """Any letter may be wrong."""
+        """Return None, or nothing if no part is sought: any letter may be wrong."""
         return unless(not self._shorter)
 
 
 def _rare_words_in(text: NormalisedText) -> list[tuple[int, int, list[tuple[str, list[str]]]]]:
-    """Find the words that not everybody uses: each without its clitics, and that without one of its letters."""
+    """Return the words that are not in general use: each without its clitics, also without one of its letters."""
     known, found = known_words(), []
     for start, end, word in text.words:
         if TYPED - 1 <= len(word) <= LONGEST and word.isalpha() and word not in known and end - start == len(word):
@@ -238,7 +241,7 @@ def _without_one(word: str) -> Iterator[str]:
 
 
 def _is_near(word: str, part: str) -> bool:
-    """Tell whether one edit, or an exchange of neighbours, makes one of the other."""
+    """Return whether one edit, or an exchange of neighbours, turns one into the other."""
     if word == part or abs(len(word) - len(part)) > 1:
         return False
     i = next((k for k, (a, b) in enumerate(zip(word, part, strict=False)) if a != b), min(len(word), len(part)))
@@ -253,16 +256,16 @@ class Initials:
         self._forms: set[str] = set()
 
     def add(self, initials: str) -> None:
-        """Look for three or more letters."""
+        """Add three or more letters."""
         if len(initials) >= 3 and initials.isalpha():
             self._forms.add(initials.upper())
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each word that is such letters."""
+        """Yield each word that consists of such letters."""
         for start, end, _ in text.words if self._forms else ():
             if text.text[start:end] in self._forms:
                 yield start, end
 
     def anchors(self) -> Collection[str]:
-        """The letters as a word."""
+        """Return the letters as a word."""
         return {word_anchor(compact(form)) for form in self._forms}

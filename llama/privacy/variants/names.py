@@ -13,14 +13,14 @@ from llama.privacy.words import HONORIFICS, PARTICLES
 
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _OLD_SPELLINGS = (("oe", "u"), ("u", "oe"), ("dj", "j"), ("j", "dj"), ("tj", "c"), ("c", "tj"))
-OLD = 5  # letters of a name from which it is also found in the other spelling
+OLD = 5  # least letters of a name that is also found in the other spelling
 
 
 class NameVariants(Variants):
     """*Sari Wulandari*: *SARI*, *Wulandari, Sari*, *sari_wulandari*, *Sarinyalah*, *wulandri*; *Müller*: *Mueller*."""
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the name, its parts, and any two of them."""
+        """Add the name, its parts, and any two of them."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         errors = TypingErrors()
@@ -37,7 +37,7 @@ class NameVariants(Variants):
 def spell_name(
     letters: LetterForms, value: DeclaredText, is_no_name: Callable[[str], bool] = lambda word: False
 ) -> list[str]:
-    """Look for each part of a name, and for any two together, and give the parts; titles and particles are none."""
+    """Add each part of a name and any two together. Return the parts; titles and particles are none."""
     raw = dict(zip(value.words, value.raw, strict=True))
     whole = dict.fromkeys([*value.words, *map(compact, value.text.split())])
     parts = [

@@ -12,18 +12,18 @@ from llama.privacy.variants.words import is_common
 from llama.privacy.word_lists import known_words
 from llama.privacy.words import MAILBOXES, PUBLIC_HOSTS
 
-_NAME = 5  # letters and digits of the name in a mail address, from which it is one
-_LABEL = 6  # of a domain's first label
+_NAME = 5  # least letters and digits of a mail address's local part that is sought
+_LABEL = 6  # least letters of a domain's own label
 
 
 class EmailVariants(Variants):
-    """*sari@kopi-abadi.example*: *sari [at] kopi-abadi dot example*; what stands before the sign; the domain.
+    """*sari@kopi-abadi.example*: *sari [at] kopi-abadi dot example*; the local part; the domain.
 
-    What stands before the sign often is the person's name, so its tag is a name's.
+    The local part often is the person's name, so its tag is a name's.
     """
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the address with each of its signs as a sign or a word, and for both its halves."""
+        """Add the address with each of its signs as a sign or a word, and both its halves."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         local, _, domain = value.text.partition("@")
@@ -38,7 +38,7 @@ class EmailVariants(Variants):
             self.derived += [("NAME", name), ("URL", _of_domain(domain))]
 
     def spell_number(self, number: str) -> None:
-        """Look for a number only if it is a long one: a year in a mail address is no secret."""
+        """Add a number only if it is a long one: a year in a mail address is no secret."""
         if len(number) >= 6:
             super().spell_number(number)
 
@@ -47,7 +47,7 @@ class LinkVariants(Variants):
     """*https://www.instagram.com/kopi.hitamku*: also without its beginning, the account's name alone, an own domain."""
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the link, without its scheme, and for what stands last in it."""
+        """Add the link, the link without its scheme, and its last part."""
         self.spell_numbers(value.text)
         self.letters.add(value.words, together=_are_everybodys(value.text))
         address = re.sub(r"^(?:https?://)?(?:www\.)?", "", value.text.casefold()).rstrip("/")
@@ -60,12 +60,12 @@ class LinkVariants(Variants):
 
 
 def _are_everybodys(text: str) -> bool:
-    """Tell whether words run together in a name are ordinary ones, so that they say nothing with spaces between."""
+    """Return whether the words run together in a name are ordinary, so that they reveal nothing with spaces between."""
     return all(word in known_words() or is_common(word) or len(word) < 5 for word in declared_text(text).words)
 
 
 def _of_domain(domain: str) -> LetterForms:
-    """Look for a domain, unless anybody may have an address there, and for its own label."""
+    """Return a finder of a domain and its own label, unless the host is public."""
     forms = LetterForms()
     domain = domain.casefold().strip().strip(".")
     labels = domain.split(".")

@@ -10,7 +10,7 @@ from llama.privacy.variants.variants import DeclaredText, Options, Variants
 from llama.privacy.word_lists import known_words, places
 from llama.privacy.words import BODY_JOINERS, BODY_WORDS, CITIES_ID, COMPANY_WORDS, INITIALS, LEGAL_FORMS, PROVINCES_ID
 
-OWN = 5  # letters of a body's own word
+OWN = 5  # least letters of a body's own word
 _PLACES = frozenset(map(compact, (*CITIES_ID, *PROVINCES_ID)))
 
 
@@ -20,12 +20,12 @@ class OrganisationVariants(Variants):
     def __init__(self, secret: Secret, options: Options) -> None:
         self.bodies = CoreForms(BODY_WORDS, BODY_JOINERS)
         self.initials = Initials()
-        self.capitalised = LetterForms(exact=True)  # Apple, and no apple
+        self.capitalised = LetterForms(exact=True)  # Apple, not apple
         super().__init__(secret, options)
         self.finders += [self.bodies, self.initials, self.capitalised]
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for the name, for what is left without the words that many have, and for its first words."""
+        """Add the name, its core without generic words, its first words and its initials."""
         super().spell(value)
         without_form = [w for w in value.words if w not in LEGAL_FORMS]
         self.letters.add(without_form)
@@ -49,12 +49,12 @@ class OrganisationVariants(Variants):
 
 
 def _is_everybodys(word: str) -> bool:
-    """Tell whether a word stands in many names, or in ordinary text."""
+    """Return whether a word stands in many names, or in ordinary text."""
     return word in COMPANY_WORDS or word in known_words() or _is_place([word])
 
 
 def _is_place(words: list[str]) -> bool:
-    """Tell whether words name a town, which is much more than one body in it."""
+    """Return whether words name a town: a town is much more than one body in it."""
     return (
         "".join(words) in _PLACES
         or (" ".join(words) in places() and (len(words) > 1 or words[0] in known_words()))

@@ -1,4 +1,4 @@
-"""Fields that nobody knows: what their value looks like says what else it may be."""
+"""Fields without a known kind: the form of the value decides its variants."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from llama.privacy.words import COMMON_WORDS
 
 
 class UnknownVariants(AmountVariants):
-    """A name, a date, an amount of money, a number: as those are; else the words as they are."""
+    """A name, a date, an amount of money or a number, with the variants of that kind; otherwise exact words."""
 
     any_number = False
     short_numbers = True
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for all that the value may be."""
+        """Add all readings of the value."""
         self.spell_dates(value.text)
         super().spell(value)
         if 2 <= len(value.raw) <= 4 and all(w.isalpha() and w[0].isupper() for w in value.raw):

@@ -1,4 +1,4 @@
-"""What all kinds of values have in common: the words as declared, their digits, and how they are looked for."""
+"""The common part of all kinds of values: the declared words, their digits, and the search for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llama.privacy.variants.digits import RUN, DigitForms, Endings
 from llama.privacy.variants.finders import DateForms, Finder, LabelledParts, Spans
 from llama.privacy.variants.letters import LONG, LetterForms
 
-SINGULAR = 3  # letters of a word without its plural's ending
+SINGULAR = 3  # least letters of a word without its plural's ending
 CODE = re.compile(r"[A-Za-z]{1,3}[ -]?\d{1,4}[ -]?[A-Za-z]{1,3}")
 
 
@@ -30,7 +30,7 @@ class DeclaredText:
 
     Attributes:
         text: in NFC.
-        raw: its words as they are.
+        raw: its words, unchanged.
         words: the same, folded.
     """
 
@@ -40,7 +40,7 @@ class DeclaredText:
 
 
 def declared_text(text: str) -> DeclaredText:
-    """Cut a text into words."""
+    """Split a text into words."""
     text = unicodedata.normalize("NFC", in_order(text))
     raw = tuple(re.findall(r"[^\W_]+", text))
     return DeclaredText(text, raw, tuple(map(compact, raw)))
@@ -48,12 +48,12 @@ def declared_text(text: str) -> DeclaredText:
 
 @dataclass(frozen=True)
 class Options:
-    """How a value is looked for.
+    """Options of the search for a value.
 
     Attributes:
         not_secret: words that are sent anyway, such as an address's city.
-        exact: only as it is written, by case too: for values that nobody declared.
-        today: from which ages are counted.
+        exact: match only this spelling, including case; for found values, which no profile declares.
+        today: the date from which ages are counted.
     """
 
     not_secret: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -62,16 +62,16 @@ class Options:
 
 
 class Variants:
-    """All ways to write one value, and where a text does.
+    """All ways to write one value, and the search for them in a text.
 
-    A kind of value is a subclass: it says in :meth:`spell` what is looked for.
+    A kind of value is a subclass. Its :meth:`spell` adds the forms to search for.
 
     Attributes:
         finders: of the value itself.
-        derived: of what is not all of it, each with the kind of its tag: such a tag stands for what is written.
+        derived: finders of parts of the value, each with the kind of its tag. Such a tag stands for the written text.
     """
 
-    short_numbers = False  # numbers of four digits are looked for, too
+    short_numbers = False  # also search for numbers of four digits
     phone = False
 
     def __init__(self, secret: Secret, options: Options) -> None:
@@ -92,7 +92,7 @@ class Variants:
             self.derived.append((secret.tag, self.endings))
 
     def spell(self, value: DeclaredText) -> None:
-        """Say what is looked for: by default all of it, its clauses, and its numbers."""
+        """Add the forms to search for: by default all of the value, its clauses, and its numbers."""
         self.spell_numbers(value.text)
         self.letters.add(value.words)
         if value.words and (one := singular(value.words[-1])):
@@ -100,34 +100,34 @@ class Variants:
         self.spell_clauses(value.text)
 
     def find(self, text: NormalisedText) -> Spans:
-        """Give each stretch ``text[start:end]`` that writes the value."""
+        """Yield each stretch ``text[start:end]`` that writes the value."""
         return chain.from_iterable(finder.find(text) for finder in self.finders)
 
     def leave_out(self, known: set[Hashable]) -> None:
-        """Look for none of the words that are ``known``, and add the rest to it."""
+        """Drop the words that are ``known``, and add the rest to it."""
         for finder in self.finders:
             if isinstance(finder, LetterForms | CoreForms):
                 finder.leave_out(known)
 
     def anchors(self) -> Collection[str] | None:
-        """Those of all that is looked for."""
+        """Return the anchors of all finders."""
         anchors = [finder.anchors() for finder in self.finders]
         return None if None in anchors else set().union(*filter(None, anchors))
 
     def spell_clauses(self, text: str) -> None:
-        """Look for each part between commas or full stops by itself."""
+        """Add each part between commas or full stops by itself."""
         for clause in re.split(r"[,;.\n()]", text):
             if len(compact(clause)) >= 6:
                 self.letters.add(declared_text(clause).words)
 
     def spell_numbers(self, text: str) -> None:
-        """Look for each number in the value, by itself, and for a long one's ends."""
+        """Add each number in the value, by itself, and the ends of a long one."""
         for number in numbers_in(text):
             if not CODE.fullmatch(text.strip()):  # the digits of a number plate are no number
                 self.spell_number(number)
 
     def spell_number(self, number: str) -> None:
-        """Look for a number."""
+        """Add a number."""
         if len(number) >= 5 or (len(number) == 4 and self.short_numbers):
             self.digits.numbers.add(number)
         if len(number) >= LONG:
@@ -136,7 +136,7 @@ class Variants:
             self.endings.numbers.add(number)
 
     def spell_day(self, day: Day) -> None:
-        """Look for a day, also as a run of digits, as in a password."""
+        """Add a day, also as a run of digits, as in a password."""
         self.dates.days.add(day)
         y, m, d = day
         if y is None or d is None or not _is_date(y, m, d):
@@ -148,7 +148,7 @@ class Variants:
         self.digits.numbers |= {of_month + month + short, short + month + of_month, month + of_month + short}
 
     def spell_dates(self, text: str) -> None:
-        """Look for each day that the value writes."""
+        """Add each day in the value."""
         for _, _, days in dates_in(line_of(text)):
             for day in days:
                 if day[2]:
@@ -156,10 +156,10 @@ class Variants:
 
 
 class WholeVariants(Variants):
-    """A list that is written as one text: only all of it, since its items are secrets of their own."""
+    """A list that is written as one text: only all of it, since its items are separate secrets."""
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for all its words, one after another."""
+        """Add all its words, one after another."""
         self.letters.add(value.words)
 
 
@@ -172,7 +172,7 @@ def _is_date(year: int, month: int, day: int) -> bool:
 
 
 def singular(word: str) -> str:
-    """Give an English word without its plural's ending, or nothing: *peanuts*, *allergies*, *illnesses*."""
+    """Return an English word without its plural's ending, or nothing: *peanuts*, *allergies*, *illnesses*."""
     for plural, one in (("ies", "y"), ("sses", "ss"), ("xes", "x"), ("ches", "ch"), ("shes", "sh"), ("s", "")):
         if word.endswith(plural) and not word.endswith("ss") and len(word) - len(plural) + len(one) >= SINGULAR:
             return word.removesuffix(plural) + one
@@ -180,7 +180,7 @@ def singular(word: str) -> str:
 
 
 def numbers_in(text: str) -> list[str]:
-    """Give the digits of each number in a text, whatever few signs group them."""
+    """Return the digits of each number in a text; a few signs may group them."""
     plain = plain_digits(text)
     return [re.sub(r"\D", "", m[0]) for m in re.finditer(r"\+?[0-9](?:[^\w\n]{0,3}[0-9])*", plain)]
 

@@ -1,4 +1,4 @@
-"""Diagnoses, creeds and the like, of which one word tells enough."""
+"""Diagnoses, creeds and the like, of which one word reveals enough."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class WordVariants(Variants):
     """*Diabetes tipe 2*: also *diabetes* alone, or *diabetesku*."""
 
     def spell(self, value: DeclaredText) -> None:
-        """Look for all of it, and for each word that is not everybody's."""
+        """Add all of it, and each word that is not common."""
         super().spell(value)
         for word in value.words:
             if not is_common(word):
@@ -20,5 +20,5 @@ class WordVariants(Variants):
 
 
 def is_common(word: str) -> bool:
-    """Tell whether a word tells nothing about a person by itself."""
+    """Return whether a word reveals nothing about a person by itself."""
     return word in COMMON_WORDS or word in common_words()

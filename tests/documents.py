@@ -30,7 +30,7 @@ class Block:
     """A fenced block.
 
     Attributes:
-        section: anchor of the heading above it.
+        section: anchor of the heading of level 1 or 2 above it.
         language: the word behind the fence.
         text: the lines between the fences.
         line: number of its first line in the page.
@@ -42,9 +42,27 @@ class Block:
     line: int
 
     def commands(self) -> list[str]:
-        """Return the shell commands without comments, each with the lines that continue it."""
-        joined = self.text.replace("\\\n", " ")
-        return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+        """Return the shell commands without comments, each with the lines that continue it and its here-document."""
+        commands, begun, until = list[str](), "", None
+        for line in self.text.replace("\\\n", " ").splitlines():
+            begun = f"{begun}\n{line}" if begun else line
+            if until is not None:
+                if line == until:
+                    commands.append(begun)
+                    begun, until = "", None
+                continue
+            if here := re.search(r"<<'(\w+)'", line):
+                until = here[1]
+                continue
+            try:
+                words = shlex.split(begun, comments=True)
+            except ValueError:  # a quotation that the next line ends
+                continue
+            if words:
+                commands.append(begun)
+            begun = ""
+        assert not begun, f"a quotation has no end: {begun}"
+        return commands
 
 
 def anchor_of(heading: str) -> str:
@@ -58,22 +76,23 @@ def parsed(page: Path) -> tuple[frozenset[str], tuple[Block, ...], str]:
     """Return a page's anchors, its fenced blocks, and its prose: the text without these blocks."""
     anchors, blocks, prose = list[str](), list[Block](), list[str]()
     fence: tuple[str, str, int] | None = None  # the fence itself, the language, the first line
-    inside = list[str]()
+    inside, section = list[str](), ""
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         opened = re.match(r"(`{3,}|~{3,})\s*(\S*)", line)
         if fence is None and opened:
             fence, inside = (opened[1], opened[2], number + 1), []
         elif fence is not None and line.rstrip() == fence[0]:
-            blocks.append(Block(anchors[-1] if anchors else "", fence[1], "\n".join(inside) + "\n", fence[2]))
+            blocks.append(Block(section, fence[1], "\n".join(inside) + "\n", fence[2]))
             fence = None
         elif fence is not None:
             inside.append(line)
         else:
             prose.append(line)
-            if heading := re.match(r"#{1,6}\s+(.*)", line):
-                anchor = anchor_of(heading[1])
+            if heading := re.match(r"(#{1,6})\s+(.*)", line):
+                anchor = anchor_of(heading[2])
                 repeated = sum(re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", each) is not None for each in anchors)
                 anchors.append(f"{anchor}-{repeated}" if repeated else anchor)
+                section = anchors[-1] if len(heading[1]) <= 2 else section
     assert fence is None, f"{page}:{fence and fence[2]}: the block has no end"
     return frozenset(anchors), tuple(blocks), "\n".join(prose)
 
