@@ -463,7 +463,7 @@ def test_a_host_that_nobody_knows_is_told_from_one_that_is_silent() -> None:
     with linked("tcp://gpu-box.invalid:5555", 0.5) as (link, _), pytest.raises(CloudUnreachable) as unreachable:
         link.hello()
     text = str(unreachable.value)
-    assert "no host of the name gpu-box.invalid" in text and "firewall" not in text
+    assert "cannot resolve the host name gpu-box.invalid" in text and "firewall" not in text
 
 
 def test_a_cloud_that_falls_silent_in_the_middle_is_unreachable(halves: Halves, tokenizer: Tokenizer) -> None:
