@@ -96,7 +96,7 @@ def make_keys(name: str, role: str, directory: str | os.PathLike[str]) -> tuple[
     for path in (private, public):
         if os.path.lexists(path):
             raise _exists(path)
-    _write_new(private, f'# Private: whoever has this file is "{name}".\n{text}secret = "{secret_key}"\n', 0o600)
+    _write_new(private, f'# Private: its holder can act as "{name}".\n{text}secret = "{secret_key}"\n', 0o600)
     try:
         _write_new(public, text, 0o644)
     except KeysError:
@@ -133,7 +133,7 @@ def read_key(path: str, role: str) -> KeyPair:
     """
     try:
         raw, status = read_key_file(path)
-        pair = parse_private(raw)  # first: others may read what turns out to be a public one
+        pair = parse_private(raw)  # before the mode check: a public key file may be open to others
         _check_mode(path, status)
     except ValueError as err:
         raise KeysError(f"key {path}: {err}") from None
@@ -336,9 +336,7 @@ def main(name: str, role: str, dir: str = ".") -> None:
             f"move it to one that does, and chmod 600 it there",
             sys.stderr,
         )
-    goes_to = (
-        "give it to whoever connects, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
-    )
+    goes_to = "give it to all clients, as --cloud_key" if role == "cloud" else "it goes into the cloud's --allow_dir"
     _print(f"{private}: private, stays where it is used (--key_file)\n{public}: public, {goes_to}", sys.stdout)
 
 

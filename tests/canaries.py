@@ -141,9 +141,9 @@ CITIES = {
 }
 OF_THE_PRODUCT = """
     not given, tidak diisi; asks for: as a tag, the value stays here; made coarser (decade, age band, city, income
-    band); as you wrote it, with tags for what is recognised as secret in it; not in your profile. The provider can read
-    all that is sent, and the reply, which may quote it. The third party gets the reply, as the model writes it: tags
-    stay tags.
+    band); as you wrote it, with tags for the secrets that are recognised in it; not in your profile. The provider can
+    read everything you send, and the reply, which may quote it. The third party gets the reply as the model writes it
+    (tags stay tags), and a list of its own products that fit.
     Agree?
 """
 

@@ -131,9 +131,9 @@ class Scripted(WebController):
     def look_at(self, prompt_id: str) -> dict[str, Any]:
         names = ("name", "label", "policy", "value", "outcome", "sent_as")
         party = prompt_id.partition("/")[0] if "/" in prompt_id else ""
-        notes = ["The provider can read all that is sent, and the reply, which may quote it."]
+        notes = ["The provider can read everything you send, and the reply, which may quote it."]
         if party:
-            notes.append(f"The third party {party} gets the reply, as the model writes it: tags stay tags.")
+            notes.append(f"The third party {party} gets the reply as the model writes it (tags stay tags).")
         return {
             "seen": self.seen, "prompt_id": prompt_id, "title": self.title, "party": party,
             "whose": f"the third party {party}" if party else "the provider", "task": "recommend",

@@ -403,12 +403,12 @@ def lines_of_a_lost_cloud(err: str, address: str, deadline_s: int) -> list[int]:
     is the error.
     """
     *notices, error = err.splitlines()
-    broke = f"the connection to {address} broke; asking again as soon as it is back (giving up after {deadline_s} s)"
+    broke = f"the connection to {address} broke; trying again as soon as it is back (giving up after {deadline_s} s)"
     notices = notices[1:] if notices[:1] == [broke] else notices
     assert error.startswith(f"error: no answer from {address} for ") and "check that cloud_main.py runs there" in error
     assert CANARY not in err
     pattern = re.compile(
-        rf"no answer from {re.escape(address)} for (\d+) s; asking again \(giving up after {deadline_s} s\)"
+        rf"no answer from {re.escape(address)} for (\d+) s; trying again \(giving up after {deadline_s} s\)"
     )
     found = [pattern.fullmatch(notice) for notice in notices]
     assert all(found), err
@@ -438,7 +438,7 @@ def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     return streams
 
 
-FULL = re.compile(r"the cloud is busy: all 2 slots are taken \(sessions in the queue: \d+\); asking again in 2\.0 s\n")
+FULL = re.compile(r"the cloud is busy: all 2 slots are taken \(sessions in the queue: \d+\); trying again in 2\.0 s\n")
 
 
 def free_places(address: str) -> int:
@@ -627,7 +627,7 @@ def test_without_json_the_text_streams_as_utf_8_and_one_line_of_timing_follows_o
     assert "".join(piece.decode() for piece in pieces) == shown(text) + "\n"
     fed, number = len(prompt_ids(tiny_split())), r"\d+(\.\d+)?"
     assert re.fullmatch(
-        rf"cut off after 100 tokens, as the sheet or --max_gen_len says\n"
+        rf"cut off after 100 tokens: the limit of the sheet or of --max_gen_len\n"
         rf"{fed} prompt tokens, first token after {number} s; 100 tokens at {number} tokens/s; "
         rf"per token: device {number} ms, network {number} ms, cloud {number} ms, {number} bytes out, {number} in\n",
         stderr,
@@ -694,7 +694,7 @@ def test_a_reply_ends_exactly_where_the_context_does(served: Cloud, tiny_split: 
 @pytest.mark.parametrize(
     ("prompt_tokens", "tokens", "said"),
     [
-        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; give --max_gen_len for a sho"),
+        (CONTEXT // 2 - 1, CONTEXT // 2 + 1, "the reply fills the context of 256 tokens; limit it with --max_gen_len"),
         (CONTEXT // 2, CONTEXT // 2, "prompt and reply fill the context of 256 tokens; shorten the prompt, or start "),
     ],
 )

@@ -80,7 +80,7 @@ def test_agreeing_to_tags_is_not_agreeing_to_raw_values(agree: Agree) -> None:
     """Nor the reverse; and the question says what it is."""
     agree(found("name", "birth_date"))
     (asked,) = agree(found("name", "birth_date"), mode="off")
-    assert asked.count("just as it is, since --sanitise is off") == 2
+    assert asked.count("unchanged, because --sanitise is off") == 2
     assert "a tag" not in asked and "with tags" not in asked
     assert agree(found("name", "birth_date"), mode="off") == agree(found("name")) == []
 
@@ -97,7 +97,7 @@ def test_an_agreement_that_cannot_be_remembered_holds_for_this_run(tmp_path: Pat
     nowhere = str(tmp_path / "nowhere" / "profile.toml")
     request = ConsentRequest(found("name"), FILLED, nowhere, "schema")
     require_consent(request, yes=False, ask=person, notice=person.notices.append)
-    assert len(person.notices) == 1 and "cannot be remembered there (No such file or directory)" in person.notices[0]
+    assert len(person.notices) == 1 and "cannot be stored there (No such file or directory)" in person.notices[0]
 
 
 def test_declining_sends_nothing_and_is_not_remembered(agree: Agree, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_declining_sends_nothing_and_is_not_remembered(agree: Agree, tmp_path: P
 
 def test_where_nobody_is_there_to_agree_it_says_how_to(agree: Agree, tmp_path: Path) -> None:
     """With --yes, which is for this run only."""
-    with pytest.raises(PrivacyRefused, match=r"asks for name, interests, and nobody is here to agree; .* --yes"):
+    with pytest.raises(PrivacyRefused, match=r"asks for name, interests\. Run this in a terminal .* --yes"):
         agree(found("name", "interests"), answer=None)
     assert agree(found("name", "interests"), answer=None, yes=True) == []
     assert list(tmp_path.iterdir()) == []
@@ -128,12 +128,12 @@ def test_the_question_says_who_asks_and_what_becomes_of_each_field() -> None:
     )
     assert "From your bank (from the third party insurer, to answer) asks for:" in text
     for line in ("name        as a tag, [NAME_n]", "birth_date  made coarser (decade)", "interests   as you wrote it",
-                 "religion    not in your profile", "The provider can read all that is sent",
+                 "religion    not in your profile", "The provider can read everything you send",
                  "The third party insurer gets the reply"):  # fmt: skip
         assert line in text
     assert "Sari" not in text and "tea" not in text
     assert "from the provider" in question(found("name"), FILLED, "schema")
-    where = "is remembered in dir/profile.toml.consents.json; delete that"
+    where = "dir/profile.toml.consents.json remembers it. Delete that file"
     assert where in question(found("name"), FILLED, "schema", "dir/profile.toml")
     assert "from the file /x/a.toml" in question(found("name", origin="file:/x/a.toml"), FILLED, "schema")
 
@@ -158,7 +158,7 @@ def test_remembered_agreements_that_cannot_be_read_are_reported_and_not_overwrit
     """Nothing is taken for granted."""
     path = consents_of(str(tmp_path / "profile.toml"))
     path.write_bytes(damage)
-    with pytest.raises(ProfileError, match=r"damaged, .*; delete it, and be asked again"):
+    with pytest.raises(ProfileError, match=r"damaged, .*; delete the file to be asked again"):
         agree(found("name"))
     assert path.read_bytes() == damage
 

@@ -165,8 +165,8 @@ def test_a_name_that_something_else_has_is_never_written_over(
         there.write_bytes(b"zimtstern" if kind == "shorter" else b"z" * len(line))
     before = there.lstat()
     assert exit_code(main, *to(served.endpoint), "--spool", str(spool)) == 1
-    said = f"error: --spool {spool}: {run_id}.json is there with another content, and is not written over; the copy is "
-    assert capfd.readouterr() == ("", f"{said}not acknowledged: move that file away, and start again\n")
+    said = f"error: --spool {spool}: {run_id}.json exists with other content and is not overwritten; the copy is "
+    assert capfd.readouterr() == ("", f"{said}not acknowledged; move that file away and start again\n")
     assert there.lstat() == before and outside.read_bytes() == line and len(left(served.endpoint, "insurer")) == 1
     there.rename(tmp_path / "moved")
     assert exit_code(main, *to(served.endpoint), "--spool", str(spool)) == 0
@@ -178,7 +178,7 @@ def test_what_the_disk_does_not_take_is_not_acknowledged(served: Served, forks: 
     expected, spool, errors = copies(served.endpoint, 1, "large"), tmp_path / "spool", tmp_path / "errors"
     pid = forks.vendor(*to(served.endpoint), "--spool", spool, errors=errors, most_file_bytes=10_000)
     assert forks.wait(pid) == 1
-    said = "a copy could not be written (File too large); it is not acknowledged: see to that, and start again"
+    said = "a copy could not be written (File too large); it is not acknowledged; correct the cause and start again"
     assert errors.read_text() == f"error: --spool {spool}: {said}\n"
     assert list(spool.iterdir()) == [] and len(left(served.endpoint, "insurer")) == 1
     assert exit_code(main, *to(served.endpoint), "--spool", str(spool)) == 0
@@ -192,7 +192,8 @@ def test_two_programs_do_not_share_a_spool(served: Served, forks: ForkServer, tm
     assert wait_until(lambda: spool.is_dir() and spooled(spool) == expected)
     second = forks.vendor(*to(served.endpoint), "--spool", spool, errors=errors)
     assert forks.wait(second) == 2
-    assert errors.read_text() == f"error: --spool {spool}: another llama.vendor writes there; give each its own\n"
+    said = "another llama.vendor writes there; give each program its own directory"
+    assert errors.read_text() == f"error: --spool {spool}: {said}\n"
     os.kill(first, signal.SIGINT)
     assert forks.wait(first) == 130
     assert exit_code(main, *to(served.endpoint), "--spool", str(spool)) == 0
@@ -240,8 +241,10 @@ def test_a_command_that_fails_gets_the_copy_again_with_back_off_and_in_the_end_i
     assert tries == [first] + 5 * others[:1]
     assert [run_id.hex() for run_id in left(served.endpoint, "insurer")] == others
     again = [f"vendor: sh ended with exit code 3; the copy is tried again in {s} s" for s in (0.05, 0.1, 0.2, 0.4)]
-    last = "error: --exec: sh ended with exit code 3, at the last of 5 tries; the copy is not acknowledged: mend the "
-    assert (tmp_path / "errors").read_text().splitlines() == [*again, f"{last}command, and start again"]
+    last = (
+        "error: --exec: sh ended with exit code 3, at the last of 5 tries; the copy is not acknowledged; correct the "
+    )
+    assert (tmp_path / "errors").read_text().splitlines() == [*again, f"{last}command and start again"]
 
 
 def test_following_it_tries_for_ever_and_waits_no_longer_than_it_says(
@@ -380,19 +383,18 @@ def test_on_a_pipe_copies_are_looked_at_and_kept(served: Served, forks: ForkServ
         (("--exec", "cat 'x"), "--exec: not a command line (No closing quotation); write a program and its arguments"),
         (
             ("--exec", "no-such-program x"),
-            "--exec no-such-program: no such program, or not one that this user may run; "
-            "there is no shell: for one, write sh -c '…'",
+            "--exec no-such-program: no such program, or this user may not run it; for shell syntax, write sh -c '…'",
         ),
         (("--exec", "cat", "--exec_timeout", "0"), "--exec_timeout must be greater than 0 seconds (got 0)"),
         (
             ("--spool", "{}/file"),
             "--spool {}/file: cannot be used (Not a directory); give a directory that this user "
-            "may write into, or the name of a new one",
+            "may write to, or the name of a new one",
         ),
         (
             ("--spool", "{}/nowhere/spool"),
             "--spool {}/nowhere/spool: cannot be used (No such file or directory); give "
-            "a directory that this user may write into, or the name of a new one",
+            "a directory that this user may write to, or the name of a new one",
         ),
     ],
 )

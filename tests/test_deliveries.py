@@ -424,7 +424,11 @@ def test_what_could_not_be_printed_is_not_acknowledged(served: Served, tmp_path:
             "error: writing the output: No space left on device; free some room, or write to another disk\n",
         ),
         (f"{{ {command}; echo $? > {tmp_path}/code; }} | true; exit $(cat {tmp_path}/code)", 1, ""),
-        (f"{command} >&-", 2, "error: stdout is closed, and copies are printed there; give it a file or a pipe\n"),
+        (
+            f"{command} >&-",
+            2,
+            "error: stdout is closed, but copies are printed there; redirect it to a file or a pipe\n",
+        ),
         (
             f"ulimit -f 4; trap '' XFSZ; {command} >> {tmp_path}/short",
             1,
@@ -472,7 +476,7 @@ def test_a_cloud_that_repeats_what_was_acknowledged_is_not_followed_for_ever(
     monkeypatch.setattr(RunStore, "acknowledge", lambda *_: None)
     ended = run_main("-m", "llama.vendor", "--cloud", served.endpoint, "--vendor", "insurer", "--acknowledge")
     assert ended.returncode == 1 and ended.stdout.count("\n") == 1
-    assert "hands out again what was acknowledged" in ended.stderr and ended.stderr.count("\n") == 1
+    assert "repeats copies that were acknowledged" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_a_reader_that_leaves_after_one_line_loses_none(served: Served) -> None:
@@ -503,7 +507,7 @@ def test_following_it_survives_a_cloud_that_is_away_and_prints_what_comes(provid
         assert program.interrupt() == 130
         assert program.rest() == b""
         *notices, last = program.said().splitlines()
-    silence = f"vendor: no answer from {provider.address}; asking until it comes; if that cloud has keys, "
+    silence = f"vendor: no answer from {provider.address}; trying until one comes; if that cloud has keys, "
     silence += "give --key_file and --cloud_key"
     answer = "vendor: {} answers again"
     assert last == "interrupted"
@@ -549,7 +553,7 @@ def test_a_cloud_that_cannot_use_its_outbox_is_asked_again(
             assert program.interrupt() == 130
             refused, answers, last = program.said().splitlines()
     assert refused == (
-        "vendor: the cloud refused (internal): the cloud's outbox cannot be used; try again later; asking again"
+        "vendor: the cloud refused (internal): the cloud's outbox cannot be used; try again later; trying again"
     )
     assert (answers, last) == (f"vendor: {served.endpoint} answers again", "interrupted")
 

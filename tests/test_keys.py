@@ -898,7 +898,7 @@ def test_a_vendor_that_follows_a_cloud_is_told_to_look_at_the_keys(served: Serve
         program.line_with("error: the cloud refused (not_served): this cloud keeps no deliveries")
         assert program.ended() == 1
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-    silence = f"vendor: no answer from {served.endpoint}; asking until it comes; check {check}\n"
+    silence = f"vendor: no answer from {served.endpoint}; trying until one comes; check {check}\n"
     assert program.stderr.startswith(silence) and program.stderr.count("\n") == 2
 
 

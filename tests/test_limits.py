@@ -209,7 +209,7 @@ def test_a_device_beyond_its_rate_waits_and_gets_the_very_tokens(halves: Halves,
     ):
         reply = _reply(link, halves, served.welcome, tokenizer, 50)
         assert reply.tokens == halves.tokens(PROMPT, 50)
-        assert reply.timing.reopened == 0 and any("asking again in" in line for line in reported)
+        assert reply.timing.reopened == 0 and any("trying again in" in line for line in reported)
 
 
 def test_who_goes_on_sending_beyond_its_rate_is_disconnected_and_may_come_back(served: Served) -> None:

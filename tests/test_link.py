@@ -234,7 +234,7 @@ def test_a_cloud_that_stays_full_is_given_up_at_the_deadline(halves: Halves, tok
     """And the flag is named that would have waited longer."""
     busy = Error(ErrorCode.BUSY, "all slots are taken", "wait for one", 0.1)
     with FalseCloud(Except(wire.Open, busy)) as cloud, linked(cloud.endpoint, 0.5) as (link, notices):
-        with pytest.raises(CloudRefused, match=r"busy.* are taken; it was asked again for 0 s; .* --deadline"):
+        with pytest.raises(CloudRefused, match=r"busy.* are taken; this program tried for 0 s; .* --deadline"):
             reply(link, halves, tokenizer)
         assert len(notices) >= 2
 
@@ -260,7 +260,7 @@ def test_any_request_is_asked_again_of_a_busy_cloud_with_the_same_bytes(
         assert link.hello() == WELCOME
         assert reply(link, halves, tokenizer, 1).tokens == [65]
     first, second = [body for body in cloud.asked if is_a(body, kind)]
-    assert first == second and notices == ["the cloud is busy: all slots are taken; asking again in 0.1 s"]
+    assert first == second and notices == ["the cloud is busy: all slots are taken; trying again in 0.1 s"]
 
 
 def test_a_cloud_that_keeps_our_place_in_its_queue_is_asked_at_once_and_the_person_told_once(
@@ -346,7 +346,7 @@ def test_a_request_that_breaks_every_connection_is_given_up(monkeypatch: pytest.
         monkeypatch.setattr(module, "RECONNECT_MS", 1)
     with FalseCloud(lambda body: wire.encode(WELCOME), longest=100) as cloud:
         with linked(cloud.endpoint, 30) as (link, notices):
-            with pytest.raises(CloudUnreachable, match=f"{cloud.endpoint} broke 12 times under one request"):
+            with pytest.raises(CloudUnreachable, match=f"{cloud.endpoint} broke 12 times during one request"):
                 link.ask(wire.FetchSheet("x" * 200))
             assert len(notices) == 1
             assert link.hello() == WELCOME
@@ -383,7 +383,7 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_bytes(halves: Halves, to
     asked = [body for body in cloud.asked if is_a(body, kind)]
     assert len(asked) == 2 and asked[0] == asked[1]
     assert [is_a(body, Hello) for body in cloud.asked].count(True) == 1  # the heartbeat, asked for in between
-    assert len(notices) == 1 and cloud.endpoint in notices[0] and "asking again" in notices[0]
+    assert len(notices) == 1 and cloud.endpoint in notices[0] and "trying again" in notices[0]
 
 
 def reply_for(kind: type, _: int) -> wire.Reply:

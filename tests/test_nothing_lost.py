@@ -258,7 +258,7 @@ def test_a_cloud_that_drains_is_waited_for_until_its_next_start(halves: Halves, 
         assert got.tokens == halves.tokens(PROMPT, 6) and got.timing.reopened == 0
         cloud.restart(away_s=1.2)
         assert waiting[0].result(60).tokens == halves.tokens(PROMPT, 6, SAMPLED)
-    assert notices[0] == "the cloud is busy: the cloud is stopping; asking again in 1.0 s (giving up after 60 s)"
+    assert notices[0] == "the cloud is busy: the cloud is stopping; trying again in 1.0 s (giving up after 60 s)"
 
 
 @pytest.mark.long

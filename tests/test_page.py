@@ -207,8 +207,8 @@ def test_a_whole_run_from_consent_to_offers(browser: Browser, smollm2_split: Spl
         page.get_by_role("button", name="Start").click()
         question = page.get_by_role("dialog", name="Do you agree?")
         expect(question).to_contain_text("Three gifts for a birthday (from the provider, to recommend) asks for:")
-        expect(question).to_contain_text("as you wrote it, with tags for what is recognised as secret in it")
-        expect(question).to_contain_text("The provider can read all that is sent")
+        expect(question).to_contain_text("as you wrote it, with tags for the secrets that are recognised in it")
+        expect(question).to_contain_text("The provider can read everything you send")
         question.get_by_role("button", name="Agree").click()
         expect(page.get_by_label("The reply")).to_contain_text("Gifts for Rudi Hartono")
         window.shot("desktop-light-real-mid")
@@ -284,8 +284,10 @@ def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> 
                 page.get_by_role("button", name="Decline").click()
             else:
                 page.keyboard.press("Escape")
-            expect(page.locator("#status")).to_have_text("Declined; nothing was sent.")
-            expect(page.get_by_role("article", name="Recommendations")).to_contain_text("Declined; nothing was sent.")
+            expect(page.locator("#status")).to_have_text("You declined. Nothing was sent.")
+            expect(page.get_by_role("article", name="Recommendations")).to_contain_text(
+                "You declined. Nothing was sent."
+            )
         assert not bytes_page.consents.exists() or "employer" not in bytes_page.consents.read_text()
         assert asked == []
 
@@ -302,7 +304,7 @@ def test_a_run_is_stopped_and_survives_a_reload(browser: Browser, bytes_page: Pr
         expect(page.get_by_label("Prompt sheet")).to_have_value("birthday")
         page.get_by_role("button", name="Stop").click()
         expect(page.locator("#status")).to_have_text(re.compile(r"Stopped after \d+ tokens\."))
-        expect(page.get_by_role("article", name="Recommendations")).to_contain_text("Stopped by you.")
+        expect(page.get_by_role("article", name="Recommendations")).to_contain_text("You stopped the run.")
         written = page.get_by_label("The reply").inner_text()
         page.reload()
         expect(page.locator("#status")).to_have_text(re.compile(r"Stopped after \d+ tokens\."))
@@ -323,11 +325,13 @@ def test_a_run_goes_on_when_a_killed_cloud_is_back(browser: Browser, tiny_split:
         start_and_agree(page)
         expect(page.locator("#status")).to_contain_text("is being written", timeout=BUSY_S)
         os.kill(first.pid, signal.SIGKILL)
-        expect(page.locator("#banners")).to_contain_text("The cloud is away. It is being asked again; the run goes on")
+        expect(page.locator("#banners")).to_contain_text(
+            "The cloud is away. Your device keeps trying. The run continues"
+        )
         expect(page.locator("#status")).to_contain_text("nothing new for")
         window.shot("desktop-light-cloud-away")
         stack.enter_context(cloud(half / "cloud", "--max_seq_len", 4096, bind=first.address))
-        expect(page.locator("#banners")).to_contain_text("The cloud is back. The run goes on.")
+        expect(page.locator("#banners")).to_contain_text("The cloud is back. The run continues.")
         expect(page.locator("#status")).to_contain_text("Done: 600 tokens", timeout=BUSY_S)
         expect(page.locator("#banners")).to_be_empty()
         expect(page.locator("#reply")).to_contain_text("cut off after 600 tokens")
@@ -338,7 +342,7 @@ def test_a_page_says_that_the_program_has_ended(browser: Browser, own_page: Prog
     with screen(browser, complaints="ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET") as window:
         page = window.open(own_page.address)
         own_page.process.signal(signal.SIGINT)
-        expect(page.locator("#banners")).to_contain_text("Connection to the program lost. It may have ended;")
+        expect(page.locator("#banners")).to_contain_text("Connection to the program lost. It may have ended.")
         expect(page.get_by_role("button", name="Start")).to_be_disabled()
         page.get_by_role("button", name="Try now").click()
         expect(page.locator("#banners")).to_contain_text("Connection to the program lost.")
@@ -368,7 +372,7 @@ def test_strangers_are_refused(browser: Browser, bytes_page: Program) -> None:
     assert answers() == 403
     for token_part, why in (
         ("", "This address lacks the part after #."),
-        ("/#guessed", "A wrong token; open the address that the program has printed."),
+        ("/#guessed", "Wrong token; open the address that the program printed."),
     ):
         with screen(browser, complaints="403") as window:
             window.page.goto(bytes_page.origin + token_part)
@@ -444,7 +448,7 @@ def test_progress_of_the_prompt_and_eighty_layers_fit_a_phone(browser: Browser) 
         page.get_by_role("button", name="Start").click()
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
         controller.say("prefill", done=64, of=256)
-        expect(page.locator("#status")).to_have_text("The prompt is being read: 64 of 256 tokens")
+        expect(page.locator("#status")).to_have_text("The cloud is reading the prompt: 64 of 256 tokens")
         assert page.get_by_role("progressbar").evaluate("each => each.value / each.max") == 0.25
         controller.write("Gifts", " for")
         expect(page.locator("#status")).to_contain_text("2 tokens, 34.5 a second")
@@ -463,7 +467,7 @@ def test_banners_say_how_the_cloud_is(browser: Browser) -> None:
         banners = page.locator("#banners")
         expect(banners).to_be_empty()
         controller.cloud_is("away", "no answer for 4 s")
-        expect(banners).to_have_text("The cloud is away. It is being asked again, by itself. No answer for 4 s.")
+        expect(banners).to_have_text("The cloud is away. Your device keeps trying. No answer for 4 s.")
         controller.cloud_is("wrong", "another split's")
         expect(banners).to_have_text("This is not the right cloud. Another split's.")
         choose(page)
@@ -596,7 +600,7 @@ def test_a_screen_reader_hears_what_happens_but_not_every_token(browser: Browser
         controller.finish("words")
         expect(page.locator("#status")).to_contain_text("Done")
         assert page.evaluate("heard") == [
-            "Started.", "The prompt is being read.", "The reply is being written.", "Done: 50 tokens, 1 offer.",
+            "Started.", "The cloud is reading the prompt.", "The reply is being written.", "Done: 50 tokens, 1 offer.",
         ]  # fmt: skip
         assert page.locator("[aria-live], [role=status], [role=alert]").count() == 2  # what is said, the editor's error
 
@@ -638,7 +642,7 @@ def test_the_profile_is_edited(browser: Browser, own_page: Program) -> None:
         own_page.profile.write_text(before)
         text.fill("name = 'Mine'")
         save.click()
-        expect(error).to_contain_text("changed meanwhile")
+        expect(error).to_contain_text("changed since you opened it")
         assert own_page.profile.read_text() == before
         page.get_by_role("button", name="Load the file again").click()
         expect(text).to_have_value(before)

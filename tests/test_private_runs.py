@@ -97,7 +97,7 @@ def test_a_dry_run_prints_what_a_run_then_sends_and_asks_nobody(
     run = run_main(*command[:-1], "--cloud", served.address, "--yes", "--json", "--max_gen_len", "1")
     answer = json.loads(run.stdout)
     assert dry.stdout == fed(tiny_split(), answer) + "\n"
-    assert f"nothing was sent; a run sends the rows of these {len(answer['prompt_tokens'])} tokens" in dry.stderr
+    assert f"a run sends the hidden states of these {len(answer['prompt_tokens'])} tokens" in dry.stderr
     assert "For: my husband [NAME_1]." in dry.stdout and "because of my [PRIVATE_1]" in dry.stdout
     assert_no_secret(dry.stdout)
     assert [path.name for path in profile.parent.iterdir()] == [profile.name]
@@ -122,7 +122,7 @@ def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
             assert run_main(*edge_half, *at_cloud, *dry).stdout == run_main(*edge_half, *here, *dry).stdout != ""
         flags = ("--prompt_id", "insurer/travel-cover", "--profile_file", str(profile), "--json", "--max_gen_len", "3")
         asked = run_main(*edge_half, *at_cloud, *flags)
-        assert asked.returncode == 1 and "nobody is here to agree" in asked.stderr
+        assert asked.returncode == 1 and "Run this in a terminal to agree" in asked.stderr
         answer = json.loads(run_main(*edge_half, *at_cloud, *flags, "--yes").stdout)
         assert (answer["copy"], answer["offers"]) == ("queued", [])
         missing = run_main(*edge_half, *at_cloud, "--prompt_id", "nothing", "--profile_file", str(profile))
@@ -230,7 +230,7 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
         (["x" * 140_000], [], (), 1, "has 140000 characters, but the model's context is 8192 tokens; shorten it"),
         (["{notes}" * 20_000], ["notes"], ("--profile_file", PROFILE, "--yes"), 1, "but the model's context is 8192"),
         (["What?"], ["name", "phone"], (), 2, "the sheet asks for name, phone; give your profile with --profile_file"),
-        (["What?"], ["name"], ("--profile_file", PROFILE), 1, "nobody is here to agree; run it in a terminal, or"),
+        (["What?"], ["name"], ("--profile_file", PROFILE), 1, "the sheet asks for name. Run this in a terminal"),
         (["What?"], [], ("--profile_file", "/nowhere.toml"), 1, "profile /nowhere.toml: no such file"),
         (["What?"], [], ("--sanitise", "maybe"), 2, "--sanitise must be schema or off (got maybe)"),
         (["What?"], [], ("--prompt_id", "birthday"), 2, "--prompt_file and --prompt_id cannot be combined"),

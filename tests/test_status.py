@@ -308,5 +308,5 @@ def test_an_operator_with_its_key_follows_a_cloud_and_others_are_refused(
             program.signal(signal.SIGINT)
             assert program.ended() == 130, program.stderr
     check = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-    assert reported == f"status: no answer from {address}; asking until it comes; check {check}\n"
+    assert reported == f"status: no answer from {address}; trying until one comes; check {check}\n"
     assert back == f"status: {address} answers again\n" and program.stderr.startswith(reported + back)

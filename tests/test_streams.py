@@ -318,7 +318,7 @@ def test_a_program_ends_as_it_does_with_ordinary_streams(
     if code and ended.err is not None:
         assert ended.err.count("\n") == 1 or how.fails is not None, ended.err
     if program == "device that asks" and ended.err is not None:
-        assert "nobody is here to agree" in ended.err and "--yes" in ended.err
+        assert "Run this in a terminal to agree" in ended.err and "--yes" in ended.err
     if program.endswith("JSON") and code == 0 and ended.out is not None:
         assert isinstance(json.loads(ended.out), dict) and ended.out.count("\n") == 1
     if program in ("device, plain", "device, tables") and code == 0 and ended.out is not None:

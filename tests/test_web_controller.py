@@ -262,7 +262,7 @@ def test_a_profile_is_replaced_as_a_whole_or_not_at_all(controller: WebControlle
     assert profile.read_text() == PROFILE
     newer = controller.write_profile(PROFILE.replace("Wirya", "Mei"), version)
     assert profile.read_text() == PROFILE.replace("Wirya", "Mei") and profile.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(Conflict, match="changed meanwhile"):
+    with pytest.raises(Conflict, match="changed since you opened it"):
         controller.write_profile(PROFILE, version)
     assert controller.profile_text()[1] == newer
     assert [path.name for path in profile.parent.iterdir()] == ["profile.toml"]

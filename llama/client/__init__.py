@@ -1,1 +1,1 @@
-"""What device, vendor and operator share: the connection to a cloud, its retries, and what is told of them."""
+"""The client code that device, vendor and operator share: the connection to a cloud, its retries and their notices."""

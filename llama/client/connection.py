@@ -1,13 +1,13 @@
-"""One REQ socket to a cloud, made anew as often as needed: a name looked up, a connection watched, a frame read.
+"""One REQ socket to a cloud, replaced as often as needed: resolve the name, watch the connection, read frames.
 
-A REQ socket that waits for a lost reply is of no further use, so a fresh one takes its place. libzmq says when a
-connection breaks, and the fresh socket tries every few hundred milliseconds to connect, so that the next request is
-there as soon as the cloud is. The name of a host is looked up anew for each fresh socket, since it may mean another
-address by then; of several addresses the next one is tried where one leads nowhere.
+A REQ socket that waits for a lost reply cannot be used again, so a new one replaces it. libzmq reports a broken
+connection. The new socket tries to connect every few hundred milliseconds, so that the next request arrives as soon as
+the cloud is back. The host name is resolved again for each new socket, because its address may have changed. If a name
+has several addresses and one does not answer, the next one is tried.
 
-Nothing is waited for in one piece: several times a second the caller may look after other things, or end the wait.
+Every wait is split into short pieces: several times a second the caller can do other work, or end the wait.
 
-Knows: addresses, keys, sockets, frames. Does not know: messages, how long a request may take.
+Knows: addresses, keys, sockets, frames. Does not know: messages, the limits of a request.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from llama.errors import LinkError, UsageError
 from llama.keys import LinkKeys
 
 RECONNECT_MS, RECONNECT_MAX_MS = 100, 300  # between attempts to connect
-REPLIES_AHEAD = 2  # that libzmq takes in before they are asked for
-SLICE_S = 0.05  # the longest piece of a wait; a gigabyte a second may come meanwhile
-REMAKE_S = 2.0  # for a socket, where all are in use
-RETRY_S = 0.05  # between two attempts to make one
-END_S = 0.1  # for libzmq's own threads, one of which may be looking a name up
+REPLIES_AHEAD = 2  # replies that libzmq reads before they are asked for
+SLICE_S = 0.05  # the longest piece of a wait; a gigabyte a second may arrive meanwhile
+REMAKE_S = 2.0  # to wait for a free socket, if all are in use
+RETRY_S = 0.05  # between two attempts to make a socket
+END_S = 0.1  # to wait for libzmq's own threads; one of them may be resolving a name
 
 
 class Connection:
-    """A socket, and what is known of the connection behind it.
+    """A socket, and the state of its connection.
 
     Args:
         address: ``tcp://HOST:PORT``.
-        keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
-        max_reply_bytes: the longest frame that libzmq takes in.
-        between_waits: called several times a second while something is waited for; it may raise to wait no longer.
+        keys: its own pair, and the key of the one cloud that it trusts. Without keys, the cloud is not authenticated
+            and the traffic is not encrypted.
+        max_reply_bytes: the longest frame that libzmq accepts.
+        between_waits: called several times a second during a wait. It may raise to end the wait.
 
     Attributes:
-        is_up: hands were shaken.
-        was_lost: and then the connection broke; nothing has been sent over another one since.
-        host: the name of the host that is looked up; empty where the address is an IP address.
-        host_problem: why the name of the host leads nowhere, or empty.
-        bytes_sent, bytes_received: so far, over all sockets.
+        is_up: the handshake has succeeded.
+        was_lost: the connection broke after its handshake, and no request has been sent over another one since.
+        host: the host name to resolve; empty if the address is an IP address.
+        host_problem: why the host name cannot be resolved, or empty.
+        bytes_sent, bytes_received: totals so far, over all sockets.
 
     Raises:
-        UsageError: the address is none.
+        UsageError: the address is not valid.
     """
 
     def __init__(
@@ -61,30 +62,30 @@ class Connection:
         self._context = zmq.Context()
         self._sockets_made = 0
         self.is_up = self.was_lost = False
-        self._lookup: Lookup | None = None  # under way
-        self._turn = 0  # which of a name's addresses
-        self._good: Endpoint | None = None  # the one where hands were shaken last
-        self._endpoint: Endpoint | None = None  # what the socket connects to
+        self._lookup: Lookup | None = None  # the look-up under way
+        self._turn = 0  # index into a name's addresses
+        self._good: Endpoint | None = None  # the address of the last successful handshake
+        self._endpoint: Endpoint | None = None  # the address that the socket connects to
         self._socket = self._connect()
 
     @property
     def looks_up_its_host(self) -> bool:
-        """Whether it still waits for what the name of the host means."""
+        """True while the host name is being resolved."""
         return self._lookup is not None
 
     def close(self) -> None:
-        """Drop the connection and whatever is unsent."""
+        """Close the connection and drop unsent data."""
         self._drop(self._socket)
-        # It waits for libzmq's own threads, which a look-up of a name may hold for as long as the system likes.
+        # term waits for libzmq's own threads, and the system may resolve a name in one of them for a long time.
         ending = threading.Thread(target=self._context.term, name="connection's end", daemon=True)
         ending.start()
         ending.join(END_S)
 
     def remake(self) -> None:
-        """Put a fresh socket in place of this one; a reply to what was sent can no longer arrive.
+        """Replace the socket by a new one. Replies to earlier requests can no longer arrive.
 
         Raises:
-            LinkError: there is no socket to be had.
+            LinkError: no socket is free.
         """
         if self._endpoint is not None and not self._socket.closed:
             self.read_events()
@@ -96,21 +97,21 @@ class Connection:
             try:
                 self._socket = self._connect()
                 return
-            except zmq.ZMQError as err:  # libzmq takes down in its own time what was closed
+            except zmq.ZMQError as err:  # libzmq frees closed sockets later
                 if time.monotonic() > give_up:
-                    problem = f"no socket to reach {self.address} with ({err.strerror}); too many files are open here"
+                    problem = f"no free socket to reach {self.address} ({err.strerror}); too many files are open here"
                     raise LinkError(problem) from None
             time.sleep(RETRY_S)
 
     def remake_if_lost(self) -> None:
-        """Look after a connection that broke before a request, which goes out to where the name leads by now."""
+        """Replace the socket if its connection broke, before a request. The host name is then resolved again."""
         self.read_events()
         if self.was_lost and self.host:
             self.remake()
         self.was_lost = False
 
     def read_events(self) -> None:
-        """Read what libzmq said. Nothing is sent before the handshake, so a failed attempt to connect is no loss."""
+        """Read libzmq's events. A failed attempt to connect is not a loss: no data is sent before the handshake."""
         while self._monitor.poll(0):
             event = parse_monitor_message(self._monitor.recv_multipart())["event"]
             self.was_lost = self.was_lost or (self.is_up and event == zmq.Event.DISCONNECTED)
@@ -119,9 +120,9 @@ class Connection:
                 self._was_up, self._good = True, self._endpoint
 
     def send(self, frames: Sequence[bytes | memoryview], timeout_s: float) -> None:
-        """Hand frames to libzmq, within ``timeout_s``; where that does not come about, :meth:`receive` gets nothing.
+        """Give frames to libzmq within ``timeout_s``. If that fails, :meth:`receive` gets nothing.
 
-        libzmq gives up, for good, a connection whose handshake was garbled; a send would wait for another for ever.
+        libzmq gives up a connection for good if its handshake was garbled. A blocking send would then wait for ever.
         """
         self.bytes_sent += sum(map(len, frames))
         give_up = time.monotonic() + timeout_s
@@ -134,11 +135,11 @@ class Connection:
             self._between_waits()
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:  # the connection went between the look and the sending
+        except zmq.Again:  # the connection broke between poll and send
             self.was_lost = True
 
     def receive(self, timeout_s: float) -> zmq.Frame | None:
-        """Wait for the first frame of a reply; None after ``timeout_s``, or at once when the connection breaks."""
+        """Wait for the first frame of a reply. Return None after ``timeout_s``, or at once if the connection breaks."""
         give_up = time.monotonic() + timeout_s
         while True:
             events = dict(self._poller.poll(0 if self.was_lost else _slice_ms(give_up)))
@@ -152,7 +153,7 @@ class Connection:
             self._between_waits()
 
     def _frame(self) -> zmq.Frame | None:
-        """The first frame of what has come; None where that is no reply of a REP's, and libzmq has passed over it."""
+        """Return the first frame, or None if the message was not a REP reply and libzmq has skipped it."""
         try:
             return self._socket.recv(zmq.DONTWAIT, copy=False)
         except zmq.Again:
@@ -184,12 +185,12 @@ class Connection:
         return socket
 
     def _connect_to(self, endpoint: Endpoint, socket: zmq.Socket[bytes]) -> None:
-        socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))  # with it, libzmq has no IPv4 addresses but in IPv6's guise
+        socket.setsockopt(zmq.IPV6, int(endpoint.ipv6))  # if set, libzmq uses IPv4-mapped IPv6 addresses for IPv4
         socket.connect(endpoint.address)
         self._endpoint = endpoint
 
     def _reach(self, give_up: float) -> bool:
-        """Have the socket connect to what the name of the host means now, if that is known until ``give_up``."""
+        """Resolve the host name by ``give_up``, and connect the socket. Return whether the socket has an address."""
         if self._endpoint is not None:
             return True
         self._lookup = self._lookup or Lookup(self.address)
@@ -205,12 +206,12 @@ class Connection:
         return True
 
     def _watch(self, socket: zmq.Socket[bytes]) -> None:
-        """Have libzmq say when this socket's connection breaks."""
+        """Let libzmq report the handshake and the loss of this socket's connection."""
         self._sockets_made += 1
         name = f"inproc://connection-{self._sockets_made}"
         socket.monitor(name, zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED)
         self._monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
-        self._monitor.setsockopt(zmq.RCVHWM, 0)  # libzmq's thread would wait for room, and with it everything
+        self._monitor.setsockopt(zmq.RCVHWM, 0)  # with a limit, libzmq's thread could block, and all sockets with it
         self._monitor.connect(name)
         self._poller = zmq.Poller()
         self._poller.register(socket, zmq.POLLIN)
@@ -225,15 +226,15 @@ class Connection:
 
 
 def _slice_ms(give_up: float) -> int:
-    """Milliseconds of one piece of a wait that ends at ``give_up``."""
+    """Return the milliseconds of the next piece of a wait that ends at ``give_up``."""
     return max(0, math.ceil(1000 * min(SLICE_S, give_up - time.monotonic())))
 
 
 def _host_named_in(address: str) -> str:
-    """The name of the host, where there is one; or empty.
+    """Return the host name in an address, or an empty text for an IP address.
 
     Raises:
-        UsageError: it is no address to connect to.
+        UsageError: the address cannot be connected to.
     """
     try:
         name, tcp = name_of(address), tcp_of(address)

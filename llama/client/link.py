@@ -1,14 +1,14 @@
-"""Requests to one cloud and its replies, asked again until they come or the time is over.
+"""Requests to one cloud and its replies. A request is repeated until a reply comes or a limit expires.
 
-ZeroMQ's Lazy Pirate: a request whose answer does not come is asked again on a fresh socket. Asking again is safe
-because the cloud recognises a repeated request. A late answer may also mean a long computation; so silence is followed
-by Hello, the heartbeat, and a cloud that does not answer that either is counted as gone. ``llama.client.timeouts`` says
-how long all of that goes on: every wait ends.
+This is ZeroMQ's Lazy Pirate pattern: without a reply, the client sends the request again on a new socket. That is safe
+because the cloud recognises a repeated request. A late reply may also mean a long computation. So the client first
+sends Hello, the heartbeat. A cloud that does not answer Hello either counts as gone. Every wait ends:
+``llama.client.timeouts`` has the limits.
 
-Whoever answers may be anybody. Several times a second the process's memory is looked at, since a message without end is
-not seen before it ends, and whoever waits is asked whether to go on.
+The peer may be hostile. A message without end is invisible until it ends, so the client checks the process's memory
+several times a second. Equally often it lets the caller end the wait.
 
-Knows: ``llama.wire``, deadlines, when something is said; the words are in ``llama.client.wording``.
+Knows: ``llama.wire``, deadlines, the time of each notice (``llama.client.wording`` has the words).
 Does not know: sockets, the model, text, torch.
 """
 
@@ -41,48 +41,49 @@ from llama.wire import (
     Welcome,
 )
 
-HELLO_TIMEOUTS_S = (1.0, 2.0, 4.0, 5.0)  # a handshake is answered at once; the last entry repeats
-STEP_TIMEOUT_S = 5.0  # a computation may take longer: then the cloud is asked whether it lives
-MAX_STALE = 3  # replies to earlier requests, for one request
-MAX_DISCONNECTS = 12  # in a row, of the connection over which one request was sent
-AT_ONCE_S = 0.05  # before asking again a cloud that has done the waiting itself
-LONGEST_HINT_S = 10.0  # a cloud may ask for; it is asked again after that in any case
-# Bytes of a reply, by request. A sheet comes with the provider's system prompt, 16 MiB each at most; a delivery with a
-# sheet. In a Final stands the text of a context's tokens, in Sheets a thousand titles and what those sheets ask for.
+HELLO_TIMEOUTS_S = (1.0, 2.0, 4.0, 5.0)  # the cloud answers Hello immediately; the last entry repeats
+STEP_TIMEOUT_S = 5.0  # a computation may take longer; then the client sends Hello
+MAX_STALE = 3  # replies to earlier requests, per request
+MAX_DISCONNECTS = 12  # in a row, during one request
+AT_ONCE_S = 0.05  # pause before asking again, if the cloud held the request while it was busy
+LONGEST_HINT_S = 10.0  # longest wait that a cloud may ask for
+# Maximum bytes of a reply, by request. A sheet comes with the provider's system prompt (at most 16 MiB each), and a
+# delivery with a sheet. A Final has the text of a whole context. Sheets has a thousand titles and field lists.
 REPLY_BYTES: dict[type[Request], int] = {
     FetchSheet: 33 << 20,
     Collect: 33 << 20,
     Finish: 16 << 20,
     ListSheets: 16 << 20,
 }
-SHORT_REPLY_BYTES = 64 << 10  # of all others, and of an Error
+SHORT_REPLY_BYTES = 64 << 10  # for all other replies; an Error is not longer either
 MAX_REPLY_BYTES = max(REPLY_BYTES.values())
-WORDS_SHOWN = 2000  # characters of what a cloud says
-STOPPING = "the cloud is stopping"  # how a busy cloud says that it is about to end
+WORDS_SHOWN = 2000  # maximum characters of a cloud's message that are shown
+STOPPING = "the cloud is stopping"  # message of a busy cloud that is about to stop
 
 Frame = bytes | memoryview
 
 
 class Stopped(Exception):
-    """Whoever waits does not want to any more; raised by ``while_waiting``."""
+    """Signal that the caller ends the wait. ``while_waiting`` raises it."""
 
 
 class Link:
-    """Asks one cloud, one request at a time.
+    """Connection to one cloud for requests, one at a time.
 
     Args:
         address: ``tcp://HOST:PORT``.
-        deadline_s: a cloud that gives no heartbeat for so long is given up.
-        on_notice: told in words about every retry.
-        while_waiting: called several times a second while an answer is awaited; it may raise to wait no longer.
-        keys: its own, and those of the only cloud that it speaks to; without them anybody may answer, and listen.
-        restart_deadline_s: likewise a cloud that had answered and then went away, or said that it is stopping; by
-            default that is no longer.
-        ceiling: of the process's memory; by default a little more than it has now.
+        deadline_s: seconds without a heartbeat after which the client gives up.
+        on_notice: called with a notice in words about every retry.
+        while_waiting: called several times a second during a wait for an answer. It may raise to end the wait.
+        keys: its own pair, and the key of the one cloud that it trusts. Without keys, the cloud is not authenticated
+            and the traffic is not encrypted.
+        restart_deadline_s: the same limit for a cloud that answered and then went away, or said that it is stopping.
+            The default is ``deadline_s``.
+        ceiling: limit of the process's memory; by default a little more than it has now.
 
     Attributes:
-        silent: the cloud is late with an answer, and did not say that it lives.
-        waits_when_busy: a full cloud is asked again, for ``deadline_s``; otherwise its refusal is raised at once.
+        silent: an answer is late, and no heartbeat came.
+        waits_when_busy: repeat a request to a busy cloud for ``deadline_s``; if False, raise its refusal at once.
     """
 
     def __init__(
@@ -109,16 +110,16 @@ class Link:
 
     @property
     def bytes_sent(self) -> int:
-        """All that has left this program so far."""
+        """Bytes that this connection has sent so far."""
         return self.connection.bytes_sent
 
     @property
     def bytes_received(self) -> int:
-        """All that has come so far."""
+        """Bytes that this connection has received so far."""
         return self.connection.bytes_received
 
     def close(self) -> None:
-        """Drop the connection and whatever is unsent."""
+        """Close the connection and drop unsent data."""
         self.connection.close()
 
     def __enter__(self) -> Link:
@@ -128,7 +129,7 @@ class Link:
         self.close()
 
     def hello(self) -> Welcome:
-        """Send Hello; return the cloud's Welcome.
+        """Send Hello and return the cloud's Welcome.
 
         Raises:
             CloudUnreachable, CloudRefused, ProtocolMismatch: see :meth:`ask`.
@@ -139,20 +140,20 @@ class Link:
         return welcome
 
     def ask(self, request: Request, hidden: Frame | None = None) -> Reply:
-        """Send one request, with the frame of hidden states that belongs to it; return its reply.
+        """Send one request, with its frame of hidden states if it has one. Return its reply.
 
         Raises:
             CloudUnreachable: no heartbeat for ``deadline_s``, or the connection breaks again and again.
-            RequestUnanswered: heartbeats, but no answer for ``MAX_DEADLINES`` (of Finish ``FINISH_DEADLINES``).
-            CloudRefused: a typed Error; ``busy`` only after ``deadline_s`` of it.
+            RequestUnanswered: heartbeats, but no answer for ``MAX_DEADLINES`` (for Finish ``FINISH_DEADLINES``).
+            CloudRefused: a typed Error; ``busy`` only after ``deadline_s``.
             ProtocolMismatch: the answer is not of this protocol.
-            MemoryCeilingReached: the process has more memory than it may, since somebody sends without end.
+            MemoryCeilingReached: the process exceeds its memory limit, because the peer sends without end.
         """
         self.begin(request, hidden)
         return self.finish()
 
     def begin(self, request: Request, hidden: Frame | None = None) -> None:
-        """Send a request; :meth:`finish` waits for the reply. In between the caller may compute."""
+        """Send a request. :meth:`finish` waits for the reply; in between the caller can compute."""
         assert self._pending is None, "a REQ socket has one request at a time"
         frames: list[Frame] = [wire.encode(request)]
         if hidden is not None:
@@ -162,7 +163,7 @@ class Link:
         self._send(frames)
 
     def finish(self) -> Reply:
-        """Wait for the reply to what was begun. Raises as :meth:`ask`."""
+        """Wait for the reply to the request of :meth:`begin`. Raise as :meth:`ask`."""
         assert self._pending is not None, "nothing was begun"
         request, frames = self._pending
         try:
@@ -176,9 +177,10 @@ class Link:
         return reply
 
     def tell(self, request: Request, within_s: float) -> None:
-        """Send a request once, and wait a little for an answer, whatever it is; nothing is asked again.
+        """Send a request once, and wait up to ``within_s`` for any answer. Never repeat it.
 
-        What else was begun is forgotten. ``while_waiting`` may only end the wait.
+        An earlier request that was begun is abandoned. If ``while_waiting`` raises Stopped, the wait ends without an
+        error.
         """
         self.abandon()
         give_up, answer = time.monotonic() + within_s, None
@@ -201,19 +203,19 @@ class Link:
             time.sleep(min(left, SLICE_S))
 
     def abandon(self) -> None:
-        """Forget a request that was begun; its reply can no longer arrive."""
+        """Abandon the request of :meth:`begin`. Its reply can no longer arrive."""
         if self._pending is not None:
             self._pending = None
             self.connection.remake()
 
     def growing(self) -> AbstractContextManager[None]:
-        """In here the caller takes memory that it keeps, which is nobody else's doing."""
+        """Return a context in which the caller allocates memory that it keeps. The memory limit grows by it."""
         return nullcontext() if self._ceiling is None else self._ceiling.growing()
 
     # ---- inside: asking again
 
     def _ask_until_not_busy(self, request: Request, frames: list[Frame]) -> Reply:
-        """Return the reply; a cloud that is busy is asked again with the same bytes."""
+        """Return the reply. If the cloud is busy, send the same bytes again."""
         timeouts = Timeouts(
             self.deadline_s,
             self.restart_deadline_s,
@@ -224,7 +226,7 @@ class Link:
         while True:
             reply = self._ask_until_answered(request, frames, timeouts)
             if isinstance(reply, Tokens) and reply.seq != getattr(request, "seq", 0):
-                stale += 1  # something in between has handed an earlier reply on once more
+                stale += 1  # something in between has delivered an earlier reply again
                 if stale > MAX_STALE:
                     problem = f"{self.address} answers an earlier request again and again; tell its operator"
                     raise ProtocolMismatch(problem)
@@ -234,7 +236,7 @@ class Link:
             if not isinstance(reply, Error) or reply.code != ErrorCode.BUSY or not self.waits_when_busy:
                 return reply
             stopping = reply.message == STOPPING
-            # A reply that has begun would be lost if its device were turned away by all that have come back before it.
+            # A reply that has begun would be lost if the cloud, full of devices that came back earlier, refused it.
             begun = isinstance(request, Open) and bool(request.resumed_ids)
             longer = stopping or begun
             if timeouts.busy(self.restart_deadline_s if longer else self.deadline_s, stopping=stopping):
@@ -244,9 +246,9 @@ class Link:
             self._send(frames)
 
     def _back_off(self, reply: Error, timeouts: Timeouts, *, notified: bool, stopping: bool) -> bool:
-        """Wait for as long as a busy cloud asks for; whether the person was told of a queue, now or before."""
+        """Wait as long as the busy cloud asks. Return whether the person was notified of a queue, now or before."""
         hint = reply.retry_after_s
-        if hint == 0:  # it keeps this device's place in a queue, and has held the request for a while
+        if hint == 0:  # the cloud keeps this device's place in the slot queue, and has held the request for a while
             if not notified:
                 self.on_notice(wording.FULL)
             self.pause(AT_ONCE_S)
@@ -258,13 +260,13 @@ class Link:
         return notified
 
     def _ask_until_answered(self, request: Request, frames: list[Frame], timeouts: Timeouts) -> Reply:
-        """Return the reply, whatever it is; on silence the heartbeat is asked for, and then the request again."""
+        """Return any reply. If none comes, send Hello, and after its answer the request again."""
         is_hello = isinstance(request, Hello)
         self._raise_if_host_unknown(timeouts)
-        # Half the deadline at most, so that however short it is the cloud is asked whether it lives.
+        # At most half the deadline, so that Hello is sent before even a short deadline expires.
         reply = self._receive(min(HELLO_TIMEOUTS_S[0] if is_hello else STEP_TIMEOUT_S, self.deadline_s / 2), request)
         attempt = disconnects = 0
-        lives = False  # it has said so since it was given the request
+        lives = False  # a heartbeat came since the request was sent
         while reply is None:
             connected = self.connection.is_up and not self.connection.was_lost
             timeouts.missed(connected=connected)
@@ -298,7 +300,7 @@ class Link:
         self.connection.send(frames, min(HELLO_TIMEOUTS_S[0], self.deadline_s / 2))
 
     def _receive(self, timeout_s: float, request: Request) -> Reply | None:
-        """Wait for what comes to ``request``; None after ``timeout_s``, or at once when the connection breaks."""
+        """Wait for the reply to ``request``. Return None after ``timeout_s``, or at once if the connection breaks."""
         frame = self.connection.receive(timeout_s)
         if frame is None:
             return None
@@ -308,22 +310,22 @@ class Link:
             if frame.more:
                 raise ValueError("2 frames or more")
             if len(frame) > most:
-                raise ValueError(f"{len(frame)} bytes, where {most} are the most")
+                raise ValueError(f"{len(frame)} bytes, more than the maximum of {most}")
             reply = wire.decode_reply(frame.bytes)
         except ValueError as err:
             raise ProtocolMismatch(f"{self.address} answered, but not in this protocol ({err})"[:WORDS_SHOWN]) from None
-        if isinstance(reply, Error):  # whatever is shown of it
+        if isinstance(reply, Error):  # it may be shown, so limit its length
             return Error(reply.code, reply.message[:WORDS_SHOWN], reply.advice[:WORDS_SHOWN], reply.retry_after_s)
         return reply
 
     def _between_waits(self) -> None:
-        """Whether to go on waiting. May raise whatever ``while_waiting`` does."""
+        """Check the memory limit and call ``while_waiting``. Either may raise to end the wait."""
         if self._ceiling is not None:
             self._ceiling.check()
         if self.while_waiting is not None:
             self.while_waiting()
 
-    # ---- inside: when something is said, and when it is over
+    # ---- inside: notices and limits
 
     def _report_delay(self, timeouts: Timeouts, lives: bool) -> None:
         if not lives:
@@ -334,10 +336,10 @@ class Link:
             self.on_notice(wording.unanswered(self.address, timeouts))
 
     def _back_off_after_disconnect(self, disconnects: int, timeouts: Timeouts) -> None:
-        """Report the first disconnect under a request; wait after the later ones.
+        """Report the first disconnect during a request. Wait after each later one.
 
-        A cloud that restarts breaks the connection once. More often is a bad line, or something that breaks it because
-        of what is sent; neither is to be asked as fast as it answers.
+        A cloud that restarts breaks the connection once. Several breaks mean a bad line, or a peer that rejects the
+        bytes of the request. Fast retries would not help in either case.
         """
         if disconnects == 1:
             self.on_notice(wording.broke(self.address, timeouts))
@@ -347,7 +349,7 @@ class Link:
             self.pause(min(RECONNECT_MS / 1000 * 2 ** (disconnects - 2), STEP_TIMEOUT_S, self.deadline_s / 8))
 
     def _raise_if_host_unknown(self, timeouts: Timeouts) -> None:
-        """At once, unless the cloud has answered before: then its name is one, and may be known again soon."""
+        """Raise if the host name is unknown. If the cloud has answered before, do not: the name may work again soon."""
         if self.connection.host_problem and not timeouts.has_answered:
             raise wording.host_unknown(self.connection)
 

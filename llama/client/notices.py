@@ -1,4 +1,4 @@
-"""What a program that asks a cloud again and again says on stderr: when it gets no answer, and when it does again."""
+"""Notices on stderr for programs that poll a cloud: no answer comes, or answers come again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from llama.text.printable import one_line
 
 
 class Notices:
-    """Said once each time.
+    """Notices of one program. Each outage is reported once.
 
     Args:
-        program: whose lines they are.
-        address: the cloud's.
-        follow: it is asked until it answers, however long that takes.
-        keys: what it is asked with.
+        program: name of the program, which begins each line.
+        address: the cloud's address.
+        follow: the program polls until the cloud answers, without a limit.
+        keys: the keys of the connection, if any.
     """
 
     def __init__(self, program: str, address: str, *, follow: bool, keys: LinkKeys | None) -> None:
@@ -27,24 +27,24 @@ class Notices:
         self._in_trouble = False
 
     def silence(self, words: str) -> None:
-        """The link's ``on_notice``."""
-        if self._follow:  # it is never given up, nor does it come to the error that would say what to look at
+        """Report a notice of the link. Pass this as the link's ``on_notice``."""
+        if self._follow:  # the program never gives up, so no error will say what to check
             words = re.sub(r" \(giving up after \S+ s\)", "", words)
-            if not words.startswith("the cloud "):  # which lives, or is busy
+            if not words.startswith("the cloud "):  # these notices say that it lives, or is busy
                 look_at = GIVE_KEYS if self._keys is None else f"check {CHECK_KEYS}"
-                words = f"no answer from {self._address}; asking until it comes; {look_at}"
+                words = f"no answer from {self._address}; trying until one comes; {look_at}"
         self._trouble(words)
 
     def refusal(self, words: str) -> None:
-        """It asks to be asked later."""
-        self._trouble(f"{words}; asking again")
+        """Report that the cloud refused for now, and asks to be asked later."""
+        self._trouble(f"{words}; trying again")
 
     def unreachable(self, error: CloudUnreachable) -> None:
-        """It was given up for now; said where nothing was before, as of a name that nobody knows."""
-        self._trouble(f"{error}; asking until it answers")
+        """Report a failed attempt, if no notice came before, as for a host name that cannot be resolved."""
+        self._trouble(f"{error}; trying until it answers")
 
     def answer(self) -> None:
-        """There is one."""
+        """Report an answer, if an outage was reported before."""
         if self._in_trouble:
             self._in_trouble = False
             self.tell(f"{self._address} answers again")
@@ -55,8 +55,8 @@ class Notices:
             self.tell(words)
 
     def tell(self, words: str) -> None:
-        """A line of the program's own."""
-        if sys.stderr is not None:  # print would take stdout instead
+        """Print a line of this program on stderr."""
+        if sys.stderr is not None:  # print would use stdout instead
             said = one_line(f"{self._program}: {words}")
-            with contextlib.suppress(OSError):  # nobody holds it any more
+            with contextlib.suppress(OSError):  # the reader of stderr is gone
                 print(said, file=sys.stderr, flush=True)

@@ -1,15 +1,17 @@
-"""How long one request is waited for.
+"""Time limits of one request.
 
-Four ways of getting no answer, each with its own limit, so that every wait ends:
+A request can stay without an answer in four ways. Each has a limit, so that every wait ends:
 
-silence     no heartbeat: ``deadline_s``; ``restart_deadline_s`` where the cloud had answered before, and then its
-            connection went, or it said that it is stopping.
-unanswered  the cloud says that it lives, but does not answer the request: so many deadlines.
-busy        it asks to be asked later: ``deadline_s``; ``restart_deadline_s`` where it is stopping, or where a reply
-            that had begun would be lost.
-in all      whatever comes in between: the limits of *unanswered* and of a restart together.
+silence     no heartbeat comes. Limit: ``deadline_s``. It is ``restart_deadline_s`` if the cloud answered before, and
+            then its connection broke or it said that it is stopping.
+unanswered  heartbeats come, but no answer. Limit: ``deadlines`` times ``deadline_s``.
+busy        the cloud asks the client to come back later. Limit: ``deadline_s``. It is ``restart_deadline_s`` if the
+            cloud is stopping, or if a reply that has begun would be lost.
+in all      any mixture of these. Limit: the limits of *unanswered* and of a restart together.
 
-Bookkeeping only. Knows: the clock, what was heard. Does not know: sockets, messages, words.
+This module does bookkeeping only.
+
+Knows: the clock, the kind and time of each sign from the cloud. Does not know: sockets, messages, words.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-MAX_DEADLINES = 10  # a slow cloud with much to do may honestly need minutes
-FINISH_DEADLINES = 4  # to write a reply down takes less
-WORTH_ASKING = 0.95  # of a limit; the rest would not be worth another question
+MAX_DEADLINES = 10  # a slow cloud with much work may need minutes
+FINISH_DEADLINES = 4  # storing a reply takes less
+WORTH_ASKING = 0.95  # share of a limit after which another question is no longer worth it
 
 Expired = Literal["silent", "unanswered", "in_all"]
 
@@ -29,10 +31,10 @@ class Timeouts:
     """The clocks of one request.
 
     Args:
-        deadline_s: see above.
-        restart_deadline_s: see above; no less than ``deadline_s``.
+        deadline_s: see the module's text.
+        restart_deadline_s: see the module's text; values below ``deadline_s`` count as ``deadline_s``.
         has_answered: whether the cloud has ever answered.
-        deadlines: after how many of them a cloud that lives must have answered.
+        deadlines: number of deadlines within which a cloud that lives must answer.
         clock: monotonic seconds.
     """
 
@@ -72,7 +74,7 @@ class Timeouts:
 
     @property
     def silence_limit_s(self) -> float:
-        """How long it may be silent."""
+        """Seconds that the cloud may be silent."""
         return self.restart_deadline_s if self.away else self.deadline_s
 
     @property
@@ -89,12 +91,12 @@ class Timeouts:
 
     @property
     def unanswered_left_s(self) -> float:
-        """Likewise, of that limit only; while the cloud is away it does not have the request."""
+        """Seconds until the limit of *unanswered*. While the cloud is away, it does not have the request."""
         return self.in_all_limit_s if self.away else self.unanswered_limit_s - self.unanswered_s
 
     @property
     def expired(self) -> Expired | None:
-        """Which limit is reached."""
+        """The expired limit, or None."""
         if self.silent_s >= WORTH_ASKING * self.silence_limit_s:
             return "silent"
         if self.unanswered_left_s <= 0:
@@ -102,18 +104,18 @@ class Timeouts:
         return "in_all" if self.in_all_s >= self.in_all_limit_s else None
 
     def missed(self, *, connected: bool) -> None:
-        """No answer has come; nor is there a connection, perhaps."""
+        """Note that no answer came, and whether the connection is up."""
         self.away = self.away or (self.has_answered and not connected)
 
     def heartbeat(self) -> None:
-        """The cloud has said that it lives."""
+        """Note that the cloud has sent a heartbeat."""
         now = self._clock()
-        if self.away or not self.has_answered:  # it may be another start of the cloud, which is given the request anew
+        if self.away or not self.has_answered:  # the cloud may have restarted; the client sends the request again
             self._asked = now
         self._heard, self.away, self.has_answered = now, False, True
 
     def busy(self, limit_s: float, *, stopping: bool) -> bool:
-        """It has asked to be asked again, which may go on for ``limit_s``; whether that is over."""
+        """Note that the cloud is busy, which may last ``limit_s`` seconds. Return whether that limit has expired."""
         now = self._clock()
         self.heartbeat()
         self._asked, self.away = now, stopping
@@ -123,11 +125,11 @@ class Timeouts:
 
     @property
     def busy_left_s(self) -> float:
-        """Seconds that it may go on to be busy."""
+        """Seconds that the cloud may still be busy."""
         return 0.0 if self._busy_since is None else max(0.0, self._busy_since + self._busy_limit_s - self._clock())
 
     def is_news(self, what: str, seconds: float) -> bool:
-        """Whether a person is to be told of so long a wait: not at every question, or it would be said for minutes."""
+        """Return whether to notify the person of a wait of ``seconds``. Do so only after it has grown by a quarter."""
         notified, before_s = self._notified
         if notified == what and seconds < 1.25 * before_s:
             return False

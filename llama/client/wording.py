@@ -1,6 +1,6 @@
-"""The sentences about a cloud that is busy, late, or not to be reached: what is the case, and what to look at.
+"""The sentences about a cloud that is busy, late or unreachable: the problem, and the things to check.
 
-Knows: the clocks of a request, the state of the connection. Does not know: when any of it is said, sockets, requests.
+Knows: the clocks of a request, the state of the connection. Does not know: when a sentence is shown, sockets, requests.
 """
 
 from __future__ import annotations
@@ -11,38 +11,39 @@ from llama.errors import CloudUnreachable, RequestUnanswered
 from llama.text.printable import one_line
 from llama.wire import Error
 
-# A cloud says nothing to a key that it does not list, nor can it to one that expects another cloud.
+# A cloud does not answer a key that it does not list, or a device without a key. It cannot answer a device that expects
+# another cloud.
 CHECK_KEYS = "that this key is in the cloud's --allow_dir, and that --cloud_key is that cloud's"
-GIVE_KEYS = "if that cloud has keys, give --key_file and --cloud_key"  # nor does it to a device without one
+GIVE_KEYS = "if that cloud has keys, give --key_file and --cloud_key"
 
 FULL = "the cloud is full; waiting for a slot"
 
 
 def busy(message: str, wait_s: float, give_up_s: float | None) -> str:
-    """Say that it is asked again after ``wait_s``, and that it is given up after ``give_up_s`` where that is known."""
+    """Return the notice of a busy cloud, with the wait ``wait_s`` and, if known, the limit ``give_up_s``."""
     until = "" if give_up_s is None else f" (giving up after {give_up_s:.0f} s)"
-    return f"the cloud is busy: {one_line(message)}; asking again in {wait_s:.1f} s{until}"
+    return f"the cloud is busy: {one_line(message)}; trying again in {wait_s:.1f} s{until}"
 
 
 def busy_for_too_long(reply: Error, timeouts: Timeouts, longer: bool) -> Error:
-    """What becomes of its refusal when it has been busy for too long; ``longer``: for as long as a restart may take."""
+    """Return the refusal of a cloud that was busy for too long. ``longer``: the limit was the restart deadline."""
     flag, seconds = "--deadline", timeouts.deadline_s
     if longer and timeouts.restart_deadline_s > timeouts.deadline_s:
         flag, seconds = "--restart_deadline", timeouts.restart_deadline_s
-    message = f"{reply.message}; it was asked again for {seconds:.0f} s"
+    message = f"{reply.message}; this program tried for {seconds:.0f} s"
     return Error(reply.code, message, f"try again later, or wait longer with {flag}", reply.retry_after_s)
 
 
 def silent(address: str, timeouts: Timeouts) -> str:
-    """Say that no heartbeat comes."""
+    """Return the notice that no heartbeat comes."""
     return (
-        f"no answer from {address} for {timeouts.silent_s:.0f} s; asking again "
+        f"no answer from {address} for {timeouts.silent_s:.0f} s; trying again "
         f"(giving up after {timeouts.silence_limit_s:.0f} s)"
     )
 
 
 def unanswered(address: str, timeouts: Timeouts) -> str:
-    """Say that it lives, but has not answered yet."""
+    """Return the notice that heartbeats come, but no answer yet."""
     return (
         f"the cloud at {address} lives, but has not answered this request for "
         f"{timeouts.unanswered_s:.0f} s; waiting (giving up after {timeouts.unanswered_limit_s:.0f} s)"
@@ -50,27 +51,27 @@ def unanswered(address: str, timeouts: Timeouts) -> str:
 
 
 def broke(address: str, timeouts: Timeouts) -> str:
-    """Say that the connection broke under a request."""
+    """Return the notice that the connection broke during a request."""
     return (
-        f"the connection to {address} broke; asking again as soon as it is back "
+        f"the connection to {address} broke; trying again as soon as it is back "
         f"(giving up after {timeouts.silence_limit_s:.0f} s)"
     )
 
 
 def broke_too_often(address: str, times: int) -> CloudUnreachable:
-    """The error of a connection that broke so many times."""
+    """Return the error of a connection that broke ``times`` times."""
     return CloudUnreachable(
-        f"the connection to {address} broke {times} times under one request; check what is in between"
+        f"the connection to {address} broke {times} times during one request; check the network in between"
     )
 
 
 def host_unknown(connection: Connection) -> CloudUnreachable:
-    """The error of a name that leads nowhere."""
-    return CloudUnreachable(f"no way to {connection.address}: {connection.host_problem}")
+    """Return the error of a host name that cannot be resolved."""
+    return CloudUnreachable(f"cannot reach {connection.address}: {connection.host_problem}")
 
 
 def timed_out(expired: Expired, timeouts: Timeouts, connection: Connection, *, has_keys: bool) -> CloudUnreachable:
-    """The error of a limit that is reached."""
+    """Return the error of an expired limit."""
     address = connection.address
     if expired == "unanswered":
         return RequestUnanswered(
@@ -79,7 +80,7 @@ def timed_out(expired: Expired, timeouts: Timeouts, connection: Connection, *, h
         )
     if expired == "in_all":
         return RequestUnanswered(
-            f"the cloud at {address} has not answered this request for {timeouts.in_all_s:.0f} s, in which it "
+            f"the cloud at {address} has not answered this request for {timeouts.in_all_s:.0f} s; meanwhile it "
             f"went away, came back or was busy again and again; try again later, or tell its operator"
         )
     cure = _cure(timeouts, connection, has_keys)
@@ -87,17 +88,17 @@ def timed_out(expired: Expired, timeouts: Timeouts, connection: Connection, *, h
 
 
 def _cure(timeouts: Timeouts, connection: Connection, has_keys: bool) -> str:
-    """What may be the reason of a long silence, and what to look at."""
+    """Return a possible reason of a long silence, and the things to check."""
     if connection.host_problem:
         return f": {connection.host_problem}"
     if connection.looks_up_its_host:
         return (
-            f": this machine's look-up of the name {connection.host} takes longer; check its name service, or "
+            f": this machine has not resolved the name {connection.host} yet; check its name service, or "
             f"give the IP address"
         )
     if timeouts.away and timeouts.restart_deadline_s > timeouts.deadline_s:
         return (
-            ", which had answered before; check that cloud_main.py runs there; where it takes longer to start, "
+            ", which answered before; check that cloud_main.py runs there; if it takes longer to start, "
             "give a longer --restart_deadline"
         )
     keys = f"also {CHECK_KEYS}" if has_keys else f"and {GIVE_KEYS}"

@@ -1,1 +1,1 @@
-"""What runs on the person's device and nowhere else."""
+"""The code that runs on the person's device only."""

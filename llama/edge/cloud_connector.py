@@ -1,6 +1,6 @@
-"""How this device reaches its cloud: the address, the keys and the deadlines of every connection that it makes.
+"""Address, keys and deadlines of every connection from this device to its cloud.
 
-Knows: ``llama.client``. Does not know: what is asked over a connection.
+Knows: ``llama.client``. Does not know: the requests over a connection.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from llama.memory_ceiling import MemoryCeiling
 
 @dataclass(frozen=True)
 class CloudConnector:
-    """Makes connections to one cloud.
+    """Factory of connections to one cloud.
 
     Attributes:
         address: ``tcp://HOST:PORT``.
-        deadline_s: how long the cloud may be silent.
-        restart_deadline_s: how long a cloud that had answered and then went away is waited for; None is no longer.
-        keys: the device's own and the cloud's, if keys are used.
-        ceiling: of the process's memory, one for all connections: what the process has is all of theirs.
+        deadline_s: seconds that the cloud may be silent.
+        restart_deadline_s: seconds to wait for a cloud that answered and then went away; None means ``deadline_s``.
+        keys: the device's own key and the cloud's, if keys are used.
+        ceiling: limit of the process's memory. All connections share it, because they share the process's memory.
     """
 
     address: str
@@ -34,10 +34,10 @@ class CloudConnector:
     def link(
         self, on_notice: Callable[[str], None] = lambda text: None, while_waiting: Callable[[], None] | None = None
     ) -> Link:
-        """Make a connection; ``on_notice`` and ``while_waiting`` are as of :class:`Link`.
+        """Make a connection. :class:`Link` describes ``on_notice`` and ``while_waiting``.
 
         Raises:
-            UsageError: the address is none.
+            UsageError: the address is not valid.
         """
         return Link(
             self.address,

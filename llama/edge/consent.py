@@ -1,9 +1,9 @@
 """The store of the person's agreements: one per origin and set of fields, in a file beside the profile.
 
-``PROFILE.consents.json`` holds which fields of the profile, at which disclosure level, whose sheets may have; no value.
-Delete it to be asked again. A set that has grown, or a field that would leave at another level, is not covered.
+``PROFILE.consents.json`` lists, for each origin of sheets, the fields that it may have and each field's disclosure
+level. It holds no values. Delete it to be asked again. A new field, or a field at another level, needs a new agreement.
 
-Knows: levels, origins, the file. Does not know: how a person is asked.
+Knows: levels, origins, the file. Does not know: how the person is asked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
 
-MAX_BYTES = 16 << 20  # of all agreements: some hundred bytes each
+MAX_BYTES = 16 << 20  # of all agreements; each has some hundred bytes
 RAW = "raw"  # the level of every field under --sanitise off
 
 
@@ -36,12 +36,12 @@ class Consent(msgspec.Struct, frozen=True):
 
 
 def consents_of(profile_file: str) -> Path:
-    """Name the file of the agreements about a profile."""
+    """Return the path of the file with the agreements about a profile."""
     return Path(f"{profile_file}.consents.json")
 
 
 class ConsentState(enum.Enum):
-    """Whether the person has to be asked before a prompt may leave."""
+    """State of the person's agreement to a prompt."""
 
     NOT_NEEDED = enum.auto()  # nothing of the profile would leave
     GIVEN = enum.auto()  # the person has agreed to it before
@@ -50,13 +50,13 @@ class ConsentState(enum.Enum):
 
 @dataclass(frozen=True)
 class ConsentRequest:
-    """What a prompt would get of a profile.
+    """The fields of a profile that a prompt would get.
 
     Attributes:
-        sourced: the prompt, and whose it is.
-        profile: of the person.
-        profile_file: its path; None where no file was given.
-        mode: with ``off``, fields leave raw, which is another level than any policy's.
+        sourced: the prompt and its origin.
+        profile: the person's profile.
+        profile_file: path of the profile, or None if no file was given.
+        mode: with ``off``, fields leave raw. That level differs from the level of every policy.
     """
 
     sourced: SourcedPrompt
@@ -71,7 +71,7 @@ class ConsentRequest:
         return disclosure_levels(prompt, self.profile, self.mode) if isinstance(prompt, Sheet) else {}
 
     def state(self) -> ConsentState:
-        """Tell whether the person must be asked.
+        """Return whether the person must be asked.
 
         Raises:
             ProfileError: the remembered agreements cannot be read.
@@ -85,10 +85,10 @@ class ConsentRequest:
         return ConsentState.NEEDED
 
     def remember(self) -> None:
-        """Write down that the person has agreed.
+        """Store the person's agreement.
 
         Raises:
-            ProfileError: it cannot be written down.
+            ProfileError: the agreement cannot be stored.
         """
         assert self.profile_file is not None
         path = consents_of(self.profile_file)
@@ -96,11 +96,11 @@ class ConsentRequest:
         try:
             _write(path, [*_read(path), agreement])
         except OSError as err:
-            raise ProfileError(f"{path}: your agreement cannot be remembered there ({err.strerror})") from None
+            raise ProfileError(f"{path}: your agreement cannot be stored there ({err.strerror})") from None
 
 
 def disclosure_levels(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
-    """Give the fields that the sheet would get, each with the level at which it would leave: a policy, or ``RAW``."""
+    """Return the fields that the sheet would get, each with the level at which it would leave: a policy or ``RAW``."""
     asked = {name: profile.find(name) for name in sheet.asks_for}
     return {name: RAW if mode == "off" else str(each.policy) for name, each in asked.items() if each is not None}
 
@@ -112,12 +112,12 @@ def _read(path: Path) -> list[Consent]:
         return []
     except OSError as err:
         raise ProfileError(
-            f"{path}: what you agreed to cannot be read ({err.strerror}); make it readable, or move it away "
-            f"and be asked again"
+            f"{path}: your agreements cannot be read ({err.strerror}); make the file readable, or move it away "
+            f"to be asked again"
         ) from None
     except (ValueError, RecursionError):
         raise ProfileError(
-            f"{path}: damaged, so what you agreed to cannot be read; delete it, and be asked again"
+            f"{path}: damaged, so your agreements cannot be read; delete the file to be asked again"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The edge half on this machine: reads it, checks it against the cloud's, loads it in the cloud's dtype.
+"""The edge half on this machine: read it, check it against the cloud's half, load it in the cloud's dtype.
 
 Knows: the half's directory, its tokenizer and chat format. Does not know: sheets, consents, screens.
 """
@@ -19,18 +19,18 @@ from llama.prompt import SourcedPrompt
 from llama.wire import Welcome
 
 LoadHalf = Callable[[Half, Welcome], EdgeHalf]
-"""Makes the half ready to compute in the dtype that the cloud names."""
+"""Function that makes the half ready to compute in the dtype of the cloud's Welcome."""
 
 
 class Device:
     """The edge half on this machine.
 
     Args:
-        ckpt_dir: the edge half that split_checkpoint.py wrote.
-        load: makes the half ready to compute; done once per dtype.
+        ckpt_dir: directory of the edge half, written by split_checkpoint.py.
+        load: makes the half ready to compute; called once per dtype.
 
     Raises:
-        CheckpointError, TokenizerError: the directory is no edge half, or is damaged.
+        CheckpointError, TokenizerError: the directory is not an edge half, or is damaged.
     """
 
     def __init__(self, ckpt_dir: str, load: LoadHalf) -> None:
@@ -45,11 +45,11 @@ class Device:
         return prepare(sourced, profile, mode, self.chat, self.tokenizer, self.half.context_length)
 
     def meet(self, link: Link) -> Welcome:
-        """Ask the cloud who it is, and check that it has the other half of this split.
+        """Send Hello, and check that the cloud has the other half of this split.
 
         Raises:
-            CheckpointError: it has another one's.
-            LinkError: nobody answers, or not in this protocol.
+            CheckpointError: the cloud has a half of another split.
+            LinkError: the cloud does not answer, or not in this protocol.
         """
         welcome = link.hello()
         if welcome.fingerprint != self.half.fingerprint:
@@ -60,12 +60,12 @@ class Device:
         same_shape = (welcome.dim, welcome.split_layer) == (self.half.args.dim, self.half.split_layer)
         if not same_shape or welcome.max_seq_len > self.half.context_length:
             raise ProtocolMismatch(
-                f"the cloud at {link.address} describes another model than its fingerprint does; update it"
+                f"the cloud at {link.address} describes another model than the one of its fingerprint; update the cloud"
             )
         return welcome
 
     def make_ready(self, welcome: Welcome) -> EdgeHalf:
-        """Return the half in the cloud's dtype; the first time, it is loaded."""
+        """Return the half in the cloud's dtype. Load it on the first call."""
         if welcome.dtype not in self._loaded:
             self._loaded = {welcome.dtype: self._load(self.half, welcome)}
         return self._loaded[welcome.dtype]

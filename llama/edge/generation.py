@@ -1,11 +1,11 @@
-"""THE JOURNEY: one prompt in, one reply out, token by token, on the device.
+"""The generation loop on the device: one prompt in, one reply out, token by token.
 
     ids ─ edge half ─ hidden ─ Step ──►  cloud  ──► Tokens ─ next id ─┐
      ▲                                                                │
      └────────────────────────────────────────────────────────────────┘
 
 Knows: ids, hidden states, the edge half, the session in the cloud, the clock.
-Does not know: files, flags, screens. Runs on the device only; the cloud never imports it.
+Does not know: files, flags, screens. It runs on the device only; the cloud never imports it.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ StopReason = Literal["stop_token", "max_gen_len", "max_seq_len"]
 
 
 class EdgeHalf(Protocol):
-    """What the journey needs of ``model_edge.EdgeTransformer``."""
+    """The part of ``model_edge.EdgeTransformer`` that the generation loop uses."""
 
     def __call__(
         self, tokens: torch.Tensor, start_pos: Sequence[int], cache: KVCache, clock: StageClock | None = None
     ) -> torch.Tensor:
-        """Turn ids ``(1, T)`` into hidden ``(1, T, dim)``; stop ``clock`` after the embeddings and after each layer."""
+        """Compute hidden ``(1, T, dim)`` from ids ``(1, T)``. Stop ``clock`` after the embeddings and each layer."""
 
     def new_cache(self, batch_size: int, max_seq_len: int) -> KVCache:
-        """A cache for the edge's layers."""
+        """Return a new KV cache for the edge's layers."""
 
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """One request to the cloud and its answer, for a caller who measures.
+    """One request to the cloud and its answer, for a caller that measures.
 
     Attributes:
-        position: of the first hidden state that was sent.
-        positions: how many were sent.
-        sent_bytes: all that left the device for it.
-        token: the id that was chosen, or None where more of the prompt follows.
-        index: of that output.
+        position: position of the first hidden state that was sent.
+        positions: number of hidden states that were sent.
+        sent_bytes: all bytes that left the device for this request.
+        token: the id that the cloud chose, or None if more of the prompt follows.
+        index: index of that output.
         device_us: microseconds of the embeddings and of each of the device's layers.
         network_us: microseconds between the two halves.
         stages: the cloud's times.
@@ -75,9 +75,9 @@ class RoundTrip:
 
 @dataclass
 class Timing:
-    """Where the time and the bytes went. Seconds, milliseconds and bytes; "per token" is per decoded token.
+    """Time and bytes of a run, in seconds, milliseconds and bytes. "Per token" means per decoded token.
 
-    The first token is not a decoded one: it comes out of the prompt's last chunk. With a reply of one token the
+    The first token is not a decoded token: the prompt's last chunk produces it. If the reply has one token, the
     per-token figures are None.
     """
 
@@ -92,13 +92,13 @@ class Timing:
     sent_bytes_per_token: float | None = None
     received_bytes_per_token: float | None = None
     prompt_sent_bytes: int = 0
-    shared_tokens: int = 0  # of the prompt, that the cloud had computed before
+    shared_tokens: int = 0  # tokens of the prompt that the cloud had computed before
     reopened: int = 0
 
 
 @dataclass(frozen=True)
 class GeneratedReply:
-    """A finished reply. ``tokens`` excludes the stop token; ``prompt_tokens`` is everything that was fed."""
+    """A finished reply. ``tokens`` excludes the stop token; ``prompt_tokens`` is the whole prompt as it was fed."""
 
     text: str = field(repr=False)
     tokens: list[int] = field(repr=False)
@@ -106,18 +106,18 @@ class GeneratedReply:
     stop_reason: StopReason
     timing: Timing
     offers: tuple[Offer, ...] = field(default=(), repr=False)
-    copy: DeliveryStatus = DeliveryStatus.NONE  # what became of the vendor's
+    copy: DeliveryStatus = DeliveryStatus.NONE  # state of the vendor's copy
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a reply is generated, whatever the prompt.
+    """Settings of a reply's generation that do not depend on the prompt.
 
     Attributes:
-        sampling: how the cloud chooses.
+        sampling: sampling settings for the cloud.
         stop_ids: ids that end the reply.
-        max_gen_len: most tokens of the reply; None is whatever the context leaves.
-        chunk: most positions of the prompt per request.
+        max_gen_len: maximum tokens of the reply; None means the rest of the context.
+        chunk: maximum positions of the prompt per request.
     """
 
     sampling: SamplingParams
@@ -147,20 +147,20 @@ def generate_reply(
         prompt_tokens: ids of the whole prompt, template included.
         edge: the device's half, in the dtype of ``welcome``.
         link: the connection to the cloud.
-        welcome: what the cloud said.
-        tokenizer: turns ids into the text that streams.
-        settings: how the reply is generated.
+        welcome: the cloud's Welcome.
+        tokenizer: decodes ids into the text that streams.
+        settings: settings of the generation.
         prompt_id: the prompt sheet's id, or empty.
-        shared: how many of the ids, from the first, are the same for every device; the cloud may have computed them.
+        shared: number of leading ids that are the same for every device. The cloud may have computed them.
         on_text: called with each new piece of text.
-        watch: called with every round trip; then both halves measure their stages, and only then.
-        between_steps: called before each request; it may raise to end the run, which is then never finished.
-        on_finish: called when the reply is complete, and before the cloud learns of it; it may raise, too. From then on
-            the cloud may have handed the reply on, whatever becomes of its answer.
+        watch: called with every round trip. Both halves measure their stages only if this is given.
+        between_steps: called before each request. It may raise to end the run, which the cloud then never finishes.
+        on_finish: called when the reply is complete, before the cloud is told. It may raise, too. After this call the
+            cloud may have handed the reply on, even if its answer is lost.
 
     Raises:
         PromptError: the prompt leaves no room for a reply.
-        LinkError: the cloud is gone, refuses, or says another text than the ids say.
+        LinkError: the cloud is gone or refuses, or its text differs from the text of the ids.
     """
     limit, stop_reason = reply_limit(len(prompt_tokens), settings.max_gen_len, welcome.max_seq_len)
     meter = _Meter(link)
@@ -203,7 +203,7 @@ def generate_reply(
 def _stream(
     builder: _ReplyBuilder, limit: int, stop: frozenset[int], decoder: StreamDecoder, on_text: Callable[[str], None]
 ) -> bool:
-    """Loop for up to ``limit`` tokens, and show each as text while the cloud computes the next; True at a stop id."""
+    """Generate up to ``limit`` tokens. Show each while the cloud computes the next. Return whether a stop id came."""
     unshown, stopped = list[str](), False
 
     def show() -> None:
@@ -215,7 +215,7 @@ def _stream(
         if token in stop:
             stopped = True
             break
-        unshown.append(decoder.push(token))  # which refuses an id that is not in the vocabulary
+        unshown.append(decoder.push(token))  # push refuses an id that is not in the vocabulary
         builder.tokens.append(token)
     show()
     on_text(decoder.finish())
@@ -223,13 +223,14 @@ def _stream(
 
 
 def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple[int, StopReason]:
-    """Most tokens that a reply to ``prompt`` tokens can have, and what limits it.
+    """Return the maximum tokens of a reply to ``prompt`` tokens, and the limit's name.
 
     Raises:
-        PromptError: there is no room for any.
+        PromptError: there is no room for a reply.
+        UsageError: ``max_gen_len`` is below 1.
     """
     if max_gen_len is not None and max_gen_len < 1:
-        raise UsageError(f"--max_gen_len {max_gen_len} leaves nothing to generate; give 1 or more")
+        raise UsageError(f"--max_gen_len must be 1 or more (got {max_gen_len})")
     if prompt < 1:
         raise PromptError("the prompt has no tokens")
     room = max_seq_len - prompt
@@ -244,10 +245,10 @@ def reply_limit(prompt: int, max_gen_len: int | None, max_seq_len: int) -> tuple
 
 
 class _ReplyBuilder:
-    """Builds a reply: feeds ids that have not been fed yet, and gets the id that follows.
+    """Builder of a reply: feed the ids that are not fed yet, and get the next id.
 
-    That one sentence covers the prompt (many ids), a decoded token (one) and the replay into a new session after the
-    old one was lost (everything again).
+    The same step handles the prompt (many ids), a decoded token (one id), and the replay into a new session after the
+    cloud lost the old one (all ids again).
     """
 
     def __init__(
@@ -269,11 +270,11 @@ class _ReplyBuilder:
         self.fed = 0
 
     def next_token(self, meanwhile: Callable[[], None]) -> int:
-        """The id after everything so far; ``meanwhile`` is done while the cloud computes, so that it costs no time."""
+        """Return the next id. ``meanwhile`` runs while the cloud computes, so that it costs no time."""
         return self._with_a_session(lambda: self._feed(meanwhile))
 
     def finish(self) -> Final:
-        """The reply's text according to the cloud, which then hands it on: from here on a run cannot be stopped."""
+        """Finish the run and return the cloud's text of the reply. The cloud then hands it on: no stop is possible."""
         self.between_steps()
         self.on_finish()
         try:
@@ -282,7 +283,7 @@ class _ReplyBuilder:
             raise type(err)(f"{err}; {MAY_BE_HANDED_ON}") from None
 
     def _feed(self, meanwhile: Callable[[], None]) -> int:
-        while self.fed < self.session.cached:  # the cloud has computed these; the device's own cache needs them, too
+        while self.fed < self.session.cached:  # the cloud has computed these, but the device's own cache needs them
             self.between_steps()
             end = min(self.fed + self.chunk, self.session.cached)
             self._hidden(self.prompt[self.fed : end], 0)
@@ -320,7 +321,7 @@ class _ReplyBuilder:
         return answer.ids[0]
 
     def _hidden(self, ids: list[int], start: int) -> tuple[torch.Tensor, StageClock | None]:
-        """Compute hidden states ``(T, dim)`` of one chunk, filling the device's cache; also give what was measured."""
+        """Compute hidden states ``(T, dim)`` of a chunk and fill the device's cache. Return them and the clock."""
         with self.meter.on_device():
             tokens, position = torch.tensor([ids[start : start + self.chunk]]), [self.fed + start]
             if self.watch is None:
@@ -329,7 +330,7 @@ class _ReplyBuilder:
             return self.edge(tokens, position, self.cache, clock)[0], clock
 
     def _with_a_session(self, ask: Callable[[], _T]) -> _T:
-        """``ask()``; if the cloud has lost the session, open it again with the ids so far and replay everything."""
+        """Call ``ask``. If the cloud has lost the session, open it again with the ids so far and replay everything."""
         for _ in range(MAX_REOPENS):
             try:
                 return ask()
@@ -343,7 +344,7 @@ class _ReplyBuilder:
 
 
 class _Meter:
-    """Adds up where the time and the bytes go."""
+    """Sums of the time and the bytes per machine."""
 
     def __init__(self, link: Link) -> None:
         self.timing = Timing()
@@ -364,7 +365,7 @@ class _Meter:
 
     @property
     def sent_bytes(self) -> int:
-        """All that has left the device so far."""
+        """Bytes that have left the device so far."""
         return self._link.bytes_sent
 
     def round_trip(self, seconds: float, cloud_s: float) -> None:
@@ -373,7 +374,7 @@ class _Meter:
         self._network_s += seconds - cloud_s
 
     def token(self, decoding: bool) -> None:
-        """A token has arrived; what was added up since the last one belongs to it."""
+        """Count a token that has arrived, with the time and bytes since the last one."""
         now = time.monotonic()
         sent, received = self._link.bytes_sent, self._link.bytes_received
         if not self._first_at:

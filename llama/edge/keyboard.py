@@ -1,6 +1,6 @@
-"""Asks the person at the terminal a question, and reads what they type.
+"""Questions to the person at the terminal, and the answers that they type.
 
-Knows: terminals, descriptors. Does not know: what is asked.
+Knows: terminals, descriptors. Does not know: the subject of a question.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from llama.text.printable import printable
 
 
 def is_there() -> bool:
-    """Tell whether somebody is there to answer, and sees what is asked."""
+    """Return whether a person can see a question and answer it."""
     return sys.stdin is not None and sys.stdin.isatty() and _may_be_seen(sys.stderr)
 
 
 def ask(question: str) -> bool | None:
-    """Return the person's yes or no; None where no keyboard is, or the question cannot be shown.
+    """Return the person's yes or no, or None without a keyboard or if the question cannot be shown.
 
-    What was typed before it was shown is no answer to it.
+    Input that was typed before the question appeared is discarded.
     """
     if not is_there():
         return None
@@ -40,34 +40,34 @@ def ask(question: str) -> bool | None:
 
 
 def _may_be_seen(stream: TextIO) -> bool:
-    """Tell whether somebody may read along: what goes into a file, or nowhere, is not seen before it is too late."""
+    """Return whether a person may read the stream now. They read a file too late, and the null device never."""
     try:
         mode = os.fstat(stream.fileno()).st_mode
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # the stream is not a file
         return True
     return stream.isatty() or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def _show(text: str, stream: TextIO) -> None:
-    """Write to a stream's own file: the stream itself may drop what cannot be written.
+    """Write to the file behind a stream, because the stream itself may drop text that it cannot write.
 
     Raises:
-        OSError: not all of it is written.
+        OSError: part of the text is not written.
     """
     stream.flush()
     try:
         number = stream.fileno()
-    except (OSError, ValueError):  # it is no file
+    except (OSError, ValueError):  # the stream is not a file
         stream.write(text)
         return
     write_all(number, text.encode(stream.encoding, "backslashreplace"))
 
 
 def _typed_line(keyboard: int) -> str | None:
-    """Read what a person types, to the end of the line; None where the terminal is gone.
+    """Read a typed line. Return None if the terminal is gone.
 
-    Read without Python's buffers, which know no terminal that ends a line with a carriage return (one that a program
-    has left raw), or that does not wait (one that a parent has left non-blocking).
+    Read without Python's buffers. They cannot handle a terminal that ends a line with a carriage return (a program left
+    it raw), or one that does not wait (a parent left it non-blocking).
     """
     typed = b""
     while not typed.endswith((b"\n", b"\r")):
@@ -78,7 +78,7 @@ def _typed_line(keyboard: int) -> str | None:
             continue
         except OSError:
             return None
-        if more in (b"", b"\x03", b"\x04"):  # the end; Ctrl-C and Ctrl-D, where the terminal does not see to them
+        if more in (b"", b"\x03", b"\x04"):  # end of file; Ctrl-C and Ctrl-D, if the terminal does not handle them
             return ""
         typed += more
     return typed.decode(errors="replace")

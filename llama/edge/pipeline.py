@@ -1,7 +1,7 @@
 """The device's run, step by step: find the sheet, prepare it, ask for consent, meet the cloud, run, present.
 
-Every way of using the device drives this one: the terminal, the page, a program. Results and events are typed; whoever
-drives it chooses the words and the screen.
+The terminal, the page and programs all drive this pipeline. Results and events are typed. The driver chooses the words
+and the screen.
 
 Knows: the device, the sheets, the profile's file, the consents, the order of things.
 Does not know: flags, screens, sentences, HTTP.
@@ -35,12 +35,12 @@ from llama.wire import DeliveryStatus, Welcome
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is the same for every run of this device.
+    """Settings of every run of this device.
 
     Attributes:
-        sampling: how the cloud chooses tokens.
-        mode: ``schema`` or ``off``, as of ``llama.privacy.sanitiser``.
-        max_gen_len: most tokens of a reply; None is what the sheet says, or whatever the context leaves.
+        sampling: sampling settings for the cloud.
+        mode: ``schema`` or ``off``; see ``llama.privacy.sanitiser``.
+        max_gen_len: maximum tokens of a reply; None means the sheet's limit, or the rest of the context.
     """
 
     sampling: SamplingParams
@@ -50,7 +50,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class VersionedProfile:
-    """A profile as its file was when it was read; ``version`` is empty where no file was given."""
+    """A profile as read from its file. ``version`` is empty if no file was given."""
 
     profile: Profile
     version: str = ""
@@ -58,7 +58,7 @@ class VersionedProfile:
 
 @dataclass(frozen=True)
 class Preview:
-    """A prompt as the person may see it before anything leaves; what runs is this, not another reading of the files."""
+    """A prompt that the person can see before anything leaves. The run uses this object and does not reread files."""
 
     sourced: SourcedPrompt
     profile: Profile
@@ -68,25 +68,25 @@ class Preview:
 
     @property
     def sheet(self) -> Sheet | None:
-        """The sheet, or None where the prompt is the person's own words."""
+        """The sheet, or None if the prompt is the person's own words."""
         return self.sourced.prompt if isinstance(self.sourced.prompt, Sheet) else None
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The fields that the sheet asks for and the profile does not have."""
+        """The fields that the sheet asks for and the profile lacks."""
         asked = () if self.sheet is None else self.sheet.asks_for
         return tuple(name for name in asked if self.profile.find(name) is None)
 
     @property
     def digest(self) -> str:
-        """A name that is equal for what is the same to the person: whose sheet, what would leave, which profile."""
+        """SHA-256 of everything that matters to the person: origin and id of the sheet, profile version, sent text."""
         parts = (self.sourced.origin, self.sourced.prompt_id, self.profile_version, self.prepared.outgoing.text)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 @dataclass(frozen=True)
 class Notice:
-    """The connection retries. ``silent``: the cloud is late with an answer, and did not say that it lives."""
+    """Notice that the connection retries. ``silent``: an answer is late, and no heartbeat came."""
 
     text: str
     silent: bool
@@ -94,35 +94,35 @@ class Notice:
 
 @dataclass(frozen=True)
 class CloudMet:
-    """The cloud has the other half of this split; ``welcome`` is what it said."""
+    """The cloud has answered and has the other half of this split. ``welcome`` is its answer."""
 
     welcome: Welcome
 
 
 @dataclass(frozen=True)
 class ReplyBegins:
-    """All is ready, and nothing of the prompt has left."""
+    """Everything is ready, and no part of the prompt has left."""
 
 
 @dataclass(frozen=True)
 class ReplyText:
-    """A new piece of the reply, with the tags put back; it may be empty."""
+    """A new piece of the reply, with tags replaced by their values. It may be empty."""
 
     text: str = field(repr=False)
 
 
 @dataclass(frozen=True)
 class RoundTripDone:
-    """A round trip to the cloud; given only where the run is timed."""
+    """A round trip to the cloud. Only timed runs have this event."""
 
     trip: RoundTrip
 
 
 @dataclass(frozen=True)
 class ReplyComplete:
-    """The reply is complete, and the cloud is about to be asked to finish it.
+    """The reply is complete, and the device is about to ask the cloud to finish it.
 
-    From here on the cloud may have handed the reply on, whatever becomes of its answer.
+    From here on the cloud may have handed the reply on, even if its answer is lost.
     """
 
 
@@ -131,16 +131,16 @@ RunEvent = Notice | CloudMet | ReplyBegins | ReplyText | RoundTripDone | ReplyCo
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a prompt.
+    """Result of a run.
 
     Attributes:
-        preview: what was run.
-        welcome: the cloud that has run it.
-        reply: as the model gave it, with tags.
-        text: as the person reads it.
-        restored: tags that were put back.
-        left: texts of a tag's shape that were not.
-        holdings: all that there is of the run, for ``policy.view``.
+        preview: the prompt that ran.
+        welcome: the Welcome of the cloud that ran it.
+        reply: the reply as the model wrote it, with tags.
+        text: the reply as the person reads it.
+        restored: number of tags that were replaced by their values.
+        left: number of texts in a tag's shape that were not replaced.
+        holdings: all data of the run by kind, for ``policy.view``.
     """
 
     preview: Preview
@@ -162,14 +162,14 @@ class RunResult:
 
 
 class RunPipeline:
-    """The steps of a run, in order; a caller may look at what each gives before it takes the next.
+    """The steps of a run, in order. A caller can inspect the result of each step before the next.
 
     Args:
         device: the edge half.
-        source: where sheets come from.
-        cloud: how the cloud is reached; None where nothing is run.
-        profile_file: the person's profile, if they have one.
-        settings: of every run.
+        source: source of sheets.
+        cloud: connector to the cloud; None if no prompt is run.
+        profile_file: path of the person's profile, if there is one.
+        settings: settings of every run.
     """
 
     def __init__(
@@ -184,14 +184,14 @@ class RunPipeline:
         self.profile_file, self.settings = profile_file, settings
 
     def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> SourcedPrompt:
-        """Get the prompt. ``check`` and errors are as of ``SheetSource.find``."""
+        """Return the prompt. See ``SheetSource.find`` for ``check`` and errors."""
         return self.source.find(prompt_id, check)
 
     def read_profile(self) -> VersionedProfile:
-        """Read the profile as its file is now; an empty one where no file was given.
+        """Read the profile's file now. Return an empty profile if no file was given.
 
         Raises:
-            ProfileError: it cannot be read or used.
+            ProfileError: the profile cannot be read or used.
         """
         if self.profile_file is None:
             return VersionedProfile(Profile())
@@ -202,15 +202,15 @@ class RunPipeline:
         """Sanitise the prompt and merge it with the profile.
 
         Raises:
-            PrivacyRefused: the gate has found a secret in what would leave.
-            PromptError: it is too long, or cannot be written in the model's vocabulary.
+            PrivacyRefused: the gate found a secret in the text that would leave.
+            PromptError: the prompt is too long, or cannot be written in the model's vocabulary.
         """
         mode = self.settings.mode
         prepared = self.device.prepare(sourced, profile.profile, mode)
         return Preview(sourced, profile.profile, profile.version, prepared, mode)
 
     def consent(self, preview: Preview) -> ConsentRequest:
-        """Give what the person has to agree to before :meth:`run`."""
+        """Return the fields that the person must agree to before :meth:`run`."""
         return ConsentRequest(preview.sourced, preview.profile, self.profile_file, preview.mode)
 
     def run(
@@ -221,18 +221,18 @@ class RunPipeline:
         *,
         timed: bool = False,
     ) -> RunResult:
-        """Run a prepared prompt to which the person has agreed.
+        """Run a prepared prompt that the person has agreed to.
 
         Args:
-            preview: what is sent.
-            on_event: called with every event. It may raise to end the run, which is then never finished.
-            check: called before each request, and several times a second while an answer is awaited; it may raise, too.
+            preview: the prompt to send.
+            on_event: called with every event. It may raise to end the run, which the cloud then never finishes.
+            check: called before each request, and several times a second while an answer is late. It may raise, too.
             timed: both halves measure their stages, and every round trip is an event.
 
         Raises:
-            CheckpointError: the cloud has another split's half.
+            CheckpointError: the cloud has a half of another split.
             PromptError: there is no room for a reply.
-            LinkError: the cloud is gone, refuses, or says another text than the ids say.
+            LinkError: the cloud is gone or refuses, or its text differs from the text of the ids.
         """
         assert self.cloud is not None
         link: Link = self.cloud.link(lambda text: on_event(Notice(text, link.silent)), check)
@@ -251,7 +251,7 @@ def _generate(
     check: Callable[[], None],
     timed: bool,
 ) -> RunResult:
-    """Run a prompt over a connection to a cloud that has been met."""
+    """Run a prompt over a connection to a cloud whose Welcome was checked."""
     device, prepared, max_gen_len = pipeline.device, preview.prepared, pipeline.settings.max_gen_len
     if max_gen_len is None and preview.sheet is not None:
         max_gen_len = preview.sheet.max_gen_len
@@ -289,5 +289,5 @@ def _result(preview: Preview, welcome: Welcome, reply: GeneratedReply, text: str
 
 
 def version_of(raw: bytes) -> str:
-    """Name the content of a profile's file."""
+    """Return the SHA-256 of a profile's file, in hexadecimal."""
     return hashlib.sha256(raw).hexdigest()

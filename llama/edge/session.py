@@ -1,4 +1,4 @@
-"""One run's session in the cloud: opened, stepped, finished, closed.
+"""One run's session in the cloud: open, step, finish, close.
 
 Knows: ``llama.wire``, the link, hidden states. Does not know: text, the model's halves.
 """
@@ -26,24 +26,24 @@ from llama.sampling_params import SamplingParams
 from llama.tensor_frames import hidden_to_frame
 from llama.wire import Close, Final, Finish, Open, Opened, Step, Tokens, Welcome
 
-CLOSE_S = 2.0  # that a cloud has to answer Close; it closes idle sessions itself
-CLOSE_STOPPED_S = 0.3  # likewise where the person has had enough
+CLOSE_S = 2.0  # to wait for the answer to Close; the cloud also closes idle sessions itself
+CLOSE_STOPPED_S = 0.3  # the same, if the person stopped the run
 
 
 class CloudSession:
-    """One run's session in the cloud; a context manager, so that its slot is always given back.
+    """One run's session in the cloud. It is a context manager, so that its slot is always freed.
 
     Args:
-        link: to the cloud.
-        welcome: what the cloud said.
-        prompt_tokens: P.
-        sampling: settings, used by the cloud.
-        stop_ids: where the cloud cuts the text.
+        link: the connection to the cloud.
+        welcome: the cloud's Welcome.
+        prompt_tokens: number of tokens of the prompt.
+        sampling: sampling settings for the cloud.
+        stop_ids: ids at which the cloud cuts the text.
         prompt_id: the prompt sheet's id, or empty.
-        prefix_ids: what the prompt begins with, if the cloud may have computed it before.
+        prefix_ids: the first ids of the prompt, if the cloud may have computed them before.
 
     Attributes:
-        cached: positions that need not be sent: all of the prefix, or none.
+        cached: number of positions that the device need not send: the whole prefix, or 0.
     """
 
     def __init__(
@@ -73,10 +73,13 @@ class CloudSession:
         )
 
     def open(self, resumed_ids: Sequence[int] = ()) -> None:
-        """Open the session, waiting for a slot if the cloud is full; with the ids so far if a session was lost.
+        """Open the session. Wait for a slot if the cloud is full.
+
+        Args:
+            resumed_ids: the reply's ids so far, if the cloud lost an earlier session.
 
         Raises:
-            CloudRefused: full for longer than the link's deadline, or another reason.
+            CloudRefused: the cloud was full for longer than the link's deadline, or refused for another reason.
         """
         opened = self._link.ask(msgspec.structs.replace(self._open, resumed_ids=tuple(resumed_ids)))
         if not isinstance(opened, Opened) or opened.cached not in (0, self._prefix_length):
@@ -84,12 +87,12 @@ class CloudSession:
         self._id, self._seq, self.cached = opened.session, 0, opened.cached
 
     def begin_step(self, hidden: torch.Tensor, position: int, want: int, times: bool = False) -> None:
-        """Send hidden states ``(T, dim)``; :meth:`finish_step` waits for the ids, and the cloud's times if asked for.
+        """Send hidden states ``(T, dim)``. :meth:`finish_step` waits for the ids, and with ``times`` the cloud's times.
 
         Args:
-            hidden: of the positions from ``position`` on, in Welcome's dtype.
-            position: of the first one.
-            want: how many of the last ones need a next id.
+            hidden: hidden states of the positions from ``position`` on, in the dtype of Welcome.
+            position: position of the first one.
+            want: number of positions, counted from the last, that need a next id.
             times: the cloud measures its stages.
         """
         if hidden.dtype != self._dtype or hidden.shape[1] != self._dim:
@@ -101,14 +104,14 @@ class CloudSession:
         self._link.begin(step, hidden_to_frame(hidden))
 
     def finish_step(self) -> Tokens:
-        """Wait for the ids of the hidden states sent last."""
+        """Wait for the answer to the hidden states that were sent last."""
         tokens = self._link.finish()
         if not isinstance(tokens, Tokens) or len(tokens.ids) != self._want:
             raise self._mismatch("Step")
         return tokens
 
     def finish(self, end: int) -> Final:
-        """Say that outputs ``0 … end-1`` are the reply; return its text. It cannot be undone, even unanswered."""
+        """Finish the reply with outputs ``0 … end-1`` and return its text. This cannot be undone, even unanswered."""
         self._seq += 1
         final = self._link.ask(Finish(self._id, self._seq, end))
         if not isinstance(final, Final):
@@ -120,14 +123,14 @@ class CloudSession:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Close the session. This is tried once, briefly: the cloud also closes idle sessions itself."""
+        """Close the session. Try once and briefly, because the cloud also closes idle sessions itself."""
         gone = isinstance(error, CloudUnreachable) and not isinstance(error, RequestUnanswered)
         if gone or isinstance(error, MemoryCeilingReached):
             self._link.abandon()
             return
         stopped = error is not None and not isinstance(error, SplitLlamaError)  # Ctrl-C, Stop, a broken pipe
         waiting = self._link.while_waiting
-        if stopped:  # it would say so once more
+        if stopped:  # it would raise once more
             self._link.while_waiting = None
         try:
             brief = stopped or isinstance(error, RequestUnanswered)

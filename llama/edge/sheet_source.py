@@ -1,4 +1,4 @@
-"""Finds prompts: in one file, in a directory of sheets, or at the cloud.
+"""Sources of prompts: one file, a directory of sheets, or the cloud.
 
 Knows: prompt ids, files, the cloud's two requests for sheets. Does not know: profiles, the model, screens.
 """
@@ -20,13 +20,13 @@ from llama.wire import FetchSheet, ListSheets, SheetEntry, Sheets, SheetText
 
 
 class SheetSource:
-    """Where prompts come from.
+    """Source of prompts. Without a file or a directory, the source is the cloud's own sheets.
 
     Args:
-        cloud: how the cloud is reached, if there is one.
-        prompt_file: the one prompt that there is; or
-        sheet_dir: a directory of sheets on this machine. With neither, the cloud's own sheets are meant.
-        on_notice: called with what a connection says of every retry.
+        cloud: connector to the cloud, if there is one.
+        prompt_file: file of the only prompt.
+        sheet_dir: directory of sheets on this machine.
+        on_notice: called with the connection's notice of every retry.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class SheetSource:
 
     @property
     def is_the_cloud(self) -> bool:
-        """Whether the sheets are the cloud's own."""
+        """True if the sheets are the cloud's own."""
         return self.prompt_file is None and self.sheet_dir is None
 
     def entries(self, check: Callable[[], None] | None = None) -> tuple[SheetEntry, ...]:
-        """List all sheets that can be asked for.
+        """List all sheets of this source.
 
         Args:
-            check: called several times a second while the cloud is waited for; it may raise to wait no longer.
+            check: called several times a second while waiting for the cloud. It may raise to end the wait.
 
         Raises:
-            PromptError, LinkError: they cannot be listed.
+            PromptError, LinkError: the sheets cannot be listed.
         """
         if self.prompt_file is not None:
             sourced = read_prompt(self.prompt_file)
@@ -68,14 +68,14 @@ class SheetSource:
             return sheets_of(link)
 
     def find(self, prompt_id: str, check: Callable[[], None] | None = None) -> SourcedPrompt:
-        """Get the sheet of that id; with a ``prompt_file``, that file.
+        """Return the sheet with that id. With a ``prompt_file``, return that file's prompt.
 
         Args:
             prompt_id: ``NAME`` or ``VENDOR/NAME``.
-            check: as of :meth:`entries`.
+            check: see :meth:`entries`.
 
         Raises:
-            PromptError, LinkError: there is none, or it cannot be read.
+            PromptError, LinkError: there is no such sheet, or it cannot be read.
         """
         if self.prompt_file is not None:
             return read_prompt(self.prompt_file)
@@ -94,18 +94,18 @@ def sheets_of(link: Link) -> tuple[SheetEntry, ...]:
     reply = link.ask(ListSheets())
     if not isinstance(reply, Sheets):
         raise ProtocolMismatch(f"{link.address} answered ListSheets with another kind of reply")
-    return tuple(entry for entry in reply.sheets if is_prompt_id(entry.prompt_id))  # others are not shown
+    return tuple(entry for entry in reply.sheets if is_prompt_id(entry.prompt_id))  # drop invalid ids
 
 
 def fetch(link: Link, prompt_id: str) -> SourcedPrompt:
-    """Ask the cloud for a sheet of its own directory.
+    """Ask the cloud for one of its sheets.
 
     Raises:
-        LinkError: nobody answers, or there is no such sheet (with those that there are).
-        PromptError: what came is malformed.
+        LinkError: the cloud does not answer, or has no such sheet (the message lists the sheets that it has).
+        PromptError: the id or the sheet is malformed.
     """
     if not is_prompt_id(prompt_id):
-        raise PromptError("a prompt id is NAME or VENDOR/NAME, of a-z, 0-9 and -; --list_sheets shows which there are")
+        raise PromptError("a prompt id is NAME or VENDOR/NAME, of a-z, 0-9 and -; --list_sheets lists them")
     reply = link.ask(FetchSheet(prompt_id))
     if not isinstance(reply, SheetText) or reply.prompt_id != prompt_id:
         raise ProtocolMismatch(f"{link.address} answered FetchSheet with another kind of reply")

@@ -1,7 +1,7 @@
-"""Shows a run in a terminal: the sanitised prompt, the reply as it streams, who saw what, and one line of timing.
+"""Terminal output of a run: the sanitised prompt, the streamed reply, who saw what, and one line of timing.
 
-Prompt, reply and table go to stdout; notices and timing go to stderr. ``plain`` leaves the reply alone on stdout, for
-pipes. Text is shown as text: never as markup, and without control characters, which could rewrite the screen.
+Prompt, reply and table go to stdout. Notices and timing go to stderr. With ``plain``, stdout has only the reply, for
+pipes. Text is never markup and has no control characters, which could rewrite the screen.
 
 Knows: streams, tables. Does not know: the order of a run.
 """
@@ -37,20 +37,20 @@ _CELL_CHARS = 100
 
 
 class Terminal:
-    """The two streams; knows whether the reply, where both are shown, has stopped in the middle of a line."""
+    """The two streams. It tracks whether the reply stopped in the middle of a line, for notices on the same screen."""
 
     def __init__(self, *, plain: bool = True) -> None:
         self.plain = plain
         self._in_a_line = self._prompt_shown = False
 
     def show_text(self, text: str) -> None:
-        """Show a piece of the reply, at once, without control and escape characters."""
+        """Show a piece of the reply immediately, without control and escape characters."""
         _write(printable(text))
         if text:
             self._in_a_line = not text.endswith("\n")
 
     def notice(self, text: str) -> None:
-        """Show a line for the person, on stderr."""
+        """Show a line for the person on stderr."""
         text = printable(text)
         if self._in_a_line and _shown_together():
             text = "\n" + text
@@ -59,18 +59,19 @@ class Terminal:
 
     @staticmethod
     def has_keyboard() -> bool:
-        """Tell whether somebody is there to answer."""
+        """Return whether a person can answer here."""
         return keyboard.is_there()
 
     @staticmethod
     def ask(question: str) -> bool | None:
-        """Ask the person. Returns as ``keyboard.ask``."""
+        """Ask the person. Return the result of ``keyboard.ask``."""
         return keyboard.ask(question)
 
     def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str], *, asking: bool = False) -> None:
-        """Show the sanitised prompt, before it runs, and what its tags stand for; once.
+        """Show the sanitised prompt before it runs, and the meaning of its tags. Show it only once.
 
-        ``asking``: a question about it follows, on stderr; so it goes there, too, where stdout is not seen.
+        ``asking``: a question about the prompt follows on stderr. If stdout is not a visible screen, the prompt also
+        goes to stderr.
         """
         elsewhere = asking and (self.plain or not sys.stdout.isatty())
         if (self.plain and not elsewhere) or self._prompt_shown:
@@ -83,12 +84,12 @@ class Terminal:
                 self._render(part)
 
     def begin_reply(self) -> None:
-        """Say that what follows is the reply."""
+        """Show the heading of the reply."""
         if not self.plain:
             self._render(Rule("reply", align="left", style="dim"))
 
     def show_result(self, result: RunResult) -> None:
-        """Show all that follows the reply."""
+        """Show everything that follows the reply: table, offers, notices, timing."""
         reply, preview = result.reply, result.preview
         self.show_text("\n")
         self._show_views(result.views(), preview.sourced.party, preview.prepared.sanitiser.tags)
@@ -102,18 +103,18 @@ class Terminal:
         self.notice(wording.timing_line(reply.timing))
 
     def show_offers(self, offers: Sequence[Offer]) -> None:
-        """Show what the provider has found for the reply."""
+        """Show the offers that the provider found for the reply."""
         if not self.plain and offers:
             self._render(_offers(offers))
 
     def show_views(self, run: Mapping[DataKind, str], *, vendor: str, tags: Iterable[str], raw: bool) -> None:
-        """Show who saw what: a column per party, made from the policy table.
+        """Show who saw what, from the policy table. Each party has a column.
 
         Args:
-            run: all that there is of it.
-            vendor: whose sheet it was, or empty.
-            tags: to be made to stand out.
-            raw: it was not sanitised.
+            run: all data of the run, by kind.
+            vendor: the third party that owns the sheet, or empty.
+            tags: tags to highlight.
+            raw: the run was not sanitised.
         """
         self._show_views(views_of(run, vendor=vendor, raw=raw), vendor, tags)
 
@@ -129,9 +130,9 @@ class Terminal:
 
 
 def show_sheets(entries: Sequence[SheetEntry]) -> None:
-    """Show sheets, a line each: prompt id, title, what they ask for."""
+    """Show one line per sheet: prompt id, title, and the fields that it asks for."""
     if not entries:
-        print("there are no sheets; a cloud gets them with --sheet_dir", file=sys.stderr)
+        print("there are no sheets; start the cloud with --sheet_dir to add some", file=sys.stderr)
     width = max((len(entry.prompt_id) for entry in entries), default=0)
     for entry in entries:
         asks = f" (asks for {', '.join(entry.asks_for)})" if entry.asks_for else ""
@@ -157,7 +158,7 @@ def show_json(result: RunResult) -> None:
 
 
 def show_dry_run(text: str) -> None:
-    """Show exactly what would leave the device, as text; on a screen, control characters as their numbers."""
+    """Show as text exactly what would leave the device. On a screen, show control characters as their numbers."""
     if sys.stdout.isatty():
         text = "".join(c if printable(c) else f"\\x{ord(c):02x}" for c in text)
     _write(text + "\n")
@@ -218,18 +219,18 @@ def _with_tags(text: str, tags: frozenset[str]) -> Text:
 
 
 def _shown_together() -> bool:
-    """Tell whether both streams go to the same screen, file or pipe."""
+    """Return whether both streams go to the same screen, file or pipe."""
     try:
         stdout, stderr = (os.fstat(stream.fileno()) for stream in (sys.stdout, sys.stderr))
-    except (OSError, ValueError):  # one of them is no file
+    except (OSError, ValueError):  # one of them is not a file
         return False
     return (stdout.st_dev, stdout.st_ino) == (stderr.st_dev, stderr.st_ino)
 
 
 def _write(text: str) -> None:
-    """Write on stdout, at once: UTF-8 whatever the locale says, since a reply holds any character and programs read it.
+    """Write to stdout immediately. Use UTF-8 in any locale: a reply can hold any character, and programs read it.
 
-    On a screen it is what that can show, with escapes for what it cannot.
+    On a screen, use the screen's encoding, and escape characters that it lacks.
     """
     encoding = sys.stdout.encoding if sys.stdout.isatty() else "utf-8"
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""Runs one prompt in a terminal: drives the pipeline, and shows what it gives.
+"""One prompt in a terminal: drive the pipeline and show its results.
 
-Knows: the flags of such a run, the order in which a person reads of it. Does not know: how anything is shown.
+Knows: the flags of such a run, the order in which the person sees its parts. Does not know: how a part is shown.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from llama.sheets import Sheet
 
 @dataclass(frozen=True)
 class TerminalOptions:
-    """How one prompt is run and shown.
+    """Options for running and showing one prompt.
 
     Attributes:
         dry_run: print what would leave this device, and stop.
-        yes: agree to what the sheet asks for, this time.
-        plain: nothing but the reply on stdout.
+        yes: agree to the fields that the sheet asks for, for this run.
+        plain: only the reply on stdout.
         json: one JSON object on stdout instead of streamed text.
     """
 
@@ -55,10 +55,11 @@ class TerminalRun:
         self._complete = False
 
     def run(self, prompt_id: str) -> None:
-        """Find, prepare, ask, run and show.
+        """Find the prompt, prepare it, ask the person, run it and show the result.
 
         Raises:
-            SplitLlamaError: whatever ends it, in words; nothing has been sent, but for what ``generation`` says.
+            SplitLlamaError: the run ended, with the reason. ``generation`` says what may have been sent by then; before
+                that, nothing was sent.
         """
         sourced = self.pipeline.find(prompt_id, end_if_signalled)
         profile = self._profile(sourced)
@@ -133,16 +134,16 @@ def require_consent(
     ask: Callable[[str], bool | None],
     notice: Callable[[str], None],
 ) -> None:
-    """Return if the person has agreed to what the sheet asks for, or agrees now.
+    """Return if the person has agreed to the fields that the sheet asks for, or agrees now.
 
     Args:
-        request: what they agree to.
-        yes: agreed, for this run only.
-        ask: puts a question to the person; None where nobody is there to answer.
+        request: the fields and forms to agree to.
+        yes: the person agreed with a flag, for this run only.
+        ask: asks the person a question. It returns None if no person can answer.
         notice: shows the person a line.
 
     Raises:
-        PrivacyRefused: declined, or nobody is there.
+        PrivacyRefused: the person declined, or no person can answer.
         ProfileError: the remembered agreements cannot be read.
     """
     if yes or request.profile_file is None:

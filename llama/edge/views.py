@@ -1,4 +1,4 @@
-"""Makes the table of who saw what of a run, from the policy's table; every screen shows this one.
+"""The table of who saw what of a run, made from the policy's table. Every screen shows this table.
 
 Knows: ``llama.privacy.policy``. Does not know: columns, colours, JSON.
 """
@@ -18,12 +18,12 @@ from llama.prompt import SourcedPrompt
 
 @dataclass(frozen=True)
 class ViewCell:
-    """What one party holds of one kind.
+    """The content of one kind that one party holds.
 
     Attributes:
-        party: whose.
-        content: what it holds, or None.
-        says: how the policy puts it, or why the party holds nothing.
+        party: the holder.
+        content: the text that it holds, or None.
+        says: the policy's words for it, or the reason why the party holds nothing.
     """
 
     party: Party
@@ -32,13 +32,13 @@ class ViewCell:
 
 
 Views = Mapping[DataKind, tuple[ViewCell, ...]]
-"""Per kind that there is of a run, a cell per party, in the order of ``Party``."""
+"""For each kind that the run has, one cell per party, in the order of ``Party``."""
 
 
 def holdings_of(
     sourced: SourcedPrompt, profile: Profile, prepared: Prepared, reply: GeneratedReply, text: str
 ) -> Mapping[DataKind, str]:
-    """Write down all that there is of a run, in words, by kind; ``text`` is the reply as the person reads it."""
+    """Return all data of a run as text, by kind. ``text`` is the reply as the person reads it."""
     offers = "\n".join(map(wording.offer_line, reply.offers))
     return holdings(sourced, profile, prepared, reply.text, text, wording.counts(reply.timing), offers)
 
@@ -47,9 +47,9 @@ def views_of(run: Mapping[DataKind, str], *, vendor: str, raw: bool, delivered: 
     """Make the table of who saw what.
 
     Args:
-        run: all that there is of it.
-        vendor: whose sheet it was, or empty.
-        raw: it was not sanitised.
+        run: all data of the run, by kind.
+        vendor: the third party that owns the sheet, or empty.
+        raw: the run was not sanitised.
         delivered: the vendor has its copy.
     """
     held = {party: view(party, run, vendors_own=bool(vendor), delivered=delivered) for party in Party}

@@ -1,7 +1,8 @@
-"""The sentences that a person reads about a run, wherever they read them: consent, offers, copies, endings, the cloud.
+"""The sentences about a run that every screen shows to the person: consent, offers, copies, endings, the cloud.
 
-Knows: what each thing is. Does not know: screens, escape sequences, JSON. Control characters are the screen's concern,
-except in what is one line by itself.
+The screens remove control characters. Only texts that must be one line remove them here.
+
+Knows: the meaning of each value. Does not know: screens, escape sequences, JSON.
 """
 
 from __future__ import annotations
@@ -23,37 +24,37 @@ from llama.wire import DeliveryStatus, Offer
 # ---- before a run
 
 SANITISE_OFF = (
-    "warning: --sanitise off: your words and fields leave this device as they are; whoever receives them can read them"
+    "warning: --sanitise off: your words and fields leave this device unchanged, and all who receive them can read them"
 )
-OWN_WORDS = "your own words"  # the title of a prompt that is no sheet
-DECLINED = "declined; nothing was sent"
+OWN_WORDS = "your own words"  # the title of a prompt that is not a sheet
+DECLINED = "you declined; nothing was sent"
 
 
 def caution(text: str) -> str:
-    """Ask the person to look at something before it leaves."""
+    """Return a warning about a text that is about to leave."""
     return f"look again: {text}"
 
 
 def missing_fields(names: Iterable[str]) -> str:
-    """Say what the sheet asks for in vain."""
-    return f"the sheet asks for {', '.join(names)}, which your profile does not have"
+    """Return a notice of the fields that the sheet asks for and the profile lacks."""
+    return f"the sheet asks for fields that your profile does not have: {', '.join(names)}"
 
 
 def profile_needed(names: Iterable[str]) -> str:
-    """Say that the sheet asks for fields, and no profile was given."""
+    """Return the error that the sheet asks for fields but the run has no profile."""
     return f"the sheet asks for {', '.join(names)}; give your profile with --profile_file"
 
 
 def dry_run(tokens: int, prompt_id: str) -> str:
-    """Say what a run would send besides the text that was shown."""
+    """Return what a run would send for the text that was shown."""
     return (
-        f"nothing was sent; a run sends the rows of these {tokens} tokens and of the "
-        f"reply's, the prompt id '{prompt_id}', and the sampling settings"
+        f"nothing was sent; a run sends the hidden states of these {tokens} tokens and of the "
+        f"reply, the prompt id '{prompt_id}', and the sampling settings"
     )
 
 
 def known_here_only(tags: Mapping[str, str]) -> str:
-    """Say what the tags of a prompt stand for."""
+    """Return the meaning of a prompt's tags."""
     return f"known here only: {legend(tags)}"
 
 
@@ -61,24 +62,22 @@ def known_here_only(tags: Mapping[str, str]) -> str:
 
 
 def agreed_before(profile_file: str) -> str:
-    """Say why nothing is asked."""
-    return f"you have agreed to this before; delete {consents_of(profile_file)} to be asked again"
+    """Return the reason for asking no question."""
+    return f"you agreed to this before; to be asked again, delete {consents_of(profile_file)}"
 
 
 def nobody_to_agree(names: Iterable[str]) -> str:
-    """Say that nobody could be asked, and what to do."""
-    return (
-        f"the sheet asks for {', '.join(names)}, and nobody is here to agree; run it in a terminal, or agree with --yes"
-    )
+    """Return the error that no terminal is there to ask the person, and the cure."""
+    return f"the sheet asks for {', '.join(names)}. Run this in a terminal to agree, or add --yes."
 
 
 def asked_again(problem: ProfileError) -> str:
-    """Say that an agreement holds for this run only."""
-    return f"{problem}, so you will be asked again"
+    """Return a notice that an agreement holds for this run only."""
+    return f"{problem}; you will be asked again next time"
 
 
 def question(sourced: SourcedPrompt, profile: Profile, mode: Mode, profile_file: str = "") -> str:
-    """Write what the person is asked."""
+    """Return the question to the person: heading, fields, notes."""
     assert isinstance(sourced.prompt, Sheet)
     width = max(map(len, sourced.prompt.asks_for))
     fields = [f"  {name:{width}}  {level}" for name, level in levels(sourced.prompt, profile, mode).items()]
@@ -86,7 +85,7 @@ def question(sourced: SourcedPrompt, profile: Profile, mode: Mode, profile_file:
 
 
 def heading(sourced: SourcedPrompt) -> str:
-    """Say who asks."""
+    """Return the first line of the question: the sheet, its origin and its task."""
     sheet = sourced.prompt
     assert isinstance(sheet, Sheet)
     name = sheet.title or sourced.prompt_id or "This sheet"
@@ -94,27 +93,27 @@ def heading(sourced: SourcedPrompt) -> str:
 
 
 def levels(sheet: Sheet, profile: Profile, mode: Mode) -> dict[str, str]:
-    """Say of each field that is asked for in which form it would leave."""
+    """Return, for each field that the sheet asks for, the form in which it would leave."""
     by_name = disclosure_levels(sheet, profile, mode)
     return {name: _level(name, by_name.get(name)) for name in sheet.asks_for}
 
 
 def notes(sourced: SourcedPrompt, mode: Mode, profile_file: str = "") -> list[str]:
-    """Say who gets what, besides, and where the answer is remembered, if it is."""
-    lines = ["The provider can read all that is sent, and the reply, which may quote it."]
+    """Return what else the provider and the third party get, and which file remembers the answer, if any."""
+    lines = ["The provider can read everything you send, and the reply, which may quote it."]
     if sourced.party:
-        tags = "" if mode == "off" else ": tags stay tags"
+        tags = "" if mode == "off" else " (tags stay tags)"
         lines.append(
-            f"The third party {sourced.party} gets the reply, as the model writes it{tags}, "
-            f"and which of its own products fit."
+            f"The third party {sourced.party} gets the reply as the model writes it{tags}, "
+            f"and a list of its own products that fit."
         )
     if profile_file:
-        lines.append(f"To agree is remembered in {consents_of(profile_file)}; delete that to be asked again.")
+        lines.append(f"If you agree, {consents_of(profile_file)} remembers it. Delete that file to be asked again.")
     return lines
 
 
 def origin(sourced: SourcedPrompt) -> str:
-    """Say whose sheet it is: ``the provider``, ``the third party insurer``, or the file."""
+    """Return the owner of the sheet: ``the provider``, ``the third party insurer``, or the file."""
     if sourced.party:
         return f"the third party {sourced.party}"
     is_file = sourced.origin.startswith("file:")
@@ -127,13 +126,13 @@ def _level(name: str, level: str | None) -> str:
     words = {
         FieldPolicy.SECRET: f"as a tag, [{field_of(name).tag}_n]; the value stays here",
         FieldPolicy.QUASI: f"made coarser ({field_of(name).generaliser})",
-        FieldPolicy.OPEN: f"as you wrote it, with tags for what is recognised as secret in it{_warning(name)}",
+        FieldPolicy.OPEN: f"as you wrote it, with tags for the secrets that are recognised in it{_warning(name)}",
     }
-    return "just as it is, since --sanitise is off" if level == RAW else words[FieldPolicy(level)]
+    return "unchanged, because --sanitise is off" if level == RAW else words[FieldPolicy(level)]
 
 
 def _warning(name: str) -> str:
-    """Give the law's word for a field that the person has opened."""
+    """Return the law's name for a field that the person has opened."""
     return " (specific personal data, UU PDP article 4)" if field_of(name).specific else ""
 
 
@@ -141,61 +140,61 @@ def _warning(name: str) -> str:
 
 
 def looking_for_cloud(address: str) -> str:
-    """Say that the cloud was not met yet."""
+    """Return the state in which the cloud has not answered yet."""
     return f"looking for the cloud at {address}"
 
 
 def cloud_is_here(address: str) -> str:
-    """Say that the cloud answers."""
-    return f"the cloud at {address} is here"
+    """Return the state in which the cloud answers."""
+    return f"connected to the cloud at {address}"
 
 
 # ---- after a run
 
 
 def legend(tags: Mapping[str, str]) -> str:
-    """Say what each tag stands for; for the person's own screen."""
+    """Return the meaning of each tag, in one line, for the person's own screen."""
     return printable(" · ".join(f"{tag} {' '.join(value.split())}" for tag, value in tags.items()))
 
 
 def offer_line(offer: Offer) -> str:
-    """Write an offer in one line: title, vendor, price."""
+    """Return an offer in one line: title, vendor, price."""
     return printable(f"{offer.title} ({offer.vendor}, {rupiah(offer.price)})").replace("\n", " ")
 
 
 def copy_status(copy: DeliveryStatus, vendor: str) -> str:
-    """Say what became of the vendor's copy; empty where no vendor takes part."""
+    """Return the state of the vendor's copy, or an empty text if no vendor takes part."""
     if not vendor:
         return ""
     return {
         DeliveryStatus.NONE: (
-            f"no copy is kept for {vendor}: the reply is empty, or the cloud knows no such sheet of {vendor}'s"
+            f"no copy is kept for {vendor}: the reply is empty, or the cloud does not have this sheet of {vendor}"
         ),
         DeliveryStatus.QUEUED: f"{vendor} can collect the reply, with tags, and its own offers",
         DeliveryStatus.WITHHELD: (
-            f"withheld from {vendor}, which is told only why: the reply quotes the provider's system prompt"
+            f"withheld from {vendor}, which learns only the reason: the reply quotes the provider's system prompt"
         ),
-        DeliveryStatus.FAILED: f"the cloud could not write down {vendor}'s copy, so {vendor} gets none",
+        DeliveryStatus.FAILED: f"the cloud could not store the copy for {vendor}, so {vendor} gets none",
     }[copy]
 
 
 def not_held(kind: DataKind, party: Party, vendor: str, *, raw: bool) -> str:
-    """Say in a word why a party has nothing of a kind; ``raw``: of a run that was not sanitised."""
+    """Return in a few words why a party has nothing of a kind. ``raw``: the run was not sanitised."""
     if kind is DataKind.PROFILE and party is Party.PROVIDER and raw:
-        return "what the prompt says of it, raw: --sanitise was off"
+        return "the parts in the prompt, raw: --sanitise was off"
     if party is Party.VENDOR and not vendor:
         return "(none took part)"
     return "(not delivered)" if SEES[kind][party].holds else SEES[kind][party].says
 
 
 def ending(reply: GeneratedReply, max_seq_len: int) -> str | None:
-    """Say why a reply stops where it does; None where the model has ended it."""
+    """Return why a reply was cut off, or None if the model ended it."""
     if reply.stop_reason == "max_gen_len":
-        return f"cut off after {len(reply.tokens)} tokens, as the sheet or --max_gen_len says"
+        return f"cut off after {len(reply.tokens)} tokens: the limit of the sheet or of --max_gen_len"
     if reply.stop_reason == "max_seq_len" and len(reply.tokens) > len(reply.prompt_tokens):
         return (
-            f"cut off: the reply fills the context of {max_seq_len} tokens; give --max_gen_len for a shorter one, or a "
-            f"lower --temperature if it wanders"
+            f"cut off: the reply fills the context of {max_seq_len} tokens; limit it with --max_gen_len, or lower "
+            f"--temperature if it rambles"
         )
     if reply.stop_reason == "max_seq_len":
         return (
@@ -206,20 +205,17 @@ def ending(reply: GeneratedReply, max_seq_len: int) -> str | None:
 
 
 def tags_left(count: int) -> str:
-    """Say that texts of a tag's shape stay in the reply."""
-    return (
-        f"tags left as they are in the reply: {count}; this run has not issued them, or they "
-        f"stand in a link, markup or code"
-    )
+    """Return a notice that texts in the shape of a tag stay in the reply."""
+    return f"tags left in the reply: {count}; this run did not issue them, or they are in a link, markup or code"
 
 
 def counts(timing: Timing) -> str:
-    """Write tokens and seconds of a run, as the table of who saw what shows them."""
+    """Return the tokens and seconds of a run, for the table of who saw what."""
     return f"{timing.prompt_tokens} + {timing.reply_tokens} tokens, {timing.total_s:.1f} s"
 
 
 def timing_line(timing: Timing) -> str:
-    """Write prompt, speed, time to first token, and per token the milliseconds and bytes of each machine."""
+    """Return prompt tokens, time to first token, speed, and per token the milliseconds and bytes of each machine."""
     line = f"{timing.prompt_tokens} prompt tokens, first token after {timing.time_to_first_token_s:.2f} s"
     if timing.tokens_per_s is None:
         return line

@@ -1,1 +1,1 @@
-"""The vendor's program: publishes its sheets, and collects its copies of the runs that used them."""
+"""The vendor's program: publish the vendor's sheets, and collect the copies of the runs that used them."""

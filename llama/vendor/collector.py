@@ -1,9 +1,9 @@
-"""A third party's copies on their way from the cloud: collected, stored by a sink, and only then acknowledged.
+"""The collector of a third party's copies: collect them from the cloud, store them in a sink, then acknowledge them.
 
-An acknowledged copy is erased at the cloud. So each is stored at least once: whatever ends this program before the
-cloud has the acknowledgement, the cloud hands out the same copy again, with the same ``run_id``.
+The cloud erases acknowledged copies. So each copy is stored at least once: if this program ends before the cloud gets
+the acknowledgement, the cloud delivers the same copy again, with the same ``run_id``.
 
-Knows: ``llama.wire``, the link. Does not know: where copies are stored, what a sheet is.
+Knows: ``llama.wire``, the link. Does not know: the place of the stored copies, sheets.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from llama.client.notices import Notices
 from llama.errors import CloudRefused, CloudUnreachable, ProtocolMismatch
 from llama.wire import Acknowledge, Acknowledged, Collect, Deliveries, Delivery, Reply
 
-REMEMBERED = 100_000  # acknowledged copies of this start, which are not stored again
-MOST_AGAIN = 8  # answers in a row that hold nothing else
+REMEMBERED = 100_000  # acknowledged copies since the start, which are not stored again
+MOST_AGAIN = 8  # answers in a row with only such copies
 
 
 class Sink(Protocol):
-    """Where copies go."""
+    """Destination of copies."""
 
     @property
     def at_once(self) -> int:
-        """Most copies that it is given at a time."""
+        """Maximum number of copies per call of :meth:`store`."""
 
     @property
     def acknowledges(self) -> bool:
-        """Whether what it has stored may be erased at the cloud."""
+        """True if the cloud may erase the copies that this sink has stored."""
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns when all of them are stored, and raises if they are not."""
+        """Store all copies, and return when they are stored. Raise if they are not."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """Close the sink. No more copies come."""
 
 
 def line_of(delivery: Delivery) -> bytes:
-    """A copy as one line of JSON, ASCII only, always the same for the same copy."""
+    """Return a copy as one line of ASCII JSON. The same copy always gives the same line."""
     fields = msgspec.structs.asdict(delivery)
     fields["run_id"] = delivery.run_id.hex()
     fields["offers"] = [msgspec.structs.asdict(offer) for offer in delivery.offers]
@@ -53,14 +53,14 @@ def line_of(delivery: Delivery) -> bytes:
 
 
 class Collector:
-    """Copies on their way from the cloud to ``sink``.
+    """Collector of copies from the cloud into ``sink``.
 
     Args:
-        link: the connection.
-        vendor: whose copies.
-        sink: where they go.
-        notices: told when the cloud answers, and when it asks to be asked later.
-        busy_timeout_s: how long a cloud may say that it is busy.
+        link: the connection to the cloud.
+        vendor: the third party whose copies are collected.
+        sink: destination of the copies.
+        notices: gets the cloud's answers and temporary refusals.
+        busy_timeout_s: seconds that the cloud may be busy.
     """
 
     def __init__(self, link: Link, vendor: str, sink: Sink, notices: Notices, *, busy_timeout_s: float) -> None:
@@ -71,17 +71,17 @@ class Collector:
             notices,
             busy_timeout_s,
         )
-        link.waits_when_busy = False  # done here, for as long as it takes and in this program's words
-        self._stored = tuple[bytes, ...]()  # and not yet acknowledged
-        self._arrived = OrderedDict[bytes, None]()  # what was acknowledged, the last at the end
+        link.waits_when_busy = False  # this class waits itself, with its own limit and notices
+        self._stored = tuple[bytes, ...]()  # run ids that are stored and not yet acknowledged
+        self._arrived = OrderedDict[bytes, None]()  # run ids that were acknowledged, the latest at the end
         self._answers_without_new = 0  # in a row
-        self._greeted = False  # this cloud speaks our protocol; the one that comes after it need not
+        self._greeted = False  # this cloud has this protocol; after a restart it may have another one
 
     def some(self) -> int:
-        """Store the copies of one answer, then acknowledge them, if the sink does. How many there were.
+        """Store the copies of one answer, then acknowledge them if the sink allows it. Return the number of copies.
 
         Raises:
-            CloudUnreachable: no heartbeat; the next call goes on where this one stopped, and stores nothing twice.
+            CloudUnreachable: no heartbeat. The next call continues where this one stopped, and stores nothing twice.
             CloudRefused, ProtocolMismatch: see ``Link.ask``.
         """
         if not self._greeted:
@@ -93,11 +93,11 @@ class Collector:
             if not isinstance(reply, Deliveries) or len(reply.deliveries) > self.sink.at_once:
                 raise ProtocolMismatch(f"{self.link.address} answered Collect with something else")
             run_ids = tuple(delivery.run_id for delivery in reply.deliveries)
-            # A cloud that was restored from a back-up may do so; one that goes on would never let this end.
+            # A cloud that was restored from a back-up may repeat copies. One that repeats for ever would never finish.
             new = [delivery for delivery in reply.deliveries if delivery.run_id not in self._arrived]
             self._answers_without_new = 0 if new or not run_ids else self._answers_without_new + 1
             if self._answers_without_new > MOST_AGAIN:
-                raise ProtocolMismatch(f"{self.link.address} hands out again what was acknowledged; tell the provider")
+                raise ProtocolMismatch(f"{self.link.address} repeats copies that were acknowledged; tell the provider")
             if new:
                 self.sink.store(new)
             if self.sink.acknowledges:
@@ -117,7 +117,7 @@ class Collector:
             self._arrived.popitem(last=False)
 
     def _ask(self, request: Collect | Acknowledge) -> Reply:
-        """The answer, also of a cloud that is busy at first."""
+        """Send a request and return the reply. Repeat it while the cloud is busy."""
         give_up = time.monotonic() + self.busy_timeout_s
         while True:
             try:

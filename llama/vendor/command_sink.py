@@ -1,12 +1,13 @@
-"""The sink that is a command, started once for each copy: its exit code says whether it has stored it.
+"""The sink that starts a command for each copy. The exit code says whether the command has stored the copy.
 
-The copy is on the command's standard input as one line of JSON, its run's id in hex in the environment as ``RUN_ID``.
-The input is a file that is complete before the command starts: a command that reads none of it holds nothing up, and
-one that outlives this program still reads all of it. Its stdout and stderr are this program's own. There is no shell.
+The command gets the copy on standard input as one line of JSON, and its run's id in hex as ``RUN_ID`` in the
+environment. The input is a file that is complete before the command starts. So a command that reads nothing does not
+block, and one that outlives this program can still read everything. The command inherits stdout and stderr. There is no
+shell.
 
-Copies come one after the other. One that the command does not take holds up those after it.
+Copies come one after the other. If the command does not take a copy, the later ones wait.
 
-Knows: processes. Does not know: the cloud, what the command does.
+Knows: processes. Does not know: the cloud, the purpose of the command.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ from llama.errors import SplitLlamaError, UsageError
 from llama.vendor.collector import line_of
 from llama.wire import Delivery
 
-FIRST_WAIT_S, FACTOR, MOST_WAIT_S = 1.0, 2.0, 60.0  # between one try and the next: 1, 2, 4 … 60, 60 …
-MOST_TRIES = 5  # unless it is tried for ever: with four waits, 15 s
-END_S = 1.0  # that a command which is told to end has to do so
+FIRST_WAIT_S, FACTOR, MOST_WAIT_S = 1.0, 2.0, 60.0  # between tries: 1, 2, 4 … 60, 60 …
+MOST_TRIES = 5  # with four waits, 15 s together; unless for_ever is set
+END_S = 1.0  # for a command to end after SIGTERM
 
 
 class CommandSink:
-    """A command line that is given copies.
+    """Sink that runs a command line for each copy.
 
     Args:
-        command: split into words as a shell does, and nothing else of a shell.
-        timeout_s: a try that takes longer is ended, and has failed.
-        for_ever: tried until it succeeds; otherwise :data:`MOST_TRIES` times.
-        notices: told about each failure.
+        command: command line. It is split into words as in a shell, but no other shell syntax works.
+        timeout_s: maximum seconds of a try. A longer one is ended and counts as failed.
+        for_ever: try until the command succeeds; otherwise :data:`MOST_TRIES` times.
+        notices: gets each failure.
 
     Raises:
         UsageError: there is no such program.
     """
 
-    at_once = 1  # each is acknowledged when it is stored, however long the next one takes
+    at_once = 1  # so that each copy is acknowledged when it is stored, even if the next one takes long
     acknowledges = True
 
     def __init__(self, command: str, *, timeout_s: float, for_ever: bool, notices: Notices) -> None:
@@ -63,24 +64,24 @@ class CommandSink:
             raise UsageError("--exec: no command; write a program and its arguments")
         if shutil.which(self._words[0]) is None:
             raise UsageError(
-                f"--exec {self._words[0]}: no such program, or not one that this user may run; there is "
-                f"no shell: for one, write sh -c '…'"
+                f"--exec {self._words[0]}: no such program, or this user may not run it; for shell syntax, "
+                f"write sh -c '…'"
             )
         self._timeout_s, self._notices = timeout_s, notices
         self._tries = math.inf if for_ever else MOST_TRIES
         self._name = PurePath(self._words[0]).name
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns when the command has taken each.
+        """Give each copy to the command, and return when it has taken all.
 
         Raises:
-            SplitLlamaError: it has not taken one, however often it was tried.
+            SplitLlamaError: the command has not taken a copy in any try.
         """
         for delivery in deliveries:
             self._hand_over(line_of(delivery), delivery.run_id.hex())
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; this sink holds no resources."""
 
     def _hand_over(self, line: bytes, run_id: str) -> None:
         wait_s = FIRST_WAIT_S
@@ -91,14 +92,17 @@ class CommandSink:
             if number >= self._tries:
                 raise SplitLlamaError(
                     f"--exec: {self._name} {problem}, at the last of {number} tries; the copy is not "
-                    f"acknowledged: mend the command, and start again"
+                    f"acknowledged; correct the command and start again"
                 )
             self._notices.tell(f"{self._name} {problem}; the copy is tried again in {wait_s:g} s")
             time.sleep(wait_s)
             wait_s = min(wait_s * FACTOR, MOST_WAIT_S)
 
     def _try(self, line: bytes, run_id: str) -> str | None:
-        """Run the command once; what was wrong, in words, or None. It does not outlive this, but by a SIGKILL."""
+        """Run the command once. Return the problem in words, or None.
+
+        The command does not outlive this call, except if SIGKILL ends this program.
+        """
         process = None
         try:
             with _input(line) as file, _signals_wait():
@@ -119,7 +123,7 @@ class CommandSink:
 
 
 def _input(line: bytes) -> BinaryIO:
-    """A file without a name that holds the line, in memory where that can be."""
+    """Return an anonymous file with the line, in memory if the system can do that."""
     if sys.platform == "linux":
         file: BinaryIO = os.fdopen(os.memfd_create("copy"), "r+b", buffering=0)
     else:
@@ -130,24 +134,24 @@ def _input(line: bytes) -> BinaryIO:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command that runs, and what it has started: SIGTERM, and a second later SIGKILL."""
+    """End a running command and its children: send SIGTERM, and a second later SIGKILL."""
     try:
         _signal_all(process, signal.SIGTERM)
-    finally:  # also if Ctrl-C comes once more
+    finally:  # also after another Ctrl-C
         if process.poll() is None:
             _signal_all(process, signal.SIGKILL)
 
 
 def _signal_all(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to a command that runs and to what it has started, and give it time to end."""
-    with contextlib.suppress(PermissionError, ProcessLookupError, subprocess.TimeoutExpired):  # it may run as another
+    """Send a signal to a running command and its children, and wait up to ``END_S`` for the command."""
+    with contextlib.suppress(PermissionError, ProcessLookupError, subprocess.TimeoutExpired):  # another user's
         os.killpg(process.pid, number)
         process.wait(END_S)
 
 
 @contextlib.contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let signals that end this program come afterwards: in between there would be a command that nobody ends."""
+    """Defer signals that end this program until the block is over. In between, a command would be left running."""
     came = list[int]()
 
     def remember(number: int, frame: FrameType | None) -> None:

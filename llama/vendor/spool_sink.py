@@ -1,10 +1,10 @@
-"""The sink that is a spool directory: a file per copy, for another program to take.
+"""The sink that writes a spool directory: one file per copy, for another program to take.
 
-A file is named by its run, ``RUN_ID.json`` with the id in hex, and holds the copy as one line of JSON. It appears under
-that name whole, and is on the disk before the copy is acknowledged. Whoever takes the files may move or remove them at
-any time.
+A file's name is ``RUN_ID.json``, with the run's id in hex. It has the copy as one line of JSON. The file appears whole
+under that name, and is on the disk before the copy is acknowledged. The other program may move or remove files at any
+time.
 
-Knows: files. Does not know: the cloud, who takes the files.
+Knows: files. Does not know: the cloud, the other program.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from llama.wire import MAX_COLLECTED, Delivery
 
 
 class SpoolSink:
-    """A directory, made if it is not there; this process's alone as long as it runs.
+    """Sink that writes files into a directory. It creates the directory if needed, and locks it while it runs.
 
     Args:
-        directory: its path.
+        directory: path of the directory.
 
     Raises:
-        UsageError: it cannot be made or written into, or another process has it.
+        UsageError: the directory cannot be created or written to, or another process has locked it.
     """
 
     at_once = MAX_COLLECTED
@@ -40,19 +40,21 @@ class SpoolSink:
         try:
             self._place = _opened(Path(directory))
         except BlockingIOError:
-            raise UsageError(f"--spool {directory}: another llama.vendor writes there; give each its own") from None
+            raise UsageError(
+                f"--spool {directory}: another llama.vendor writes there; give each program its own directory"
+            ) from None
         except (OSError, ValueError) as err:
             reason = getattr(err, "strerror", None) or "not a path"
             raise UsageError(
                 f"--spool {directory}: cannot be used ({reason}); give a directory that this user may "
-                f"write into, or the name of a new one"
+                f"write to, or the name of a new one"
             ) from None
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns when each has its file on the disk.
+        """Write a file for each copy, and return when all are on the disk.
 
         Raises:
-            SplitLlamaError: the disk does not have one of them, or its name is taken by something else.
+            SplitLlamaError: a file cannot be written, or something else has its name.
         """
         try:
             for delivery in deliveries:
@@ -61,23 +63,25 @@ class SpoolSink:
         except OSError as err:
             raise SplitLlamaError(
                 f"--spool {self.directory}: a copy could not be written ({err.strerror}); it is not "
-                f"acknowledged: see to that, and start again"
+                f"acknowledged; correct the cause and start again"
             ) from None
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Unlock the directory for other processes."""
         os.close(self._place)
 
     def _write(self, name: str, content: bytes) -> None:
-        """A file of that name, unless it is there already."""
+        """Write a file with that name, unless it exists already."""
         if not self._is_there(name, content):
             replace_file_in(self._place, name, content, 0o600)
 
     def _is_there(self, name: str, content: bytes) -> bool:
-        """Whether an earlier start has written it, which was killed before the acknowledgement; on the disk, too.
+        """Return whether the file exists with this content. If so, make sure that it is on the disk.
+
+        An earlier start may have written it and been killed before the acknowledgement.
 
         Raises:
-            SplitLlamaError: something else has its name.
+            SplitLlamaError: something else has the name.
         """
         try:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=self._place)
@@ -101,17 +105,17 @@ class SpoolSink:
 
     def _taken(self, name: str) -> SplitLlamaError:
         return SplitLlamaError(
-            f"--spool {self.directory}: {name} is there with another content, and is not written "
-            f"over; the copy is not acknowledged: move that file away, and start again"
+            f"--spool {self.directory}: {name} exists with other content and is not overwritten; "
+            f"the copy is not acknowledged; move that file away and start again"
         )
 
 
 def _opened(directory: Path) -> int:
-    """A directory, made if it is not there, locked, and without what a kill has left.
+    """Create the directory if needed, lock it, and remove the remains of a kill. Return its descriptor.
 
     Raises:
         BlockingIOError: another process has locked it.
-        OSError: it cannot be made or written into.
+        OSError: it cannot be created or written to.
     """
     with contextlib.suppress(FileExistsError):
         directory.mkdir(0o700)
@@ -126,7 +130,7 @@ def _opened(directory: Path) -> int:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         lock(place)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(UNFINISHED, dir_fd=place)  # a kill has left it
+            os.unlink(UNFINISHED, dir_fd=place)  # left by a kill
     except BaseException:
         os.close(place)
         raise

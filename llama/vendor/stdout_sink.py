@@ -1,9 +1,9 @@
-"""The sink that is this process's stdout: a copy a line.
+"""The sink that writes copies to this process's stdout, one per line.
 
-In a regular file a line is stored once the disk has it. What a pipe has taken is not stored: whoever reads it may end
-before it has done anything with it.
+In a regular file, a line counts as stored when it is on the disk. In a pipe, it does not count as stored: the reader
+may end before it has used the line.
 
-Knows: file descriptors. Does not know: the cloud, who reads.
+Knows: file descriptors. Does not know: the cloud, the reader.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from llama.wire import MAX_COLLECTED, Delivery
 
 
 class StdoutSink:
-    """Lines that are really written.
+    """Sink that writes lines to stdout and reports failures.
 
-    Not ``print``: it says nothing where stdout is closed, and what it buffers may fail only after the acknowledgement.
+    It does not use ``print``, which ignores a closed stdout, and whose buffer may fail only after the acknowledgement.
 
     Args:
-        may_lose: a line counts as stored also where stdout is no file.
+        may_lose: a line counts as stored even if stdout is not a file.
 
     Attributes:
-        acknowledges: what was written is stored, or may be lost.
+        acknowledges: written lines are stored, or may be lost.
 
     Raises:
-        UsageError: stdout is closed, or a file that is not appended to.
+        UsageError: stdout is closed, or is a file that is not opened for appending.
     """
 
     at_once = MAX_COLLECTED
 
     def __init__(self, *, may_lose: bool) -> None:
         if sys.stdout is None or starting.was_closed(1):
-            raise UsageError("stdout is closed, and copies are printed there; give it a file or a pipe")
+            raise UsageError("stdout is closed, but copies are printed there; redirect it to a file or a pipe")
         self._fd = sys.stdout.fileno()
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self.acknowledges = self._is_file or may_lose
         if self._is_file and not may_lose and not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
             raise UsageError(
-                "stdout is a file that is written from its beginning, over what was acknowledged before; "
+                "stdout is a file that would be overwritten, with copies that were acknowledged before; "
                 "append to it: >> FILE"
             )
-        # A line that an earlier run was killed in the middle of must not swallow the first one of ours.
+        # An earlier run may have been killed in the middle of a line; our first line must not be appended to it.
         self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
 
     def store(self, deliveries: Sequence[Delivery]) -> None:
-        """Returns when all of them are written, and in a file are on the disk.
+        """Write all copies, and return when they are written (in a file: when they are on the disk).
 
         Raises:
             SplitLlamaError: the file has been removed.
-            OSError: not all of them are.
+            OSError: not all of them are written.
         """
         self._check_has_a_name()
         write_all(self._fd, self._before + b"".join(map(line_of, deliveries)))
@@ -69,16 +69,16 @@ class StdoutSink:
     def _check_has_a_name(self) -> None:
         if self._is_file and not os.fstat(self._fd).st_nlink:
             raise SplitLlamaError(
-                "the file that copies are appended to has been removed; nothing more is "
-                "acknowledged: start again, and use --spool where files are taken away"
+                "the file that copies are appended to has been removed; no more copies are "
+                "acknowledged; start again, and use --spool if another program takes the files"
             )
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing; this sink holds no resources."""
 
 
 def _ends_inside_a_line(fd: int) -> bool:
-    """Whether a file has a last line without its end; where nobody may look, an empty line too many does no harm."""
+    """Return whether a file's last line has no end. Return True for an unreadable file: an empty line does no harm."""
     size = os.fstat(fd).st_size
     if not size:
         return False

@@ -1,1 +1,1 @@
-"""The page: what it may ask for, what it is sent, and its server on this machine's loopback."""
+"""The page: its requests, its data, and its server on this machine's loopback address."""

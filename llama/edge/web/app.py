@@ -1,11 +1,16 @@
-"""The page's server: HTTP on this machine's loopback, for the one person who has the address.
+"""The page's server: HTTP on this machine's loopback address, for the one person who has the page's address.
 
-Whatever else runs in the person's browser, or on their machine, is kept out: only the loopback address is bound; a
-request must name it as its host (a name that another site makes point here is refused) and, where a browser says where
-it comes from, come from this very page; what holds anything of the person needs a random token, which is part of the
-printed address and never of a request's. The page may load, run and call nothing but this server.
+The server keeps out other sites in the person's browser, and other programs on the machine:
 
-Knows: HTTP, tokens, addresses. Does not know: what is answered, which is the controller's.
+- It binds only the loopback address.
+- A request must name that address as its host. Names that another site points at this machine (DNS rebinding) are
+  refused.
+- If the browser sends a request's origin, it must be this page.
+- Requests for the person's data need a random token. The token is in the printed address, after ``#``, so browsers
+  never send it in a request's address.
+- The page may load, run and call only this server.
+
+Knows: HTTP, tokens, addresses. Does not know: the content of answers, which the controller gives.
 """
 
 from __future__ import annotations
@@ -79,7 +84,7 @@ class _Edited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _HttpError(Exception):
-    """A request that is answered with ``status`` and nothing else."""
+    """Error of a request that is answered with ``status`` and a message only."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -87,14 +92,14 @@ class _HttpError(Exception):
 
 
 def serve(controller: WebController, port: int) -> None:
-    """Serve the page until Ctrl-C; its address is printed first.
+    """Print the page's address and serve the page until Ctrl-C.
 
     Args:
-        controller: what the page shows; closed at the end.
-        port: 0 is any that is free.
+        controller: the page's controller. It is closed at the end.
+        port: TCP port; 0 means any free port.
 
     Raises:
-        BindError: the port is taken.
+        BindError: the port is in use.
     """
     listener, address = listen("--port", port)
     port, token = listener.getsockname()[1], secrets.token_urlsafe(24)
@@ -102,13 +107,13 @@ def serve(controller: WebController, port: int) -> None:
     controller.start()
     server = _UvicornServer(config, controller.events)
     print(f"the page, for this machine only: {address}/#{token}", flush=True)
-    print("whoever has this address sees your profile; Ctrl-C ends it", flush=True)
+    print("keep this address private: it gives access to your profile; press Ctrl-C to stop", flush=True)
     try:
         server.run(sockets=[listener])
         if controller.failure is not None:
             raise controller.failure
     finally:
-        if not controller.close():  # a thread computes, or loads: it cannot be ended, and Python cannot end beside it
+        if not controller.close():  # a thread still computes or loads: it cannot be ended, and Python would wait for it
             code = server.exit_code if controller.failure is None else controller.failure.exit_code
             atexit.register(_end_at_once, code)
         listener.close()
@@ -122,10 +127,10 @@ def _end_at_once(code: int) -> None:
 
 
 class _UvicornServer(uvicorn.Server):
-    """Ends the streams of open pages before it waits for them to end; and ends itself when they have been ended.
+    """Uvicorn server that ends the event streams of open pages at its end, and ends itself when the streams end.
 
     Attributes:
-        exit_code: of the signal that has ended it.
+        exit_code: exit code for the signal that ended it, or 0.
     """
 
     def __init__(self, config: uvicorn.Config, events: EventStream) -> None:
@@ -133,18 +138,18 @@ class _UvicornServer(uvicorn.Server):
         self._events, self.exit_code = events, 0
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called in a signal handler."""
+        """End the event streams and the server. Uvicorn calls this in a signal handler."""
         self.exit_code = 128 + sig
         self._events.end()
         super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; whether to end."""
+        """Return whether to end. Uvicorn calls this ten times a second."""
         return await super().on_tick(counter) or self._events.ended
 
 
 def application(controller: WebController, port: int, token: str) -> Starlette:
-    """Make the page and its interface, as an ASGI application for ``http://127.0.0.1:port``."""
+    """Make the ASGI application of the page and its interface, for ``http://127.0.0.1:port``."""
     api = _Api(controller)
     return Starlette(
         routes=[
@@ -166,18 +171,18 @@ def application(controller: WebController, port: int, token: str) -> Starlette:
             PrivacyRefused: _answer(422),
             SplitLlamaError: _answer(502),
             Stopped: _answer(503),
-            # What it says may be personal.
+            # The message may be personal, so only the type is sent.
             Exception: lambda _, err: _json({"error": f"the program failed ({type(err).__name__})"}, 500),
         },
     )
 
 
 class _Api:
-    """Answers what the page asks for."""
+    """Handlers of the page's requests."""
 
     def __init__(self, controller: WebController) -> None:
         self.controller = controller
-        self._looking = asyncio.Semaphore(SHEETS_AT_ONCE)  # a cloud that is slow with a sheet delays only sheets
+        self._looking = asyncio.Semaphore(SHEETS_AT_ONCE)  # a cloud that is slow with sheets delays only sheets
 
     async def state(self, request: Request) -> Response:
         return _json(await run_in_threadpool(self.controller.state))
@@ -219,17 +224,17 @@ async def _page(request: Request) -> Response:
 
 
 class LocalOnlyMiddleware:
-    """Refuses every request that does not name this very address, come from this very page, and have the token."""
+    """Middleware that refuses requests with another host, from another page, or without the token."""
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
         self.hosts = {f"{host}:{port}".encode() for host in OWN_HOSTS}
-        if port == 80:  # which browsers leave out
+        if port == 80:  # browsers omit this port
             self.hosts |= {host.encode() for host in OWN_HOSTS}
         self.origins = {b"http://" + host for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 403; either way with the headers that keep the page to itself."""
+        """Pass the request on, or answer it with 403. Add the security headers to either answer."""
         if scope["type"] != "http":
             return
 
@@ -251,18 +256,18 @@ class LocalOnlyMiddleware:
         )
         is_api = scope["path"].startswith("/api/")
         if len(hosts) != 1 or hosts[0] not in self.hosts:
-            return "this page is served to its own address only"
+            return "wrong host; open the address that the program printed"
         if any(origin not in self.origins for origin in origins):
-            return "this page answers to itself only"
+            return "this program answers its own page only"
         if is_api and any(site not in (b"same-origin", b"none") for site in sites):
-            return "this page answers to itself only"
+            return "this program answers its own page only"
         if is_api and (len(tokens) != 1 or not secrets.compare_digest(tokens[0], self.token)):
-            return "a wrong token; open the address that the program has printed"
+            return "wrong token; open the address that the program printed"
         return None
 
 
 async def _in_a_daemon(do: Callable[[], _T]) -> _T:
-    """What ``do`` gives, from a thread that the program's end does not wait for."""
+    """Return the result of ``do``, called in a daemon thread, so that the program's end does not wait for it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_T] = loop.create_future()
 
@@ -288,7 +293,7 @@ async def _in_a_daemon(do: Callable[[], _T]) -> _T:
 
 
 async def _events(events: EventStream, n: int) -> AsyncIterator[bytes]:
-    """Everything after the n-th event, as it happens, and a blank line where nothing does."""
+    """Yield each event after the n-th as it happens, and a blank line after ``HEARTBEAT_S`` without one."""
     loop, happened = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
@@ -313,21 +318,21 @@ async def _events(events: EventStream, n: int) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request, kind: type[_T]) -> _T:
-    raw = bytearray()  # what comes in many small chunks is not copied for each
+    raw = bytearray()  # appending many small chunks does not copy the whole body each time
     try:
         async with asyncio.timeout(BODY_S):
             async for chunk in request.stream():
                 raw += chunk
                 if len(raw) > MAX_BODY:
-                    raise _HttpError(413, f"more than {MAX_BODY >> 20} MiB")
+                    raise _HttpError(413, f"the request is longer than {MAX_BODY >> 20} MiB")
     except ClientDisconnect:
-        raise _HttpError(400, "not all of it came") from None
+        raise _HttpError(400, "the request is incomplete") from None
     except TimeoutError:
-        raise _HttpError(408, f"not all of it came within {BODY_S:.0f} s") from None
+        raise _HttpError(408, f"the request is incomplete after {BODY_S:.0f} s") from None
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (ValueError, RecursionError):  # what msgspec says may quote it
-        raise _HttpError(400, "not what this page sends") from None
+    except (ValueError, RecursionError):  # msgspec's message may quote the request
+        raise _HttpError(400, "this is not a request of this page") from None
 
 
 def _pages() -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Polls the cloud every few seconds while a page is open and no run does: is it there, and which sheets has it?
+"""Poller of the cloud's state and its sheets, every few seconds while a page is open and no run is under way.
 
 Knows: the pipeline's device, sheets and cloud. Does not know: runs, HTTP.
 """
@@ -24,15 +24,15 @@ CloudState = Literal["connecting", "here", "away", "wrong"]
 
 
 class CloudHealthPoller:
-    """What is known of the cloud, in a thread of its own.
+    """The cloud's state, polled in a separate thread.
 
     Args:
-        pipeline: whose cloud.
-        ending: of the program.
-        is_running: whether a run is under way, which reports by itself.
+        pipeline: the pipeline with the cloud to poll.
+        ending: the end of the program.
+        is_running: returns whether a run is under way. The run then reports the state itself.
 
     Attributes:
-        entries: the sheets that there are; None while they are unknown.
+        entries: the cloud's sheets; None while they are unknown.
     """
 
     def __init__(self, pipeline: RunPipeline, ending: Ending, is_running: Callable[[], bool]) -> None:
@@ -46,23 +46,23 @@ class CloudHealthPoller:
         self._state: CloudState = "connecting"
         self._says = wording.looking_for_cloud(self.cloud.address)
         self._closing = threading.Event()
-        # A daemon: no cloud keeps the program from ending.
+        # A daemon thread, so that a slow cloud cannot keep the program from ending.
         self._thread = threading.Thread(target=self._poll, name="cloud health", daemon=True)
 
     def start(self) -> None:
-        """Begin to poll."""
+        """Start polling."""
         self._thread.start()
 
     def close(self) -> None:
-        """Poll no more."""
+        """Stop polling."""
         self._closing.set()
 
     def report_here(self) -> None:
-        """Say that the cloud answers."""
+        """Report that the cloud answers."""
         self.report("here", wording.cloud_is_here(self.cloud.address))
 
     def report(self, state: CloudState, says: str) -> None:
-        """Say what is known of the cloud now; it is an event where that is new."""
+        """Set the cloud's state. Add an event if it changed."""
         with self._lock:
             if (state, says) == (self._state, self._says):
                 return
@@ -71,19 +71,19 @@ class CloudHealthPoller:
         self.events.add("cloud", cloud=cloud)
 
     def snapshot(self) -> dict[str, str]:
-        """Give what the page is sent of it."""
+        """Return the cloud's state as the page gets it."""
         return {"address": self.cloud.address, "state": self._state, "says": printable(self._says)}
 
     def _poll(self) -> None:
         while not self._closing.wait(0 if self._state == "connecting" else POLL_S):
             if self.is_running() or (not self.events.has_subscribers and self._state != "connecting"):
-                continue  # the run reports; nobody wants to know
+                continue  # the run reports the state, or no page is open
             try:
                 with self.ending.under_the_ceiling():
                     self._ask()
             except Stopped:
                 return
-            except RequestUnanswered as err:  # so it is here
+            except RequestUnanswered as err:  # the cloud sends heartbeats, so it is here
                 self.events.add("notice", text=printable(str(err)))
             except (CheckpointError, ProtocolMismatch) as err:
                 self.report("wrong", str(err))
@@ -91,7 +91,7 @@ class CloudHealthPoller:
                 self.report("away", str(err))
 
     def _ask(self) -> None:
-        """Ask whether the cloud is there, and which sheets it has."""
+        """Send Hello to the cloud, and list its sheets if they are unknown or it was away."""
         cloud = replace(self.cloud, deadline_s=POLL_S, restart_deadline_s=None)
         with cloud.link(while_waiting=self.ending.check) as link:
             self.pipeline.device.meet(link)

@@ -1,8 +1,8 @@
-"""What a page may ask for: the state of everything, a look at a sheet, a run, its stop, the profile's text.
+"""The page's requests: the whole state, a look at a sheet, a run, its stop, the profile's text.
 
-Two threads of its own: the worker runs prompts, and the poller asks the cloud whether it is there.
+Two threads work for it: the worker runs prompts, and the poller asks the cloud for its state.
 
-Knows: the pipeline, what was seen, the run under way. Does not know: HTTP, what the page looks like.
+Knows: the pipeline, the previews that were seen, the run under way. Does not know: HTTP, the look of the page.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from llama.edge.web.profile_editor import ProfileEditor
 from llama.edge.web.run_worker import RunWorker
 from llama.errors import MemoryCeilingReached
 
-END_S = 1.0  # for the worker and what it tells the cloud, when the program ends
+END_S = 1.0  # at the program's end, for the worker to close its session in the cloud
 
 
 class WebController:
-    """Drives one device for one page.
+    """Controller of one device for one page.
 
     Args:
-        pipeline: of the device; it has a cloud.
-        prompt_id: the sheet that is chosen at first, or empty.
+        pipeline: the device's pipeline, which has a cloud.
+        prompt_id: the sheet that is selected at first, or empty.
 
     Attributes:
-        events: what happened, for the page to follow.
+        events: the events that the page follows.
     """
 
     def __init__(self, pipeline: RunPipeline, prompt_id: str = "") -> None:
@@ -46,21 +46,21 @@ class WebController:
         self._worker = RunWorker(pipeline, self._current, self._health, self._ending)
         self._editor = ProfileEditor(pipeline.profile_file)
         self._previews = Previews(pipeline, self._ending)
-        pipeline.read_profile()  # an unusable profile is reported at once,
-        pipeline.cloud.link().close()  # and so is what is no address
+        pipeline.read_profile()  # report an unusable profile now,
+        pipeline.cloud.link().close()  # and an invalid address, too
         self._worker.start()
 
     @property
     def failure(self) -> MemoryCeilingReached | None:
-        """Why the program has to end, where it has to."""
+        """The reason why the program must end, or None."""
         return self._ending.failure
 
     def start(self) -> None:
-        """Begin to poll the cloud."""
+        """Start polling the cloud."""
         self._health.start()
 
     def close(self) -> bool:
-        """Stop all that is under way, and wait for it a little. False where something is still at work."""
+        """Stop everything, and wait up to a second for it. Return False if a thread is still at work."""
         self._health.close()
         self.events.end()
         give_up = time.monotonic() + END_S
@@ -70,7 +70,7 @@ class WebController:
         return has_ended and not self._previews.in_progress
 
     def state(self) -> dict[str, Any]:
-        """Give everything that a page needs to begin with.
+        """Return the state that a page needs when it opens.
 
         Raises:
             ProfileError: the profile cannot be read.
@@ -78,7 +78,7 @@ class WebController:
         half, file = self.pipeline.device.half, self.pipeline.profile_file
         profile = self.pipeline.read_profile().profile
         with self._current.lock:
-            last_event = self.events.last  # first: what happens meanwhile is reported once more
+            last_event = self.events.last  # read first: events that happen meanwhile are then reported once more
             return {
                 "cloud": self._health.snapshot(),
                 "model": page_json.model(half),
@@ -91,26 +91,26 @@ class WebController:
             }
 
     def look_at(self, prompt_id: str) -> dict[str, Any]:
-        """Give a sheet with this person's profile: all that would leave, and what must be agreed to.
+        """Return a sheet merged with this person's profile: everything that would leave, and the consent it needs.
 
         Raises:
-            SplitLlamaError: it cannot be had or prepared.
+            SplitLlamaError: the sheet cannot be read or prepared.
         """
         preview = self._previews.look_at(prompt_id)
         return page_json.preview(prompt_id, preview, self.pipeline.consent(preview))
 
     def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
-        """Start a run of a sheet as it was last looked at; give its id.
+        """Start a run of a sheet as it was last looked at. Return the run's id.
 
         Args:
-            prompt_id: which.
-            agree: to what the sheet asks for.
-            seen_as: ``seen`` of what :meth:`look_at` gave to whoever starts it, if others may have looked since.
+            prompt_id: id of the sheet.
+            agree: the person agrees to the fields that the sheet asks for.
+            seen_as: ``seen`` of the :meth:`look_at` result that the caller showed. Another page may have looked since.
 
         Raises:
-            Conflict: one is under way, the sheet was not looked at, or it or the profile has changed since.
+            Conflict: a run is under way, the sheet was not looked at, or the sheet or the profile has changed since.
             PermissionError: the person must agree first.
-            ProfileError: the agreement cannot be read or written down.
+            ProfileError: the agreement cannot be read or stored.
         """
         version = self.pipeline.read_profile().version
         with self._current.lock:
@@ -130,18 +130,19 @@ class WebController:
             request.remember()
 
     def stop(self, run_id: str | None = None) -> None:
-        """End the run that is under way, if one is (and is the one that is meant).
+        """End the run under way, if there is one. With ``run_id``, end only that run.
 
-        Unless it is being finished already, it never is, so nobody gets a copy; and the next one may begin.
+        If the cloud is not finishing the run yet, it never finishes it, so the third party gets no copy. Another run
+        can begin at once.
         """
         self._current.stop(run_id)
 
     def profile_text(self) -> tuple[str, str]:
-        """Give the profile's text and its version. Raises as ``ProfileEditor.read``."""
+        """Return the profile's text and its version. Raise as ``ProfileEditor.read``."""
         return self._editor.read()
 
     def write_profile(self, text: str, version: str) -> str:
-        """Replace the profile, and forget what was seen with the old one. Raises as ``ProfileEditor.write``."""
+        """Replace the profile, and drop the previews made with the old one. Raise as ``ProfileEditor.write``."""
         with self._current.lock:
             version = self._editor.write(text, version)
             self._previews.clear()

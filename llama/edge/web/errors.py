@@ -1,7 +1,7 @@
-"""What a page is refused with, besides the errors that every screen knows."""
+"""Errors of the page's requests, besides the errors that all screens share."""
 
 from __future__ import annotations
 
 
 class Conflict(Exception):
-    """What was asked for does not fit what is so now; the message says why."""
+    """A request that does not fit the current state. The message says why."""

@@ -1,6 +1,6 @@
-"""Numbers what happens, and keeps it for pages that subscribe; and says whether the program is to end.
+"""Numbered events for pages that subscribe, and the end of the program.
 
-Knows: lines of JSON, threads. Does not know: what an event means, HTTP.
+Knows: lines of JSON, threads. Does not know: the meaning of an event, HTTP.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import msgspec
 from llama.client.link import Stopped
 from llama.errors import MemoryCeilingReached
 
-REMEMBERED_EVENTS = 4096  # a page that missed more looks at everything anew
+REMEMBERED_EVENTS = 4096  # a page that missed more fetches the whole state again
 
 
 class EventStream:
-    """What happened, numbered, for pages that subscribe; any thread may use it.
+    """Numbered events for pages that subscribe. Any thread may use it.
 
     Attributes:
         last: the number of the last event.
-        ended: no more will happen.
+        ended: no more events will come.
     """
 
     def __init__(self) -> None:
@@ -35,13 +35,13 @@ class EventStream:
         self.ended = False
 
     def end(self) -> None:
-        """Let no more happen, and wake all subscribers; takes no lock, since a signal's handler may call it."""
+        """End the stream and wake all subscribers. Take no lock, because a signal handler may call this."""
         self.ended = True
         for wake in tuple(self._wakers):
             wake()
 
     def add(self, kind: str, **fields: Any) -> None:
-        """Append an event, and wake all subscribers."""
+        """Append an event and wake all subscribers."""
         with self._lock:
             self.last += 1
             self._lines.append((self.last, msgspec.json.encode({"n": self.last, "type": kind, **fields}) + b"\n"))
@@ -50,9 +50,9 @@ class EventStream:
             wake()
 
     def since(self, n: int) -> list[tuple[int, bytes]]:
-        """Give all events after the n-th, each with its number.
+        """Return all events after the n-th, each with its number.
 
-        It is a single ``reset`` for a page that is too far behind, or of an earlier start of the program.
+        A page that is too far behind, or that an earlier start of the program served, gets a single ``reset``.
         """
         with self._lock:
             oldest = self._lines[0][0] if self._lines else self.last + 1
@@ -66,21 +66,21 @@ class EventStream:
             self._wakers.add(wake)
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` no longer."""
+        """Stop calling ``wake``."""
         with self._lock:
             self._wakers.discard(wake)
 
     @property
     def has_subscribers(self) -> bool:
-        """Whether a page is open."""
+        """True while a page is open."""
         return bool(self._wakers)
 
 
 class Ending:
-    """Whether the program is to end, which the end of its events says; and why, where it has failed.
+    """End of the program: it ends with its events. If it failed, the reason is here.
 
     Attributes:
-        failure: why the program has to end, where it has to.
+        failure: the reason why the program must end, or None.
     """
 
     def __init__(self, events: EventStream) -> None:
@@ -88,13 +88,13 @@ class Ending:
         self.failure: MemoryCeilingReached | None = None
 
     def check(self) -> None:
-        """Raise ``Stopped`` where the program is to end."""
+        """Raise ``Stopped`` if the program is ending."""
         if self.events.ended:
-            raise Stopped("the program ends")
+            raise Stopped("the program is ending")
 
     @contextmanager
     def under_the_ceiling(self) -> Iterator[None]:
-        """End the program where the process comes to have more memory than it may."""
+        """End the program if the process exceeds its memory limit."""
         try:
             yield
         except MemoryCeilingReached as err:

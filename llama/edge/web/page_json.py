@@ -1,6 +1,6 @@
-"""Writes what the page is sent: previews, round trips, results, sheets and fields, as plain values for JSON.
+"""Values for the page's JSON: previews, round trips, results, sheets and fields.
 
-Every text goes through ``printable``: the page shows text as text, without control characters.
+Every text goes through ``printable``, because the page shows plain text without control characters.
 
 Knows: the pipeline's types. Does not know: events, HTTP.
 """
@@ -26,11 +26,11 @@ from llama.sheets import party_of
 from llama.text.printable import printable
 from llama.wire import Offer, SheetEntry, Welcome
 
-LANGUAGE = "en"  # of the fields' labels
+LANGUAGE = "en"  # language of the fields' labels
 
 
 def model(half: Half) -> dict[str, int]:
-    """Write the shape of the model, and where it is cut."""
+    """Return the shape of the model and the layer at which it is split."""
     args = half.args
     return {
         "n_layers": args.n_layers,
@@ -41,12 +41,12 @@ def model(half: Half) -> dict[str, int]:
 
 
 def profile(file: str, whole: Profile) -> dict[str, Any]:
-    """Write a profile; ``file`` is its name."""
+    """Return a profile. ``file`` is the name of its file."""
     return {"file": file, "fields": list(map(profile_field, whole.fields.values()))}
 
 
 def preview(prompt_id: str, seen: Preview, request: ConsentRequest) -> dict[str, Any]:
-    """Write all that would leave, and what must be agreed to.
+    """Return everything that would leave, and the consent it needs.
 
     Raises:
         ProfileError: the remembered agreements cannot be read.
@@ -74,7 +74,7 @@ def preview(prompt_id: str, seen: Preview, request: ConsentRequest) -> dict[str,
 
 def _system_prompt(seen: Preview) -> list[dict[str, str]]:
     sourced, own = seen.sourced, "" if seen.sheet is None else seen.sheet.system
-    # As llama.privacy.merging puts it: a vendor's words come after the provider's, its own instead of them.
+    # Same order as llama.privacy.merging: a vendor's text follows the provider's; a sheet's own text replaces it.
     parts = [("the provider", sourced.provider_system if sourced.party or not own else own)]
     if sourced.party:
         parts.append((wording.origin(sourced), own))
@@ -93,7 +93,7 @@ def _consent(seen: Preview, request: ConsentRequest) -> dict[str, Any]:
 
 
 def _fields(seen: Preview) -> Iterator[dict[str, str]]:
-    """Write what becomes of each field: first those that are asked for, in the sheet's order, then all others."""
+    """Yield each field and its outcome: first the fields that the sheet asks for, in its order, then all others."""
     asked = set[str]()
     for name in seen.sheet.asks_for if seen.sheet is not None else ():
         each = seen.profile.find(name)
@@ -116,7 +116,7 @@ def _outcome(each: ProfileField, sent_as: str, mode: Mode) -> str:
 
 
 class Iterations:
-    """Writes the round trips of one run, and the speed so far."""
+    """The round trips of one run as JSON values, with the speed so far."""
 
     def __init__(self, device: Device, welcome: Welcome, prompt_tokens: int) -> None:
         self.device, self.welcome, self.prompt_tokens = device, welcome, prompt_tokens
@@ -124,7 +124,7 @@ class Iterations:
         self._first_at = 0.0
 
     def iteration(self, trip: RoundTrip) -> dict[str, Any]:
-        """Write a round trip that has just been made."""
+        """Return the latest round trip."""
         embed_us, *layers_us = trip.device_us
         return {
             "index": trip.index,
@@ -142,7 +142,7 @@ class Iterations:
         }
 
     def prefill(self, trip: RoundTrip) -> dict[str, int] | None:
-        """Write how much of the prompt is computed; None where the round trip was not about the prompt alone."""
+        """Return how much of the prompt is computed, or None if the round trip was not for the prompt alone."""
         fed = trip.position + trip.positions
         is_prompt = fed <= self.prompt_tokens and trip.token is None
         return {"done": fed, "of": self.prompt_tokens} if is_prompt else None
@@ -159,7 +159,7 @@ class Iterations:
 
 
 def done(result: RunResult) -> dict[str, Any]:
-    """Write what came of a run."""
+    """Return the result of a run."""
     reply, vendor = result.reply, result.preview.sourced.party
     return {
         "text": result.text,
@@ -194,7 +194,7 @@ def _views(result: RunResult) -> Iterator[dict[str, Any]]:
 
 
 def sheet_entry(entry: SheetEntry) -> dict[str, Any]:
-    """Write a line of the list of sheets."""
+    """Return one line of the list of sheets."""
     return {
         "prompt_id": entry.prompt_id,
         "title": printable(entry.title),
@@ -204,6 +204,6 @@ def sheet_entry(entry: SheetEntry) -> dict[str, Any]:
 
 
 def profile_field(each: ProfileField) -> dict[str, str]:
-    """Write a field of the profile with its value."""
+    """Return a field of the profile with its value."""
     value = printable(", ".join(map(text_of, each.values)))
     return {"name": each.name, "label": label_of(each.name, LANGUAGE), "policy": str(each.policy), "value": value}

@@ -1,7 +1,7 @@
-"""Holds the run that is under way, or the last one, and appends each change of it to the events.
+"""The run under way, or the last one. Each change of it is appended to the events.
 
-A page that opens now reads the snapshot, and then the events after it: both are changed under one lock, so that nothing
-is shown twice or not at all.
+A page that opens reads the snapshot, and then the events after it. Both change under one lock, so that the page shows
+each change exactly once.
 
 Knows: phases, events. Does not know: the device, the cloud.
 """
@@ -22,20 +22,20 @@ Phase = Literal["asking", "prefill", "decoding", "done", "failed", "stopped"]
 
 @dataclass
 class PageRun:
-    """One run, as a page that is opened now needs to know it.
+    """One run, with everything that a newly opened page needs.
 
     Attributes:
-        id: random.
-        prompt_id: of its sheet.
-        seen: digest of what was seen, and runs.
-        phase: how far it is.
-        prefill: how much of the prompt is computed, while it is.
+        id: random id.
+        prompt_id: id of its sheet.
+        seen: digest of the preview that was seen and runs.
+        phase: progress of the run.
+        prefill: how much of the prompt is computed, during prefill.
         text: the reply so far.
         iteration: the last round trip.
-        done: the whole reply, when it is done.
-        error: why it has failed.
-        stopped_at: when the person stopped it, in monotonic seconds.
-        finishing: the request that completes the reply is on its way, or was.
+        done: the whole reply, when the run is done.
+        error: reason of the failure, if it failed.
+        stopped_at: time at which the person stopped it, in monotonic seconds.
+        finishing: the request that completes the reply was sent, or is about to be.
     """
 
     id: str
@@ -52,11 +52,11 @@ class PageRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing of it will change."""
+        """True if the run has ended and cannot change any more."""
         return self.phase in ("done", "failed", "stopped")
 
     def snapshot(self) -> dict[str, Any]:
-        """Give what the page is sent of it."""
+        """Return the run as the page gets it."""
         names = ("id", "prompt_id", "seen", "phase", "prefill", "text", "iteration", "done", "error")
         return {name: getattr(self, name) for name in names}
 
@@ -65,8 +65,8 @@ class CurrentRun:
     """The run under way, or the last one.
 
     Attributes:
-        lock: of everything here; whoever needs two steps as one takes it around both.
-        run: it; None before the first.
+        lock: protects everything here. A caller that needs two steps to be atomic holds it around both.
+        run: the run; None before the first one.
     """
 
     def __init__(self, events: EventStream) -> None:
@@ -76,19 +76,19 @@ class CurrentRun:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a run has begun and is not over."""
+        """True if a run has begun and has not ended."""
         run = self.run
         return run is not None and not run.is_over
 
     def begin(self, prompt_id: str, seen: str, prompt_tokens: int) -> PageRun:
-        """Begin a run; the one before is over."""
+        """Begin a run. The run before it must have ended."""
         with self.lock:
             run = self.run = PageRun(secrets.token_hex(8), prompt_id, seen)
             self.events.add("begun", run=run.snapshot(), prompt_tokens=prompt_tokens)
             return run
 
     def stop(self, run_id: str | None) -> None:
-        """Say that the person has stopped the run of that id, or any; it is over unless it is being finished."""
+        """Stop the run with that id, or any run for None. End it now unless the cloud is finishing it."""
         with self.lock:
             run = self.run
             if run is None or run_id not in (None, run.id) or run.stopped_at is not None:
@@ -98,7 +98,11 @@ class CurrentRun:
                 self.end(run, "stopped")
 
     def begin_finishing(self, run: PageRun) -> None:
-        """From here on a run that is stopped may be finished all the same. Raises ``Stopped`` where it is already."""
+        """Mark that the cloud may finish the run even if it is stopped from now on.
+
+        Raises:
+            Stopped: the run is already stopped.
+        """
         with self.lock:
             if run.stopped_at is not None:
                 raise Stopped
@@ -112,7 +116,7 @@ class CurrentRun:
                 self.events.add("text", text=text)
 
     def add_step(self, run: PageRun, iteration: dict[str, Any], prefill: dict[str, int] | None) -> None:
-        """Append a round trip; ``prefill`` is how much of the prompt is computed, where the prompt is."""
+        """Append a round trip. ``prefill`` is how much of the prompt is computed, during prefill."""
         with self.lock:
             if run.is_over:
                 return
@@ -123,8 +127,8 @@ class CurrentRun:
             self.events.add("iteration", **iteration)
 
     def end(self, run: PageRun, phase: Phase, *, done: dict[str, Any] | None = None, error: str | None = None) -> None:
-        """Say what has become of a run, once."""
-        with self.lock:  # another run may begin as soon as this one is over
+        """Set the final phase of a run. Further calls do nothing."""
+        with self.lock:  # another run may begin as soon as this one has ended
             if run.is_over:
                 return
             run.phase, run.done, run.error = phase, done, error

@@ -1,4 +1,4 @@
-"""Keeps each prompt as the page has last seen it: what runs is that, not another reading of the same files.
+"""The prompts as the page last saw them. A run uses exactly this preview and does not reread the files.
 
 Knows: the pipeline's steps before a run. Does not know: runs, consents, JSON.
 """
@@ -13,10 +13,10 @@ from llama.edge.web.event_stream import Ending
 
 
 class Previews:
-    """The last preview of each sheet; any thread may use it.
+    """The last preview of each sheet. Any thread may use it.
 
     Attributes:
-        in_progress: looks at sheets that have not ended.
+        in_progress: number of calls of :meth:`look_at` under way.
     """
 
     def __init__(self, pipeline: RunPipeline, ending: Ending) -> None:
@@ -26,7 +26,7 @@ class Previews:
         self.in_progress = 0
 
     def look_at(self, prompt_id: str) -> Preview:
-        """Read the profile and the sheet, and prepare them anew.
+        """Read the profile and the sheet, and prepare them again.
 
         Raises:
             SplitLlamaError: one of them cannot be read, or the prompt cannot be prepared.
@@ -46,15 +46,15 @@ class Previews:
                 self.in_progress -= 1
 
     def seen(self, prompt_id: str, digest: str | None, profile_version: str) -> Preview:
-        """Give the last preview of a sheet.
+        """Return the last preview of a sheet.
 
         Args:
-            prompt_id: which.
-            digest: of what the page has seen, if others may have looked since.
-            profile_version: of the profile as it is now.
+            prompt_id: id of the sheet.
+            digest: digest of the preview that the page showed, if another page may have looked since.
+            profile_version: current version of the profile.
 
         Raises:
-            Conflict: there is none, or it or the profile has changed since.
+            Conflict: there is no preview, or the sheet or the profile has changed since.
         """
         with self._lock:
             preview = self._last.get(prompt_id)
@@ -67,6 +67,6 @@ class Previews:
         return preview
 
     def clear(self) -> None:
-        """Forget all of them: the profile has changed."""
+        """Drop all previews, because the profile has changed."""
         with self._lock:
             self._last.clear()

@@ -1,4 +1,4 @@
-"""Reads and replaces the profile's file, for a page on which the person edits it.
+"""Editor of the profile's file, for the page: read the file and replace it.
 
 Knows: the file, versions of it. Does not know: events, runs.
 """
@@ -14,41 +14,41 @@ from llama.errors import ProfileError
 from llama.privacy.profile import parse, read_raw
 from llama.text.decoding import encoding_problem, without_marks
 
-ABSENT = "absent"  # version of a profile's file that is not there
+ABSENT = "absent"  # version of a profile's file that does not exist
 
 
 class ProfileEditor:
-    """Edits the file of a profile, if there is one; one thread at a time."""
+    """Editor of a profile's file, if there is one. Only one thread may use it at a time."""
 
     def __init__(self, profile_file: str | None) -> None:
         self.profile_file = profile_file
 
     def read(self) -> tuple[str, str]:
-        """Give the file's text, and a version to give back when it is written.
+        """Return the file's text, and its version, which :meth:`write` needs.
 
         Raises:
-            ProfileError: there is none, or it cannot be read.
+            ProfileError: no file was given, or it cannot be read.
         """
         path = self._path()
-        if not path.exists():  # deleted meanwhile: it may be written anew
+        if not path.exists():  # deleted meanwhile; write may create it again
             return "", ABSENT
         raw = read_raw(str(path))
-        if problem := encoding_problem(raw):  # shown as well as can be, it would be written back so
+        if problem := encoding_problem(raw):  # text with replacement characters would be saved that way
             raise ProfileError(f"profile {self.profile_file}: {problem}")
         return without_marks(raw.decode(errors="replace")), version_of(raw)
 
     def write(self, text: str, version: str) -> str:
-        """Replace the file as a whole; give its new version.
+        """Replace the whole file. Return its new version.
 
         Raises:
             Conflict: the file has changed since ``version`` was read.
-            ProfileError: the text is no profile, or cannot be written.
+            ProfileError: the text is not a profile, or cannot be written.
         """
         path = self._path()
         raw = text.replace("\r\n", "\n").encode(errors="replace")
         parse(raw)
         if self.read()[1] != version:
-            raise Conflict("the file has changed meanwhile; close this, and edit it anew")
+            raise Conflict("the file has changed since you opened it; load it again and repeat your edit")
         try:
             replace_file(path, raw)
         except OSError as err:
@@ -57,5 +57,5 @@ class ProfileEditor:
 
     def _path(self) -> Path:
         if self.profile_file is None:
-            raise ProfileError("no profile was given; start the program with --profile_file")
+            raise ProfileError("the program has no profile; start it with --profile_file")
         return Path(self.profile_file)

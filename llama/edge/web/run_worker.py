@@ -1,7 +1,7 @@
-"""Runs prompts, one at a time, in a thread of its own: OpenMP keeps a team of threads per calling thread.
+"""The thread that runs prompts, one at a time. All runs share it, because OpenMP keeps a team of threads per caller.
 
-A run that is stopped does not wait for this thread, whatever that waits for: the run is over at once, and the worker
-finds out. But a run that the cloud is being asked to finish can no longer be called stopped.
+Stopping a run does not wait for this thread: the run ends at once, and the worker notices later. A run that the cloud
+is finishing can no longer count as stopped.
 
 Knows: the pipeline and its events. Does not know: HTTP, consents.
 """
@@ -31,35 +31,35 @@ from llama.edge.web.page_run import CurrentRun, PageRun
 from llama.errors import CloudUnreachable, RequestUnanswered, SplitLlamaError
 from llama.text.printable import printable
 
-FINISH_GRACE_S = 0.3  # after a stop, for a cloud that is just saying that the reply is finished
+FINISH_GRACE_S = 0.3  # after a stop, for the cloud's Final that may be on its way
 
 
 class RunWorker:
-    """Runs what it is given, in order.
+    """Worker that runs submitted prompts in order.
 
     Args:
-        pipeline: does the work.
-        current: where each run's progress is kept.
-        health: takes reports of what a run finds out about the cloud.
-        ending: of the program.
+        pipeline: runs the prompts.
+        current: keeps each run's progress.
+        health: gets a run's reports about the cloud.
+        ending: the end of the program.
     """
 
     def __init__(self, pipeline: RunPipeline, current: CurrentRun, health: CloudHealthPoller, ending: Ending) -> None:
         self.pipeline, self.current, self.health, self.ending = pipeline, current, health, ending
         self._jobs: queue.SimpleQueue[tuple[PageRun, Preview] | None] = queue.SimpleQueue()
-        # A daemon: no cloud, and no half that is being loaded, keeps the program from ending.
+        # A daemon thread, so that a slow cloud or the loading of a half cannot keep the program from ending.
         self._thread = threading.Thread(target=self._work, name="run worker", daemon=True)
 
     def start(self) -> None:
-        """Begin to wait for runs."""
+        """Start waiting for runs."""
         self._thread.start()
 
     def submit(self, run: PageRun, preview: Preview) -> None:
-        """Have a run run after those before it."""
+        """Queue a run behind the earlier ones."""
         self._jobs.put((run, preview))
 
     def close(self, within_s: float) -> bool:
-        """Take no more runs, and wait for the end of the thread; tell whether it has ended."""
+        """Take no more runs and wait for the thread. Return whether it has ended."""
         self._jobs.put(None)
         self._thread.join(within_s)
         return not self._thread.is_alive()
@@ -81,18 +81,18 @@ class RunWorker:
             self.current.end(run, "done", done=page_json.done(result))
         except Stopped:
             if run.finishing:
-                self._fail(run, f"stopped before the cloud had said that it is finished; {MAY_BE_HANDED_ON}")
+                self._fail(run, f"stopped before the cloud confirmed the end; {MAY_BE_HANDED_ON}")
             else:
                 self.current.end(run, "stopped")
         except SplitLlamaError as err:
             if isinstance(err, CloudUnreachable) and not isinstance(err, RequestUnanswered):
                 self.health.report("away", str(err))
             self._fail(run, str(err))
-        except Exception as err:  # it must be said, or the page would wait for ever; what err says may be personal
-            self._fail(run, f"the program failed ({type(err).__name__}); what it had sent was as you saw it")
+        except Exception as err:  # report it, or the page would wait for ever; the message may be personal
+            self._fail(run, f"the program failed ({type(err).__name__}); it sent only the prompt that you saw")
 
     def _check(self, run: PageRun) -> None:
-        """Raise ``Stopped`` where the run is stopped, or the program is to end."""
+        """Raise ``Stopped`` if the run is stopped or the program is ending."""
         if run.stopped_at is None and self.ending.events.ended:
             run.stopped_at = time.monotonic()
         if run.stopped_at is None or (run.finishing and time.monotonic() - run.stopped_at < FINISH_GRACE_S):
@@ -104,7 +104,7 @@ class RunWorker:
 
 
 class _Recorder:
-    """Keeps the events of one run."""
+    """Handler of one run's events."""
 
     def __init__(self, worker: RunWorker, run: PageRun, prompt_tokens: int) -> None:
         self.device, self.current, self.health = worker.pipeline.device, worker.current, worker.health
@@ -121,7 +121,7 @@ class _Recorder:
             case ReplyText(text=text):
                 self.current.add_text(self.run, text)
             case RoundTripDone(trip=trip):
-                assert self.iterations is not None, "the cloud was met"
+                assert self.iterations is not None, "CloudMet comes before RoundTripDone"
                 iteration, prefill = self.iterations.iteration(trip), self.iterations.prefill(trip)
                 self.health.report_here()
                 self.current.add_step(self.run, iteration, prefill)

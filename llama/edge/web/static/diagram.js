@@ -1,13 +1,13 @@
-// The right panel: the model as one row of layers, cut in two, and what crossed the cut in the last iteration.
+// The right panel: the model as one row of layers, split in two, and the last round trip across the cut.
 
 import { byId, count, el, size, time, visible } from "./text.js";
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const PACE_MS = { lively: 120, calm: 800 }; // 35 iterations a second cannot be read
+const PACE_MS = { lively: 120, calm: 800 }; // a person cannot read 35 round trips a second
 
 let parts = null; // the elements that change, by name
-let shape = ""; // of the model that they were made for
-let scale = 1; // microseconds of a full bar; falls slowly, so that bars do not jump; a straggler is cut off instead
+let shape = ""; // shape of the model that they were made for
+let scale = 1; // microseconds of a full bar. It falls slowly, so that bars do not jump; a very long bar is cut off
 
 // --- Once per model --------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ function build({ n_layers, split_layer }) {
     el("div", { class: "crossing out" },
       part("tensor", "div", { class: "tensor", "aria-hidden": "true" }),
       el("div", { class: "wire", "aria-hidden": "true" }, el("i")),
-      part("rows", "p", { class: "what" }, "rows of numbers"), part("bytes", "p", { class: "quiet" }, "")),
+      part("rows", "p", { class: "what" }, "hidden states"), part("bytes", "p", { class: "quiet" }, "")),
     el("div", { class: "crossing back" },
       el("div", { class: "wire", "aria-hidden": "true" }, el("i")),
       part("id", "p", { class: "what" }, "one token id"), part("way", "p", { class: "quiet" }, "comes back")));
@@ -54,7 +54,7 @@ function build({ n_layers, split_layer }) {
       row("sampleTime", "Choosing the token"), row("queueTime", "Waiting in the queue")));
 
   const whole = el("div", { class: "whole" },
-    el("p", { class: "whole-title" }, "Where the time of this iteration went ", part("total", "strong", {}, "")),
+    el("p", { class: "whole-title" }, "Time of this round trip ", part("total", "strong", {}, "")),
     el("div", { class: "share", "aria-hidden": "true" },
       ...["device", "network", "queue", "layers", "head"].map((name) => part(`share-${name}`, "i", { class: name }))),
     el("ul", { class: "keys" }, ...[["device", "device"], ["network", "network"], ["queue", "queue"], ["layers", "cloud’s layers"], ["head", "output head"]]
@@ -71,8 +71,8 @@ function build({ n_layers, split_layer }) {
   const title = byId("split-title");
   byId("diagram").replaceChildren(title, part("lead", "p", { class: "lead quiet" }), figures,
     part("stage", "div", { class: "stage" }, device, cut, cloud), whole, each,
-    el("details", { class: "each" }, el("summary", {}, "In plain words"), el("p", { class: "note" }, "A language model reads and writes in tokens: words, or pieces of words. For every token, a long row of calculations, the layers, is gone through. The first of them are done on your device, all others at the provider’s. What your device sends is a row of numbers; what comes back is the number of the next token, which only your device turns into your own words: it alone knows what the tags stand for.")),
-    el("p", { class: "note honest" }, "The rows are not a secret code: the provider can compute the prompt back from them. What protects you is that what was recognised as secret became a tag before the first embedding."));
+    el("details", { class: "each" }, el("summary", {}, "In plain words"), el("p", { class: "note" }, "A language model reads and writes tokens: words, or pieces of words. Each token passes through many layers of calculations. Your device computes the first layers, and the provider computes all others. For each token, your device sends one hidden state, which is a list of numbers. The number of the next token comes back. Only your device knows the meaning of the tags, so only it can turn the reply into your own words.")),
+    el("p", { class: "note honest" }, "Hidden states are not a secret code: the provider can compute the prompt back from them. Your protection is that your device replaces recognised secrets by tags before the first embedding."));
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -91,12 +91,12 @@ function icon(name) {
   return svg;
 }
 
-// --- Per iteration ---------------------------------------------------------------------------------------------------
+// --- Per round trip --------------------------------------------------------------------------------------------------
 
 let drawnAt = 0;
 let drawnKey = "";
 
-/** Draws the run's last iteration; true where it is put off, to be called again soon. */
+/** Draws the run's last round trip. Returns true if it was postponed and must be called again soon. */
 export function drawDiagram({ model, run }) {
   if (!model) return false;
   const wanted = `${model.n_layers}/${model.split_layer}`;
@@ -122,11 +122,11 @@ export function drawDiagram({ model, run }) {
 
 function lead({ n_layers, split_layer, dim }, run) {
   if (run?.phase === "prefill" && run.prefill) {
-    return `The prompt crosses first, as rows of ${dim} numbers: ${run.prefill.done} of ${run.prefill.of} so far.`;
+    return `The prompt crosses first, as hidden states of ${dim} numbers each: ${run.prefill.done} of ${run.prefill.of} so far.`;
   }
-  if (run?.iteration) return "For each token, one row of numbers goes across the cut, and one token id comes back.";
+  if (run?.iteration) return "For each token, one hidden state crosses to the cloud, and one token id comes back.";
   if (run) return "Nothing has crossed yet.";
-  return `The model’s ${n_layers} layers, cut in two: ${split_layer} here, ${n_layers - split_layer} in the cloud. Nothing has crossed yet.`;
+  return `The model has ${n_layers} layers: ${split_layer} here, ${n_layers - split_layer} in the cloud. Nothing has crossed yet.`;
 }
 
 function clear(model, run) {
@@ -140,8 +140,8 @@ function clear(model, run) {
   say("text", "–");
   say("rate", "–");
   say("count", "0");
-  say("rows", run?.prefill ? `${run.prefill.done} × ${model.dim}` : "rows of numbers");
-  say("bytes", `${model.dim} numbers a token`);
+  say("rows", run?.prefill ? `${run.prefill.done} × ${model.dim}` : "hidden states");
+  say("bytes", `${model.dim} numbers per token`);
   say("id", "one token id");
   say("way", "comes back");
   parts.tensor.dataset.rows = "1";
@@ -165,14 +165,14 @@ function draw(iteration, model, run) {
   const deviceTotal = device.embed_us + sum(near);
   say("embedTime", time(device.embed_us));
   say("nearTime", time(sum(near)));
-  say("farTime", cloud ? time(sum(far)) : "not told");
-  say("headTime", cloud ? time(cloud.head_us) : "not told");
-  say("sampleTime", cloud ? time(cloud.sample_us) : "not told");
-  say("queueTime", cloud ? time(cloud.queue_us) : "not told");
+  say("farTime", cloud ? time(sum(far)) : "unknown");
+  say("headTime", cloud ? time(cloud.head_us) : "unknown");
+  say("sampleTime", cloud ? time(cloud.sample_us) : "unknown");
+  say("queueTime", cloud ? time(cloud.queue_us) : "unknown");
   parts.nearBars.setAttribute("aria-label", `Embedding ${time(device.embed_us)}, first layers ${time(sum(near))}.`);
   parts.farBars.setAttribute("aria-label", far.length
     ? `${count(far.length, "layer")}, ${time(sum(far))} together, ${time(Math.min(...far))} to ${time(Math.max(...far))} each; output head ${time(cloud.head_us)}.`
-    : "The cloud does not tell its times.");
+    : "The cloud does not report its times.");
 
   const times = { device: deviceTotal, network, queue: cloud?.queue_us ?? 0, layers: sum(far), head: (cloud?.head_us ?? 0) + (cloud?.sample_us ?? 0) };
   const total = sum(Object.values(times));
@@ -184,7 +184,7 @@ function draw(iteration, model, run) {
   say("bytes", size(iteration.bytes));
   say("way", `network ${time(network)}`);
   if (iteration.token_id === null || iteration.token_id === undefined) {
-    say("id", "no token asked for yet");
+    say("id", "no token yet");
     say("token", "–");
     say("text", "–");
   } else {
@@ -202,7 +202,7 @@ function shown({ token, stop }) {
   return [el("span", { class: "sign in-words" }, stop ? "end of the reply" : "part of a character")];
 }
 
-/** Every layer's time as text; made only while somebody looks. */
+/** Lists every layer's time as text; only while the list is open. */
 function list({ iteration, model }) {
   if (!parts.list.parentElement.open) return;
   const near = iteration.device.layers_us.map((us) => [us, "device"]);

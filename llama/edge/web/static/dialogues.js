@@ -4,18 +4,18 @@ import { prompt } from "./panels.js";
 import { call, reason } from "./program.js";
 import { bounded, byId, el, marked } from "./text.js";
 
-/** Asks whether the sheet may have what it asks for; true where the person agrees. Escape declines. */
+/** Asks the person to agree to the sheet's fields. Returns true if they agree. Escape declines. */
 export function askConsent(sheet) {
   const dialogue = byId("consent");
   const { question, fields, notes } = sheet.consent;
-  const asked = sheet.fields.filter(({ outcome }) => outcome !== "kept"); // the same fields in the same order
+  const asked = sheet.fields.filter(({ outcome }) => outcome !== "kept"); // the fields of the question, in the same order
   byId("consent-body").replaceChildren(
     el("p", {}, question),
     el("dl", { class: "forms" }, ...fields.map(({ name, form }, i) => el("div", {},
       el("dt", {}, asked[i]?.label ?? name),
-      el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, what leaves`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
+      el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, sent as`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
     el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
-  byId("consent-notes").replaceChildren(...[...notes, ...(sheet.cautions ?? [])].map((note) => el("li", {}, note))); // never scrolled out of sight
+  byId("consent-notes").replaceChildren(...[...notes, ...(sheet.cautions ?? [])].map((note) => el("li", {}, note))); // outside the part that scrolls
   byId("consent-body").scrollTop = 0;
   dialogue.returnValue = "";
   dialogue.showModal();
@@ -41,7 +41,7 @@ async function load() {
     const answer = await call("GET", "/api/profile");
     Object.assign(editor, { version: answer.version, saved: answer.text, warned: false });
     text.value = answer.text;
-    editor.saved = text.value; // as the text area has it: it changes line ends
+    editor.saved = text.value; // the text area changes line ends
     text.disabled = byId("editor-save").disabled = false;
     text.setSelectionRange(0, 0);
     text.focus();
@@ -66,7 +66,7 @@ async function save() {
   }
 }
 
-/** Puts the cursor where an error says that something is wrong. */
+/** Puts the cursor at the place that an error names. */
 function showPlace(said) {
   const text = byId("editor-text");
   const [, line, column] = said.match(/at line (\d+), column (\d+)/) ?? [];
@@ -78,13 +78,13 @@ function showPlace(said) {
   text.focus();
 }
 
-/** Closes, but not over unsaved changes without having said so. */
+/** Closes the dialogue. With unsaved changes, it warns first and closes at the second call. */
 function leave(event) {
   const unsaved = byId("editor-text").value !== editor.saved && !byId("editor-text").disabled;
   if (unsaved && !editor.warned) {
     event.preventDefault();
     editor.warned = true;
-    complain("Your changes are not saved. Save them, or cancel once more to drop them.");
+    complain("Your changes are not saved. Save them, or cancel again to discard them.");
   } else if (event.type === "click") {
     byId("editor").close();
   }

@@ -1,5 +1,5 @@
-// The page of the device's program: what it knows, what happens to it, and what the person does. Drawing is in
-// panels.js and diagram.js, the dialogues are in dialogues.js, talking to the program is in program.js.
+// The page of the device's program: its state, the program's events, and the person's actions. Drawing is in panels.js
+// and diagram.js, the dialogues are in dialogues.js, requests to the program are in program.js.
 
 import { drawDiagram } from "./diagram.js";
 import { askConsent, editProfile, wireEditor } from "./dialogues.js";
@@ -8,32 +8,32 @@ import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
 
 const BACK_SHOWN_MS = 5000;
-const SILENT_MS = 3000; // after so long without a step, the page says that it is waiting
+const SILENT_MS = 3000; // after this time without a step, the page says that it is waiting
 const BUSY = ["asking", "prefill", "decoding"];
 const OF_A_RUN = ["prefill", "iteration", "text", "done", "failed", "stopped"];
 
-/** All that the page shows. */
+/** Everything that the page shows. */
 const state = {
   cloud: null, model: null, sheets: [], profile: null, sanitise: "schema", run: null,
-  promptId: "", // chosen here
-  sheet: null, sheetError: "", // as it would be sent now
+  promptId: "", // the sheet that is chosen here
+  sheet: null, sheetError: "", // the sheet as it would be sent now
   declined: false, starting: false, stopping: false, startError: "",
-  trouble: "", // why the program cannot say how things are
+  trouble: "", // why the program cannot tell its state
   lost: null, // {wait} while the program does not answer
   cloudBack: false,
 };
 const narrow = matchMedia("(max-width: 75.99rem)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let seen = 0; // number of the last event that is in the state
-let stale = false; // the state must be fetched anew before events mean anything
+let stale = false; // the state must be fetched again before events are usable
 
 const busy = () => state.run !== null && BUSY.includes(state.run.phase);
-/** The run, if it is of the sheet that is shown; an earlier run's reply does not follow a "declined". */
+/** The run, if it belongs to the sheet that is shown. After a "declined", an earlier run's reply is not shown. */
 const shownRun = () => (busy() || (state.run?.prompt_id === state.promptId && !state.declined) ? state.run : null);
 
-// --- What the program says -------------------------------------------------------------------------------------------
+// --- Events of the program -------------------------------------------------------------------------------------------
 
-/** Fetches everything anew. */
+/** Fetches the whole state again. */
 async function refresh() {
   stale = true;
   const fresh = await stateOrTrouble();
@@ -48,10 +48,10 @@ async function refresh() {
     state.promptId = first.find((id) => sheets.some((sheet) => sheet.prompt_id === id)) ?? "";
   }
   changed();
-  guarded(fetchSheet); // not waited for: a cloud that is away makes it long, and what happens meanwhile must be seen
+  guarded(fetchSheet); // not awaited: it takes long if the cloud is away, and the page must show events meanwhile
 }
 
-/** The program's state; where it cannot tell it (the profile's file has become unusable), the page says so. */
+/** Fetches the program's state. If the program cannot tell it (the profile's file is unusable), the page says so. */
 async function stateOrTrouble() {
   try {
     const fresh = await call("GET", "/api/state");
@@ -66,14 +66,14 @@ async function stateOrTrouble() {
   }
 }
 
-/** A snapshot of a run, with what only this page keeps of it. */
+/** A snapshot of a run, with the fields that only this page keeps. */
 function withOurs(run) {
   if (!run) return null;
   const before = state.run?.id === run.id ? state.run : { notices: [] };
   return { ...run, notices: before.notices, tokens: tokensOf(run.iteration), lastStep: performance.now() };
 }
 
-/** Tokens of the reply so far; the one that ends it is none of them. */
+/** Number of tokens of the reply so far, without the one that ends it. */
 const tokensOf = (iteration) => (!iteration ? 0 : iteration.index + (iteration.token_id !== null && !iteration.stop ? 1 : 0));
 
 let sheetsAsked = 0;
@@ -91,17 +91,17 @@ async function fetchSheet() {
       sheetError = reason(error);
     }
   }
-  if (asked !== sheetsAsked) return; // another one has been chosen meanwhile
+  if (asked !== sheetsAsked) return; // another sheet was chosen meanwhile
   Object.assign(state, { sheet, sheetError });
   changed();
 }
 
-/** Takes in one event; the next waits until it is done. */
+/** Handles one event; the next one waits until it is done. */
 async function onEvent(event) {
-  if (event.n !== undefined && event.n <= seen) return; // the state had it already
+  if (event.n !== undefined && event.n <= seen) return; // the state already includes it
   seen = event.n ?? seen;
   const { run } = state;
-  if (!run && OF_A_RUN.includes(event.type)) return refresh(); // its beginning was missed
+  if (!run && OF_A_RUN.includes(event.type)) return refresh(); // this page missed the run's beginning
   switch (event.type) {
     case "reset":
       await refresh();
@@ -120,14 +120,14 @@ async function onEvent(event) {
         guarded(fetchSheet);
       }
       tell("Started.");
-      if (narrow.matches) byId("reply-title").scrollIntoView(); // where something will happen
+      if (narrow.matches) byId("reply-title").scrollIntoView(); // the reply will appear there
       break;
     case "notice":
       if (run) run.notices = [...run.notices, event.text].slice(-50);
       tell(event.text);
       break;
     case "prefill":
-      if (run.phase !== "prefill") tell("The prompt is being read.");
+      if (run.phase !== "prefill") tell("The cloud is reading the prompt.");
       Object.assign(run, { phase: "prefill", prefill: { done: event.done, of: event.of }, lastStep: performance.now() });
       break;
     case "iteration":
@@ -172,12 +172,12 @@ function onCloud(cloud) {
   }
 }
 
-/** For screen readers: what happens, but neither every token nor every second of waiting. */
+/** Announces an event to screen readers; not every token, and not every second of waiting. */
 function tell(text) {
   byId("said").textContent = text;
 }
 
-// --- What the person does --------------------------------------------------------------------------------------------
+// --- Actions of the person -------------------------------------------------------------------------------------------
 
 async function choose() {
   Object.assign(state, { promptId: byId("sheets").value, declined: false, startError: "", sheet: null, sheetError: "" });
@@ -196,7 +196,7 @@ async function start() {
     if (error instanceof Locked) return lock(error);
     state.startError = reason(error);
     tell(state.startError);
-    if (error.status === 409) await guarded(refresh); // what is shown is not what is so
+    if (error.status === 409) await guarded(refresh); // the page shows an old state
   } finally {
     state.starting = false;
     changed();
@@ -204,19 +204,19 @@ async function start() {
 }
 
 async function agreeAndRun() {
-  const asked = state.sheet; // what the dialogue shows is what is agreed to, whatever has changed meanwhile
+  const asked = state.sheet; // the person agrees to what the dialogue shows, even if the state changes meanwhile
   if (await askConsent(asked)) return run(true, asked);
   state.declined = true;
-  tell("Declined; nothing was sent.");
+  tell("You declined. Nothing was sent.");
 }
 
 async function run(agree, sheet = state.sheet) {
   try {
     await call("POST", "/api/run", { prompt_id: sheet.prompt_id, seen: sheet.seen, agree });
-    await fetchSheet(); // what was agreed to need not be asked again
+    await fetchSheet(); // the next run need not ask for this consent again
   } catch (error) {
     if (!error.body?.consent_needed || agree) throw error;
-    await fetchSheet(); // it asks for more than when it was fetched
+    await fetchSheet(); // the sheet asks for more fields than before
     if (state.sheet) await agreeAndRun();
   }
 }
@@ -241,7 +241,7 @@ function lock(error) {
   byId("all").hidden = true;
   byId("cloud").hidden = true;
   byId("locked").hidden = false;
-  byId("locked-why").textContent = sentence(error.message) || "The program does not know this address.";
+  byId("locked-why").textContent = sentence(error.message) || "The program does not accept this address.";
   for (const dialogue of document.querySelectorAll("dialog[open]")) dialogue.close();
 }
 
@@ -249,7 +249,7 @@ function lock(error) {
 
 let asked = false;
 
-/** Draws at the next frame, however often it is called until then. */
+/** Draws once at the next frame, even after several calls. */
 function changed() {
   if (asked) return;
   asked = true;
@@ -266,13 +266,13 @@ function draw() {
   drawProfile(view);
   drawReply(view);
   drawSaw(view);
-  if (drawDiagram(view)) changed(); // later: nobody can read faster
+  if (drawDiagram(view)) changed(); // draw later: a person cannot read faster
   else drawStatus(view);
 }
 
-const ANNOUNCED = { away: "The cloud is away.", wrong: "This is not the right cloud.", here: "The cloud is here." };
+const ANNOUNCED = { away: "The cloud is away.", wrong: "This is not the right cloud.", here: "The cloud is connected." };
 const CLOUD = {
-  connecting: "looking for the cloud", here: "the cloud is here", away: "the cloud is away", wrong: "not the right cloud",
+  connecting: "looking for the cloud", here: "the cloud is connected", away: "the cloud is away", wrong: "not the right cloud",
 };
 
 function drawTop({ cloud, model }) {
@@ -316,7 +316,7 @@ function goTo(heading) {
 
 let focusOwedTo = null;
 
-/** Shows one of two buttons; the focus goes along, as soon as the shown one can be used. */
+/** Shows one of two buttons. The focus follows as soon as the shown button is enabled. */
 function swap(first, second, showSecond) {
   const [shown, hidden] = showSecond ? [second, first] : [first, second];
   const nowhere = document.activeElement === hidden || document.activeElement === document.body;
@@ -327,42 +327,42 @@ function swap(first, second, showSecond) {
   }
   if (focusOwedTo !== shown || shown.disabled || document.querySelector("dialog[open]") !== null) return;
   focusOwedTo = null;
-  if (nowhere) shown.focus({ preventScroll: true }); // unless the person has gone elsewhere meanwhile
+  if (nowhere) shown.focus({ preventScroll: true }); // unless the person has focused something else meanwhile
 }
 
 function sheetOptions(sheets) {
   const first = el("option", { value: "" }, sheets.length ? "Choose a sheet …" : "No sheets yet");
   const parties = [...new Set(sheets.map(({ party }) => party))].sort();
-  return [first, ...parties.map((party) => el("optgroup", { label: party ? `Of the third party ${party}` : "Of the provider" },
+  return [first, ...parties.map((party) => el("optgroup", { label: party ? `From the third party ${party}` : "From the provider" },
     ...sheets.filter((sheet) => sheet.party === party).map(({ prompt_id, title }) => el("option", { value: prompt_id }, title || prompt_id))))];
 }
 
 function status({ run, sheet, sheetError, promptId, starting, stopping, startError, declined, lost, trouble, sheets, cloud }) {
-  if (lost) return trouble ? "The program cannot go on; why is said below." : "The program does not answer.";
+  if (lost) return trouble ? "The program cannot continue. See the reason below." : "The program does not answer.";
   if (run && BUSY.includes(run.phase)) return stopping ? "Stopping …" : `${step(run)}${silence(run)}`;
   if (startError) return startError;
-  if (declined) return "Declined; nothing was sent.";
-  if (starting) return "Waiting for your answer; nothing has been sent.";
-  if (!promptId && !sheets.length) return cloud?.state === "here" ? "The provider has no sheets." : "Waiting for the cloud, which has the sheets.";
+  if (declined) return "You declined. Nothing was sent.";
+  if (starting) return "Waiting for your answer. Nothing has been sent.";
+  if (!promptId && !sheets.length) return cloud?.state === "here" ? "The provider has no sheets." : "Waiting for the cloud to list its sheets.";
   if (!promptId) return "Choose a prompt sheet to begin.";
-  if (sheetError) return "This sheet cannot be asked.";
-  if (!sheet) return "The sheet is being fetched, and prepared here …";
+  if (sheetError) return "This sheet cannot run.";
+  if (!sheet) return "Fetching the sheet and preparing it on your device …";
   if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.`;
-  if (run?.phase === "failed") return "The run failed; why is said below.";
+  if (run?.phase === "failed") return "The run failed. See the reason below.";
   if (run?.phase === "stopped") return `Stopped after ${count(run.tokens, "token")}.`;
-  if (cloud?.state === "wrong") return "This is not the cloud that the model’s first layer belongs to.";
+  if (cloud?.state === "wrong") return "This cloud has the half of another model split.";
   return "Ready. Nothing has been sent.";
 }
 
 function step({ phase, prefill, tokens, iteration, text }) {
-  if (phase === "asking") return "Asked. The cloud reads the prompt first …";
-  if (phase === "prefill") return `The prompt is being read${text ? " again" : ""}: ${prefill.done} of ${prefill.of} tokens`;
+  if (phase === "asking") return "Started. The cloud reads the prompt first …";
+  if (phase === "prefill") return `The cloud is reading the prompt${text ? " again" : ""}: ${prefill.done} of ${prefill.of} tokens`;
   return `The reply is being written: ${count(tokens, "token")}${speed({ iteration })}`;
 }
 
 const speed = ({ iteration }) => (iteration?.tokens_per_s ? `, ${iteration.tokens_per_s.toFixed(1)} a second` : "");
 
-/** How long nothing has come; said in words, so that nothing spins for ever. */
+/** The time without news, in words, so that the page never spins for ever. */
 function silence({ lastStep }) {
   const ms = performance.now() - lastStep;
   return ms < SILENT_MS ? "" : `; nothing new for ${Math.floor(ms / 1000)} s`;
@@ -372,16 +372,16 @@ function drawBanners({ cloud, run, lost, cloudBack, sanitise, trouble }) {
   const running = run && BUSY.includes(run.phase);
   const state = cloud?.state;
   fill("banners", [lost?.wait, state, cloud?.says, cloudBack, running, sanitise, trouble], () => [
-    trouble && banner("bad", "The program cannot say how things are.", `${trouble} If it is the profile, Edit profile mends it.`),
+    trouble && banner("bad", "The program cannot continue.", `${sentence(trouble)} If the profile is the problem, correct it with Edit profile.`),
     lost && !trouble && banner("bad", "Connection to the program lost.",
-      lost.wait ? `It may have ended; then start it again and open the address that it prints. Next attempt within ${lost.wait} s.` : "Trying again now …",
+      lost.wait ? `It may have ended. If so, start it again and open the address that it prints. Next attempt within ${lost.wait} s.` : "Trying again now …",
       el("button", { type: "button", id: "try-now" }, "Try now")),
     !lost && state === "connecting" && banner("info", "Looking for the cloud.", cloud.address),
     !lost && state === "away" && banner("warn", "The cloud is away.",
-      `${running ? "It is being asked again; the run goes on when it is back." : "It is being asked again, by itself."} ${sentence(cloud.says)}`),
+      `${running ? "Your device keeps trying. The run continues when the cloud is back." : "Your device keeps trying."} ${sentence(cloud.says)}`),
     !lost && state === "wrong" && banner("bad", "This is not the right cloud.", sentence(cloud.says)),
-    !lost && cloudBack && banner("good", "The cloud is back.", running ? "The run goes on." : ""),
-    sanitise === "off" && banner("bad", "Sanitising is off.", "What the sheet asks for leaves as you wrote it, secrets too."),
+    !lost && cloudBack && banner("good", "The cloud is back.", running ? "The run continues." : ""),
+    sanitise === "off" && banner("bad", "Sanitising is off.", "The fields that the sheet asks for leave as you wrote them, including secrets."),
   ]);
 }
 
@@ -391,7 +391,7 @@ function banner(kind, title, text, ...more) {
   return el("div", { class: "banner", "data-kind": kind }, el("p", {}, el("strong", {}, title), text ? ` ${text}` : ""), ...more);
 }
 
-// --- From the beginning ----------------------------------------------------------------------------------------------
+// --- Start of the page -----------------------------------------------------------------------------------------------
 
 let wake = () => {};
 
@@ -403,7 +403,7 @@ function wire() {
   byId("stop").addEventListener("click", stop);
   byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());
   wireEditor();
-  setInterval(() => busy() && changed(), 1000); // the silence grows by itself
+  setInterval(() => busy() && changed(), 1000); // updates the time without news
 }
 
 async function main() {
@@ -435,7 +435,7 @@ async function main() {
   }
 }
 
-/** The first state; the program may still be starting. */
+/** Fetches the first state. The program may still be starting, so it tries again. */
 async function firstState() {
   for (let wait = 1; ; wait = Math.min(10, 2 * wait)) {
     try {

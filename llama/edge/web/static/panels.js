@@ -3,22 +3,22 @@
 import { bounded, byId, count, el, marked, rupiah } from "./text.js";
 
 const OUTCOMES = {
-  sent: ["sent", "to be sent", "as you wrote it, with tags for what is recognised as secret in it"],
+  sent: ["sent", "to be sent", "as you wrote it, with tags for the secrets that are recognised in it"],
   generalised: ["generalised", "to be generalised", "made coarser"],
   tag: ["tag", "to be a tag", "the value stays here"],
   kept: ["kept", "kept", "not asked for"],
   missing: ["missing", "missing", "asked for, but not in your profile"],
 };
-const ONE_LINE = 34; // characters of a value and of what becomes of it
+const ONE_LINE = 34; // characters of a value and of the text that is sent for it
 const POLICIES = { secret: "only as a tag", quasi: "only coarser", open: "as you wrote it" };
 const REPLIES = { recommend: "Recommendations", answer: "Answer", extract: "What the text mentions" };
 const PARTIES = [["customer", "You"], ["provider", "The provider"], ["third party", "The third party"]];
 
-// --- Drawing only what has changed -----------------------------------------------------------------------------------
+// --- Drawing only the parts that changed -----------------------------------------------------------------------------
 
 const drawn = new Map();
 
-/** Fills `id` with what `make` returns, unless `causes` are what they were the last time. */
+/** Fills `id` with the result of `make`, unless `causes` have not changed since the last time. */
 export function fill(id, causes, make) {
   const before = drawn.get(id);
   if (before && before.length === causes.length && before.every((cause, i) => cause === causes[i])) return;
@@ -35,11 +35,11 @@ export function drawSystem({ sheet, sheetError }) {
   fill("whose", [sheet?.whose], () => (sheet ? `from ${sheet.whose}` : ""));
   fill("system", [sheet, sheetError], () => {
     if (sheetError) return problem("This sheet cannot be prepared, so nothing is sent.", sheetError);
-    if (!sheet) return empty("Choose a prompt sheet above. What it tells the model first will stand here.");
+    if (!sheet) return empty("Choose a prompt sheet above. Its instructions to the model appear here.");
     const parts = sheet.system_prompt;
-    if (!parts.length) return empty("There is none.");
+    if (!parts.length) return empty("This sheet has no system prompt.");
     return parts.flatMap(({ whose, text }) => [
-      parts.length > 1 ? el("h4", {}, `Of ${whose}`) : null,
+      parts.length > 1 ? el("h4", {}, `From ${whose}`) : null,
       bounded(`The system prompt of ${whose}`, { class: "words short" }, text)]);
   });
 }
@@ -48,23 +48,23 @@ export function drawSystem({ sheet, sheetError }) {
 
 export function drawProfile({ sheet, profile, run }) {
   fill("profile", [sheet, profile, Boolean(run)], () => {
-    if (!profile) return empty("The program was started without a profile: --profile_file names one.");
+    if (!profile) return empty("The program has no profile. Start it with --profile_file to give yours.");
     if (sheet) return asked(sheet, Boolean(run));
-    return profile.fields.length ? unasked(profile) : empty("Your profile has no fields yet. Edit profile adds them.");
+    return profile.fields.length ? unasked(profile) : empty("Your profile has no fields yet. Add them with Edit profile.");
   });
 }
 
-/** What becomes of each field if this sheet is asked, or what became of it. */
+/** The outcome of each field in a run of this sheet: the outcome to expect, or the outcome of the run. */
 function asked({ fields, tags }, begun) {
   const parts = [];
   const wanted = fields.filter(({ outcome }) => outcome !== "kept");
   const kept = fields.filter(({ outcome }) => outcome === "kept");
   if (wanted.length) parts.push(el("ul", { class: "fields" }, ...wanted.map((field) => fieldRow(field, tags, begun))));
-  else parts.push(empty("This sheet asks for nothing of your profile."));
+  else parts.push(empty("This sheet asks for no field of your profile."));
   if (kept.length) {
     parts.push(el("details", {},
       el("summary", {}, el("span", { class: "outcome", "data-outcome": "kept" }, "kept"),
-        ` ${count(kept.length, "field")} that nobody asked for`),
+        ` ${count(kept.length, "field")} that the sheet does not ask for`),
       el("dl", { class: "kept" }, ...kept.map(({ label, value }) =>
         el("div", {}, el("dt", {}, label), el("dd", {}, bounded(label, { class: "value" }, value)))))));
   }
@@ -82,17 +82,17 @@ function fieldRow({ label, value, outcome, sent_as }, tags, begun) {
   } else {
     const brief = value.length + sent_as.length <= ONE_LINE;
     const leaves = el("span", { class: "becomes" }, el("span", { class: "arrow", "aria-hidden": "true" }, "→"),
-      el("span", { class: "unseen" }, " leaves as: "), ...marked(sent_as, tags));
-    row.append(bounded(`${label}: value, and what leaves`, { class: brief ? "change brief" : "change" },
+      el("span", { class: "unseen" }, " is sent as: "), ...marked(sent_as, tags));
+    row.append(bounded(`${label}: value, and what is sent`, { class: brief ? "change brief" : "change" },
       sent_as === value ? null : el("span", { class: "value" }, value), leaves));
   }
   return row;
 }
 
-/** Before a sheet is chosen: in which form each field could leave at all. */
+/** The form in which each field could leave; shown before a sheet is chosen. */
 function unasked({ file, fields }) {
   return [
-    el("p", { class: "quiet" }, `${file}: ${count(fields.length, "field")}. Only what a sheet asks for leaves, in this form:`),
+    el("p", { class: "quiet" }, `${file}: ${count(fields.length, "field")}. Only the fields that a sheet asks for leave, in this form:`),
     bounded("The fields of your profile", { class: "all-fields" },
       el("dl", { class: "kept" }, ...fields.map(({ label, policy, value }) => el("div", {},
         el("dt", {}, label), el("dd", {}, value), el("dd", { class: "policy" }, POLICIES[policy] ?? policy))))),
@@ -107,9 +107,9 @@ export function drawReply({ sheet, run, declined }) {
   const shape = run ? "run" : declined ? "declined" : sheet ? "ready" : "nothing";
   fill("reply", [shape], () => {
     if (shape === "run") return replySkeleton();
-    if (shape === "declined") return el("p", { class: "declined" }, "Declined; nothing was sent.");
-    if (shape === "ready") return empty("Start asks this sheet. The reply will be written here, word by word.");
-    return empty("The reply will be written here.");
+    if (shape === "declined") return el("p", { class: "declined" }, "You declined. Nothing was sent.");
+    if (shape === "ready") return empty("Press Start to run this sheet. The reply appears here, word by word.");
+    return empty("The reply appears here.");
   });
   if (!run) return;
   writeOn(byId("reply-text"), run.done ? run.done.text : run.text);
@@ -117,14 +117,14 @@ export function drawReply({ sheet, run, declined }) {
 }
 
 function replySkeleton() {
-  drawn.delete("reply-after"); // what follows is a new element
+  drawn.delete("reply-after"); // the part after the reply is a new element
   return [
     el("div", { class: "words reply-text bounded", id: "reply-text", role: "group", "aria-label": "The reply", tabindex: 0 }),
     el("div", { id: "reply-after" }),
   ];
 }
 
-/** Appends to a text node what is new, so that a selection in the reply survives the next word. */
+/** Appends only the new text to the text node, so that a selection in the reply survives the next word. */
 function writeOn(box, text) {
   if (!box.firstChild) box.append("");
   const node = box.firstChild;
@@ -139,31 +139,31 @@ function afterReply(run, task) {
   const { done } = run;
   const parts = [];
   if (run.phase === "failed") parts.push(problem("The run failed.", run.error ?? ""));
-  if (run.phase === "stopped") parts.push(el("p", { class: "declined" }, "Stopped by you. What had come until then is above."));
+  if (run.phase === "stopped") parts.push(el("p", { class: "declined" }, "You stopped the run. The reply so far is above."));
   if (done) {
-    if (!done.text) parts.push(empty("The model has answered nothing."));
+    if (!done.text) parts.push(empty("The model gave an empty reply."));
     if (done.ending) parts.push(el("p", { class: "note" }, done.ending));
     if (done.tags_left) {
-      parts.push(el("p", { class: "note" }, `${count(done.tags_left, "tag")} in the reply stayed as they are, to be safe.`));
+      parts.push(el("p", { class: "note" }, `${count(done.tags_left, "tag")} in the reply could not be replaced safely.`));
     }
     if (done.offers.length) {
       parts.push(el("h4", {}, "Offers that match"), ...ideas(done.offers).flatMap(([idea, offers]) => [
         idea ? el("h5", {}, `For “${idea}”`) : null, el("ul", { class: "offers" }, ...offers.map(offer))]),
-        el("p", { class: "note" }, "Links are text here: opening one tells the shop that you came."));
+        el("p", { class: "note" }, "Links are shown as text. If you open one, the shop learns that you came."));
     }
-    if (!done.offers.length && task === "recommend") parts.push(empty("No offers came with it: the provider has no product that fits, or no catalogue."));
+    if (!done.offers.length && task === "recommend") parts.push(empty("There are no offers: the provider has no product that fits, or no catalogue."));
     if (done.copy_says) parts.push(el("p", { class: "note" }, done.copy_says));
     parts.push(el("details", { class: "timing" }, el("summary", {}, "Counts and times"), el("p", { class: "note" }, done.timing)),
       el("button", { type: "button", class: "small", id: "to-saw" }, "See who saw what"));
   }
   if (run.notices.length) {
-    parts.push(el("h4", {}, "Said during the run"),
-      bounded("Said during the run", { class: "notices" }, el("ul", {}, ...run.notices.map((text) => el("li", {}, text)))));
+    parts.push(el("h4", {}, "Notices during the run"),
+      bounded("Notices during the run", { class: "notices" }, el("ul", {}, ...run.notices.map((text) => el("li", {}, text)))));
   }
   return parts.filter(Boolean);
 }
 
-/** The offers by what of the reply they are for, in the order in which they came. */
+/** The offers grouped by the item of the reply that they match, in the order in which they came. */
 function ideas(offers) {
   const groups = new Map();
   for (const each of offers) groups.set(each.item ?? "", [...(groups.get(each.item ?? "") ?? []), each]);
@@ -183,11 +183,11 @@ function offer({ title, vendor, price, url, matched }) {
 export function drawSaw({ sheet, run, sanitise }) {
   const changedSince = Boolean(run && sheet && run.seen !== sheet.seen);
   fill("most", [sheet, sanitise, changedSince], () => {
-    if (!sheet) return empty("Choose a prompt sheet: the prompt will stand here as it would leave, before anything is sent.");
+    if (!sheet) return empty("Choose a prompt sheet. You see here the prompt that would leave, before anything is sent.");
     return [
-      el("p", { class: "quiet" }, "This prompt, ", count(sheet.tokens, "token"), ", is what the rows can be turned back into by whoever gets them. ",
-        sanitise === "off" ? "Sanitising is off, so it holds your words as they are." : "That is why what is recognised as secret is replaced first. Not everything is recognised, so read it."),
-      changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run: this is what the next run would send.") : null,
+      el("p", { class: "quiet" }, "The prompt has ", count(sheet.tokens, "token"), ". The provider can compute it back from the numbers that leave your device. ",
+        sanitise === "off" ? "Sanitising is off, so it holds your words unchanged." : "So your device first replaces the secrets that it recognises. It does not recognise all of them, so read the prompt."),
+      changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run. The next run would send this prompt.") : null,
       prompt(sheet),
       sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
       legend(sheet.tags),
@@ -196,13 +196,13 @@ export function drawSaw({ sheet, run, sanitise }) {
   fill("views", [run?.phase, run?.done, sheet?.party], () => {
     if (run?.done) return table(run.done.views, sheet?.party, sheet?.tags);
     if (run?.phase === "failed" || run?.phase === "stopped") {
-      return empty("This run did not reach its end, so there is no table. Of what had crossed until then, assume that the provider knows the prompt above and the words that it had written.");
+      return empty("This run did not finish, so there is no table. Assume that the provider knows the prompt above and the part of the reply that it wrote.");
     }
-    return empty(run ? "The table is filled in when the reply is complete." : "After a run, the table shows what you, the provider and a third party hold of it, word for word.");
+    return empty(run ? "The table appears when the reply is complete." : "After a run, the table shows word for word what you, the provider and a third party hold of it.");
   });
 }
 
-/** The dialogue as it leaves, with tags marked. A sheet's examples, which are nothing of the person's, are folded. */
+/** The dialogue as it leaves, with tags marked. A sheet's examples have nothing of the person's, so they are folded. */
 export function prompt({ prompt: messages, tags, sheet }) {
   const message = ({ role, content }) =>
     el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)));
@@ -210,18 +210,18 @@ export function prompt({ prompt: messages, tags, sheet }) {
   const examples = messages.filter(isExample);
   return bounded("The prompt as it leaves", { class: "prompt" },
     ...messages.filter((each, i) => !isExample(each, i) && i < messages.length - 1).map(message),
-    examples.length ? el("details", {}, el("summary", {}, `${count(examples.length, "message")} of examples, which the sheet brings along`), ...examples.map(message)) : null,
+    examples.length ? el("details", {}, el("summary", {}, `${count(examples.length, "message")} of examples from the sheet`), ...examples.map(message)) : null,
     messages.length ? message(messages.at(-1)) : null);
 }
 
 function legend(tags) {
   const known = Object.entries(tags);
-  if (!known.length) return el("p", { class: "note" }, "Nothing in it was recognised as secret.");
+  if (!known.length) return el("p", { class: "note" }, "No secret was recognised in it.");
   return el("div", { class: "legend" }, el("p", {}, "Known here only:"),
     el("dl", {}, ...known.map(([tag, value]) => el("div", {}, el("dt", {}, el("mark", { class: "tag" }, tag)), el("dd", {}, value)))));
 }
 
-// The roles are said again because a phone shows the table as blocks, and a table of blocks is none to a screen reader.
+// The roles are explicit because a phone shows the table as blocks, which a screen reader does not treat as a table.
 function table(views, party, tags) {
   const heads = PARTIES.map(([kind, head]) => [kind, kind === "third party" && party ? `The third party ${party}` : head]);
   return el("table", { class: "views", role: "table", "aria-labelledby": "views-title" },

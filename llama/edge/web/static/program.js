@@ -1,9 +1,9 @@
-// Talking to the program on this device. It knows this page by the token in the address, which is sent with every request.
+// Requests to the program on this device. Every request sends the token of the page's address.
 
-const HEARTBEAT_MS = 15000; // the program says something every 5 s; after three times that, the connection is dead
+const HEARTBEAT_MS = 15000; // the program sends a line every 5 s; after three times that, the connection is dead
 const LONGEST_WAIT_S = 10;
 
-export class Locked extends Error {} // no token, or not this program's
+export class Locked extends Error {} // no token, or the token of another program
 export class Refused extends Error {
   constructor(status, body) {
     super(body.error || `The program answers with ${status}.`);
@@ -13,7 +13,7 @@ export class Refused extends Error {
 }
 
 const token = location.hash.slice(1);
-addEventListener("hashchange", () => location.reload()); // another program's address was pasted over this one's
+addEventListener("hashchange", () => location.reload()); // the person pasted another program's address
 
 function request(path, options = {}) {
   if (!/^[\w.~-]+$/.test(token)) throw new Locked("This address lacks the part after #.");
@@ -27,7 +27,7 @@ async function checked(response) {
   throw new Refused(response.status, body);
 }
 
-/** One request with a JSON body and a JSON answer. Throws Locked, Refused, or TypeError where nobody answers. */
+/** Sends a request with a JSON body, returns the JSON answer. Throws Locked, Refused, or (no answer) TypeError. */
 export async function call(method, path, body) {
   const options = { method };
   if (body !== undefined) {
@@ -38,20 +38,20 @@ export async function call(method, path, body) {
   return response.json();
 }
 
-/** What went wrong with a call, for the person. */
+/** The reason why a call failed, for the person. */
 export function reason(error) {
   return error instanceof TypeError ? "The program on this device does not answer." : error.message;
 }
 
-/** Waits until the page can be seen: a browser has few connections to one address, and hidden tabs need none. */
+/** Waits until the page is visible: a browser has few connections to one address, and hidden tabs need none. */
 const shown = () => new Promise((resolve) => {
   if (!document.hidden) resolve();
   else document.addEventListener("visibilitychange", resolve, { once: true });
 });
 
 /**
- * The program's events, for ever: `onEvent` gets each in turn and is waited for. Where the connection is lost, `onLost`
- * is told after how many seconds the next attempt comes (0: now), and `onFound` when it has succeeded.
+ * Follows the program's events for ever. It awaits `onEvent` for each event in turn. If the connection is lost,
+ * `onLost` gets the seconds until the next attempt (0: now), and `onFound` is called when an attempt succeeds.
  */
 export async function listen({ after, onEvent, onLost, onFound, until }) {
   for (let wait = 1; ; wait = Math.min(2 * wait, LONGEST_WAIT_S)) {

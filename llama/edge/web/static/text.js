@@ -1,9 +1,9 @@
-// Elements, and words for numbers. Everything that comes from the program is untrusted text: it enters the page through
-// text nodes only, here and nowhere else.
+// Elements, and words for numbers. Everything from the program is untrusted text. It enters the page only here, and
+// only through text nodes.
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element; attributes as they are, children as elements or text. */
+/** Makes an element with attributes, and with elements or texts as children. */
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -13,7 +13,7 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-/** The text in pieces, with <mark> around each of the tags. */
+/** Splits the text into pieces, with <mark> around each of the tags. */
 export function marked(text, tags) {
   const known = Object.keys(tags ?? {});
   if (!known.length) return [text];
@@ -22,7 +22,7 @@ export function marked(text, tags) {
     .map((piece) => (known.includes(piece) ? el("mark", { class: "tag" }, piece) : piece));
 }
 
-// A box that scrolls can be reached with the keyboard; one that does not is no stop on the way.
+// A box that scrolls can be focused with the keyboard. A box that does not scroll is skipped.
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     if (target.scrollHeight > target.clientHeight + 1) target.tabIndex = 0;
@@ -59,7 +59,7 @@ export const count = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 /** Whole rupiah: Rp 400.000. */
 export const rupiah = (n) => `Rp ${String(Math.round(n)).replace(/\B(?=(\d{3})+$)/g, ".")}`;
 
-/** A token as it can be seen: a space, a line's end and other invisible characters get a sign. */
+/** Makes a token visible: a space, a line's end and other invisible characters get a sign. */
 export function visible(token) {
   const signs = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "⏎", "\u00a0": "␣" };
   return [...token].map((char) => {
