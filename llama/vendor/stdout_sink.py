@@ -46,8 +46,8 @@ class StdoutSink:
         self.acknowledges = self._is_file or may_lose
         if self._is_file and not may_lose and not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_APPEND:
             raise UsageError(
-                "stdout is a file that would be overwritten, with copies that were acknowledged before; "
-                "append to it: >> FILE"
+                "stdout is a file that each start overwrites, and copies in it would be lost; append with >> FILE, "
+                "or pipe into cat to look at copies without acknowledging them"
             )
         # An earlier run may have been killed in the middle of a line; our first line must not be appended to it.
         self._before = b"\n" if self._is_file and _ends_inside_a_line(self._fd) else b""
