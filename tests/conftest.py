@@ -44,6 +44,7 @@ MARKS_OF_FIXTURES = {
     "llama3_tokenizer": "model",
     "browser": "browser",
 }
+NOT_UNIT = ("process", "model", "browser", "long")
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}  # audit events
 _running: pytest.Item | None = None  # the test at work, where it may not start processes
 
@@ -78,7 +79,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS_OF_FIXTURES:
                 item.add_marker(MARKS_OF_FIXTURES[fixture])
-        if item.get_closest_marker("process") or item.get_closest_marker("browser"):
+        if item.get_closest_marker("process") or item.get_closest_marker("browser"):  # others share nothing dear
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
@@ -86,8 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Know which test runs, for :func:`_refuse_unmarked`."""
     global _running
-    free = item.get_closest_marker("process") or item.get_closest_marker("browser")
-    _running = None if free else item
+    _running = None if any(item.get_closest_marker(mark) for mark in NOT_UNIT) else item
     try:
         return (yield)
     finally:

@@ -472,7 +472,7 @@ def two_in_mid_reply(
         assert streaming.stdout
         first = streaming.stdout.read(1)
         # more than once: a slot that was given back is for some milliseconds neither free nor anybody's
-        assert wait_until(lambda: all(free_places(running.address) == 0 for _ in range(3)))
+        assert wait_until(lambda: all(free_places(running.address) == 0 for _ in range(3)), every_s=0.3)
         yield streaming, silent, first
 
 
@@ -482,7 +482,7 @@ def test_a_cloud_killed_in_mid_reply_ends_the_device_within_its_deadline(
     """SIGKILL: exit code 1, one line. What was streamed stays; with --json stdout is empty. It might have come back."""
     with (
         cloud(tiny_split() / "cloud", "--max_seq_len", LONG, "--max_batch_size", 2, "--max_waiting", 0) as running,
-        two_in_mid_reply(running, tiny_split(), prompt, *ENDLESS, "--deadline", 1, "--restart_deadline", 3) as (
+        two_in_mid_reply(running, tiny_split(), prompt, *ENDLESS, "--deadline", 2, "--restart_deadline", 3) as (
             streaming,
             silent,
             first,
