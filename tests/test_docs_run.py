@@ -1,6 +1,6 @@
 """Every command of the pages runs as it stands: each page's blocks, from top to bottom, in a copy of the repository.
 
-A small random checkpoint stands in for Llama's directory, this machine for the GPU box, and a free port for 5555. The
+Small random checkpoints stand in for SmolLM2's halves and for Llama's directory, this machine for the GPU box, and a free port for 5555. The
 test types ``y`` when a sheet asks for consent. It starts each cloud, waits until it is ready, and stops it before it
 starts the next one.
 """
@@ -41,7 +41,6 @@ class Journey(NamedTuple):
 
 
 JOURNEYS = {
-    "README": Journey("README.md", ("try-it",)),
     "getting started": Journey("docs/getting-started.md"),
     "two machines, rehearsed": Journey("docs/two-machines.md", ("rehearse-on-one-machine",)),
     "two machines, Llama": Journey("docs/two-machines.md", ("llama-31-8b",)),
@@ -65,7 +64,7 @@ JOURNEYS = {
 # Commands that are not run here: make runs this very test, and the others need the network, or what a machine may lack.
 NOT_RUN = ("make ", "python3 -m venv", "pip install", "curl ")
 # Sections whose commands another journey runs in longer form.
-ELSEWHERE = {("README.md", "llama-31-8b-on-two-machines"), ("README.md", "develop")}
+ELSEWHERE = {("README.md", "try-it"), ("README.md", "llama-31-8b-on-two-machines"), ("README.md", "develop")}
 # What the prose asks for between two commands: before the command that holds the word, run these.
 BETWEEN = {
     ("two machines, Llama", "torchrun"): "cp phone.pub allowed",
@@ -81,7 +80,7 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, smollm2_split: Callable[..., Path], golden: Path) -> Path:
+def checkout(tmp_path: Path, tiny_split: Callable[..., Path], golden: Path) -> Path:
     """A copy of the repository as a reader has it after ``make demo``."""
     for pattern in COPIED:
         for source in ROOT.glob(pattern):
@@ -92,7 +91,7 @@ def checkout(tmp_path: Path, smollm2_split: Callable[..., Path], golden: Path) -
             else:
                 shutil.copy(source, target)
     (tmp_path / ".demo").mkdir()
-    (tmp_path / ".demo" / "smollm2").symlink_to(smollm2_split())
+    (tmp_path / ".demo" / "smollm2").symlink_to(tiny_split())
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "activate").write_text(f'PATH="{Path(sys.executable).parent}:$PATH"\n')
     p = params(n_layers=4, n_heads=4, n_kv_heads=2)
