@@ -1,8 +1,8 @@
 """Every command of the pages runs as it stands: each page's blocks, from top to bottom, in a copy of the repository.
 
-Small random checkpoints stand in for SmolLM2's halves and for Llama's directory, this machine for the GPU box, and a free port for 5555. The
-test types ``y`` when a sheet asks for consent. It starts each cloud, waits until it is ready, and stops it before it
-starts the next one.
+Small random checkpoints stand in for SmolLM2's halves and for Llama's directory, this machine for the GPU box, and a
+free port for 5555. The test types ``y`` when a sheet asks for consent. It starts each cloud, waits until it is ready,
+and stops it before it starts the next one.
 """
 
 from __future__ import annotations
