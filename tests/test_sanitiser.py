@@ -144,6 +144,19 @@ def test_what_overlaps_goes_as_one() -> None:
     assert re.fullmatch(r"write to \[[A-Z]+_1\] now", clean(text))
 
 
+@pytest.mark.parametrize("names", [("Clara Jensen", "Jonas Jensen"), ("Jonas Jensen", "Clara Jensen")])
+@pytest.mark.parametrize("field", ["brother", "spouse", "recipient_name"])
+def test_two_people_who_share_a_surname_stay_two(names: tuple[str, str], field: str) -> None:
+    """In either order of the profile, each full name has its own tag, so the reply names the right person."""
+    sanitiser = Sanitiser(profile_from({"name": names[0], field: names[1]}))
+    text = "A gift for Jonas Jensen, from Clara Jensen."
+    sent = sanitiser.clean(text).text
+    assert "Jensen" not in sent and len(sanitiser.tags) == 2
+    for tag, value in sanitiser.tags.items():
+        sent = sent.replace(tag, value)
+    assert sent == text
+
+
 def test_off_changes_nothing() -> None:
     """Not even invisible characters."""
     text = "Sari\u200b, 0812-3456-7890 [NAME_1]"

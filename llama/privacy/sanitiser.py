@@ -261,8 +261,8 @@ class Sanitiser:
     def _merged(self, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         """Merge overlapping stretches into one, under the tag of the most informative one.
 
-        The longest one wins. If a declared value is of the same kind, the declared one wins over a found one.
-        Among declared ones, the first wins.
+        The longest one wins, and among equally long ones the first that is declared. If the longest is a found value, or
+        a misspelt one, and a declared value of the same kind is in it, the first such one wins.
         """
         groups: list[list[tuple[int, int, int]]] = []
         last = -1
@@ -275,12 +275,17 @@ class Sanitiser:
         merged = []
         for group in groups:
             longest = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))
-            tag = self.secrets.secrets[longest[2]].tag
+            secret = self.secrets.secrets[longest[2]]
+            if longest[2] < self._declared and not secret.derived:  # two people may share a part of their names
+                merged.append((group[0][0], max(end for _, end, _ in group), longest[2]))
+                continue
             first = min(
                 (
                     i
                     for _, _, i in group
-                    if i < self._declared and self.secrets.secrets[i].tag == tag and not self.secrets.secrets[i].derived
+                    if i < self._declared
+                    and self.secrets.secrets[i].tag == secret.tag
+                    and not self.secrets.secrets[i].derived
                 ),
                 default=longest[2],
             )
