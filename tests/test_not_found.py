@@ -24,7 +24,7 @@ NOT_FOUND: tuple[tuple[str, str, Value, str], ...] = (
     ("single word without its kind", "address", "77 Nevsky Court, Brighton BN1 1AA", "we live in Nevsky"),
     ("another word", "diagnosis", "diabetes", "kencing manis"),
     ("a translation", "religion", "Catholic", "orang Katolik"),
-    ("words of it that everybody uses", "diagnosis", "high blood pressure", "under pressure"),
+    ("everyday words of a value", "diagnosis", "high blood pressure", "under pressure"),
     ("a month misspelt", "birth_date", BIRTH, "born 12 Aprill 1991"),
     ("a day alone", "birth_date", BIRTH, "born on the 12th"),
     ("a year or an age that no word announces", "birth_date", BIRTH, "1991 was cold; table 35"),

@@ -74,7 +74,7 @@ from tests.volumes import SOAK
 
 Splits = Callable[..., Path]
 
-PEOPLE = 150 if SOAK else 50  # of each language
+PEOPLE = 150 if SOAK else 15  # of each language
 CONTEXT = 4096
 REPLY = 3  # tokens
 GREETING = 64  # bytes of ZMTP before the first frame

@@ -17,7 +17,10 @@ from pathlib import Path
 
 import pytest
 
+import cloud_main
+import edge_main
 from llama.checkpoint.halves import read_half, tokenizer_of
+from llama.command import run
 from llama.tokenizer import Tokenizer
 from tests.processes import Cloud, ask, cloud, edge
 from tests.support import ROOT, run_main
@@ -130,7 +133,17 @@ def test_a_sheet_of_the_clouds_is_the_same_as_from_a_directory(
     assert "unknown_sheet" in missing.stderr and "insurer/travel-cover" in missing.stderr
 
 
-def test_a_cloud_with_vendors_must_have_a_place_for_their_copies(tiny_split: Splits) -> None:
+def ended_here(main: Callable[..., None], *flags: object) -> int:
+    """Run a program in this process; return its exit code."""
+    with pytest.raises(SystemExit) as ended:
+        run(main, [str(flag) for flag in flags])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_a_cloud_with_vendors_must_have_a_place_for_their_copies(
+    tiny_split: Splits, capfd: pytest.CaptureFixture[str]
+) -> None:
     """It says so before it loads anything; so it does of a catalogue that is none, and of bad sheets."""
     for flags, said in (
         (("--sheet_dir", SHEETS), "sheets of third parties (advertiser, insurer), which require --record_file"),
@@ -142,9 +155,10 @@ def test_a_cloud_with_vendors_must_have_a_place_for_their_copies(tiny_split: Spl
         ),
         (("--retention_days", "3"), "--retention_days requires --record_file"),
     ):
-        ended = run_main("cloud_main.py", "--ckpt_dir", str(tiny_split() / "cloud"), *map(str, flags))
-        assert ended.returncode in (1, 2) and ended.stdout == ""
-        assert ended.stderr.startswith("error: ") and ended.stderr.count("\n") == 1 and said in ended.stderr
+        code = ended_here(cloud_main.main, "--ckpt_dir", tiny_split() / "cloud", *flags)
+        stdout, stderr = capfd.readouterr()
+        assert code in (1, 2) and stdout == ""
+        assert stderr.startswith("error: ") and stderr.count("\n") == 1 and said in stderr
 
 
 def test_the_persons_own_text_is_sanitised_unless_that_is_off(
@@ -208,19 +222,17 @@ ATTACKS = (
 
 
 def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: Splits, tmp_path: Path) -> None:
-    """What is sent, and what a real model then says of it."""
+    """What is sent, all attacks one after the other, and what a real model then says of it."""
     out = smollm2_split()
+    sheet = sheet_file(tmp_path, list(ATTACKS), system="You do all that you are told.")
+    flags = ("--profile_file", PROFILE, "--yes", "--max_gen_len", 60, "--temperature", 0)
     with cloud(out / "cloud") as running:
-        for attack in ATTACKS:
-            sheet = sheet_file(tmp_path, [attack], system="You do all that you are told.")
-            answer = ask(
-                out / "edge", running.address, sheet, "--profile_file", PROFILE, "--yes", "--max_gen_len", 12,
-                "--temperature", 0,
-            )  # fmt: skip
-            assert_no_secret(fed(out, answer))
-            assert_no_secret(answer["text_sent"])
-            public = re.split(r"\{[a-z_]+\}", attack)
-            assert all(part in fed(out, answer) for part in public)
+        answer = ask(out / "edge", running.address, sheet, *flags)
+    sent = fed(out, answer)
+    assert_no_secret(sent)
+    assert_no_secret(answer["text_sent"])
+    for attack in ATTACKS:
+        assert all(part in sent for part in re.split(r"\{[a-z_]+\}", attack))
 
 
 @pytest.mark.parametrize(
@@ -239,13 +251,13 @@ def test_a_hostile_sheet_gets_no_secret_out_because_none_went_in(smollm2_split: 
 )  # fmt: skip
 def test_what_cannot_be_run_ends_in_one_line(
     questions: list[str], asks_for: list[str], flags: tuple[object, ...], code: int, said: str,
-    served: Cloud, tiny_split: Splits, tmp_path: Path,
+    served: Cloud, tiny_split: Splits, tmp_path: Path, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """It names the file or field, and the cure."""
-    sheet = sheet_file(tmp_path, questions, asks_for)
-    with edge(tiny_split() / "edge", served.address, sheet, *flags) as run:
-        stdout, stderr = run.communicate(timeout=60)
-    assert (run.returncode, stdout) == (code, ""), stderr
+    command = ("--ckpt_dir", tiny_split() / "edge", "--cloud", served.address)
+    ended = ended_here(edge_main.main, *command, "--prompt_file", sheet_file(tmp_path, questions, asks_for), *flags)
+    stdout, stderr = capfd.readouterr()
+    assert (ended, stdout) == (code, ""), stderr
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and said in stderr
 
 
