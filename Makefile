@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := .venv/bin
 SMOLLM2 := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 LLAMA3_TOKENIZER := .cache/llama3-tokenizer.model
@@ -19,9 +19,10 @@ demo: .demo/smollm2
 page: .demo/smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2 --web
 
-# Two at a time, each with one thread: they wait for processes and sockets as often as they compute.
-# Tests that share a cloud or a browser stay on one worker (loadgroup).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+# Three at a time on two cores, each with one thread: they also wait for processes and sockets.
+# Tests that share a cloud or a browser stay on one worker (loadgroup). They start hundreds of processes, each of which
+# would compile the product anew if Python were told to keep no bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 unit: .venv/tests
 	TIER=unit $(PYTEST) -m "not process and not model and not browser and not long"
