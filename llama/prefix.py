@@ -4,7 +4,7 @@ They contain only words of the provider or a third party. Device and cloud both 
 can compute its layers for them before any request. The device names them by a digest (``llama.wire``) and sends only
 the rows that follow.
 
-Knows: sheets. Does not know: anybody's words, tokens, the model.
+Knows: sheets. Does not know: the person's words, tokens, the model.
 """
 
 from __future__ import annotations

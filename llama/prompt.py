@@ -9,7 +9,7 @@
 A sheet may also come from the provider's directory, here or at the cloud. The channel of a sheet determines its owner,
 never its content.
 
-Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
+Knows nothing about: tokens, the model, the person's profile. Errors name the file and the place in it, never its text.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The place of a sheet determines its owner, never its content. Both sides read su
 that it was given; the cloud reads the one that it serves and that names its third parties. ``llama.listing`` decides
 which files of a directory count as sheets.
 
-Knows nothing about: tokens, the model, anybody's profile. Errors name the file and the place in it, never its text.
+Knows nothing about: tokens, the model, the person's profile. Errors name the file and the place in it, never its text.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What runs on the GPU box and nowhere else."""
+"""The program on the GPU box, and only there."""

@@ -65,7 +65,7 @@ class CloudConfig:
 
     # The network, and what one key may have
     bind: str = "tcp://127.0.0.1:5555"  # tcp://HOST:PORT
-    key_file: str | None = None  # the cloud's private key; None: anybody who reaches it is served
+    key_file: str | None = None  # the cloud's private key; None: every program that reaches it is served
     allow_dir: str | None = None  # directory of the public keys that are served
     insecure: bool = False  # listen on a network without keys
     max_sessions_per_key: Annotated[int | None, Bound("1 or more", at_least=1)] = None  # None: MAX_SESSIONS_PER_KEY

@@ -4,7 +4,7 @@ There are two tables. :data:`FIELDS` holds the policy of each field of a profile
 :data:`SEES` holds what each party has of a run. It is the source of the README's table, the three parties' views and
 their tests.
 
-Standard library only. Knows nothing about: anybody's values.
+Standard library only. Knows nothing about: the person's values.
 """
 
 from __future__ import annotations
