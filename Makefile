@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
-WORKERS ?= 3
+WORKERS ?= 2
 BIN := .venv/bin
 SMOLLM2 := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 LLAMA3_TOKENIZER := .cache/llama3-tokenizer.model
@@ -19,7 +19,7 @@ demo: .demo/smollm2
 page: .demo/smollm2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh .demo/smollm2 --web
 
-# Three at a time on two cores, each with one thread: they also wait for processes and sockets.
+# Two at a time, each with one thread: they wait for processes and sockets as often as they compute.
 # Tests that share a cloud or a browser stay on one worker (loadgroup). They start hundreds of processes, each of which
 # would compile the product anew if Python were told to keep no bytecode.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
@@ -60,7 +60,7 @@ soak: .venv/tests fixtures
 	SOAK=1 $(BIN)/python -m pytest -s tests/test_nothing_lost.py tests/test_soak.py tests/test_overload.py tests/test_fuzz.py \
 		tests/test_against_transformers.py tests/test_nothing_leaks.py tests/test_everyday.py tests/test_gate.py \
 		tests/test_time_says_nothing.py tests/test_shares.py tests/test_backup.py tests/test_copies_survive.py \
-		tests/test_hostile_checkpoints.py tests/test_generated_checkpoints.py
+		tests/test_hostile_checkpoints.py tests/test_generated_checkpoints.py tests/test_model_parallel.py
 	SOAK=1 $(PYTEST) -m "hypothesis and not process"
 
 fixtures: $(SMOLLM2) $(LLAMA3_TOKENIZER)

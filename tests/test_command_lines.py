@@ -498,21 +498,30 @@ def test_a_cloud_killed_in_mid_reply_ends_the_device_within_its_deadline(
         lines_of_a_lost_cloud(FULL.sub("", text), running.address, 3)
 
 
+@pytest.fixture(scope="module")
+def two_slots(tiny_split: Splits) -> Iterator[Cloud]:
+    """A cloud with two slots for long replies, and no queue."""
+    flags = ("--max_seq_len", LONG, "--max_batch_size", 2, "--max_waiting", 0)
+    with cloud(tiny_split() / "cloud", *flags) as running:
+        yield running
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_device_ended_in_mid_reply_frees_its_place(number: signal.Signals, tiny_split: Splits, prompt: Path) -> None:
+def test_a_device_ended_in_mid_reply_frees_its_place(
+    number: signal.Signals, two_slots: Cloud, tiny_split: Splits, prompt: Path
+) -> None:
     """128 + the signal's number, no traceback, with --json nothing on stdout; the next device is served at once."""
     halves = tiny_split()
-    with cloud(halves / "cloud", "--max_seq_len", LONG, "--max_batch_size", 2, "--max_waiting", 0) as running:
-        with two_in_mid_reply(running, halves, prompt, *ENDLESS) as (streaming, silent, _):
-            for process in (streaming, silent):
-                process.send_signal(number)
-            said, (out, said_silently) = rest_of(streaming)[1], rest_of(silent)
-        assert (streaming.returncode, silent.returncode, out) == (128 + number, 128 + number, "")
-        word = "interrupted\n" if number == signal.SIGINT else ""
-        assert [FULL.sub("", text) for text in (said, said_silently)] == [word] * 2
-        (following,) = together(device(halves, running.address, prompt, "--json", "--max_gen_len", 3))
-        assert len(answer(following)["tokens"]) == 3  # and it was not told that the cloud is busy
-        assert wait_until(lambda: free_places(running.address) == 2)
+    with two_in_mid_reply(two_slots, halves, prompt, *ENDLESS) as (streaming, silent, _):
+        for process in (streaming, silent):
+            process.send_signal(number)
+        said, (out, said_silently) = rest_of(streaming)[1], rest_of(silent)
+    assert (streaming.returncode, silent.returncode, out) == (128 + number, 128 + number, "")
+    word = "interrupted\n" if number == signal.SIGINT else ""
+    assert [FULL.sub("", text) for text in (said, said_silently)] == [word] * 2
+    (following,) = together(device(halves, two_slots.address, prompt, "--json", "--max_gen_len", 3))
+    assert len(answer(following)["tokens"]) == 3  # and it was not told that the cloud is busy
+    assert wait_until(lambda: free_places(two_slots.address) == 2)
 
 
 SHORT = ("--deadline", 1, "--restart_deadline", 1)

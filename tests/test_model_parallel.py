@@ -22,9 +22,11 @@ from llama.errors import CloudUnreachable
 from llama.sampling_params import SamplingParams
 from tests.devices import converse
 from tests.processes import Cloud, Mortal, alive, cloud, end, launch, wait_until, without_events
+from tests.volumes import SOAK
 from tests.whole import generate, load_edge, load_whole
 
 pytestmark = pytest.mark.process
+SOAKED = pytest.mark.skipif(not SOAK, reason="make soak does it; its like is tried beside it")
 
 GREEDY = SamplingParams(temperature=0)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # ranks that spin would take each other's cores
@@ -97,7 +99,11 @@ def test_three_ranks_of_smollm2_say_what_one_says(smollm2_split: Splits) -> None
     ("started", "cure"),
     [
         (1, r"start 2 rank\(s\), or split again: .* --cloud_model_parallel_size 1 \(SOURCE: the original check.*"),
-        (4, r"start 2 rank\(s\), or split again: .* --cloud_model_parallel_size 4 \(SOURCE: the original check.*"),
+        pytest.param(
+            4,
+            r"start 2 rank\(s\), or split again: .* --cloud_model_parallel_size 4 \(SOURCE: the original check.*",
+            marks=SOAKED,
+        ),
         (3, r"start 2 rank\(s\)"),  # the model cannot be cut for 3
     ],
 )
@@ -155,10 +161,10 @@ def outputs_after(running: Cloud, act: Callable[[Cloud], None]) -> tuple[int, li
     ("act", "code"),
     [
         pytest.param(to_torchrun(signal.SIGTERM), 1, id="SIGTERM to torchrun"),
-        pytest.param(to_torchrun(signal.SIGINT), 1, id="SIGINT to torchrun"),
+        pytest.param(to_torchrun(signal.SIGINT), 1, id="SIGINT to torchrun", marks=SOAKED),
         pytest.param(to_all, 1, id="Ctrl-C"),
         pytest.param(to_rank(0, signal.SIGTERM), 0, id="SIGTERM to rank 0"),
-        pytest.param(to_rank(0, signal.SIGINT), 0, id="SIGINT to rank 0"),
+        pytest.param(to_rank(0, signal.SIGINT), 0, id="SIGINT to rank 0", marks=SOAKED),
     ],
 )
 def test_a_signal_ends_all_ranks_cleanly(act: Callable[[Cloud], None], code: int, pair: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 SOAK = bool(os.environ.get("SOAK"))  # make soak: do much more of the same
 TIER = os.environ.get("TIER", "soak" if SOAK else "test")
-EXAMPLES = {"unit": 25, "test": 100, "soak": 1500}
+EXAMPLES = {"unit": 25, "test": 60, "soak": 1500}
 _CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]  # our fixtures are read-only; machines are busy
 
 
