@@ -120,7 +120,8 @@ def holdings(
     used = [each for name in asked if (each := profile.find(name)) is not None]
     fields = [f"{each.name}: {', '.join(map(text_of, each.values))}" for each in used]
     if others := len(profile.fields) - len(used):
-        fields.append(f"{'and ' if used else ''}{others} {'more ' if used else ''}fields that the sheet does not ask for")
+        counted = f"and {others} more" if used else f"{others}"
+        fields.append(f"{counted} fields that the sheet does not ask for")
     everything = {
         DataKind.PROFILE: "\n".join(fields),
         DataKind.SANITISED_PROMPT: "\n".join(message.content for message in shown),

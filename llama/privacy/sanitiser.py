@@ -261,8 +261,8 @@ class Sanitiser:
     def _merged(self, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         """Merge overlapping stretches into one, under the tag of the most informative one.
 
-        The longest one wins, and among equally long ones the first that is declared. If the longest is a found value, or
-        a misspelt one, and a declared value of the same kind is in it, the first such one wins.
+        The longest one wins, and among equally long ones the first that is declared. If the longest is a found value,
+        or a misspelt one, and a declared value of the same kind is in it, the first such one wins.
         """
         groups: list[list[tuple[int, int, int]]] = []
         last = -1
