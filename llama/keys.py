@@ -347,7 +347,7 @@ def _print(text: str, stream: TextIO | None) -> None:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
-def flags_of(words: Sequence[str]) -> list[str]:
+def as_flags(words: Sequence[str]) -> list[str]:
     """Return the words with ``new NAME`` replaced by ``--name=NAME``.
 
     Raises:
@@ -365,7 +365,7 @@ def flags_of(words: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     words = sys.argv[1:]
     try:
-        words = flags_of(words)
+        words = as_flags(words)
     except UsageError as err:
         wrong = err
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -255,6 +257,35 @@ def edge(
             yield process
         finally:
             process.kill()
+
+
+def at_a_terminal(command: Sequence[str], answer: str, cwd: Path = ROOT, timeout_s: float = 90.0) -> tuple[int, str]:
+    """Run a command in a terminal, where the person answers its first question, ``[y/N]``.
+
+    Returns:
+        Its exit code (that of SIGKILL if it takes longer than ``timeout_s``), and the screen.
+    """
+    pid, screen = pty.fork()
+    if pid == 0:
+        os.chdir(cwd)
+        os.execvp(command[0], list(command))
+    shown, deadline, answered = "", time.monotonic() + timeout_s, False
+    while time.monotonic() < deadline:
+        if not select.select([screen], [], [], 1)[0]:
+            continue
+        try:
+            data = os.read(screen, 1 << 16)
+        except OSError:  # the command has ended
+            break
+        shown += data.decode(errors="replace")
+        if "[y/N]" in shown and not answered:
+            os.write(screen, answer.encode())
+            answered = True
+    else:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(screen)  # only now: a command that has no terminal any more gets SIGHUP
+    return code, shown
 
 
 def children(pid: int) -> list[int]:

@@ -114,15 +114,7 @@ def assert_refused(code: int, out: str, err: str, *said: str, expected: int = 1)
 
 
 @pytest.fixture
-def threads_as_before() -> Iterator[None]:
-    """Whatever a test sets for torch here is undone."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def refused(capfd: pytest.CaptureFixture[str], threads_as_before: None) -> Callable[..., None]:
+def refused(capfd: pytest.CaptureFixture[str]) -> Callable[..., None]:
     """``refused(main, *flags, said=…, code=1)``: the program ends so, in this process."""
 
     def end_with_error(main: Main, *flags: object, said: str, code: int = 1) -> None:
@@ -716,7 +708,7 @@ def test_what_to_do_about_a_full_context_follows_from_what_has_filled_it(
 
 
 def test_a_stop_token_ends_the_reply_also_when_it_is_the_last_one_allowed(
-    served: Cloud, tiny_split: Splits, prompt: Path, threads_as_before: None
+    served: Cloud, tiny_split: Splits, prompt: Path
 ) -> None:
     """It counts towards --max_gen_len, and is in neither the tokens nor the text."""
     torch.set_num_threads(1)  # the cloud's threads wait for the same cores

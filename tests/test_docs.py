@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from docs import every_file
+from docs.command_line import PROGRAMS
 from llama.command import check_flags
 from llama.errors import UsageError
 from tests.documents import PAGES, README, ROOT, Block, anchor_of, links_of, parsed, program_calls
 
-PRODUCT = sorted([*ROOT.glob("*.py"), *(ROOT / "llama").rglob("*.py")])
 LANGUAGES = {"sh", "console", "text", "toml", "json", "python", "hexdump"}
 BLOCKS = [(page, block) for page in PAGES for block in parsed(page)[1]]
+MAINS = {program.removeprefix("-m "): main for program, main, _ in PROGRAMS}
 COMMANDS = [(page, block, command) for page, block in BLOCKS if block.language == "sh" for command in block.commands()]
 
 
@@ -30,19 +29,6 @@ def where(case: object) -> str | None:
     if isinstance(case, Path):
         return name_of(case)
     return str(case.line) if isinstance(case, Block) else None
-
-
-def main_of(program: str) -> Callable[..., None]:
-    """The function whose signature is the program's command line."""
-    module = program.removesuffix(".py")
-    for name in (f"{module}.program", module):
-        try:
-            main = importlib.import_module(name).main
-        except (ModuleNotFoundError, AttributeError):
-            continue
-        assert callable(main)
-        return main  # type: ignore[no-any-return]
-    raise AssertionError(f"{program} has no main")
 
 
 # ---- the pages
@@ -92,7 +78,7 @@ def test_every_command_has_flags_that_the_program_takes(page: Path, block: Block
         if program == "llama.keys":
             continue  # words, not flags; tests/test_docs_run.py runs these
         try:
-            check_flags(main_of(program), arguments)
+            check_flags(MAINS[program], arguments)
         except UsageError as err:
             pytest.fail(f"{name_of(page)}:{block.line}: {program} {' '.join(arguments)}: {err}")
 
@@ -102,7 +88,7 @@ def test_the_architecture_page_lists_every_file_as_it_is_now() -> None:
     page = every_file.PAGE.read_text(encoding="utf-8")
     assert every_file.render(page) == page, "docs/architecture.md is stale; run: make docs"
     linked = {link.path for link in links_of(every_file.PAGE)}
-    assert {f"../{file.relative_to(ROOT)}" for file in PRODUCT if file.name != "__init__.py"} <= linked
+    assert {f"../{file.relative_to(ROOT)}" for file in every_file.PRODUCT if file.name != "__init__.py"} <= linked
 
 
 # ---- the checks themselves

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
-import select
+import shlex
 import shutil
 import signal
 import socket
@@ -23,7 +22,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.documents import PAGES, ROOT, parsed
+from tests.documents import PAGES, README, ROOT, parsed
+from tests.processes import at_a_terminal
 from tests.small_checkpoints import params, weights, write_meta
 
 pytestmark = pytest.mark.process
@@ -123,7 +123,7 @@ class Reader:
         shell = ["bash", "-euc", f". .venv/bin/activate; {command}"]
         serving = next((sign for word, sign in READY.items() if word in command), None)
         if serving is None:
-            code, shown = at_a_terminal(shell, self._directory)
+            code, shown = at_a_terminal(shell, "y\n", self._directory, COMMAND_S)
             assert code == 0 or (code == 1 and "| grep" in command), f"{command}\n{shown}"  # grep that finds nothing: 1
             return
         with self._log.open("wb") as log:
@@ -148,31 +148,6 @@ class Reader:
         if self._running is not None:
             _end(self._running)
             self._running = None
-
-
-def at_a_terminal(command: list[str], directory: Path) -> tuple[int, str]:
-    """Run a command in a terminal, where the reader agrees when asked; return its exit code and what it showed."""
-    pid, screen = pty.fork()
-    if pid == 0:
-        os.chdir(directory)
-        os.execvp(command[0], command)
-    shown, deadline, answered = "", time.monotonic() + COMMAND_S, False
-    while time.monotonic() < deadline:
-        if not select.select([screen], [], [], 1)[0]:
-            continue
-        try:
-            data = os.read(screen, 1 << 16)
-        except OSError:  # the command has ended
-            break
-        shown += data.decode(errors="replace")
-        if "[y/N]" in shown and not answered:
-            os.write(screen, b"y\n")
-            answered = True
-    else:
-        os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.close(screen)  # after its end: to close it is to hang the line up
-    return code, shown
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -218,6 +193,20 @@ def test_no_section_with_commands_is_left_out() -> None:
                 assert any(not each.sections or block.section in each.sections for each in journeys), (
                     f"{name}:{block.line} is run by no journey"
                 )
+
+
+def parts_of(command: str) -> list[frozenset[str]]:
+    """Return the words of each command that ``&&`` joins."""
+    return [frozenset(shlex.split(part, comments=True)) for part in command.split("&&")]
+
+
+def test_the_readmes_commands_are_those_that_the_pages_run_or_fewer_words_of_one() -> None:
+    """So they run, too."""
+    run = [words for journey in JOURNEYS for command in commands_of(journey) for words in parts_of(command)]
+    for block in parsed(README)[1]:
+        for command in block.commands() if block.language == "sh" else []:
+            for words in parts_of(command) if not any(word in command for word in (*NOT_RUN, "activate")) else []:
+                assert any(words <= each for each in run), f"README.md:{block.line}: {command}"
 
 
 def test_make_demo_shows_the_reply_and_who_saw_what(smollm2_split: Callable[..., Path]) -> None:

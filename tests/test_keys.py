@@ -37,7 +37,7 @@ from llama.errors import CloudRefused, CloudUnreachable, KeysError, UsageError
 from llama.keys import (
     Identity,
     LinkKeys,
-    flags_of,
+    as_flags,
     link_keys,
     make_keys,
     parse_private,
@@ -774,8 +774,8 @@ def test_a_wrong_command_line_is_refused_in_one_line(words: list[str], reported:
 @pytest.mark.process
 def test_the_words_are_short_for_flags() -> None:
     """``--help`` shows the flags."""
-    assert flags_of(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
-    assert flags_of(["--help"]) == ["--help"]
+    assert as_flags(["new", "phone", "--role", "device"]) == ["--name=phone", "--role", "device"]
+    assert as_flags(["--help"]) == ["--help"]
     assert make("--help").stdout.startswith("usage: python -m llama.keys new NAME --role ROLE [flags]\n")
 
 

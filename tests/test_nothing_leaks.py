@@ -614,13 +614,6 @@ def silent() -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture
-def threads_as_before() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @EACH_SECRET
 def test_past_a_sanitiser_that_does_nothing_not_one_byte_is_sent(
     name: str,
@@ -628,7 +621,6 @@ def test_past_a_sanitiser_that_does_nothing_not_one_byte_is_sent(
     silent: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    threads_as_before: None,
 ) -> None:
     """The whole device program with its boundary taken out: the gate ends it before there is any connection."""
     monkeypatch.setattr(Sanitiser, "clean", lambda self, text: CleanText(text))
@@ -652,7 +644,6 @@ def test_with_ids_slipped_in_not_one_byte_is_sent(
     silent: Proxy,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    threads_as_before: None,
     tokenizer: Tokenizer,
 ) -> None:
     """The same for what is put in between encoding and embedding."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +19,7 @@ import edge_main
 from llama.checkpoint.halves import read_half, tokenizer_of
 from llama.command import run
 from llama.tokenizer import Tokenizer
-from tests.processes import Cloud, ask, cloud, edge
+from tests.processes import Cloud, ask, at_a_terminal, cloud, edge
 from tests.support import ROOT, run_main
 
 pytestmark = pytest.mark.process
@@ -261,42 +258,18 @@ def test_what_cannot_be_run_ends_in_one_line(
     assert stderr.startswith("error: ") and stderr.count("\n") == 1 and said in stderr
 
 
-def at_a_keyboard(command: list[str], answer: str) -> tuple[int, str]:
-    """Exit code and screen of a command in a terminal, where the person answers the one question."""
-    pid, screen = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, *command])
-    shown, deadline, answered = "", time.monotonic() + 90, False
-    while time.monotonic() < deadline:
-        if not select.select([screen], [], [], 1)[0]:
-            continue
-        try:
-            data = os.read(screen, 1 << 16)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data.decode(errors="replace")
-        if "[y/N]" in shown and not answered:
-            os.write(screen, answer.encode())
-            answered = True
-    os.close(screen)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown
-
-
 def test_a_person_at_a_keyboard_agrees_once_or_declines(served: Cloud, tiny_split: Splits, profile: Path) -> None:
     """Declined: nothing is sent. Agreed: remembered beside the profile, and not asked again."""
     command = ["edge_main.py", "--ckpt_dir", str(tiny_split() / "edge"), "--cloud", served.address]
     command += ["--sheet_dir", str(SHEETS), "--prompt_id", "insurer/travel-cover", "--profile_file", str(profile)]
     command += ["--max_gen_len", "3"]
-    code, shown = at_a_keyboard(command, "n\n")
+    code, shown = at_a_terminal([sys.executable, *command], "n\n")
     assert code == 1 and "declined; nothing was sent" in shown and "who saw what" not in shown
     assert shown.index("the most the provider could learn") < shown.index("asks for:")  # seen before it is asked about
     assert "(from the third party insurer, to answer) asks for:" in shown and "made coarser (decade)" in shown
-    code, shown = at_a_keyboard(command, "y\n")
+    code, shown = at_a_terminal([sys.executable, *command], "y\n")
     assert code == 0 and shown.count("the most the provider could learn") == 1 and "who saw what" in shown
-    code, shown = at_a_keyboard(command, "n\n")
+    code, shown = at_a_terminal([sys.executable, *command], "n\n")
     assert code == 0 and "[y/N]" not in shown and "insurer" in shown
     assert {path.name for path in profile.parent.iterdir()} == {"profile.toml", "profile.toml.consents.json"}
 
