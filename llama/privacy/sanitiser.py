@@ -258,6 +258,10 @@ class Sanitiser:
         self._values[tag] = value
         return tag
 
+    def _is_declared(self, index: int) -> bool:
+        """Return whether a secret is a value as the profile has it: neither found in a text nor a misspelt form."""
+        return index < self._declared and not self.secrets.secrets[index].derived
+
     def _merged(self, found: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
         """Merge overlapping stretches into one, under the tag of the most informative one.
 
@@ -274,22 +278,12 @@ class Sanitiser:
             last = max(last, each[1])
         merged = []
         for group in groups:
-            longest = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))
-            secret = self.secrets.secrets[longest[2]]
-            if longest[2] < self._declared and not secret.derived:  # two people may share a part of their names
-                merged.append((group[0][0], max(end for _, end, _ in group), longest[2]))
-                continue
-            first = min(
-                (
-                    i
-                    for _, _, i in group
-                    if i < self._declared
-                    and self.secrets.secrets[i].tag == secret.tag
-                    and not self.secrets.secrets[i].derived
-                ),
-                default=longest[2],
-            )
-            merged.append((group[0][0], max(end for _, end, _ in group), first))
+            chosen = min(group, key=lambda f: (f[0] - f[1], self.secrets.secrets[f[2]].derived, f[2]))[2]
+            if not self._is_declared(chosen):  # declared ones stay: two people may share a part of their names
+                kind = self.secrets.secrets[chosen].tag
+                alike = [i for _, _, i in group if self._is_declared(i) and self.secrets.secrets[i].tag == kind]
+                chosen = min(alike, default=chosen)
+            merged.append((group[0][0], max(end for _, end, _ in group), chosen))
         return merged
 
 
