@@ -263,18 +263,23 @@ _Read = TypeVar("_Read")
 
 
 def _at_one_moment(sheet_dir: str, read: Callable[[], _Read]) -> _Read:
-    """Read a directory, and read it again if it changes meanwhile, as when Kubernetes replaces a ConfigMap."""
+    """Read a directory, and read it again if it changes meanwhile, as when Kubernetes replaces a ConfigMap.
+
+    A replacement takes several steps, and between two of them a link may lead nowhere. So an error counts only if the
+    directory stays as it is for ``TRY_AGAIN_S``.
+    """
     for _ in range(TRIES):
         before = listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE)
         try:
             result = read()
         except PromptError:
+            time.sleep(TRY_AGAIN_S)
             if listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE) == before:
                 raise
         else:
             if listing.stamp_of(sheet_dir, SUFFIX, SYSTEM_FILE) == before:
                 return result
-        time.sleep(TRY_AGAIN_S)
+            time.sleep(TRY_AGAIN_S)
     return read()
 
 

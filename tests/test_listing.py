@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -94,20 +95,29 @@ def test_a_directory_that_is_swapped_all_the_time_is_read_as_it_was_at_one_momen
 
     def swap() -> None:
         n = 0
-        while not stop.wait(0.03):
+        while not stop.wait(0.07):
             n += 1
             mounted.update(version(n))
 
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
-        while mounted.number < 20:
+        while mounted.number < 12:
             sheets = read_all(str(mounted.directory)).sheets.values()
             assert len({listed.text for listed in sheets}) == 1
             assert len(sheets) == 2
     finally:
         stop.set()
         swapping.join()
+
+
+def test_a_link_that_leads_nowhere_for_a_moment_is_read_once_it_leads_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two steps of a replacement. The pause before the second try is when the replacement goes on."""
+    (tmp_path / "birthday.toml").symlink_to("..data")
+    monkeypatch.setattr(time, "sleep", lambda seconds: (tmp_path / "..data").write_text(SHEET))
+    assert list(read_all(str(tmp_path)).sheets) == ["birthday"]
 
 
 def test_what_others_leave_in_a_directory_of_sheets_is_passed_over(tmp_path: Path) -> None:

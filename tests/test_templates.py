@@ -389,7 +389,8 @@ def split_of(plain: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFacto
     def made(template: str) -> Path:
         base = tmp_path_factory.mktemp("template")
         model = random_llama(vocab_size=plain.get_vocab_size(), max_position_embeddings=2048)
-        model.generation_config.eos_token_id = [plain.token_to_id(END), plain.token_to_id(EOM), plain.token_to_id(EOT)]
+        # IM_END, too: it ends a reply here wherever a vocabulary has it, and today's date decides what is generated.
+        model.generation_config.eos_token_id = [plain.token_to_id(token) for token in (END, EOM, EOT, IM_END)]
         model.save_pretrained(base / "hf")
         Checkpoint(base / "hf", plain, template)
         ended = run_main("split_checkpoint.py", "--ckpt_dir", str(base / "hf"), "--output_dir", str(base / "out"))
