@@ -95,14 +95,14 @@ def test_a_directory_that_is_swapped_all_the_time_is_read_as_it_was_at_one_momen
 
     def swap() -> None:
         n = 0
-        while not stop.wait(0.07):
+        while not stop.wait(0.03):
             n += 1
             mounted.update(version(n))
 
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
-        while mounted.number < 12:
+        while mounted.number < 20:
             sheets = read_all(str(mounted.directory)).sheets.values()
             assert len({listed.text for listed in sheets}) == 1
             assert len(sheets) == 2
