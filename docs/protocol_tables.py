@@ -33,6 +33,7 @@ SENDERS: dict[type[msgspec.Struct], tuple[tuple[str, ...], type[msgspec.Struct]]
     wire.Acknowledge: (("vendor",), wire.Acknowledged),
     wire.Publish: (("vendor",), wire.Published),
     wire.Withdraw: (("vendor",), wire.Withdrawn),
+    wire.Forget: (("device",), wire.Forgotten),
     wire.Status: (("operator",), wire.StatusReport),
 }
 REQUESTS: tuple[type[msgspec.Struct], ...] = get_args(wire.Request)

@@ -36,6 +36,7 @@ Collect      fetch a third party's unacknowledged deliveries              Delive
 Acknowledge  confirm deliveries, so that the cloud erases them            Acknowledged
 Publish      add or replace a third party's sheet                         Published, with its prompt id
 Withdraw     remove a third party's sheet                                 Withdrawn
+Forget       delete a finished run's record and its uncollected copy      Forgotten
 Status       read the cloud's status                                      StatusReport
 ===========  ===========================================================  ==========================================
 
@@ -140,6 +141,8 @@ class ErrorCode(enum.StrEnum):
             half is damaged, or float16 overflows (bfloat16 or float32 do not). The request has used its ``seq``.
         OUT_OF_RANGE: A position, ``want``, ``end``, id or sampling setting is outside its bounds. The client stops; it
             shortens the prompt where ``advice`` says so.
+        RUN_UNDER_WAY: Forget names a run that is not over. The client closes its session first, or waits until the
+            cloud has closed it.
         UNKNOWN_SHEET: The cloud has no sheet of that id, or no longer. The client shows the advice, which lists the
             sheets.
         BAD_SHEET: The published text is not a valid sheet, or it is too large. The client shows the message and does
@@ -160,6 +163,7 @@ class ErrorCode(enum.StrEnum):
     WRONG_TENSOR = "wrong_tensor"
     NOT_FINITE = "not_finite"
     OUT_OF_RANGE = "out_of_range"
+    RUN_UNDER_WAY = "run_under_way"
     UNKNOWN_SHEET = "unknown_sheet"
     BAD_SHEET = "bad_sheet"
     NOT_SERVED = "not_served"
@@ -556,6 +560,26 @@ class Withdrawn(WireMessage, frozen=True):
     """Devices do not find the sheet any more."""
 
 
+class Forget(WireMessage, frozen=True):
+    """Delete what the cloud keeps of a finished run. With keys, only the key that made the run may; it may be repeated.
+
+    Attributes:
+        run_id: As in Open.
+    """
+
+    run_id: RunId
+
+
+class Forgotten(WireMessage, frozen=True):
+    """The cloud keeps nothing of the run any more, but for the id of a collected copy.
+
+    Attributes:
+        collected: The third party had fetched its copy. What it keeps of it is beyond the cloud's reach.
+    """
+
+    collected: bool = False
+
+
 class Status(WireMessage, frozen=True):
     """Read the cloud's status. With keys, only an operator's key may; without, only clients on the cloud's machine."""
 
@@ -604,7 +628,19 @@ class Error(WireMessage, frozen=True):
 
 
 Request = (
-    Hello | Open | Step | Finish | Close | ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw | Status
+    Hello
+    | Open
+    | Step
+    | Finish
+    | Close
+    | ListSheets
+    | FetchSheet
+    | Collect
+    | Acknowledge
+    | Publish
+    | Withdraw
+    | Forget
+    | Status
 )
 Reply = (
     Welcome
@@ -618,6 +654,7 @@ Reply = (
     | Acknowledged
     | Published
     | Withdrawn
+    | Forgotten
     | StatusReport
     | Error
 )

@@ -56,6 +56,7 @@ from llama.wire import (
     FetchSheet,
     Final,
     Finish,
+    Forget,
     Hello,
     ListSheets,
     Opened,
@@ -228,6 +229,7 @@ def test_each_role_may_send_its_own_requests(served: Served, keys: Keys) -> None
         Close(some, 1),
         ListSheets(),
         FetchSheet("birthday"),
+        Forget(some),
     ]
     of_vendors: list[Request] = [
         Collect("insurer"),

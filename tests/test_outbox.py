@@ -257,6 +257,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.clock, self.dropped, self.dropped_runs = Clock(), 0, 0
         self.runs = dict[int, Run]()  # in the order in which they were written
         self.deliveries = dict[int, tuple[str, int, wire.Delivery | None]]()  # party, when, None: acknowledged
+        self.handed_out = set[int]()
         self.limits = AMPLE
 
     @initialize(
@@ -326,6 +327,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.runs[number] = run
         if party is not None and number not in self.deliveries:
             self.deliveries[number] = (party, int(self.clock.now), delivery)
+            self.handed_out.discard(number)
         self.forget()
         assert (copy is wire.DeliveryStatus.FAILED) == (party is not None and number not in self.deliveries)
         if copy is wire.DeliveryStatus.FAILED and number in self.runs:
@@ -345,6 +347,7 @@ class OutboxMachine(RuleBasedStateMachine):
         while len(expected) > 1 and sum(len(msgspec.msgpack.encode(d)) for d in expected) > most:
             expected.pop()
         assert list(came) == expected
+        self.handed_out |= {int.from_bytes(delivery.run_id, "big") for delivery in came}
 
     @rule(party=parties, numbers=st.lists(numbers, max_size=4))
     def acknowledge(self, party: str, numbers: list[int]) -> None:
@@ -353,6 +356,22 @@ class OutboxMachine(RuleBasedStateMachine):
             if n in self.deliveries and self.deliveries[n][0] == party:
                 self.deliveries[n] = (party, self.deliveries[n][1], None)
         self.forget()
+
+    @rule(number=numbers, owner=st.sampled_from(OWNERS))
+    def device_forgets(self, number: int, owner: str) -> None:
+        """Only its own run; what the third party had handed out or acknowledged is said to be collected."""
+        collected = self.record.forget(ids(number)[0], owner)
+        delivery = self.deliveries.get(number)
+        if owner == owner_of(number):
+            self.runs.pop(number, None)
+            if delivery is not None and delivery[2] is not None and number not in self.handed_out:
+                del self.deliveries[number]
+            elif delivery is not None:
+                self.deliveries[number] = (*delivery[:2], None)
+        self.forget()
+        assert collected == (
+            owner == owner_of(number) and delivery is not None and (delivery[2] is None or number in self.handed_out)
+        )
 
     @rule(party=parties)
     def acknowledge_what_comes(self, party: str) -> None:

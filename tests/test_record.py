@@ -221,6 +221,7 @@ def test_nothing_but_these_columns_is_stored(served: Served, path: Path) -> None
             "vendor",
             "owner",
             "written_at",
+            "handed_out",
             "acknowledged",
             "bytes",
             "sheet",
@@ -483,7 +484,8 @@ def damaged(path: Path, start: int, size: int) -> None:
         file.write(b"\x7f" * size)
 
 
-REFUSED = "has version {}, and this program reads version 1; use another --record_file, or the program that wrote it"
+REFUSED = "has version {}, and this program reads version 2; use another --record_file, or the program that wrote it"
+ANOTHERS = "but another program's database"
 MALFORMED = "cannot be used: database disk image is malformed"
 UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "directory": (Path.mkdir, "is not a file; give --record_file the path of one"),
@@ -496,13 +498,19 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], str]] = {
         MALFORMED,
     ),
     "damaged rows": (lambda path: damaged(path, 5 * 4096, 40_000), MALFORMED),
-    "older version": (lambda path: of_version(path, 0), REFUSED.format(0)),
-    "newer version": (lambda path: of_version(path, 2), REFUSED.format(2)),
+    "older version": (lambda path: of_version(path, 1), REFUSED.format(1)),
+    "newer version": (lambda path: of_version(path, 3), REFUSED.format(3)),
     "much newer version": (lambda path: of_version(path, 2**31 - 1), REFUSED.format(2**31 - 1)),
     "other program's": (another_programs, "is not a run record but another program's database; use another --record"),
-    "other program's of version 1": (lambda path: another_programs(path, 1), "but another program's database"),
-    "another runs": (lambda path: another_programs(path, 1, "runs (run_id, km)"), "but another program's database"),
-    "version 0 with runs": (lambda path: another_programs(path, 0, "runs (km)"), "but another program's database"),
+    "other program's of this version": (
+        lambda path: another_programs(path, schema.VERSION),
+        "but another program's database",
+    ),
+    "another runs": (
+        lambda path: another_programs(path, schema.VERSION, "runs (run_id, km)"),
+        "but another program's database",
+    ),
+    "version 0 with runs": (lambda path: another_programs(path, 0, "runs (km)"), ANOTHERS),
 }
 
 

@@ -28,6 +28,8 @@ from llama.wire import (
     FetchSheet,
     Final,
     Finish,
+    Forget,
+    Forgotten,
     Hello,
     ListSheets,
     Offer,
@@ -276,6 +278,17 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
     ),
     (Withdrawn(), {"type": "withdrawn"}, "81a474797065a977697468647261776e"),
     (
+        Forget(RUN),
+        {"type": "forget", "run_id": RUN},
+        "82a474797065a6666f72676574a672756e5f6964c410000102030405060708090a0b0c0d0e0f",
+    ),
+    (Forgotten(), {"type": "forgotten"}, "81a474797065a9666f72676f7474656e"),
+    (
+        Forgotten(True),
+        {"type": "forgotten", "collected": True},
+        "82a474797065a9666f72676f7474656ea9636f6c6c6563746564c3",
+    ),
+    (
         StatusReport(300, 2, 8, 1, 70, 16384, 5, 0, True),
         {
             "type": "statusreport",
@@ -301,7 +314,8 @@ GOLDEN: list[tuple[Any, dict[str, Any], str]] = [
     ),
 ]
 REQUESTS = (
-    Hello, Open, Step, Finish, Close, ListSheets, FetchSheet, Collect, Acknowledge, Publish, Withdraw, Status,
+    Hello, Open, Step, Finish, Close, ListSheets, FetchSheet, Collect, Acknowledge, Publish, Withdraw, Forget,
+    Status,
 )  # fmt: skip
 
 
@@ -324,8 +338,8 @@ def test_the_golden_bytes_cover_every_message_and_error_code() -> None:
     assert kinds == set(wire.Request.__args__) | set(wire.Reply.__args__)
     assert sorted(ErrorCode) == sorted([
         "bad_request", "unsupported_version", "wrong_checkpoint", "busy", "unknown_session", "out_of_sequence",
-        "wrong_tensor", "not_finite", "out_of_range", "unknown_sheet", "bad_sheet", "not_served", "not_allowed",
-        "internal",
+        "wrong_tensor", "not_finite", "out_of_range", "run_under_way", "unknown_sheet", "bad_sheet", "not_served",
+        "not_allowed", "internal",
     ])  # fmt: skip
     assert wire.VERSION == 3
 
@@ -380,6 +394,8 @@ MESSAGES = st.one_of(
     st.just(Acknowledged()),
     st.builds(Publish, VENDORS, SHEET_NAMES, st.text()),
     st.builds(Withdraw, VENDORS, SHEET_NAMES),
+    st.builds(Forget, st.binary(min_size=16, max_size=16)),
+    st.builds(Forgotten, st.booleans()),
     st.sampled_from([Status(), Withdrawn()]),
     st.builds(Published, LABELS),
     st.builds(StatusReport, MICROS, COUNTS, COUNTS, COUNTS, MICROS, MICROS, MICROS, MICROS, st.booleans()),

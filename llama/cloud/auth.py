@@ -19,7 +19,7 @@ from zmq.utils import z85
 from llama.cloud.allow_list import AllowList
 from llama.errors import KeysError
 from llama.keys import Identity, KeyPair
-from llama.wire import Acknowledge, Collect, ErrorCode, Hello, Publish, Refused, Request, Status, Withdraw
+from llama.wire import Acknowledge, Collect, ErrorCode, Forget, Hello, Publish, Refused, Request, Status, Withdraw
 
 MAX_SESSIONS_PER_KEY = 4
 HANDSHAKE_MS = 10_000  # libzmq drops a peer that has not completed the handshake by then
@@ -155,7 +155,7 @@ def check_role(identity: Identity, request: Request) -> None:
     elif isinstance(request, Status):
         _check_is(identity, "operator", "read the status")
     else:
-        _check_is(identity, "device", "run sessions")
+        _check_is(identity, "device", "forget runs" if isinstance(request, Forget) else "run sessions")
 
 
 def _check_is(identity: Identity, role: str, does: str) -> None:

@@ -34,8 +34,8 @@ class Services(Protocol):
     def finish(self, run: FinishedRun) -> Final:
         """Finish a run."""
 
-    def answer(self, request: ControlRequest) -> Reply:
-        """Answer a control request."""
+    def answer(self, request: ControlRequest, owner: str) -> Reply:
+        """Answer a control request that came with a key; empty without keys."""
 
 
 class BackgroundExecutor:
@@ -114,7 +114,7 @@ class BackgroundExecutor:
     def _reply(self, job: BackgroundJob) -> Reply:
         try:
             if isinstance(job, ControlJob):
-                return self._services.answer(job.request)
+                return self._services.answer(job.request, job.owner)
             if job.session.closing:
                 raise unknown_session()  # the session has ended in the meantime: do not finish its run
             return self._services.finish(job.run)

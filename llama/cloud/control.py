@@ -1,4 +1,4 @@
-"""Replies to control requests: the provider's sheets, vendors' deliveries, publishing of vendors' sheets.
+"""Replies to control requests: the provider's sheets, vendors' deliveries and sheets, deletion of a device's run.
 
 Control requests need no session. Used by one thread, which may wait for a disk.
 
@@ -20,6 +20,8 @@ from llama.wire import (
     Deliveries,
     ErrorCode,
     FetchSheet,
+    Forget,
+    Forgotten,
     ListSheets,
     Publish,
     Published,
@@ -32,7 +34,7 @@ from llama.wire import (
     Withdrawn,
 )
 
-ControlRequest = ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw
+ControlRequest = ListSheets | FetchSheet | Collect | Acknowledge | Publish | Withdraw | Forget
 
 
 class ControlRequests:
@@ -57,8 +59,12 @@ class ControlRequests:
         self._sheets, self._store, self._publisher = sheets, store, publisher
         self._deletions, self._event_log = deletions, event_log
 
-    def answer(self, request: ControlRequest) -> Reply:
+    def answer(self, request: ControlRequest, owner: str = "") -> Reply:
         """Answer a request.
+
+        Args:
+            request: the request.
+            owner: the public key that it came with; empty without keys.
 
         Raises:
             Refused: there is no such sheet, or this cloud does not offer the service, or it failed.
@@ -73,6 +79,8 @@ class ControlRequests:
                 return self._publish(request)
             case Collect() | Acknowledge():
                 return self._outbox(request)
+            case Forget():
+                return self._forget(request, owner)
 
     def _outbox(self, request: Collect | Acknowledge) -> Deliveries | Acknowledged:
         if self._store is None:
@@ -93,6 +101,18 @@ class ControlRequests:
             raise Refused(ErrorCode.INTERNAL, "the cloud's outbox cannot be used", "try again later", 5.0) from None
         finally:
             self._deletions.report()
+
+    def _forget(self, request: Forget, owner: str) -> Forgotten:
+        if self._store is None:
+            advice = "what an earlier start of it has recorded, the provider must delete"
+            raise Refused(ErrorCode.NOT_SERVED, "this cloud keeps no record of runs", advice)
+        try:
+            collected = self._store.forget(request.run_id, owner)
+        except RecordError as err:
+            self._event_log.error("forgetting_failed", message=str(err))
+            raise Refused(ErrorCode.INTERNAL, "the cloud's record cannot be written", "try again later", 5.0) from None
+        self._event_log.info("run_forgotten")
+        return Forgotten(collected)
 
     def _publish(self, request: Publish | Withdraw) -> Published | Withdrawn:
         if self._publisher is None:

@@ -45,6 +45,7 @@ from llama.wire import (
     Error,
     ErrorCode,
     Finish,
+    Forget,
     Hello,
     Open,
     Refused,
@@ -151,6 +152,7 @@ class Handler:
         if isinstance(request, Step | Finish):
             return self._of_a_session(request, sender, frames)
         if isinstance(request, ControlRequest):
+            self._check_is_over(request, sender.owner)
             self._background.submit(ControlJob(sender.peer, sender.owner, request))
             return None
         reply = self._at_once(request, sender, frames[0])
@@ -197,6 +199,14 @@ class Handler:
         session.check_step(step, self.welcome.max_seq_len, self.welcome.max_rows)
         hidden = hidden_from_frame(step, frame, dtype=self._dtype, dim=self.welcome.dim)
         return StepJob(session, step, hidden, arrived, session.repeated(step))
+
+    def _check_is_over(self, request: ControlRequest, owner: str) -> None:
+        """Check that a run to be forgotten is not under way; otherwise it would be recorded afterwards."""
+        if not isinstance(request, Forget):
+            return
+        if self.sessions.running(request.run_id, owner) or (owner, request.run_id) in self.sessions.queue:
+            advice = "stop it, or wait until it has ended, and ask again"
+            raise Refused(ErrorCode.RUN_UNDER_WAY, "this run is under way", advice)
 
     def _welcome(self, request: Hello) -> Welcome:
         if request.version != wire.VERSION:

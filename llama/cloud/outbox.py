@@ -24,20 +24,24 @@ _DELIVERY_COLUMNS = [name for name in _DELIVERY if name != "prompt"]  # the shee
 _WRITE_SHEET = insert("sheets", ["vendor", "digest", "bytes", "text"])
 _SHEET = "SELECT number FROM sheets WHERE vendor = ? AND digest = ?"
 _WRITE_DELIVERY = insert(
-    "deliveries", ["vendor", "owner", "written_at", "acknowledged", "bytes", "sheet", *_DELIVERY_COLUMNS]
+    "deliveries",
+    ["vendor", "owner", "written_at", "handed_out", "acknowledged", "bytes", "sheet", *_DELIVERY_COLUMNS],
 )
 _THE_DELIVERY = "SELECT owner, withheld FROM deliveries WHERE run_id = ?"
+_VENDOR = "SELECT vendor FROM deliveries WHERE run_id = ?"
 _WAITING = f"""
     SELECT {", ".join("coalesce(sheets.text, '')" if n == "prompt" else f"deliveries.{n}" for n in _DELIVERY)}
     FROM deliveries LEFT JOIN sheets ON sheets.number = deliveries.sheet
     WHERE deliveries.vendor = ? AND acknowledged = 0 ORDER BY deliveries.number LIMIT ?
 """
+_HANDED_OUT = "UPDATE deliveries SET handed_out = 1 WHERE run_id = ? AND handed_out = 0"
 _ERASE = """
     UPDATE deliveries
     SET acknowledged = 1, bytes = 0, sheet = NULL, prompt_id = '', finished_at = '', text = '', offers = '',
         withheld = 0
-    WHERE run_id = ? AND vendor = ? AND acknowledged = 0
+    WHERE run_id = ? AND acknowledged = 0
 """
+_DELETE_UNCOLLECTED = "DELETE FROM deliveries WHERE run_id = ? AND handed_out = 0 AND acknowledged = 0"
 
 
 class Outbox:
@@ -69,7 +73,7 @@ class Outbox:
             values = [stored(getattr(delivery, name)) for name in _DELIVERY_COLUMNS]
             sheet = self._sheet(vendor, delivery.prompt)
             size = bytes_of(delivery.prompt_id, delivery.text, delivery.offers)
-            self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, size, sheet, *values])
+            self._db.execute(_WRITE_DELIVERY, [vendor, sealed, now, 0, 0, size, sheet, *values])
         return wire.DeliveryStatus.WITHHELD if withheld else wire.DeliveryStatus.QUEUED
 
     def _sheet(self, vendor: str, text: str) -> int:
@@ -83,7 +87,10 @@ class Outbox:
         return number
 
     def waiting(self, vendor: str, limit: int, max_bytes: int) -> tuple[wire.Delivery, ...]:
-        """Return a third party's unacknowledged deliveries, oldest first. See ``RunStore.collect``."""
+        """Return a third party's unacknowledged deliveries, oldest first, and mark them as handed out.
+
+        See ``RunStore.collect``.
+        """
         deliveries = list[wire.Delivery]()
         for row in self._db.execute(_WAITING, (vendor, max(0, limit))):
             delivery = wire.Delivery(**loaded(_DELIVERY, row))
@@ -91,11 +98,25 @@ class Outbox:
             if deliveries and max_bytes < 0:
                 break
             deliveries.append(delivery)
+        self._db.executemany(_HANDED_OUT, [(delivery.run_id,) for delivery in deliveries])
         return tuple(deliveries)
 
     def erase(self, vendor: str, run_id: bytes) -> bool:
         """Erase a delivery except for its id; return whether this third party had it and had not acknowledged it."""
-        return self._db.execute(_ERASE, (run_id, vendor)).rowcount > 0
+        return self._db.execute(f"{_ERASE} AND vendor = ?", (run_id, vendor)).rowcount > 0
+
+    def forget(self, run_id: bytes, owner: str) -> str:
+        """Delete the delivery of an owner's run. If it was collected, erase it except for its id.
+
+        Returns:
+            The third party that has collected it; empty if none has.
+        """
+        run_id, withheld = self._id_of(run_id, owner)
+        if withheld is None or self._db.execute(_DELETE_UNCOLLECTED, (run_id,)).rowcount > 0:
+            return ""
+        self._db.execute(_ERASE, (run_id,))
+        (vendor,) = self._db.execute(_VENDOR, (run_id,)).fetchone()
+        return str(vendor)
 
     def _id_of(self, run_id: bytes, owner: str) -> tuple[bytes, bool | None]:
         """Return the id under which a third party gets the run, and whether its delivery is withheld.

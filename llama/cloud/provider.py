@@ -71,9 +71,9 @@ class ProviderServices:
         """Finish a run. See :meth:`RunFinisher.finish`."""
         return self.finisher.finish(run)
 
-    def answer(self, request: ControlRequest) -> Reply:
+    def answer(self, request: ControlRequest, owner: str = "") -> Reply:
         """Answer a control request. See :meth:`ControlRequests.answer`."""
-        return self.control.answer(request)
+        return self.control.answer(request, owner)
 
     def close(self) -> None:
         """Report all deletions not reported yet."""

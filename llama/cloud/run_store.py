@@ -305,6 +305,29 @@ class RunStore:
             self._apply_retention(Pool("acknowledged", vendor))
         self._checkpoint_wal()
 
+    def forget(self, run_id: bytes, owner: str = "") -> bool:
+        """Delete an owner's run, and its delivery unless it was collected. There need not be such a run.
+
+        Of a collected delivery its id stays, by which a replayed run is recognised.
+
+        Args:
+            run_id: the run.
+            owner: the public key that the run came with; empty without keys.
+
+        Returns:
+            Whether the third party has collected its copy.
+
+        Raises:
+            RecordError: the file could not be written, and is unchanged.
+        """
+        with self._write("a run could not be deleted"):
+            self._db.execute(f"DELETE FROM runs WHERE {_IS_THE_RUN}", (run_id, self._owners.sealed(owner, run_id)))
+            collected_by = self._outbox.forget(run_id, owner)
+            self._apply_retention(*([Pool("acknowledged", collected_by)] if collected_by else []))
+            self._unfolded = True
+        self._checkpoint_wal()
+        return bool(collected_by)
+
     def close(self) -> None:
         """Close the file. The last connection merges SQLite's companion files into it, if the disk has room."""
         self._db.close()

@@ -1,4 +1,4 @@
-"""The tables of a run record, version 1, and the check that a file has them.
+"""The tables of a run record, version 2, and the check that a file has them.
 
 Does not know: rows, transactions, retention.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama.errors import RecordError
 
-VERSION = 1  # of the tables; stored as the file's user_version
+VERSION = 2  # of the tables; stored as the file's user_version
 
 # Rows are ordered by `number`, which grows with every row written, also with one that replaces another. Times cannot
 # order them: they have whole seconds, and clocks are set back. A row's size stands before its texts, so that SQLite
@@ -52,6 +52,7 @@ TABLES = {
             vendor TEXT NOT NULL,
             owner BLOB NOT NULL,              -- llama.cloud.owners
             written_at INTEGER NOT NULL,      -- seconds since 1970
+            handed_out INTEGER NOT NULL,      -- 1: the third party has fetched it
             acknowledged INTEGER NOT NULL,    -- 1: the columns below are erased
             bytes INTEGER NOT NULL,           -- of prompt_id, text and offers, in UTF-8
             sheet INTEGER,                    -- number in sheets

@@ -53,7 +53,7 @@ from tests.whole import load_edge
 ROLES = {
     "Hello": "device", "Open": "device", "Step": "device", "Close": "device", "ListSheets": "device",
     "FetchSheet": "device", "Collect": "vendor", "Acknowledge": "vendor", "Publish": "vendor", "Withdraw": "vendor",
-    "Status": "operator",
+    "Forget": "device", "Status": "operator",
 }  # fmt: skip
 SESSIONS = {
     "heavy steps": Hostile.heavy_steps,

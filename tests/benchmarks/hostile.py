@@ -30,6 +30,7 @@ from llama.wire import (
     Error,
     FetchSheet,
     Finish,
+    Forget,
     Hello,
     ListSheets,
     Open,
@@ -104,6 +105,7 @@ class Hostile:
                 "no sheet": header(Publish(VENDOR, "none", "a.b.c.d.e.f = 1\n" * 4000)),
             },
             "Withdraw": {"of none": header(Withdraw(VENDOR, "none"))},
+            "Forget": {"of none": lambda: frames_of(Forget(os.urandom(16)))},
             "Status": {"as it is": header(Status())},
         }  # fmt: skip
 
