@@ -32,7 +32,7 @@ from model_edge import EdgeTransformer, load_edge
 
 
 def main(
-    ckpt_dir: str,
+    ckpt_dir: str | None = None,
     cloud: str | None = None,
     prompt_file: str | None = None,
     sheet_dir: str | None = None,
@@ -46,6 +46,9 @@ def main(
     web: bool = False,
     port: int | None = None,
     list_sheets: bool = False,
+    history: str | None = None,
+    show_history: bool = False,
+    forget: str | None = None,
     temperature: float = 0.6,
     top_p: float = 0.9,
     seed: int = 1,
@@ -61,8 +64,8 @@ def main(
     """Answer a prompt, with your data where the prompt asks for it. Secrets are replaced before anything is sent.
 
     Args:
-        ckpt_dir: Directory of the edge half, from split_checkpoint.py.
-        cloud: Address of the cloud, tcp://HOST:PORT. Only --dry_run and --list_sheets work without it.
+        ckpt_dir: Directory of the edge half, from split_checkpoint.py. Only --show_history and --forget work without it.
+        cloud: Address of the cloud, tcp://HOST:PORT. Only --dry_run, --list_sheets and --show_history work without it.
         prompt_file: File of the prompt. A .txt file is your message. A .json file is your dialogue, a list of objects
             with role and content. A .toml file is a sheet.
         sheet_dir: Directory of sheets on this machine. By default sheets come from the cloud.
@@ -80,6 +83,11 @@ def main(
         web: Show the run on a page of this machine. The program prints the address of the page.
         port: Port of the page, 1 to 65535, or 0 for any free port. Requires --web. By default any free port.
         list_sheets: Print the ids of the sheets, and exit.
+        history: File that keeps what left this device in each run, and what became of it. It has tags and forms, no
+            values. By default PROFILE.history.jsonl if that file exists; otherwise nothing is kept.
+        show_history: Print the history, the newest run first, and exit. With --json, as JSON.
+        forget: Id of a run that the cloud shall forget. The cloud deletes its record, and the third party's copy if it
+            was not collected. With keys, only the key that made the run can ask.
         temperature: Sampling temperature, 0 to 100. 0 always takes the likeliest token; higher values vary more.
         top_p: Sample among the likeliest tokens that make up this share of the probability, 0 to 1.
         seed: Seed of the sampling, 0 to 2**63-1. The same seed gives the same reply.

@@ -6,6 +6,7 @@
     ├── TokenizerError         a tokenizer file, or a dialogue that cannot be encoded
     ├── PromptError            a prompt file, or a prompt that does not fit
     ├── ProfileError           the person's profile
+    ├── HistoryError           the person's history of runs
     ├── PrivacyRefused         the gate stopped something that must not leave the device
     │   └── Declined           the person has not agreed
     ├── DeviceError            a torch device or dtype this machine does not have
@@ -54,6 +55,10 @@ class PromptError(SplitLlamaError):
 
 class ProfileError(SplitLlamaError):
     """The profile cannot be read, or a field of it cannot be used."""
+
+
+class HistoryError(SplitLlamaError):
+    """The history of runs cannot be read or written. If it was to be written before a run, nothing was sent."""
 
 
 class PrivacyRefused(SplitLlamaError):

@@ -1,4 +1,4 @@
-"""Builds the device's program from its configuration, and runs it: a list of sheets, the page, or one prompt.
+"""Builds the device's program from its configuration: one prompt, the page, a list of sheets, or the history.
 
 Knows: the parts and their order. Does not know: the work of each.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 from llama.checkpoint.halves import Half
-from llama.edge import terminal
+from llama.edge import terminal, wording
 from llama.edge.cloud_connector import CloudConnector
 from llama.edge.config import EdgeConfig, Resources, check_together, check_values
 from llama.edge.device import Device
+from llama.edge.forgetting import forget
 from llama.edge.generation import EdgeHalf
+from llama.edge.history import beside, history_of
 from llama.edge.pipeline import RunPipeline, RunSettings
 from llama.edge.sheet_source import SheetSource
 from llama.edge.terminal_run import TerminalOptions, TerminalRun
@@ -30,9 +33,40 @@ LoadHalfOn = Callable[[Half, Welcome, torch.device], EdgeHalf]
 """Loads the edge half in the dtype that the cloud names, onto a device."""
 
 
+class Program(Protocol):
+    """A program that is built and not begun."""
+
+    def run(self) -> None:
+        """Run it to its end."""
+
+
+@dataclass(frozen=True)
+class HistoryApp:
+    """The program that prints the history, or has the cloud forget a run; it needs no model."""
+
+    config: EdgeConfig
+    resources: Resources
+
+    def run(self) -> None:
+        """Print the history, or have the cloud forget a run and say what came of it.
+
+        Raises:
+            SplitLlamaError: any error that ends the program.
+        """
+        config = self.config
+        history = history_of(config.history, config.profile_file)
+        if config.forget is None:
+            where = config.history or beside(config.profile_file or "")
+            terminal.show_history(history.entries() if history is not None else [], str(where), as_json=config.json)
+            return
+        cloud = _cloud(config, self.resources, config.deadline)
+        assert cloud is not None
+        print(wording.forgotten(forget(cloud, config.forget, history, end_if_signalled)))
+
+
 @dataclass(frozen=True)
 class EdgeApp:
-    """The device's program, built and not begun."""
+    """The program that uses the model, built and not begun."""
 
     config: EdgeConfig
     pipeline: RunPipeline
@@ -64,7 +98,7 @@ class EdgeApp:
         TerminalRun(self.pipeline, options).run(config.prompt_id or "")
 
 
-def build(config: EdgeConfig, load: LoadHalfOn) -> EdgeApp:
+def build(config: EdgeConfig, load: LoadHalfOn) -> Program:
     """Check the configuration, open the files it names, and build the program; nothing large is loaded yet.
 
     Raises:
@@ -73,11 +107,15 @@ def build(config: EdgeConfig, load: LoadHalfOn) -> EdgeApp:
     """
     check_values(config)
     resources = check_together(config)
+    if config.show_history or config.forget is not None:
+        return HistoryApp(config, resources)
+    assert config.ckpt_dir is not None
     source = _source(config, resources)
     device = Device(config.ckpt_dir, lambda half, welcome: load(half, welcome, resources.device))
     settings = RunSettings(config.sampling, config.mode, config.max_gen_len)
     cloud = _cloud(config, resources, config.deadline, config.restart_deadline)
-    return EdgeApp(config, RunPipeline(device, source, cloud, config.profile_file, settings))
+    history = history_of(config.history, config.profile_file)
+    return EdgeApp(config, RunPipeline(device, source, cloud, config.profile_file, settings, history))
 
 
 def _source(config: EdgeConfig, resources: Resources) -> SheetSource:

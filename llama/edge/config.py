@@ -27,7 +27,7 @@ class EdgeConfig:
     Each field is checked by itself, in this order. Only ``port`` is checked later, together with ``web``.
     """
 
-    ckpt_dir: str
+    ckpt_dir: str | None = None
     cloud: str | None = None  # tcp://HOST:PORT
     prompt_file: str | None = None
     sheet_dir: str | None = None
@@ -49,6 +49,9 @@ class EdgeConfig:
     # None is any free port
     port: Annotated[int | None, Bound("between 1 and 65535, or 0 for any free port", at_least=0, at_most=65535)] = None
     list_sheets: bool = False
+    history: str | None = None
+    show_history: bool = False
+    forget: str | None = None
     device: str = "cpu"  # cpu, cuda or mps; llama.device checks it
     threads: int | None = None  # None is one per core; llama.device checks it
     max_memory_gb: float | None = None  # GiB; llama.memory_ceiling checks it
@@ -77,6 +80,20 @@ def check_values(config: EdgeConfig) -> None:
             bound.check(name, getattr(config, name))
 
 
+def _check_task(config: EdgeConfig) -> None:
+    """Check that there is one task, and what that task requires."""
+    tasks = ["web", "list_sheets", "dry_run", "show_history", "forget"]
+    chosen = [flag for flag in tasks if getattr(config, flag) not in (None, False)]
+    if {"show_history", "forget"} & set(chosen) and len(chosen) > 1:
+        raise UsageError(f"--{chosen[0]} and --{chosen[1]} cannot be combined; omit one of them")
+    if config.ckpt_dir is None and not (config.show_history or config.forget):
+        raise UsageError("--ckpt_dir is required, except with --show_history or --forget")
+    if config.cloud is None and not (config.dry_run or config.list_sheets or config.show_history):
+        raise UsageError("--cloud is required, except with --dry_run, --list_sheets or --show_history")
+    if config.show_history and config.history is None and config.profile_file is None:
+        raise UsageError("--show_history requires --history, the file of your history")
+
+
 @dataclass(frozen=True)
 class Resources:
     """Resources of this machine that flags name: the keys, the torch device, the memory ceiling of the process."""
@@ -93,8 +110,7 @@ def check_together(config: EdgeConfig) -> Resources:
         UsageError: two flags exclude each other, or one needs another.
         KeysError, DeviceError: a key or the device cannot be used.
     """
-    if config.cloud is None and not (config.dry_run or config.list_sheets):
-        raise UsageError("--cloud is required, except with --dry_run or --list_sheets")
+    _check_task(config)
     keys = link_keys(config.key_file, config.cloud_key, "device")
     if config.port is not None and not config.web:
         raise UsageError("--port requires --web")
@@ -109,6 +125,6 @@ def check_together(config: EdgeConfig) -> Resources:
     ceiling = memory_ceiling.of_a_client(config.max_memory_gb, memory_ceiling.DEVICE_WORDS)
     if config.prompt_file is not None and config.sheet_dir is not None:
         raise UsageError("--prompt_file and --sheet_dir cannot be combined; omit one of them")
-    if config.prompt_file is None and config.sheet_dir is None and config.cloud is None:
+    if config.prompt_file is None and config.sheet_dir is None and config.cloud is None and not config.show_history:
         raise UsageError("there is no source of sheets; give --cloud, or --sheet_dir")
     return Resources(keys, device, ceiling)

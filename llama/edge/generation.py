@@ -135,6 +135,7 @@ def generate_reply(
     tokenizer: Tokenizer,
     settings: GenerationSettings,
     prompt_id: str = "",
+    run_id: bytes | None = None,
     shared: int = 0,
     on_text: Callable[[str], None] = lambda text: None,
     watch: Callable[[RoundTrip], None] | None = None,
@@ -151,6 +152,7 @@ def generate_reply(
         tokenizer: decodes ids into the text that streams.
         settings: settings of the generation.
         prompt_id: the prompt sheet's id, or empty.
+        run_id: id of the run; by default random bytes.
         shared: number of leading ids that are the same for every device. The cloud may have computed them.
         on_text: called with each new piece of text.
         watch: called with every round trip. Both halves measure their stages only if this is given.
@@ -172,6 +174,7 @@ def generate_reply(
         stop_ids=settings.stop_ids,
         prompt_id=prompt_id,
         prefix_ids=prompt_tokens[:shared],
+        run_id=run_id,
     )
     with session:
         with link.growing():

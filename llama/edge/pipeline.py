@@ -9,7 +9,9 @@ Does not know: flags, screens, sentences, HTTP.
 
 from __future__ import annotations
 
+import enum
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,9 +22,11 @@ from llama.edge.cloud_connector import CloudConnector
 from llama.edge.consent import ConsentRequest
 from llama.edge.device import Device
 from llama.edge.generation import GeneratedReply, GenerationSettings, RoundTrip, generate_reply, reply_limit
+from llama.edge.history import History, HistoryEntry, RunRecorder, recorded
+from llama.edge.session import new_run_id
 from llama.edge.sheet_source import SheetSource
 from llama.edge.views import Views, holdings_of, views_of
-from llama.privacy.policy import DataKind
+from llama.privacy.policy import DataKind, FieldPolicy
 from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, parse, read_raw
 from llama.privacy.restoring import Restorer
@@ -30,6 +34,7 @@ from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sampling_params import SamplingParams
 from llama.sheets import Sheet
+from llama.text.dates import utc
 from llama.wire import DeliveryStatus, Welcome
 
 
@@ -56,6 +61,20 @@ class VersionedProfile:
     version: str = ""
 
 
+class SentForm(enum.StrEnum):
+    """Form in which a field of the profile is sent.
+
+    Attributes:
+        TAG: as a tag; the value stays here.
+        COARSER: as a decade, a city or a band.
+        AS_WRITTEN: as the person wrote it, with tags for the secrets that are recognised in it.
+    """
+
+    TAG = "tag"
+    COARSER = "coarser"
+    AS_WRITTEN = "as written"
+
+
 @dataclass(frozen=True)
 class Preview:
     """A prompt that the person can see before anything leaves. The run uses this object and does not reread files."""
@@ -76,6 +95,21 @@ class Preview:
         """The fields that the sheet asks for and the profile lacks."""
         asked = () if self.sheet is None else self.sheet.asks_for
         return tuple(name for name in asked if self.profile.find(name) is None)
+
+    @property
+    def forms(self) -> dict[str, SentForm]:
+        """The fields that the sheet asks for and the profile has, each with the form in which it is sent."""
+        asked = () if self.sheet is None else self.sheet.asks_for
+        return {name: form for name in asked if (form := self._form_of(name)) is not None}
+
+    def _form_of(self, name: str) -> SentForm | None:
+        each, sent_as = self.profile.find(name), self.prepared.sanitiser.field_text(name)
+        if each is None or sent_as is None:
+            return None
+        if self.mode == "off" or each.policy is FieldPolicy.OPEN:
+            return SentForm.AS_WRITTEN
+        is_tag = each.policy is FieldPolicy.SECRET or sent_as.text.startswith("[")
+        return SentForm.TAG if is_tag else SentForm.COARSER
 
     @property
     def digest(self) -> str:
@@ -141,6 +175,7 @@ class RunResult:
         restored: number of tags that were replaced by their values.
         left: number of texts in a tag's shape that were not replaced.
         holdings: all data of the run by kind, for ``policy.view``.
+        run_id: id of the run, by which the cloud can forget it.
     """
 
     preview: Preview
@@ -150,6 +185,7 @@ class RunResult:
     restored: int
     left: int
     holdings: Mapping[DataKind, str] = field(repr=False)
+    run_id: bytes = b""
 
     def views(self) -> Views:
         """Make the table of who saw what."""
@@ -170,6 +206,7 @@ class RunPipeline:
         cloud: connector to the cloud; None if no prompt is run.
         profile_file: path of the person's profile, if there is one.
         settings: settings of every run.
+        history: the person's history; None if they keep none.
     """
 
     def __init__(
@@ -179,7 +216,9 @@ class RunPipeline:
         cloud: CloudConnector | None,
         profile_file: str | None,
         settings: RunSettings,
+        history: History | None = None,
     ) -> None:
+        self.history = history
         self.device, self.source, self.cloud = device, source, cloud
         self.profile_file, self.settings = profile_file, settings
 
@@ -233,13 +272,34 @@ class RunPipeline:
             CheckpointError: the cloud has a half of another split.
             PromptError: there is no room for a reply.
             LinkError: the cloud is gone or refuses, or its text differs from the text of the ids.
+            HistoryError: the history cannot be written, and nothing was sent.
         """
         assert self.cloud is not None
         link: Link = self.cloud.link(lambda text: on_event(Notice(text, link.silent)), check)
         with link:
             welcome = self.device.meet(link)
             on_event(CloudMet(welcome))
-            return _generate(self, link, welcome, preview, on_event, check, timed)
+            run_id = new_run_id()
+            entry = self._entry(preview, run_id)
+            with recorded(self.history, entry, lambda text: on_event(Notice(text, silent=False))) as recorder:
+                return _generate(self, link, welcome, preview, run_id, recorder, on_event, check, timed)
+
+    def _entry(self, preview: Preview, run_id: bytes) -> HistoryEntry:
+        """Return what the history says of a run before anything has left."""
+        assert self.cloud is not None
+        sourced, sheet, prepared = preview.sourced, preview.sheet, preview.prepared
+        return HistoryEntry(
+            run_id=run_id.hex(),
+            began_at=utc(time.time()),
+            cloud=self.cloud.address,
+            prompt_id=sourced.prompt_id,
+            own_words=sheet is None,
+            title="" if sheet is None else sheet.title,
+            origin=sourced.origin,
+            third_party=sourced.party,
+            fields={name: str(form) for name, form in preview.forms.items()},
+            tags=tuple(tag for tag in prepared.sanitiser.tags if tag in prepared.outgoing.text),
+        )
 
 
 def _generate(
@@ -247,6 +307,8 @@ def _generate(
     link: Link,
     welcome: Welcome,
     preview: Preview,
+    run_id: bytes,
+    recorder: RunRecorder,
     on_event: Callable[[RunEvent], None],
     check: Callable[[], None],
     timed: bool,
@@ -264,6 +326,10 @@ def _generate(
         restored.append(text)
         on_event(ReplyText(text))
 
+    def complete() -> None:
+        on_event(ReplyComplete())
+        recorder.complete()
+
     on_event(ReplyBegins())
     reply = generate_reply(
         prepared.outgoing.ids,
@@ -273,19 +339,19 @@ def _generate(
         tokenizer=device.tokenizer,
         settings=GenerationSettings(pipeline.settings.sampling, stop_ids=device.chat.stop_ids, max_gen_len=max_gen_len),
         prompt_id=preview.sourced.prompt_id,
+        run_id=run_id,
         shared=prepared.outgoing.shared,
         on_text=lambda text: show(restorer.push(text)),
         watch=(lambda trip: on_event(RoundTripDone(trip))) if timed else None,
         between_steps=check,
-        on_finish=lambda: on_event(ReplyComplete()),
+        on_finish=complete,
     )
+    kept = "" if preview.mode == "off" else reply.text  # the reply to an unsanitised prompt may have any value in it
+    recorder.finish(kept, reply.offers, reply.copy)
     show(restorer.finish())
-    return _result(preview, welcome, reply, "".join(restored), restorer)
-
-
-def _result(preview: Preview, welcome: Welcome, reply: GeneratedReply, text: str, restorer: Restorer) -> RunResult:
+    text = "".join(restored)
     held = holdings_of(preview.sourced, preview.profile, preview.prepared, reply, text)
-    return RunResult(preview, welcome, reply, text, restorer.restored, restorer.left, held)
+    return RunResult(preview, welcome, reply, text, restorer.restored, restorer.left, held, run_id)
 
 
 def version_of(raw: bytes) -> str:

@@ -30,6 +30,11 @@ CLOSE_S = 2.0  # to wait for the answer to Close; the cloud also closes idle ses
 CLOSE_STOPPED_S = 0.3  # the same, if the person stopped the run
 
 
+def new_run_id() -> bytes:
+    """Return the id of a new run: random bytes."""
+    return os.urandom(wire.RUN_ID_BYTES)
+
+
 class CloudSession:
     """One run's session in the cloud. It is a context manager, so that its slot is always freed.
 
@@ -41,6 +46,7 @@ class CloudSession:
         stop_ids: ids at which the cloud cuts the text.
         prompt_id: the prompt sheet's id, or empty.
         prefix_ids: the first ids of the prompt, if the cloud may have computed them before.
+        run_id: id of the run; by default random bytes.
 
     Attributes:
         cached: number of positions that the device need not send: the whole prefix, or 0.
@@ -56,12 +62,13 @@ class CloudSession:
         stop_ids: Sequence[int],
         prompt_id: str = "",
         prefix_ids: Sequence[int] = (),
+        run_id: bytes | None = None,
     ) -> None:
         self._link, self._id, self._seq, self.cached = link, b"", 0, 0
         self._prefix_length = len(prefix_ids)
         self._dtype, self._dim = DTYPES[welcome.dtype], welcome.dim
         self._open = Open(
-            run_id=os.urandom(wire.RUN_ID_BYTES),
+            run_id=run_id or new_run_id(),
             fingerprint=welcome.fingerprint,
             prompt_tokens=prompt_tokens,
             temperature=sampling.temperature,

@@ -25,6 +25,7 @@ from rich.text import Text
 from llama import screen
 from llama.chat import Message
 from llama.edge import keyboard, wording
+from llama.edge.history import HistoryEntry
 from llama.edge.pipeline import RunResult
 from llama.edge.views import ViewCell, Views, views_of
 from llama.privacy.policy import DataKind, Party
@@ -139,6 +140,17 @@ def show_sheets(entries: Sequence[SheetEntry]) -> None:
         _write(printable(f"{entry.prompt_id:{width}}  {entry.title}{asks}").replace("\n", " ") + "\n")
 
 
+def show_history(entries: Sequence[HistoryEntry], file: str, *, as_json: bool) -> None:
+    """Show the runs of a history, or write them as one JSON array."""
+    if as_json:
+        _write(escaped(msgspec.json.encode(entries).decode()) + "\n")
+        return
+    if not entries:
+        print(f"{printable(file)} has no runs", file=sys.stderr)
+    for entry in entries:
+        _write(screen.rendered(_run(entry), sys.stdout))
+
+
 def show_json(result: RunResult) -> None:
     """Write the whole result as one JSON object on stdout."""
     reply = result.reply
@@ -153,6 +165,7 @@ def show_json(result: RunResult) -> None:
         "timing": asdict(reply.timing),
         "offers": reply.offers,
         "copy": reply.copy,
+        "run_id": result.run_id.hex(),
     }
     _write(escaped(msgspec.json.encode(fields).decode()) + "\n")
 
@@ -174,6 +187,16 @@ def _prompt(dialog: Sequence[Message], tags: Mapping[str, str]) -> list[Renderab
     if tags:
         parts.append(Text(f"known here only:  {wording.legend(tags)}"))
     return parts
+
+
+def _run(entry: HistoryEntry) -> Panel:
+    lines = Table.grid(padding=(0, 2))
+    lines.add_column(style="dim", no_wrap=True)
+    lines.add_column(overflow="fold")
+    for head, text in wording.history_lines(entry):
+        lines.add_row(Text(head), _with_tags(text, frozenset(entry.tags)))
+    title = Text(printable(f"{entry.began_at}  {wording.history_title(entry)}"))
+    return Panel(lines, title=title, title_align="left", box=box.ROUNDED)
 
 
 def _offers(offers: Sequence[Offer]) -> Table:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from llama.edge.consent import RAW, consents_of, disclosure_levels
 from llama.edge.generation import GeneratedReply, Timing
+from llama.edge.history import HistoryEntry, Outcome
 from llama.errors import ProfileError
 from llama.privacy.policy import SEES, DataKind, FieldPolicy, Party, field_of
 from llama.privacy.profile import Profile
@@ -114,10 +115,14 @@ def notes(sourced: SourcedPrompt, mode: Mode, profile_file: str = "") -> list[st
 
 def origin(sourced: SourcedPrompt) -> str:
     """Return the owner of the sheet: ``the provider``, ``the third party insurer``, or the file."""
-    if sourced.party:
-        return f"the third party {sourced.party}"
-    is_file = sourced.origin.startswith("file:")
-    return sourced.origin.replace("file:", "the file ", 1) if is_file else "the provider"
+    return owner(sourced.origin, sourced.party)
+
+
+def owner(channel: str, party: str) -> str:
+    """Return the owner of the sheet that came through a channel, likewise."""
+    if party:
+        return f"the third party {party}"
+    return channel.replace("file:", "the file ", 1) if channel.startswith("file:") else "the provider"
 
 
 def _level(name: str, level: str | None) -> str:
@@ -151,6 +156,13 @@ def cloud_is_here(address: str) -> str:
 
 # ---- after a run
 
+_OUTCOMES = {
+    Outcome.BEGUN: "not known: the program ended before the run did, or it is under way",
+    Outcome.FINISHED: "with the whole reply",
+    Outcome.ENDED_EARLY: "early: it was stopped or it failed, and the cloud never finished it",
+    Outcome.UNCONFIRMED: "without the cloud's answer: the reply was complete, and the cloud may have handed it on",
+}
+
 
 def legend(tags: Mapping[str, str]) -> str:
     """Return the meaning of each tag, in one line, for the person's own screen."""
@@ -176,6 +188,57 @@ def copy_status(copy: DeliveryStatus, vendor: str) -> str:
         ),
         DeliveryStatus.FAILED: f"the cloud could not store the copy for {vendor}, so {vendor} gets none",
     }[copy]
+
+
+def history_title(entry: HistoryEntry) -> str:
+    """Return the title of a run of the history: the sheet's, or that it was the person's own words."""
+    return OWN_WORDS if entry.own_words else entry.title or entry.prompt_id or "a sheet without a title"
+
+
+def history_lines(entry: HistoryEntry) -> list[tuple[str, str]]:
+    """Return what a history says of a run, each line with its heading. Lines that do not apply are left out."""
+    copy = copy_outcome(entry.copy, entry.third_party, forgotten=bool(entry.forgotten_at), collected=entry.collected)
+    lines = [
+        ("whose sheet", "" if entry.own_words else owner(entry.origin, entry.third_party)),
+        ("cloud", entry.cloud),
+        ("fields sent", sent_forms(entry.fields)),
+        ("tags sent", " ".join(entry.tags)),
+        ("ended", _OUTCOMES[entry.outcome]),
+        ("reply", entry.reply),
+        ("offers", "\n".join(map(offer_line, entry.offers))),
+        ("third party", copy if entry.outcome is Outcome.FINISHED else ""),
+        ("forgotten", f"{entry.forgotten_at}: {forgotten(entry.collected)}" if entry.forgotten_at else ""),
+        ("run id", entry.run_id),
+    ]
+    return [(head, text) for head, text in lines if text]
+
+
+def sent_forms(fields: Mapping[str, str]) -> str:
+    """Return the fields that were sent, each with its form, in one line."""
+    return ", ".join(f"{name} ({form})" for name, form in fields.items()) or "none"
+
+
+def forgotten(collected: bool) -> str:
+    """Return what came of a request to forget a run."""
+    if collected:
+        return (
+            "the cloud has deleted its record of this run; the third party had already collected its copy, which is "
+            "beyond the cloud's reach: ask the third party to delete it"
+        )
+    return "the cloud has deleted its record of this run; no third party had collected a copy"
+
+
+def copy_outcome(copy: str, third_party: str, *, forgotten: bool, collected: bool) -> str:
+    """Return what became of the third party's copy of a run of the history."""
+    if not third_party:
+        return ""
+    if forgotten:
+        return (
+            f"{third_party} had collected its copy, which is beyond the cloud's reach"
+            if collected
+            else f"deleted before {third_party} collected it"
+        )
+    return copy_status(DeliveryStatus(copy), third_party)
 
 
 def not_held(kind: DataKind, party: Party, vendor: str, *, raw: bool) -> str:

@@ -18,15 +18,15 @@ from llama.edge import wording
 from llama.edge.consent import ConsentRequest, ConsentState
 from llama.edge.device import Device
 from llama.edge.generation import RoundTrip
-from llama.edge.pipeline import Preview, RunResult
-from llama.privacy.policy import FieldPolicy, label_of
+from llama.edge.pipeline import Preview, RunResult, SentForm
+from llama.privacy.policy import label_of
 from llama.privacy.profile import Profile, ProfileField, text_of
-from llama.privacy.sanitiser import Mode
 from llama.sheets import party_of
 from llama.text.printable import printable
 from llama.wire import Offer, SheetEntry, Welcome
 
 LANGUAGE = "en"  # language of the fields' labels
+_OUTCOMES = {SentForm.TAG: "tag", SentForm.COARSER: "generalised", SentForm.AS_WRITTEN: "sent"}
 
 
 def model(half: Half) -> dict[str, int]:
@@ -103,16 +103,10 @@ def _fields(seen: Preview) -> Iterator[dict[str, str]]:
         asked.add(each.name)
         clean = seen.prepared.sanitiser.field_text(name)
         sent_as = "" if clean is None else printable(clean.text)
-        yield {**profile_field(each), "outcome": _outcome(each, sent_as, seen.mode), "sent_as": sent_as}
+        yield {**profile_field(each), "outcome": _OUTCOMES[seen.forms[name]], "sent_as": sent_as}
     for each in seen.profile.fields.values():
         if each.name not in asked:
             yield {**profile_field(each), "outcome": "kept", "sent_as": ""}
-
-
-def _outcome(each: ProfileField, sent_as: str, mode: Mode) -> str:
-    if mode == "off" or each.policy is FieldPolicy.OPEN:
-        return "sent"
-    return "generalised" if each.policy is FieldPolicy.QUASI and not sent_as.startswith("[") else "tag"
 
 
 class Iterations:
