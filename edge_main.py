@@ -64,7 +64,8 @@ def main(
     """Answer a prompt, with your data where the prompt asks for it. Secrets are replaced before anything is sent.
 
     Args:
-        ckpt_dir: Directory of the edge half, from split_checkpoint.py. Only --show_history and --forget work without it.
+        ckpt_dir: Directory of the edge half, from split_checkpoint.py. Only --show_history and --forget work without
+            it.
         cloud: Address of the cloud, tcp://HOST:PORT. Only --dry_run, --list_sheets and --show_history work without it.
         prompt_file: File of the prompt. A .txt file is your message. A .json file is your dialogue, a list of objects
             with role and content. A .toml file is a sheet.

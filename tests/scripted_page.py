@@ -37,6 +37,30 @@ FIELDS = [
 ]
 
 
+class ScriptedHistory:
+    """One run, once a history is kept; the page may have it forgotten."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.is_kept, self.forgotten = title, False, list[str]()
+
+    def listed(self) -> dict[str, Any]:
+        path = "/home/sari/profile.toml.history.jsonl"
+        lines = [["cloud", "tcp://127.0.0.1:5555"], ["tags sent", "[NAME_1]"], ["reply", f"For [NAME_1]: {self.title}"]]
+        run = {
+            "run_id": "ab" * 16, "began_at": "2026-11-28T14:26:03Z", "title": self.title, "lines": lines,
+            "tags": ["[NAME_1]"], "forgettable": not self.forgotten,
+        }  # fmt: skip
+        runs = [run] if self.is_kept else []
+        return {"file": path if self.is_kept else None, "offered": path, "runs": runs, "more": 3 * self.is_kept}
+
+    def keep(self) -> None:
+        self.is_kept = True
+
+    def forget(self, run_id: str) -> str:
+        self.forgotten.append(run_id)
+        return "the cloud has deleted its record of this run; no third party had collected a copy"
+
+
 class Scripted(WebController):
     """Holds what the page asks for; ``say`` makes something happen."""
 
@@ -49,6 +73,7 @@ class Scripted(WebController):
         self.asked = list[tuple[str, bool]]()
         self.mode_off = False
         self.seen = "x"
+        self.history: Any = ScriptedHistory(self.title)
 
     def say(self, kind: str, **fields: Any) -> None:
         """An event, and what it does to the run's snapshot."""

@@ -651,6 +651,40 @@ def test_the_profile_is_edited(browser: Browser, own_page: Program) -> None:
         expect(page.get_by_role("button", name="Edit profile")).to_be_focused()
 
 
+def test_a_history_is_kept_and_a_run_forgotten_by_keyboard_alone(browser: Browser) -> None:
+    """Off until the person asks for it; then each run, what was sent of it, and the provider's copy deleted."""
+    scripted = Scripted()
+    with serving(scripted) as address, screen(browser) as window:
+        page = window.open(address)
+        past = page.locator("#past")
+        expect(past).to_contain_text("No history is kept.")
+        page.get_by_role("button", name="Keep a history").focus()
+        page.keyboard.press("Enter")
+        expect(past).to_contain_text("with tags instead of values")
+        expect(past).to_contain_text("3 older runs are in the file.")
+        page.locator("#past summary").focus()
+        page.keyboard.press("Enter")
+        expect(past.locator("mark", has_text="[NAME_1]").first).to_be_visible()
+        expect_accessible(page)
+        page.get_by_role("button", name="Have the provider forget this run").focus()
+        page.keyboard.press("Enter")
+        expect(past).to_contain_text("the cloud has deleted its record of this run")
+        assert scripted.history.forgotten == ["ab" * 16]
+        expect(page.get_by_role("button", name="Have the provider forget this run")).to_have_count(0)
+        expect(page.locator("#past-title")).to_be_focused()
+
+
+def test_a_history_full_of_markup_is_text_and_fits_a_phone(browser: Browser) -> None:
+    """As every text that comes from elsewhere."""
+    scripted = Scripted(hostile=True)
+    scripted.history.keep()
+    with serving(scripted) as address, screen(browser, PHONE) as window:
+        page = window.open(address)
+        page.locator("#past summary").click()
+        expect(page.locator("#past dd", has_text="<script>alert(1)</script>")).to_be_visible()
+        expect_to_fit(page)
+
+
 def test_the_token_stays_out_of_what_is_sent(browser: Browser) -> None:
     """It is in the address's fragment and in a header; never in a URL, a cookie or storage."""
     with serving(Scripted()) as address, screen(browser) as window:

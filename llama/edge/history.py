@@ -137,6 +137,14 @@ class History:
                 found[entry.run_id] = entry
         return list(found.values())[::-1]
 
+    def begin(self) -> None:
+        """Create the file, empty, if it is not there.
+
+        Raises:
+            HistoryError: it cannot be created.
+        """
+        self._append(b"")
+
     def find(self, run_id: str) -> HistoryEntry | None:
         """Return the last state of a run, or None. Raise as :meth:`entries`."""
         return next((entry for entry in self.entries() if entry.run_id == run_id), None)
@@ -147,14 +155,17 @@ class History:
         Raises:
             HistoryError: the file cannot be written.
         """
-        line = msgspec.json.encode(entry) + b"\n"
+        self._append(msgspec.json.encode(entry) + b"\n")
+
+    def _append(self, line: bytes) -> None:
         try:
             is_new = not self.path.exists()
             fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, _MODE)
             try:
                 self._check(fd, len(line))
                 self._check_begins_as_history(os.pread(fd, _FIRST_BYTES, 0))
-                write_all(fd, (b"" if _ends_a_line(fd) else b"\n") + line)
+                if line:
+                    write_all(fd, (b"" if _ends_a_line(fd) else b"\n") + line)
                 fsync(fd)
             finally:
                 os.close(fd)

@@ -42,7 +42,7 @@ from llama.client.link import Stopped
 from llama.edge.web.controller import WebController
 from llama.edge.web.errors import Conflict
 from llama.edge.web.event_stream import EventStream
-from llama.errors import PrivacyRefused, ProfileError, SplitLlamaError
+from llama.errors import HistoryError, PrivacyRefused, ProfileError, SplitLlamaError
 from llama.local_http import OWN_HOSTS, listen, uvicorn_config
 from llama.text.printable import printable
 
@@ -76,6 +76,14 @@ class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: Annotated[str, Meta(max_length=64)]
+
+
+class _Keep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class _Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    run_id: Annotated[str, Meta(max_length=64)]
 
 
 class _Edited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +167,9 @@ def application(controller: WebController, port: int, token: str) -> Starlette:
             Route("/api/stop", api.stop, methods=["POST"]),
             Route("/api/profile", api.profile),
             Route("/api/profile", api.edit, methods=["PUT"]),
+            Route("/api/history", api.history),
+            Route("/api/history", api.keep_history, methods=["POST"]),
+            Route("/api/forget", api.forget, methods=["POST"]),
             Route("/api/events", api.events),
             Route("/", _page),
             Route("/{name}", _page),
@@ -168,6 +179,7 @@ def application(controller: WebController, port: int, token: str) -> Starlette:
             _HttpError: lambda _, err: _json({"error": str(err)}, err.status),
             Conflict: _answer(409),
             ProfileError: _answer(422),
+            HistoryError: _answer(422),
             PrivacyRefused: _answer(422),
             SplitLlamaError: _answer(502),
             Stopped: _answer(503),
@@ -211,6 +223,19 @@ class _Api:
     async def edit(self, request: Request) -> Response:
         body = await _body(request, _Edited)
         return _json({"version": await run_in_threadpool(self.controller.write_profile, body.text, body.version)})
+
+    async def history(self, request: Request) -> Response:
+        return _json(await run_in_threadpool(self.controller.history.listed))
+
+    async def keep_history(self, request: Request) -> Response:
+        await _body(request, _Keep)
+        await run_in_threadpool(self.controller.history.keep)
+        return _json({})
+
+    async def forget(self, request: Request) -> Response:
+        body = await _body(request, _Forget)
+        async with self._looking:
+            return _json({"says": await _in_a_daemon(lambda: self.controller.history.forget(body.run_id))})
 
     async def events(self, request: Request) -> Response:
         after = request.query_params.get("after", "0")

@@ -17,6 +17,7 @@ from llama.edge.web import page_json
 from llama.edge.web.cloud_health import CloudHealthPoller
 from llama.edge.web.errors import Conflict
 from llama.edge.web.event_stream import Ending, EventStream
+from llama.edge.web.page_history import PageHistory
 from llama.edge.web.page_run import CurrentRun
 from llama.edge.web.previews import Previews
 from llama.edge.web.profile_editor import ProfileEditor
@@ -35,6 +36,7 @@ class WebController:
 
     Attributes:
         events: the events that the page follows.
+        history: the runs so far, if the person keeps them.
     """
 
     def __init__(self, pipeline: RunPipeline, prompt_id: str = "") -> None:
@@ -46,6 +48,7 @@ class WebController:
         self._worker = RunWorker(pipeline, self._current, self._health, self._ending)
         self._editor = ProfileEditor(pipeline.profile_file)
         self._previews = Previews(pipeline, self._ending)
+        self.history = PageHistory(pipeline, self._ending)
         pipeline.read_profile()  # report an unusable profile now,
         pipeline.cloud.link().close()  # and an invalid address, too
         self._worker.start()

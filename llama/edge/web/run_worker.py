@@ -67,6 +67,7 @@ class RunWorker:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             self._run(*job)
+            self.current.events.add("history")
 
     def _run(self, run: PageRun, preview: Preview) -> None:
         try:

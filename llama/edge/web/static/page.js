@@ -3,6 +3,7 @@
 
 import { drawDiagram } from "./diagram.js";
 import { askConsent, editProfile, wireEditor } from "./dialogues.js";
+import { refreshHistory, wireHistory } from "./history.js";
 import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
 import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
@@ -49,6 +50,7 @@ async function refresh() {
   }
   changed();
   guarded(fetchSheet); // not awaited: it takes long if the cloud is away, and the page must show events meanwhile
+  guarded(refreshHistory);
 }
 
 /** Fetches the program's state. If the program cannot tell it (the profile's file is unusable), the page says so. */
@@ -109,6 +111,9 @@ async function onEvent(event) {
     case "sheets":
     case "profile":
       await refresh();
+      break;
+    case "history":
+      guarded(refreshHistory);
       break;
     case "cloud":
       onCloud(event.cloud);
@@ -403,6 +408,7 @@ function wire() {
   byId("stop").addEventListener("click", stop);
   byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());
   wireEditor();
+  wireHistory(tell);
   setInterval(() => busy() && changed(), 1000); // updates the time without news
 }
 
