@@ -79,8 +79,8 @@ def main(
         yes: Agree to what the sheet asks for, this time. For scripts.
         plain: Print only the reply on stdout. For pipes.
         json: Print one JSON object instead of text. Its fields are text (restored), text_sent (with tags),
-            tags_restored, tags_left, tokens and prompt_tokens (ids), stop_reason, timing, offers, and copy (what
-            became of a third party's copy).
+            tags_restored, tags_left, tokens and prompt_tokens (ids), stop_reason, timing, offers, copy (what became of
+            a third party's copy), and run_id (for --forget).
         web: Show the run on a page of this machine. The program prints the address of the page.
         port: Port of the page, 1 to 65535, or 0 for any free port. Requires --web. By default any free port.
         list_sheets: Print the ids of the sheets, and exit.

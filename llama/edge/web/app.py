@@ -82,7 +82,7 @@ class _Keep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class _Forget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ToForget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_id: Annotated[str, Meta(max_length=64)]
 
 
@@ -233,7 +233,7 @@ class _Api:
         return _json({})
 
     async def forget(self, request: Request) -> Response:
-        body = await _body(request, _Forget)
+        body = await _body(request, _ToForget)
         async with self._looking:
             return _json({"says": await _in_a_daemon(lambda: self.controller.history.forget(body.run_id))})
 
