@@ -353,8 +353,8 @@ def damage(path: Path, at: float = 0.6) -> None:
         ("another", "is not a run record but another program's database"),
         ("empty", "is empty; give --record_file the cloud's own"),
         ("damaged", "is damaged; restore an earlier back-up"),
-        ("older version", "has version 0, and this program reads version 1; use another --record_file"),
-        ("newer version", "has version 2, and this program reads version 1; use another --record_file"),
+        ("older version", "has version 1, and this program reads version 2; use another --record_file"),
+        ("newer version", "has version 3, and this program reads version 2; use another --record_file"),
     ],
 )
 def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: str, said: str) -> None:
@@ -374,7 +374,7 @@ def test_what_is_no_record_is_not_backed_up(path: Path, tmp_path: Path, source: 
             damage(path)
         else:
             with closing(sqlite3.connect(path)) as db:
-                db.execute(f"PRAGMA user_version = {0 if source == 'older version' else 2}")
+                db.execute(f"PRAGMA user_version = {1 if source == 'older version' else 3}")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     ended = backed_up(tmp_path / "copy", "--record_file", path)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1)
