@@ -68,6 +68,7 @@ class Substitute(CleanText):
 @dataclass(frozen=True)
 class _Tag:
     tag: str
+    stands_for: str = field(repr=False)
 
 
 class Sanitiser:
@@ -155,6 +156,15 @@ class Sanitiser:
             cleaned = cleaned.translate({ord(mark): tag for tag, mark in places.items()})
         return CleanText(cleaned)
 
+    def masked_in(self, text: str) -> list[tuple[int, int]]:
+        """Return the stretches of a text without invisible signs that become tags."""
+        spans, position = list[tuple[int, int]](), 0
+        for piece in self._masked(text, discover=True):
+            if isinstance(piece, _Tag):
+                spans.append((position, position + len(piece.stands_for)))
+            position += len(piece if isinstance(piece, str) else piece.stands_for)
+        return spans
+
     def _masked(self, text: str, *, discover: bool) -> list[str | _Tag]:
         """Split the text into pieces, with a tag for each secret. A tag makes new edges: the rest is searched again."""
         view = self._views.get(text) or NormalisedText(text)
@@ -164,7 +174,8 @@ class Sanitiser:
             return [text]
         pieces, position = list[str | _Tag](), 0
         for start, end, index in self._merged(found):
-            pieces += [*self._masked(text[position:start], discover=False), _Tag(self._tag(index, text[start:end]))]
+            value = text[start:end]
+            pieces += [*self._masked(text[position:start], discover=False), _Tag(self._tag(index, value), value)]
             position = end
         return [*pieces, *self._masked(text[position:], discover=False)]
 
