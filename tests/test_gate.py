@@ -268,7 +268,7 @@ def other_ways(name: str, value: Any, draw: random.Random) -> Ways:
 
 # ---- the notes of many people, each with a value written somehow
 
-SEAM = "\n\n⁂ the next note ⁂\n\n"  # nothing reaches across it
+SEAM = "\n\n⁂ ⁂ ⁂\n\n"  # nothing reaches across it, and no word of it is anybody's
 
 
 @dataclass(frozen=True)

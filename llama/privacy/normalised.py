@@ -26,15 +26,19 @@ MAX_SPACES = 8
 ANCHOR = 3  # letters or digits, one after another, of the compact text
 DATE = " date "  # a date
 
+# Hyphens, the figure dash and minus signs, as typesetting programs set them. An en dash is none: it makes ranges.
+_HYPHENS = frozenset("\u2010\u2011\u2012\u2043\u2212\ufe63\uff0d")
+
 _LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
 _WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen at the end of a line continues a word
 
-# Letters that are typed for digits, in a word with at least one digit, and in the groups after it.
+# Letters that are typed for digits, in a word with at least one digit, and in the groups before and after it.
 _LOOKALIKES = str.maketrans("OoQIl|iSsBZz", "000111155822")
 _NUMBER_LIKE = re.compile(
-    r"(?<![^\W_])(?<!\|)[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
+    r"(?<![^\W_])(?<!\|)(?:[OoQIlSBZ]{4}[ .-]){0,6}[OoQIl|iSsBZz]*\d[\dOoQIl|iSsBZz]*"
+    r"(?:[ .-][OoQIl|iSsBZz]{2,}(?![^\W_]))*(?![^\W_])"
 )
 
 
@@ -81,6 +85,8 @@ def line_of(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _same_length(char: str) -> str:
+    if char in _HYPHENS:
+        return "-"
     plain = unicodedata.normalize("NFKC", char).casefold()
     return plain if len(plain) == 1 else char
 

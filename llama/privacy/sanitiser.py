@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from llama.privacy.generalise import generalised
+from llama.privacy.lexicon import entry, plain
 from llama.privacy.normalised import NormalisedText, compact, in_order
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
@@ -41,6 +42,8 @@ from llama.text.money import rupiah
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
+_SHORT_DATE = 5  # characters; a shorter find is an age or a day without its month
+_EVERYDAY = 4  # zipf from which a word in small letters is an everyday one, even if it is a name here
 # White space is matched from its first sign only. Otherwise a long row of it would be read once from each sign.
 _ITEM_ENDS = re.compile(r"(?:(?<!\s)\s++)?[,;]\s*|(?<!\s)\s++(?:and|dan|&)\s+")
 _PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
@@ -235,16 +238,16 @@ class Sanitiser:
         return [
             (hit.start, hit.end, self._discover(view.text[hit.start : hit.end], hit.kind))
             for hit in map(streets.without_guessed_end, view.once(hits_in))
-            if not declared.hold(hit.start, hit.end)
+            if not (declared.meet if _ends_are_uncertain(hit, view.text) else declared.hold)(hit.start, hit.end)
             and not any(compact(view.text[hit.start : hit.end]) in value for value in self._opened)
-            and not (hit.kind == "NAME" and (hit.start, hit.end) == (0, len(view.text)) and is_place(view.text))
+            and not ((hit.start, hit.end) == (0, len(view.text)) and is_place(view.text))
         ]
 
     def _discover(self, value: str, kind: str) -> int:
         same = compact(value)
         if same not in self._known:
             # Beyond some hundred finds, each one is masked in its place only, and not sought elsewhere.
-            sought = len(self.secrets.secrets) - self._declared < MAX_SOUGHT
+            sought = len(self.secrets.secrets) - self._declared < MAX_SOUGHT and _is_distinctive(value, kind)
             self._known[same] = self.secrets.add(Secret(kind, kind, value), exact=True, sought=sought)
         return self._known[same]
 
@@ -316,6 +319,18 @@ class _Streets:
         last = bisect.bisect_left(self._in_order, (hit.end, 0))
         _, end = min(((i, end) for end, i in self._in_order[first:last]), default=(0, hit.end))
         return replace(hit, end=end)
+
+
+def _ends_are_uncertain(hit: Hit, text: str) -> bool:
+    """Return whether a hit may have words at its edges that are not personal. Capitalised names are taken whole."""
+    return hit.guessed and not (hit.kind == "NAME" and text[hit.start : hit.end].istitle())
+
+
+def _is_distinctive(value: str, kind: str) -> bool:
+    """Return whether a found value is sought elsewhere: neither an age or the like, nor an everyday word."""
+    if kind not in IDENTIFYING:
+        return kind == "DATE" and len(value) > _SHORT_DATE
+    return not (value.isalpha() and value.islower() and entry(plain(value)).frequency >= _EVERYDAY)
 
 
 def _is_plain(char: str) -> bool:

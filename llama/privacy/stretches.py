@@ -20,6 +20,11 @@ class Stretches:
             self._starts.append(start)
             self._ends.append(furthest)  # the furthest end of this stretch and all that begin before it
 
+    def meet(self, start: int, end: int) -> bool:
+        """Return whether a stretch has a position in common with the one from ``start`` to ``end``."""
+        before = bisect.bisect_left(self._starts, end)
+        return before > 0 and self._ends[before - 1] > start
+
     def hold(self, start: int, end: int) -> bool:
         """Return whether a stretch begins at ``start`` or before, and ends at ``end`` or after."""
         before = bisect.bisect_right(self._starts, start)

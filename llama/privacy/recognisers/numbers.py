@@ -11,18 +11,53 @@ from collections.abc import Callable
 
 from stdnum import iban, luhn
 
-from llama.privacy.recognisers.recogniser import FirstOf, PatternRecogniser, Recogniser, Span
+from llama.privacy.recognisers.recogniser import FirstOf, PatternRecogniser, Recogniser, Span, without_trailing
 
-_NUMBER = re.compile(r"(?<![\w])\+?\(?\d(?:[ \t.\-–/()]{0,2}\d)+(?!\w)")
+_NUMBER = re.compile(r"(?<![\w])\+?\(?\d(?:[ .\-–/()]{0,2}\d)+(?!\w)")
+_TOUCHING = re.compile(r"(?<=[^\W\d_])\d(?:[ .-]?\d){8,30}(?!\d)|(?<!\d)\d(?:[.-]?\d){8,30}(?=[^\W\d_])")
+_AFTER_ITS_WORD = re.compile(
+    r"(?<![^\W_])(?:nik|ktp|kk|npwp|norek|rek|rekening|no|nomor|hp|wa|telp|tlp|sim|nip|nisn?|nim|bpjs|acct?|id)"
+    r"(\d(?:[ .-]?\d){5,30})(?!\d)"
+)
 _NPWP = re.compile(r"(?<!\d)\d{2}\.?\d{3}\.?\d{3}\.?\d-?\d{3}\.?\d{3}(?!\d)")
 _CARD_DETAIL = re.compile(
     r"(?<!\w)(?:cvv2?|cvc2?|exp(?:iry|ires)?|berlaku)[\s.:]{0,3}(?:\d{3,4}(?!\d)|\d{2}\s?/\s?\d{2,4}(?!\d))"
 )
 _SSN = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
-_PLATE = re.compile(r"(?<![\w])(?:[A-Z]{1,2})[ -]?\d{1,4}[ -]?[A-Z]{1,3}(?![\w])")
+# Indonesian plates begin with the code of a region (Perpol 7/2021); the same sign, or none, stands on both sides of the
+# number. British ones: two letters, two digits, three letters (since 2001), or a letter, digits, three letters.
+_PLATE_ID = re.compile(
+    r"(?<!\w)(?:A[ABDEG]?|B[ABDEGHKLMNPR]?|D[ABCDEGHKLMNRSTW]?|E[ABDE]?|F|G|H|K[BHTU]?|L|M|N|P[ABGSTY]?|R|S|T|W|Z)"
+    r"([ -]?)\d{1,4}\1[A-Z]{1,3}(?!\w)"
+)
+_PLATE_GB = re.compile(r"(?<!\w)(?:[A-Z]{2}\d{2} ?[A-Z]{3}|[A-Z]\d{1,3} ?[A-Z]{3}|[A-Z]{3} ?\d{1,3}[A-Z])(?!\w)")
+_PLATE_AFTER_ITS_WORD = re.compile(
+    r"\b(?:plat(?:e|nya)?(?: nomor)?|no\.? ?pol(?:isi)?|nopol|reg(?:istration)?|rego|number plate|licen[cs]e plate)\b"
+    r"[\s.:=#|\"']{0,4}(?:(?:no|nomor|number|is|nya|mobil|motor)\b[\s.:=]{0,3}){0,2}"
+    r"((?=[a-z0-9 -]{0,24}\d)[a-z0-9]{1,8}(?:[ -][a-z0-9]{1,5}){0,3})(?!\w)"
+)
 _PASSPORT = re.compile(r"(?<![\w])[A-Z]{1,2}\d{6,8}(?!\w)")
-_IBAN = re.compile(r"(?<!\w)[a-z]{2}\d{2}(?: ?[a-z0-9]{1,4}){3,8}(?!\w)")
+# Capital letters of a plate that are the unit or the short name of a product: SD 128 GB, B 500 ML.
+_PRODUCT_ENDS = re.compile(
+    r"(?:GB|TB|MB|KB|ML|CL|CM|MM|KG|MAH|GSM|W|V|HZ|GHZ|MP|IN|FT|OZ|LB|PCS|PC|X|XL|TV|PRO|MAX|LED|SSD)$"
+)
+_NI_NUMBER = re.compile(r"(?<!\w)(?![dfiquv])[a-z](?![dfiquvo])[a-z][ -]?\d{2}[ -]?\d{2}[ -]?\d{2}[ -]?[a-d](?!\w)")
+_NRIC = re.compile(r"(?<!\w)[stfgm]\d{7}[a-z](?!\w)")
+_IBAN = re.compile(r"(?<!\w)[a-z]{2}[ .-]?\d{2}(?:[ .-]?[a-z0-9]){11,30}(?!\w)")
 _SHORTEST_IBAN = 15
+_TIMES = re.compile(r"(?:[01]?\d|2[0-4])[.:][0-5]\d(?: ?[-–/] ?(?:[01]?\d|2[0-4])[.:][0-5]\d)+")
+_YEARS = re.compile(r"(?:1[89]|20)\d\d(?: ?[-–/] ?(?:(?:1[89]|20)\d\d|\d\d))+")
+_ROUND = re.compile(r"[1-9]\d{0,6}000")
+
+# A code with digits, after the word for it: member no. AB-12345, policy #QX/9912, passport c1234567.
+_CODE_AFTER_ITS_WORD = re.compile(
+    r"\b(?:passport|paspor|member(?:ship)?|anggota|policy|polis|licen[cs]e|sim|student|siswa|mahasiswa|nim|nis|nisn|nip|"
+    r"nrp|nuptk|employee|staff|karyawan|pegawai|patient|pasien|rekam medis|customer|pelanggan|client|booking|"
+    r"reservation|order|pesanan|invoice|resi|tracking|account|loyalty|library|medicare|nhs|nhi|chi|tfn|pps|ppsn|ssn|pan|"
+    r"aadhaar|voter|epic|nin|bvn|nric|fin|bpjs|visa|case|claim|klaim|ref(?:erence)?|kode booking|pnr|id)\b"
+    r"(?:[ .:=#|\"'()-]{1,3}(?:no|number|nr|num|nomor|id|card|kartu|code|kode|saya|ku|is|nya|adalah|peserta)\b){0,3}"
+    r"[ .:=#|\"'()]{1,4}((?=[a-z0-9/.-]{0,24}\d)[a-z0-9]{1,12}(?:[-/. ]?(?=[a-z0-9]{0,11}\d)[a-z0-9]{1,12}){0,4})(?!\w)"
+)
 
 # Words before a number that tell its kind.
 _CURRENCY = re.compile(r"(?:rp\.?|idr|usd|us\$|sgd|eur|gbp|[$€£])\s?$")
@@ -82,6 +117,29 @@ def _is_no_amount(number: str) -> bool:
     return not is_grouped_amount(number.strip("() "))
 
 
+def is_no_span(number: str) -> bool:
+    """Return whether the number is neither hours nor years nor a round sum: ``08.00-17.00``, ``2024/2025``."""
+    return not (_TIMES.fullmatch(number) or _YEARS.fullmatch(number) or _ROUND.fullmatch(number))
+
+
+def _is_no_product(plate: str) -> bool:
+    return _PRODUCT_ENDS.search(plate) is None
+
+
+def is_nric(number: str) -> bool:
+    """Return whether a Singaporean identity number has its check letter (weights 2, 7, 6, 5, 4, 3, 2)."""
+    letter, digits = number[0], number[1:8]
+    total = sum(weight * int(digit) for weight, digit in zip((2, 7, 6, 5, 4, 3, 2), digits, strict=True))
+    shift, letters = {
+        "s": (0, "jzihgfedcba"),
+        "t": (4, "jzihgfedcba"),
+        "f": (0, "xwutrqpnmlk"),
+        "g": (4, "xwutrqpnmlk"),
+        "m": (3, "xwutrqpnjlk"),
+    }[letter]
+    return letters[(total + shift) % 11] == number[8]
+
+
 def _is_written_as_npwp(number: str) -> bool:
     return _NPWP.fullmatch(number) is not None
 
@@ -109,13 +167,27 @@ RECOGNISERS: tuple[Recogniser, ...] = (
             _long_number("ACCOUNT", _has_digits(at_least=5), before=_ACCOUNT),
             _long_number("ID", _has_digits(at_least=5), before=_ID),
             _long_number("ID", _is_written_as_npwp),
-            _long_number("NUMBER", _has_digits(at_least=8), outside_dates=True),
+            _long_number("NUMBER", _has_digits(at_least=8), is_no_span, outside_dates=True),
         )
     ),
     PatternRecogniser("ID", _NPWP, folded=True, validators=(is_npwp,)),
     PatternRecogniser("CARD", _CARD_DETAIL, folded=True),
     PatternRecogniser("ID", _SSN, folded=True),
-    PatternRecogniser("ID", _PLATE),
+    PatternRecogniser("ID", _PLATE_ID, validators=(_is_no_product,)),
+    PatternRecogniser("ID", _PLATE_GB, validators=(_is_no_product,)),
+    PatternRecogniser("ID", _PLATE_AFTER_ITS_WORD, folded=True, group=1),
+    PatternRecogniser("NUMBER", _TOUCHING, folded=True, validators=(_is_no_amount,)),
+    PatternRecogniser("NUMBER", _AFTER_ITS_WORD, folded=True, group=1),
     PatternRecogniser("ID", _PASSPORT),
     PatternRecogniser("ACCOUNT", _IBAN, folded=True, narrow=iban_in),
+    PatternRecogniser("ID", _NI_NUMBER, folded=True),
+    PatternRecogniser("ID", _NRIC, folded=True, validators=(is_nric,)),
+    PatternRecogniser(
+        "ID",
+        _CODE_AFTER_ITS_WORD,
+        folded=True,
+        group=1,
+        narrow=without_trailing("-/."),
+        validators=(_has_digits(at_least=3),),
+    ),
 )

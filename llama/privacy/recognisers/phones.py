@@ -10,14 +10,15 @@ from typing import SupportsIndex
 import phonenumbers
 
 from llama.privacy.normalised import NormalisedText
-from llama.privacy.recognisers.numbers import is_grouped_amount
+from llama.privacy.recognisers.numbers import is_grouped_amount, is_no_span
 from llama.privacy.recognisers.recogniser import Hit, PatternRecogniser, Recogniser, in_a_date
 
 MIN_DIGITS = 7
+_FEW_DIGITS = re.compile(r"[1-9]\d{0,7}")
 _TIME_STAMP = 8  # characters that decide whether a time continues
 
 _INDONESIAN = re.compile(
-    r"(?<![\w.])(?:\+\s?62|62|0)[\s.\-()]{0,3}(?:8\d|[2-7]\d{1,2})[\s.\-()]{0,3}\d(?:[\s.\-]{0,2}\d){4,9}(?!\w)"
+    r"(?<![\d.])(?:\+\s?62|62|0)[\s.\-()]{0,3}(?:8\d|[2-7]\d{1,2})[\s.\-()]{0,3}\d(?:[\s.\-]{0,2}\d){4,9}(?!\d)"
 )
 _NORTH_AMERICAN = re.compile(
     r"(?<![\w])(?:\+?0{0,2}1[-. ]?)?\(?[2-9]\d{2}\)?[-. ]{1,2}\d{3}[-. ]\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,6})?(?!\w)"
@@ -51,8 +52,13 @@ class NumberingPlan:
         line = _Line(view.line)
         # No country has shorter numbers, even with a plus sign before them.
         for match in phonenumbers.PhoneNumberMatcher(line, self.region, min_candidate_length=MIN_DIGITS):
-            if not is_grouped_amount(match.raw_string) and not in_a_date(view, match.start, match.end):
+            if not _is_no_phone(match.raw_string) and not in_a_date(view, match.start, match.end):
                 yield Hit(match.start, match.end, "PHONE")
+
+
+def _is_no_phone(number: str) -> bool:
+    """Return whether a number is an amount, hours or years, or has no sign of a phone and few digits: 1500000."""
+    return is_grouped_amount(number) or not is_no_span(number) or _FEW_DIGITS.fullmatch(number) is not None
 
 
 RECOGNISERS: tuple[Recogniser, ...] = (

@@ -23,11 +23,19 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Hit:
-    """A stretch ``text[start:end]`` that looks like personal data; ``kind`` is the kind of a tag."""
+    """A stretch ``text[start:end]`` that looks like personal data.
+
+    Attributes:
+        start: where it begins.
+        end: where it ends.
+        kind: the kind of its tag.
+        guessed: it was told by the words around it alone, so its edges are uncertain.
+    """
 
     start: int
     end: int
     kind: str
+    guessed: bool = False
 
 
 class Recogniser(Protocol):

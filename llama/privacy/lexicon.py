@@ -1,0 +1,89 @@
+"""How common a word is, and how often it is a name: ``data/lexicon.txt``, read on first use and shared.
+
+The file names its sources and their licences; ``llama/privacy/training/lexicon.py`` makes it.
+
+Knows nothing about: values, tags, sheets.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+LEXICON = Path(__file__).parent / "data" / "lexicon.txt"
+NAME_LETTERS = Path(__file__).parent / "data" / "name_letters.txt"
+
+_LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
+
+
+class Entry(NamedTuple):
+    """What is known of a word.
+
+    Attributes:
+        given: how common it is as a given name: 0 none, 1 rare, 2 common, 3 very common.
+        surname: how common it is as a surname, likewise.
+        english: its frequency in English on the zipf scale (logarithm of occurrences in 10^9 words), 0 unknown to 9.
+        indonesian: its frequency in Indonesian, likewise.
+    """
+
+    given: int
+    surname: int
+    english: int
+    indonesian: int
+
+    @property
+    def frequency(self) -> int:
+        """The frequency in the language in which the word is more common."""
+        return max(self.english, self.indonesian)
+
+
+UNKNOWN = Entry(0, 0, 0, 0)
+
+
+def plain(word: str) -> str:
+    """Return a word in lower case and without accents, as the lexicon has it."""
+    if word.isascii():
+        return word.lower()
+    letters = unicodedata.normalize("NFKD", word.casefold().translate(_LIGATURES))
+    return "".join(c for c in letters if not unicodedata.combining(c))
+
+
+def entry(word: str) -> Entry:
+    """Return what is known of a word that is given in plain form."""
+    return all_entries().get(word, UNKNOWN)
+
+
+@lru_cache(maxsize=4096)
+def name_score(word: str) -> int:
+    """Return how much the letters of a word in plain form speak for a name: above 0 rather a name, in tenths."""
+    weights = _letter_weights()
+    return sum(weights.get(group, 0) for group in letter_groups(word))
+
+
+def letter_groups(word: str) -> list[str]:
+    """Return the groups of two to four letters of a word, with marks for its ends."""
+    marked = f"<{word}>"
+    return [marked[i : i + size] for size in (2, 3, 4) for i in range(len(marked) - size + 1)]
+
+
+@lru_cache(maxsize=1)
+def _letter_weights() -> dict[str, int]:
+    weights = dict[str, int]()
+    for line in NAME_LETTERS.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            weight, *groups = line.split()
+            weights.update(dict.fromkeys(groups, int(weight)))
+    return weights
+
+
+@lru_cache(maxsize=1)
+def all_entries() -> dict[str, Entry]:
+    """Return the whole lexicon."""
+    entries = dict[str, Entry]()
+    for line in LEXICON.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            code, *words = line.split()
+            entries.update(dict.fromkeys(words, Entry(*map(int, code))))
+    return entries

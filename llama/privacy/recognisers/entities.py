@@ -1,0 +1,112 @@
+"""Personal data by its words and their surroundings: a conditional random field over the tokens of a text.
+
+The field (linear chain, ``python-crfsuite``) was fitted to texts by independent authors
+(``python -m llama.privacy.training.fit``). It finds what has no form of its own: names without a cue, names in lists
+and tables, employers, schools, and health, creed, income and age where the words around make them personal. A token is
+masked if the probability that it belongs to personal data reaches a threshold.
+
+J. Lafferty, A. McCallum, F. Pereira: Conditional Random Fields, ICML 2001.
+
+Knows nothing about: profiles, tags, sheets.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pycrfsuite
+
+from llama.privacy.lexicon import entry, plain
+from llama.privacy.recognisers.entity_features import Token, features_of, tokens_of
+from llama.privacy.recognisers.recogniser import Hit
+
+MODEL = Path(__file__).parents[1] / "data" / "entities.crfsuite"
+OTHER = "O"
+NOT_PERSONAL = frozenset({OTHER, "PUBLIC", "UNSURE"})
+THRESHOLD = 0.3
+SHORT_THRESHOLD = 0.97  # in a text of few words, which tell little about each other
+SHORT = 12  # words
+_TAG_KINDS = {"AGE": "DATE"}  # the kinds of tags, where they differ
+_OF_NAMES = frozenset({"NAME", "ORG", "ADDRESS"})
+_WORD = re.compile(r"[^\W_]+")
+_UNIT = re.compile(r"\s?(?:[kmgt]b|m?l|[cmk]?m|k?g|gr|inch|watt|w|mah|hz|pcs|%)(?!\w)", re.IGNORECASE)
+_QUANTITY = re.compile(rf"\d[\d.,]*{_UNIT.pattern}", re.IGNORECASE)
+_IN_EVERY_TEXT = 6  # zipf
+
+_one_at_a_time = threading.Lock()  # a tagger holds the text that it was given last
+
+
+def entities_in(text: str, hints: Sequence[Hit]) -> Iterator[Hit]:
+    """Yield the stretches of tokens that probably belong to personal data, by position.
+
+    Args:
+        text: the text.
+        hints: what the patterns have found in it.
+    """
+    tokens = tokens_of(text, hints)
+    if not tokens:
+        return
+    begin = end = 0
+    open_kind = ""
+    for token, label in zip(tokens, _labels_of(tokens), strict=True):
+        begins, _, kind = label.rpartition("-")
+        if open_kind and kind == open_kind and begins == "I":
+            end = token.end
+            continue
+        if open_kind:
+            yield from _hit(text, begin, end, open_kind)
+        begin, end, open_kind = token.start, token.end, kind
+    if open_kind:
+        yield from _hit(text, begin, end, open_kind)
+
+
+def _hit(text: str, begin: int, end: int, kind: str) -> Iterator[Hit]:
+    """Yield a hit without the signs at its edges, unless nothing else is in it."""
+    while begin < end and not text[begin].isalnum():
+        begin += 1
+    while begin < end and not text[end - 1].isalnum():
+        end -= 1
+    if begin == end or (kind in _OF_NAMES and _says_nothing(text[begin:end])):
+        return
+    is_quantity = _QUANTITY.match(text, begin, end) or (text[end - 1].isdigit() and _UNIT.match(text, end))
+    if not is_quantity:  # SD 128 GB, 38 inch waist
+        yield Hit(begin, end, _TAG_KINDS.get(kind, kind), guessed=True)
+
+
+def _says_nothing(value: str) -> bool:
+    """Return whether all words are among the few hundred that every text has: the, of, yang."""
+    words = _WORD.findall(value)
+    return bool(words) and value.islower() and all(entry(plain(word)).frequency >= _IN_EVERY_TEXT for word in words)
+
+
+def is_short(tokens: Sequence[Token]) -> bool:
+    """Return whether a text has so few words that they tell little about each other."""
+    return sum(token.known not in ("sign", "⏎") for token in tokens) < SHORT
+
+
+def _labels_of(tokens: Sequence[Token]) -> list[str]:
+    """Return for each token its likeliest label, or nothing if it is probably not personal."""
+    with _one_at_a_time:
+        tagger = _tagger()
+        tagger.set(features_of(tokens))
+        labels = tagger.labels()
+        ordinary = [label for label in labels if label.rpartition("-")[2] in NOT_PERSONAL]
+        personal = [label for label in labels if label not in ordinary]
+        threshold = SHORT_THRESHOLD if is_short(tokens) else THRESHOLD
+        return [
+            ""
+            if token.shape == "⏎" or sum(tagger.marginal(label, i) for label in ordinary) > 1 - threshold
+            else max(personal, key=lambda label: tagger.marginal(label, i))
+            for i, token in enumerate(tokens)
+        ]
+
+
+@lru_cache(maxsize=1)
+def _tagger() -> pycrfsuite.Tagger:
+    tagger = pycrfsuite.Tagger()
+    tagger.open(str(MODEL))
+    return tagger
