@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import torch
-
 from llama.command import run
 from llama.privacy.lexicon import NAME_LETTERS, all_entries, letter_groups
 
@@ -27,6 +25,8 @@ _HEAD = """\
 
 def main() -> None:
     """Fit the weights and write the file."""
+    import torch
+
     names, words = list[str](), list[str]()
     for word, entry in all_entries().items():
         if entry.frequency <= 3 and (entry.given >= 1 or entry.surname >= 1):
