@@ -1,6 +1,6 @@
 """How common a word is, and how often it is a name: ``data/lexicon.txt``, read on first use and shared.
 
-The file names its sources and their licences; ``llama/privacy/training/lexicon.py`` makes it.
+The file names its sources and their licences; ``tests/training/lexicon.py`` makes it.
 
 Knows nothing about: values, tags, sheets.
 """

