@@ -251,7 +251,7 @@ def test_a_full_file_is_written_and_read_as_quickly_as_an_empty_one(
             )
             for party in parties:
                 db.executemany(
-                    "INSERT INTO deliveries VALUES (NULL, ?, ?, x'', ?, ?, 50, NULL, '', '', ?, '[]', 0)",
+                    "INSERT INTO deliveries VALUES (NULL, ?, ?, x'', ?, 0, ?, 50, NULL, '', '', ?, '[]', 0)",
                     ((os.urandom(16), party, int(NOW), int(i >= 10_000), delivery.text) for i in range(20_000)),
                 )
         started = time.perf_counter()

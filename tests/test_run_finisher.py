@@ -205,9 +205,9 @@ def test_a_peer_that_asks_on_without_waiting_is_told_to_wait(served: Served, mon
     may_go_on, control = threading.Event(), served.server.services.control
     answer = control.answer
 
-    def slowly(request: ControlRequest) -> wire.Reply:
+    def slowly(request: ControlRequest, owner: str) -> wire.Reply:
         assert may_go_on.wait(30)
-        return answer(request)
+        return answer(request, owner)
 
     monkeypatch.setattr(control, "answer", slowly)
     with served.peer(zmq.DEALER) as hasty, served.peer() as other:

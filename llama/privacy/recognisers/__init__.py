@@ -50,7 +50,11 @@ def hits_in(text: str | NormalisedText) -> list[Hit]:
     by_pattern = view.once(pattern_hits_in)
     decided = HINTS if len(view.words) >= SHORT else frozenset[str]()
     found = [hit for hit in by_pattern if hit.kind not in decided]
-    guessed = (_within_bounds(hit, found, view.text) for hit in entities_in(view.text, by_pattern))
+    guessed = (
+        _within_bounds(hit, found, view.text)
+        for hit in entities_in(view.text, by_pattern)
+        if not dates.holds_a_future_day(view, hit)
+    )
     return sorted([*found, *guessed], key=lambda hit: (hit.start, -hit.end))
 
 

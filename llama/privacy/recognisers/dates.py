@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from llama.privacy.dates import Day
 from llama.privacy.normalised import NormalisedText
 from llama.privacy.recognisers.recogniser import Hit, Recogniser
+from llama.privacy.stretches import Stretches
 
 
 class FullDates:
@@ -19,6 +20,20 @@ class FullDates:
         for start, end, days in view.dates:
             if any(_has_come(day, today) for day in days):
                 yield Hit(start, end, "DATE")
+
+
+def holds_a_future_day(view: NormalisedText, hit: Hit) -> bool:
+    """Return whether a hit has a date in it that can only mean a day to come."""
+    return view.once(_future_days).meet(hit.start, hit.end)
+
+
+def _future_days(view: NormalisedText) -> Stretches:
+    today = dt.date.today()
+    return Stretches(
+        (start, end)
+        for start, end, days in view.dates
+        if all(None not in (day[0], day[2]) and not _has_come(day, today) for day in days)
+    )
 
 
 def _has_come(day: Day, today: dt.date) -> bool:

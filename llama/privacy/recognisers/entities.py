@@ -34,7 +34,7 @@ _TAG_KINDS = {"AGE": "DATE"}  # the kinds of tags, where they differ
 _OF_NAMES = frozenset({"NAME", "ORG", "ADDRESS"})
 _WORD = re.compile(r"[^\W_]+")
 _UNIT = re.compile(r"\s?(?:[kmgt]b|m?l|[cmk]?m|k?g|gr|inch|watt|w|mah|hz|pcs|%)(?!\w)", re.IGNORECASE)
-_QUANTITY = re.compile(rf"\d[\d.,]*{_UNIT.pattern}", re.IGNORECASE)
+_QUANTITY = re.compile(rf"\d[\d.,]{{0,12}}{_UNIT.pattern}", re.IGNORECASE)
 _IN_EVERY_TEXT = 6  # zipf
 
 _one_at_a_time = threading.Lock()  # a tagger holds the text that it was given last

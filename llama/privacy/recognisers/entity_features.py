@@ -113,9 +113,13 @@ def _token(match: re.Match[str], has_capitals: bool, begins: bool) -> Token:
     name = f"g{facts.given}s{facts.surname}"
     known = f"{max(facts.given, facts.surname)}f{facts.frequency}"
     own = [
-        f"name={name}", f"frequency={facts.english},{facts.indonesian}", f"known={known},{cased}",
-        f"name={name},{facts.frequency}", f"length={min(len(word), 9)}", f"begins={begins},{cased},{known}",
-    ]  # fmt: skip
+        f"name={name}",
+        f"frequency={facts.english},{facts.indonesian}",
+        f"known={known},{cased}",
+        f"name={name},{facts.frequency}",
+        f"length={min(len(word), 9)}",
+        f"begins={begins},{cased},{known}",
+    ]
     score = max(-3, min(3, name_score(word) // 10))
     own += [f"score={score}", f"score={score},{known},{cased}"]
     if facts.frequency <= _FREQUENT + 1:
@@ -242,17 +246,30 @@ def _features(tokens: Sequence[Token], i: int) -> list[str]:
     after, two_after = tokens[i + 1], tokens[i + 2]
     here = f"{this.shape},{this.known}"
     found = [
-        "bias", f"0={this.word}", f"0s={this.shape}", f"0k={here}",
-        f"-1={before.word}", f"-1k={before.shape},{before.known}", f"-2={two_before.word}",
-        f"-2k={two_before.shape},{two_before.known}", f"+1={after.word}", f"+1k={after.shape},{after.known}",
-        f"+2={two_after.word}", f"+2k={two_after.shape},{two_after.known}",
-        f"-1,0={before.word},{here}", f"-1,0={before.word},{this.word}", f"0,+1={here},{after.word}",
-        f"0,+1={this.word},{after.word}", f"-1k,0k={before.shape},{before.known},{here}",
-        f"0k,+1k={here},{after.shape},{after.known}", f"-2,-1={two_before.word},{before.word}",
-        f"-2,-1,0={two_before.word},{before.word},{this.shape}", f"+1,+2={after.word},{two_after.word}",
+        "bias",
+        f"0={this.word}",
+        f"0s={this.shape}",
+        f"0k={here}",
+        f"-1={before.word}",
+        f"-1k={before.shape},{before.known}",
+        f"-2={two_before.word}",
+        f"-2k={two_before.shape},{two_before.known}",
+        f"+1={after.word}",
+        f"+1k={after.shape},{after.known}",
+        f"+2={two_after.word}",
+        f"+2k={two_after.shape},{two_after.known}",
+        f"-1,0={before.word},{here}",
+        f"-1,0={before.word},{this.word}",
+        f"0,+1={here},{after.word}",
+        f"0,+1={this.word},{after.word}",
+        f"-1k,0k={before.shape},{before.known},{here}",
+        f"0k,+1k={here},{after.shape},{after.known}",
+        f"-2,-1={two_before.word},{before.word}",
+        f"-2,-1,0={two_before.word},{before.word},{this.shape}",
+        f"+1,+2={after.word},{two_after.word}",
         f"-1,0,+1={before.word},{this.shape},{after.word}",
         *this.own,
-    ]  # fmt: skip
+    ]
     found += [f"-1c={each}" for each in before.classes]
     found += [f"-1c={each},{here}" for each in before.classes]
     found += [f"-2c={each}" for each in two_before.classes]
