@@ -8,14 +8,15 @@ Knows nothing about: values, tags, sheets.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from llama.privacy.normalised import LIGATURES
+
 LEXICON = Path(__file__).parent / "data" / "lexicon.txt"
 NAME_LETTERS = Path(__file__).parent / "data" / "name_letters.txt"
-
-_LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
 class Entry(NamedTuple):
@@ -46,7 +47,7 @@ def plain(word: str) -> str:
     """Return a word in lower case and without accents, as the lexicon has it."""
     if word.isascii():
         return word.lower()
-    letters = unicodedata.normalize("NFKD", word.casefold().translate(_LIGATURES))
+    letters = unicodedata.normalize("NFKD", word.casefold().translate(LIGATURES))
     return "".join(c for c in letters if not unicodedata.combining(c))
 
 
@@ -70,20 +71,21 @@ def letter_groups(word: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def _letter_weights() -> dict[str, int]:
-    weights = dict[str, int]()
-    for line in NAME_LETTERS.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            weight, *groups = line.split()
-            weights.update(dict.fromkeys(groups, int(weight)))
-    return weights
+    return {group: int(weight) for weight, groups in _lines(NAME_LETTERS) for group in groups}
 
 
 @lru_cache(maxsize=1)
 def all_entries() -> dict[str, Entry]:
     """Return the whole lexicon."""
     entries = dict[str, Entry]()
-    for line in LEXICON.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            code, *words = line.split()
-            entries.update(dict.fromkeys(words, Entry(*map(int, code))))
+    for code, words in _lines(LEXICON):
+        entries.update(dict.fromkeys(words, Entry(*map(int, code))))
     return entries
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the first word of each line, and the others; lines with ``#`` state the source."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            first, *others = line.split()
+            yield first, others

@@ -29,7 +29,7 @@ DATE = " date "  # a date
 # Hyphens, the figure dash and minus signs, as typesetting programs set them. An en dash is none: it makes ranges.
 _HYPHENS = frozenset("\u2010\u2011\u2012\u2043\u2212\ufe63\uff0d")
 
-_LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
+LIGATURES = str.maketrans({"œ": "oe", "æ": "ae", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i"})
 
 
 _WORD = re.compile(r"[^\W_]+(?:[-‐‑]\n[ \t>|]*[a-z][^\W_]*)?")  # a hyphen at the end of a line continues a word
@@ -51,7 +51,7 @@ def folded(char: str) -> str:
     """Return the letters and digits of one character, without case, accent or width; empty for all else."""
     if char.isdecimal():
         return str(unicodedata.decimal(char))
-    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(_LIGATURES)
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold()).translate(LIGATURES)
     return "".join(c for c in plain if c.isalnum())
 
 

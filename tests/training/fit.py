@@ -22,6 +22,7 @@ from llama.privacy.normalised import NormalisedText
 from llama.privacy.recognisers import pattern_hits_in
 from llama.privacy.recognisers.entities import MODEL, OTHER
 from llama.privacy.recognisers.entity_features import Token, features_of, tokens_of
+from tests.labelled_texts import texts_in
 
 # The kinds of the labels in the texts, by the recogniser's kinds.
 KINDS = {
@@ -29,29 +30,16 @@ KINDS = {
     "id": "ID", "plate": "ID", "account": "ACCOUNT", "date": "DATE", "employer": "ORG", "school": "ORG",
     "health": "HEALTH", "creed": "RELIGION", "income": "FINANCE", "age": "AGE", "public": "PUBLIC", "unsure": "UNSURE",
 }  # fmt: skip
-_HEAD = re.compile(r"^=== \w+ \w+[ \t]*\n", re.MULTILINE)
 _LETTERS = re.compile(r"[^\W\d_]+")
 _RENAMED = 1  # variations with other names
-_LABEL = re.compile(r"⟦(\w+):([^⟦⟧]+)⟧")
 Span = tuple[int, int, str]
 
 
-def texts_in(directory: Path) -> Iterator[tuple[str, list[Span]]]:
-    """Yield each text of a directory's files without its labels, and the labelled stretches."""
+def texts_of(directory: Path) -> Iterator[tuple[str, list[Span]]]:
+    """Yield each text of a directory's files, and its labelled stretches with the recogniser's kinds."""
     for file in sorted(directory.glob("*.txt")):
-        for body in _HEAD.split(file.read_text(encoding="utf-8"))[1:]:
-            yield without_labels(body.strip("\n"))
-
-
-def without_labels(body: str) -> tuple[str, list[Span]]:
-    """Return a text without its labels, and the labelled stretches."""
-    text, spans, position = "", list[Span](), 0
-    for label in _LABEL.finditer(body):
-        text += body[position : label.start()]
-        spans.append((len(text), len(text) + len(label[2]), KINDS[label[1]]))
-        text += label[2]
-        position = label.end()
-    return text + body[position:], spans
+        for each in texts_in(file):
+            yield each.text, [(value.start, value.end, KINDS[value.kind]) for value in each.values]
 
 
 def labels_of(tokens: Sequence[Token], spans: Sequence[Span]) -> list[str]:
@@ -140,7 +128,7 @@ def main(texts: str = "tests/data/undeclared/open,tests/data/undeclared/training
         output: the file to write.
     """
     trainer = pycrfsuite.Trainer(verbose=False)
-    found = [text for directory in texts.split(",") for text in texts_in(Path(directory))]
+    found = [text for directory in texts.split(",") for text in texts_of(Path(directory))]
     variations = Variations(found)
     for seed, (text, spans) in enumerate(found):
         for each, marked in variations.of(text, spans, seed):

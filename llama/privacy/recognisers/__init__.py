@@ -19,6 +19,7 @@ Knows nothing about: profiles, tags, sheets.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,21 +48,23 @@ HINTS = frozenset({"NAME"})  # kinds whose patterns decide in short texts only
 def hits_in(text: str | NormalisedText) -> list[Hit]:
     """Return all hits, by position, the longest first; they may overlap."""
     view = NormalisedText(text) if isinstance(text, str) else text
-    by_pattern = view.once(pattern_hits_in)
-    decided = HINTS if len(view.words) >= SHORT else frozenset[str]()
-    found = [hit for hit in by_pattern if hit.kind not in decided]
+    by_pattern = sorted(view.once(pattern_hits_in), key=lambda hit: hit.start)
+    is_short = len(view.words) < SHORT
+    found = [hit for hit in by_pattern if is_short or hit.kind not in HINTS]
     guessed = (
         _within_bounds(hit, found, view.text)
-        for hit in entities_in(view.text, by_pattern)
+        for hit in entities_in(view.text, by_pattern, is_short=is_short)
         if not dates.holds_a_future_day(view, hit)
     )
     return sorted([*found, *guessed], key=lambda hit: (hit.start, -hit.end))
 
 
 def _within_bounds(guess: Hit, certain: Sequence[Hit], text: str) -> Hit:
-    """Cut plain words off the end of a guess that a hit of the same kind begins."""
-    for hit in certain:
-        if hit.kind == guess.kind and guess.start <= hit.start < hit.end < guess.end:
+    """Cut plain words off the end of a guess that a hit of the same kind begins; ``certain`` is sorted by position."""
+    first = bisect.bisect_left(certain, guess.start, key=lambda hit: hit.start)
+    last = bisect.bisect_left(certain, guess.end, key=lambda hit: hit.start)
+    for hit in certain[first:last]:
+        if hit.kind == guess.kind and hit.end < guess.end:
             rest = text[hit.end : guess.end]
             if rest == rest.casefold() and not any(c.isdigit() for c in rest):
                 return replace(guess, end=hit.end)

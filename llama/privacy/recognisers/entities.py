@@ -29,7 +29,7 @@ OTHER = "O"
 NOT_PERSONAL = frozenset({OTHER, "PUBLIC", "UNSURE"})
 THRESHOLD = 0.3
 SHORT_THRESHOLD = 0.97  # in a text of few words, which tell little about each other
-SHORT = 12  # words
+SHORT = 12  # words; a text of fewer is short
 _TAG_KINDS = {"AGE": "DATE"}  # the kinds of tags, where they differ
 _OF_NAMES = frozenset({"NAME", "ORG", "ADDRESS"})
 _WORD = re.compile(r"[^\W_]+")
@@ -40,19 +40,20 @@ _IN_EVERY_TEXT = 6  # zipf
 _one_at_a_time = threading.Lock()  # a tagger holds the text that it was given last
 
 
-def entities_in(text: str, hints: Sequence[Hit]) -> Iterator[Hit]:
+def entities_in(text: str, hints: Sequence[Hit], *, is_short: bool = False) -> Iterator[Hit]:
     """Yield the stretches of tokens that probably belong to personal data, by position.
 
     Args:
         text: the text.
         hints: what the patterns have found in it.
+        is_short: it has few words, so that only what is nearly sure is masked.
     """
     tokens = tokens_of(text, hints)
     if not tokens:
         return
     begin = end = 0
     open_kind = ""
-    for token, label in zip(tokens, _labels_of(tokens), strict=True):
+    for token, label in zip(tokens, _labels_of(tokens, SHORT_THRESHOLD if is_short else THRESHOLD), strict=True):
         begins, _, kind = label.rpartition("-")
         if open_kind and kind == open_kind and begins == "I":
             end = token.end
@@ -83,20 +84,14 @@ def _says_nothing(value: str) -> bool:
     return bool(words) and value.islower() and all(entry(plain(word)).frequency >= _IN_EVERY_TEXT for word in words)
 
 
-def is_short(tokens: Sequence[Token]) -> bool:
-    """Return whether a text has so few words that they tell little about each other."""
-    return sum(token.known not in ("sign", "⏎") for token in tokens) < SHORT
-
-
-def _labels_of(tokens: Sequence[Token]) -> list[str]:
-    """Return for each token its likeliest label, or nothing if it is probably not personal."""
+def _labels_of(tokens: Sequence[Token], threshold: float) -> list[str]:
+    """Return for each token its likeliest label, or nothing if personal data is less probable than the threshold."""
     with _one_at_a_time:
         tagger = _tagger()
         tagger.set(features_of(tokens))
         labels = tagger.labels()
         ordinary = [label for label in labels if label.rpartition("-")[2] in NOT_PERSONAL]
         personal = [label for label in labels if label not in ordinary]
-        threshold = SHORT_THRESHOLD if is_short(tokens) else THRESHOLD
         return [
             ""
             if token.shape == "⏎" or sum(tagger.marginal(label, i) for label in ordinary) > 1 - threshold
