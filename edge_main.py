@@ -40,6 +40,7 @@ def main(
     profile_file: str | None = None,
     sanitise: str = "schema",
     dry_run: bool = False,
+    strict: bool = False,
     yes: bool = False,
     plain: bool = False,
     json: bool = False,
@@ -74,13 +75,15 @@ def main(
         profile_file: Your profile, a TOML file. It stays on this device.
         sanitise: Mode of the sanitiser, schema or off. With schema, it replaces the secrets that it recognises before
             anything leaves this device. With off, your words leave it unchanged, after a warning.
-        dry_run: Print the exact text that would leave this device, and exit. It needs no consent. It needs a cloud
-            only for a sheet of the cloud.
-        yes: Agree to what the sheet asks for, this time. For scripts.
+        dry_run: Print the exact text that would leave this device, and exit. Words that look personal and would leave
+            as they are are listed on stderr. It needs no consent. It needs a cloud only for a sheet of the cloud.
+        strict: Refuse a prompt while words that look personal would leave as they are.
+        yes: Agree to what the sheet asks for, and to words that look personal, this time. For scripts.
         plain: Print only the reply on stdout. For pipes.
         json: Print one JSON object instead of text. Its fields are text (restored), text_sent (with tags),
             tags_restored, tags_left, tokens and prompt_tokens (ids), stop_reason, timing, offers, copy (what became of
-            a third party's copy), and run_id (for --forget).
+            a third party's copy), run_id (for --forget), and stays (words that look personal and left as they are).
+            With --dry_run: text, prompt_tokens, prompt_id, tags, fields and stays.
         web: Show the run on a page of this machine. The program prints the address of the page.
         port: Port of the page, 1 to 65535, or 0 for any free port. Requires --web. By default any free port.
         list_sheets: Print the ids of the sheets, and exit.

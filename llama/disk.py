@@ -12,6 +12,7 @@ import fcntl
 import os
 import secrets
 import select
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -112,10 +113,15 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
     fsync_directory(path.parent)
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes, *, keep_mode: bool = False) -> None:
     """Replace a file as a whole or not at all. Only its owner may read and write the new one.
 
     A link is followed: its target is replaced, and the link stays. The file outlasts a power cut.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        keep_mode: the new file gets the mode of the old one, where there is one and the file system has modes.
 
     Raises:
         OSError: the file cannot be written there; the old file is unchanged.
@@ -123,6 +129,9 @@ def replace_file(path: Path, content: bytes) -> None:
     path = path.resolve()
     with temporary_name(path) as unfinished:
         _write_new(unfinished, content, 0o600)
+        if keep_mode:
+            with suppress(OSError):
+                unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
         unfinished.replace(path)
     fsync_directory(path.parent)
 

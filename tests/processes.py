@@ -259,8 +259,17 @@ def edge(
             process.kill()
 
 
-def at_a_terminal(command: Sequence[str], answer: str, cwd: Path = ROOT, timeout_s: float = 90.0) -> tuple[int, str]:
-    """Run a command in a terminal, where the person answers its first question, ``[y/N]``.
+def at_a_terminal(
+    command: Sequence[str], answer: str, *choices: str, cwd: Path = ROOT, timeout_s: float = 90.0
+) -> tuple[int, str]:
+    """Run a command in a terminal, where the person answers its questions.
+
+    Args:
+        command: the command.
+        answer: to a question that ends with ``[y/N]``.
+        choices: at the last look, one after another; after them, Enter.
+        cwd: where it runs.
+        timeout_s: limit.
 
     Returns:
         Its exit code (that of SIGKILL if it takes longer than ``timeout_s``), and the screen.
@@ -269,7 +278,7 @@ def at_a_terminal(command: Sequence[str], answer: str, cwd: Path = ROOT, timeout
     if pid == 0:
         os.chdir(cwd)
         os.execvp(command[0], list(command))
-    shown, deadline, answered = "", time.monotonic() + timeout_s, False
+    shown, deadline, answered, left = "", time.monotonic() + timeout_s, 0, list(choices)
     while time.monotonic() < deadline:
         if not select.select([screen], [], [], 1)[0]:
             continue
@@ -278,9 +287,10 @@ def at_a_terminal(command: Sequence[str], answer: str, cwd: Path = ROOT, timeout
         except OSError:  # the command has ended
             break
         shown += data.decode(errors="replace")
-        if "[y/N]" in shown and not answered:
-            os.write(screen, answer.encode())
-            answered = True
+        for question in re.findall(r"\[y/N\]|Your choice:", shown)[answered:]:
+            typed = answer if question == "[y/N]" else left.pop(0) if left else "\n"
+            os.write(screen, typed.encode())
+            answered += 1
     else:
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -153,7 +153,7 @@ class Scripted(WebController):
             "sanitise": "off" if self.mode_off else "schema", "run": self.run, "last_event": self.events.last,
         }  # fmt: skip
 
-    def look_at(self, prompt_id: str) -> dict[str, Any]:
+    def look_at(self, prompt_id: str, hidden: Sequence[str] = ()) -> dict[str, Any]:
         names = ("name", "label", "policy", "value", "outcome", "sent_as")
         party = prompt_id.partition("/")[0] if "/" in prompt_id else ""
         notes = ["The provider can read everything you send, and the reply, which may quote it."]
@@ -164,7 +164,8 @@ class Scripted(WebController):
             "whose": f"the third party {party}" if party else "the provider", "task": "recommend",
             "system_prompt": [{"whose": "the provider", "text": f"{PROMPT[0]['content']} {self.title}"}],
             "sheet": {"system": PROMPT[0]["content"], "questions": ["For: {recipient}."]},
-            "fields": [dict(zip(names, each, strict=True)) for each in FIELDS], "prompt": PROMPT,
+            "fields": [dict(zip(names, each, strict=True)) for each in FIELDS],
+            "prompt": [{**each, "pieces": [[each["content"], []]]} for each in PROMPT], "stays": [], "hidden": [*hidden],
             "tags": {"[NAME_1]": "Rudi Hartono", "[HEALTH_1]": "diabetes"}, "tokens": 256,
             "consent": {
                 "needed": self.consent_needed, "question": f"{self.title} (from the provider, to recommend) asks for:",

@@ -123,7 +123,7 @@ class Reader:
         shell = ["bash", "-euc", f". .venv/bin/activate; {command}"]
         serving = next((sign for word, sign in READY.items() if word in command), None)
         if serving is None:
-            code, shown = at_a_terminal(shell, "y\n", self._directory, COMMAND_S)
+            code, shown = at_a_terminal(shell, "y\n", cwd=self._directory, timeout_s=COMMAND_S)
             assert code == 0 or (code == 1 and "| grep" in command), f"{command}\n{shown}"  # grep that finds nothing: 1
             return
         with self._log.open("wb") as log:

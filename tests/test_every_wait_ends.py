@@ -341,9 +341,9 @@ def test_ctrl_c_ends_the_page_s_program_with_one_press(honest: Cloud, ckpt_dir: 
 
             pool = stack.enter_context(ThreadPoolExecutor(1))
             if at is FetchSheet:
-                pool.submit(call, "/api/sheet?prompt_id=gifts")
+                pool.submit(call, "/api/sheet", {"prompt_id": "gifts"})
             else:
-                seen = call("/api/sheet?prompt_id=gifts")["seen"]
+                seen = call("/api/sheet", {"prompt_id": "gifts"})["seen"]
                 call("/api/run", {"prompt_id": "gifts", "seen": seen, "agree": True})
             assert hostile.turned.wait(60)
             time.sleep(0.3)

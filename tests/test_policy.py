@@ -70,7 +70,11 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     """Neither markup nor control characters of a sheet or a reply do anything to the screen."""
     screen = Terminal(plain=False)
     hostile = "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]"
-    screen.show_prompt([Message("user", hostile)], {"[NAME_1]": "[/y] \x1b[2J"})
+    sanitiser = Sanitiser(Profile().with_private_words(["[/y] secret\x1b[2J"]))
+    words = Passage("user", (sanitiser.clean(f"[/y] secret {hostile}"),))
+    reviewed = review([words], sanitiser)
+    assert sanitiser.tags and reviewed.stays
+    screen.show_prompt(Prepared(Outgoing((), ""), (words.message,), sanitiser, review=reviewed))
     screen.show_views({DataKind.REPLY: "[/x] [red]\x1b]0;title\x07"}, vendor="", tags=(), raw=False)
     out = capfd.readouterr().out
     for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):

@@ -363,7 +363,7 @@ def status_of(url: str, method: str = "GET", body: bytes | None = None, **header
 
 
 APIS = [
-    ("GET", "/api/state"), ("GET", "/api/sheet?prompt_id=gifts"), ("GET", "/api/profile"), ("GET", "/api/events"),
+    ("GET", "/api/state"), ("POST", "/api/sheet"), ("POST", "/api/private_words"), ("GET", "/api/profile"), ("GET", "/api/events"),
     ("POST", "/api/run"), ("POST", "/api/stop"), ("PUT", "/api/profile"),
 ]  # fmt: skip
 

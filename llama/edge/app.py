@@ -112,7 +112,7 @@ def build(config: EdgeConfig, load: LoadHalfOn) -> Program:
     assert config.ckpt_dir is not None
     source = _source(config, resources)
     device = Device(config.ckpt_dir, lambda half, welcome: load(half, welcome, resources.device))
-    settings = RunSettings(config.sampling, config.mode, config.max_gen_len)
+    settings = RunSettings(config.sampling, config.mode, config.max_gen_len, config.strict)
     cloud = _cloud(config, resources, config.deadline, config.restart_deadline)
     history = history_of(config.history, config.profile_file)
     return EdgeApp(config, RunPipeline(device, source, cloud, config.profile_file, settings, history))

@@ -42,6 +42,7 @@ class EdgeConfig:
     restart_deadline: Annotated[float, TIMEOUT] = 300.0  # seconds
     sanitise: Annotated[str, Bound(" or ".join(MODES), one_of=MODES)] = "schema"
     dry_run: bool = False
+    strict: bool = False
     yes: bool = False
     plain: bool = False
     json: bool = False
@@ -118,6 +119,8 @@ def check_together(config: EdgeConfig) -> Resources:
     for flag in ("list_sheets", "dry_run", "yes", "plain", "json"):
         if config.web and getattr(config, flag):
             raise UsageError(f"--web and --{flag} cannot be combined; omit one of them")
+    if config.strict and config.mode == "off":
+        raise UsageError("--strict and --sanitise off cannot be combined; omit one of them")
     device, threads = torch_device(config.device), cpu_threads(config.threads)
     torch.set_num_threads(threads)
     if config.prompt_id is not None and config.prompt_file is not None:

@@ -27,16 +27,30 @@ def ask(question: str) -> bool | None:
 
     Input that was typed before the question appeared is discarded.
     """
+    line = _answer(f"{printable(question)} [y/N] ")
+    return None if line is None else line.strip().casefold() in ("y", "yes", "ya")
+
+
+def ask_line(question: str) -> str | None:
+    """Return the line that the person types, without its end, or None without a keyboard or at the end of input.
+
+    Input that was typed before the question appeared is discarded.
+    """
+    line = _answer(printable(question))
+    return None if not line else line.strip()
+
+
+def _answer(question: str) -> str | None:
+    """Return the typed line with its end; empty at the end of input; None if no person can answer."""
     if not is_there():
         return None
     with suppress(OSError, termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
     try:
-        _show(f"{printable(question)} [y/N] ", sys.stderr)
+        _show(question, sys.stderr)
     except OSError:
         return None
-    line = _typed_line(sys.stdin.fileno())
-    return None if line is None else line.strip().casefold() in ("y", "yes", "ya")
+    return _typed_line(sys.stdin.fileno())
 
 
 def _may_be_seen(stream: TextIO) -> bool:

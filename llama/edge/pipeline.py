@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -26,9 +26,10 @@ from llama.edge.history import History, HistoryEntry, RunRecorder, recorded
 from llama.edge.session import new_run_id
 from llama.edge.sheet_source import SheetSource
 from llama.edge.views import Views, holdings_of, views_of
+from llama.errors import PrivacyRefused
 from llama.privacy.policy import DataKind, FieldPolicy
 from llama.privacy.preparing import Prepared
-from llama.privacy.profile import Profile, parse, read_raw
+from llama.privacy.profile import PRIVATE_WORDS, Profile, parse, read_raw
 from llama.privacy.restoring import Restorer
 from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
@@ -46,11 +47,13 @@ class RunSettings:
         sampling: sampling settings for the cloud.
         mode: ``schema`` or ``off``; see ``llama.privacy.sanitiser``.
         max_gen_len: maximum tokens of a reply; None means the sheet's limit, or the rest of the context.
+        strict: refuse a prompt with words that look personal and are not hidden.
     """
 
     sampling: SamplingParams
     mode: Mode = "schema"
     max_gen_len: int | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,17 @@ class SentForm(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Preview:
-    """A prompt that the person can see before anything leaves. The run uses this object and does not reread files."""
+    """A prompt that the person can see before anything leaves. The run uses this object and does not reread files.
+
+    ``hidden`` are words that the person makes tags in this run only.
+    """
 
     sourced: SourcedPrompt
     profile: Profile
     profile_version: str
     prepared: Prepared = field(repr=False)
     mode: Mode
+    hidden: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def sheet(self) -> Sheet | None:
@@ -237,16 +244,33 @@ class RunPipeline:
         raw = read_raw(self.profile_file)
         return VersionedProfile(parse(raw, f"profile {self.profile_file}"), version_of(raw))
 
-    def prepare(self, sourced: SourcedPrompt, profile: VersionedProfile) -> Preview:
+    def prepare(self, sourced: SourcedPrompt, profile: VersionedProfile, hidden: Sequence[str] = ()) -> Preview:
         """Sanitise the prompt and merge it with the profile.
+
+        Args:
+            sourced: the prompt.
+            profile: the person's profile.
+            hidden: words that become tags in this run only.
 
         Raises:
             PrivacyRefused: the gate found a secret in the text that would leave.
             PromptError: the prompt is too long, or cannot be written in the model's vocabulary.
         """
         mode = self.settings.mode
-        prepared = self.device.prepare(sourced, profile.profile, mode)
-        return Preview(sourced, profile.profile, profile.version, prepared, mode)
+        prepared = self.device.prepare(sourced, profile.profile.with_private_words(hidden), mode)
+        return Preview(sourced, profile.profile, profile.version, prepared, mode, tuple(hidden))
+
+    def refuse_what_stays(self, preview: Preview) -> None:
+        """Refuse a prompt with words that look personal and would leave as they are, if the settings are strict.
+
+        Raises:
+            PrivacyRefused: it has such words. The error has their number, not the words.
+        """
+        if self.settings.strict and (stays := preview.prepared.review.stays):
+            raise PrivacyRefused(
+                f"--strict: {len(stays)} words or numbers look personal and would leave as they are; nothing was sent. "
+                f"See them with --dry_run; add them to {PRIVATE_WORDS} in your profile, or reword the text"
+            )
 
     def consent(self, preview: Preview) -> ConsentRequest:
         """Return the fields that the person must agree to before :meth:`run`."""
@@ -269,12 +293,14 @@ class RunPipeline:
             timed: both halves measure their stages, and every round trip is an event.
 
         Raises:
+            PrivacyRefused: words that look personal would leave, and the settings are strict.
             CheckpointError: the cloud has a half of another split.
             PromptError: there is no room for a reply.
             LinkError: the cloud is gone or refuses, or its text differs from the text of the ids.
             HistoryError: the history cannot be written, and nothing was sent.
         """
         assert self.cloud is not None
+        self.refuse_what_stays(preview)
         link: Link = self.cloud.link(lambda text: on_event(Notice(text, link.silent)), check)
         with link:
             welcome = self.device.meet(link)

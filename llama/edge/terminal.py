@@ -23,18 +23,20 @@ from rich.table import Table
 from rich.text import Text
 
 from llama import screen
-from llama.chat import Message
 from llama.edge import keyboard, wording
 from llama.edge.history import HistoryEntry
-from llama.edge.pipeline import RunResult
+from llama.edge.pipeline import Preview, RunResult
 from llama.edge.views import ViewCell, Views, views_of
 from llama.privacy.policy import DataKind, Party
+from llama.privacy.preparing import Prepared
+from llama.privacy.review import Mark, MarkKind, pieces_of
 from llama.privacy.tags import AS_ISSUED
 from llama.text.money import rupiah
 from llama.text.printable import escaped, printable
 from llama.wire import Offer, SheetEntry
 
 _CELL_CHARS = 100
+_STYLES = {MarkKind.TAG: "bold cyan", MarkKind.OPEN: "underline", MarkKind.STAYS: "reverse yellow"}
 
 
 class Terminal:
@@ -42,7 +44,8 @@ class Terminal:
 
     def __init__(self, *, plain: bool = True) -> None:
         self.plain = plain
-        self._in_a_line = self._prompt_shown = False
+        self._in_a_line = False
+        self._shown: Prepared | None = None
 
     def show_text(self, text: str) -> None:
         """Show a piece of the reply immediately, without control and escape characters."""
@@ -68,17 +71,23 @@ class Terminal:
         """Ask the person. Return the result of ``keyboard.ask``."""
         return keyboard.ask(question)
 
-    def show_prompt(self, dialog: Sequence[Message], tags: Mapping[str, str], *, asking: bool = False) -> None:
-        """Show the sanitised prompt before it runs, and the meaning of its tags. Show it only once.
+    @staticmethod
+    def ask_line(question: str) -> str | None:
+        """Let the person type a line. Return the result of ``keyboard.ask_line``."""
+        return keyboard.ask_line(question)
+
+    def show_prompt(self, prepared: Prepared, *, asking: bool = False) -> None:
+        """Show the sanitised prompt before it runs, with its marks and the meaning of its tags. Show it only once.
 
         ``asking``: a question about the prompt follows on stderr. If stdout is not a visible screen, the prompt also
         goes to stderr.
         """
         elsewhere = asking and (self.plain or not sys.stdout.isatty())
-        if (self.plain and not elsewhere) or self._prompt_shown:
+        if (self.plain and not elsewhere) or self._shown is prepared:
             return
-        self._prompt_shown = not elsewhere
-        for part in _prompt(dialog, tags):
+        if not elsewhere:
+            self._shown = prepared
+        for part in _prompt(prepared):
             if elsewhere:
                 print(screen.rendered(part, sys.stderr), end="", file=sys.stderr, flush=True)
             else:
@@ -166,8 +175,27 @@ def show_json(result: RunResult) -> None:
         "offers": reply.offers,
         "copy": reply.copy,
         "run_id": result.run_id.hex(),
+        "stays": _stays(result.preview),
     }
     _write(escaped(msgspec.json.encode(fields).decode()) + "\n")
+
+
+def show_dry_run_json(preview: Preview) -> None:
+    """Write what would leave as one JSON object on stdout."""
+    outgoing = preview.prepared.outgoing
+    fields = {
+        "text": outgoing.text,
+        "prompt_tokens": outgoing.ids,
+        "prompt_id": preview.sourced.prompt_id,
+        "tags": list(preview.prepared.sanitiser.tags),
+        "fields": preview.forms,
+        "stays": _stays(preview),
+    }
+    _write(escaped(msgspec.json.encode(fields).decode()) + "\n")
+
+
+def _stays(preview: Preview) -> list[dict[str, object]]:
+    return [asdict(each) for each in preview.prepared.review.stays]
 
 
 def show_dry_run(text: str) -> None:
@@ -177,16 +205,26 @@ def show_dry_run(text: str) -> None:
     _write(text + "\n")
 
 
-def _prompt(dialog: Sequence[Message], tags: Mapping[str, str]) -> list[RenderableType]:
-    text = Text()
-    for i, message in enumerate(dialog):
+def _prompt(prepared: Prepared) -> list[RenderableType]:
+    text, tags = Text(), prepared.sanitiser.tags
+    for i, message in enumerate(prepared.dialog):
         text.append(f"{'' if i == 0 else chr(10)}{message.role}  ", style="dim")
-        text.append_text(_with_tags(message.content, frozenset(tags)))
+        marks = [mark for mark in prepared.review.marks if mark.message == i]
+        text.append_text(_marked(message.content, marks) if marks else _with_tags(message.content, frozenset(tags)))
     title = "the most the provider could learn"
     parts: list[RenderableType] = [Panel(text, title=title, title_align="left", box=box.ROUNDED)]
+    if prepared.review.marks:
+        parts.append(Text(wording.MARKS, style="dim"))
     if tags:
         parts.append(Text(f"known here only:  {wording.legend(tags)}"))
     return parts
+
+
+def _marked(content: str, marks: Sequence[Mark]) -> Text:
+    text = Text()
+    for piece, kinds in pieces_of(content, marks):
+        text.append(printable(piece), style=" ".join(_STYLES.get(kind, "") for kind in kinds))
+    return text
 
 
 def _run(entry: HistoryEntry) -> Panel:

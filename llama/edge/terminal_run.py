@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from llama.edge import terminal, wording
 from llama.edge.consent import ConsentRequest, ConsentState
 from llama.edge.generation import MAY_BE_HANDED_ON
+from llama.edge.last_look import LastLook
 from llama.edge.pipeline import (
     Notice,
     Preview,
@@ -35,7 +36,7 @@ class TerminalOptions:
 
     Attributes:
         dry_run: print what would leave this device, and stop.
-        yes: agree to the fields that the sheet asks for, for this run.
+        yes: agree to the fields that the sheet asks for, and to words that look personal, for this run.
         plain: only the reply on stdout.
         json: one JSON object on stdout instead of streamed text.
     """
@@ -73,6 +74,8 @@ class TerminalRun:
         if self.options.dry_run:
             self._show_dry_run(preview)
             return
+        preview = self._last_look(preview, profile)
+        self.pipeline.refuse_what_stays(preview)
         require_consent(
             self.pipeline.consent(preview),
             yes=self.options.yes,
@@ -91,11 +94,30 @@ class TerminalRun:
             raise UsageError(wording.profile_needed(prompt.asks_for))
         return self.pipeline.read_profile()
 
+    def _last_look(self, preview: Preview, profile: VersionedProfile) -> Preview:
+        stays = preview.prepared.review.stays
+        if not stays or self.options.yes:
+            return preview
+        if not self.screen.has_keyboard():
+            if not self.options.json:
+                self.screen.notice(wording.stays_count(len(stays)))
+            return preview
+        return LastLook(self.pipeline, self._ask_line, self.screen.notice).at(preview, profile)
+
+    def _ask_line(self, preview: Preview, question: str) -> str | None:
+        self._show_prompt(preview, asking=True)
+        return self.screen.ask_line(question)
+
     def _show_dry_run(self, preview: Preview) -> None:
         outgoing, tags = preview.prepared.outgoing, preview.prepared.sanitiser.tags
+        if self.options.json:
+            terminal.show_dry_run_json(preview)
+            return
         terminal.show_dry_run(outgoing.text)
         if tags and sys.stderr.isatty():
             self.screen.notice(wording.known_here_only(tags))
+        if stays := preview.prepared.review.stays:
+            self.screen.notice(wording.stays_line(stays))
         self.screen.notice(wording.dry_run(len(outgoing.ids), preview.sourced.prompt_id))
 
     def _ask(self, preview: Preview, question: str) -> bool | None:
@@ -104,7 +126,7 @@ class TerminalRun:
         return self.screen.ask(question)
 
     def _show_prompt(self, preview: Preview, *, asking: bool = False) -> None:
-        self.screen.show_prompt(preview.prepared.dialog, preview.prepared.sanitiser.tags, asking=asking)
+        self.screen.show_prompt(preview.prepared, asking=asking)
 
     def _run(self, preview: Preview) -> RunResult:
         try:

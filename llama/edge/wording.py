@@ -7,7 +7,7 @@ Knows: the meaning of each value. Does not know: screens, escape sequences, JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from llama.edge.consent import RAW, consents_of, disclosure_levels
 from llama.edge.generation import GeneratedReply, Timing
@@ -15,6 +15,7 @@ from llama.edge.history import HistoryEntry, Outcome
 from llama.errors import ProfileError
 from llama.privacy.policy import SEES, DataKind, FieldPolicy, Party, field_of
 from llama.privacy.profile import Profile
+from llama.privacy.review import LooksPersonal
 from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
@@ -57,6 +58,54 @@ def dry_run(tokens: int, prompt_id: str) -> str:
 def known_here_only(tags: Mapping[str, str]) -> str:
     """Return the meaning of a prompt's tags."""
     return f"known here only: {legend(tags)}"
+
+
+MARKS = "A tag: the value stays here. Underlined: declared open. Highlighted: looks personal, and would leave as it is."
+STAYS = "looks personal and would leave as it is"
+MOST_LISTED = 40  # words in a question to the person
+
+
+def stays_line(stays: Sequence[LooksPersonal]) -> str:
+    """Return the words that look personal and would leave, in one line."""
+    return f"{STAYS}: {printable(' · '.join(map(_looks_personal, stays)))}"
+
+
+def stays_count(count: int) -> str:
+    """Return how many words look personal and would leave, where no person reads the screen."""
+    return f"{count} words or numbers look personal and leave as they are; see them with --dry_run"
+
+
+def _looks_personal(each: LooksPersonal) -> str:
+    times = "" if each.count == 1 else f", {each.count} times"
+    return f"{' '.join(each.text.split())} ({each.reason}{times})"
+
+
+def last_look(stays: Sequence[LooksPersonal], profile_file: str | None) -> str:
+    """Return the question about words that look personal: what they are, and what the person can type."""
+    shown = [f"  {i:2}  {_looks_personal(each)}" for i, each in enumerate(stays[:MOST_LISTED], start=1)]
+    more = [f"      and {len(stays) - MOST_LISTED} more, highlighted above"] if len(stays) > MOST_LISTED else []
+    always = [] if profile_file is None else [f"  p 1      hide it always: it is added to {profile_file}"]
+    return "\n".join(
+        [
+            "These look personal, and would leave as they are:" if stays else "Nothing else looks personal.",
+            *map(printable, shown),
+            *more,
+            "  Enter    send the prompt as it is",
+            *(["  1        hide that word in this run; 1 3 hides two"] if stays else []),
+            "  a word   hide any other word of yours",
+            *always,
+            "  n        send nothing",
+            "Your choice: ",
+        ]
+    )
+
+
+def not_in_prompt(word: str) -> str:
+    """Return that a typed answer is neither a number of the list nor a word of the person's."""
+    return f"“{word}” is not in your words of this prompt; type a number of the list, or a word as it is written above"
+
+
+NO_PROFILE = "there is no profile to add a word to; start with --profile_file, or hide it in this run only"
 
 
 # ---- consent

@@ -11,6 +11,7 @@ from llama.privacy.cautions import cautions
 from llama.privacy.gate import Outgoing
 from llama.privacy.policy import DataKind
 from llama.privacy.profile import Profile, text_of
+from llama.privacy.review import Review, review
 from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import FILE, OwnWords, SourcedPrompt
 from llama.sheets import Sheet
@@ -30,12 +31,14 @@ class Prepared:
         dialog: the same as messages, to show to the person.
         sanitiser: holds the tags of this session.
         cautions: warnings for the person before it leaves; for this device's screen only.
+        review: what the person looks at before it leaves, with positions in ``dialog``.
     """
 
     outgoing: Outgoing
     dialog: tuple[Message, ...] = field(repr=False)
     sanitiser: Sanitiser
     cautions: tuple[str, ...] = field(default=(), repr=False)
+    review: Review = field(default_factory=Review, repr=False)
 
 
 def prepare(
@@ -82,7 +85,9 @@ def prepare(
     if outgoing.preface:
         dialog = [Message("the model's chat template", outgoing.preface), *dialog]
     own_sheet = prompt.texts if isinstance(prompt, Sheet) and found.origin.startswith(f"{FILE}:") else ()
-    return Prepared(outgoing, tuple(dialog), sanitiser, cautions(passages, sanitiser, own_sheet))
+    first, fields = len(dialog) - len(passages), not isinstance(prompt, OwnWords)
+    looked_at = review(passages, sanitiser, first=first, fields=fields)
+    return Prepared(outgoing, tuple(dialog), sanitiser, cautions(passages, sanitiser, own_sheet), looked_at)
 
 
 def _refuse_too_long(characters: int, context_length: int) -> None:

@@ -10,6 +10,8 @@
     [policy]                    # optional: this person's own choice for a field
     employer = "open"
 
+``private_words`` is a field for words that belong to no other one: they become tags wherever the person writes them.
+
 A value is text, a number, a date, true/false, or a list of these. ``llama.privacy.policy`` decides the form in which a
 field may leave, unless ``[policy]`` sets another. No error and no repr contains any part of a value.
 """
@@ -19,7 +21,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from llama.text.decoding import decoded
 from llama.text.names import is_field_name
 from llama.text.printable import is_blank
 
+PRIVATE_WORDS = "private_words"
 MAX_FIELDS = 200
 MAX_VALUE_CHARS = 20_000
 
@@ -48,6 +51,12 @@ class ProfileField:
     policy: FieldPolicy
     values: tuple[Value, ...] = field(repr=False)
 
+    @property
+    def is_opened(self) -> bool:
+        """True if this person has chosen to send it openly, or if it is their town."""
+        known = field_of(self.name)
+        return self.policy is FieldPolicy.OPEN and (known.place or known.policy is not FieldPolicy.OPEN)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -58,6 +67,14 @@ class Profile:
     def find(self, name: str) -> ProfileField | None:
         """Return the field of this name or of a synonym: a sheet's ``budget`` is the profile's ``anggaran``."""
         return next((self.fields[other] for other in same_field(name) if other in self.fields), None)
+
+    def with_private_words(self, words: Sequence[str]) -> Profile:
+        """Return the profile with more words that become tags, for one run."""
+        if not words:
+            return self
+        before = self.fields.get(PRIVATE_WORDS)
+        values = (*(before.values if before else ()), *words)
+        return Profile({**self.fields, PRIVATE_WORDS: ProfileField(PRIVATE_WORDS, FieldPolicy.SECRET, values)})
 
 
 def read_profile(path: str | Path) -> Profile:

@@ -25,13 +25,14 @@ from llama.privacy.normalised import NormalisedText, compact, in_order
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
     IDENTIFYING,
+    NEVER_SOUGHT,
     FieldPolicy,
     Generaliser,
     field_of,
     neutral_kind,
     same_field,
 )
-from llama.privacy.profile import Profile, ProfileField, Value, text_of
+from llama.privacy.profile import PRIVATE_WORDS, Profile, ProfileField, Value, text_of
 from llama.privacy.recognisers import Hit, hits_in
 from llama.privacy.secret import Secret
 from llama.privacy.secret_index import SecretIndex, SecretSpan
@@ -42,6 +43,7 @@ from llama.text.money import rupiah
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
+_SHORTEST = 3  # letters and digits of a value that is sought in its variants
 _SHORT_DATE = 5  # characters; a shorter find is an age or a day without its month
 _EVERYDAY = 4  # zipf from which a word in small letters is an everyday one, even if it is a name here
 # White space is matched from its first sign only. Otherwise a long row of it would be read once from each sign.
@@ -108,6 +110,7 @@ class Sanitiser:
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
+        self._literal: dict[str, int] = {}  # private words that are too short to have variants → their secrets
         if mode == "off":
             return
         fields = profile.fields.values()
@@ -118,13 +121,7 @@ class Sanitiser:
             self._declare(each)
         self._declared = len(self.secrets.secrets)
         # A value that this person has chosen to send openly is not masked by patterns.
-        self._opened = [
-            compact(text_of(value))
-            for each in fields
-            for value in each.values
-            if each.policy is FieldPolicy.OPEN
-            and (field_of(each.name).place or field_of(each.name).policy is not FieldPolicy.OPEN)
-        ]
+        self._opened = [compact(text_of(value)) for each in fields if each.is_opened for value in each.values]
         self._views = {text: NormalisedText(text) for text in (visible(_normal(each)) for each in texts)}
         for view in self._views.values():
             self._discover_in(view)
@@ -173,6 +170,7 @@ class Sanitiser:
         view = self._views.get(text) or NormalisedText(text)
         found = self._discover_in(view) if discover else []
         found += [(f.start, f.end, f.index) for f in self.secrets.find(view)]
+        found += self._literal_in(text)
         if not found:
             return [text]
         pieces, position = list[str | _Tag](), 0
@@ -181,6 +179,13 @@ class Sanitiser:
             pieces += [*self._masked(text[position:start], discover=False), _Tag(self._tag(index, value), value)]
             position = end
         return [*pieces, *self._masked(text[position:], discover=False)]
+
+    def _literal_in(self, text: str) -> list[tuple[int, int, int]]:
+        """Find the short private words, in their own spelling and as whole words."""
+        if not self._literal:
+            return []
+        words = "|".join(map(re.escape, sorted(self._literal, key=len, reverse=True)))
+        return [(*m.span(), self._literal[m[0]]) for m in re.finditer(rf"(?<![^\W_])(?:{words})(?![^\W_])", text)]
 
     def field_text(self, name: str) -> CleanText | None:
         """Return a field of the profile in the form in which it may leave, or None if it is not filled in."""
@@ -227,6 +232,8 @@ class Sanitiser:
             index = self.secrets.add(secret, [] if city is None else [city], only_whole=len(items) > 1)
             self._index_of[each.name, i] = index
             self._known.setdefault(compact(text_of(value)), index)
+            if each.name == PRIVATE_WORDS and (len(compact(text_of(value))) < _SHORTEST or text_of(value) in NEVER_SOUGHT):
+                self._literal.setdefault(text_of(value), index)
             for item in items if len(items) > 1 else []:
                 self.secrets.add(Secret(each.name, secret.tag, item))
 

@@ -65,7 +65,17 @@ _HEADERS = {
 }
 
 PromptId = Annotated[str, Meta(max_length=200)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=500)]
 _T = TypeVar("_T")
+
+
+class _Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    prompt_id: PromptId
+    hidden: Words = ()
+
+
+class _PrivateWords(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    words: Words
 
 
 class _Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,11 +172,12 @@ def application(controller: WebController, port: int, token: str) -> Starlette:
     return Starlette(
         routes=[
             Route("/api/state", api.state),
-            Route("/api/sheet", api.sheet),
+            Route("/api/sheet", api.sheet, methods=["POST"]),
             Route("/api/run", api.begin, methods=["POST"]),
             Route("/api/stop", api.stop, methods=["POST"]),
             Route("/api/profile", api.profile),
             Route("/api/profile", api.edit, methods=["PUT"]),
+            Route("/api/private_words", api.add_private_words, methods=["POST"]),
             Route("/api/history", api.history),
             Route("/api/history", api.keep_history, methods=["POST"]),
             Route("/api/forget", api.forget, methods=["POST"]),
@@ -200,9 +211,9 @@ class _Api:
         return _json(await run_in_threadpool(self.controller.state))
 
     async def sheet(self, request: Request) -> Response:
-        prompt_id = request.query_params.get("prompt_id", "")
+        body = await _body(request, _Look)
         async with self._looking:
-            return _json(await _in_a_daemon(lambda: self.controller.look_at(prompt_id[:200])))
+            return _json(await _in_a_daemon(lambda: self.controller.look_at(body.prompt_id, body.hidden)))
 
     async def begin(self, request: Request) -> Response:
         body = await _body(request, _Begin)
@@ -223,6 +234,11 @@ class _Api:
     async def edit(self, request: Request) -> Response:
         body = await _body(request, _Edited)
         return _json({"version": await run_in_threadpool(self.controller.write_profile, body.text, body.version)})
+
+    async def add_private_words(self, request: Request) -> Response:
+        body = await _body(request, _PrivateWords)
+        await run_in_threadpool(self.controller.add_private_words, body.words)
+        return _json({})
 
     async def history(self, request: Request) -> Response:
         return _json(await run_in_threadpool(self.controller.history.listed))

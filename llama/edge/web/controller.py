@@ -8,6 +8,7 @@ Knows: the pipeline, the previews that were seen, the run under way. Does not kn
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,15 @@ class WebController:
                 "last_event": last_event,
             }
 
-    def look_at(self, prompt_id: str) -> dict[str, Any]:
+    def look_at(self, prompt_id: str, hidden: Sequence[str] = ()) -> dict[str, Any]:
         """Return a sheet merged with this person's profile: everything that would leave, and the consent it needs.
+
+        ``hidden`` are words that become tags in this run.
 
         Raises:
             SplitLlamaError: the sheet cannot be read or prepared.
         """
-        preview = self._previews.look_at(prompt_id)
+        preview = self._previews.look_at(prompt_id, hidden)
         return page_json.preview(prompt_id, preview, self.pipeline.consent(preview))
 
     def begin(self, prompt_id: str, agree: bool, seen_as: str | None = None) -> str:
@@ -113,6 +116,7 @@ class WebController:
         Raises:
             Conflict: a run is under way, the sheet was not looked at, or the sheet or the profile has changed since.
             PermissionError: the person must agree first.
+            PrivacyRefused: words that look personal would leave, and the settings are strict.
             ProfileError: the agreement cannot be read or stored.
         """
         version = self.pipeline.read_profile().version
@@ -120,6 +124,7 @@ class WebController:
             if self._current.is_under_way:
                 raise Conflict("a run is under way; stop it first")
             preview = self._previews.seen(prompt_id, seen_as, version)
+            self.pipeline.refuse_what_stays(preview)
             self._require_consent(preview, agree)
             run = self._current.begin(prompt_id, preview.digest, len(preview.prepared.outgoing.ids))
         self._worker.submit(run, preview)
@@ -151,3 +156,10 @@ class WebController:
             self._previews.clear()
         self.events.add("profile")
         return version
+
+    def add_private_words(self, words: Sequence[str]) -> None:
+        """Add words to the profile, which become tags from now on. Raise as ``ProfileEditor.add_private_words``."""
+        with self._current.lock:
+            self._editor.add_private_words(words)
+            self._previews.clear()
+        self.events.add("profile")

@@ -20,7 +20,9 @@ from llama.edge.device import Device
 from llama.edge.generation import RoundTrip
 from llama.edge.pipeline import Preview, RunResult, SentForm
 from llama.privacy.policy import label_of
+from llama.privacy.preparing import Prepared
 from llama.privacy.profile import Profile, ProfileField, text_of
+from llama.privacy.review import pieces_of
 from llama.sheets import party_of
 from llama.text.printable import printable
 from llama.wire import Offer, SheetEntry, Welcome
@@ -64,12 +66,24 @@ def preview(prompt_id: str, seen: Preview, request: ConsentRequest) -> dict[str,
         if sheet is not None
         else None,
         "fields": list(_fields(seen)),
-        "prompt": [{"role": each.role, "content": printable(each.content)} for each in prepared.dialog],
+        "prompt": list(_messages(prepared)),
         "tags": {tag: printable(value) for tag, value in prepared.sanitiser.tags.items()},
         "cautions": [printable(each) for each in prepared.cautions],
+        "stays": [
+            {"text": printable(each.text), "reason": each.reason, "count": each.count} for each in prepared.review.stays
+        ],
+        "hidden": [printable(word) for word in seen.hidden],
         "tokens": len(prepared.outgoing.ids),
         "consent": _consent(seen, request),
     }
+
+
+def _messages(prepared: Prepared) -> Iterator[dict[str, Any]]:
+    """Yield each message of the prompt, with its pieces: text, and what it is marked as."""
+    for i, message in enumerate(prepared.dialog):
+        marks = [mark for mark in prepared.review.marks if mark.message == i]
+        pieces = [[printable(piece), kinds] for piece, kinds in pieces_of(message.content, marks)]
+        yield {"role": message.role, "content": printable(message.content), "pieces": pieces}
 
 
 def _system_prompt(seen: Preview) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ Knows: the pipeline's steps before a run. Does not know: runs, consents, JSON.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from llama.edge.pipeline import Preview, RunPipeline
 from llama.edge.web.errors import Conflict
@@ -25,8 +26,8 @@ class Previews:
         self._last: dict[str, Preview] = {}
         self.in_progress = 0
 
-    def look_at(self, prompt_id: str) -> Preview:
-        """Read the profile and the sheet, and prepare them again.
+    def look_at(self, prompt_id: str, hidden: Sequence[str] = ()) -> Preview:
+        """Read the profile and the sheet, and prepare them again, with ``hidden`` words as tags.
 
         Raises:
             SplitLlamaError: one of them cannot be read, or the prompt cannot be prepared.
@@ -37,7 +38,7 @@ class Previews:
             profile = self.pipeline.read_profile()
             with self.ending.under_the_ceiling():
                 sourced = self.pipeline.find(prompt_id, self.ending.check)
-            preview = self.pipeline.prepare(sourced, profile)
+            preview = self.pipeline.prepare(sourced, profile, hidden)
             with self._lock:
                 self._last[prompt_id] = preview
             return preview

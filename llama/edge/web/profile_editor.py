@@ -5,10 +5,12 @@ Knows: the file, versions of it. Does not know: events, runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from llama.disk import replace_file
 from llama.edge.pipeline import version_of
+from llama.edge.profile_file import add_private_words
 from llama.edge.web.errors import Conflict
 from llama.errors import ProfileError
 from llama.privacy.profile import parse, read_raw
@@ -54,6 +56,14 @@ class ProfileEditor:
         except OSError as err:
             raise ProfileError(f"profile {self.profile_file}: cannot be written ({err.strerror})") from None
         return version_of(raw)
+
+    def add_private_words(self, words: Sequence[str]) -> None:
+        """Add words to the profile, which become tags from now on.
+
+        Raises:
+            ProfileError: no file was given, or it cannot be read, edited or written.
+        """
+        add_private_words(str(self._path()), words)
 
     def _path(self) -> Path:
         if self.profile_file is None:

@@ -35,6 +35,8 @@ _OF_NAMES = frozenset({"NAME", "ORG", "ADDRESS"})
 _WORD = re.compile(r"[^\W_]+")
 _UNIT = re.compile(r"\s?(?:[kmgt]b|m?l|[cmk]?m|k?g|gr|inch|watt|w|mah|hz|pcs|%)(?!\w)", re.IGNORECASE)
 _QUANTITY = re.compile(rf"\d[\d.,]{{0,12}}{_UNIT.pattern}", re.IGNORECASE)
+_FULL_STOPS = frozenset({". ", "! ", "? ", ".\n"})
+_ABBREVIATED = re.compile(r"(?<![^\W_])[^\W\d_]{1,4}\.$")
 _IN_EVERY_TEXT = 6  # zipf
 
 _one_at_a_time = threading.Lock()  # a tagger holds the text that it was given last
@@ -55,7 +57,7 @@ def entities_in(text: str, hints: Sequence[Hit], *, is_short: bool = False) -> I
     open_kind = ""
     for token, label in zip(tokens, _labels_of(tokens, SHORT_THRESHOLD if is_short else THRESHOLD), strict=True):
         begins, _, kind = label.rpartition("-")
-        if open_kind and kind == open_kind and begins == "I":
+        if open_kind and kind == open_kind and begins == "I" and not _ends_sentence(text, end, token.start):
             end = token.end
             continue
         if open_kind:
@@ -63,6 +65,11 @@ def entities_in(text: str, hints: Sequence[Hit], *, is_short: bool = False) -> I
         begin, end, open_kind = token.start, token.end, kind
     if open_kind:
         yield from _hit(text, begin, end, open_kind)
+
+
+def _ends_sentence(text: str, end: int, start: int) -> bool:
+    """Return whether a sentence ends between two tokens: a full stop and a space, but not after an abbreviation."""
+    return text[end - 1 : start] in _FULL_STOPS and not _ABBREVIATED.search(text, max(0, end - 6), end)
 
 
 def _hit(text: str, begin: int, end: int, kind: str) -> Iterator[Hit]:

@@ -14,7 +14,7 @@ export function askConsent(sheet) {
     el("dl", { class: "forms" }, ...fields.map(({ name, form }, i) => el("div", {},
       el("dt", {}, asked[i]?.label ?? name),
       el("dd", {}, form, asked[i]?.sent_as ? bounded(`${name}, sent as`, { class: "leaves" }, "→ ", ...marked(asked[i].sent_as, sheet.tags)) : null)))),
-    el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet)));
+    el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet, { buttons: false })));
   byId("consent-notes").replaceChildren(...[...notes, ...(sheet.cautions ?? [])].map((note) => el("li", {}, note))); // outside the part that scrolls
   byId("consent-body").scrollTop = 0;
   dialogue.returnValue = "";

@@ -4,6 +4,7 @@
 import { drawDiagram } from "./diagram.js";
 import { askConsent, editProfile, wireEditor } from "./dialogues.js";
 import { refreshHistory, wireHistory } from "./history.js";
+import { drawLook, hiddenIn, lookOnce, wireLook } from "./look.js";
 import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
 import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
@@ -87,7 +88,7 @@ async function fetchSheet() {
   let sheetError = "";
   if (state.promptId) {
     try {
-      sheet = await call("GET", `/api/sheet?prompt_id=${encodeURIComponent(state.promptId)}`);
+      sheet = await call("POST", "/api/sheet", { prompt_id: state.promptId, hidden: hiddenIn(state.promptId) });
     } catch (error) {
       if (error instanceof Locked) throw error;
       sheetError = reason(error);
@@ -195,8 +196,10 @@ async function start() {
   Object.assign(state, { starting: true, declined: false, startError: "" });
   changed();
   try {
-    if (state.sheet.consent.needed) await agreeAndRun();
-    else await run(false);
+    const sheet = await lookOnce(state.sheet);
+    if (!sheet) decline();
+    else if (sheet.consent.needed) await agreeAndRun(sheet);
+    else await run(false, sheet);
   } catch (error) {
     if (error instanceof Locked) return lock(error);
     state.startError = reason(error);
@@ -208,21 +211,25 @@ async function start() {
   }
 }
 
-async function agreeAndRun() {
-  const asked = state.sheet; // the person agrees to what the dialogue shows, even if the state changes meanwhile
+/** Asks for consent. The person agrees to what the dialogue shows, even if the state changes meanwhile. */
+async function agreeAndRun(asked) {
   if (await askConsent(asked)) return run(true, asked);
+  decline();
+}
+
+function decline() {
   state.declined = true;
   tell("You declined. Nothing was sent.");
 }
 
-async function run(agree, sheet = state.sheet) {
+async function run(agree, sheet) {
   try {
     await call("POST", "/api/run", { prompt_id: sheet.prompt_id, seen: sheet.seen, agree });
     await fetchSheet(); // the next run need not ask for this consent again
   } catch (error) {
     if (!error.body?.consent_needed || agree) throw error;
     await fetchSheet(); // the sheet asks for more fields than before
-    if (state.sheet) await agreeAndRun();
+    if (state.sheet) await agreeAndRun(state.sheet);
   }
 }
 
@@ -271,6 +278,7 @@ function draw() {
   drawProfile(view);
   drawReply(view);
   drawSaw(view);
+  drawLook(view);
   if (drawDiagram(view)) changed(); // draw later: a person cannot read faster
   else drawStatus(view);
 }
@@ -356,7 +364,8 @@ function status({ run, sheet, sheetError, promptId, starting, stopping, startErr
   if (run?.phase === "failed") return "The run failed. See the reason below.";
   if (run?.phase === "stopped") return `Stopped after ${count(run.tokens, "token")}.`;
   if (cloud?.state === "wrong") return "This cloud has the half of another model split.";
-  return "Ready. Nothing has been sent.";
+  const { length } = sheet.stays;
+  return `Ready. Nothing has been sent.${length ? ` ${count(length, "word")} may be personal: look at the prompt below.` : ""}`;
 }
 
 function step({ phase, prefill, tokens, iteration, text }) {
@@ -409,6 +418,7 @@ function wire() {
   byId("banners").addEventListener("click", ({ target }) => target.id === "try-now" && wake());
   wireEditor();
   wireHistory(tell);
+  wireLook(() => state.sheet, { refetch: fetchSheet, tell, changed, lock });
   setInterval(() => busy() && changed(), 1000); // updates the time without news
 }
 

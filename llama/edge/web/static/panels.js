@@ -189,6 +189,7 @@ export function drawSaw({ sheet, run, sanitise }) {
         sanitise === "off" ? "Sanitising is off, so it holds your words unchanged." : "So your device first replaces the secrets that it recognises. It does not recognise all of them, so read the prompt."),
       changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run. The next run would send this prompt.") : null,
       prompt(sheet),
+      key(sheet),
       sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
       legend(sheet.tags),
     ];
@@ -202,16 +203,44 @@ export function drawSaw({ sheet, run, sanitise }) {
   });
 }
 
-/** The dialogue as it leaves, with tags marked. A sheet's examples have nothing of the person's, so they are folded. */
-export function prompt({ prompt: messages, tags, sheet }) {
-  const message = ({ role, content }) =>
-    el("div", { class: "message" }, el("p", { class: "role" }, role), el("p", { class: "words" }, ...marked(content, tags)));
+/**
+ * The dialogue as it leaves, with its marks. A sheet's examples have nothing of the person's, so they are folded.
+ * With `buttons`, a word that looks personal is a button that hides it, and a click on any other own word hides it, too.
+ */
+export function prompt({ prompt: messages, tags, sheet }, { buttons = true } = {}) {
+  const message = ({ role, pieces }) =>
+    el("div", { class: "message" }, el("p", { class: "role" }, role),
+      el("p", { class: "words" }, ...pieces.flatMap(([text, kinds]) => piece(text, kinds, tags, buttons))));
   const isExample = ({ role }, i) => sheet && role !== "system" && i < messages.length - 1;
   const examples = messages.filter(isExample);
   return bounded("The prompt as it leaves", { class: "prompt" },
     ...messages.filter((each, i) => !isExample(each, i) && i < messages.length - 1).map(message),
     examples.length ? el("details", {}, el("summary", {}, `${count(examples.length, "message")} of examples from the sheet`), ...examples.map(message)) : null,
     messages.length ? message(messages.at(-1)) : null);
+}
+
+function piece(text, kinds, tags, buttons) {
+  if (kinds.includes("tag")) return marked(text, tags);
+  const isOpen = kinds.includes("open");
+  if (kinds.includes("stays")) {
+    return buttons ? el("button", { type: "button", class: "looks", "data-hide": text, title: "looks personal; press to hide it in this run" }, text)
+      : el("mark", { class: "looks" }, text);
+  }
+  if (!kinds.includes("own")) return marked(text, tags);
+  const words = buttons ? text.split(/([\p{L}\p{N}]+)/u).filter(Boolean).map((word) =>
+    (/[\p{L}\p{N}]/u.test(word) ? el("span", { class: "own", "data-hide": word }, word) : word)) : [text];
+  return isOpen ? [el("span", { class: "open" }, ...words)] : words;
+}
+
+function key({ prompt: messages }) {
+  const kinds = new Set(messages.flatMap(({ pieces }) => pieces.flatMap(([, each]) => each)));
+  const shown = [
+    kinds.has("tag") && [el("mark", { class: "tag" }, "[TAG]"), " the value stays here"],
+    kinds.has("open") && [el("span", { class: "open" }, "underlined"), " declared open"],
+    kinds.has("stays") && [el("mark", { class: "looks" }, "marked"), " looks personal, and would leave as it is"],
+    kinds.has("own") && ["Click any word of yours to hide it in this run."],
+  ].filter(Boolean);
+  return shown.length ? el("ul", { class: "key" }, ...shown.map((each) => el("li", {}, ...each))) : null;
 }
 
 function legend(tags) {

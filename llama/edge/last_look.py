@@ -1,0 +1,106 @@
+"""The last look before a prompt leaves, at the terminal: the person hides words that nothing has recognised.
+
+Knows: the order of questions, the answers. Does not know: how the prompt is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from llama.edge import wording
+from llama.edge.pipeline import Preview, RunPipeline, VersionedProfile
+from llama.edge.profile_file import add_private_words
+from llama.errors import Declined, ProfileError
+from llama.privacy.review import LooksPersonal
+
+_NUMBERS = re.compile(r"\d{1,3}(?:[\s,]+\d{1,3}){0,50}")
+_ALWAYS = re.compile(r"p[\s:]+(?=\S)", re.IGNORECASE)
+_NOTHING = frozenset({"n", "no", "q", "t", "tidak"})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the person typed.
+
+    Attributes:
+        words: the words to hide.
+        always: they are also added to the profile.
+        unknown: what was typed, if it is neither a number of the list nor a word of the prompt.
+    """
+
+    words: tuple[str, ...] = field(default=(), repr=False)
+    always: bool = False
+    unknown: str = field(default="", repr=False)
+
+
+def answer_of(typed: str, stays: Sequence[LooksPersonal], own: str) -> Answer:
+    """Return the meaning of an answer.
+
+    Args:
+        typed: the line, which is not empty.
+        stays: the words that look personal, as they are numbered from 1.
+        own: the person's own words, in which another word must occur.
+    """
+    always = _ALWAYS.match(typed)
+    what = typed[always.end() :].strip() if always else typed
+    if _NUMBERS.fullmatch(what):
+        numbers = [int(each) for each in re.findall(r"\d+", what)]
+        if all(0 < number <= len(stays) for number in numbers):
+            return Answer(tuple(stays[number - 1].text for number in numbers), bool(always))
+    found = re.search(rf"(?<![^\W_]){re.escape(what)}(?![^\W_])", own, re.IGNORECASE)
+    return Answer((found[0],), bool(always)) if found and what else Answer(unknown=what)
+
+
+class LastLook:
+    """The questions of one prompt.
+
+    Args:
+        pipeline: prepares the prompt again when a word is hidden.
+        ask: shows the prompt and the question, and returns the typed line, or None if no person can answer.
+        notice: shows the person a line.
+    """
+
+    def __init__(
+        self, pipeline: RunPipeline, ask: Callable[[Preview, str], str | None], notice: Callable[[str], None]
+    ) -> None:
+        self.pipeline, self._ask, self._notice = pipeline, ask, notice
+
+    def at(self, preview: Preview, profile: VersionedProfile) -> Preview:
+        """Return the prompt that the person has agreed to send. It asks only if something looks personal.
+
+        Raises:
+            Declined: the person wants nothing sent, or has closed the terminal.
+            SplitLlamaError: the prompt cannot be prepared again.
+        """
+        is_asked = bool(preview.prepared.review.stays)
+        while is_asked:
+            stays = preview.prepared.review.stays
+            typed = self._ask(preview, wording.last_look(stays, self.pipeline.profile_file))
+            if typed is None or typed.casefold() in _NOTHING:
+                raise Declined(wording.DECLINED)
+            if not typed:
+                break
+            own = preview.prepared.review.words_in(preview.prepared.dialog)
+            answer = answer_of(typed, stays, own)
+            if answer.unknown:
+                self._notice(wording.not_in_prompt(answer.unknown))
+                continue
+            hidden = [*preview.hidden, *answer.words]
+            if answer.always:
+                profile = self._add(answer.words, profile)
+            preview = self.pipeline.prepare(preview.sourced, profile, hidden)
+        return preview
+
+    def _add(self, words: Sequence[str], profile: VersionedProfile) -> VersionedProfile:
+        """Add words to the profile, and return it as it is now. If that fails, they are hidden in this run only."""
+        if self.pipeline.profile_file is None:
+            self._notice(wording.NO_PROFILE)
+            return profile
+        try:
+            add_private_words(self.pipeline.profile_file, words)
+            return self.pipeline.read_profile()
+        except ProfileError as err:
+            self._notice(str(err))
+            return profile
