@@ -304,7 +304,7 @@ def test_without_a_profile_a_word_is_hidden_in_this_run_only(pipeline: RunPipeli
 def test_strict_refuses_while_such_words_are_left(pipeline: RunPipeline) -> None:
     """By their number; the error has none of them."""
     preview = looked_at(pipeline)
-    with pytest.raises(PrivacyRefused, match="--strict: 2 words or numbers look personal") as refused:
+    with pytest.raises(PrivacyRefused, match="--strict: 2 of your words or numbers may be personal") as refused:
         pipeline.refuse_what_stays(preview)
     assert "Vorbex" not in str(refused.value) and "Quillon" not in str(refused.value)
     pipeline.refuse_what_stays(pipeline.prepare(preview.sourced, pipeline.read_profile(), ["Vorbex", "Quillon"]))
@@ -322,7 +322,7 @@ def test_a_dry_run_lists_them_and_json_has_them_as_data(tiny_split: Callable[...
     assert [each["text"] for each in data["stays"]] == ["Vorbex", "Quillon"]
     assert TEXT in data["text"] and data["stays"][1] == {"text": "Quillon", "reason": "capitalised", "count": 1}
     refused = run_main(*command, "--cloud", "tcp://127.0.0.1:9", "--strict", "--deadline", "5")
-    assert refused.returncode == PrivacyRefused.exit_code and "--strict: 2 words" in refused.stderr
+    assert refused.returncode == PrivacyRefused.exit_code and "--strict: 2 of your words" in refused.stderr
     assert "Vorbex" not in refused.stderr
     wrong = run_main(*command, "--dry_run", "--strict", "--sanitise", "off")
     assert wrong.returncode == UsageError.exit_code and "--strict and --sanitise off" in wrong.stderr

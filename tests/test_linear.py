@@ -31,6 +31,7 @@ from llama.privacy.profile import Profile, profile_from
 from llama.privacy.recognisers import RECOGNISERS, hits_in
 from llama.privacy.recognisers.recogniser import Recogniser
 from llama.privacy.restoring import Restorer
+from llama.privacy.review import review
 from llama.privacy.sanitiser import Sanitiser
 from llama.prompt import OwnWords
 from llama.text.printable import printable
@@ -48,6 +49,9 @@ PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_t
 MADE_ELSEWHERE = {
     "llama.added_tokens": "one character out of a set, and how long each token is; tests/test_templates.py",
     "llama.template_format": "two signs and what is between them; tests/test_templates.py",
+    "llama.edge.last_look": "one word, as the person typed it",
+    "llama.privacy.review": "the open values of a profile, at most 200 of them",
+    "llama.privacy.sanitiser": "private words of one or two letters, as they are written",
     "llama.privacy.dates": "DATES and RARE_DATES",
     "llama.privacy.labelled_dates": "in _LABELLED of dates",
     "llama.privacy.recognisers.names": "in RECOGNISERS",
@@ -82,6 +86,7 @@ def cleaned(text: str, profile: Profile = PROFILE) -> None:
     sanitiser = Sanitiser(profile, own=[text])
     passages = own_words(OwnWords((Message("user", text),)), sanitiser)
     cautions(passages, sanitiser, [text])
+    review(passages, sanitiser, fields=False)
     tags_composed(passages, sanitiser.tags)
     reader = _PieceReader(clues_of(profile), sanitiser.tags)
     for piece in passages[0].pieces:

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import stat
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -275,7 +276,7 @@ def test_a_declined_run_sends_nothing(browser: Browser, bytes_page: Program) -> 
     """With the button, and with Escape; nothing is remembered as agreed to."""
     with screen(browser) as window:
         page, asked = window.open(bytes_page.address), list[str]()
-        page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+        page.on("request", lambda request: asked.append(request.url) if "/api/run" in request.url else None)
         choose(page, "corporate-holiday")
         for decline in ("button", "Escape"):
             page.get_by_role("button", name="Start").click()
@@ -696,3 +697,104 @@ def test_the_token_stays_out_of_what_is_sent(browser: Browser) -> None:
         assert not [url for url in asked if not url.startswith("http://127.0.0.1:")]
         assert not window.context.cookies()
         assert page.evaluate("[localStorage.length, sessionStorage.length]") == [0, 0]
+
+
+# ---- the last look
+
+NOTES = "Compare the Vorbex lamp with Quillon glass, please. It would go in our small kitchen."
+
+
+@pytest.fixture
+def noted_page(own_page: Program) -> Program:
+    """A profile whose open notes have two words that look personal."""
+    text = own_page.profile.read_text()
+    own_page.profile.write_text(re.sub(r"(?m)^notes = .*$", f'notes = "{NOTES}"  # kept', text))
+    own_page.profile.chmod(0o640)
+    return own_page
+
+
+def test_the_last_look_hides_words_by_keyboard_alone(browser: Browser, noted_page: Program) -> None:
+    """One in this run, one for ever, one that is typed. The profile keeps its comments and its mode."""
+    with screen(browser) as window:
+        page = window.open(noted_page.address)
+        choose(page)
+        prompt = page.get_by_label("The prompt as it leaves").first
+        expect(prompt).to_contain_text("Vorbex lamp")
+        expect(page.locator("#status")).to_contain_text("2 words may be personal")
+        expect_accessible(page)
+        page.get_by_role("button", name="Start").focus()
+        page.keyboard.press("Enter")
+        look = page.get_by_role("dialog", name="Look once more")
+        expect(look).to_contain_text("2 words may be personal.")
+        expect(look.get_by_role("heading")).to_be_focused()
+        expect_accessible(page)
+        window.shot("desktop-light-look")
+        page.keyboard.press("Tab")
+        expect(look.get_by_role("button", name="Hide Vorbex in this run")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(prompt).to_contain_text("the [PRIVATE_1] lamp with Quillon glass")
+        expect(look.get_by_role("button", name="Hide Quillon in this run")).to_be_focused()
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # always
+        expect(prompt).to_contain_text("the [PRIVATE_1] lamp with [PRIVATE_2] glass")
+        box = look.get_by_label("Hide another word")
+        expect(box).to_be_focused()
+        page.keyboard.type("nothing of the kind")
+        page.keyboard.press("Enter")
+        expect(look.get_by_role("alert")).to_contain_text("“nothing of the kind” is not in your words")
+        expect(box).to_be_focused()
+        box.press("ControlOrMeta+a")
+        page.keyboard.type("kitchen")
+        page.keyboard.press("Enter")
+        expect(prompt).to_contain_text("our small [PRIVATE_3]")
+        expect_accessible(page)
+        look.get_by_role("button", name="Send", exact=True).press("Enter")
+        page.get_by_role("dialog", name="Do you agree?").get_by_role("button", name="Agree").press("Enter")
+        expect(page.get_by_role("button", name="Stop")).to_be_visible(timeout=BUSY_S)
+        page.get_by_role("button", name="Stop").press("Enter")
+    edited = noted_page.profile.read_text()
+    assert tomllib.loads(edited)["private_words"] == ["Quillon"] and "our small kitchen.\"  # kept" in edited
+    assert noted_page.profile.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_click_on_any_word_hides_it_and_undo_shows_it_again(browser: Browser, noted_page: Program) -> None:
+    """A word that looks personal, and one that does not. What was let pass is not asked about twice."""
+    with screen(browser) as window:
+        page = window.open(noted_page.address)
+        choose(page)
+        prompt = page.get_by_label("The prompt as it leaves").first
+        prompt.get_by_role("button", name="Quillon").click()
+        expect(prompt).to_contain_text("with [PRIVATE_1] glass")
+        prompt.get_by_text("kitchen", exact=True).click()
+        expect(prompt).to_contain_text("our small [PRIVATE_2]")
+        page.get_by_role("button", name="Show kitchen again").click()
+        expect(prompt).to_contain_text("our small kitchen")
+        for looks in (1, 0):
+            page.get_by_role("button", name="Start").click()
+            look = page.get_by_role("dialog", name="Look once more")
+            if looks:
+                expect(look).to_contain_text("1 word may be personal.")
+                look.get_by_role("button", name="Send as it is").click()
+            page.get_by_role("dialog", name="Do you agree?").get_by_role("button", name="Decline").click()
+            expect(page.locator("#status")).to_have_text("You declined. Nothing was sent.")
+        page.get_by_role("button", name="Start").click()
+        expect(look).to_be_hidden()
+        page.keyboard.press("Escape")
+    assert "private_words" not in noted_page.profile.read_text()
+
+
+def test_a_strict_page_sends_nothing_while_words_look_personal(
+    browser: Browser, tiny_split: Splits, byte_cloud: Cloud, tmp_path: Path
+) -> None:
+    """It says how many, and runs once they are hidden."""
+    with (
+        program(tiny_split() / "edge", byte_cloud.address, tmp_path, "--sheet_dir", SHEETS, "--strict") as running,
+        screen(browser, complaints="422") as window,
+    ):
+        running.profile.write_text(f'notes = "{NOTES}"\n')
+        page = window.open(running.address)
+        choose(page)
+        page.get_by_role("button", name="Start").click()
+        page.get_by_role("dialog", name="Look once more").get_by_role("button", name="Send as it is").click()
+        page.get_by_role("dialog", name="Do you agree?").get_by_role("button", name="Agree").click()
+        expect(page.locator("#status")).to_contain_text("2 of your words or numbers may be personal")

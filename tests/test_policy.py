@@ -7,11 +7,16 @@ import re
 
 import pytest
 
-from llama.chat import Message
 from llama.cloud.schema import COLUMNS
 from llama.edge.terminal import Terminal
 from llama.privacy import policy
+from llama.privacy.gate import Outgoing
+from llama.privacy.merging import Passage
 from llama.privacy.policy import FIELDS, SEES, DataKind, Field, FieldPolicy, Generaliser, Party, field_of, view
+from llama.privacy.preparing import Prepared
+from llama.privacy.profile import Profile
+from llama.privacy.review import review
+from llama.privacy.sanitiser import Sanitiser
 from tests.conftest import ROOT
 
 RUN = {kind: f"the very words of {kind}" for kind in DataKind}
@@ -70,8 +75,8 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     """Neither markup nor control characters of a sheet or a reply do anything to the screen."""
     screen = Terminal(plain=False)
     hostile = "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]"
-    sanitiser = Sanitiser(Profile().with_private_words(["[/y] secret\x1b[2J"]))
-    words = Passage("user", (sanitiser.clean(f"[/y] secret {hostile}"),))
+    sanitiser = Sanitiser(Profile().with_private_words(["Vorbex [/y] \x1b[2J"]))
+    words = Passage("user", (sanitiser.clean(f"Vorbex [/y] [2J {hostile} Quillon"),))
     reviewed = review([words], sanitiser)
     assert sanitiser.tags and reviewed.stays
     screen.show_prompt(Prepared(Outgoing((), ""), (words.message,), sanitiser, review=reviewed))

@@ -268,8 +268,8 @@ class RunPipeline:
         """
         if self.settings.strict and (stays := preview.prepared.review.stays):
             raise PrivacyRefused(
-                f"--strict: {len(stays)} words or numbers look personal and would leave as they are; nothing was sent. "
-                f"See them with --dry_run; add them to {PRIVATE_WORDS} in your profile, or reword the text"
+                f"--strict: {len(stays)} of your words or numbers may be personal and would leave as written; nothing "
+                f"was sent; see them with --dry_run, add them to {PRIVATE_WORDS} in your profile, or reword the text"
             )
 
     def consent(self, preview: Preview) -> ConsentRequest:

@@ -72,7 +72,7 @@ def stays_line(stays: Sequence[LooksPersonal]) -> str:
 
 def stays_count(count: int) -> str:
     """Return how many words look personal and would leave, where no person reads the screen."""
-    return f"{count} words or numbers look personal and leave as they are; see them with --dry_run"
+    return f"{count} of your words or numbers may be personal and leave as written; see them with --dry_run"
 
 
 def _looks_personal(each: LooksPersonal) -> str:

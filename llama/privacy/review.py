@@ -47,8 +47,8 @@ _SENTENCE_ENDS = frozenset('.!?:;•*"“”()[]{}<>|–—\n\t')
 _MOSTLY = 0.6  # share of a line's words; above it the line is in capitals or title case, which say nothing of a word
 _EVERYDAY = 4  # zipf
 _COMMON_NAME = 2  # class of a name in the lexicon
-_ENDINGS = re.compile(r"(?:'s|’s|s|es|ed|ing|ly|er|ness|less|nya|ku|mu|lah|kah|pun|kan|an|i|in)$")
-_BEGINNINGS = re.compile(r"^(?:di|ke|se|ber|ter|per|pe|pem|pen|peng|me|mem|men|meng|meny|nge|ng|un|re|non|anti|over)")
+_SUFFIXES = re.compile(r"(?:'s|’s|s|es|ed|ing|ly|er|ness|less|nya|ku|mu|lah|kah|pun|kan|an|i|in)$")
+_PREFIXES = re.compile(r"^(?:di|ke|se|ber|ter|per|pe|pem|pen|peng|me|mem|men|meng|meny|nge|ng|un|re|non|anti|over)")
 
 
 class MarkKind(enum.StrEnum):
@@ -290,10 +290,10 @@ def _reason(written: str, *, begins: bool) -> Reason | None:
 
 
 def _is_word(word: str) -> bool:
-    """Return whether a word, or what is left of it without an ending and a beginning, is in general use."""
+    """Return whether a word, or what is left of it without a suffix and a prefix, is in general use."""
     forms = {word}
-    forms |= {_ENDINGS.sub("", each) for each in forms}
-    forms |= {_BEGINNINGS.sub("", each) for each in forms}
+    forms |= {_SUFFIXES.sub("", each) for each in forms}
+    forms |= {_PREFIXES.sub("", each) for each in forms}
     return any(len(each) < 3 or entry(each).frequency > 0 or each in known_words() for each in forms)
 
 

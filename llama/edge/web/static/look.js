@@ -7,7 +7,6 @@ import { byId, count, el } from "./text.js";
 const hidden = new Map(); // of each sheet: the words that become tags in its runs
 const passed = new Map(); // of each sheet: the words that the person has let pass
 let error = "";
-let typed = ""; // the word that was typed, while there is an error about it
 let shown = null; // the sheet that the dialogue shows
 let refocus = null; // where the focus goes once a word is hidden: {box, at}
 let hooks = { refetch: async () => {}, tell: () => {}, changed: () => {}, lock: () => {} };
@@ -25,7 +24,7 @@ const open = (sheet) => sheet.stays.filter(({ text }) => !passed.get(sheet.promp
 export async function lookOnce(sheet) {
   if (!open(sheet).length) return sheet;
   const dialogue = byId("look");
-  error = typed = "";
+  error = "";
   shown = sheet;
   dialogue.returnValue = "";
   hooks.changed();
@@ -42,19 +41,39 @@ export async function lookOnce(sheet) {
 
 /** Draws the list under the prompt, and the dialogue if it is open. */
 export function drawLook({ sheet, profile }) {
-  fill("stays", [sheet, Boolean(profile), error], () => (sheet ? looks(sheet, profile, "stays") : []));
+  const causes = [sheet, Boolean(profile), error];
+  keeping("stays", () => fill("stays", causes, () => (sheet ? looks(sheet, profile, "stays") : [])));
   if (byId("look").open && sheet) {
     shown = sheet;
-    fill("look-body", [sheet, Boolean(profile), error], () => [
+    keeping("look", () => fill("look-body", causes, () => [
       ...looks(sheet, profile, "look"),
-      el("details", {}, el("summary", {}, "The prompt as it would leave"), prompt(sheet, { buttons: false }))]);
+      el("details", { open: true }, el("summary", {}, "The prompt as it would leave"), prompt(sheet, { buttons: false }))]));
     byId("look-send").textContent = sheet.stays.length ? "Send as it is" : "Send";
   }
   if (refocus) {
-    const buttons = byId(refocus.box).querySelectorAll("button[data-hide]");
-    (buttons[Math.min(refocus.at, buttons.length - 1)] ?? byId(`${refocus.box}-word`) ?? byId("stays-word"))?.focus({ preventScroll: true });
+    focusIn(refocus.box, refocus.at);
     refocus = null;
   }
+}
+
+/** Focuses the button that hides a word of a box, by its index, or where there is none the box for another word. */
+function focusIn(box, at) {
+  const buttons = byId(box).querySelectorAll("button[data-hide]");
+  (buttons[Math.min(at, buttons.length - 1)] ?? byId(`${box}-word`) ?? byId("stays-word"))?.focus({ preventScroll: true });
+}
+
+/** Draws a box, and keeps the word that is being typed there, and the focus. */
+function keeping(box, draw) {
+  const text = byId(`${box}-word`)?.value ?? "";
+  const focused = byId(box).contains(document.activeElement) ? document.activeElement : null;
+  draw();
+  const input = byId(`${box}-word`);
+  if (input && !input.value) input.value = text;
+  if (!focused || focused.isConnected) return;
+  const same = (each) => each.id === focused.id && ["hide", "always", "undo", "other"].every((key) => each.dataset[key] === focused.dataset[key]);
+  const again = [...byId(box).querySelectorAll("button, input")].find(same);
+  if (again) again.focus({ preventScroll: true });
+  else focusIn(box, 0);
 }
 
 function looks(sheet, profile, box) {
@@ -69,7 +88,7 @@ function looks(sheet, profile, box) {
       el("button", { type: "button", class: "small", "data-undo": word, "aria-label": `Show ${word} again` }, "Undo")))) : null,
     el("p", { class: "other" },
       el("label", { for: `${box}-word` }, "Hide another word: "),
-      el("input", { id: `${box}-word`, type: "text", maxlength: 200, autocomplete: "off", spellcheck: "false", value: error ? typed : null }),
+      el("input", { id: `${box}-word`, type: "text", maxlength: 200, autocomplete: "off", spellcheck: "false" }),
       el("button", { type: "button", class: "small", "data-other": `${box}-word` }, "Hide")),
     error ? el("p", { class: "error", role: "alert" }, error) : null,
   ].filter(Boolean);
@@ -100,7 +119,7 @@ async function act(sheet, { hide: pressed, undo, always, other }) {
     await hooks.refetch();
     return hooks.tell(`${always} is in your profile now, and always becomes a tag.`);
   }
-  typed = byId(other).value.trim();
+  const typed = byId(other).value.trim();
   const own = sheet.prompt.flatMap(({ pieces }) => pieces).filter(([, kinds]) => kinds.includes("own")).map(([text]) => text).join("");
   if (!typed) return undefined;
   const escaped = typed.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
@@ -108,9 +127,8 @@ async function act(sheet, { hide: pressed, undo, always, other }) {
     error = `“${typed}” is not in your words of this prompt. Type it as it is written there.`;
     return undefined;
   }
-  const word = typed;
-  typed = "";
-  return hide(sheet.prompt_id, word);
+  byId(other).value = "";
+  return hide(sheet.prompt_id, typed);
 }
 
 /** Connects the buttons. `sheetNow` returns the sheet that is shown. */
