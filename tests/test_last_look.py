@@ -146,10 +146,10 @@ def test_the_pieces_of_a_message_are_the_message(text: str, spans: list[tuple[in
 # ---- words that the person hides
 
 
-@pytest.mark.parametrize("word", ["Vorbex", "kitchen", "It", "Al", "&", "Vorbex lamp", "yes", "7"])
+@pytest.mark.parametrize("word", ["Vorbex", "kitchen", "It", "in", "&", "Vorbex lamp", "yes", "7"])
 def test_any_word_becomes_a_tag_for_this_run(word: str) -> None:
     """Also a short or an everyday one, wherever it is written as a word of its own."""
-    text = f"{TEXT} Al & co, yes, 7."
+    text = f"{TEXT} Is it 7 & black, yes or no?"
     profile = Profile().with_private_words([word])
     sanitiser = Sanitiser(profile, own=[text])
     clean = sanitiser.clean(text).text

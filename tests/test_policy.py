@@ -79,7 +79,7 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     words = Passage("user", (sanitiser.clean(f"Vorbex [/y] [2J {hostile} Quillon"),))
     reviewed = review([words], sanitiser)
     assert sanitiser.tags and reviewed.stays
-    screen.show_prompt(Prepared(Outgoing((), ""), (words.message,), sanitiser, review=reviewed))
+    screen.show_prompt(Prepared(Outgoing((), ""), (words.message,), sanitiser, passages=(words,)))
     screen.show_views({DataKind.REPLY: "[/x] [red]\x1b]0;title\x07"}, vendor="", tags=(), raw=False)
     out = capfd.readouterr().out
     for text in ("[name_1] and [/x] [bold]", ":smile:", "[link=http://x]y[/link]", "[/x] [red]"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from llama.chat import ChatFormat, Message
 from llama.errors import PromptError
 from llama.privacy import gate, merging
 from llama.privacy.cautions import cautions
 from llama.privacy.gate import Outgoing
+from llama.privacy.merging import Passage
 from llama.privacy.policy import DataKind
 from llama.privacy.profile import Profile, text_of
 from llama.privacy.review import Review, review
@@ -31,14 +33,22 @@ class Prepared:
         dialog: the same as messages, to show to the person.
         sanitiser: holds the tags of this session.
         cautions: warnings for the person before it leaves; for this device's screen only.
-        review: what the person looks at before it leaves, with positions in ``dialog``.
+        passages: the messages of the dialogue that are the sheet's or the person's; they are its last ones.
+        fields: the person's words in them are fields that a sheet asks for.
     """
 
     outgoing: Outgoing
     dialog: tuple[Message, ...] = field(repr=False)
     sanitiser: Sanitiser
     cautions: tuple[str, ...] = field(default=(), repr=False)
-    review: Review = field(default_factory=Review, repr=False)
+    passages: tuple[Passage, ...] = field(default=(), repr=False)
+    fields: bool = True
+
+    @cached_property
+    def review(self) -> Review:
+        """What the person looks at before it leaves, with positions in ``dialog``."""
+        first = len(self.dialog) - len(self.passages)
+        return review(self.passages, self.sanitiser, first=first, fields=self.fields)
 
 
 def prepare(
@@ -85,9 +95,8 @@ def prepare(
     if outgoing.preface:
         dialog = [Message("the model's chat template", outgoing.preface), *dialog]
     own_sheet = prompt.texts if isinstance(prompt, Sheet) and found.origin.startswith(f"{FILE}:") else ()
-    first, fields = len(dialog) - len(passages), not isinstance(prompt, OwnWords)
-    looked_at = review(passages, sanitiser, first=first, fields=fields)
-    return Prepared(outgoing, tuple(dialog), sanitiser, cautions(passages, sanitiser, own_sheet), looked_at)
+    warnings, fields = cautions(passages, sanitiser, own_sheet), not isinstance(prompt, OwnWords)
+    return Prepared(outgoing, tuple(dialog), sanitiser, warnings, tuple(passages), fields)
 
 
 def _refuse_too_long(characters: int, context_length: int) -> None:

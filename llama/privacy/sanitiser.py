@@ -48,6 +48,7 @@ _SHORT_DATE = 5  # characters; a shorter find is an age or a day without its mon
 _EVERYDAY = 4  # zipf from which a word in small letters is an everyday one, even if it is a name here
 # White space is matched from its first sign only. Otherwise a long row of it would be read once from each sign.
 _ITEM_ENDS = re.compile(r"(?:(?<!\s)\s++)?[,;]\s*|(?<!\s)\s++(?:and|dan|&)\s+")
+_LINES_AND_TABS = {ord("\n"): None, ord("\t"): None}
 _PRIVATE_USE = re.compile(r"[\ue000-\uf8ff]")
 MODES: tuple[Mode, ...] = ("schema", "off")
 
@@ -374,6 +375,8 @@ def _normal(text: str) -> str:
 
 def visible(text: str) -> str:
     """Remove invisible signs: control and format characters, in which a secret could hide."""
+    if text.translate(_LINES_AND_TABS).isprintable():
+        return text
     kept = list[str]()
     for i, char in enumerate(text):
         category = unicodedata.category(char)

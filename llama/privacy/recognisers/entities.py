@@ -27,7 +27,8 @@ from llama.privacy.recognisers.recogniser import Hit
 MODEL = Path(__file__).parents[1] / "data" / "entities.crfsuite"
 OTHER = "O"
 NOT_PERSONAL = frozenset({OTHER, "PUBLIC", "UNSURE"})
-THRESHOLD = 0.3
+THRESHOLD = 0.34
+HINTED_THRESHOLD = 0.05  # where a pattern says that a name follows its words
 SHORT_THRESHOLD = 0.97  # in a text of few words, which tell little about each other
 SHORT = 12  # words; a text of fewer is short
 _TAG_KINDS = {"AGE": "DATE"}  # the kinds of tags, where they differ
@@ -37,6 +38,8 @@ _UNIT = re.compile(r"\s?(?:[kmgt]b|m?l|[cmk]?m|k?g|gr|inch|watt|w|mah|hz|pcs|%)(
 _QUANTITY = re.compile(rf"\d[\d.,]{{0,12}}{_UNIT.pattern}", re.IGNORECASE)
 _FULL_STOPS = frozenset({". ", "! ", "? ", ".\n"})
 _ABBREVIATED = re.compile(r"(?<![^\W_])[^\W\d_]{1,4}\.$")
+_HINTED = "pattern=NAME"
+_ENDS_AS_QUANTITY = re.compile(rf"{_QUANTITY.pattern}$", re.IGNORECASE)
 _IN_EVERY_TEXT = 6  # zipf
 
 _one_at_a_time = threading.Lock()  # a tagger holds the text that it was given last
@@ -80,7 +83,11 @@ def _hit(text: str, begin: int, end: int, kind: str) -> Iterator[Hit]:
         end -= 1
     if begin == end or (kind in _OF_NAMES and _says_nothing(text[begin:end])):
         return
-    is_quantity = _QUANTITY.match(text, begin, end) or (text[end - 1].isdigit() and _UNIT.match(text, end))
+    is_quantity = (
+        _QUANTITY.match(text, begin, end)
+        or (text[end - 1].isdigit() and _UNIT.match(text, end))
+        or (kind == "ORG" and _ENDS_AS_QUANTITY.search(text, begin, end))
+    )
     if not is_quantity:  # SD 128 GB, 38 inch waist
         yield Hit(begin, end, _TAG_KINDS.get(kind, kind), guessed=True)
 
@@ -97,14 +104,17 @@ def _labels_of(tokens: Sequence[Token], threshold: float) -> list[str]:
         tagger = _tagger()
         tagger.set(features_of(tokens))
         labels = tagger.labels()
-        ordinary = [label for label in labels if label.rpartition("-")[2] in NOT_PERSONAL]
-        personal = [label for label in labels if label not in ordinary]
-        return [
-            ""
-            if token.shape == "⏎" or sum(tagger.marginal(label, i) for label in ordinary) > 1 - threshold
-            else max(personal, key=lambda label: tagger.marginal(label, i))
-            for i, token in enumerate(tokens)
-        ]
+        ordinary = [label for label in labels if label.rpartition("-")[2] in NOT_PERSONAL and label != OTHER]
+        personal = [label for label in labels if label not in (OTHER, *ordinary)]
+        found = list[str]()
+        for i, token in enumerate(tokens):
+            most = 1 - (min(threshold, HINTED_THRESHOLD) if _HINTED in token.own else threshold)
+            probability = 1.0 if token.shape == "⏎" else tagger.marginal(OTHER, i)
+            if probability <= most:  # most tokens need no other label
+                probability += sum(tagger.marginal(label, i) for label in ordinary)
+            is_ordinary = probability > most
+            found.append("" if is_ordinary else max(personal, key=lambda label: tagger.marginal(label, i)))
+        return found
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from llama.privacy.lexicon import UNKNOWN, Entry, entry, name_score, plain
 from llama.privacy.recognisers.cues import KIN, TITLE
@@ -106,6 +107,22 @@ def _token(match: re.Match[str], has_capitals: bool, begins: bool) -> Token:
         return Token(start, end, shape, shape, "9", own=[f"number={value}"])
     if not text[0].isalpha():
         return Token(start, end, text, text, "sign")
+    word = _word(text, has_capitals, begins)
+    return Token(start, end, word.word, word.shape, word.known, word.classes, own=[*word.own])
+
+
+class _Word(NamedTuple):
+    """What is known of a word by itself, as in :class:`Token`."""
+
+    word: str
+    shape: str
+    known: str
+    classes: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def _word(text: str, has_capitals: bool, begins: bool) -> _Word:
     word = plain(text)
     facts = entry(word.replace("'", "").replace("’", ""))
     shape = _shape(text)
@@ -128,10 +145,9 @@ def _token(match: re.Match[str], has_capitals: bool, begins: bool) -> Token:
         own.append(f"place,{cased},{known}")
     classes = _classes_of(word)
     own += [f"class={each}" for each in classes]
-    return Token(start, end, _class_of(word, facts), shape, known, classes, own=own)
+    return _Word(_class_of(word, facts), shape, known, classes, tuple(own))
 
 
-@lru_cache(maxsize=4096)
 def _classes_of(word: str) -> tuple[str, ...]:
     found = [name for name, words in _WORD_CLASSES.items() if word in words]
     if KIN.fullmatch(word):

@@ -54,7 +54,9 @@ _CODE_AFTER_ITS_WORD = re.compile(
     r"\b(?:passport|paspor|member(?:ship)?|anggota|policy|polis|licen[cs]e|sim|student|siswa|mahasiswa|nim|nis|nisn|nip|"
     r"nrp|nuptk|employee|staff|karyawan|pegawai|patient|pasien|rekam medis|customer|pelanggan|client|booking|"
     r"reservation|order|pesanan|invoice|resi|tracking|account|loyalty|library|medicare|nhs|nhi|chi|tfn|pps|ppsn|ssn|pan|"
-    r"aadhaar|voter|epic|nin|bvn|nric|fin|bpjs|visa|case|claim|klaim|ref(?:erence)?|kode booking|pnr|id)\b"
+    r"aadhaar|voter|epic|nin|bvn|nric|fin|bpjs|visa|case|claim|klaim|ref(?:erence)?|kode booking|pnr|id|payroll|"
+    r"matric(?:ulation)?|enroll?ment|candidate|pupil|mrn|cnic|iqama|emirates id|pension|tenancy|"
+    r"(?:roll|badge|crew|permit|hospital|chart)(?=[ .:#-]{0,2}(?:no|number|nr|num|#)))\b"
     r"(?:[ .:=#|\"'()-]{1,3}(?:no|number|nr|num|nomor|id|card|kartu|code|kode|saya|ku|is|nya|adalah|peserta)\b){0,3}"
     r"[ .:=#|\"'()]{1,4}((?=[a-z0-9/.-]{0,24}\d)[a-z0-9]{1,12}(?:[-/. ]?(?=[a-z0-9]{0,11}\d)[a-z0-9]{1,12}){0,4})(?!\w)"
 )

@@ -44,7 +44,7 @@ class OrganisationVariants(Variants):
         if len(core) > 2 and len("".join(core[:2])) >= LONG:
             self.letters.add(core[:2])
         initials = "".join(w[0] for w in without_form if w not in BODY_JOINERS or w == "negeri")
-        if len(without_form) > 2 and initials not in BODY_WORDS | INITIALS | known_words():
+        if len(without_form) > 2 and not any(initials in words for words in (BODY_WORDS, INITIALS, known_words())):
             self.initials.add(initials)
 
 
