@@ -44,6 +44,7 @@ bench: .venv/tests fixtures .demo/smollm2
 	$(BIN)/python -m tests.benchmarks.sending
 	$(BIN)/python -m tests.benchmarks.memory
 	$(BIN)/python -m tests.benchmarks.sanitising
+	$(BIN)/python -m tests.benchmarks.undeclared
 	$(BIN)/python -m tests.benchmarks.searching
 	$(BIN)/python -m tests.benchmarks.resuming
 

@@ -165,7 +165,8 @@ class Scripted(WebController):
             "system_prompt": [{"whose": "the provider", "text": f"{PROMPT[0]['content']} {self.title}"}],
             "sheet": {"system": PROMPT[0]["content"], "questions": ["For: {recipient}."]},
             "fields": [dict(zip(names, each, strict=True)) for each in FIELDS],
-            "prompt": [{**each, "pieces": [[each["content"], []]]} for each in PROMPT], "stays": [], "hidden": [*hidden],
+            "prompt": [{**each, "pieces": [[each["content"], []]]} for each in PROMPT],
+            "stays": [], "hidden": [*hidden],
             "tags": {"[NAME_1]": "Rudi Hartono", "[HEALTH_1]": "diabetes"}, "tokens": 256,
             "consent": {
                 "needed": self.consent_needed, "question": f"{self.title} (from the provider, to recommend) asks for:",

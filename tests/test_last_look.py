@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llama.chat import Message
 from llama.edge.last_look import LastLook, answer_of
 from llama.edge.pipeline import Preview, RunPipeline, RunSettings, VersionedProfile
 from llama.edge.profile_file import add_private_words
@@ -23,12 +24,11 @@ from llama.privacy.policy import FieldPolicy
 from llama.privacy.profile import PRIVATE_WORDS, Profile, parse, profile_from
 from llama.privacy.profile_edit import with_private_words
 from llama.privacy.review import LooksPersonal, Mark, MarkKind, Reason, looks_personal, pieces_of, review
-from llama.privacy.sanitiser import Sanitiser
+from llama.privacy.sanitiser import Mode, Sanitiser
 from llama.prompt import OwnWords
-from llama.chat import Message
 from llama.sampling_params import SamplingParams
-from tests.processes import at_a_terminal, cloud
 from tests.pages import device_of
+from tests.processes import at_a_terminal, cloud
 from tests.support import ROOT, run_main, written
 from tests.volumes import examples
 
@@ -39,9 +39,9 @@ def found_in(text: str) -> list[str]:
     return [text[start:end] for start, end, _ in looks_personal(text)]
 
 
-def reviewed(text: str, profile: Profile = Profile(), mode: str = "schema") -> tuple[str, list[tuple[str, str]]]:
+def reviewed(text: str, profile: Profile, mode: Mode = "schema") -> tuple[str, list[tuple[str, str]]]:
     """The text that leaves, and its marked stretches."""
-    sanitiser = Sanitiser(profile, mode, own=[text])  # type: ignore[arg-type]
+    sanitiser = Sanitiser(profile, mode, own=[text])
     passages = own_words(OwnWords((Message("user", text),)), sanitiser)
     content = passages[0].message.content
     marks = review(passages, sanitiser, fields=False).marks
@@ -128,10 +128,13 @@ def test_a_value_that_the_person_has_opened_does_not_look_personal() -> None:
 
 def test_without_the_sanitiser_nothing_is_marked() -> None:
     """All of it leaves, after a warning."""
-    assert reviewed(TEXT, mode="off") == (TEXT, [])
+    assert reviewed(TEXT, Profile(), "off") == (TEXT, [])
 
 
-@given(st.text("ab ", max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from(MarkKind)), max_size=6))
+@given(
+    st.text("ab ", max_size=30),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.sampled_from(MarkKind)), max_size=6),
+)
 @examples()
 def test_the_pieces_of_a_message_are_the_message(text: str, spans: list[tuple[int, int, MarkKind]]) -> None:
     """Each piece has the kinds of exactly the marks that cover it."""
@@ -165,7 +168,9 @@ def test_a_hidden_word_is_a_tag_in_the_next_look(pipeline: RunPipeline) -> None:
     assert after.digest != before.digest and PRIVATE_WORDS not in after.profile.fields
 
 
-WORDS = st.lists(st.text(min_size=1, max_size=12).filter(lambda word: word.strip() == word and word.isprintable()), max_size=4)
+WORDS = st.lists(
+    st.text(min_size=1, max_size=12).filter(lambda word: word.strip() == word and word.isprintable()), max_size=4
+)
 
 
 @given(
@@ -186,17 +191,20 @@ def test_words_are_added_to_any_profile_and_nothing_else_changes(
     have = before.pop(PRIVATE_WORDS, [])
     assert set(after.pop(PRIVATE_WORDS, [])) == {*have, *words} and after == before
     assert edited.startswith(mark.encode())
-    kept, old = ([line for line in text.decode().lstrip("\ufeff").split(end) if not line.startswith(PRIVATE_WORDS)] for text in (edited, raw))
+    kept, old = (
+        [line for line in text.decode().lstrip("\ufeff").split(end) if not line.startswith(PRIVATE_WORDS)]
+        for text in (edited, raw)
+    )
     assert kept == old and with_private_words(edited, words) == edited
 
 
 def test_the_profiles_file_keeps_its_mode(tmp_path: Path) -> None:
     """A link stays a link."""
-    written(tmp_path, {"real.toml": "# me\nname = \"Sari\"\n"})
+    written(tmp_path, {"real.toml": '# me\nname = "Sari"\n'})
     (tmp_path / "real.toml").chmod(0o640)
     (tmp_path / "profile.toml").symlink_to("real.toml")
     add_private_words(str(tmp_path / "profile.toml"), ["Oskarina"])
-    assert (tmp_path / "real.toml").read_text() == "# me\nname = \"Sari\"\nprivate_words = [\"Oskarina\"]\n"
+    assert (tmp_path / "real.toml").read_text() == '# me\nname = "Sari"\nprivate_words = ["Oskarina"]\n'
     assert (tmp_path / "real.toml").stat().st_mode & 0o777 == 0o640 and (tmp_path / "profile.toml").is_symlink()
 
 
@@ -218,7 +226,8 @@ TYPED = "Our friends Thimblewick and Oskarina like chess. Their code is 88213377
 @pytest.mark.parametrize(
     ("typed", "words", "always"),
     [
-        ("1", ["Thimblewick"], False), ("1 2", ["Thimblewick", "88213377"], False), ("2,1", ["88213377", "Thimblewick"], False),
+        ("1", ["Thimblewick"], False), ("1 2", ["Thimblewick", "88213377"], False),
+        ("2,1", ["88213377", "Thimblewick"], False),
         ("p 1", ["Thimblewick"], True), ("P 1 2", ["Thimblewick", "88213377"], True), ("p CHESS", ["chess"], True),
         ("friends", ["friends"], False), ("88213377", ["88213377"], False), ("their code", ["Their code"], False),
         ("p", ["p"], False),
@@ -239,7 +248,7 @@ def test_what_is_neither_is_asked_again(typed: str) -> None:
 
 @pytest.fixture
 def pipeline(tiny_split: Callable[..., Path], tmp_path: Path) -> RunPipeline:
-    written(tmp_path, {"words.txt": TEXT, "profile.toml": "# mine\nname = \"Sari\"\n"})
+    written(tmp_path, {"words.txt": TEXT, "profile.toml": '# mine\nname = "Sari"\n'})
     source = SheetSource(None, prompt_file=str(tmp_path / "words.txt"))
     settings_ = RunSettings(SamplingParams(0.0), strict=True)
     return RunPipeline(device_of(tiny_split() / "edge"), source, None, str(tmp_path / "profile.toml"), settings_)
@@ -342,6 +351,9 @@ def test_a_person_at_a_terminal_hides_words_before_anything_leaves(
         nothing, declined = at_a_terminal(command, "y\n", "n\n")
     assert code == 0, shown
     assert "These look personal" in shown and "Quillon (" in shown
-    assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0])["tags"] == ["[PRIVATE_1]", "[PRIVATE_2]"]
+    assert json.loads((tmp_path / "history.jsonl").read_text().splitlines()[0])["tags"] == [
+        "[PRIVATE_1]",
+        "[PRIVATE_2]",
+    ]
     assert tomllib.loads((tmp_path / "profile.toml").read_text())[PRIVATE_WORDS] == ["Quillon"]
     assert nothing == Declined.exit_code and "nothing was sent" in declined

@@ -753,7 +753,7 @@ def test_the_last_look_hides_words_by_keyboard_alone(browser: Browser, noted_pag
         expect(page.get_by_role("button", name="Stop")).to_be_visible(timeout=BUSY_S)
         page.get_by_role("button", name="Stop").press("Enter")
     edited = noted_page.profile.read_text()
-    assert tomllib.loads(edited)["private_words"] == ["Quillon"] and "our small kitchen.\"  # kept" in edited
+    assert tomllib.loads(edited)["private_words"] == ["Quillon"] and 'our small kitchen."  # kept' in edited
     assert noted_page.profile.stat().st_mode & 0o777 == 0o640
 
 

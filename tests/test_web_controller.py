@@ -363,8 +363,8 @@ def status_of(url: str, method: str = "GET", body: bytes | None = None, **header
 
 
 APIS = [
-    ("GET", "/api/state"), ("POST", "/api/sheet"), ("POST", "/api/private_words"), ("GET", "/api/profile"), ("GET", "/api/events"),
-    ("POST", "/api/run"), ("POST", "/api/stop"), ("PUT", "/api/profile"),
+    ("GET", "/api/state"), ("POST", "/api/sheet"), ("POST", "/api/private_words"), ("GET", "/api/profile"),
+    ("GET", "/api/events"), ("POST", "/api/run"), ("POST", "/api/stop"), ("PUT", "/api/profile"),
 ]  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def with_private_words(raw: bytes, words: Sequence[str], where: str = "profile")
             after = parse(edited, where).fields
             if {**after, PRIVATE_WORDS: None} == {**before, PRIVATE_WORDS: None}:
                 return edited
-    raise ProfileError(f"{where}: cannot be edited here; add {PRIVATE_WORDS} = [\"…\"] to it in an editor")
+    raise ProfileError(f'{where}: cannot be edited here; add {PRIVATE_WORDS} = ["…"] to it in an editor')
 
 
 def _with_list(text: str, words: Sequence[str]) -> Iterator[str]:

@@ -32,7 +32,9 @@ _MOST_OPEN = 200  # of such values
 
 _WORD = re.compile(r"(?<![^\W_])@?[^\W\d_]+(?:[-'’.][^\W\d_]{2,40}){0,4}")
 _DIGITS = re.compile(r"(?<![\d.,])\d(?:[.,\-/–]?\d| (?=\d{3})){5,40}(?!\d)")
-_CODE = re.compile(r"(?<![^\W_])(?=[a-z-]{0,40}\d)(?=[\d-]{0,40}[a-z])[a-z\d](?:-?[a-z\d]){5,40}(?![^\W_])", re.IGNORECASE)
+_CODE = re.compile(
+    r"(?<![^\W_])(?=[a-z-]{0,40}\d)(?=[\d-]{0,40}[a-z])[a-z\d](?:-?[a-z\d]){5,40}(?![^\W_])", re.IGNORECASE
+)
 _NO_ID = re.compile(
     r"\d{1,3}(?:[.,]\d{3})+(?:[.,]\d{1,2})?"  # 1.500.000
     r"|\d{3,6}000"  # 1500000
@@ -164,11 +166,7 @@ class _Reviewer:
         self._stays: dict[str, LooksPersonal] = {}
         profile = sanitiser.profile.fields.values()
         self._chosen = {
-            word
-            for each in profile
-            if each.is_opened
-            for value in each.values
-            for word in _words_of(text_of(value))
+            word for each in profile if each.is_opened for value in each.values for word in _words_of(text_of(value))
         }
         self._open_values = None if fields else _pattern_of_open_values(sanitiser.profile)
 
@@ -218,7 +216,7 @@ def _pattern_of_open_values(profile: Profile) -> re.Pattern[str] | None:
 
 
 def _without(spans: Sequence[tuple[int, int]], tags: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield what is left of spans without the tags in them. Both are by position and do not overlap among themselves."""
+    """Yield what is left of spans without the tags in them. Neither overlap among themselves; both are by position."""
     waiting = iter(tags)
     tag = next(waiting, None)
     for start, end in spans:
@@ -246,7 +244,7 @@ def looks_personal(text: str, known: Iterable[tuple[int, int]] = ()) -> Iterator
     found = [(start, end, Reason.NUMBER) for start, end in numbers]
     line_start = 0
     for line in text.split("\n"):
-        words = [m for m in _WORD.finditer(line)]
+        words = list(_WORD.finditer(line))
         line_says = _capitals_say_something(words)
         for m in words:
             start, end = line_start + m.start(), line_start + m.end()

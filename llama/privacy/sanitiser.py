@@ -233,7 +233,9 @@ class Sanitiser:
             index = self.secrets.add(secret, [] if city is None else [city], only_whole=len(items) > 1)
             self._index_of[each.name, i] = index
             self._known.setdefault(compact(text_of(value)), index)
-            if each.name == PRIVATE_WORDS and (len(compact(text_of(value))) < _SHORTEST or text_of(value) in NEVER_SOUGHT):
+            if each.name == PRIVATE_WORDS and (
+                len(compact(text_of(value))) < _SHORTEST or text_of(value) in NEVER_SOUGHT
+            ):
                 self._literal.setdefault(text_of(value), index)
             for item in items if len(items) > 1 else []:
                 self.secrets.add(Secret(each.name, secret.tag, item))
