@@ -267,7 +267,7 @@ def at_a_terminal(
     Args:
         command: the command.
         answer: to a question that ends with ``[y/N]``.
-        choices: at the last look, one after another; after them, Enter.
+        choices: at the last look, one after another; after them, ``y``.
         cwd: where it runs.
         timeout_s: limit.
 
@@ -288,7 +288,7 @@ def at_a_terminal(
             break
         shown += data.decode(errors="replace")
         for question in re.findall(r"\[y/N\]|Your choice:", shown)[answered:]:
-            typed = answer if question == "[y/N]" else left.pop(0) if left else "\n"
+            typed = answer if question == "[y/N]" else left.pop(0) if left else "y\n"
             os.write(screen, typed.encode())
             answered += 1
     else:

@@ -275,13 +275,35 @@ class Person:
 
 def test_the_person_hides_words_until_they_send_the_rest(pipeline: RunPipeline, tmp_path: Path) -> None:
     """One for this run, one for ever, one that did not look personal; each look shows the prompt as it is now."""
-    person = Person("1", "xyzzy", "p 1", "kitchen", "")
+    person = Person("1", "xyzzy", "", "p 1", "kitchen", "please", "u", "Y")
     sent = person.looks_at(pipeline).prepared.outgoing.text
-    assert "Compare the [PRIVATE_1] lamp with [PRIVATE_2] glass" in sent and "our small [PRIVATE_3]." in sent
+    assert "Compare the [PRIVATE_1] lamp with [PRIVATE_2] glass, please." in sent and "our small [PRIVATE_3]." in sent
     assert "1  Vorbex (" in person.questions[0] and "1  Quillon (" in person.questions[1]
-    assert [("Vorbex" in prompt) for prompt in person.prompts] == [True, False, False, False, False]
-    assert len(person.notices) == 1 and "“xyzzy” is not in your words" in person.notices[0]
-    assert (tmp_path / "profile.toml").read_text() == '# mine\nname = "Sari"\nprivate_words = ["Quillon"]\n'
+    assert [("Vorbex" in prompt) for prompt in person.prompts] == [True, *7 * [False]]
+    profile = tmp_path / "profile.toml"
+    assert person.notices == [
+        "“Vorbex” is hidden in this run",
+        "“xyzzy” is not in your words of this prompt; type one of the choices, or a word as it is written above",
+        f"“Quillon” is hidden from now on: private_words in {profile}",
+        "“kitchen” is hidden in this run",
+        "“please” is hidden in this run",
+    ]
+    assert profile.read_text() == '# mine\nname = "Sari"\nprivate_words = ["Quillon"]\n'
+
+
+def test_an_answer_that_sends_is_never_the_empty_one(pipeline: RunPipeline) -> None:
+    """Enter asks again; what can be typed is named, and only that."""
+    person = Person("", "", "y")
+    person.looks_at(pipeline)
+    assert (
+        len(set(person.questions)) == 1
+        and "y               send the prompt, with these words in it" in person.questions[0]
+    )
+    assert "show the word again" not in person.questions[0]
+    person = Person("1 2", "y")
+    person.looks_at(pipeline)
+    assert "Nothing else looks personal." in person.questions[1] and "p WORD" in person.questions[1]
+    assert " 1 " not in person.questions[1] and "show the word again" in person.questions[1]
 
 
 @pytest.mark.parametrize("line", ["n", "No", None])
@@ -301,7 +323,7 @@ def test_nothing_is_asked_where_nothing_looks_personal(pipeline: RunPipeline, tm
 def test_without_a_profile_a_word_is_hidden_in_this_run_only(pipeline: RunPipeline) -> None:
     """The question does not offer more, and an answer that asks for it says so."""
     pipeline.profile_file = None
-    person = Person("p 1", "")
+    person = Person("p 1", "y")
     preview = LastLook(pipeline, person, person.notices.append).at(looked_at(pipeline), VersionedProfile(Profile()))
     assert "Vorbex" not in preview.prepared.outgoing.text and "always" not in person.questions[0]
     assert "no profile" in person.notices[0]
@@ -347,7 +369,7 @@ def test_a_person_at_a_terminal_hides_words_before_anything_leaves(
         command = [sys.executable, str(ROOT / "edge_main.py"), "--ckpt_dir", str(tiny_split() / "edge"), "--cloud"]
         command += [running.address, "--prompt_file", str(tmp_path / "words.txt"), "--max_gen_len", "2"]
         command += ["--profile_file", str(tmp_path / "profile.toml"), "--history", str(tmp_path / "history.jsonl")]
-        code, shown = at_a_terminal(command, "y\n", "1\n", "p 1\n", "\n")
+        code, shown = at_a_terminal(command, "y\n", "1\n", "p 1\n", "\n", "y\n")
         nothing, declined = at_a_terminal(command, "y\n", "n\n")
     assert code == 0, shown
     assert "These look personal" in shown and "Quillon (" in shown

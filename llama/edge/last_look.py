@@ -17,7 +17,8 @@ from llama.privacy.review import LooksPersonal
 
 _NUMBERS = re.compile(r"\d{1,3}(?:[\s,]+\d{1,3}){0,50}")
 _ALWAYS = re.compile(r"p[\s:]+(?=\S)", re.IGNORECASE)
-_NOTHING = frozenset({"n", "no", "q", "t", "tidak"})
+_YES = frozenset({"y", "yes", "ya"})
+_NO = frozenset({"n", "no", "tidak"})
 
 
 @dataclass(frozen=True)
@@ -74,33 +75,43 @@ class LastLook:
             Declined: the person wants nothing sent, or has closed the terminal.
             SplitLlamaError: the prompt cannot be prepared again.
         """
-        is_asked = bool(preview.prepared.review.stays)
-        while is_asked:
+        if not preview.prepared.review.stays:
+            return preview
+        hidden = list[tuple[str, ...]]()  # by answer, for undo
+        while True:
             stays = preview.prepared.review.stays
-            typed = self._ask(preview, wording.last_look(stays, self.pipeline.profile_file))
-            if typed is None or typed.casefold() in _NOTHING:
+            question = wording.last_look(stays, self.pipeline.profile_file, can_undo=bool(hidden))
+            typed = self._ask(preview, question)
+            if typed is None or typed.casefold() in _NO:
                 raise Declined(wording.DECLINED)
+            if typed.casefold() in _YES:
+                return preview
             if not typed:
-                break
-            own = preview.prepared.review.words_in(preview.prepared.dialog)
-            answer = answer_of(typed, stays, own)
-            if answer.unknown:
-                self._notice(wording.not_in_prompt(answer.unknown))
                 continue
-            hidden = [*preview.hidden, *answer.words]
-            if answer.always:
-                profile = self._add(answer.words, profile)
-            preview = self.pipeline.prepare(preview.sourced, profile, hidden)
-        return preview
+            if typed.casefold() == "u" and hidden:
+                hidden.pop()
+            else:
+                answer = answer_of(typed, stays, preview.prepared.review.words_in(preview.prepared.dialog))
+                if answer.unknown:
+                    self._notice(wording.not_in_prompt(answer.unknown))
+                    continue
+                if answer.always and self._add(answer.words):
+                    profile = self.pipeline.read_profile()
+                else:
+                    hidden.append(answer.words)
+                    self._notice(wording.hidden(answer.words, None))
+            words = [word for each in hidden for word in each]
+            preview = self.pipeline.prepare(preview.sourced, profile, words)
 
-    def _add(self, words: Sequence[str], profile: VersionedProfile) -> VersionedProfile:
-        """Add words to the profile, and return it as it is now. If that fails, they are hidden in this run only."""
+    def _add(self, words: Sequence[str]) -> bool:
+        """Add words to the profile. If that fails, say why; they are then to be hidden in this run only."""
         if self.pipeline.profile_file is None:
             self._notice(wording.NO_PROFILE)
-            return profile
+            return False
         try:
             add_private_words(self.pipeline.profile_file, words)
-            return self.pipeline.read_profile()
         except ProfileError as err:
             self._notice(str(err))
-            return profile
+            return False
+        self._notice(wording.hidden(words, self.pipeline.profile_file))
+        return True

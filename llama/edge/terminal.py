@@ -213,8 +213,9 @@ def _prompt(prepared: Prepared) -> list[RenderableType]:
         text.append_text(_marked(message.content, marks) if marks else _with_tags(message.content, frozenset(tags)))
     title = "the most the provider could learn"
     parts: list[RenderableType] = [Panel(text, title=title, title_align="left", box=box.ROUNDED)]
-    if prepared.review.marks:
-        parts.append(Text(wording.MARKS, style="dim"))
+    kinds = {mark.kind for mark in prepared.review.marks}
+    if meanings := [meaning for kind, meaning in wording.MARKS.items() if kind in kinds]:
+        parts.append(Text(" ".join(meanings), style="dim"))
     if tags:
         parts.append(Text(f"known here only:  {wording.legend(tags)}"))
     return parts

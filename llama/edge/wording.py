@@ -14,8 +14,8 @@ from llama.edge.generation import GeneratedReply, Timing
 from llama.edge.history import HistoryEntry, Outcome
 from llama.errors import ProfileError
 from llama.privacy.policy import SEES, DataKind, FieldPolicy, Party, field_of
-from llama.privacy.profile import Profile
-from llama.privacy.review import LooksPersonal
+from llama.privacy.profile import PRIVATE_WORDS, Profile
+from llama.privacy.review import LooksPersonal, MarkKind
 from llama.privacy.sanitiser import Mode
 from llama.prompt import SourcedPrompt
 from llama.sheets import Sheet
@@ -60,7 +60,11 @@ def known_here_only(tags: Mapping[str, str]) -> str:
     return f"known here only: {legend(tags)}"
 
 
-MARKS = "A tag: the value stays here. Underlined: declared open. Highlighted: looks personal, and would leave as it is."
+MARKS = {
+    MarkKind.TAG: "A tag: the value stays here.",
+    MarkKind.OPEN: "Underlined: your profile declares it open, so it leaves as you wrote it.",
+    MarkKind.STAYS: "Highlighted: it looks personal, and would leave as it is.",
+}
 STAYS = "looks personal and would leave as it is"
 MOST_LISTED = 40  # words in a question to the person
 
@@ -80,29 +84,42 @@ def _looks_personal(each: LooksPersonal) -> str:
     return f"{' '.join(each.text.split())} ({each.reason}{times})"
 
 
-def last_look(stays: Sequence[LooksPersonal], profile_file: str | None) -> str:
+def last_look(stays: Sequence[LooksPersonal], profile_file: str | None, *, can_undo: bool = False) -> str:
     """Return the question about words that look personal: what they are, and what the person can type."""
-    shown = [f"  {i:2}  {_looks_personal(each)}" for i, each in enumerate(stays[:MOST_LISTED], start=1)]
     more = [f"      and {len(stays) - MOST_LISTED} more, highlighted above"] if len(stays) > MOST_LISTED else []
-    always = [] if profile_file is None else [f"  p 1      hide it always: it is added to {profile_file}"]
+    always = "p 1, or p WORD" if stays else "p WORD"
+    choices = [
+        (bool(stays), "1, or 1 2" if len(stays) > 1 else "1", "hide it in this run"),
+        (True, "WORD", "hide another word of yours, as it is written above"),
+        (profile_file is not None, always, f"hide it always: this adds it to {profile_file}"),
+        (can_undo, "u", "show the word again that you hid last"),
+        (True, "y", "send the prompt, with these words in it" if stays else "send the prompt"),
+        (True, "n", "send nothing, and end"),
+    ]
     return "\n".join(
         [
             "These look personal, and would leave as they are:" if stays else "Nothing else looks personal.",
-            *map(printable, shown),
+            *(f"  {i:2}  {printable(_looks_personal(each))}" for i, each in enumerate(stays[:MOST_LISTED], start=1)),
             *more,
-            "  Enter    send the prompt as it is",
-            *(["  1        hide that word in this run; 1 3 hides two"] if stays else []),
-            "  a word   hide any other word of yours",
-            *always,
-            "  n        send nothing",
+            "You can type:",
+            *(f"  {typed:14}  {printable(does)}" for is_offered, typed, does in choices if is_offered),
             "Your choice: ",
         ]
     )
 
 
+def hidden(words: Sequence[str], profile_file: str | None) -> str:
+    """Return that words are hidden: in this run, or always if they were added to a profile."""
+    listed = ", ".join(f"“{' '.join(word.split())}”" for word in words)
+    verb = "are" if len(words) > 1 else "is"
+    if profile_file is None:
+        return f"{listed} {verb} hidden in this run"
+    return f"{listed} {verb} hidden from now on: {PRIVATE_WORDS} in {profile_file}"
+
+
 def not_in_prompt(word: str) -> str:
     """Return that a typed answer is neither a number of the list nor a word of the person's."""
-    return f"“{word}” is not in your words of this prompt; type a number of the list, or a word as it is written above"
+    return f"“{word}” is not in your words of this prompt; type one of the choices, or a word as it is written above"
 
 
 NO_PROFILE = "there is no profile to add a word to; start with --profile_file, or hide it in this run only"

@@ -135,7 +135,8 @@ def holdings(
     fields = [f"{each.name}: {', '.join(map(text_of, each.values))}" for each in used]
     if others := len(profile.fields) - len(used):
         counted = f"and {others} more" if used else f"{others}"
-        fields.append(f"{counted} fields that the sheet does not ask for")
+        asker = "prompt" if isinstance(prompt, OwnWords) else "sheet"
+        fields.append(f"{counted} fields that the {asker} does not ask for")
     everything = {
         DataKind.PROFILE: "\n".join(fields),
         DataKind.SANITISED_PROMPT: "\n".join(message.content for message in shown),
