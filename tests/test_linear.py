@@ -49,7 +49,6 @@ PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_t
 MADE_ELSEWHERE = {
     "llama.added_tokens": "one character out of a set, and how long each token is; tests/test_templates.py",
     "llama.template_format": "two signs and what is between them; tests/test_templates.py",
-    "llama.edge.last_look": "one word, as the person typed it",
     "llama.privacy.review": "the open values of a profile, at most 200 of them",
     "llama.privacy.sanitiser": "private words of one or two letters, as they are written",
     "llama.privacy.dates": "DATES and RARE_DATES",

@@ -744,9 +744,10 @@ def test_the_last_look_hides_words_by_keyboard_alone(browser: Browser, noted_pag
         expect(look.get_by_role("alert")).to_contain_text("“nothing of the kind” is not in your words")
         expect(box).to_be_focused()
         box.press("ControlOrMeta+a")
-        page.keyboard.type("kitchen")
+        page.keyboard.type("Small kitchen.")
         page.keyboard.press("Enter")
-        expect(prompt).to_contain_text("our small [PRIVATE_3]")
+        expect(prompt).to_contain_text("in our [PRIVATE_3].")
+        expect(look).to_contain_text("“small kitchen” is hidden in this run.")
         expect_accessible(page)
         look.get_by_role("button", name="Send", exact=True).press("Enter")
         page.get_by_role("dialog", name="Do you agree?").get_by_role("button", name="Agree").press("Enter")
@@ -798,3 +799,48 @@ def test_a_strict_page_sends_nothing_while_words_look_personal(
         page.get_by_role("dialog", name="Look once more").get_by_role("button", name="Send as it is").click()
         page.get_by_role("dialog", name="Do you agree?").get_by_role("button", name="Agree").click()
         expect(page.locator("#status")).to_contain_text("2 of your words or numbers may be personal")
+
+
+def test_nothing_can_be_sent_before_a_hidden_word_is_a_tag(browser: Browser, noted_page: Program) -> None:
+    """While the prompt is prepared anew, Start and Send wait. If it cannot be, the page says so and the word stays."""
+    with screen(browser, complaints="502") as window:
+        page = window.open(noted_page.address)
+        choose(page)
+        held = list[Route]()
+        page.route("**/api/sheet", lambda route: held.append(route))
+        prompt = page.get_by_label("The prompt as it leaves").first
+        prompt.get_by_text("kitchen", exact=True).click()
+        expect(page.get_by_role("button", name="Start")).to_be_disabled()
+        held.pop().continue_()
+        expect(page.get_by_role("button", name="Start")).to_be_enabled()
+        expect(prompt).to_contain_text("our small [PRIVATE_1]")
+        page.get_by_role("button", name="Start").click()
+        look = page.get_by_role("dialog", name="Look once more")
+        look.get_by_role("button", name="Hide Vorbex in this run").click()
+        expect(look.get_by_role("button", name="Send as it is")).to_be_disabled()
+        held.pop().fulfill(status=502, json={"error": "the cloud is away"})
+        expect(look).to_contain_text("the cloud is away")
+        expect(look.get_by_role("button", name="Send as it is")).to_be_disabled()
+        held.pop().continue_()
+        expect(look).to_contain_text("The prompt cannot be prepared this way: the cloud is away")
+        expect(look.get_by_role("button", name="Hide Vorbex in this run")).to_be_visible()
+        expect(look.get_by_role("button", name="Send as it is")).to_be_enabled()
+        look.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#status")).to_have_text("You declined. Nothing was sent.")
+
+
+def test_a_word_is_hidden_as_the_prompt_writes_it(browser: Browser, own_page: Program) -> None:
+    """A short one in another case, the first of a field, and a very long one."""
+    long = "zorblat" * 40
+    own_page.profile.write_text(f'recipient = "my friend Xi"\nnotes = "So Xi told us about {long}."\n')
+    with screen(browser) as window:
+        page = window.open(own_page.address)
+        choose(page)
+        prompt = page.get_by_label("The prompt as it leaves").first
+        for word, sent in (("xi", "For: my friend [PRIVATE_1]"), ("so", "[PRIVATE_2] [PRIVATE_1] told")):
+            page.get_by_label("Hide another word").fill(word)
+            page.get_by_label("Hide another word").press("Enter")
+            expect(prompt).to_contain_text(sent)
+        prompt.get_by_role("button", name=long).click()
+        expect(prompt).to_contain_text("about [PRIVATE_3].")
+        expect(page.locator("#stays")).to_contain_text("Nothing else in it looks personal.")

@@ -13,7 +13,7 @@ from llama.edge import wording
 from llama.edge.pipeline import Preview, RunPipeline, VersionedProfile
 from llama.edge.profile_file import add_private_words
 from llama.errors import Declined, ProfileError
-from llama.privacy.review import LooksPersonal
+from llama.privacy.review import LooksPersonal, written_in
 
 _NUMBERS = re.compile(r"\d{1,3}(?:[\s,]+\d{1,3}){0,50}")
 _ALWAYS = re.compile(r"p[\s:]+(?=\S)", re.IGNORECASE)
@@ -50,8 +50,8 @@ def answer_of(typed: str, stays: Sequence[LooksPersonal], own: str) -> Answer:
         numbers = [int(each) for each in re.findall(r"\d+", what)]
         if all(0 < number <= len(stays) for number in numbers):
             return Answer(tuple(stays[number - 1].text for number in numbers), bool(always))
-    found = re.search(rf"(?<![^\W_]){re.escape(what)}(?![^\W_])", own, re.IGNORECASE)
-    return Answer((found[0],), bool(always)) if found and what else Answer(unknown=what)
+    written = written_in(own, what)
+    return Answer((written,), bool(always)) if written else Answer(unknown=what)
 
 
 class LastLook:
@@ -80,13 +80,15 @@ class LastLook:
         hidden = list[tuple[str, ...]]()  # by answer, for undo
         while True:
             stays = preview.prepared.review.stays
-            question = wording.last_look(stays, self.pipeline.profile_file, can_undo=bool(hidden))
+            may_send = not (stays and self.pipeline.settings.strict)
+            profile_file = self.pipeline.profile_file
+            question = wording.last_look(stays, profile_file, can_undo=bool(hidden), may_send=may_send)
             typed = self._ask(preview, question)
             if typed is None or typed.casefold() in _NO:
                 raise Declined(wording.DECLINED)
-            if typed.casefold() in _YES:
+            if typed.casefold() in _YES and may_send:
                 return preview
-            if not typed:
+            if not typed or typed.casefold() in _YES:
                 continue
             if typed.casefold() == "u" and hidden:
                 hidden.pop()

@@ -84,16 +84,25 @@ def _looks_personal(each: LooksPersonal) -> str:
     return f"{' '.join(each.text.split())} ({each.reason}{times})"
 
 
-def last_look(stays: Sequence[LooksPersonal], profile_file: str | None, *, can_undo: bool = False) -> str:
-    """Return the question about words that look personal: what they are, and what the person can type."""
+def last_look(
+    stays: Sequence[LooksPersonal], profile_file: str | None, *, can_undo: bool = False, may_send: bool = True
+) -> str:
+    """Return the question about words that look personal: what they are, and what the person can type.
+
+    Args:
+        stays: the words.
+        profile_file: the person's profile, if there is one, to which a word can be added.
+        can_undo: the person has hidden a word in this run.
+        may_send: the prompt may leave with these words.
+    """
     more = [f"      and {len(stays) - MOST_LISTED} more, highlighted above"] if len(stays) > MOST_LISTED else []
     always = "p 1, or p WORD" if stays else "p WORD"
     choices = [
         (bool(stays), "1, or 1 2" if len(stays) > 1 else "1", "hide it in this run"),
         (True, "WORD", "hide another word of yours, as it is written above"),
         (profile_file is not None, always, f"hide it always: this adds it to {profile_file}"),
-        (can_undo, "u", "show the word again that you hid last"),
-        (True, "y", "send the prompt, with these words in it" if stays else "send the prompt"),
+        (can_undo, "u", "show again what you hid last in this run"),
+        (may_send, "y", "send the prompt, with these words in it" if stays else "send the prompt"),
         (True, "n", "send nothing, and end"),
     ]
     return "\n".join(

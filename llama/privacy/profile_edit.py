@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
+from llama import toml
 from llama.errors import ProfileError
 from llama.privacy.policy import FieldPolicy
 from llama.privacy.profile import PRIVATE_WORDS, parse, text_of
 from llama.text.decoding import decoded
+from llama.text.printable import is_blank
 
 
 def with_private_words(raw: bytes, words: Sequence[str], where: str = "profile") -> bytes:
@@ -30,19 +32,23 @@ def with_private_words(raw: bytes, words: Sequence[str], where: str = "profile")
     if known is not None and known.policy is not FieldPolicy.SECRET:
         raise ProfileError(f"{where}: [policy] opens {PRIVATE_WORDS}; remove that line to keep these words private")
     there = [] if known is None else [text_of(value) for value in known.values]
-    new = [word for word in dict.fromkeys(words) if word not in there]
+    new = [word for word in dict.fromkeys(words) if word not in there and not is_blank(word)]
     if not new:
         return raw
     text = decoded(raw)
     mark = raw[: len(raw) - len(text.encode())]
-    candidates = _with_list(text, new) if known is None else _with_longer_list(text, there, new)
-    for candidate in candidates:
-        edited = mark + candidate.encode()
-        with suppress(ProfileError):
+    is_there = PRIVATE_WORDS in toml.parsed(text)  # it may be empty, and then be no field
+    problem = f"{where}: cannot be edited here; add the word to {PRIVATE_WORDS} in an editor"
+    for candidate in _with_longer_list(text, there, new) if is_there else _with_list(text, new):
+        edited = mark + candidate.encode(errors="replace")
+        try:
             after = parse(edited, where).fields
-            if {**after, PRIVATE_WORDS: None} == {**before, PRIVATE_WORDS: None}:
-                return edited
-    raise ProfileError(f'{where}: cannot be edited here; add {PRIVATE_WORDS} = ["…"] to it in an editor')
+        except ProfileError as err:
+            problem = str(err)
+            continue
+        if {**after, PRIVATE_WORDS: None} == {**before, PRIVATE_WORDS: None}:
+            return edited
+    raise ProfileError(problem)
 
 
 def _with_list(text: str, words: Sequence[str]) -> Iterator[str]:

@@ -13,15 +13,18 @@ import enum
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import regex
 
 from llama.chat import Message
 from llama.privacy.lexicon import entry, plain
 from llama.privacy.merging import Passage
 from llama.privacy.policy import FieldPolicy
 from llama.privacy.profile import Profile, text_of
-from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute
+from llama.privacy.sanitiser import CleanText, Sanitiser, Substitute, whole_words
 from llama.privacy.stretches import Stretches
 from llama.privacy.tags import AS_ISSUED
 from llama.privacy.word_lists import known_words, places
@@ -30,7 +33,7 @@ MAX_STAYS = 500  # different words that look personal; a person does not read mo
 _LEAST_OPEN = 3  # characters of an open value that is marked in the person's own words
 _MOST_OPEN = 200  # of such values
 
-_WORD = re.compile(r"(?<![^\W_])@?[^\W\d_]+(?:[-'’.][^\W\d_]{2,40}){0,4}")
+_WORD = regex.compile(r"(?<![\p{L}\p{M}\p{N}])@?\p{L}[\p{L}\p{M}]*(?:[-'’.]\p{L}[\p{L}\p{M}]{1,40}){0,4}")
 _DIGITS = re.compile(r"(?<![\d.,])\d(?:[.,\-/–]?\d| (?=\d{3})){5,40}(?!\d)")
 _CODE = re.compile(
     r"(?<![^\W_])(?=[a-z-]{0,40}\d)(?=[\d-]{0,40}[a-z])[a-z\d](?:-?[a-z\d]){5,40}(?![^\W_])", re.IGNORECASE
@@ -66,7 +69,7 @@ class Reason(enum.StrEnum):
     """Why a stretch looks personal."""
 
     NAME = "may be a name"
-    CAPITAL = "capitalised"
+    CAPITAL = "a capitalised word"
     RARE = "a rare word"
     NUMBER = "a long number"
 
@@ -115,10 +118,29 @@ class Review:
     marks: tuple[Mark, ...] = ()
     stays: tuple[LooksPersonal, ...] = ()
 
+    @cached_property
+    def by_message(self) -> Mapping[int, Sequence[Mark]]:
+        """The marks of each message that has any."""
+        return {i: tuple(marks) for i, marks in itertools.groupby(self.marks, key=lambda mark: mark.message)}
+
     def words_in(self, dialog: Sequence[Message]) -> str:
-        """Return the person's own words of the dialogue that was reviewed."""
-        own = (mark for mark in self.marks if mark.kind is MarkKind.OWN)
-        return "\n".join(dialog[mark.message].content[mark.start : mark.end] for mark in own)
+        """Return the person's own words of the dialogue that was reviewed, with a line's end for each tag."""
+        words = list[str]()
+        for i, marks in self.by_message.items():
+            for piece, kinds in pieces_of(dialog[i].content, marks):
+                is_own = MarkKind.OWN in kinds and MarkKind.TAG not in kinds
+                words.append(piece if is_own else "\n")
+            words.append("\n")
+        return "".join(words)
+
+
+def written_in(text: str, word: str) -> str:
+    """Return a word, or several, as a text writes it: in the same case if that occurs, else in another, else empty."""
+    if not word:
+        return ""
+    pattern = whole_words([word]).pattern
+    found = regex.search(pattern, text) or regex.search(pattern, text, regex.IGNORECASE)
+    return str(found[0]) if found else ""
 
 
 def pieces_of(content: str, marks: Sequence[Mark]) -> Iterator[tuple[str, tuple[MarkKind, ...]]]:
@@ -300,7 +322,7 @@ def _begins(line: str, position: int) -> bool:
     return not before or before[-1] in _SENTENCE_ENDS
 
 
-def _capitals_say_something(words: Collection[re.Match[str]]) -> bool:
+def _capitals_say_something(words: Collection[regex.Match[str]]) -> bool:
     """Return whether a capital letter distinguishes a word of a line: not in title case, capitals or small letters."""
     capitals = sum(m[0][0].isupper() for m in words)
     return capitals <= _MOSTLY * len(words) or len(words) <= 3

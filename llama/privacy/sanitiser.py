@@ -19,13 +19,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import regex
+
 from llama.privacy.generalise import generalised
 from llama.privacy.lexicon import entry, plain
 from llama.privacy.normalised import NormalisedText, compact, in_order
 from llama.privacy.places import is_place
 from llama.privacy.policy import (
     IDENTIFYING,
-    NEVER_SOUGHT,
     FieldPolicy,
     Generaliser,
     field_of,
@@ -43,7 +44,6 @@ from llama.text.money import rupiah
 
 Mode = Literal["schema", "off"]
 MAX_SOUGHT = 300
-_SHORTEST = 3  # letters and digits of a value that is sought in its variants
 _SHORT_DATE = 5  # characters; a shorter find is an age or a day without its month
 _EVERYDAY = 4  # zipf from which a word in small letters is an everyday one, even if it is a name here
 # White space is matched from its first sign only. Otherwise a long row of it would be read once from each sign.
@@ -111,7 +111,7 @@ class Sanitiser:
         self._known: dict[str, int] = {}  # compact form of a value → index of its secret
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
-        self._literal: dict[str, int] = {}  # private words that are too short to have variants → their secrets
+        self._literal: dict[str, int] = {}  # private words that their variants do not find → their secrets
         if mode == "off":
             return
         fields = profile.fields.values()
@@ -182,11 +182,11 @@ class Sanitiser:
         return [*pieces, *self._masked(text[position:], discover=False)]
 
     def _literal_in(self, text: str) -> list[tuple[int, int, int]]:
-        """Find the short private words, in their own spelling and as whole words."""
+        """Find the private words without variants, in their own spelling and as whole words: *Al*, *007*, *Ada*."""
         if not self._literal:
             return []
-        words = "|".join(map(re.escape, sorted(self._literal, key=len, reverse=True)))
-        return [(*m.span(), self._literal[m[0]]) for m in re.finditer(rf"(?<![^\W_])(?:{words})(?![^\W_])", text)]
+        pattern = whole_words(sorted(self._literal, key=len, reverse=True))
+        return [(*m.span(), self._literal[m[0]]) for m in pattern.finditer(text)]
 
     def field_text(self, name: str) -> CleanText | None:
         """Return a field of the profile in the form in which it may leave, or None if it is not filled in."""
@@ -233,10 +233,10 @@ class Sanitiser:
             index = self.secrets.add(secret, [] if city is None else [city], only_whole=len(items) > 1)
             self._index_of[each.name, i] = index
             self._known.setdefault(compact(text_of(value)), index)
-            if each.name == PRIVATE_WORDS and (
-                len(compact(text_of(value))) < _SHORTEST or text_of(value) in NEVER_SOUGHT
-            ):
-                self._literal.setdefault(text_of(value), index)
+            if each.name == PRIVATE_WORDS and (word := visible(_normal(text_of(value)))):
+                whole = SecretSpan(0, len(word), index)
+                if whole not in self.secrets.find(word):
+                    self._literal.setdefault(word, index)
             for item in items if len(items) > 1 else []:
                 self.secrets.add(Secret(each.name, secret.tag, item))
 
@@ -390,6 +390,13 @@ def visible(text: str) -> str:
         else:
             kept.append(char)
     return "".join(kept)
+
+
+def whole_words(words: Iterable[str]) -> regex.Pattern[str]:
+    """Return the pattern of words that are written as they are, and are no parts of longer ones."""
+    return regex.compile(
+        rf"(?<![\p{{L}}\p{{M}}\p{{N}}])(?:{'|'.join(map(regex.escape, words))})(?![\p{{L}}\p{{M}}\p{{N}}])"
+    )
 
 
 def _without_issued_tags(text: str, issued: Collection[str]) -> str:

@@ -44,6 +44,7 @@ from llama.edge.web.errors import Conflict
 from llama.edge.web.event_stream import EventStream
 from llama.errors import HistoryError, PrivacyRefused, ProfileError, SplitLlamaError
 from llama.local_http import OWN_HOSTS, listen, uvicorn_config
+from llama.privacy.profile import MAX_VALUE_CHARS
 from llama.text.printable import printable
 
 STATIC = Path(__file__).parent / "static"
@@ -65,7 +66,7 @@ _HEADERS = {
 }
 
 PromptId = Annotated[str, Meta(max_length=200)]
-Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=500)]
+Words = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=MAX_VALUE_CHARS)], ...], Meta(max_length=500)]
 _T = TypeVar("_T")
 
 

@@ -81,7 +81,7 @@ def preview(prompt_id: str, seen: Preview, request: ConsentRequest) -> dict[str,
 def _messages(prepared: Prepared) -> Iterator[dict[str, Any]]:
     """Yield each message of the prompt, with its pieces: text, and what it is marked as."""
     for i, message in enumerate(prepared.dialog):
-        marks = [mark for mark in prepared.review.marks if mark.message == i]
+        marks = prepared.review.by_message.get(i, ())
         pieces = [[printable(piece), kinds] for piece, kinds in pieces_of(message.content, marks)]
         yield {"role": message.role, "content": printable(message.content), "pieces": pieces}
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llama.disk import replace_file
 from llama.edge.pipeline import version_of
-from llama.edge.profile_file import add_private_words
+from llama.edge.profile_file import add_private_words, write_profile
 from llama.edge.web.errors import Conflict
 from llama.errors import ProfileError
 from llama.privacy.profile import parse, read_raw
@@ -51,10 +50,7 @@ class ProfileEditor:
         parse(raw)
         if self.read()[1] != version:
             raise Conflict("the file has changed since you opened it; load it again and repeat your edit")
-        try:
-            replace_file(path, raw)
-        except OSError as err:
-            raise ProfileError(f"profile {self.profile_file}: cannot be written ({err.strerror})") from None
+        write_profile(str(path), raw)
         return version_of(raw)
 
     def add_private_words(self, words: Sequence[str]) -> None:

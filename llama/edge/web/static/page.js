@@ -4,7 +4,7 @@
 import { drawDiagram } from "./diagram.js";
 import { askConsent, editProfile, wireEditor } from "./dialogues.js";
 import { refreshHistory, wireHistory } from "./history.js";
-import { drawLook, hiddenIn, lookOnce, wireLook } from "./look.js";
+import { drawLook, hiddenIn, isHiding, lookOnce, wireLook } from "./look.js";
 import { drawProfile, drawReply, drawSaw, drawSystem, fill } from "./panels.js";
 import { call, listen, Locked, reason, Refused } from "./program.js";
 import { byId, count, el } from "./text.js";
@@ -81,7 +81,7 @@ const tokensOf = (iteration) => (!iteration ? 0 : iteration.index + (iteration.t
 
 let sheetsAsked = 0;
 
-/** The chosen sheet as it would be sent now. */
+/** Fetches the chosen sheet as it would be sent now. Returns why it cannot be sent, or "". */
 async function fetchSheet() {
   const asked = ++sheetsAsked;
   let sheet = null;
@@ -94,9 +94,10 @@ async function fetchSheet() {
       sheetError = reason(error);
     }
   }
-  if (asked !== sheetsAsked) return; // another sheet was chosen meanwhile
+  if (asked !== sheetsAsked) return ""; // it was asked for again meanwhile
   Object.assign(state, { sheet, sheetError });
   changed();
+  return sheetError;
 }
 
 /** Handles one event; the next one waits until it is done. */
@@ -192,7 +193,7 @@ async function choose() {
 }
 
 async function start() {
-  if (state.starting || busy() || !state.sheet) return;
+  if (state.starting || busy() || !state.sheet || isHiding()) return;
   Object.assign(state, { starting: true, declined: false, startError: "" });
   changed();
   try {
@@ -305,7 +306,7 @@ function drawControls(view) {
   if (byId("sheets").value !== promptId) byId("sheets").value = promptId;
   byId("sheets").disabled = busy() || starting || !sheets.length;
   byId("edit").disabled = (!profile && !trouble) || (Boolean(lost) && !trouble);
-  byId("start").disabled = !sheet || starting || Boolean(lost) || cloud?.state === "wrong";
+  byId("start").disabled = !sheet || starting || isHiding() || Boolean(lost) || cloud?.state === "wrong";
   byId("stop").disabled = Boolean(lost) || stopping;
   swap(byId("start"), byId("stop"), busy());
 }
@@ -360,12 +361,12 @@ function status({ run, sheet, sheetError, promptId, starting, stopping, startErr
   if (!promptId) return "Choose a prompt sheet to begin.";
   if (sheetError) return "This sheet cannot run.";
   if (!sheet) return "Fetching the sheet and preparing it on your device …";
-  if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.`;
-  if (run?.phase === "failed") return "The run failed. See the reason below.";
-  if (run?.phase === "stopped") return `Stopped after ${count(run.tokens, "token")}.`;
+  const asks = sheet.stays.length ? ` ${count(sheet.stays.length, "word")} may be personal; Start asks about them.` : "";
+  if (run?.phase === "done") return `Done: ${count(run.tokens, "token")}${speed(run)}.${asks}`;
+  if (run?.phase === "failed") return `The run failed. See the reason below.${asks}`;
+  if (run?.phase === "stopped") return `Stopped after ${count(run.tokens, "token")}.${asks}`;
   if (cloud?.state === "wrong") return "This cloud has the half of another model split.";
-  const { length } = sheet.stays;
-  return `Ready. Nothing has been sent.${length ? ` ${count(length, "word")} may be personal: look at the prompt below.` : ""}`;
+  return `Ready. Nothing has been sent.${asks}`;
 }
 
 function step({ phase, prefill, tokens, iteration, text }) {

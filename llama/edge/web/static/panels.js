@@ -47,9 +47,10 @@ export function drawSystem({ sheet, sheetError }) {
 // --- 2: the profile --------------------------------------------------------------------------------------------------
 
 export function drawProfile({ sheet, profile, run }) {
-  fill("profile", [sheet, profile, Boolean(run)], () => {
+  const isOfThisRun = Boolean(run && sheet && run.seen === sheet.seen); // else the sheet is shown as the next run sends it
+  fill("profile", [sheet, profile, isOfThisRun], () => {
     if (!profile) return empty("The program has no profile. Start it with --profile_file to give yours.");
-    if (sheet) return asked(sheet, Boolean(run));
+    if (sheet) return asked(sheet, isOfThisRun);
     return profile.fields.length ? unasked(profile) : empty("Your profile has no fields yet. Add them with Edit profile.");
   });
 }
@@ -187,7 +188,7 @@ export function drawSaw({ sheet, run, sanitise }) {
     return [
       el("p", { class: "quiet" }, "The prompt has ", count(sheet.tokens, "token"), ". The provider can compute it back from the numbers that leave your device. ",
         sanitise === "off" ? "Sanitising is off, so it holds your words unchanged." : "So your device first replaces the secrets that it recognises. It does not recognise all of them, so read the prompt."),
-      changedSince ? el("p", { class: "note" }, "The profile or the sheet has changed since the run. The next run would send this prompt.") : null,
+      changedSince ? el("p", { class: "note" }, "The last run sent another prompt. The next run would send this one.") : null,
       prompt(sheet),
       key(sheet),
       sheet.cautions?.length ? el("ul", { class: "notes cautions" }, ...sheet.cautions.map((each) => el("li", {}, `Look again: ${each}.`))) : null,
@@ -227,7 +228,7 @@ function piece(text, kinds, tags, buttons) {
       : el("mark", { class: "looks" }, text);
   }
   if (!kinds.includes("own")) return marked(text, tags);
-  const words = buttons ? text.split(/([\p{L}\p{N}]+)/u).filter(Boolean).map((word) =>
+  const words = buttons ? text.split(/([\p{L}\p{N}][\p{L}\p{M}\p{N}]*)/u).filter(Boolean).map((word) =>
     (/[\p{L}\p{N}]/u.test(word) ? el("span", { class: "own", "data-hide": word }, word) : word)) : [text];
   return isOpen ? [el("span", { class: "open" }, ...words)] : words;
 }
@@ -235,9 +236,9 @@ function piece(text, kinds, tags, buttons) {
 function key({ prompt: messages }) {
   const kinds = new Set(messages.flatMap(({ pieces }) => pieces.flatMap(([, each]) => each)));
   const shown = [
-    kinds.has("tag") && [el("mark", { class: "tag" }, "[TAG]"), " the value stays here"],
-    kinds.has("open") && [el("span", { class: "open" }, "underlined"), " declared open"],
-    kinds.has("stays") && [el("mark", { class: "looks" }, "marked"), " looks personal, and would leave as it is"],
+    kinds.has("tag") && [el("mark", { class: "tag" }, "[TAG]"), ": the value stays here"],
+    kinds.has("open") && [el("span", { class: "open" }, "underlined"), ": your profile declares it open, so it leaves as you wrote it"],
+    kinds.has("stays") && [el("mark", { class: "looks" }, "marked"), ": it looks personal, and would leave as it is"],
     kinds.has("own") && ["Click any word of yours to hide it in this run."],
   ].filter(Boolean);
   return shown.length ? el("ul", { class: "key" }, ...shown.map((each) => el("li", {}, ...each))) : null;
@@ -245,7 +246,7 @@ function key({ prompt: messages }) {
 
 function legend(tags) {
   const known = Object.entries(tags);
-  if (!known.length) return el("p", { class: "note" }, "No secret was recognised in it.");
+  if (!known.length) return el("p", { class: "note" }, "Nothing in it was replaced by a tag.");
   return el("div", { class: "legend" }, el("p", {}, "Known here only:"),
     el("dl", {}, ...known.map(([tag, value]) => el("div", {}, el("dt", {}, el("mark", { class: "tag" }, tag)), el("dd", {}, value)))));
 }
