@@ -578,7 +578,7 @@ def test_json_is_one_object_with_all_there_is_to_know(greedy_and_seeded: list[En
         fields = answer(ended)
         assert fields.keys() == {
             "text", "text_sent", "tags_restored", "tags_left", "tokens", "prompt_tokens", "stop_reason", "timing",
-            "offers", "copy", "run_id",
+            "offers", "copy", "run_id", "stays",
         }  # fmt: skip
         assert {type(id) for id in [*fields["tokens"], *fields["prompt_tokens"]]} == {int}
         assert fields["text_sent"] == tokenizer.decode(fields["tokens"])

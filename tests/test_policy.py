@@ -76,7 +76,7 @@ def test_the_screen_shows_text_as_text(capfd: pytest.CaptureFixture[str]) -> Non
     screen = Terminal(plain=False)
     hostile = "[name_1] and [/x] [bold]\x1b[2J\x9b31m\u202e :smile: [link=http://x]y[/link]"
     sanitiser = Sanitiser(Profile().with_private_words(["Vorbex [/y] \x1b[2J"]))
-    words = Passage("user", (sanitiser.clean(f"Vorbex [/y] [2J {hostile} Quillon"),))
+    words = Passage("user", (sanitiser.clean(f"Vorbex [/y] [2J {hostile} and some zorblat"),))
     reviewed = review([words], sanitiser)
     assert sanitiser.tags and reviewed.stays
     screen.show_prompt(Prepared(Outgoing((), ""), (words.message,), sanitiser, passages=(words,)))

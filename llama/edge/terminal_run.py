@@ -99,7 +99,7 @@ class TerminalRun:
         if not stays or self.options.yes:
             return preview
         if not self.screen.has_keyboard():
-            if not self.options.json:
+            if sys.stderr.isatty():
                 self.screen.notice(wording.stays_count(len(stays)))
             return preview
         return LastLook(self.pipeline, self._ask_line, self.screen.notice).at(preview, profile)

@@ -75,7 +75,7 @@ def stays_line(stays: Sequence[LooksPersonal]) -> str:
 
 
 def stays_count(count: int) -> str:
-    """Return how many words look personal and would leave, where no person reads the screen."""
+    """Return how many words look personal and would leave, where no person can answer."""
     return f"{count} of your words or numbers may be personal and leave as written; see them with --dry_run"
 
 
