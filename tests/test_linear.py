@@ -49,8 +49,7 @@ PROFILE = profile_from(tomllib.loads((ROOT / "examples" / "profile.toml").read_t
 MADE_ELSEWHERE = {
     "llama.added_tokens": "one character out of a set, and how long each token is; tests/test_templates.py",
     "llama.template_format": "two signs and what is between them; tests/test_templates.py",
-    "llama.privacy.review": "the open values of a profile, at most 200 of them",
-    "llama.privacy.sanitiser": "private words of one or two letters, as they are written",
+    "llama.privacy.sanitiser": "words as they are written: private ones without variants, at most 200 open values",
     "llama.privacy.dates": "DATES and RARE_DATES",
     "llama.privacy.labelled_dates": "in _LABELLED of dates",
     "llama.privacy.recognisers.names": "in RECOGNISERS",

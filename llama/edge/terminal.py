@@ -209,8 +209,7 @@ def _prompt(prepared: Prepared) -> list[RenderableType]:
     text, tags = Text(), prepared.sanitiser.tags
     for i, message in enumerate(prepared.dialog):
         text.append(f"{'' if i == 0 else chr(10)}{message.role}  ", style="dim")
-        marks = prepared.review.by_message.get(i, ())
-        text.append_text(_marked(message.content, marks) if marks else _with_tags(message.content, frozenset(tags)))
+        text.append_text(_marked(message.content, prepared.review.by_message.get(i, ())))
     title = "the most the provider could learn"
     parts: list[RenderableType] = [Panel(text, title=title, title_align="left", box=box.ROUNDED)]
     kinds = {mark.kind for mark in prepared.review.marks}

@@ -138,8 +138,7 @@ def written_in(text: str, word: str) -> str:
     """Return a word, or several, as a text writes it: in the same case if that occurs, else in another, else empty."""
     if not word:
         return ""
-    pattern = whole_words([word]).pattern
-    found = regex.search(pattern, text) or regex.search(pattern, text, regex.IGNORECASE)
+    found = whole_words([word]).search(text) or whole_words([word], any_case=True).search(text)
     return str(found[0]) if found else ""
 
 
@@ -228,13 +227,12 @@ def _words_of(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 
 
-def _pattern_of_open_values(profile: Profile) -> re.Pattern[str] | None:
+def _pattern_of_open_values(profile: Profile) -> regex.Pattern[str] | None:
     fields = (each for each in profile.fields.values() if each.policy is FieldPolicy.OPEN)
     values = [text for each in fields for value in each.values if len(text := text_of(value)) >= _LEAST_OPEN]
     if not values:
         return None
-    words = "|".join(map(re.escape, sorted(values[:_MOST_OPEN], key=len, reverse=True)))
-    return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])", re.IGNORECASE)
+    return whole_words(sorted(values[:_MOST_OPEN], key=len, reverse=True), any_case=True)
 
 
 def _without(spans: Sequence[tuple[int, int]], tags: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -392,11 +392,11 @@ def visible(text: str) -> str:
     return "".join(kept)
 
 
-def whole_words(words: Iterable[str]) -> regex.Pattern[str]:
-    """Return the pattern of words that are written as they are, and are no parts of longer ones."""
-    return regex.compile(
-        rf"(?<![\p{{L}}\p{{M}}\p{{N}}])(?:{'|'.join(map(regex.escape, words))})(?![\p{{L}}\p{{M}}\p{{N}}])"
-    )
+def whole_words(words: Iterable[str], *, any_case: bool = False) -> regex.Pattern[str]:
+    """Return the pattern of words that are written as they are, or in any case, and are no parts of longer ones."""
+    inside = r"[\p{L}\p{M}\p{N}]"
+    pattern = rf"(?<!{inside})(?:{'|'.join(map(regex.escape, words))})(?!{inside})"
+    return regex.compile(pattern, regex.IGNORECASE if any_case else 0)
 
 
 def _without_issued_tags(text: str, issued: Collection[str]) -> str:

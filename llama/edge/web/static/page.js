@@ -197,10 +197,7 @@ async function start() {
   Object.assign(state, { starting: true, declined: false, startError: "" });
   changed();
   try {
-    const sheet = await lookOnce(state.sheet);
-    if (!sheet) decline();
-    else if (sheet.consent.needed) await agreeAndRun(sheet);
-    else await run(false, sheet);
+    await askAndRun(state.sheet);
   } catch (error) {
     if (error instanceof Locked) return lock(error);
     state.startError = reason(error);
@@ -212,13 +209,11 @@ async function start() {
   }
 }
 
-/** Asks for consent. The person agrees to what the dialogue shows, even if the state changes meanwhile. */
-async function agreeAndRun(asked) {
-  if (await askConsent(asked)) return run(true, asked);
-  decline();
-}
-
-function decline() {
+/** Asks for a last look and for consent. The person agrees to what the dialogues show, even if the state changes meanwhile. */
+async function askAndRun(asked) {
+  const sheet = await lookOnce(asked);
+  if (sheet && !sheet.consent.needed) return run(false, sheet);
+  if (sheet && (await askConsent(sheet))) return run(true, sheet);
   state.declined = true;
   tell("You declined. Nothing was sent.");
 }
@@ -230,7 +225,7 @@ async function run(agree, sheet) {
   } catch (error) {
     if (!error.body?.consent_needed || agree) throw error;
     await fetchSheet(); // the sheet asks for more fields than before
-    if (state.sheet) await agreeAndRun(state.sheet);
+    if (state.sheet) await askAndRun(state.sheet);
   }
 }
 
